@@ -1,0 +1,111 @@
+"""Every error mpserve raises on purpose, each with a wire-neutral code.
+
+    MPServeError
+    ├── InvalidInput          the client's fault: the request cannot be understood
+    │   └── PayloadTooLarge   the client's fault: more bytes than the server takes
+    ├── ModelNotFound         no model (or no such version) of that name
+    ├── ModelNotReady         the model is known and not loaded
+    ├── ServerNotReady        the server as a whole cannot answer yet, or no longer
+    ├── NotSupported          understood, and not offered by this model or server
+    ├── InferenceError        the model's fault: it raised, or its answer cannot be encoded
+    ├── ModelLoadError        a model could not be loaded
+    └── ConfigurationError    the operator's fault: the server cannot start like this
+
+    AcceleratorInMaster       (a BaseException) code reached for CUDA in the arbiter process
+
+A front end maps ``code`` to its own status by one table; nothing here knows HTTP or gRPC. The names are the kserve SDK's
+where it has one (kserve/errors.py), so that ``raise InvalidInput(...)`` in an existing model means what it meant.
+"""
+
+from enum import Enum
+
+
+class Code(str, Enum):
+    """Whose fault, and of what kind: what a front end's status table is keyed by."""
+
+    INVALID_INPUT = "invalid_input"
+    TOO_LARGE = "too_large"
+    NOT_FOUND = "not_found"
+    NOT_READY = "not_ready"
+    NOT_SUPPORTED = "not_supported"
+    MODEL_FAILED = "model_failed"
+    CONFIGURATION = "configuration"
+
+
+class MPServeError(Exception):
+    """Base of all errors raised on purpose. ``str(error)`` is what the caller may read."""
+
+    code: Code = Code.MODEL_FAILED
+
+
+class InvalidInput(MPServeError):
+    """The request is wrong; the message says what was got and what was expected."""
+
+    code = Code.INVALID_INPUT
+
+
+class PayloadTooLarge(InvalidInput):
+    """The request is larger than ``max_body_size``."""
+
+    code = Code.TOO_LARGE
+
+
+class ModelNotFound(MPServeError):
+    """No model of that name is served."""
+
+    code = Code.NOT_FOUND
+
+    def __init__(self, model_name: str, detail: str = "") -> None:
+        super().__init__(f"Model with name {model_name} does not exist.{' ' if detail else ''}{detail}")
+
+
+class ModelNotReady(MPServeError):
+    """The model is served, and not loaded at the moment."""
+
+    code = Code.NOT_READY
+
+    def __init__(self, model_name: str, detail: str = "") -> None:
+        super().__init__(f"Model with name {model_name} is not ready.{' ' if detail else ''}{detail}")
+
+
+class ServerNotReady(MPServeError):
+    """No model can be served yet, or the server is shutting down."""
+
+    code = Code.NOT_READY
+
+
+class NotSupported(MPServeError):
+    """The request is well-formed and asks for what this model or server does not offer."""
+
+    code = Code.NOT_SUPPORTED
+
+
+class InferenceError(MPServeError):
+    """The model failed. Raise it in a model to choose the words that the client reads."""
+
+    code = Code.MODEL_FAILED
+
+
+class ModelLoadError(MPServeError):
+    """A model's ``preload``, ``load`` or ``warmup`` failed; the message names the model and the reason."""
+
+
+class ConfigurationError(MPServeError, RuntimeError):
+    """The server cannot start as configured; the message says how to mend it.
+
+    It is a ``RuntimeError`` too, since that is what gunicorn reports in words and without a traceback (app/base.py).
+    """
+
+    code = Code.CONFIGURATION
+
+
+class AcceleratorInMaster(BaseException):
+    """Code reached for CUDA in the arbiter process, which must never initialise it.
+
+    Not an ``Exception``: a model's ``try: x.to("cuda") except Exception: ...`` would swallow it and quietly
+    serve from the CPU.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
