@@ -1,0 +1,40 @@
+# mpserve in an image that runs as any user, as PID 1, on a read-only root file system.
+#
+#   docker build --build-arg EXTRAS=torch --tag mpserve .
+#   docker run --publish 8080:8080 --volume "$PWD/examples/digits:/mnt/models:ro" mpserve
+#
+# scripts/run_dockerfile.py executes these steps without a Docker engine. It knows the instructions used here, and maps the
+# paths in ENV, COPY and WORKDIR; so a RUN step reaches its files through the environment, not by absolute paths.
+
+FROM python:3.12-slim AS build
+# Extras of the package, comma-separated: `torch`.
+ARG EXTRAS
+# pip reads this one itself: a further package index, for example one with CPU-only builds of torch.
+ARG PIP_EXTRA_INDEX_URL
+ENV VIRTUAL_ENV=/opt/mpserve
+ENV PATH=/opt/mpserve/bin:$PATH
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY mpserve ./mpserve
+RUN python -m venv "$VIRTUAL_ENV"
+RUN pip install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}"
+
+FROM python:3.12-slim
+COPY --from=build /opt/mpserve /opt/mpserve
+# USER and HOME stand here because the user has no line in /etc/passwd to read them from.
+ENV PATH=/opt/mpserve/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    USER=mpserve \
+    MPSERVE_HTTP_PORT=8080 \
+    MPSERVE_DRAIN_DELAY=5
+# Empty, for images that add their own model: COPY model.py . and CMD ["model.py"].
+WORKDIR /app
+USER 1000:1000
+EXPOSE 8080
+# Kubernetes has its own probes and ignores this one. A port or TLS set by a flag is not seen here: set it by its variable.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10m \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['MPSERVE_HTTP_PORT'] + '/v2/health/live', timeout=4)"]
+ENTRYPOINT ["mpserve", "serve"]
+CMD ["--model_dir=/mnt/models"]

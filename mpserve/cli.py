@@ -1,0 +1,70 @@
+"""The ``mpserve`` command."""
+
+import argparse
+import logging
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from mpserve.errors import ConfigurationError
+from mpserve.logging import configure
+from mpserve.prefork import forksafety, threads
+from mpserve.prefork.application import serve
+from mpserve.server import find
+from mpserve.serving.loader import starts_server
+from mpserve.settings import KSERVE_FLAGS_IGNORED, argument_parser, parse
+from mpserve.version import VERSION
+
+logger = logging.getLogger("mpserve")
+
+USAGE = """mpserve serve TARGET [options]
+
+TARGET is one of
+  model.py:Class            a subclass of mpserve.Model (or an instance of one)
+  package.module:object     the same, imported
+  model.py                  a file that holds one model, or a pair of functions load and predict
+  script.py                 a script that ends in ModelServer(...).start([...])
+or none, with --model_dir a directory that holds a model.py, a TorchScript file or a torch.export archive."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; ends by SystemExit with status 2 on a mistake in the command line."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(f"mpserve {VERSION}")
+        return
+    if arguments[:1] != ["serve"] or {"-h", "--help"} & set(arguments):
+        parser = argparse.ArgumentParser("mpserve", usage=USAGE, parents=[argument_parser()])
+        parser.print_help(sys.stdout if {"-h", "--help"} & set(arguments) else sys.stderr)
+        sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
+    try:
+        _serve(arguments[1:])
+    except ConfigurationError as error:
+        print(f"mpserve: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _serve(arguments: Sequence[str]) -> None:
+    settings, ignored, unknown = parse(arguments)
+    configure(settings)
+    script = Path(settings.target) if settings.target is not None and settings.target.endswith(".py") else None
+    if script is not None and starts_server(script):
+        _run_script(script, arguments)
+        return
+    for flag in ignored:
+        logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
+    for word in unknown:
+        logger.warning("unknown argument ignored: %s", word)
+    serve(settings, partial(find, settings))
+
+
+def _run_script(script: Path, arguments: Sequence[str]) -> None:
+    """Run a script as ``python script.py`` would, with the fork guard up before its first line."""
+    threads.hold_to_one(os.environ)
+    forksafety.arm()
+    sys.argv = [str(script), *(argument for argument in arguments if argument != str(script))]
+    sys.path.insert(0, str(script.resolve().parent))
+    runpy.run_path(str(script), run_name="__main__")

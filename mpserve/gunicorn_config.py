@@ -1,0 +1,21 @@
+"""What a gunicorn configuration imports: ``from mpserve.gunicorn_config import *``, then override what you like.
+
+Also read as it stands by ``gunicorn -c python:mpserve.gunicorn_config mymodule:app``. The values come from the same options as everywhere
+(``MPSERVE_…`` variables), and none of them is a hook, so that defining your own loses nothing.
+"""
+
+from typing import Any
+
+from mpserve.prefork.application import gunicorn_options
+from mpserve.settings import Settings
+
+_options = gunicorn_options(Settings.from_environment())
+globals().update(_options)
+__all__ = list(_options)
+
+
+def app() -> Any:
+    """The application when gunicorn is given none: what ``MPSERVE_TARGET`` or ``MPSERVE_MODEL_DIR`` names."""
+    from mpserve.server import app_from_settings
+
+    return app_from_settings(Settings.from_environment())

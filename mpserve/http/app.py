@@ -1,0 +1,116 @@
+"""The route table: every path that is served, to be read like a page of the specification.
+
+Starlette routes; the hot routes are plain ASGI endpoints. It knows no gunicorn: under any other ASGI server the lifespan loads the
+models, under our worker they are loaded before it runs.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import Route
+
+from mpserve.errors import MPServeError
+from mpserve.http.health import Health
+from mpserve.http.inference import Endpoint, Inference, explain, infer, predict
+from mpserve.http.middleware import RequestContext
+from mpserve.http.responses import Answer, error_answer, on_http_exception
+from mpserve.scoreboard import State
+from mpserve.serving.core import ServerCore
+from mpserve.serving.dataplane import Dataplane
+
+
+class ModelName(Convertor[str]):
+    """A V1 model name: without it ``GET /v1/models/m:predict`` would look up a model called ``m:predict``, not answer 405."""
+
+    regex = r"(?:(?!:(?:predict|explain)$)[^/])+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("v1name", ModelName())
+
+
+def build_app(core: ServerCore) -> Starlette:
+    """The ASGI application that serves ``core``'s models. Its ``state.core`` is that core."""
+    health = Health(core)
+    dataplane = Dataplane(core)
+
+    def get(path: str, answer: Callable[[Request], Awaitable[Answer]]) -> Route:
+        return Route(path, _answering(answer), methods=["GET"])
+
+    def post(path: str, inference: Inference) -> Route:
+        return Route(path, Endpoint(dataplane, inference), methods=["POST"])
+
+    routes = [
+        get("/", health.alive),
+        get("/metrics", health.metrics),
+        # V1
+        get("/v1/models", health.models),
+        get("/v1/models/{model:v1name}", health.model_status),
+        post("/v1/models/{model}:predict", predict),
+        post("/v1/models/{model}:explain", explain),
+        # V2, the Open Inference Protocol
+        get("/v2", health.server),
+        get("/v2/health/live", health.live),
+        get("/v2/health/ready", health.ready),
+        get("/v2/models", health.models),
+        get("/v2/models/{model}", health.model_metadata),
+        get("/v2/models/{model}/ready", health.model_status),
+        post("/v2/models/{model}/infer", infer),
+        get("/v2/models/{model}/versions/{version}", health.model_metadata),
+        get("/v2/models/{model}/versions/{version}/ready", health.model_status),
+        post("/v2/models/{model}/versions/{version}/infer", infer),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(RequestContext, access_log=core.settings.access_log)],
+        exception_handlers={HTTPException: on_http_exception, MPServeError: _on_error, Exception: _on_error},
+        lifespan=_lifespan,
+    )
+    app.state.core = core
+    return app
+
+
+def find_core(app: Any) -> ServerCore | None:
+    """The core behind an application, through whatever ASGI middleware a user has wrapped it in."""
+    while app is not None:
+        core = getattr(getattr(app, "state", None), "core", None)
+        if isinstance(core, ServerCore):
+            return core
+        app = getattr(app, "app", None)
+    return None
+
+
+def _answering(answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Any]]:
+    async def endpoint(request: Request) -> Any:
+        return await answer(request)
+
+    return endpoint
+
+
+async def _on_error(request: Request, error: Exception) -> Any:
+    return error_answer(error)
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    core: ServerCore = app.state.core
+    if core.managed:
+        yield
+        return
+    core.row.state = State.LOADING
+    await core.load()
+    core.open()
+    yield
+    core.row.state = State.DRAINING
+    await core.stop()

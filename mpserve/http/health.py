@@ -1,0 +1,76 @@
+"""Liveness, readiness and metadata: everything that is asked about the server or a model rather than of it."""
+
+from starlette.requests import Request
+
+from mpserve.errors import ModelNotReady
+from mpserve.http.responses import Answer, json_answer
+from mpserve.metrics import render
+from mpserve.serving.core import ServerCore
+from mpserve.serving.model import Spec
+from mpserve.version import VERSION
+
+
+class Health:
+    """The read-only routes over one ``ServerCore``."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self.core = core
+
+    async def alive(self, request: Request) -> Answer:
+        """``GET /``: what kserve's V1 client and the KServe agent's probe read."""
+        return json_answer({"status": "alive"})
+
+    async def live(self, request: Request) -> Answer:
+        """``GET /v2/health/live``: the event loop turns."""
+        return json_answer({"live": True})
+
+    async def ready(self, request: Request) -> Answer:
+        """``GET /v2/health/ready``: every wanted model can answer, in one worker or (``ready_when=all``) in each."""
+        if self.core.is_ready():
+            return json_answer({"ready": True})
+        return json_answer({"ready": False, "error": "Server is not ready."}, 503)
+
+    async def server(self, request: Request) -> Answer:
+        """``GET /v2``: server metadata."""
+        return json_answer({"name": "mpserve", "version": VERSION, "extensions": []})
+
+    async def models(self, request: Request) -> Answer:
+        """``GET /v1/models`` and ``GET /v2/models``: the names of all models, loaded or not."""
+        return json_answer({"models": self.core.names})
+
+    async def model_status(self, request: Request) -> Answer:
+        """``GET /v1/models/{m}`` and ``GET /v2/models/{m}[/versions/{v}]/ready``.
+
+        Raises:
+            ModelNotFound: no such model, or version of it.
+            ModelNotReady: it cannot answer in any worker.
+        """
+        served = self.core.find(request.path_params["model"], request.path_params.get("version"))
+        if not self.core.is_model_ready(served):
+            raise ModelNotReady(served.model.name)
+        return json_answer({"name": served.model.name, "ready": True})
+
+    async def model_metadata(self, request: Request) -> Answer:
+        """``GET /v2/models/{m}[/versions/{v}]``.
+
+        Raises:
+            ModelNotFound: no such model, or version of it.
+        """
+        served = self.core.find(request.path_params["model"], request.path_params.get("version"))
+        model = served.model
+        inputs: list[Spec] = await served.call(model.get_input_types)
+        outputs: list[Spec] = await served.call(model.get_output_types)
+        return json_answer(
+            {
+                "name": model.name,
+                "versions": [model.version],
+                "platform": model.platform,
+                "inputs": inputs,
+                "outputs": outputs,
+            }
+        )
+
+    async def metrics(self, request: Request) -> Answer:
+        """``GET /metrics``: the sum over all workers, whichever is asked."""
+        body, content_type = await self.core.offload(render, self.core.board, request.headers.get("accept", ""))
+        return Answer(200, [(b"content-type", content_type.encode())], body)

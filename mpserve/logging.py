@@ -1,0 +1,154 @@
+"""How mpserve logs: each line carries process, slot, model and request, as text for people or as one JSON object.
+
+It must not know what is logged, nor by whom: modules take ``get_logger(__name__)``, whoever starts the server calls
+``configure`` once, and whoever handles a request sets ``request_id`` and ``model`` in its context (a thread that runs a
+model needs a copy of that context).
+"""
+
+import json
+import logging
+import logging.config
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from mpserve.errors import ConfigurationError
+from mpserve.settings import Settings
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+model: ContextVar[str] = ContextVar("model", default="-")
+
+_process: dict[str, int | str] = {"slot": "-"}
+
+# What every record has; the rest was passed as ``extra``. uvicorn passes its message a second time, with terminal colours.
+_NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_CONTEXT = ("slot", "model", "request_id")
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of a module: ``get_logger(__name__)``."""
+    return logging.getLogger(name)
+
+
+def set_slot(slot: int) -> None:
+    """Say which worker this process is. Until then the slot is ``-``, as it is in the arbiter."""
+    _process["slot"] = slot
+
+
+def _context(record: logging.LogRecord) -> dict[str, Any]:
+    """Where the record was made; ``extra`` wins, for a line that one context logs about another."""
+    current = {**_process, "model": model.get(), "request_id": request_id.get()}
+    return {name: getattr(record, name, current[name]) for name in _CONTEXT}
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-11-23 18:00:00.123 INFO  [pid 12 slot 0 model digits req 5f3a] mpserve.serving: message``, in local time."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{int(record.msecs):03d}"
+        where = "pid {} slot {slot} model {model} req {request_id}".format(record.process, **_context(record))
+        return f"{time} {record.levelname:<5} [{where}] {record.name}: {record.message}"
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object on each line.
+
+    time (ISO 8601, UTC, milliseconds), level, logger, message, pid, slot (a number, or "-" in the arbiter), model,
+    request_id, exception and stack (text) where there are any, and whatever was passed as ``extra``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, timezone.utc)
+        fields: dict[str, Any] = {
+            "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pid": record.process,
+            **_context(record),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack"] = self.formatStack(record.stack_info)
+        extra = {name: value for name, value in vars(record).items() if name not in _NOT_EXTRA}
+        return _dump({**extra, **fields} if extra.keys().isdisjoint(fields) else {**fields, **extra, **fields})
+
+
+def _dump(fields: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
+    except orjson.JSONEncodeError:  # a lone surrogate or an integer beyond 64 bits, which must not cost the line
+        return json.dumps(fields, default=str, skipkeys=True)
+
+
+def dict_config(settings: Settings) -> dict[str, Any]:
+    """A ``logging.config.dictConfig`` dictionary: everything to stderr, in one format, through the root logger.
+
+    What ``log_config_file`` holds is laid over it, entry by entry within ``root``, ``loggers``, ``handlers``, ``formatters``
+    and ``filters``; so a file need only hold what differs. Raises ConfigurationError: the file cannot be read as such.
+    """
+    level = settings.log_level.upper()
+    through_root = {"handlers": [], "propagate": True, "level": "NOTSET"}
+    # uvicorn tells at INFO what mpserve tells itself ("Started server process").
+    quiet = {**through_root, "level": "WARNING" if level in ("DEBUG", "INFO") else level}
+    config: dict[str, Any] = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"text": {"()": TextFormatter}, "json": {"()": JSONFormatter}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": settings.log_format,
+            }
+        },
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {
+            "mpserve": through_root,
+            "mpserve.access": through_root,
+            "gunicorn.error": through_root,
+            "gunicorn.access": through_root,
+            "uvicorn.error": quiet,
+            "uvicorn.access": through_root,
+        },
+    }
+    if settings.log_config_file is None:
+        return config
+    return _laid_over(config, _read(Path(settings.log_config_file)))
+
+
+def _laid_over(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = {name: {**config.get(name, {}), **value} for name, value in changes.items() if isinstance(value, dict)}
+    return {**config, **changes, **merged}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix in (".yaml", ".yml"):
+            content = yaml.safe_load(text)
+        elif path.suffix == ".json":
+            content = json.loads(text)
+        else:
+            raise ConfigurationError(f"log_config_file: got {path}, expected a .yaml, .yml or .json file")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"log_config_file: {path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(
+            f"log_config_file: {path} holds a {type(content).__name__}, expected a mapping as logging.config.dictConfig takes it"
+        )
+    return content
+
+
+def configure(settings: Settings) -> None:
+    """Make this process log as ``settings`` say. Raises ConfigurationError: ``log_config_file`` does not describe a logging."""
+    try:
+        logging.config.dictConfig(dict_config(settings))
+    except (ValueError, TypeError, AttributeError, ImportError) as error:
+        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        raise ConfigurationError(f"log_config_file: {settings.log_config_file} is not valid: {reason}") from error

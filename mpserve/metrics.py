@@ -1,0 +1,142 @@
+"""Every Prometheus metric, named in one place, and the one way to render them for all workers together.
+
+prometheus_client's multi-process mode writes one file per process identifier. The identifier here is the worker's *slot*, not its
+pid: a respawned worker goes on counting in its predecessor's files, so their number is bounded for ever (prometheus/client_python
+issues 367 and 568 tell what happens otherwise), and totals survive a SIGKILL. What is true only of live workers (in flight,
+connections, states) is not kept in files at all; it is read from the scoreboard at scrape time, so a dead worker cannot leave
+it standing.
+
+Without ``configure`` (any other ASGI server) the same metrics live in the process's own registry.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess, values
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from mpserve.scoreboard import Scoreboard, State
+
+STAGES = ("preprocess", "predict", "postprocess", "explain")
+LOAD_BUCKETS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
+
+
+class _Process:
+    """Whose files this process writes: ``master`` until a slot is set after the fork."""
+
+    identity = "master"
+    directory: Path | None = None
+
+
+def configure() -> Path:
+    """Switch to multi-process mode, in the master, before any metric (the user's included) is created.
+
+    The directory is ours alone, inside ``PROMETHEUS_MULTIPROC_DIR`` if the user set one, else in memory (/dev/shm), so that
+    no writable root is needed and two servers on one machine never share files. Repeated calls return the same directory.
+    """
+    if _Process.directory is None:
+        shm = Path("/dev/shm")
+        base = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or (str(shm) if os.access(shm, os.W_OK) else None)
+        _Process.directory = Path(tempfile.mkdtemp(prefix="mpserve-metrics-", dir=base))
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_Process.directory)
+        atexit.register(remove_files)
+        # The value class is otherwise chosen when prometheus_client is first imported, which may have happened already.
+        values.ValueClass = values.MultiProcessValue(lambda: _Process.identity)
+    return _Process.directory
+
+
+def set_slot(slot: int) -> None:
+    """Write to this slot's files from now on (in the worker, after the fork)."""
+    _Process.identity = str(slot)
+
+
+def forget_live(slot: int) -> None:
+    """Remove the dead predecessor's live gauges (a user's own, say) before its slot is given again."""
+    if _Process.directory is not None:
+        multiprocess.mark_process_dead(slot, str(_Process.directory))
+
+
+def remove_files() -> None:
+    """Remove the directory, in the arbiter, which outlives all others; or in workers whose arbiter was killed."""
+    if _Process.directory is not None:
+        shutil.rmtree(_Process.directory, ignore_errors=True)
+
+
+class Metrics:
+    """What mpserve counts. The four stage histograms have the kserve SDK's names and label (kserve/metrics.py)."""
+
+    def __init__(self) -> None:
+        self.stages = {
+            stage: Histogram(f"request_{stage}_seconds", f"Time spent in {stage}, in seconds.", ["model_name"])
+            for stage in STAGES
+        }
+        self.requests = Counter("mpserve_requests", "HTTP requests answered, by route and status.", ["route", "status"])
+        self.load_seconds = Histogram(
+            "mpserve_model_load_seconds",
+            "Time from the start of load() to the end of warmup(), in seconds.",
+            ["model_name"],
+            buckets=LOAD_BUCKETS,
+        )
+
+    def stage_observers(self, model_name: str) -> dict[str, Callable[[float], None]]:
+        """One ``observe`` per stage for this model, looked up once instead of per request."""
+        return {stage: histogram.labels(model_name).observe for stage, histogram in self.stages.items()}
+
+
+@lru_cache(maxsize=1)
+def metrics() -> Metrics:
+    """The process tree's metrics, created on first use, which must come after ``configure``."""
+    return Metrics()
+
+
+class ScoreboardCollector(Collector):
+    """What is true of the live workers at this moment."""
+
+    def __init__(self, board: Scoreboard) -> None:
+        self.board = board
+
+    def collect(self) -> Iterator[Metric]:
+        used = list(self.board.used())
+        live = [row for row in used if row.is_live()]
+        in_flight = sum(row.in_flight for row in live)
+        connections = sum(row.connections for row in live)
+        yield GaugeMetricFamily("mpserve_requests_in_flight", "Inference requests being answered.", in_flight)
+        yield GaugeMetricFamily("mpserve_connections", "Open client connections.", connections)
+        workers = GaugeMetricFamily("mpserve_workers", "Live workers by state.", labels=["state"])
+        for state in (State.LOADING, State.READY, State.DRAINING):
+            workers.add_metric([state.name.lower()], sum(row.state == state for row in live))
+        yield workers
+        restarts = CounterMetricFamily("mpserve_worker_restarts", "Workers replaced after an unplanned death.")
+        restarts.add_metric([], sum(row.restarts for row in used))
+        yield restarts
+
+
+def render(board: Scoreboard, accept: str) -> tuple[bytes, str]:
+    """All workers' metrics as (body, content type), in the format that the ``Accept`` header asks for.
+
+    It reads every worker's files: 9 ms with 4 of them was measured, so call it off the event loop.
+    """
+    if _Process.directory is None:
+        registry = prometheus_client.REGISTRY
+        collectors = CollectorRegistry()
+        collectors.register(ScoreboardCollector(board))
+        encode, content_type = choose_encoder(accept)
+        return _joined(encode(registry), encode(collectors)), content_type
+    collectors = CollectorRegistry()
+    multiprocess.MultiProcessCollector(collectors, path=str(_Process.directory))
+    collectors.register(ScoreboardCollector(board))
+    encode, content_type = choose_encoder(accept)
+    return encode(collectors), content_type
+
+
+def _joined(first: bytes, second: bytes) -> bytes:
+    """Two expositions as one; OpenMetrics closes each with an end mark, of which one may remain."""
+    return first.removesuffix(b"# EOF\n") + second

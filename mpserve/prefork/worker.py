@@ -1,0 +1,258 @@
+"""The gunicorn worker class. What must be right is here and not in hooks, which a user's configuration may replace.
+
+gunicorn calls it at four moments, in this order:
+
+1. ``setup`` in the arbiter, when the class is named and before the user's code is preloaded;
+2. ``check_config`` in the arbiter, when the sockets are bound;
+3. ``__init__`` in the arbiter, right before each fork: the slot is given here;
+4. ``run`` in the worker, after ``post_fork``, the change of user and ``post_worker_init``.
+"""
+
+import asyncio
+import atexit
+import faulthandler
+import logging
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config as GunicornConfig
+from gunicorn.errors import HaltServer
+from gunicorn.workers.base import Worker as BaseWorker
+from uvicorn.config import Config
+
+from mpserve import metrics
+from mpserve.errors import ConfigurationError
+from mpserve.logging import set_slot
+from mpserve.prefork import devices, door, forksafety, threads
+from mpserve.prefork.http1 import Limits
+from mpserve.prefork.life import Life, LoadFailed
+from mpserve.scoreboard import State, shared
+from mpserve.serving.core import ServerCore
+from mpserve.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+WORKER_CLASS = "mpserve.prefork.worker.Worker"
+BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR
+"""The exit status on which gunicorn ends the whole server: right at first boot, never later."""
+RETRY = 1
+
+
+class Worker(BaseWorker):  # type: ignore[misc]
+    """A gunicorn worker that serves models with uvicorn's HTTP protocol."""
+
+    @classmethod
+    def setup(cls) -> None:
+        """Prepare the arbiter for the user's code: shared memory, metrics files, one native thread, no CUDA. Idempotent."""
+        shared()
+        metrics.configure()
+        threads.hold_to_one(os.environ)
+        forksafety.arm()
+        forksafety.watch_threads()
+
+    @staticmethod
+    def check_config(cfg: GunicornConfig, log: object) -> None:
+        """Refuse settings under which this worker cannot keep its promises.
+
+        Raises:
+            ConfigurationError: with the setting and how to mend it; gunicorn prints it and ends.
+        """
+        if not cfg.preload_app:
+            raise ConfigurationError(
+                "mpserve preloads models in the master: set preload_app = True (or drop the override)"
+            )
+        if cfg.reuse_port:
+            raise ConfigurationError(
+                "reuse_port sends connections to workers that are still loading: set reuse_port = False"
+            )
+        if cfg.timeout and cfg.timeout < 4:
+            raise ConfigurationError(f"timeout = {cfg.timeout} is too short for a heartbeat each second: use 4 or more")
+
+    def __init__(self, age: int, ppid: int, sockets: list[Any], app: Any, timeout: float, cfg: Any, log: Any) -> None:
+        super().__init__(age, ppid, sockets, app, timeout, cfg, log)
+        self.core = _core_of(app)
+        self.slot = _smallest_free_slot()
+        self.plan = devices.plan(self.core.settings.devices, devices.visible_accelerators(os.environ))
+        self.cpus = threads.available_cpus()
+        board = shared()
+        if not board.ever_ready and board.row(0).state == State.EMPTY:
+            self._before_the_first()
+        self._take_row()
+        try:
+            forksafety.refuse_accelerator()
+        except ConfigurationError as reason:
+            raise HaltServer(_last_words(self.core, str(reason)), BOOT_ERROR) from reason
+        forksafety.freeze()
+        forksafety.expect_fork()
+
+    def _before_the_first(self) -> None:
+        door.shut_until_ready(self.sockets, self.cfg.address)
+        logger.info(
+            "mpserve %s: %d worker(s), %s; %g CPU(s), %d native thread(s) each",
+            VERSION, self.cfg.workers, devices.describe(self.plan, self.cfg.workers), self.cpus, self._threads(),
+        )  # fmt: skip
+
+    def _take_row(self) -> None:
+        """Make the slot's row this worker's. Its counters of restarts and of failed loads stay."""
+        board = shared()
+        board.workers_wanted = self.cfg.workers
+        row = board.row(self.slot)
+        if row.state in (State.LOADING, State.READY):  # its last holder did not leave of its own will
+            if not board.ever_ready:
+                reason = (
+                    "A worker died while it loaded its models, before any worker was ready; its last lines are above."
+                )
+                raise HaltServer(_last_words(self.core, reason), BOOT_ERROR)
+            row.restarts += 1
+        metrics.forget_live(self.slot)
+        row.pid = row.in_flight = row.connections = row.models = 0
+        row.age = self.age
+        row.state = State.LOADING
+
+    def _threads(self) -> int:
+        return threads.budget(self.cfg.workers, self.core.settings.threads, self.cpus)
+
+    def init_signals(self) -> None:
+        """Until the event loop runs, end at once on any signal to end; a stack dump for whatever kills the process."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self._end_before_loading)
+        signal.signal(signal.SIGUSR1, self.handle_usr1)
+        signal.siginterrupt(signal.SIGUSR1, False)
+        # gunicorn aborts a worker whose heartbeat stopped; this says where it was.
+        faulthandler.enable(all_threads=True)
+
+    def _end_before_loading(self, number: int, frame: object) -> None:
+        self.core.row.state = State.EXITED
+        sys.exit(0)
+
+    def run(self) -> None:
+        """Live as a worker; ends by SystemExit, so that gunicorn runs ``worker_exit``."""
+        atexit.register(leave)
+        row = shared().row(self.slot)
+        row.pid = os.getpid()
+        set_slot(self.slot)
+        metrics.set_slot(self.slot)
+        device = devices.bind(devices.device_for(self.slot, self.plan), os.environ)
+        threads.release(self._threads(), os.environ)
+        self.core.attach(shared(), row, device, threads.limit_this_thread)
+        status = self._live()
+        _Exit.status = status
+        sys.exit(status)
+
+    def _live(self) -> int:
+        loop = _new_loop(self.core.settings.event_loop)
+        try:
+            asyncio.set_event_loop(loop)
+            listeners = [listener.sock for listener in self.sockets]
+            loop.run_until_complete(Life(self.core, self._uvicorn_config(), listeners, self._limits()).run())
+        except LoadFailed as failure:
+            if shared().ever_ready:
+                logger.error("%s. The worker ends; its successor will try again.", failure)
+                return RETRY
+            logger.error("%s. No worker has ever been ready, so the server ends.", _last_words(self.core, str(failure)))
+            return BOOT_ERROR
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+        return 0
+
+    def _uvicorn_config(self) -> Config:
+        tls = self.cfg.ssl_options
+        return Config(
+            app=self.wsgi,
+            log_config=None,
+            access_log=False,
+            ws="none",
+            server_header=False,
+            backlog=self.cfg.backlog,
+            timeout_keep_alive=self.cfg.keepalive,
+            timeout_graceful_shutdown=self.cfg.graceful_timeout,
+            limit_max_requests=self.max_requests if self.cfg.max_requests else None,
+            callback_notify=self._beat,
+            forwarded_allow_ips=self.cfg.forwarded_allow_ips,
+            ssl_keyfile=tls.get("keyfile"),
+            ssl_certfile=tls.get("certfile"),
+            ssl_ca_certs=tls.get("ca_certs"),
+            ssl_cert_reqs=tls.get("cert_reqs"),
+            ssl_ciphers=tls.get("ciphers"),
+            ssl_context_factory=self._tls_context if self.cfg.is_ssl else None,
+        )
+
+    def _tls_context(self, config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        context: ssl.SSLContext = self.cfg.ssl_context(self.cfg, default)  # gunicorn's hook, which a user may have set
+        return context
+
+    def _limits(self) -> Limits:
+        cfg = self.cfg
+        return Limits(
+            line=cfg.limit_request_line or sys.maxsize,
+            fields=cfg.limit_request_fields,
+            field_size=cfg.limit_request_field_size or sys.maxsize,
+            seconds=self.core.settings.header_timeout,
+        )
+
+    async def _beat(self) -> None:
+        self.notify()
+
+
+class _Exit:
+    status = 255
+    """Unless ``run`` came to its end."""
+
+
+def leave() -> None:
+    """End this worker's process without the exit handlers that it inherited from the arbiter.
+
+    Registered last, so it runs first but for those that the worker's own code has registered. The arbiter's would remove
+    temporary directories that its other workers still use.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_Exit.status)
+
+
+def _core_of(app: Any) -> ServerCore:
+    from mpserve.http.app import (
+        find_core,
+    )  # imports Starlette, which the arbiter needs only once there is an application
+
+    core = find_core(app.wsgi())
+    if core is None:
+        raise HaltServer(
+            f"{WORKER_CLASS} serves applications made by mpserve.asgi_app([...]), and {app.wsgi()!r} is none; "
+            "middleware around one must keep it as its attribute `app`",
+            Arbiter.APP_LOAD_ERROR,
+        )
+    return core
+
+
+def _smallest_free_slot() -> int:
+    """Derived from the workers that gunicorn knows, each time, so that it cannot go wrong with skipped hooks or races."""
+    taken = {worker.slot for worker in Arbiter.WORKERS.values()}
+    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+def _last_words(core: ServerCore, reason: str) -> str:
+    """Leave ``reason`` where Kubernetes shows it as the container's termination message; returns it."""
+    path = Path(core.settings.termination_log)
+    if path.exists():
+        path.write_text(reason[:4096])  # what the kubelet reads of it
+    return reason
+
+
+def _new_loop(name: str) -> asyncio.AbstractEventLoop:
+    if name == "asyncio":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

@@ -1,0 +1,151 @@
+"""The V1 protocol (TF-Serving style): request bodies to what a model's ``predict`` gets, and its results to bodies.
+
+Knows content types as words only: no HTTP, no routes, no status codes.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+
+from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol.datatypes import Array, json_values
+from mpserve.protocol.messages import InferResponse
+
+# What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
+_JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
+
+_JSON_TYPE_NAMES: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def describe(value: object) -> str:
+    """What a decoded JSON value is, in words: "a list"."""
+    return _JSON_TYPE_NAMES[type(value)]
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A request body as a JSON object.
+
+    Raises:
+        InvalidInput: not JSON (with line, column and reason), or JSON and not an object. NaN and Infinity are not JSON.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"Unrecognized request format: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidInput(f"the body is {describe(document)}, expected a JSON object")
+    return document
+
+
+def decode_request(body: bytes, content_type: str | None) -> dict[str, Any] | bytes:
+    """The payload of ``:predict`` and ``:explain``: a dict if the body is JSON by its content type, else the raw bytes.
+
+    Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON.
+
+    Raises:
+        InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
+    """
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    if media_type not in _JSON_MEDIA_TYPES and not media_type.endswith("+json"):
+        return body
+    document = parse_object(body)
+    if not isinstance(document.get("instances", []), list):
+        raise InvalidInput('Expected "instances" to be a list')
+    return document
+
+
+def encode_response(result: object) -> tuple[bytes, str | None]:
+    """A model's result as (body, content type).
+
+    str is text/plain, bytes are application/octet-stream, anything else is JSON: numpy arrays (of the machine's byte
+    order) and scalars, datetimes, dataclasses, and whatever has ``tolist``, such as torch tensors on any device. An
+    ``InferResponse`` becomes ``{"predictions": ...}``, see ``predictions``.
+
+    Raises:
+        InferenceError: None, a type that JSON has no form for, or a NaN or infinity anywhere. The JSON writer would
+            make the latter null; so where the text holds a null, which is rare, the result is searched for one.
+    """
+    if isinstance(result, bytes | bytearray | memoryview):
+        return bytes(result), "application/octet-stream"
+    if result is None:
+        raise InferenceError("the model returned None, expected a dict, list, str, bytes or InferResponse")
+    if isinstance(result, InferResponse):
+        result = predictions(result)
+    try:
+        if isinstance(result, str):
+            return result.encode(), "text/plain; charset=utf-8"
+        option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+        body = orjson.dumps(result, default=_plain, option=option)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise InferenceError(f"the model's result cannot be written as JSON: {error}") from error
+    if b"null" in body and _holds_non_finite(result):
+        raise InferenceError("the model's result holds NaN or infinity, which JSON cannot carry")
+    return body, "application/json"
+
+
+def predictions(response: InferResponse) -> dict[str, Any]:
+    """A V2 response in V1's form, as TF-Serving has it.
+
+    One output: its rows. Several that agree in the first dimension: one ``{"name": row, ...}`` per instance. Several
+    that do not: one ``{"name": values, ...}``.
+
+    Raises:
+        InferenceError: an output does not fit its declaration, or holds what JSON cannot carry.
+    """
+    arrays = {output.name: output.as_numpy() for output in response.outputs}
+    columns = {name: _values(name, array) for name, array in arrays.items()}
+    if len(columns) == 1:
+        return {"predictions": next(iter(columns.values()))}
+    lengths = {array.shape[:1] for array in arrays.values()}
+    if len(lengths) == 1 and lengths != {()}:
+        return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+    return {"predictions": columns}
+
+
+def _values(name: str, array: Array) -> Any:
+    try:
+        return json_values(array)
+    except ValueError as error:
+        raise InferenceError(f"output '{name}' {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """What the JSON writer cannot take by itself, one step nearer to what it can."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        try:
+            return value.numpy()
+        except TypeError:  # a datatype that numpy lacks: bfloat16
+            return value.tolist()
+    if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf" and not value.flags.c_contiguous:
+        return np.ascontiguousarray(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(type(value).__name__)
+
+
+def _holds_non_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_holds_non_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_non_finite, value))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return not bool(np.isfinite(value).all())
+    if hasattr(value, "tolist"):
+        return _holds_non_finite(value.tolist())
+    if dataclasses.is_dataclass(value):
+        return any(_holds_non_finite(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return False

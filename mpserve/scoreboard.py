@@ -1,0 +1,152 @@
+"""Shared memory: one row of numbers per worker slot, written by that slot's worker and read by all.
+
+The memory is an anonymous ``mmap`` made in the master before the first fork, so every worker, also one forked hours later,
+sees the same bytes. A row is one cache line of eight aligned 8-byte integers. Each cell has one writer at any time (the arbiter
+while the slot is being given, the worker afterwards), so no lock is needed. It knows nothing of models beyond a bit each.
+
+A ``memoryview`` cast to ``q`` stores an item as one 8-byte copy; ``struct.pack_into`` would write zeros first, which a reader
+could see (prometheus/client_python mmap_dict.py records the same).
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+from enum import IntEnum
+
+CELLS = 8
+SLOTS = 512
+"""Rows there are: a HUP doubles the workers for a while, so this serves 256 of them."""
+
+
+class State(IntEnum):
+    """A worker's state; the legal order is the order of the numbers."""
+
+    EMPTY = 0
+    LOADING = 1
+    READY = 2
+    DRAINING = 3
+    EXITED = 4
+
+
+class Cell:
+    """An integer of a row, read and written as an attribute."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __get__(self, row: "Row", owner: type) -> int:
+        value: int = row.cells[self.index]
+        return value
+
+    def __set__(self, row: "Row", value: int) -> None:
+        row.cells[self.index] = value
+
+
+class Row:
+    """One worker slot's row."""
+
+    state = Cell(0)
+    pid = Cell(1)
+    age = Cell(2)
+    """gunicorn's ``worker.age``: higher means forked later."""
+    attempts = Cell(3)
+    """Loads begun since the slot was last READY. Counted before the load, since the dead cannot count."""
+    in_flight = Cell(4)
+    connections = Cell(5)
+    models = Cell(6)
+    """Bit i is set while the i-th wanted model can answer in this worker."""
+    restarts = Cell(7)
+
+    def __init__(self, slot: int, cells: memoryview) -> None:
+        self.slot = slot
+        self.cells = cells
+
+    def is_live(self) -> bool:
+        """Whether a worker process stands behind this row.
+
+        The state alone does not say: a worker killed by SIGKILL leaves READY standing until its slot is given again.
+        """
+        if self.state not in (State.LOADING, State.READY, State.DRAINING):
+            return False
+        pid = self.pid
+        if pid == 0:  # given by the arbiter, not yet running
+            return True
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # alive, and another user's
+            return True
+        return True
+
+
+class Scoreboard:
+    """All rows, and the few facts that concern the server as a whole."""
+
+    def __init__(self, slots: int = SLOTS) -> None:
+        self._memory = mmap.mmap(-1, (slots + 1) * CELLS * 8)
+        self._cells = memoryview(self._memory).cast("q")
+        self._rows = [Row(slot, self._cells[(slot + 1) * CELLS : (slot + 2) * CELLS]) for slot in range(slots)]
+
+    @property
+    def ever_ready(self) -> bool:
+        """Whether any worker has ever been READY: from then on a failing load is retried instead of ending the server."""
+        return bool(self._cells[0])
+
+    def mark_ever_ready(self) -> None:
+        self._cells[0] = 1
+
+    @property
+    def workers_wanted(self) -> int:
+        """How many workers the configuration asks for."""
+        value: int = self._cells[1]
+        return value
+
+    @workers_wanted.setter
+    def workers_wanted(self, count: int) -> None:
+        self._cells[1] = count
+
+    def row(self, slot: int) -> Row:
+        """The row of ``slot``; IndexError when there are more workers than rows."""
+        return self._rows[slot]
+
+    def used(self) -> Iterator[Row]:
+        """Rows that a worker has held since the start. Slots are given lowest first, so the first empty one ends them."""
+        for row in self._rows:
+            if row.state == State.EMPTY:
+                return
+            yield row
+
+    def live(self) -> list[Row]:
+        return [row for row in self.used() if row.is_live()]
+
+    def any_ready(self) -> bool:
+        return any(row.state == State.READY and row.is_live() for row in self.used())
+
+    def model_ready(self, index: int) -> bool:
+        """Whether at least one worker can answer for the ``index``-th wanted model."""
+        bit = 1 << index
+        return any(row.state == State.READY and row.models & bit and row.is_live() for row in self.used())
+
+    def all_ready(self, models: int) -> bool:
+        """Whether every worker that should be there is READY with all of its ``models``."""
+        everything = (1 << models) - 1
+        used = list(self.used())
+        if len(used) < self.workers_wanted:
+            return False
+        # A worker that was retired (TTOU, HUP) is EXITED, or died DRAINING: it is not missed. Any other dead one is.
+        missed = [row for row in used if row.state != State.EXITED and (row.state != State.DRAINING or row.is_live())]
+        return bool(missed) and all(
+            row.state == State.READY and row.models & everything == everything and row.is_live() for row in missed
+        )
+
+
+class _Shared:
+    board: Scoreboard | None = None
+
+
+def shared() -> Scoreboard:
+    """This process tree's scoreboard. Call it once before the first fork; workers inherit it."""
+    if _Shared.board is None:
+        _Shared.board = Scoreboard()
+    return _Shared.board

@@ -1,0 +1,105 @@
+"""The ways in from Python: ``ModelServer(workers=2).start([model])`` as in the kserve SDK, and an ASGI application for any server."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpserve.errors import ConfigurationError
+from mpserve.logging import configure
+from mpserve.prefork.application import make_app, serve
+from mpserve.serving.loader import ModelSource, from_directory, from_objects, from_target
+from mpserve.serving.model import Model
+from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, parse
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+logger = logging.getLogger(__name__)
+
+SDK_NAMES = {"grace_period": "graceful_timeout"}
+"""Arguments of the SDK's ``ModelServer`` that have another name here."""
+
+SDK_IGNORED = {
+    **KSERVE_FLAGS_IGNORED,
+    "registered_models": "hand the models to start()",
+    "predictor_config": KSERVE_FLAGS_IGNORED["predictor_host"],
+}
+
+
+class ModelServer:
+    """Serves models; the constructor takes any option by its name (``docs/options.md``).
+
+    An option that is not given comes from the script's command line, then from its ``MPSERVE_…`` variable, then from its default,
+    as the SDK takes it (kserve/model_server.py reads ``sys.argv``, though at import).
+
+    Raises:
+        ConfigurationError: an option is unknown or has no valid value.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._ignored = {name: SDK_IGNORED[name] for name in options if name in SDK_IGNORED}
+        ours = {SDK_NAMES.get(name, name): value for name, value in options.items() if name not in SDK_IGNORED}
+        self.settings = parse(sys.argv[1:], **ours).settings
+        self.models: list[Model] = []
+
+    def register_model(self, model: Model, name: str | None = None) -> None:
+        """Add a model to those that ``start`` will serve, under ``name`` if given (SDK)."""
+        if name is not None:
+            model.name = name
+        self.models.append(model)
+
+    def start(self, models: Sequence[Model] = ()) -> None:
+        """Serve ``models`` until told to end; returns when the server has ended well.
+
+        The models may be loaded already, if that did not touch CUDA; ``load()`` of the others runs in each worker.
+
+        Raises:
+            ConfigurationError: something in the list is no model, or two have one name.
+            SystemExit: the server ended with an error; the reason is in the log.
+        """
+        configure(self.settings)
+        for name, reason in self._ignored.items():
+            logger.warning("ModelServer(%s=...) has no effect: %s", name, reason)
+        try:
+            sources = from_objects([*self.models, *models])
+        except TypeError as error:
+            raise ConfigurationError(f"expected a list of models, got {models!r}: start([model])") from error
+        serve(self.settings, lambda: sources)
+
+
+def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlette":
+    """An ASGI application that serves ``models``, for ``gunicorn -c python:mpserve.gunicorn_config module:app`` or any ASGI server.
+
+    Options come from ``MPSERVE_…`` variables and from ``options``, which win. What is the HTTP server's own (port, workers, TLS)
+    is that server's to configure.
+
+    Raises:
+        ConfigurationError: an option, or something in the list, is not valid.
+        ModelLoadError: a model could not be constructed or preloaded.
+    """
+    settings = Settings.from_environment(**options)
+    sources = from_objects(list(models))
+    app: Starlette = make_app(settings, lambda: sources)
+    return app
+
+
+def app_from_settings(settings: Settings) -> Any:
+    """The ASGI application over what ``target`` or ``model_dir`` names."""
+    return make_app(settings, partial(find, settings))
+
+
+def find(settings: Settings) -> list[ModelSource]:
+    """The models that ``target`` or ``model_dir`` names.
+
+    Raises:
+        ConfigurationError: neither is given, or there is no model there.
+    """
+    name = settings.model_name if settings.model_name != Settings.model_name else None
+    if settings.target is not None:
+        return from_target(settings.target, name)
+    if settings.model_dir is not None:
+        return from_directory(Path(settings.model_dir), name)
+    raise ConfigurationError("nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir")

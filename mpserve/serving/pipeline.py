@@ -1,0 +1,115 @@
+"""One model's stages: preprocess, validate, predict or explain, postprocess, each sync or async, timed and off the loop.
+
+Which method is asynchronous, which takes headers, and which the model has not overridden at all is found out once, when the
+model is added. A wholly synchronous model costs one hop to its executor per request, whatever the number of its stages.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from inspect import Parameter, iscoroutinefunction, signature
+from typing import Any, NamedTuple
+
+from mpserve.serving.executor import Executor
+from mpserve.serving.model import Model
+from mpserve.serving.tensors import TensorModel, tensor_stage
+
+Headers = dict[str, str]
+StageCall = Callable[[Any, Headers, Headers], Any]
+Observers = Mapping[str, Callable[[float], None]]
+
+VERBS = ("predict", "explain")
+
+
+class Stage(NamedTuple):
+    """A method of the model as ``call(payload, headers, response_headers)``; ``observe`` takes its seconds."""
+
+    call: StageCall
+    is_async: bool
+    observe: Callable[[float], None]
+
+
+def unobserved(seconds: float) -> None:
+    """``validate`` has no histogram in the SDK."""
+
+
+class Pipeline:
+    """Runs a model's stages. ``run`` is the only way to a model's predict."""
+
+    def __init__(self, model: Model, executor: Executor, observers: Observers) -> None:
+        self.model = model
+        self.executor = executor
+        self._stages = {verb: _stages(model, verb, observers) for verb in VERBS}
+        # The SDK's dashboards divide by the count of every stage, so a stage that is not there took no time.
+        self._absent = [
+            observers[name] for name in ("preprocess", "postprocess") if not _overrides(model, name)
+        ]  # fmt: skip
+        self._gate: AbstractAsyncContextManager[Any] = (
+            asyncio.Semaphore(model.concurrency) if model.concurrency is not None else nullcontext()
+        )
+
+    async def run(self, verb: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:
+        """The model's answer and the response headers it set. Whatever the model raises comes through."""
+        stages = self._stages[verb]
+        response_headers: Headers = {}
+        for observe in self._absent:
+            observe(0.0)
+        if not any(stage.is_async for stage in stages):
+            result = await self.executor.run(_run_sync, stages, payload, headers, response_headers)
+        else:
+            async with self._gate:
+                result = await self._run_mixed(stages, payload, headers, response_headers)
+        return result, response_headers
+
+    async def _run_mixed(self, stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers) -> Any:
+        for stage in stages:
+            if not stage.is_async:
+                payload = await self.executor.run(_run_sync, [stage], payload, headers, response_headers)
+                continue
+            start = time.perf_counter()
+            payload = await stage.call(payload, headers, response_headers)
+            stage.observe(time.perf_counter() - start)
+        return payload
+
+
+def _run_sync(stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers) -> Any:
+    for call, _, observe in stages:
+        start = time.perf_counter()
+        payload = call(payload, headers, response_headers)
+        observe(time.perf_counter() - start)
+    return payload
+
+
+def _overrides(model: Model, name: str) -> bool:
+    return getattr(type(model), name) is not getattr(Model, name) or name in vars(model)
+
+
+def _stages(model: Model, verb: str, observers: Observers) -> list[Stage]:
+    stages = []
+    for name in ("preprocess", "validate", verb, "postprocess"):
+        observe = observers.get(name, unobserved)
+        if name == "predict" and isinstance(model, TensorModel):
+            stages.append(Stage(*tensor_stage(model), observe))
+        elif name == verb or _overrides(model, name):
+            method = getattr(model, name)
+            stages.append(Stage(_adapt(method), is_async(method), observe))
+    return stages
+
+
+def is_async(method: Callable[..., Any]) -> bool:
+    """Whether calling ``method`` gives an awaitable; also for objects whose ``__call__`` is ``async def``."""
+    return iscoroutinefunction(method) or iscoroutinefunction(
+        getattr(type(method), "__call__", None)  # noqa: B004 (the question is not whether it is callable)
+    )
+
+
+def _adapt(method: Callable[..., Any]) -> StageCall:
+    """``method`` called with as many of (payload, headers, response_headers) as it takes, as the SDK's models vary."""
+    kinds = [parameter.kind for parameter in signature(method).parameters.values()]
+    positional = sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    if positional >= 3 or Parameter.VAR_POSITIONAL in kinds:
+        return method
+    if positional == 2:
+        return lambda payload, headers, response_headers: method(payload, headers)
+    return lambda payload, headers, response_headers: method(payload)

@@ -1,0 +1,234 @@
+"""Every option of the server, declared once: flags, environment variables, checks and ``docs/options.md`` come from here.
+
+The only module that reads ``os.environ`` for options. It must not know who uses an option, nor act on one: it opens no file,
+looks for no device. ``python -m mpserve.settings`` prints ``docs/options.md``.
+"""
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mpserve.errors import ConfigurationError
+from mpserve.options import (
+    BYTES,
+    SWITCH,
+    TEXT,
+    Kind,
+    Option,
+    build_parser,
+    markdown,
+    option,
+    options_of,
+    read_environment,
+    read_words,
+)
+
+_TLS_PORT = 8443  # where the kserve SDK (0.21) listens with TLS when no port was asked for
+
+
+def _device_list(text: str) -> str:
+    devices = re.sub(r"\s", "", text).lower()
+    if not re.fullmatch(r"auto|cpu|cuda:[0-9]+(,cuda:[0-9]+)*", devices):
+        raise ValueError(text)
+    return devices
+
+
+_DEVICES = Kind(str, "auto, cpu or a list such as cuda:0,cuda:1", _device_list)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of one server, checked. Raises ConfigurationError that names the option and what was expected.
+
+    Text is read into an option's type whichever way it comes in, so ``Settings(max_body_size="64MiB")`` is fine too.
+    """
+
+    target: str | None = option(
+        None,
+        "What to serve",
+        "A model: model.py, model.py:Class, package.module:object, or a script that starts a ModelServer",
+        flag=None,
+    )
+    model_dir: str | None = option(None, "What to serve", "Folder of the model's files, as KServe mounts it")
+    model_name: str = option("model", "What to serve", "Name under which a model without a name is served")
+
+    host: str = option("0.0.0.0", "Listening", "Address to listen on")
+    http_port: int = option(
+        8080, "Listening", f"Port; {_TLS_PORT} when TLS is on and no port is given", minimum=0, maximum=65535
+    )
+    ssl_certfile: str | None = option(
+        None, "Listening", "PEM file of the certificate; turns TLS on", env=("KSERVE_TLS_CERT_FILE",)
+    )
+    ssl_keyfile: str | None = option(
+        None, "Listening", "PEM file of the private key, unless ssl_certfile holds it", env=("KSERVE_TLS_KEY_FILE",)
+    )
+
+    workers: int = option(1, "Workers", "Number of worker processes", env=("WEB_CONCURRENCY",), minimum=1)
+    devices: str = option(
+        "auto",
+        "Workers",
+        "Where the workers' models run: auto, cpu, or a list such as cuda:0,cuda:1 that is dealt out in turn",
+        kind=_DEVICES,
+    )
+    threads: int = option(0, "Workers", "Native threads per worker; 0 shares the CPUs out", minimum=0)
+    event_loop: str = option(
+        "auto", "Workers", "Event loop of a worker", flag="--event-loop", choices=("auto", "asyncio", "uvloop")
+    )
+
+    load_timeout: float = option(600.0, "Life", "Seconds in which a worker must load its models", minimum=0.1)
+    ready_when: str = option(
+        "any", "Life", "Ready is: every model loaded in any worker, or in all workers", choices=("any", "all")
+    )
+    drain_delay: float = option(
+        0.0, "Life", "Seconds for which a stopping server says that it is not ready and still accepts", minimum=0
+    )
+    graceful_timeout: int = option(25, "Life", "Seconds in which a stopping worker must finish", minimum=1)
+    timeout: int = option(60, "Life", "Seconds without a heartbeat after which a worker is killed", minimum=4)
+
+    timeout_keep_alive: int = option(
+        120,
+        "Limits",
+        "Seconds for which an idle connection is kept; let it be more than the proxy in front keeps its own",
+        flag="--timeout-keep-alive",
+        minimum=1,
+    )
+    header_timeout: float = option(10.0, "Limits", "Seconds in which the head of a request must arrive", minimum=0.1)
+    max_body_size: int = option(
+        128 * 1024**2, "Limits", "Bytes of the largest request body; also as 64MiB or 1GB", kind=BYTES, minimum=1
+    )
+
+    log_level: str = option(
+        "info",
+        "Logs",
+        "The least severe level that is logged",
+        env=("KSERVE_LOGLEVEL",),
+        choices=("debug", "info", "warning", "error", "critical"),
+    )
+    log_format: str = option("text", "Logs", "Lines for people, or a JSON object in each", choices=("text", "json"))
+    log_config_file: str | None = option(
+        None, "Logs", "YAML or JSON file in the form of logging.config.dictConfig, laid over the settings above"
+    )
+    access_log: bool = option(False, "Logs", "Log one line for each request")
+    termination_log: str = option(
+        "/dev/termination-log", "Logs", "File, if it exists, that is left the reason when the server cannot go on"
+    )
+
+    def __post_init__(self) -> None:
+        for each in options_of(type(self)):
+            object.__setattr__(self, each.name, each.check(getattr(self, each.name)))
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise ConfigurationError(
+                f"ssl_keyfile: got {self.ssl_keyfile!r} without ssl_certfile, expected both, or ssl_certfile alone"
+            )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> "Settings":
+        """The settings that the environment asks for; ``overrides`` that are not None come before it.
+
+        With a certificate and no port from either, the port is 8443. Raises ConfigurationError.
+        """
+        options = options_of(cls)
+        names = {each.name for each in options}
+        for name in overrides.keys() - names:
+            closest = difflib.get_close_matches(name, names, n=1) or sorted(names)
+            raise ConfigurationError(f"{name}: there is no such option, expected {' or '.join(closest)}")
+        given = {name: value for name, value in overrides.items() if value is not None}
+        values: dict[str, Any] = read_environment(options, environ) | given
+        if "ssl_certfile" in values:
+            values.setdefault("http_port", _TLS_PORT)
+        return cls(**values)
+
+
+_NO_GRPC = "gRPC is not offered yet"
+_OWN_THREAD = "sync models run in a thread of their own"
+_LOGGING = "use --log_config_file, --log_format and --access_log"
+_NO_PREDICTOR = "calling another predictor is not offered yet"
+
+KSERVE_FLAGS_IGNORED: dict[str, str] = {
+    "max_threads": _NO_GRPC,
+    "max_asyncio_workers": _OWN_THREAD,
+    "enable_latency_logging": "durations are in /metrics",
+    "configure_logging": _LOGGING,
+    "access_log_format": _LOGGING,
+    "enable_docs_url": "there are no API pages to enable",
+    "grpc_port": _NO_GRPC,
+    "enable_grpc": _NO_GRPC,
+    "grpc_max_send_message_length": _NO_GRPC,
+    "grpc_max_receive_message_length": _NO_GRPC,
+    "protocol": "V1 and V2 are always both offered",
+    "predictor_host": _NO_PREDICTOR,
+    "predictor_protocol": _NO_PREDICTOR,
+    "predictor_use_ssl": _NO_PREDICTOR,
+    "predictor_request_timeout_seconds": _NO_PREDICTOR,
+    "predictor_request_retries": _NO_PREDICTOR,
+    "enable_predictor_health_check": _NO_PREDICTOR,
+}
+"""Flags of the kserve SDK that are accepted and have no effect, each with the reason."""
+
+
+_SWITCHES_IGNORED = ("enable_predictor_health_check",)
+_IGNORED = tuple(
+    Option(name, None, SWITCH if name in _SWITCHES_IGNORED else TEXT, "Without effect", reason, f"--{name}")
+    for name, reason in KSERVE_FLAGS_IGNORED.items()
+)
+
+
+class Parsed(NamedTuple):
+    """A command line, read. ``ignored`` are keys of KSERVE_FLAGS_IGNORED; ``unknown`` are words that mean nothing here."""
+
+    settings: Settings
+    ignored: list[str]
+    unknown: list[str]
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ, **overrides: Any) -> Parsed:
+    """Read a command line (without the program's name): defaults < ``environ`` < ``argv`` < ``overrides`` that are not None.
+
+    The first word that belongs to no flag is the target. What is not understood is handed back, not an error, as in the
+    kserve SDK; arguments of its ``ModelServer`` that have no effect are allowed among ``overrides``. Raises ConfigurationError.
+    """
+    given, words, unknown = read_words((*options_of(Settings), *_IGNORED), argv)
+    values: dict[str, Any] = {**given, **{name: value for name, value in overrides.items() if value is not None}}
+    if words:
+        values.setdefault("target", words[0])
+    ignored = [name for name in values if name in KSERVE_FLAGS_IGNORED]
+    settings = Settings.from_environment(environ, **{name: values[name] for name in values.keys() - set(ignored)})
+    return Parsed(settings, ignored, [*unknown, *words[1:]])
+
+
+def argument_parser(leave_out: Collection[str] = ()) -> argparse.ArgumentParser:
+    """An argparse parser of all flags, the SDK's without effect included, with defaults and types and without ``--help``.
+
+    For help texts, and as a parent of a script's own parser; ``leave_out`` names the options that the script declares itself.
+    """
+    return build_parser([each for each in (*options_of(Settings), *_IGNORED) if each.name not in leave_out])
+
+
+def documentation() -> str:
+    """The text of ``docs/options.md``."""
+    ignored = "".join(f"| `--{name}` | {reason} |\n" for name, reason in KSERVE_FLAGS_IGNORED.items())
+    return f"""# Options
+
+Written by `python -m mpserve.settings > docs/options.md`.
+
+An option comes from its default, the environment, the command line or the arguments of `ModelServer(...)`; the later of these
+wins. Flags are read with underscores and with dashes alike, and with a space or a `=` before the value. A variable that is
+empty counts as not set; of several variables the first that is set counts. A flag that is not known is reported, and ignored
+together with the word after it, so write `--flag=value` or put the target first when in doubt.
+
+{markdown(options_of(Settings))}
+## Flags of the kserve SDK without effect
+
+They are accepted, so that a container's arguments need not change, and reported at start.
+
+| Flag | Why |
+|---|---|
+{ignored}"""
+
+
+if __name__ == "__main__":
+    print(documentation(), end="")

@@ -1,0 +1,118 @@
+"""Serves the digits example on two workers, sends it a real image under V1 and V2, prints the answers, stops it.
+
+Exits non-zero when the server dies or the answer is not the digit that the image shows. `--keep` leaves it running.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = Path("examples/digits")
+EXPECTED = 7
+SHADES = " .:-=+*#%@"
+# What a first run may need to import torch from a slow disk.
+START_SECONDS = 180
+STOP_SECONDS = 60
+
+
+class DemoFailed(Exception):
+    """The demo did not show what it promises; the message says what happened instead."""
+
+
+def free_port(preferred: int = 8080) -> int:
+    """Return `preferred` if nothing has it, else a port that the system picks."""
+    with socket.socket() as probe:
+        # As the server does: connections of an earlier run that are still in TIME_WAIT do not hold the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", preferred))
+        except OSError:
+            probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_ready(server: "subprocess.Popen[bytes]", url: str) -> None:
+    """Return once readiness answers 200, showing a dot for each second of waiting."""
+    for tenth in range(10 * START_SECONDS):
+        if server.poll() is not None:
+            raise DemoFailed(f"the server ended with code {server.returncode} before it was ready")
+        try:
+            urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5).close()
+        except OSError:  # refused, reset, timed out, or 503: urllib's errors are OSErrors
+            print("." if tenth % 10 == 0 else "", end="", flush=True)
+            time.sleep(0.1)
+        else:
+            return print(" ready", flush=True)
+    raise DemoFailed(f"the server was not ready within {START_SECONDS} s")
+
+
+def ask(url: str, path: str, body: Path) -> Any:
+    """Post the file and return the decoded answer, after printing it below the curl line that does the same."""
+    print(f"\n$ curl -H 'Content-Type: application/json' {url}{path} -d @{body}")
+    request = urllib.request.Request(url + path, (ROOT / body).read_bytes(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = response.read().decode()
+    except HTTPError as error:
+        raise DemoFailed(f"{path} answered {error.code}: {error.read().decode(errors='replace')}") from error
+    print(answer, flush=True)
+    return json.loads(answer)
+
+
+def show(url: str) -> None:
+    """Draw the image, ask for its digit under both protocols, compare."""
+    rows = json.loads((ROOT / EXAMPLE / "request_v1.json").read_bytes())["instances"][0]
+    print("\n".join("  " + "".join(2 * SHADES[pixel * (len(SHADES) - 1) // 16] for pixel in row) for row in rows))
+    v1 = ask(url, "/v1/models/digits:predict", EXAMPLE / "request_v1.json")["predictions"][0]["digit"]
+    outputs = ask(url, "/v2/models/digits/infer", EXAMPLE / "request_v2.json")["outputs"]
+    v2 = next(output["data"][0] for output in outputs if output["name"] == "digit")
+    if (v1, v2) != (EXPECTED, EXPECTED):
+        raise DemoFailed(f"the image shows a {EXPECTED}; V1 said {v1}, V2 said {v2}")
+
+
+def run(log: IO[bytes], keep: bool) -> None:
+    """Start the server, show it, and stop it whatever happened."""
+    port = free_port()
+    command = ["serve", f"{EXAMPLE}/model.py:Digits", "--workers", "2", "--http_port", str(port)]
+    print("$ mpserve", *command, end=" ", flush=True)
+    server = subprocess.Popen([sys.executable, "-m", "mpserve", *command], cwd=ROOT, stdout=log, stderr=log)
+    try:
+        wait_until_ready(server, f"http://localhost:{port}")
+        show(f"http://localhost:{port}")
+        if keep:
+            print("\nIt goes on serving until Ctrl-C.", flush=True)
+            server.wait()
+    except KeyboardInterrupt:
+        print("\nstopping")
+    finally:
+        server.terminate()
+        try:
+            server.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+    if server.wait():
+        raise DemoFailed(f"the server ended with code {server.returncode}")
+
+
+def main() -> int:
+    """Run the demo; on a failure print the server's log and the reason."""
+    with tempfile.TemporaryFile() as log:
+        try:
+            run(log, keep="--keep" in sys.argv[1:])
+        except DemoFailed as failure:
+            log.seek(0)
+            print(log.read().decode(errors="replace"), f"\nThe demo failed: {failure}", sep="\n", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

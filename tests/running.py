@@ -1,0 +1,164 @@
+"""Real servers for tests: started as a user starts them, waited for, and ended by pid."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+PATIENCE = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def eventually(condition: Callable[[], Any], within: float = PATIENCE, every: float = 0.05) -> Any:
+    """The first true value of ``condition``; fails the test when there is none in time."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(every)
+    raise AssertionError(f"not within {within} s: {condition}")
+
+
+class Server:
+    """A server process, its log and a client for it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path, scheme: str = "http") -> None:
+        self.process = process
+        self.port = port
+        self.log_file = log
+        self.url = f"{scheme}://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, verify=False)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def workers(self) -> list[int]:
+        """Pids of the living workers, lowest first."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.pid).children()
+            return sorted(child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE)
+        return []
+
+    def is_ready(self) -> bool:
+        self.check_alive()
+        try:
+            return self.client.get("/v2/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def check_alive(self) -> None:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log}")
+
+    def wait_ready(self, workers: int | None = None, within: float = PATIENCE) -> "Server":
+        eventually(self.is_ready, within)
+        if workers is not None:
+            eventually(lambda: self.states().get("ready") == workers, within)
+        return self
+
+    def states(self) -> dict[str, int]:
+        """Live workers by state, from the metrics."""
+        return {
+            line.split('"')[1]: int(float(line.rsplit(" ", 1)[1]))
+            for line in self.client.get("/metrics").text.splitlines()
+            if line.startswith("mpserve_workers{")
+        }
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample, named as it is exposed; 0 when it is not there."""
+        for line in self.client.get("/metrics").text.splitlines():
+            if line.startswith(f"{sample} "):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+    def predict(self, model: str, instances: Sequence[Any], **options: Any) -> httpx.Response:
+        return self.client.post(f"/v1/models/{model}:predict", json={"instances": instances}, **options)
+
+    def pids_answering(self, model: str, requests: int = 40) -> set[int]:
+        """Which workers answer, as told by a model whose prediction is its pid; each request on a connection of its own."""
+        body = json.dumps({"instances": [0]})
+        return {
+            httpx.post(f"{self.url}/v1/models/{model}:predict", content=body, timeout=PATIENCE).json()["predictions"][0]
+            for _ in range(requests)
+        }
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait_end(self, within: float = PATIENCE) -> int:
+        return self.process.wait(within)
+
+    def stop(self) -> int:
+        """End it gracefully; kill what is left after that, by pid."""
+        family = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self.pid).children(recursive=True)
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        try:
+            return self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+        finally:
+            self.client.close()
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], folder: Path, port: int, env: dict[str, str] | None = None, scheme: str = "http"
+) -> Iterator[Server]:
+    """Run ``command`` in ``folder`` until the block is left; its output is in ``folder/server.log``."""
+    log = folder / f"server-{port}.log"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MPSERVE_", "GUNICORN_"))}
+    environment |= {"PYTHONUNBUFFERED": "1", "MPSERVE_HOST": "127.0.0.1", **(env or {})}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command),
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    server = Server(process, port, log, scheme)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, source: str, *flags: str, target: str = "model.py", env: dict[str, str] | None = None
+) -> Iterator[Server]:
+    """``mpserve serve`` of a file with this source, with these flags, on a free port."""
+    port = free_port()
+    (folder / target.partition(":")[0]).write_text(source)
+    command = [sys.executable, "-m", "mpserve", "serve", target, f"--http_port={port}", *flags]
+    with running(command, folder, port, env) as server:
+        yield server

@@ -1,0 +1,242 @@
+"""deploy/kserve agrees with the server, and scripts/check_manifests.py finds what a cluster would refuse or drop."""
+
+import copy
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from mpserve import Model, asgi_app
+from mpserve.settings import Settings, parse
+from mpserve.version import VERSION
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKER = ROOT / "scripts" / "check_manifests.py"
+
+WIDGET_CRD: dict[str, Any] = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "spec": {
+        "group": "example.com",
+        "names": {"kind": "Widget"},
+        "versions": [
+            {"name": "v0", "served": False, "schema": {"openAPIV3Schema": {"type": "object", "properties": {}}}},
+            {
+                "name": "v1",
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "required": ["spec"],
+                        "properties": {
+                            "apiVersion": {"type": "string"},
+                            "kind": {"type": "string"},
+                            "metadata": {"type": "object"},
+                            "spec": {
+                                "type": "object",
+                                "required": ["size"],
+                                "properties": {
+                                    "size": {"type": "integer", "format": "int32"},
+                                    "target": {"x-kubernetes-int-or-string": True},
+                                    "note": {"type": "string", "nullable": True},
+                                    "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                                    "ports": {
+                                        "type": "array",
+                                        "x-kubernetes-list-type": "map",
+                                        "x-kubernetes-list-map-keys": ["port", "protocol"],
+                                        "items": {
+                                            "type": "object",
+                                            "properties": {
+                                                "port": {"type": "integer"},
+                                                "protocol": {"type": "string", "default": "TCP"},
+                                            },
+                                        },
+                                    },
+                                },
+                            },
+                        },
+                    }
+                },
+            },
+        ],
+    },
+}
+WIDGET: dict[str, Any] = {
+    "apiVersion": "example.com/v1",
+    "kind": "Widget",
+    "metadata": {"name": "one", "annotations": {"a": "b"}},
+    "spec": {"size": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def checker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_manifests", CHECKER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def crds(tmp_path: Path) -> Path:
+    folder = tmp_path / "crds"
+    folder.mkdir()
+    (folder / "widgets.yaml").write_text(yaml.safe_dump(WIDGET_CRD))
+    return folder
+
+
+def widget(**spec: Any) -> dict[str, Any]:
+    manifest = copy.deepcopy(WIDGET)
+    manifest["spec"] |= spec
+    return manifest
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        widget(),
+        widget(target=8080),
+        widget(target="http"),
+        widget(note=None),
+        widget(note="text"),
+        widget(free={"anything": [1, {"goes": None}]}),
+        widget(labels={"any": "name"}),
+        widget(ports=[{"port": 1}, {"port": 1, "protocol": "UDP"}, {"port": 2}]),
+    ],
+)
+def test_a_valid_manifest_has_no_faults(checker: ModuleType, crds: Path, manifest: dict[str, Any]) -> None:
+    assert checker.faults(manifest, checker.load_schemas(crds)) == []
+
+
+@pytest.mark.parametrize(
+    ("manifest", "place", "reason"),
+    [
+        (widget(colour="red"), "$.spec", "'colour' was unexpected"),
+        (widget(size="1"), "$.spec.size", "'1' is not of type 'integer'"),
+        (widget(size=2**31), "$.spec.size", "maximum"),
+        (widget(size=None), "$.spec.size", "None is not of type 'integer'"),
+        (widget(target=[80]), "$.spec.target", "is not of type 'integer', 'string'"),
+        (widget(note=1), "$.spec.note", "is not valid under any"),
+        (widget(labels={"any": 1}), "$.spec.labels.any", "1 is not of type 'string'"),
+        (widget(ports=[{"port": 1, "nodeport": 2}]), "$.spec.ports[0]", "'nodeport' was unexpected"),
+        (widget(ports=[{"port": 1}, {"port": 1, "protocol": "TCP"}]), "$.spec.ports", "two items have"),
+        ({**WIDGET, "spec": {}}, "$.spec", "'size' is a required property"),
+        ({**WIDGET, "status": {}}, "$", "'status' was unexpected"),
+        ({**WIDGET, "metadata": {"name": "Not_A_Name"}}, "$.metadata.name", "does not match"),
+        ({**WIDGET, "metadata": {"name": "one", "annotations": {"a": 1}}}, "$.metadata.annotations.a", "'string'"),
+        ({**WIDGET, "kind": "Gadget"}, "$", "no schema for apiVersion example.com/v1 and kind Gadget"),
+        ({**WIDGET, "apiVersion": "example.com/v0"}, "$", "no schema for apiVersion example.com/v0"),
+        (["a list"], "$", "expected a mapping, got list"),
+    ],
+)
+def test_a_fault_is_reported_with_its_place_and_reason(
+    checker: ModuleType, crds: Path, manifest: object, place: str, reason: str
+) -> None:
+    (fault,) = checker.faults(manifest, checker.load_schemas(crds))
+    assert fault.startswith(f"{place}: ")
+    assert reason in fault
+
+
+def test_the_script_exits_1_and_names_the_file_if_any_manifest_has_a_fault(crds: Path, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump_all([widget(), widget(size=2)]))
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump_all([widget(), widget(size="2")]))
+    command: list[str | Path] = [sys.executable, CHECKER, crds]
+    good = subprocess.run([*command, tmp_path / "good.yaml"], check=False, capture_output=True, text=True)
+    assert (good.returncode, good.stdout) == (0, "good.yaml: valid\n")
+    both = subprocess.run(
+        [*command, tmp_path / "good.yaml", tmp_path / "bad.yaml"], check=False, capture_output=True, text=True
+    )
+    assert both.returncode == 1
+    assert "bad.yaml: invalid\n  $.spec.size: '2' is not of type 'integer'" in both.stdout
+
+
+def test_the_script_refuses_a_folder_without_schemas(tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, CHECKER, tmp_path], check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "no CustomResourceDefinition" in result.stderr
+
+
+def manifest(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "kserve" / name).read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def runtime() -> dict[str, Any]:
+    spec: dict[str, Any] = manifest("clusterservingruntime.yaml")["spec"]
+    return spec
+
+
+@pytest.fixture(scope="module")
+def container(runtime: dict[str, Any]) -> dict[str, Any]:
+    (container,) = runtime["containers"]
+    assert container["name"] == "kserve-container"
+    return dict(container)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> dict[str, Any]:
+    predictor: dict[str, Any] = manifest("inferenceservice.yaml")["spec"]["predictor"]
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def settings(container: dict[str, Any], predictor: dict[str, Any]) -> Settings:
+    """What the server reads from the container's arguments and environment."""
+    parsed = parse(
+        [*container["args"], *predictor["model"]["args"]], {each["name"]: each["value"] for each in container["env"]}
+    )
+    assert (parsed.ignored, parsed.unknown) == ([], [])
+    return parsed.settings
+
+
+def test_the_containers_arguments_and_variables_are_options_of_the_server(settings: Settings) -> None:
+    assert settings.model_name == "{{.Name}}"
+    assert settings.model_dir == "/mnt/models"
+    assert settings.drain_delay == 5
+    assert settings.workers == 2
+
+
+def test_the_port_is_the_servers_default_everywhere(
+    settings: Settings, runtime: dict[str, Any], container: dict[str, Any]
+) -> None:
+    assert settings.http_port == Settings.http_port
+    assert [port["containerPort"] for port in container["ports"]] == [settings.http_port]
+    assert runtime["annotations"]["prometheus.kserve.io/port"] == str(settings.http_port)
+    probes = [container[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert [probe["httpGet"]["port"] for probe in probes] == [settings.http_port] * 3
+
+
+def test_the_probed_and_scraped_paths_are_the_servers(runtime: dict[str, Any], container: dict[str, Any]) -> None:
+    served = {getattr(route, "path", None) for route in asgi_app([Model("m")]).routes}
+    probes = [container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert probes == ["/v2/health/ready", "/v2/health/ready", "/v2/health/live"]
+    assert {*probes, runtime["annotations"]["prometheus.kserve.io/path"]} <= served
+
+
+def test_the_startup_probe_outlasts_the_deadline_for_loading(settings: Settings, container: dict[str, Any]) -> None:
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= settings.load_timeout
+
+
+def test_the_server_stops_before_kubernetes_kills_it(settings: Settings, predictor: dict[str, Any]) -> None:
+    assert settings.drain_delay < settings.graceful_timeout < predictor["terminationGracePeriodSeconds"]
+
+
+def test_the_service_asks_for_what_the_runtime_offers(runtime: dict[str, Any], predictor: dict[str, Any]) -> None:
+    model = predictor["model"]
+    assert model["runtime"] == manifest("clusterservingruntime.yaml")["metadata"]["name"]
+    assert model["protocolVersion"] in runtime["protocolVersions"]
+    offered = [(each["name"], each["version"]) for each in runtime["supportedModelFormats"]]
+    assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in offered
+
+
+def test_the_image_is_this_version(container: dict[str, Any]) -> None:
+    assert container["image"].rpartition(":")[2] == VERSION
