@@ -28,6 +28,8 @@ _process: dict[str, int | str] = {"slot": "-"}
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 _CONTEXT = ("slot", "model", "request_id")
 
+_THROUGH_ROOT = ("mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")
+
 
 def get_logger(name: str) -> logging.Logger:
     """The logger of a module: ``get_logger(__name__)``."""
@@ -75,8 +77,8 @@ class JSONFormatter(logging.Formatter):
             fields["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             fields["stack"] = self.formatStack(record.stack_info)
-        extra = {name: value for name, value in vars(record).items() if name not in _NOT_EXTRA}
-        return _dump({**extra, **fields} if extra.keys().isdisjoint(fields) else {**fields, **extra, **fields})
+        taken = _NOT_EXTRA | fields.keys()
+        return _dump(fields | {name: value for name, value in vars(record).items() if name not in taken})
 
 
 def _dump(fields: dict[str, Any]) -> str:
@@ -89,42 +91,41 @@ def _dump(fields: dict[str, Any]) -> str:
 def dict_config(settings: Settings) -> dict[str, Any]:
     """A ``logging.config.dictConfig`` dictionary: everything to stderr, in one format, through the root logger.
 
-    What ``log_config_file`` holds is laid over it, entry by entry within ``root``, ``loggers``, ``handlers``, ``formatters``
-    and ``filters``; so a file need only hold what differs. Raises ConfigurationError: the file cannot be read as such.
+    What ``log_config_file`` holds is laid over it, entry by entry within ``root``, ``handlers``, ``formatters``, ``loggers``
+    and each logger, so a file need only hold what differs. Raises ConfigurationError: the file cannot be read as such.
     """
     level = settings.log_level.upper()
-    through_root = {"handlers": [], "propagate": True, "level": "NOTSET"}
     # uvicorn tells at INFO what mpserve tells itself ("Started server process").
-    quiet = {**through_root, "level": "WARNING" if level in ("DEBUG", "INFO") else level}
+    own_level = {"uvicorn.error": "WARNING" if level in ("DEBUG", "INFO") else level}
     config: dict[str, Any] = {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"text": {"()": TextFormatter}, "json": {"()": JSONFormatter}},
         "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "stream": "ext://sys.stderr",
-                "formatter": settings.log_format,
-            }
+            "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": settings.log_format}
         },
         "root": {"level": level, "handlers": ["stderr"]},
+        # The levels too, since gunicorn gives its loggers one of their own before it applies this.
         "loggers": {
-            "mpserve": through_root,
-            "mpserve.access": through_root,
-            "gunicorn.error": through_root,
-            "gunicorn.access": through_root,
-            "uvicorn.error": quiet,
-            "uvicorn.access": through_root,
+            name: {"handlers": [], "propagate": True, "level": own_level.get(name, "NOTSET")} for name in _THROUGH_ROOT
         },
     }
     if settings.log_config_file is None:
         return config
-    return _laid_over(config, _read(Path(settings.log_config_file)))
+    changes = _read(Path(settings.log_config_file))
+    result = _laid_over(config, changes)
+    if isinstance(changes.get("loggers"), dict):
+        # Or a file that gives gunicorn.error a level would silence it: gunicorn itself stops its lines from reaching the root.
+        result["loggers"] = _laid_over(config["loggers"], changes["loggers"])
+    return result
 
 
-def _laid_over(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = {name: {**config.get(name, {}), **value} for name, value in changes.items() if isinstance(value, dict)}
-    return {**config, **changes, **merged}
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both, with ``above`` winning; of what is a mapping in both, each entry by itself."""
+    both = {
+        name for name in below.keys() & above.keys() if isinstance(below[name], dict) and isinstance(above[name], dict)
+    }
+    return {**below, **above, **{name: {**below[name], **above[name]} for name in both}}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Serves the digits example on two workers, sends it a real image under V1 and V2, prints the answers, stops it.
+"""Serves the digits example on two workers, sends it a real image under V1 and V2, stops it (`--keep`: at Ctrl-C).
 
-Exits non-zero when the server dies or the answer is not the digit that the image shows. `--keep` leaves it running.
+Exits non-zero when the server dies or the answer is not the digit that the image shows.
 """
 
+import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -16,11 +18,9 @@ from urllib.error import HTTPError
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = Path("examples/digits")
-EXPECTED = 7
-SHADES = " .:-=+*#%@"
+EXPECTED, SHADES = 7, " .:-=+*#%@"
 # What a first run may need to import torch from a slow disk.
-START_SECONDS = 180
-STOP_SECONDS = 60
+START_SECONDS, STOP_SECONDS = 180, 60
 
 
 class DemoFailed(Exception):
@@ -30,7 +30,7 @@ class DemoFailed(Exception):
 def free_port(preferred: int = 8080) -> int:
     """Return `preferred` if nothing has it, else a port that the system picks."""
     with socket.socket() as probe:
-        # As the server does: connections of an earlier run that are still in TIME_WAIT do not hold the port.
+        # As the server does: an earlier run's connections in TIME_WAIT do not hold the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", preferred))
@@ -46,11 +46,10 @@ def wait_until_ready(server: "subprocess.Popen[bytes]", url: str) -> None:
             raise DemoFailed(f"the server ended with code {server.returncode} before it was ready")
         try:
             urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5).close()
+            return print(" ready", flush=True)
         except OSError:  # refused, reset, timed out, or 503: urllib's errors are OSErrors
             print("." if tenth % 10 == 0 else "", end="", flush=True)
             time.sleep(0.1)
-        else:
-            return print(" ready", flush=True)
     raise DemoFailed(f"the server was not ready within {START_SECONDS} s")
 
 
@@ -59,8 +58,7 @@ def ask(url: str, path: str, body: Path) -> Any:
     print(f"\n$ curl -H 'Content-Type: application/json' {url}{path} -d @{body}")
     request = urllib.request.Request(url + path, (ROOT / body).read_bytes(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            answer = response.read().decode()
+        answer = urllib.request.urlopen(request, timeout=30).read().decode()
     except HTTPError as error:
         raise DemoFailed(f"{path} answered {error.code}: {error.read().decode(errors='replace')}") from error
     print(answer, flush=True)
@@ -81,17 +79,18 @@ def show(url: str) -> None:
 def run(log: IO[bytes], keep: bool) -> None:
     """Start the server, show it, and stop it whatever happened."""
     port = free_port()
-    command = ["serve", f"{EXAMPLE}/model.py:Digits", "--workers", "2", "--http_port", str(port)]
-    print("$ mpserve", *command, end=" ", flush=True)
-    server = subprocess.Popen([sys.executable, "-m", "mpserve", *command], cwd=ROOT, stdout=log, stderr=log)
+    serve = ["mpserve", "serve", f"{EXAMPLE}/model.py:Digits", "--workers", "2", "--http_port", str(port)]
+    print("$", *serve, end=" ", flush=True)
+    # A session of its own: Ctrl-C reaches this script alone, which then stops the server as Kubernetes would.
+    command = [sys.executable, "-m", *serve]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_until_ready(server, f"http://localhost:{port}")
         show(f"http://localhost:{port}")
         if keep:
             print("\nIt goes on serving until Ctrl-C.", flush=True)
-            server.wait()
-    except KeyboardInterrupt:
-        print("\nstopping")
+            with contextlib.suppress(KeyboardInterrupt):
+                server.wait()
     finally:
         server.terminate()
         try:
@@ -104,6 +103,8 @@ def run(log: IO[bytes], keep: bool) -> None:
 
 def main() -> int:
     """Run the demo; on a failure print the server's log and the reason."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryFile() as log:
         try:
             run(log, keep="--keep" in sys.argv[1:])

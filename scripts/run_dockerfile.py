@@ -1,9 +1,8 @@
 """Executes the Dockerfile's steps, in order, without a Docker engine; then starts the result, asks it and stops it.
 
 Each stage gets an empty folder as its root file system, and a clean virtual environment in usr/local as its base image.
-Absolute paths in ENV, COPY, WORKDIR and the start command are moved below that root; RUN steps run as they stand. What this
-stands in for, and therefore does not show: the base image's Python and Debian, the isolation, being PID 1.
-An instruction or form that is not understood is an error. The server runs as the Dockerfile's USER if this runs as root.
+Absolute paths in ENV, COPY, WORKDIR and the start command are moved below that root; RUN steps run as they stand, and what is not
+understood is an error. Not shown by this: the base image's Python and Debian, the isolation, being PID 1.
 
     scripts/run_dockerfile.py --build-arg EXTRAS=torch
 """
@@ -24,10 +23,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "digits"
-START_SECONDS = 180
 # Instructions that do nothing until the image is started; EXPOSE is a note for readers in Docker too.
 KEPT = {"USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
 HOST_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -95,11 +94,11 @@ class Image:
 
     def start(self, command: list[str], **variables: str) -> "subprocess.Popen[bytes]":
         """Start a command as the container would: the image's environment, folder and user, nothing else."""
-        # Only root may become somebody else; for others the user stays who it is.
         uid, gid = map(int, self.kept["USER"].split(":")) if os.getuid() == 0 else (None, None)
         program = shutil.which(command[0], path=self.environment["PATH"]) or command[0]
         environment = {**self.environment, **variables}
-        return subprocess.Popen([program, *command[1:]], cwd=self.directory, env=environment, user=uid, group=gid)
+        who: dict[str, Any] = {"user": uid, "group": gid, "extra_groups": None if uid is None else [gid]}
+        return subprocess.Popen([program, *command[1:]], cwd=self.directory, env=environment, **who)
 
     def step_from(self, rest: str) -> None:
         if self.root.exists():
@@ -161,7 +160,7 @@ def serve(image: Image, request: Path, port: int) -> int:
     server = image.start(command, MPSERVE_HTTP_PORT=str(port))
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(10 * START_SECONDS):
+        for _ in range(1800):  # three minutes
             if server.poll() is not None:
                 raise SystemExit(f"the server ended with code {server.returncode} before it was ready")
             with contextlib.suppress(OSError):
