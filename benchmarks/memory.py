@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py [MEGABYTES]
 
-The figure is PSS of the whole process tree (/proc/PID/smaps_rollup), in which a page shared by n processes counts 1/n in each, after
+The figure is PSS of the whole process tree (/proc/PID/smaps_rollup), in which a page shared by n processes counts 1/n
+in each, after
 every worker has answered requests that read all weights. Exits with 1 when 4 workers need more than 1.3 times the memory of 1.
 """
 
