@@ -81,13 +81,17 @@ class Server:
         """Live workers by state, from the metrics."""
         return {
             line.split('"')[1]: int(float(line.rsplit(" ", 1)[1]))
-            for line in self.client.get("/metrics").text.splitlines()
+            for line in self.metrics()
             if line.startswith("mpserve_workers{")
         }
 
+    def metrics(self) -> list[str]:
+        """The lines of `/metrics`, on a connection of its own: a kept-alive one may belong to a worker that was killed."""
+        return httpx.get(f"{self.url}/metrics", timeout=PATIENCE, verify=False).text.splitlines()
+
     def metric(self, sample: str) -> float:
         """The value of one sample, named as it is exposed; 0 when it is not there."""
-        for line in self.client.get("/metrics").text.splitlines():
+        for line in self.metrics():
             if line.startswith(f"{sample} "):
                 return float(line.rsplit(" ", 1)[1])
         return 0.0
