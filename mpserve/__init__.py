@@ -1,7 +1,7 @@
-"""mpserve: serve Python models over the KServe V1 and V2 protocols, with real worker processes and no ``multiprocessing``.
+"""Serve Python models over the KServe V1 and V2 protocols, with real worker processes and no ``multiprocessing``.
 
-Everything a user needs is imported from here. The names are loaded on first use, so that importing a part of mpserve in the
-arbiter does not bring the whole, nor torch.
+Everything a user needs is imported from here. The names are loaded on first use, so that importing a part of mpserve in
+the arbiter does not bring the whole, nor torch.
 """
 
 from importlib import import_module
@@ -69,7 +69,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mpserve' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        home = import_module(_HOMES[name])
+    except ModuleNotFoundError as missing:
+        if missing.name != "torch":
+            raise
+        raise ModuleNotFoundError(
+            f"mpserve.{name} needs torch, which is not installed: pip install 'mpserve[torch]'", name="torch"
+        ) from None
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mpserve.errors import ConfigurationError
+from mpserve.errors import AcceleratorInMaster, ConfigurationError
 from mpserve.logging import configure
 from mpserve.prefork import forksafety, threads
 from mpserve.prefork.application import serve
 from mpserve.server import find
-from mpserve.serving.loader import starts_server
+from mpserve.serving.targets import starts_server
 from mpserve.settings import KSERVE_FLAGS_IGNORED, argument_parser, parse
 from mpserve.version import VERSION
 
@@ -33,18 +33,23 @@ or none, with --model_dir a directory that holds a model.py, a TorchScript file 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; ends by SystemExit with status 2 on a mistake in the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] in (["--version"], ["-V"]):
+    if {"-h", "--help"} & set(arguments):
+        argparse.ArgumentParser("mpserve", usage=USAGE, parents=[argument_parser()]).print_help()
+    elif arguments[:1] in (["--version"], ["-V"]):
         print(f"mpserve {VERSION}")
-        return
-    if arguments[:1] != ["serve"] or {"-h", "--help"} & set(arguments):
-        parser = argparse.ArgumentParser("mpserve", usage=USAGE, parents=[argument_parser()])
-        parser.print_help(sys.stdout if {"-h", "--help"} & set(arguments) else sys.stderr)
-        sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
-    try:
-        _serve(arguments[1:])
-    except ConfigurationError as error:
-        print(f"mpserve: {error}", file=sys.stderr)
-        sys.exit(2)
+    elif arguments[:1] == ["serve"]:
+        try:
+            _serve(arguments[1:])
+        except ConfigurationError as error:
+            _fail(str(error))
+    else:
+        mistake = f"there is no command {arguments[0]!r}" if arguments else "a command is missing"
+        _fail(f"{mistake}\n\nusage: {USAGE}\n\nmpserve --help lists the options.")
+
+
+def _fail(reason: str) -> None:
+    print(f"mpserve: {reason}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _serve(arguments: Sequence[str]) -> None:
@@ -56,8 +61,8 @@ def _serve(arguments: Sequence[str]) -> None:
         return
     for flag in ignored:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
-    for word in unknown:
-        logger.warning("unknown argument ignored: %s", word)
+    if unknown:
+        logger.warning("unknown arguments ignored: %s", " ".join(unknown))
     serve(settings, partial(find, settings))
 
 
@@ -67,4 +72,7 @@ def _run_script(script: Path, arguments: Sequence[str]) -> None:
     forksafety.arm()
     sys.argv = [str(script), *(argument for argument in arguments if argument != str(script))]
     sys.path.insert(0, str(script.resolve().parent))
-    runpy.run_path(str(script), run_name="__main__")
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except AcceleratorInMaster as reached:
+        raise ConfigurationError(str(reached)) from None

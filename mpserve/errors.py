@@ -13,8 +13,8 @@
 
     AcceleratorInMaster       (a BaseException) code reached for CUDA in the arbiter process
 
-A front end maps ``code`` to its own status by one table; nothing here knows HTTP or gRPC. The names are the kserve SDK's
-where it has one (kserve/errors.py), so that ``raise InvalidInput(...)`` in an existing model means what it meant.
+A front end maps ``code`` to its own status by one table; nothing here knows HTTP or gRPC. The names are the kserve
+SDK's where it has one (kserve/errors.py), so that ``raise InvalidInput(...)`` in an existing model means what it meant.
 """
 
 from enum import Enum
@@ -107,5 +107,9 @@ class AcceleratorInMaster(BaseException):
     """
 
     def __init__(self, where: str) -> None:
-        super().__init__(where)
+        super().__init__(
+            f"CUDA was reached before a worker was there, and stopped: {where}. An object that is built already cannot "
+            "be built again in the workers: move this line to the model's load(), which runs in every worker, or hand "
+            "over the class instead of the object (mpserve serve model.py:Class, start([Class]), asgi_app([Class]))."
+        )
         self.where = where

@@ -1,10 +1,10 @@
 """Every Prometheus metric, named in one place, and the one way to render them for all workers together.
 
-prometheus_client's multi-process mode writes one file per process identifier. The identifier here is the worker's *slot*, not its
-pid: a respawned worker goes on counting in its predecessor's files, so their number is bounded for ever (prometheus/client_python
-issues 367 and 568 tell what happens otherwise), and totals survive a SIGKILL. What is true only of live workers (in flight,
-connections, states) is not kept in files at all; it is read from the scoreboard at scrape time, so a dead worker cannot leave
-it standing.
+prometheus_client's multi-process mode writes one file per process identifier. The identifier here is the worker's
+*slot*, not its pid: a respawned worker goes on counting in its predecessor's files, so their number is bounded for ever
+(prometheus/client_python issues 367 and 568 tell what happens otherwise), and totals survive a SIGKILL. What is true
+only of live workers (in flight, connections, states) is not kept in files at all; it is read from the scoreboard at
+scrape time, so a dead worker cannot leave it standing.
 
 Without ``configure`` (any other ASGI server) the same metrics live in the process's own registry.
 """
@@ -23,8 +23,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from mpserve.errors import ConfigurationError
 from mpserve.scoreboard import Scoreboard, State
 
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 STAGES = ("preprocess", "predict", "postprocess", "explain")
 LOAD_BUCKETS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
 
@@ -39,18 +41,33 @@ class _Process:
 def configure() -> Path:
     """Switch to multi-process mode, in the master, before any metric (the user's included) is created.
 
-    The directory is ours alone, inside ``PROMETHEUS_MULTIPROC_DIR`` if the user set one, else in memory (/dev/shm), so that
-    no writable root is needed and two servers on one machine never share files. Repeated calls return the same directory.
+    The directory is ours alone, inside ``PROMETHEUS_MULTIPROC_DIR`` if the user set one, else in memory (/dev/shm), so
+    that no writable root is needed and two servers on one machine never share files. Repeated calls return the same
+    directory.
+
+    Raises:
+        ConfigurationError: nothing can be written in the user's ``PROMETHEUS_MULTIPROC_DIR``.
     """
     if _Process.directory is None:
-        shm = Path("/dev/shm")
-        base = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or (str(shm) if os.access(shm, os.W_OK) else None)
-        _Process.directory = Path(tempfile.mkdtemp(prefix="mpserve-metrics-", dir=base))
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_Process.directory)
+        users = os.environ.get(DIRECTORY_VARIABLE)
+        try:
+            directory = tempfile.mkdtemp(prefix="mpserve-metrics-", dir=users or _memory())
+        except OSError as error:
+            if not users:
+                raise
+            raise ConfigurationError(
+                f"{DIRECTORY_VARIABLE}: expected a directory that can be written in, got {users!r}: {error.strerror}"
+            ) from error
+        _Process.directory = Path(directory)
+        os.environ[DIRECTORY_VARIABLE] = directory
         atexit.register(remove_files)
         # The value class is otherwise chosen when prometheus_client is first imported, which may have happened already.
         values.ValueClass = values.MultiProcessValue(lambda: _Process.identity)
     return _Process.directory
+
+
+def _memory() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def set_slot(slot: int) -> None:
@@ -124,17 +141,13 @@ def render(board: Scoreboard, accept: str) -> tuple[bytes, str]:
 
     It reads every worker's files: 9 ms with 4 of them was measured, so call it off the event loop.
     """
-    if _Process.directory is None:
-        registry = prometheus_client.REGISTRY
-        collectors = CollectorRegistry()
-        collectors.register(ScoreboardCollector(board))
-        encode, content_type = choose_encoder(accept)
-        return _joined(encode(registry), encode(collectors)), content_type
-    collectors = CollectorRegistry()
-    multiprocess.MultiProcessCollector(collectors, path=str(_Process.directory))
-    collectors.register(ScoreboardCollector(board))
+    registry = CollectorRegistry()
+    registry.register(ScoreboardCollector(board))
     encode, content_type = choose_encoder(accept)
-    return encode(collectors), content_type
+    if _Process.directory is None:
+        return _joined(encode(prometheus_client.REGISTRY), encode(registry)), content_type
+    multiprocess.MultiProcessCollector(registry, path=str(_Process.directory))
+    return encode(registry), content_type
 
 
 def _joined(first: bytes, second: bytes) -> bytes:

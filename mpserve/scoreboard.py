@@ -1,11 +1,12 @@
 """Shared memory: one row of numbers per worker slot, written by that slot's worker and read by all.
 
-The memory is an anonymous ``mmap`` made in the master before the first fork, so every worker, also one forked hours later,
-sees the same bytes. A row is one cache line of eight aligned 8-byte integers. Each cell has one writer at any time (the arbiter
-while the slot is being given, the worker afterwards), so no lock is needed. It knows nothing of models beyond a bit each.
+The memory is an anonymous ``mmap`` made in the master before the first fork, so every worker, also one forked hours
+later, sees the same bytes. A row is one cache line of eight aligned 8-byte integers. Each cell has one writer at any
+time (the arbiter while the slot is being given, the worker afterwards), so no lock is needed. It knows nothing of
+models beyond a bit each.
 
-A ``memoryview`` cast to ``q`` stores an item as one 8-byte copy; ``struct.pack_into`` would write zeros first, which a reader
-could see (prometheus/client_python mmap_dict.py records the same).
+A ``memoryview`` cast to ``q`` stores an item as one 8-byte copy; ``struct.pack_into`` would write zeros first, which a
+reader could see (prometheus/client_python mmap_dict.py records the same).
 """
 
 import mmap
@@ -90,11 +91,20 @@ class Scoreboard:
 
     @property
     def ever_ready(self) -> bool:
-        """Whether any worker has ever been READY: from then on a failing load is retried instead of ending the server."""
+        """Whether any worker has ever been READY: from then on a failing load is retried and does not end the server."""
         return bool(self._cells[0])
 
     def mark_ever_ready(self) -> None:
         self._cells[0] = 1
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server as a whole has been told to end."""
+        return bool(self._cells[2])
+
+    @stopping.setter
+    def stopping(self, told: bool) -> None:
+        self._cells[2] = told
 
     @property
     def workers_wanted(self) -> int:
@@ -111,7 +121,7 @@ class Scoreboard:
         return self._rows[slot]
 
     def used(self) -> Iterator[Row]:
-        """Rows that a worker has held since the start. Slots are given lowest first, so the first empty one ends them."""
+        """Rows that a worker has held since the start. Slots are given lowest first, so the first empty one ends it."""
         for row in self._rows:
             if row.state == State.EMPTY:
                 return
@@ -132,13 +142,13 @@ class Scoreboard:
         """Whether every worker that should be there is READY with all of its ``models``."""
         everything = (1 << models) - 1
         used = list(self.used())
-        if len(used) < self.workers_wanted:
+        there = [row for row in used if row.state in (State.LOADING, State.READY)]
+        live = [row for row in there if row.is_live()]
+        # A worker that was retired (HUP, TTOU) is not missed. A dead one is, unless there are enough without it: gunicorn
+        # does not replace the successors of a HUP that died while their elders went on.
+        if len(used) < self.workers_wanted or (len(live) < len(there) and len(live) < self.workers_wanted):
             return False
-        # A worker that was retired (TTOU, HUP) is EXITED, or died DRAINING: it is not missed. Any other dead one is.
-        missed = [row for row in used if row.state != State.EXITED and (row.state != State.DRAINING or row.is_live())]
-        return bool(missed) and all(
-            row.state == State.READY and row.models & everything == everything and row.is_live() for row in missed
-        )
+        return bool(live) and all(row.state == State.READY and row.models & everything == everything for row in live)
 
 
 class _Shared:

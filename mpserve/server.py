@@ -1,4 +1,7 @@
-"""The ways in from Python: ``ModelServer(workers=2).start([model])`` as in the kserve SDK, and an ASGI application for any server."""
+"""The ways in from Python: ``ModelServer(workers=2).start([model])`` as in the kserve SDK, and an ASGI application.
+
+Options and models are put together here. It must not know how workers are made, nor how a request is answered.
+"""
 
 import logging
 import sys
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpserve.errors import ConfigurationError
 from mpserve.logging import configure
-from mpserve.prefork.application import make_app, serve
+from mpserve.prefork.application import make_app, make_app_or_end, serve
 from mpserve.serving.loader import ModelSource, from_directory, from_objects, from_target
 from mpserve.serving.model import Model
 from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, parse
@@ -32,17 +35,18 @@ SDK_IGNORED = {
 class ModelServer:
     """Serves models; the constructor takes any option by its name (``docs/options.md``).
 
-    An option that is not given comes from the script's command line, then from its ``MPSERVE_…`` variable, then from its default,
-    as the SDK takes it (kserve/model_server.py reads ``sys.argv``, though at import).
+    An option that is not given comes from the script's command line, then from its ``MPSERVE_…`` variable, then from
+    its default, as the SDK takes it (kserve/model_server.py reads ``sys.argv``, though at import).
 
     Raises:
         ConfigurationError: an option is unknown or has no valid value.
     """
 
     def __init__(self, **options: Any) -> None:
-        self._ignored = {name: SDK_IGNORED[name] for name in options if name in SDK_IGNORED}
         ours = {SDK_NAMES.get(name, name): value for name, value in options.items() if name not in SDK_IGNORED}
-        self.settings = parse(sys.argv[1:], **ours).settings
+        # Words that are not known are the script's own.
+        self.settings, ignored, _ = parse(sys.argv[1:], **ours)
+        self._ignored = [*(options.keys() - ours.keys() - SDK_NAMES.keys()), *ignored]
         self.models: list[Model] = []
 
     def register_model(self, model: Model, name: str | None = None) -> None:
@@ -51,7 +55,7 @@ class ModelServer:
             model.name = name
         self.models.append(model)
 
-    def start(self, models: Sequence[Model] = ()) -> None:
+    def start(self, models: Sequence[Model | type[Model]] = ()) -> None:
         """Serve ``models`` until told to end; returns when the server has ended well.
 
         The models may be loaded already, if that did not touch CUDA; ``load()`` of the others runs in each worker.
@@ -61,8 +65,8 @@ class ModelServer:
             SystemExit: the server ended with an error; the reason is in the log.
         """
         configure(self.settings)
-        for name, reason in self._ignored.items():
-            logger.warning("ModelServer(%s=...) has no effect: %s", name, reason)
+        for name in self._ignored:
+            logger.warning("%s has no effect: %s", name, SDK_IGNORED[name])
         try:
             sources = from_objects([*self.models, *models])
         except TypeError as error:
@@ -71,10 +75,11 @@ class ModelServer:
 
 
 def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlette":
-    """An ASGI application that serves ``models``, for ``gunicorn -c python:mpserve.gunicorn_config module:app`` or any ASGI server.
+    """An ASGI application that serves ``models``.
 
-    Options come from ``MPSERVE_…`` variables and from ``options``, which win. What is the HTTP server's own (port, workers, TLS)
-    is that server's to configure.
+    For ``gunicorn -c python:mpserve.gunicorn_config module:app``, or any ASGI server: its lifespan loads the models.
+    Options come from ``MPSERVE_…`` variables and from ``options``, which win. What is the HTTP server's own (port,
+    workers, TLS) is that server's to configure.
 
     Raises:
         ConfigurationError: an option, or something in the list, is not valid.
@@ -87,8 +92,8 @@ def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlett
 
 
 def app_from_settings(settings: Settings) -> Any:
-    """The ASGI application over what ``target`` or ``model_dir`` names."""
-    return make_app(settings, partial(find, settings))
+    """The ASGI application over what ``target`` or ``model_dir`` names; without one the process ends, in words."""
+    return make_app_or_end(settings, partial(find, settings))
 
 
 def find(settings: Settings) -> list[ModelSource]:
@@ -97,9 +102,8 @@ def find(settings: Settings) -> list[ModelSource]:
     Raises:
         ConfigurationError: neither is given, or there is no model there.
     """
-    name = settings.model_name if settings.model_name != Settings.model_name else None
     if settings.target is not None:
-        return from_target(settings.target, name)
+        return from_target(settings.target, settings.model_name)
     if settings.model_dir is not None:
-        return from_directory(Path(settings.model_dir), name)
+        return from_directory(Path(settings.model_dir), settings.model_name)
     raise ConfigurationError("nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir")

@@ -54,7 +54,7 @@ class Settings:
         flag=None,
     )
     model_dir: str | None = option(None, "What to serve", "Folder of the model's files, as KServe mounts it")
-    model_name: str = option("model", "What to serve", "Name under which a model without a name is served")
+    model_name: str | None = option(None, "What to serve", "Name to serve the model under, whatever it calls itself")
 
     host: str = option("0.0.0.0", "Listening", "Address to listen on")
     http_port: int = option(
@@ -205,7 +205,11 @@ def argument_parser(leave_out: Collection[str] = ()) -> argparse.ArgumentParser:
 
     For help texts, and as a parent of a script's own parser; ``leave_out`` names the options that the script declares itself.
     """
-    return build_parser([each for each in (*options_of(Settings), *_IGNORED) if each.name not in leave_out])
+    parser = build_parser([each for each in (*options_of(Settings), *_IGNORED) if each.name not in leave_out])
+    parser.set_defaults(
+        **({} if "model_name" in leave_out else {"model_name": "model"})
+    )  # the SDK's, which scripts read
+    return parser
 
 
 def documentation() -> str:

@@ -1,6 +1,7 @@
 """Real servers for tests: started as a user starts them, waited for, and ended by pid."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -60,6 +61,20 @@ class Server:
             return sorted(child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE)
         return []
 
+    def refuses(self) -> bool:
+        """Whether a TCP connect is refused."""
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self.port)) == errno.ECONNREFUSED
+
+    def family(self) -> list[int]:
+        """Pids of everything that the server has started and that still runs, orphans included."""
+        members = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    members.append(process.pid)
+        return members
+
     def is_ready(self) -> bool:
         self.check_alive()
         try:
@@ -115,9 +130,7 @@ class Server:
 
     def stop(self) -> int:
         """End it gracefully; kill what is left after that, by pid."""
-        family = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self.pid).children(recursive=True)
+        self.client.close()  # an idle connection would be waited for
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         try:
@@ -126,10 +139,9 @@ class Server:
             self.process.kill()
             return self.process.wait()
         finally:
-            self.client.close()
-            for process in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            for pid in self.family():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -148,6 +160,7 @@ def running(
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a process group of its own, as a terminal would give it
         )
     server = Server(process, port, log, scheme)
     try:
@@ -158,11 +171,16 @@ def running(
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, source: str, *flags: str, target: str = "model.py", env: dict[str, str] | None = None
+    folder: Path,
+    source: str,
+    *flags: str,
+    target: str = "model.py",
+    env: dict[str, str] | None = None,
+    scheme: str = "http",
 ) -> Iterator[Server]:
     """``mpserve serve`` of a file with this source, with these flags, on a free port."""
     port = free_port()
     (folder / target.partition(":")[0]).write_text(source)
     command = [sys.executable, "-m", "mpserve", "serve", target, f"--http_port={port}", *flags]
-    with running(command, folder, port, env) as server:
+    with running(command, folder, port, env, scheme) as server:
         yield server

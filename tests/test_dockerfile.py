@@ -22,7 +22,7 @@ def test_the_steps_of_the_dockerfile_give_a_server_that_answers(tmp_path: Path) 
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"instances": [[1, 2], [3, 4]]}))
     command = [sys.executable, str(SCRIPT), f"--model_dir={models}", f"--request={request}", f"--port={free_port()}"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert 'model answers {"predictions":[[2,4],[6,8]]}' in run.stdout
     assert "HEALTHCHECK exits 0" in run.stdout

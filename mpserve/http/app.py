@@ -1,7 +1,7 @@
 """The route table: every path that is served, to be read like a page of the specification.
 
-Starlette routes; the hot routes are plain ASGI endpoints. It knows no gunicorn: under any other ASGI server the lifespan loads the
-models, under our worker they are loaded before it runs.
+Starlette routes; the hot routes are plain ASGI endpoints. It knows no gunicorn: under any other ASGI server the
+lifespan loads the models, under our worker they are loaded before it runs.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +15,6 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Route
 
-from mpserve.errors import MPServeError
 from mpserve.http.health import Health
 from mpserve.http.inference import Endpoint, Inference, explain, infer, predict
 from mpserve.http.middleware import RequestContext
@@ -26,7 +25,7 @@ from mpserve.serving.dataplane import Dataplane
 
 
 class ModelName(Convertor[str]):
-    """A V1 model name: without it ``GET /v1/models/m:predict`` would look up a model called ``m:predict``, not answer 405."""
+    """A V1 model name. Without it ``GET /v1/models/m:predict`` would look up a model ``m:predict``, not answer 405."""
 
     regex = r"(?:(?!:(?:predict|explain)$)[^/])+"
 
@@ -74,7 +73,7 @@ def build_app(core: ServerCore) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=[Middleware(RequestContext, access_log=core.settings.access_log)],
-        exception_handlers={HTTPException: on_http_exception, MPServeError: _on_error, Exception: _on_error},
+        exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
         lifespan=_lifespan,
     )
     app.state.core = core
@@ -93,7 +92,10 @@ def find_core(app: Any) -> ServerCore | None:
 
 def _answering(answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Any]]:
     async def endpoint(request: Request) -> Any:
-        return await answer(request)
+        try:
+            return await answer(request)
+        except Exception as error:  # Starlette would answer it, and then raise it again, which costs the connection
+            return error_answer(error)
 
     return endpoint
 
@@ -108,7 +110,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     if core.managed:
         yield
         return
-    core.row.state = State.LOADING
+    core.begin_alone()
     await core.load()
     core.open()
     yield

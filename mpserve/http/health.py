@@ -3,10 +3,9 @@
 from starlette.requests import Request
 
 from mpserve.errors import ModelNotReady
-from mpserve.http.responses import Answer, json_answer
+from mpserve.http.responses import RETRY_AFTER_LOADING, Answer, json_answer
 from mpserve.metrics import render
 from mpserve.serving.core import ServerCore
-from mpserve.serving.model import Spec
 from mpserve.version import VERSION
 
 
@@ -28,7 +27,8 @@ class Health:
         """``GET /v2/health/ready``: every wanted model can answer, in one worker or (``ready_when=all``) in each."""
         if self.core.is_ready():
             return json_answer({"ready": True})
-        return json_answer({"ready": False, "error": "Server is not ready."}, 503)
+        retry_after = [(b"retry-after", RETRY_AFTER_LOADING)]
+        return json_answer({"ready": False, "error": "Server is not ready."}, 503, retry_after)
 
     async def server(self, request: Request) -> Answer:
         """``GET /v2``: server metadata."""
@@ -58,8 +58,7 @@ class Health:
         """
         served = self.core.find(request.path_params["model"], request.path_params.get("version"))
         model = served.model
-        inputs: list[Spec] = await served.call(model.get_input_types)
-        outputs: list[Spec] = await served.call(model.get_output_types)
+        inputs, outputs = await self.core.describe(served)
         return json_answer(
             {
                 "name": model.name,

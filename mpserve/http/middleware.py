@@ -6,7 +6,9 @@
 import itertools
 import logging
 import os
+import re
 import time
+from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,11 +18,15 @@ from mpserve.metrics import metrics
 access_logger = logging.getLogger("mpserve.access")
 
 ID_HEADER = b"x-request-id"
-MAX_ID_LENGTH = 128
+ACCEPTED_ID = re.compile(rb"[!-~]{1,128}")
+"""Visible ASCII only: an id goes back in a header and into every log line, where it must not pass for another field."""
 
 
 class RequestContext:
-    """Gives each request its id (the client's ``x-request-id``, or a new one), returns it, and counts the answer."""
+    """Gives each request its id, returns it, and counts the answer.
+
+    The id is the client's ``x-request-id``, or a new one where that is missing or not acceptable.
+    """
 
     def __init__(self, app: ASGIApp, access_log: bool) -> None:
         self.app = app
@@ -38,7 +44,10 @@ class RequestContext:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (ID_HEADER, identity)]
+                headers = list(message.get("headers", ()))
+                if not any(name == ID_HEADER for name, _ in headers):  # a model may have set its own
+                    headers.append((ID_HEADER, identity))
+                message = {**message, "headers": headers}
                 self._note(scope, message["status"], start)
             await send(message)
 
@@ -46,19 +55,19 @@ class RequestContext:
 
     def _identity(self, scope: Scope) -> bytes:
         for name, value in scope["headers"]:
-            if name == ID_HEADER and value:
-                given: bytes = value[:MAX_ID_LENGTH]
+            if name == ID_HEADER and ACCEPTED_ID.fullmatch(value):
+                given: bytes = value
                 return given
         # Unique over workers and respawns; a uuid4 costs ten times as much.
         return b"%x-%x-%x" % (os.getpid(), time.time_ns() >> 20, next(self._numbers))
 
     def _note(self, scope: Scope, status: int, start: float) -> None:
-        route = scope.get("route")
-        template = getattr(route, "path", "unmatched")
+        # Starlette sets it from 1.7 on. The template, since paths would make as many time series as a client likes.
+        template = getattr(scope.get("route"), "path_format", "unmatched")
         self.requests.labels(template, status).inc()
         if self.access_log:
             client = scope.get("client") or ("-", 0)
             access_logger.info(
-                '%s:%s "%s %s" %d %.1f ms', client[0], client[1], scope["method"], scope["path"], status,
+                '%s:%s "%s %s" %d %.1f ms', client[0], client[1], scope["method"], quote(scope["path"], "/:"), status,
                 (time.perf_counter() - start) * 1000,
             )  # fmt: skip

@@ -55,32 +55,42 @@ def json_answer(value: Any, status: int = 200, headers: Iterable[tuple[bytes, by
 
 
 def error_answer(error: Exception) -> Answer:
-    """The answer to a request that raised ``error``; what nobody foresaw is logged and says nothing of itself."""
+    """The answer to a request that raised ``error``; the model's faults and our own are logged with their traceback."""
     if isinstance(error, HTTPException):  # Starlette's own: unknown path, wrong method
         return http_exception_answer(error)
     if isinstance(error.__cause__, HTTPException):  # a model that was written for FastAPI chose its status
         return http_exception_answer(error.__cause__)
     if not isinstance(error, MPServeError):
         logger.error("unexpected error while answering a request", exc_info=error)
-        return json_answer({"error": "internal server error"}, 500)
+        return _error("internal server error", 500)
+    status = STATUS[error.code]
+    # torch raises NotImplementedError for an operation that a device lacks, which someone has to find.
+    if status == 500 or (error.code is Code.NOT_SUPPORTED and error.__cause__ is not None):
+        logger.error("the model failed: %s", error, exc_info=error.__cause__ or error)
     headers = [(b"retry-after", RETRY_AFTER_LOADING)] if error.code is Code.NOT_READY else []
-    return json_answer({"error": str(error)}, STATUS[error.code], headers)
+    return _error(str(error), status, headers)
 
 
 def http_exception_answer(error: HTTPException) -> Answer:
-    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    return json_answer({"error": error.detail}, error.status_code, headers)
+    """Its status and headers; its detail, which FastAPI lets be anything, as text."""
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
+    ]
+    return _error(str(error.detail), error.status_code, headers)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Any:
     """Starlette's handler for paths and methods that are not there."""
+    path = request.scope["path"]
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return json_answer({"error": f"there is no {request.method} {request.url.path}"}, 404)
+        return _error(f"there is no {request.method} {path}", 404)
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        return json_answer(
-            {"error": f"{request.method} is not allowed on {request.url.path}; it takes {allowed}"},
-            405,
-            [(b"allow", allowed.encode())],
-        )
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        reason = f"{request.method} is not allowed on {path}; it takes {allowed}"
+        return _error(reason, 405, [(b"allow", allowed.encode())])
     return error_answer(error)
+
+
+def _error(message: str, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
+    # A file name that is not UTF-8 reaches a message as lone surrogates, which JSON cannot carry.
+    return json_answer({"error": message.encode(errors="replace").decode()}, status, headers)

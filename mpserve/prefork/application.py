@@ -1,32 +1,38 @@
 """The arbiter's beginning: options become gunicorn's settings, the user's code is preloaded, gunicorn takes over.
 
-Importing this brings neither a numerical framework nor Starlette; what serves is imported when gunicorn asks for the application.
+Importing this brings neither torch nor numpy nor Starlette; what serves is imported when gunicorn asks for the
+application.
 """
 
 import atexit
 import logging
 import os
+import socket
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import Application
+from gunicorn.util import is_ipv6
 
-from mpserve.errors import MPServeError
+from mpserve.errors import ConfigurationError, MPServeError
 from mpserve.logging import dict_config
-from mpserve.serving.loader import ModelSource
+from mpserve.prefork import ending, forksafety
+from mpserve.prefork.door import SYSTEMD, UPGRADE
 from mpserve.settings import Settings
+
+if TYPE_CHECKING:
+    from mpserve.serving.loader import ModelSource  # which brings numpy
 
 logger = logging.getLogger(__name__)
 
-Find = Callable[[], Sequence[ModelSource]]
+Find = Callable[[], Sequence["ModelSource"]]
 
 SHARED_MEMORY = "/dev/shm"
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:
-    """The gunicorn settings that say what our options say. Everything else is left to gunicorn's defaults and the user."""
+    """The gunicorn settings that say what our options say; all others are left to gunicorn's defaults and the user."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     options: dict[str, Any] = {
         "bind": [f"{host}:{settings.http_port}"],
@@ -52,11 +58,11 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 class ServerApplication(Application):  # type: ignore[misc]
-    """gunicorn, configured by our options instead of its command line; ``GUNICORN_CMD_ARGS`` still has the last word."""
+    """gunicorn, configured by our options and not its command line; ``GUNICORN_CMD_ARGS`` still has the last word."""
 
-    def __init__(self, settings: Settings, make_app: Callable[[], Any]) -> None:
+    def __init__(self, settings: Settings, find: Find) -> None:
         self.settings = settings
-        self.make_app = make_app
+        self.find = find
         super().__init__(prog="mpserve")
 
     def load_config(self) -> None:
@@ -70,14 +76,7 @@ class ServerApplication(Application):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """The application, made in the arbiter. What fails here ends the server in words."""
-        try:
-            return self.make_app()
-        except MPServeError as error:
-            _end(str(error))
-        except Exception as error:
-            traceback.print_exc()
-            _end(f"the model's code could not be imported: {type(error).__name__}: {error}")
+        return make_app_or_end(self.settings, self.find)
 
     def run(self) -> None:
         """Serve until told to end.
@@ -86,6 +85,7 @@ class ServerApplication(Application):  # type: ignore[misc]
         ``finally`` blocks and close what the arbiter has opened.
         """
         arbiter = os.getpid()
+        self._try_addresses()
         try:
             super().run()
         except SystemExit as end:
@@ -95,26 +95,86 @@ class ServerApplication(Application):  # type: ignore[misc]
             if end.code not in (0, None):
                 raise
 
+    def _try_addresses(self) -> None:
+        """End before minutes of preloading if the server could not listen; gunicorn would say so after, 11 times."""
+        if UPGRADE in os.environ or SYSTEMD in os.environ:  # it inherits its sockets
+            return
+        for host, port in (address for address in self.cfg.address if isinstance(address, tuple)):
+            with socket.socket(socket.AF_INET6 if is_ipv6(host) else socket.AF_INET) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    trial.bind((host, port))
+                except OSError as error:
+                    reason = f"cannot listen on {host} port {port} (--host, --http_port): {error.strerror}"
+                    _end(self.settings, reason)
+
+
+class _Preload:
+    running = False
+
 
 def make_app(settings: Settings, find: Find) -> Any:
     """Preload the models and build the ASGI application over them.
 
     Raises:
+        ConfigurationError: gunicorn was given a worker class that cannot serve it.
         MPServeError: a model could not be found, constructed or preloaded.
     """
     from mpserve.http.app import build_app
     from mpserve.serving.core import ServerCore
 
+    _refuse_another_worker()
     core = ServerCore(settings, find)
-    core.preload()
+    _Preload.running = True
+    try:
+        core.preload()
+    finally:
+        _Preload.running = False
     return build_app(core)
 
 
+def _refuse_another_worker() -> None:
+    """Other worker classes have no check of ours, and gunicorn has loaded its class before it asks for an application.
+
+    Without our configuration another ASGI worker is the user's choice: the lifespan loads the models there.
+    """
+    if "mpserve.prefork.worker" in sys.modules or "gunicorn.workers.base" not in sys.modules:
+        return
+    if {"mpserve.gunicorn_config", "gunicorn.workers.sync", "gunicorn.workers.gthread"} & sys.modules.keys():
+        raise ConfigurationError(
+            "gunicorn runs another worker class than mpserve's: set no worker_class (-k) of your own, and let the "
+            "configuration begin with `from mpserve.gunicorn_config import *`, or use -c python:mpserve.gunicorn_config"
+        )
+
+
+def make_app_or_end(settings: Settings, find: Find) -> Any:
+    """``make_app`` for a server that is nothing without it: what fails ends the process, in words."""
+    try:
+        return make_app(settings, find)
+    except MPServeError as error:
+        if error.__cause__ is not None:  # the user's code raised it; the words for the operator leave out where
+            logger.error("the model's code failed", exc_info=error.__cause__)
+        return _end(settings, str(error))
+
+
 def serve(settings: Settings, find: Find) -> None:
-    """Preload the models that ``find`` gives and serve them with ``settings.workers`` workers, until told to end."""
-    ServerApplication(settings, lambda: make_app(settings, find)).run()
+    """Preload the models that ``find`` gives and serve them with ``settings.workers`` workers, until told to end.
+
+    Raises:
+        ConfigurationError: called by code that is being imported to find a model in it.
+        SystemExit: the server ended with an error.
+    """
+    if _Preload.running:
+        raise ConfigurationError(
+            "this file starts a server while it is imported to find a model in it: put ModelServer(...).start([...]) "
+            'under `if __name__ == "__main__":`, or run the file as a script'
+        )
+    try:
+        ServerApplication(settings, find).run()
+    finally:
+        forksafety.disarm()
 
 
-def _end(reason: str) -> None:
-    logger.error("%s", reason)
+def _end(settings: Settings, reason: str) -> NoReturn:
+    logger.error("%s", ending.last_words(settings.termination_log, reason))
     sys.exit(1)

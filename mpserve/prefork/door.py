@@ -1,21 +1,28 @@
 """The listening sockets: shut until the first worker is ready, then opened and shut by each worker for itself.
 
-gunicorn listens before any worker exists, and KServe's default readiness probe is a TCP connect, so a server whose models load after
-the fork would get traffic minutes too early. ``shutdown(SHUT_RD)`` on the bound listener makes connects be refused; the ``listen()``
-inside asyncio's ``create_server`` opens it again for all processes that share it (tried with gunicorn 27.0.1 and uvloop 0.23).
+gunicorn listens before any worker exists, and KServe's default readiness probe is a TCP connect, so a server whose
+models load after the fork would get traffic minutes too early. ``shutdown(SHUT_RD)`` on the bound listener makes
+connects be refused; the ``listen()`` inside asyncio's ``create_server`` opens it again for all processes that share it
+(tried with gunicorn 27.0.1 and uvloop 0.23).
 
-A Unix socket and port 0 cannot be shut and reopened, and an inherited socket (USR2, systemd) belongs to others too. These stay open.
+A Unix socket and port 0 cannot be shut and reopened, and an inherited socket (USR2, systemd) belongs to others too.
+These stay open.
 """
 
 import asyncio
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 SYSTEMD = "LISTEN_FDS"
 UPGRADE = "GUNICORN_PID"
 """Set by gunicorn in an arbiter that was started by USR2, until the old one has ended."""
+
+LAST_LOOK = 0.02
+"""Seconds for the event loop to take in the connections that the kernel has queued."""
 
 
 def shut_until_ready(listeners: Sequence[socket.socket], addresses: Sequence[object]) -> None:
@@ -66,17 +73,28 @@ class Door:
         if self._servers:
             return
         loop = asyncio.get_running_loop()
+        # Python 3.13 would remove the socket's file when the first of several workers shuts its door.
+        unix: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         for listener in self.listeners:
             own = listener.dup()  # the loop closes what it is given; the original stays with gunicorn
-            create = loop.create_unix_server if own.family == socket.AF_UNIX else loop.create_server
-            server = await create(self._make_protocol, sock=own, ssl=self._tls, backlog=self._backlog)
+            options: dict[str, Any] = {"sock": own, "ssl": self._tls, "backlog": self._backlog}
+            if own.family == socket.AF_UNIX:
+                server = await loop.create_unix_server(self._make_protocol, **options, **unix)
+            else:
+                server = await loop.create_server(self._make_protocol, **options)
             self._servers.append(server)
 
     async def shut(self) -> None:
-        """Accept no more. What the kernel has queued by now is taken in first: nobody else may come for it."""
+        """Accept no more, for now. What the kernel has queued by then is taken in first."""
         if not self._servers:
             return
-        await asyncio.sleep(0)
+        await asyncio.sleep(LAST_LOOK)
         for server in self._servers:
             server.close()
         self._servers = []
+
+    async def leave(self) -> None:
+        """Accept no more, for ever. The address is free once every process that shares it has left."""
+        await self.shut()
+        for listener in self.listeners:
+            listener.close()

@@ -1,13 +1,16 @@
-"""HTTP/1.1 on the wire: uvicorn's httptools protocol with the limits that it leaves open, and a way to retire a connection.
+"""HTTP/1.1 on the wire: uvicorn's httptools protocol with the limits that it leaves open, and a way to retire connections.
 
-uvicorn with httptools takes a head of 5 MB or 5,000 header fields, and waits for ever for the end of a request head. The limits are
-gunicorn's own settings (``limit_request_line``, ``limit_request_fields``, ``limit_request_field_size``) and ``header_timeout``.
+uvicorn with httptools takes a head of 5 MB or 5,000 header fields, and waits for ever for the end of a request head.
+The limits are gunicorn's own settings (``limit_request_line``, ``limit_request_fields``, ``limit_request_field_size``)
+and ``header_timeout``.
 """
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -15,8 +18,9 @@ from uvicorn.server import ServerState
 
 from mpserve.scoreboard import Row
 
-LINGER_AFTER_REFUSAL = 1.0
-"""Seconds a refused client's remaining bytes are read and dropped: closing at once would reset the connection and lose the answer."""
+LINGER = 1.0
+"""Seconds for which the remaining bytes of a client that is hung up on are read and dropped: closing at once would reset
+the connection, and the client would lose the answer."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Limits:
     fields: int
     field_size: int
     seconds: float
+
+    @property
+    def head(self) -> int:
+        """Bytes of the whole head."""
+        return self.line + self.fields * self.field_size
 
 
 class Refused(Exception):
@@ -41,8 +50,15 @@ class Protocol(HttpToolsProtocol):
         self.limits = limits
         self.row = row
         self.retiring = False
-        self._refusal: tuple[int, str] | None = None
+        """Whether the connection is to be closed after the next answer."""
+        self._unanswered = 0
+        self._heads = 0
+        self._in_head = False
+        self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._refusal: tuple[int, str] | None = None
+        self._hung_up = False
+        self._closed_at: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,15 +69,53 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self.row.connections = len(self.connections)
         self._cancel_head_timer()
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is None:
-            super().data_received(data)
+        if self._refusal is not None or self._hung_up:
+            return
+        head = self._heads if self._in_head else None
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        if self._refusal is None and self._in_head and self._heads == head:
+            # httptools keeps what it has of a field to itself until the field is complete.
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.head:
+                self._refusal = (431, f"the request head is larger than {self.limits.head} bytes")
+                self.send_400_response("")
+        if not (self._unanswered or self._in_head or self.timeout_keep_alive_task or self.transport.is_closing()):
+            # Bytes between requests, or the rest of a body that was refused, must not keep the connection for ever.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            # The parser takes what follows the head for the other protocol, but the offer is declined (RFC 9110, 7.8).
+            self._feed(b"".join(self._head_without_upgrade()) + data[offer.args[0] :])
+
+    def _head_without_upgrade(self) -> Iterator[bytes]:
+        yield b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        for name, value in self.headers:
+            if name != b"upgrade":
+                yield b"%b: %b\r\n" % (name, value)
+        yield b"\r\n"
+
+    def _should_upgrade(self) -> bool:
+        """Whether uvicorn must keep its hands off a request that offers an upgrade: ``_feed`` sees to it."""
+        return True
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._head_timer is None:
-            self._await_head()
+        self._heads += 1
+        self._in_head = True
+        self._head_bytes = 0
+        self._await_head()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -76,18 +130,51 @@ class Protocol(HttpToolsProtocol):
             self._refuse(431, f"a header field is larger than {self.limits.field_size} bytes")
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(405, "this server is no proxy")
+        self._in_head = False
         self._cancel_head_timer()
         super().on_headers_complete()
-        if self.retiring and self.cycle is not None:
+        if self.parser.should_upgrade():
+            return
+        self._unanswered += 1
+        if self.retiring:
             self.cycle.keep_alive = False
 
-    def retire(self) -> None:
-        """Close after the next answer. A client that is about to use its idle connection thus loses nothing."""
+    def on_response_complete(self) -> None:
+        self._unanswered -= 1
+        super().on_response_complete()
+        if self.transport.is_closing() or self._unanswered:
+            return
+        if self._refusal is not None:
+            self._answer_refusal()
+        elif self._in_head:  # nothing was read meanwhile, so its time begins now
+            self._await_head()
+        elif self.expect_100_continue and self.cycle.more_body:
+            # A client that was not told to go on may send the body or leave it out, so the next bytes could mean both.
+            self._hang_up()
+
+    def retire(self, at_once: bool) -> None:
+        """Close after the next answer, so that a client that is about to use its idle connection loses nothing.
+
+        ``at_once`` closes it now, unless a request is being received or answered. To be called again until it is closed.
+        """
         self.retiring = True
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._unanswered:
             self.cycle.keep_alive = False
+        elif at_once and not self._in_head:
+            self._part()
+
+    def _part(self) -> None:
+        if not self.transport.is_closing():  # asyncio's TLS transport cannot be aborted after a second close()
+            self.transport.close()
+        # TLS waits half a minute for the other side's farewell, and an idle client does not even look for ours.
+        self._closed_at = self._closed_at or self.loop.time()
+        if self.loop.time() - self._closed_at > LINGER and not self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def _await_head(self) -> None:
+        self._cancel_head_timer()
         self._head_timer = self.loop.call_later(self.limits.seconds, self._head_is_late)
 
     def _cancel_head_timer(self) -> None:
@@ -97,28 +184,51 @@ class Protocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self.transport.is_closing():
+        if self._unanswered or self.transport.is_closing():
             return
-        if self.scope is None:  # not a byte came: there is no request to answer
+        if self._in_head:
+            self._refusal = (408, f"the request head was not complete after {self.limits.seconds:g} s")
+            self.send_400_response("")
+        else:  # not a byte of a request came, so there is none to answer
             self.transport.close()
-            return
-        self._refusal = (408, f"the request head was not complete after {self.limits.seconds:g} s")
-        self.send_400_response("")
 
     def _refuse(self, status: int, reason: str) -> None:
         self._refusal = (status, reason)
         raise Refused(reason)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a head that is refused (ours) or malformed (the parser's) in the form of every other error, then close."""
+        """Refuse what is malformed (the parser calls this) or breaks a limit, in the order of the requests; then close."""
+        self._in_head = False
         self._cancel_head_timer()
-        status, reason = self._refusal or (400, "the bytes received are no HTTP request")
-        self._refusal = (status, reason)
+        if self._refusal is None:
+            self._refusal = (400, "the bytes received are no HTTP request")
+        if self._unanswered and self.cycle.more_body:  # its body is malformed and will never be complete
+            self._unanswered -= 1
+            if self.pipeline:
+                self.pipeline.popleft()
+            elif self.cycle.response_started:
+                self.transport.close()
+            else:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+        if not (self._unanswered or self.transport.is_closing()):
+            self._answer_refusal()
+
+    def _answer_refusal(self) -> None:
+        """Answer in the form of every other error."""
+        assert self._refusal is not None
+        status, reason = self._refusal
         body = orjson.dumps({"error": reason})
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._hung_up = True
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self.loop.call_later(LINGER_AFTER_REFUSAL, self.transport.close)
+            self.loop.call_later(LINGER, self.transport.close)
         else:
             self.transport.close()

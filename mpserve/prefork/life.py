@@ -1,28 +1,29 @@
 """A worker's life on its event loop, from top to bottom: load, open, serve, drain, stop.
 
-uvicorn gives the HTTP protocol, its configuration and its shared state; its ``Server`` is not used, since signals, the order of
-shutdown and the moment of listening are exactly what has to differ (it re-raises SIGTERM, so ``worker_exit`` never ran).
+uvicorn gives the HTTP protocol, its configuration and its shared state; its ``Server`` is not used, since signals, the
+order of shutdown and the moment of listening are exactly what has to differ (it re-raises SIGTERM, so ``worker_exit``
+never ran).
 """
 
 import asyncio
-import contextlib
-import faulthandler
 import logging
 import math
 import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from email.utils import formatdate
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from mpserve.errors import ConfigurationError, ModelLoadError
+from mpserve import metrics
 from mpserve.prefork.door import Door
 from mpserve.prefork.http1 import Limits, Protocol
+from mpserve.prefork.loading import LoadFailed, back_off, load
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
 
@@ -31,34 +32,31 @@ logger = logging.getLogger(__name__)
 TICK = 0.1
 HEARTBEAT = 1.0
 IDLE_GRACE = 1.0
-"""Seconds that an idle kept-alive connection is left open in a drain: a request already on its way still gets its answer."""
+"""Seconds that an idle kept-alive connection is left open in a drain: a request that is on its way gets its answer."""
 HURRY = 1.0
 """Seconds for everything that is left once SIGINT or SIGQUIT came: gunicorn kills after two (arbiter.py, stop)."""
 MARGIN = 1.0
 """Seconds before gunicorn's SIGKILL by which the worker is done on its own."""
-BACK_OFF_LIMIT = 60.0
-
-
-class LoadFailed(Exception):
-    """The models could not be loaded; the message is for the operator."""
 
 
 class Life:
-    """One worker's life. ``run`` is the whole of it."""
+    """One worker's life. ``run`` is the whole of it. ``arbiter`` is the pid of the parent that it must not outlive."""
 
-    def __init__(self, core: ServerCore, config: Config, listeners: Sequence[socket.socket], limits: Limits) -> None:
+    def __init__(
+        self, core: ServerCore, config: Config, listeners: Sequence[socket.socket], limits: Limits, arbiter: int
+    ) -> None:
         self.core = core
         self.config = config
         self.listeners = listeners
         self.limits = limits
+        self.arbiter = arbiter
         self.row = core.row
         self.state = ServerState()
-        self.parent = os.getppid()
-        self.max_requests: int | None = config.limit_max_requests
-        self.orphaned = False
-        self.hurried = asyncio.Event()
         self.ending = asyncio.Event()
-        self._graceful_timeout = float(config.timeout_graceful_shutdown or 0)
+        """Told to end, for whatever reason."""
+        self.hurried = False
+        self.orphaned = False
+        self._patience = float(config.timeout_graceful_shutdown or 0) - MARGIN
         self._deadline = math.inf
 
     async def run(self) -> None:
@@ -68,44 +66,57 @@ class Life:
             LoadFailed: the models could not be loaded; nothing was served.
         """
         self._catch_signals()
-        self.config.load()
-        lifespan = self.config.lifespan_class(self.config)
-        door = Door(self.listeners, lambda: self._protocol(lifespan.state), self.config.ssl, self.config.backlog)
         ticker = asyncio.ensure_future(self._tick())
-        try:
-            if not await self._load(door):
+        async with AsyncExitStack() as at_the_end:
+            at_the_end.callback(ticker.cancel)
+            at_the_end.callback(self._leave)
+            at_the_end.push_async_callback(self._within_the_limit, self.core.stop)
+            await self._configure()
+            lifespan = self.config.lifespan_class(self.config)
+            door = Door(self.listeners, lambda: self._protocol(lifespan.state), self.config.ssl, self.config.backlog)
+            if not await load(self.core, door, self.ending):
                 return
+            at_the_end.push_async_callback(self._within_the_limit, lifespan.shutdown)
             await lifespan.startup()
             if lifespan.should_exit:
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
             self.core.open()
+            await self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
             await door.open()
             logger.info("worker ready")
-            await self.ending.wait()
-            await self._wait_for_successor()
+            await self._serve()
             await self._drain(door)
-            await self._within(self._remaining(), self._stop(lifespan))
-        finally:
-            ticker.cancel()
-            if self.ending.is_set():
-                self.row.state = State.EXITED
+
+    def _leave(self) -> None:
+        if self.ending.is_set():
+            self.row.state = State.EXITED
+        if self.orphaned and not self.core.board.live():
+            metrics.remove_files()  # the arbiter would have, last of all
+
+    @property
+    def final(self) -> bool:
+        """Whether this worker must end, rather than give way to a successor that it may wait for."""
+        spent = self.config.limit_max_requests is not None and (
+            self.state.total_requests >= self.config.limit_max_requests
+        )
+        return self.hurried or self.orphaned or spent or self.core.board.stopping
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._end)
+        loop.add_signal_handler(signal.SIGTERM, self.ending.set)
         for hurry in (signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(hurry, self._hurry)
 
-    def _end(self) -> None:
-        self.ending.set()
-
     def _hurry(self) -> None:
-        self._deadline = min(self._deadline, time.monotonic() + HURRY)
-        self.hurried.set()
+        self.hurried = True
+        self._limit(HURRY)
         self.ending.set()
 
     def _protocol(self, app_state: dict[str, Any]) -> Protocol:
-        return Protocol(self.config, self.state, app_state, self.limits, self.row)
+        protocol = Protocol(self.config, self.state, app_state, self.limits, self.row)
+        # Who gets a 503 here while the models load may find a ready worker by its next connection.
+        protocol.retiring = self.row.state == State.LOADING
+        return protocol
 
     async def _tick(self) -> None:
         """What must happen every second or oftener, whatever stage the worker is in."""
@@ -114,111 +125,96 @@ class Life:
             now = time.monotonic()
             if now - beat >= HEARTBEAT:
                 beat = now
-                self.state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
-                if self.row.state in (State.READY, State.DRAINING) and self.config.callback_notify is not None:
-                    # Not while loading: gunicorn's clock starts with the first beat, and a load may hold the GIL for minutes.
-                    await self.config.callback_notify()
-                if self.row.state == State.READY:
-                    self.core.publish()
-            if os.getppid() != self.parent and not self.orphaned:
+                await self._beat()
+            if os.getppid() != self.arbiter and not self.orphaned:
                 self.orphaned = True
                 logger.error("the arbiter is gone; finishing what is in hand, then ending")
-                self.ending.set()
-            if self.max_requests is not None and self.state.total_requests >= self.max_requests:
+            if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
             await asyncio.sleep(TICK)
 
-    async def _load(self, door: Door) -> bool:
-        """Load the models; False when the worker was told to end meanwhile."""
-        failures = self.row.attempts
-        if failures and self.core.board.ever_ready:
-            await self._back_off(door, failures)
-        if self.ending.is_set():
-            return False
-        self.row.attempts = failures + 1
-        timeout = self.core.settings.load_timeout
-        # The loop cannot keep the deadline of a load that holds the GIL; this thread of C can.
-        faulthandler.dump_traceback_later(timeout + 5, exit=True)
-        load = asyncio.ensure_future(self.core.load())
-        await self._watch(door, load, timeout)
-        faulthandler.cancel_dump_traceback_later()
-        if not load.done():
-            load.cancel()
-            if self.ending.is_set():
-                return False
-            raise LoadFailed(
-                f"{self.core.loading} did not finish within the {timeout:g} s of --load_timeout; it is at {self.core.where()}"
-            )
+    async def _beat(self) -> None:
+        self.state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        if self.row.state in (State.READY, State.DRAINING) and self.config.callback_notify is not None:
+            # Not while loading: gunicorn's clock starts with the first beat, and a load may hold the GIL for minutes.
+            await self.config.callback_notify()
+        if self.row.state == State.READY:
+            self.core.publish()
+
+    async def _configure(self) -> None:
         try:
-            load.result()
-        except (ModelLoadError, ConfigurationError) as error:
-            raise LoadFailed(str(error)) from error
+            self.config.load()
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            self.row.attempts += 1
+            if self.core.board.ever_ready:  # without a certificate there is no door, so no client waits for an answer
+                await asyncio.wait({asyncio.ensure_future(self.ending.wait())}, timeout=back_off(self.row.attempts))
+            raise LoadFailed(f"TLS cannot be set up with the certificate and key: {error}") from error
+
+    async def _serve(self) -> None:
+        """Serve until the end. One that is replaced by a HUP waits for its successors, and goes on if they die."""
+        while True:
+            await self.ending.wait()
+            if self.final or await self._is_succeeded():
+                return
+            logger.error("the workers that were to replace this one died before they were ready; it goes on serving")
+            self.ending.clear()
+
+    async def _is_succeeded(self) -> bool:
+        """Wait while younger workers load and more are needed; False if one of those waited for has died.
+
+        Who ends on a false alarm is told again: gunicorn repeats SIGTERM every second while it has too many workers.
+        """
+        awaited: set[int] = set()
+        while not self.final:
+            younger = [row for row in self.core.board.live() if row.age > self.row.age]
+            loading = {row.age for row in younger if row.state == State.LOADING}
+            ready = {row.age for row in younger if row.state == State.READY}
+            awaited |= loading
+            if len(ready) >= self.core.board.workers_wanted:
+                return True
+            if not loading:
+                return awaited <= ready
+            await asyncio.sleep(TICK)
         return True
 
-    async def _back_off(self, door: Door, failures: int) -> None:
-        """Sleep before loading, in the successor, since the dead cannot; a killed or crashed load counts as well."""
-        delay = min(BACK_OFF_LIMIT, 2.0 ** (failures - 1))
-        logger.warning("the last %d load(s) in this slot failed; loading again in %g s", failures, delay)
-        await self._watch(door, asyncio.ensure_future(asyncio.sleep(delay)), delay + 1)
-
-    async def _watch(self, door: Door, task: "asyncio.Future[Any]", timeout: float) -> None:
-        """Wait for ``task``, the deadline or the end. Meanwhile answer 503 to clients whom nobody else would answer."""
-        deadline = time.monotonic() + timeout
-        while not (task.done() or self.ending.is_set()) and time.monotonic() < deadline:
-            if door.lets_clients_wait and not self.core.board.any_ready():
-                await door.open()
-            else:
-                await door.shut()
-            await asyncio.wait({task}, timeout=TICK)
-
-    async def _wait_for_successor(self) -> None:
-        """Told to end by a HUP, go on serving until a younger worker is ready, so that no request is lost meanwhile.
-
-        A server that is stopping is told apart by this: there the younger, loading workers have been told to end as well.
-        """
-        mine = self.row.age
-        while not (self.hurried.is_set() or self.orphaned):
-            younger = [row for row in self.core.board.live() if row.age > mine]
-            if any(row.state == State.READY for row in younger) or not any(r.state == State.LOADING for r in younger):
-                return
-            await asyncio.sleep(TICK)
-
     async def _drain(self, door: Door) -> None:
-        """Not ready any more, but still there for ``drain_delay``; then shut the door and finish what was accepted."""
-        self._deadline = min(self._deadline, time.monotonic() + max(self._graceful_timeout - MARGIN, 0))
+        """Not ready any more, but still there for ``drain_delay``; then leave the door and finish what was accepted."""
         self.row.state = State.DRAINING
-        if not self.orphaned:
-            await self._unless_hurried(self.core.settings.drain_delay)
-        await door.shut()
-        for connection in self._connections():
-            connection.retire()
+        self._limit(self._patience)
+        await self._pause(self.core.settings.drain_delay)
+        await door.leave()
         idle_until = time.monotonic() + IDLE_GRACE
-        while self.state.connections or self.state.tasks:
-            if time.monotonic() > idle_until or self.hurried.is_set():
-                for connection in self._connections():
-                    connection.shutdown()
-            if self._remaining() <= 0:
-                logger.error("%d request(s) did not finish in time and are abandoned", len(self.state.tasks))
-                break
+        while True:
+            await asyncio.sleep(TICK)  # at first for the connections that were accepted just now
+            for connection in list(self.state.connections):
+                if isinstance(connection, Protocol):
+                    connection.retire(at_once=self.hurried or time.monotonic() > idle_until)
+            if not (self.state.connections or self.state.tasks):
+                return
+            if time.monotonic() >= self._deadline:
+                if self.state.tasks:
+                    logger.error("%d request(s) did not finish in time and are abandoned", len(self.state.tasks))
+                return
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless there is no time for it."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < min(until, self._deadline) and not (self.hurried or self.orphaned):
             await asyncio.sleep(TICK)
 
-    def _connections(self) -> list[Protocol]:
-        return [connection for connection in self.state.connections if isinstance(connection, Protocol)]
+    def _limit(self, seconds: float) -> None:
+        """From now on no more than this is left to end in good order."""
+        self._deadline = min(self._deadline, time.monotonic() + max(seconds, 0))
 
-    async def _unless_hurried(self, seconds: float) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.hurried.wait(), min(seconds, self._remaining()))
-
-    def _remaining(self) -> float:
-        """Seconds left to end in good order."""
-        return max(self._deadline - time.monotonic(), 0)
-
-    async def _stop(self, lifespan: Any) -> None:
-        await self.core.stop()
-        await lifespan.shutdown()
-
-    async def _within(self, seconds: float, work: Awaitable[None]) -> None:
-        try:
-            await asyncio.wait_for(work, max(seconds, HURRY / 2))
-        except asyncio.TimeoutError:
+    async def _within_the_limit(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do ``work`` in the time that is left, and in half a second at any rate."""
+        self._limit(self._patience)
+        task = asyncio.ensure_future(work())
+        at_least = time.monotonic() + HURRY / 2
+        # Not asyncio.wait_for, which waits on for a coroutine that refuses to be cancelled.
+        while not task.done() and time.monotonic() < max(self._deadline, at_least):
+            await asyncio.wait({task}, timeout=TICK)
+        if not task.done():
             logger.error("stop() did not finish in time; ending without it")
+        elif (error := task.exception()) is not None:
+            logger.error("stop() failed", exc_info=error)

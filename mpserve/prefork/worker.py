@@ -9,7 +9,6 @@ gunicorn calls it at four moments, in this order:
 """
 
 import asyncio
-import atexit
 import faulthandler
 import logging
 import os
@@ -17,7 +16,6 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -29,9 +27,10 @@ from uvicorn.config import Config
 from mpserve import metrics
 from mpserve.errors import ConfigurationError
 from mpserve.logging import set_slot
-from mpserve.prefork import devices, door, forksafety, threads
+from mpserve.prefork import devices, door, ending, forksafety, threads
 from mpserve.prefork.http1 import Limits
-from mpserve.prefork.life import Life, LoadFailed
+from mpserve.prefork.life import Life
+from mpserve.prefork.loading import LoadFailed
 from mpserve.scoreboard import State, shared
 from mpserve.serving.core import ServerCore
 from mpserve.version import VERSION
@@ -39,9 +38,7 @@ from mpserve.version import VERSION
 logger = logging.getLogger(__name__)
 
 WORKER_CLASS = "mpserve.prefork.worker.Worker"
-BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR
-"""The exit status on which gunicorn ends the whole server: right at first boot, never later."""
-RETRY = 1
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Worker(BaseWorker):  # type: ignore[misc]
@@ -49,12 +46,16 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     @classmethod
     def setup(cls) -> None:
-        """Prepare the arbiter for the user's code: shared memory, metrics files, one native thread, no CUDA. Idempotent."""
+        """Prepare the arbiter for the user's code: shared memory, metrics files, one native thread, no CUDA.
+
+        May be called again.
+        """
         shared()
         metrics.configure()
         threads.hold_to_one(os.environ)
         forksafety.arm()
         forksafety.watch_threads()
+        ending.disinherit()
 
     @staticmethod
     def check_config(cfg: GunicornConfig, log: object) -> None:
@@ -77,21 +78,33 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def __init__(self, age: int, ppid: int, sockets: list[Any], app: Any, timeout: float, cfg: Any, log: Any) -> None:
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
         self.core = _core_of(app)
-        self.slot = _smallest_free_slot()
+        self.slot = next(slot for slot in range(len(Arbiter.WORKERS) + 1) if slot not in _slots_taken())
         self.plan = devices.plan(self.core.settings.devices, devices.visible_accelerators(os.environ))
         self.cpus = threads.available_cpus()
-        board = shared()
-        if not board.ever_ready and board.row(0).state == State.EMPTY:
-            self._before_the_first()
+        if not shared().ever_ready:
+            self._before_any_is_ready()
         self._take_row()
         try:
             forksafety.refuse_accelerator()
         except ConfigurationError as reason:
-            raise HaltServer(_last_words(self.core, str(reason)), BOOT_ERROR) from reason
+            raise self._halt(str(reason)) from reason
         forksafety.freeze()
         forksafety.expect_fork()
 
+    def _before_any_is_ready(self) -> None:
+        board = shared()
+        if board.row(0).state == State.EMPTY:
+            self._before_the_first()
+        elif any(row.state == State.LOADING and row.slot not in _slots_taken() for row in board.used()):
+            if board.stopping:
+                raise HaltServer("A worker could not load its models; the reason is above.", ending.BOOT_ERROR)
+            raise self._halt(
+                "A worker died while it loaded its models, before any worker was ready; its last lines are above."
+            )
+
     def _before_the_first(self) -> None:
+        ending.announce_stop()
+        ending.judge_by_the_scoreboard()
         door.shut_until_ready(self.sockets, self.cfg.address)
         logger.info(
             "mpserve %s: %d worker(s), %s; %g CPU(s), %d native thread(s) each",
@@ -104,25 +117,30 @@ class Worker(BaseWorker):  # type: ignore[misc]
         board.workers_wanted = self.cfg.workers
         row = board.row(self.slot)
         if row.state in (State.LOADING, State.READY):  # its last holder did not leave of its own will
-            if not board.ever_ready:
-                reason = (
-                    "A worker died while it loaded its models, before any worker was ready; its last lines are above."
-                )
-                raise HaltServer(_last_words(self.core, reason), BOOT_ERROR)
             row.restarts += 1
         metrics.forget_live(self.slot)
         row.pid = row.in_flight = row.connections = row.models = 0
         row.age = self.age
         row.state = State.LOADING
 
+    def _halt(self, reason: str) -> HaltServer:
+        return HaltServer(ending.last_words(self.core.settings.termination_log, reason), ending.BOOT_ERROR)
+
     def _threads(self) -> int:
         return threads.budget(self.cfg.workers, self.core.settings.threads, self.cpus)
+
+    def init_process(self) -> None:
+        """Begin as this slot's process, then as gunicorn's worker. The hook ``post_fork`` has run, no other has."""
+        shared().row(self.slot).pid = os.getpid()
+        set_slot(self.slot)
+        metrics.set_slot(self.slot)
+        super().init_process()
 
     def init_signals(self) -> None:
         """Until the event loop runs, end at once on any signal to end; a stack dump for whatever kills the process."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in ENDING_SIGNALS:
             signal.signal(number, self._end_before_loading)
         signal.signal(signal.SIGUSR1, self.handle_usr1)
         signal.siginterrupt(signal.SIGUSR1, False)
@@ -130,35 +148,31 @@ class Worker(BaseWorker):  # type: ignore[misc]
         faulthandler.enable(all_threads=True)
 
     def _end_before_loading(self, number: int, frame: object) -> None:
-        self.core.row.state = State.EXITED
-        sys.exit(0)
+        shared().row(self.slot).state = State.EXITED
+        ending.exit_with(0)
 
     def run(self) -> None:
         """Live as a worker; ends by SystemExit, so that gunicorn runs ``worker_exit``."""
-        atexit.register(leave)
-        row = shared().row(self.slot)
-        row.pid = os.getpid()
-        set_slot(self.slot)
-        metrics.set_slot(self.slot)
         device = devices.bind(devices.device_for(self.slot, self.plan), os.environ)
         threads.release(self._threads(), os.environ)
-        self.core.attach(shared(), row, device, threads.limit_this_thread)
-        status = self._live()
-        _Exit.status = status
-        sys.exit(status)
+        self.core.attach(shared(), shared().row(self.slot), device, threads.limit_this_thread)
+        ending.exit_with(self._live())
 
     def _live(self) -> int:
         loop = _new_loop(self.core.settings.event_loop)
         try:
             asyncio.set_event_loop(loop)
             listeners = [listener.sock for listener in self.sockets]
-            loop.run_until_complete(Life(self.core, self._uvicorn_config(), listeners, self._limits()).run())
+            life = Life(self.core, self._uvicorn_config(), listeners, self._limits(), arbiter=self.ppid)
+            loop.run_until_complete(life.run())
         except LoadFailed as failure:
             if shared().ever_ready:
                 logger.error("%s. The worker ends; its successor will try again.", failure)
-                return RETRY
-            logger.error("%s. No worker has ever been ready, so the server ends.", _last_words(self.core, str(failure)))
-            return BOOT_ERROR
+            elif not shared().stopping:  # the first to fail speaks for all
+                shared().stopping = True
+                logger.error("%s. No worker has ever been ready, so the server ends.", failure)
+                ending.last_words(self.core.settings.termination_log, str(failure))
+            return 1
         finally:
             asyncio.set_event_loop(None)
             loop.close()
@@ -203,27 +217,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self.notify()
 
 
-class _Exit:
-    status = 255
-    """Unless ``run`` came to its end."""
-
-
-def leave() -> None:
-    """End this worker's process without the exit handlers that it inherited from the arbiter.
-
-    Registered last, so it runs first but for those that the worker's own code has registered. The arbiter's would remove
-    temporary directories that its other workers still use.
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(_Exit.status)
-
-
 def _core_of(app: Any) -> ServerCore:
-    from mpserve.http.app import (
-        find_core,
-    )  # imports Starlette, which the arbiter needs only once there is an application
+    # Starlette comes with it, which the arbiter needs only once there is an application.
+    from mpserve.http.app import find_core
 
     core = find_core(app.wsgi())
     if core is None:
@@ -235,18 +231,9 @@ def _core_of(app: Any) -> ServerCore:
     return core
 
 
-def _smallest_free_slot() -> int:
-    """Derived from the workers that gunicorn knows, each time, so that it cannot go wrong with skipped hooks or races."""
-    taken = {worker.slot for worker in Arbiter.WORKERS.values()}
-    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
-
-
-def _last_words(core: ServerCore, reason: str) -> str:
-    """Leave ``reason`` where Kubernetes shows it as the container's termination message; returns it."""
-    path = Path(core.settings.termination_log)
-    if path.exists():
-        path.write_text(reason[:4096])  # what the kubelet reads of it
-    return reason
+def _slots_taken() -> set[int]:
+    """Derived from the workers that gunicorn knows, each time, so that no skipped hook and no race can make it wrong."""
+    return {worker.slot for worker in Arbiter.WORKERS.values()}
 
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:

@@ -6,7 +6,7 @@ neither JSON syntax nor messages.
 Source: Open Inference Protocol, "Tensor Data Types" (inference_rest.md).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mpserve.errors import InvalidInput
 
 Array = NDArray[Any]
+NonFinite = Literal["error", "null"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -117,8 +118,10 @@ def decode_text(array: Array) -> Array:
     return np.array(list(map(bytes.decode, array.ravel().tolist())), dtype=object).reshape(array.shape)
 
 
-def json_values(array: Array) -> Array | list[Any] | str:
+def json_values(array: Array, nonfinite: NonFinite = "error") -> Array | list[Any] | str:
     """A tensor's values as JSON can carry them: BYTES as nested lists of text (of rank 0: text), FP16 and BF16 as FP32.
+
+    With `nonfinite` "null", NaN and infinity are left to the JSON writer, which makes them null.
 
     Raises:
         ValueError: it holds what JSON cannot carry; the message completes "the output ...".
@@ -133,7 +136,7 @@ def json_values(array: Array) -> Array | list[Any] | str:
         return array
     if array.dtype.itemsize == 2:
         array = array.astype(np.float32)
-    if not np.isfinite(array).all():
+    if nonfinite == "error" and not np.isfinite(array).all():
         raise ValueError("holds NaN or infinity, which JSON cannot carry")
     return array
 

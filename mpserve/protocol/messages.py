@@ -1,181 +1,25 @@
 """The messages that every protocol is decoded to and encoded from, with the names and signatures of the kserve SDK.
 
-They hold tensors and know no wire format: what may stand in a request is the decoders' affair, how a response is
-written the encoders'.
+What is sent and received is `wire`'s affair; gRPC's messages, which need protobuf, are made where gRPC is served.
 
 Source: the kserve SDK's protocol/infer_type.py (the interface only).
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from importlib import import_module
+from typing import Any
 
-import numpy as np
+from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol.binary import Buffer, Rest, split
+from mpserve.protocol.datatypes import decode_text
+from mpserve.protocol.documents import parse_object
+from mpserve.protocol.tensors import InferInput, InferOutput, Parameters, Record, RequestedOutput
+from mpserve.protocol.wire import fill, read_request, read_response, sendable, to_rest
 
-from mpserve.errors import InferenceError, InvalidInput, MPServeError
-from mpserve.protocol.datatypes import Array, cast, datatype_of, decode_text
-
-Parameters = dict[str, Any]
-
-
-class _Record:
-    """Equality by all attributes, repr by those that are set and public."""
-
-    __hash__ = None  # type: ignore[assignment]  # mutable, so no key of a dict
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Record) or type(other) is not type(self):
-            return NotImplemented
-        return self._state() == other._state()
-
-    def __repr__(self) -> str:
-        shown = {name: value for name, value in vars(self).items() if value is not None and name[0] != "_"}
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
-    def _state(self) -> dict[str, Any]:
-        return vars(self)
+__all__ = ["InferInput", "InferOutput", "InferRequest", "InferResponse", "Parameters", "RequestedOutput"]
 
 
-class _Tensor(_Record):
-    """A named tensor, held either as a list or as a numpy array, whichever it was given as last."""
-
-    _role: ClassVar[str]
-    _fault: ClassVar[type[MPServeError]]
-    _data: list[Any] | Array | None
-
-    def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        datatype: str,
-        data: Any = None,
-        parameters: Parameters | None = None,
-    ) -> None:
-        """`data`: a flat or nested list, or an array; None if ``set_data_from_numpy`` follows."""
-        self.name = name
-        self.shape = list(shape)
-        self.datatype = datatype.upper()
-        self.parameters = parameters
-        self.data = data
-
-    @property
-    def data(self) -> list[Any] | None:
-        """The elements as a list: flat and row-major if the tensor was an array, else the list that was given.
-
-        BYTES that are UTF-8 are given as ``str``. From then on the list is the tensor, so changes to it count; use
-        ``as_numpy`` where speed matters.
-        """
-        if isinstance(self._data, np.ndarray):
-            self._data = self._elements()
-        return self._data
-
-    @data.setter
-    def data(self, data: Any) -> None:
-        self._data = data if data is None or isinstance(data, list) else np.asarray(data)
-
-    def as_numpy(self) -> Array:
-        """The tensor as an array of its shape and datatype; BYTES is an object array of ``bytes``.
-
-        Nothing is copied where the tensor is such an array already, so it is shared with the message.
-
-        Raises:
-            InvalidInput (of an input) or InferenceError (of an output): the data does not fit shape or datatype.
-        """
-        if self._data is None:
-            raise self._fault(f"{self._role} '{self.name}' has no data")
-        try:
-            # Objects, since numpy's own text and bytes types cut trailing zeros off.
-            dtype = object if isinstance(self._data, list) and self.datatype == "BYTES" else None
-            return cast(np.asarray(self._data, dtype=dtype), self.datatype).reshape(self.shape)
-        except (InvalidInput, ValueError, TypeError, OverflowError) as error:
-            raise self._fault(f"{self._role} '{self.name}': {error}") from error
-
-    def as_string(self) -> list[Any]:
-        """The text of a BYTES tensor, nested as its shape: a 1-D one gives a list of ``str``, a 2-D one a list of rows.
-
-        Raises:
-            InvalidInput (of an input) or InferenceError (of an output): not a BYTES tensor, or not UTF-8.
-        """
-        if self.datatype != "BYTES":
-            raise self._fault(f"{self._role} '{self.name}' is {self.datatype}, only BYTES can be read as text")
-        try:
-            return list(decode_text(self.as_numpy()).tolist())
-        except UnicodeDecodeError as error:
-            raise self._fault(f"{self._role} '{self.name}' holds bytes that are not UTF-8 ({error})") from error
-
-    def set_data_from_numpy(self, input_tensor: Array, binary_data: bool = True) -> None:
-        """Make the array the tensor's data; it is not copied, unless it is text to be encoded or of another byte order.
-
-        `binary_data` is taken for the SDK's sake only: here the request says how a tensor travels.
-
-        Raises:
-            InferenceError: no array, or not of the declared datatype and shape.
-        """
-        if not isinstance(input_tensor, np.ndarray):
-            raise InferenceError(
-                f"{self._role} '{self.name}': got {type(input_tensor).__name__}, expected a numpy array"
-            )
-        try:
-            datatype = datatype_of(input_tensor.dtype)
-            if datatype != self.datatype:
-                raise InvalidInput(f"got datatype {datatype} from the numpy array, expected {self.datatype}")
-            if list(input_tensor.shape) != list(self.shape):
-                raise InvalidInput(
-                    f"got a numpy array of shape {list(input_tensor.shape)}, expected {list(self.shape)}"
-                )
-            self._data = cast(np.asarray(input_tensor), datatype)
-        except InvalidInput as error:
-            raise InferenceError(f"{self._role} '{self.name}': {error}") from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name, shape, datatype, data (as ``data`` gives it) and parameters."""
-        return {
-            "name": self.name,
-            "shape": self.shape,
-            "datatype": self.datatype,
-            "data": self._elements(),
-            "parameters": self.parameters,
-        }
-
-    def _state(self) -> dict[str, Any]:
-        # List or array, nested or flat: the same values are the same tensor.
-        return vars(self) | {"_data": None if self._data is None else self.as_numpy().tolist()}
-
-    def _elements(self) -> list[Any] | None:
-        if not isinstance(self._data, np.ndarray):
-            return self._data
-        array = self._data.ravel()
-        if self.datatype == "BYTES":
-            array = cast(array, "BYTES")
-            try:
-                array = decode_text(array)
-            except UnicodeDecodeError:
-                return list(array)
-        return list(array.tolist())
-
-
-class InferInput(_Tensor):
-    """An input tensor of a request."""
-
-    _role = "input"
-    _fault = InvalidInput
-
-
-class InferOutput(_Tensor):
-    """An output tensor of a response."""
-
-    _role = "output"
-    _fault = InferenceError
-
-
-class RequestedOutput(_Record):
-    """An output that a request asks for."""
-
-    def __init__(self, name: str, parameters: Parameters | None = None) -> None:
-        self.name = name
-        self.parameters = parameters
-
-
-class InferRequest(_Record):
+class InferRequest(Record):
     """One inference request: what a V2 model's ``predict`` is handed. `request_outputs` empty means all outputs."""
 
     def __init__(
@@ -183,21 +27,97 @@ class InferRequest(_Record):
         model_name: str,
         infer_inputs: list[InferInput],
         request_id: str | None = None,
-        *,
+        raw_inputs: Sequence[Buffer] | None = None,
+        from_grpc: bool = False,
         parameters: Parameters | None = None,
         request_outputs: list[RequestedOutput] | None = None,
         model_version: str | None = None,
     ) -> None:
+        """`raw_inputs`: the bytes of each input, which become its data. `from_grpc`: the request came over gRPC.
+
+        Raises:
+            InvalidInput: `raw_inputs` do not fit the inputs.
+        """
         self.id = request_id
         self.model_name = model_name
         self.model_version = model_version
         self.inputs = infer_inputs
         self.parameters = parameters
         self.request_outputs = request_outputs or []
+        self.from_grpc = from_grpc
+        self._raw = bool(raw_inputs)
+        if raw_inputs:
+            fill(InferInput, infer_inputs, raw_inputs)
+
+    @property
+    def use_binary_outputs(self) -> bool:
+        """Whether outputs are wanted as bytes where the request says nothing about them by name.
+
+        REST: its parameter `binary_data_output`. gRPC: its inputs came as raw bytes.
+        """
+        if self.from_grpc:
+            return self._raw
+        return bool((self.parameters or {}).get("binary_data_output", False))
+
+    def wants_binary(self, name: str) -> bool:
+        """Whether the output of that name is wanted as bytes."""
+        return _binary(name, self.request_outputs, self.use_binary_outputs)
 
     def get_input_by_name(self, name: str) -> InferInput | None:
         """The input of that name, or None."""
         return next((tensor for tensor in self.inputs if tensor.name == name), None)
+
+    def as_dataframe(self) -> Any:
+        """The inputs as the columns of a pandas DataFrame: values of an input [n] or [n, 1], else a row per cell.
+
+        BYTES are text. Needs pandas, which is not installed along with mpserve.
+
+        Raises:
+            InvalidInput: inputs of different lengths, or BYTES that are not UTF-8.
+        """
+        columns = {}
+        for tensor in self.inputs:
+            array = tensor.as_numpy()
+            try:
+                array = decode_text(array) if tensor.datatype == "BYTES" else array
+            except UnicodeDecodeError as error:
+                raise InvalidInput(f"input '{tensor.name}' holds bytes that are not UTF-8 ({error})") from None
+            rows = array.shape[0] if array.ndim else 1
+            columns[tensor.name] = array.ravel() if array.size == rows else list(array)
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise InvalidInput(f"a DataFrame needs inputs of one length, got {lengths}")
+        return import_module("pandas").DataFrame(columns)
+
+    @classmethod
+    def from_bytes(cls, req_bytes: bytes, json_length: int, model_name: str) -> "InferRequest":
+        """The request in a REST body of which the first `json_length` bytes are JSON.
+
+        Raises:
+            InvalidInput: as ``v2.decode_request``.
+        """
+        json, rest = split(req_bytes, str(json_length))
+        return cls(model_name, **read_request(parse_object(json), Rest(rest)))
+
+    def to_rest(self) -> tuple[dict[str, Any] | bytes, int | None]:
+        """The request as REST sends it: (dict, None) if it is all JSON, else (body, length of its JSON).
+
+        An input whose data was set as binary (``set_data_from_numpy``'s default) or came so goes binary.
+
+        Raises:
+            InvalidInput: an input has no data, data that does not fit, or what JSON cannot carry.
+        """
+        outputs = [
+            {"name": output.name} | ({"parameters": output.parameters} if output.parameters else {})
+            for output in self.request_outputs
+        ]
+        head = {
+            "id": self.id,
+            "model_name": self.model_name,
+            "parameters": sendable(self.parameters, InvalidInput),
+            "outputs": outputs or None,
+        }
+        return to_rest(head, "inputs", [(tensor, tensor.binary_data) for tensor in self.inputs])
 
     def to_dict(self) -> dict[str, Any]:
         """Id, model name, inputs and parameters as plain values."""
@@ -205,7 +125,7 @@ class InferRequest(_Record):
         return {"id": self.id, "model_name": self.model_name, "inputs": inputs, "parameters": self.parameters}
 
 
-class InferResponse(_Record):
+class InferResponse(Record):
     """The answer to one inference request."""
 
     def __init__(
@@ -214,22 +134,97 @@ class InferResponse(_Record):
         model_name: str,
         infer_outputs: list[InferOutput],
         model_version: str | None = None,
-        *,
+        raw_outputs: Sequence[Buffer] | None = None,
+        from_grpc: bool = False,
         parameters: Parameters | None = None,
+        use_binary_outputs: bool = False,
         requested_outputs: list[RequestedOutput] | None = None,
     ) -> None:
+        """`raw_outputs`: the bytes of each output, which become its data.
+
+        `use_binary_outputs` and `requested_outputs` are what ``to_rest`` goes by; the server goes by the request.
+
+        Raises:
+            InferenceError: `raw_outputs` do not fit the outputs.
+        """
         self.id = response_id
         self.model_name = model_name
         self.model_version = model_version
         self.outputs = infer_outputs
         self.parameters = parameters
         self.requested_outputs = requested_outputs or []
+        self.from_grpc = from_grpc
+        self._use_binary_outputs = use_binary_outputs
+        if raw_outputs:
+            fill(InferOutput, infer_outputs, raw_outputs)
 
     def get_output_by_name(self, name: str) -> InferOutput | None:
         """The output of that name, or None."""
         return next((tensor for tensor in self.outputs if tensor.name == name), None)
 
+    @classmethod
+    def from_rest(cls, response: dict[str, Any]) -> "InferResponse":
+        """The response in a decoded JSON body.
+
+        Raises:
+            InferenceError: it is not one of V2; the message says where and why.
+        """
+        return cls(**read_response(response, None))
+
+    @classmethod
+    def from_bytes(cls, res_bytes: bytes, json_length: int) -> "InferResponse":
+        """The response in a body of which the first `json_length` bytes are JSON.
+
+        Raises:
+            InferenceError: it is not one of V2; the message says where and why.
+        """
+        try:
+            json, rest = split(res_bytes, str(json_length))
+            document = parse_object(json)
+        except InvalidInput as error:
+            raise InferenceError(f"the response is not one of V2: {error}") from None
+        return cls(**read_response(document, Rest(rest)))
+
+    def to_rest(self) -> tuple[dict[str, Any] | bytes, int | None]:
+        """The response as REST sends it: (dict, None) if it is all JSON, else (body, length of its JSON).
+
+        Raises:
+            InvalidInput: an output was requested that is not there.
+            InferenceError: an output has no data, data that does not fit, or what JSON cannot carry.
+        """
+        names = [output.name for output in self.requested_outputs or self.outputs]
+        outputs = []
+        for name in names:
+            output = self.get_output_by_name(name)
+            if output is None:
+                raise InvalidInput(f"Unexpected inference output '{name}' for model '{self.model_name}'")
+            outputs.append((output, _binary(name, self.requested_outputs, self._use_binary_outputs)))
+        return to_rest(self.head(), "outputs", outputs)
+
+    def head(self) -> dict[str, Any]:
+        """The fields of its JSON object but for the outputs; None where there is nothing to send.
+
+        Raises:
+            InferenceError: a parameter that JSON cannot carry.
+        """
+        return {
+            "model_name": self.model_name,
+            "model_version": self.model_version,
+            "id": self.id,
+            "parameters": sendable(self.parameters),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Id, model name, outputs and parameters as plain values."""
         outputs = [tensor.to_dict() for tensor in self.outputs]
         return {"id": self.id, "model_name": self.model_name, "outputs": outputs, "parameters": self.parameters}
+
+
+def _binary(name: str, requested: list[RequestedOutput], default: bool) -> bool:
+    """The extension's text: `binary_data` of the output by name wins over `binary_data_output` of the request.
+
+    Triton reads an output that is listed without `binary_data` as JSON, whatever the request says as a whole (seen with
+    2.51), and so does the SDK. tritonclient does not notice: it sets `binary_data` on each output that it lists.
+    """
+    wanted = next((output.binary_data for output in requested if output.name == name), None)
+    return default if wanted is None else wanted

@@ -11,41 +11,14 @@ import numpy as np
 import orjson
 
 from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol.datatypes import Array, json_values
+from mpserve.protocol.datatypes import Array, NonFinite, json_values
+from mpserve.protocol.documents import describe, parse_object
 from mpserve.protocol.messages import InferResponse
+
+__all__ = ["decode_request", "describe", "encode_response", "parse_object", "predictions"]
 
 # What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
 _JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
-
-_JSON_TYPE_NAMES: dict[type, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    type(None): "null",
-}
-
-
-def describe(value: object) -> str:
-    """What a decoded JSON value is, in words: "a list"."""
-    return _JSON_TYPE_NAMES[type(value)]
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """A request body as a JSON object.
-
-    Raises:
-        InvalidInput: not JSON (with line, column and reason), or JSON and not an object. NaN and Infinity are not JSON.
-    """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"Unrecognized request format: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidInput(f"the body is {describe(document)}, expected a JSON object")
-    return document
 
 
 def decode_request(body: bytes, content_type: str | None) -> dict[str, Any] | bytes:
@@ -65,7 +38,7 @@ def decode_request(body: bytes, content_type: str | None) -> dict[str, Any] | by
     return document
 
 
-def encode_response(result: object) -> tuple[bytes, str | None]:
+def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[bytes, str | None]:
     """A model's result as (body, content type).
 
     str is text/plain, bytes are application/octet-stream, anything else is JSON: numpy arrays (of the machine's byte
@@ -73,15 +46,16 @@ def encode_response(result: object) -> tuple[bytes, str | None]:
     ``InferResponse`` becomes ``{"predictions": ...}``, see ``predictions``.
 
     Raises:
-        InferenceError: None, a type that JSON has no form for, or a NaN or infinity anywhere. The JSON writer would
-            make the latter null; so where the text holds a null, which is rare, the result is searched for one.
+        InferenceError: None, a type that JSON has no form for, or, with `nonfinite` "error", a NaN or infinity
+            anywhere. The JSON writer makes the latter null, which "null" leaves so; otherwise, where the text holds a
+            null, which is rare, the result is searched for one.
     """
     if isinstance(result, bytes | bytearray | memoryview):
         return bytes(result), "application/octet-stream"
     if result is None:
         raise InferenceError("the model returned None, expected a dict, list, str, bytes or InferResponse")
     if isinstance(result, InferResponse):
-        result = predictions(result)
+        result = predictions(result, nonfinite)
     try:
         if isinstance(result, str):
             return result.encode(), "text/plain; charset=utf-8"
@@ -89,12 +63,12 @@ def encode_response(result: object) -> tuple[bytes, str | None]:
         body = orjson.dumps(result, default=_plain, option=option)
     except (TypeError, UnicodeEncodeError) as error:
         raise InferenceError(f"the model's result cannot be written as JSON: {error}") from error
-    if b"null" in body and _holds_non_finite(result):
+    if nonfinite == "error" and b"null" in body and _holds_non_finite(result):
         raise InferenceError("the model's result holds NaN or infinity, which JSON cannot carry")
     return body, "application/json"
 
 
-def predictions(response: InferResponse) -> dict[str, Any]:
+def predictions(response: InferResponse, nonfinite: NonFinite = "error") -> dict[str, Any]:
     """A V2 response in V1's form, as TF-Serving has it.
 
     One output: its rows. Several that agree in the first dimension: one ``{"name": row, ...}`` per instance. Several
@@ -104,7 +78,7 @@ def predictions(response: InferResponse) -> dict[str, Any]:
         InferenceError: an output does not fit its declaration, or holds what JSON cannot carry.
     """
     arrays = {output.name: output.as_numpy() for output in response.outputs}
-    columns = {name: _values(name, array) for name, array in arrays.items()}
+    columns = {name: _values(name, array, nonfinite) for name, array in arrays.items()}
     if len(columns) == 1:
         return {"predictions": next(iter(columns.values()))}
     lengths = {array.shape[:1] for array in arrays.values()}
@@ -113,9 +87,9 @@ def predictions(response: InferResponse) -> dict[str, Any]:
     return {"predictions": columns}
 
 
-def _values(name: str, array: Array) -> Any:
+def _values(name: str, array: Array, nonfinite: NonFinite) -> Any:
     try:
-        return json_values(array)
+        return json_values(array, nonfinite)
     except ValueError as error:
         raise InferenceError(f"output '{name}' {error}") from None
 

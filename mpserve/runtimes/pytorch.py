@@ -11,14 +11,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mpserve.serving.tensors import TensorModel
+from mpserve.serving.tensors import Tensor, TensorModel
+
+DATATYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+"""torch's dtypes that numpy has too -> their V2 names."""
 
 
 class TorchModel(TensorModel):
     """A ``TensorModel`` whose ``predict`` takes and returns torch tensors.
 
-    The inputs are on ``self.device`` already, and ``predict`` runs under ``torch.inference_mode()``. Keep the weights on the CPU in
-    ``preload()``, where all workers share them, and move them with ``.to(self.device)`` in ``load()``; on a CPU that copies nothing.
+    The inputs are on ``self.device`` already, and ``predict`` runs under ``torch.inference_mode()``. Keep the weights
+    on the CPU in ``preload()``, where all workers share them, and move them with ``.to(self.device)`` in ``load()``; on
+    a CPU that copies nothing.
     """
 
     platform = "pytorch"
@@ -35,39 +49,69 @@ class TorchModel(TensorModel):
         return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
 
-class TorchScriptModel(TorchModel):
-    """Serves a TorchScript file, made by ``torch.jit.save``."""
+class FileModel(TorchModel):
+    """What both kinds of file have in common: ``module`` is called with the inputs in their order."""
 
-    platform = "pytorch_torchscript"
+    module: Any
 
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(name)
         self.path = path
 
+    def predict(self, *tensors: Any) -> Any:
+        result = self.module(*tensors)
+        return tuple(result) if isinstance(result, list) else result  # a list of outputs, not one output to stack
+
+
+class TorchScriptModel(FileModel):
+    """Serves a TorchScript file, made by ``torch.jit.save``.
+
+    The file does not say what its inputs are. JSON numbers have no width, so floating inputs are taken in the width of
+    the network's own parameters.
+    """
+
+    platform = "pytorch_torchscript"
+    floating: torch.dtype | None = None
+
     def preload(self) -> None:
-        self.module: Any = torch.jit.load(str(self.path), map_location="cpu").eval()
+        self.module = torch.jit.load(str(self.path), map_location="cpu").eval()
+        dtypes = (parameter.dtype for parameter in self.module.parameters())
+        self.floating = next((dtype for dtype in dtypes if dtype.is_floating_point), None)
 
     def load(self) -> None:
         self.module = self.module.to(self.device)
 
-    def predict(self, *tensors: Any) -> Any:
-        return self.module(*tensors)
+    def to_tensor(self, array: NDArray[Any]) -> Any:
+        tensor = super().to_tensor(array)
+        return tensor.to(self.floating) if self.floating and array.dtype.kind == "f" else tensor
 
 
-class ExportedModel(TorchModel):
-    """Serves a ``torch.export`` archive (.pt2), made by ``torch.export.save``."""
+class ExportedModel(FileModel):
+    """Serves a ``torch.export`` archive (.pt2), made by ``torch.export.save``, with the inputs that it declares."""
 
     platform = "pytorch_export"
 
-    def __init__(self, name: str, path: Path) -> None:
-        super().__init__(name)
-        self.path = path
-
     def preload(self) -> None:
-        self.module: Any = torch.export.load(str(self.path)).module()
+        self.program = torch.export.load(str(self.path))
+        self.inputs = declared_inputs(self.program)
+        self.module = self.program.module()
 
     def load(self) -> None:
-        self.module = self.module.to(self.device)
+        if self.device != "cpu":
+            # Module.to would leave the tensors that the graph itself makes on the CPU.
+            from torch.export.passes import move_to_device_pass
 
-    def predict(self, *tensors: Any) -> Any:
-        return self.module(*tensors)
+            self.module = move_to_device_pass(self.program, self.device).module()
+
+
+def declared_inputs(program: torch.export.ExportedProgram) -> tuple[Tensor, ...]:
+    """An archive's inputs: a dimension exported as dynamic is -1. None when one is no tensor, or of no V2 datatype."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    inputs: list[Tensor] = []
+    for name in program.graph_signature.user_inputs:
+        value = values.get(name) if isinstance(name, str) else None
+        if not isinstance(value, torch.Tensor) or value.dtype not in DATATYPES:
+            return ()
+        shape = [size if isinstance(size, int) else -1 for size in value.shape]
+        inputs.append(Tensor(str(name), DATATYPES[value.dtype], shape))
+    return tuple(inputs)

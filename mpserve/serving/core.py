@@ -1,14 +1,15 @@
 """One server's models put together: preload in the master, load, serve and stop in a worker.
 
-Every front end looks things up here and nowhere else, and holds no state of its own. It knows its row of the scoreboard and no
-process: who forks, and when, is the business of the floors above.
+Every front end looks things up here and nowhere else, and holds no state of its own. It knows its row of the scoreboard
+and no process: who forks, and when, is the business of the floors above.
 """
 
 import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError, ModelNotFound, ServerNotReady
@@ -17,7 +18,7 @@ from mpserve.metrics import metrics
 from mpserve.scoreboard import Row, Scoreboard, State
 from mpserve.serving.executor import Executor
 from mpserve.serving.loader import ModelSource
-from mpserve.serving.model import Model
+from mpserve.serving.model import Model, Spec
 from mpserve.serving.pipeline import Pipeline
 from mpserve.settings import Settings
 
@@ -26,9 +27,17 @@ T = TypeVar("T")
 
 
 class Served:
-    """A model in a worker: its threads, its pipeline, its place in the wanted set."""
+    """A model in a worker: its threads, its pipeline, its place in the wanted set.
+
+    Raises:
+        ConfigurationError: the model declares what cannot be: its concurrency, or a tensor's datatype.
+    """
 
     def __init__(self, model: Model, index: int, on_thread: Callable[[], object]) -> None:
+        if model.concurrency is not None and model.concurrency < 1:
+            raise ConfigurationError(
+                f"model {model.name}: concurrency is {model.concurrency}, expected None or a number of 1 or more"
+            )
         self.model = model
         self.index = index
         self.executor = Executor(model.name, model.concurrency or 1, on_thread)
@@ -36,10 +45,14 @@ class Served:
 
     async def call(self, method: Callable[[], Any]) -> Any:
         """A method of the model: in its thread if it is synchronous, on the loop if it is not."""
-        if inspect.iscoroutinefunction(method):
-            return await method()
-        result = await self.executor.run(method)
-        return await result if inspect.isawaitable(result) else result
+        return await _call(method, self.executor)
+
+
+async def _call(method: Callable[[], Any], executor: Executor) -> Any:
+    if inspect.iscoroutinefunction(method):
+        return await method()
+    result = await executor.run(method)
+    return await result if inspect.isawaitable(result) else result
 
 
 class ServerCore:
@@ -88,9 +101,19 @@ class ServerCore:
         return [source.model.name for source in self.sources or () if source.model is not None]
 
     def attach(self, board: Scoreboard, row: Row, device: str, on_thread: Callable[[], object]) -> None:
-        """Serve under a worker of ours: its row of the shared scoreboard, its device, what each model thread begins with."""
+        """Serve under a worker of ours: its row of the shared scoreboard, its device, what model threads begin with."""
         self.board, self.row, self.device, self.managed = board, row, device, True
         self._on_thread = on_thread
+
+    def begin_alone(self) -> None:
+        """Serve under a worker that is not ours, with a scoreboard of its own.
+
+        It is made now, in the worker: one made before a fork would be shared by workers that all take themselves for
+        its only one.
+        """
+        self.board = Scoreboard(1)
+        self.row = self.board.row(0)
+        self.row.state = State.LOADING
 
     async def load(self) -> None:
         """Load and warm up every wanted model in this process.
@@ -99,44 +122,49 @@ class ServerCore:
             ModelLoadError: a model failed; the message names it and the reason.
         """
         if self.sources is None:
-            self.loading = "the import of the model's code"
-            self.sources = await self.offload(self._find)
+            with self._step("the import of the model's code", self._offload):
+                self.sources = await self.offload(self._find)
         for index, source in enumerate(self.sources):
             await self._load(source, index)
         if len(self.served) < len(self.sources):
             raise ConfigurationError(f"two models have one name: {', '.join(self.names)}")
 
     async def _load(self, source: ModelSource, index: int) -> None:
-        self.loading, self._loading_in = "the construction of a model", self._offload
-        model = await self.offload(source.obtain)
-        served = Served(model, index, self._on_thread)
-        model_in_log.set(model.name)
+        with self._step("the construction of a model", self._offload):
+            model = await self.offload(source.obtain)
+            served = Served(model, index, self._on_thread)
+        in_log = model_in_log.set(model.name)
         model.device = self.device
         start = time.monotonic()
-        try:
-            self._loading_in = served.executor
-            if model.deferred is not None or not model.loaded:
-                self.loading = f"load() of model {model.name}"
+        if model.deferred is not None or not model.loaded:
+            with self._step(f"load() of model {model.name}", served.executor):
                 if await served.call(model.load) is False:
                     raise ModelLoadError(f"model {model.name}: load() returned False")
-                model.loaded = True
-            self.loading = f"warmup() of model {model.name}"
+            model.loaded = True
+        with self._step(f"warmup() of model {model.name}", served.executor):
             await served.call(model.warmup)
-            self.loading = f"start() of model {model.name}"
+        with self._step(f"start() of model {model.name}", served.executor):
             await served.call(model.start)
             if model.engine:
                 await model.start_engine()
-        except ModelLoadError:
-            raise
-        except Exception as error:
-            logger.exception("%s failed", self.loading)
-            raise ModelLoadError(f"{self.loading} failed: {type(error).__name__}: {error}") from error
         seconds = time.monotonic() - start
         metrics().load_seconds.labels(model.name).observe(seconds)
         model.ready = True
         self.served[model.name] = served
         logger.info("model %s loaded on %s in %.2f s", model.name, self.device, seconds)
-        model_in_log.set("-")
+        model_in_log.reset(in_log)
+
+    @contextmanager
+    def _step(self, what: str, executor: Executor) -> Iterator[None]:
+        """Name a step of the load, for the words of a deadline and of a failure."""
+        self.loading, self._loading_in = what, executor
+        try:
+            yield
+        except (ModelLoadError, ConfigurationError):
+            raise
+        except Exception as error:
+            logger.exception("%s failed", what)
+            raise ModelLoadError(f"{what} failed: {type(error).__name__}: {error}") from error
 
     def open(self) -> None:
         """Tell all workers that this one can answer from now on."""
@@ -146,12 +174,18 @@ class ServerCore:
         self.board.mark_ever_ready()
 
     def publish(self) -> None:
-        """Write which models can answer here to the scoreboard; a model may have cleared its ``ready``."""
+        """Write which models can answer here to the scoreboard; a model may have cleared its ``ready`` or set it."""
         self.row.models = sum(1 << served.index for served in self.served.values() if served.model.ready)
+
+    async def describe(self, served: Served) -> tuple[list[Spec], list[Spec]]:
+        """A model's inputs and outputs. Not asked for in the model's own threads, where it would wait for predicts."""
+        model = served.model
+        return await _call(model.get_input_types, self._offload), await _call(model.get_output_types, self._offload)
 
     async def stop(self) -> None:
         """Run every model's ``stop``, each in its own thread, all at once. A failing one is logged."""
         await asyncio.gather(*(self._stop(served) for served in self.served.values()))
+        self._offload.close()
 
     async def _stop(self, served: Served) -> None:
         try:
@@ -179,10 +213,12 @@ class ServerCore:
 
     def is_model_ready(self, served: Served) -> bool:
         """Whether this model can answer in this worker, or in another one."""
-        return served.model.ready or self.board.model_ready(served.index)
+        self.publish()
+        return bool(served.model.ready) or self.board.model_ready(served.index)
 
     def is_ready(self) -> bool:
         """Whether the server as a whole is ready, whichever worker is asked (V2 ``/v2/health/ready``)."""
+        self.publish()
         count = len(self.sources) if self.sources is not None else 0
         if self.settings.ready_when == "all":
             return self.board.all_ready(count)

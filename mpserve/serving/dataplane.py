@@ -1,19 +1,19 @@
-"""The one road of a request, whatever the front end: find the model, run its pipeline, check what came back, blame rightly.
+"""The one road of a request, whatever the front end: find the model, run its pipeline, check the result, blame rightly.
 
-A front end decodes bytes into a payload before this and encodes the outcome after it, and does nothing else, so V1, V2 and gRPC
-cannot differ in behaviour.
+A front end decodes bytes into a payload before this and encodes the outcome after it, and does nothing else, so V1, V2
+and gRPC cannot differ in behaviour. It logs nothing: how an error is told, and to whom, is the front end's affair.
 """
 
-import logging
+import copy
+from collections.abc import AsyncIterator, Iterator
+from inspect import isawaitable
 from typing import Any
 
 from mpserve.errors import InferenceError, InvalidInput, ModelNotReady, MPServeError, NotSupported
 from mpserve.logging import model as model_in_log
-from mpserve.protocol.messages import InferRequest, InferResponse
+from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.core import ServerCore
 from mpserve.serving.pipeline import Headers
-
-logger = logging.getLogger(__name__)
 
 
 class Dataplane:
@@ -31,8 +31,8 @@ class Dataplane:
             ModelNotFound: no such model or version.
             ModelNotReady: the model has taken itself out of service.
             InvalidInput: the model, or its declaration, refuses the request.
-            NotSupported: the model does not implement the verb.
-            InferenceError: the model failed; its traceback is in the log.
+            NotSupported: the model does not implement the verb, or answers in a form that is not offered.
+            InferenceError: the model failed; what it raised is the ``__cause__``.
         """
         served = self.core.find(name, version)
         if not served.model.ready:
@@ -42,33 +42,54 @@ class Dataplane:
         row.in_flight += 1
         try:
             result, response_headers = await served.pipeline.run(verb, payload, headers)
-        except MPServeError as error:
-            if isinstance(error, InferenceError):
-                logger.exception("model %s failed in %s", name, verb)
+        except MPServeError:
             raise
         except NotImplementedError as error:
             raise NotSupported(str(error) or f"Model {name} does not implement {verb}.") from error
         except Exception as error:
-            logger.exception("model %s failed in %s", name, verb)
             raise InferenceError(f"{type(error).__name__} : {error}") from error
         finally:
             row.in_flight -= 1
+        _refuse_unfinished(result, verb)
         if isinstance(result, InferResponse) and isinstance(payload, InferRequest):
-            _keep_requested(result, payload)
+            result = _completed(result, payload)
         return result, response_headers
 
 
-def _keep_requested(response: InferResponse, request: InferRequest) -> None:
-    """Leave only the outputs that were asked for, in the order asked for. None asked for means all (V2, inference request)."""
-    if not request.request_outputs:
-        return
-    by_name = {output.name: output for output in response.outputs}
-    kept = []
-    for wanted in request.request_outputs:
-        if wanted.name not in by_name:
-            raise InvalidInput(
-                f"Unexpected inference output {wanted.name!r} for model {response.model_name!r}; "
-                f"it has {', '.join(map(repr, by_name))}"
-            )
-        kept.append(by_name[wanted.name])
-    response.outputs = kept
+def _refuse_unfinished(result: object, verb: str) -> None:
+    """Refuse what is not an answer yet, but the promise of one."""
+    if isinstance(result, Iterator | AsyncIterator):
+        raise NotSupported(
+            f"the answer to {verb} is of type {type(result).__name__}, expected a whole one: streaming is not offered yet"
+        )
+    if isawaitable(result):
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()  # else Python warns that it was never awaited
+        raise InferenceError(
+            f"the answer to {verb} is of type {type(result).__name__}, expected a value: is the method decorated by"
+            " something that hides its async def?"
+        )
+
+
+def _completed(response: InferResponse, request: InferRequest) -> InferResponse:
+    """The response with what only the request knows: its id, the version it named, the outputs it asked for.
+
+    A copy, since a model may well give the same object for every request.
+    """
+    response = copy.copy(response)
+    response.id = response.id if response.id is not None else request.id
+    response.model_version = response.model_version or request.model_version
+    if request.request_outputs:  # none asked for means all (V2, inference request)
+        response.outputs = [_requested(response, wanted.name) for wanted in request.request_outputs]
+    return response
+
+
+def _requested(response: InferResponse, name: str) -> InferOutput:
+    output = response.get_output_by_name(name)
+    if output is None:
+        there = ", ".join(repr(output.name) for output in response.outputs)
+        raise InvalidInput(
+            f"Unexpected inference output {name!r} for model {response.model_name!r}; expected {there or 'none'}"
+        )
+    return output

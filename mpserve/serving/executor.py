@@ -1,12 +1,15 @@
 """The only place that makes threads: a model's own threads, where its synchronous methods run.
 
-The event loop never waits for a model. One thread is the default, since models are rarely thread-safe, and since everything of a
-model (load, predict, stop) then runs in the same thread, which thread-bound handles need. The threads are daemons: a predict that
-never returns must not keep a worker alive that has been told to end (``concurrent.futures`` joins its threads at exit).
+The event loop never waits for a model. One thread is the default, since models are rarely thread-safe, and since
+everything of a model (load, predict, stop) then runs in the same thread, which thread-bound handles need. The threads
+are daemons: a predict that never returns must not keep a worker alive that has been told to end (``concurrent.futures``
+joins its threads at exit).
 """
 
 import asyncio
+import contextlib
 import contextvars
+import logging
 import sys
 import threading
 import traceback
@@ -14,8 +17,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+DEPTH_SHOWN = 3
+"""Frames of a call that does not come back: the innermost is often some library's, and does not say who called it."""
 
 
 class Executor:
@@ -42,10 +49,10 @@ class Executor:
         return await future
 
     def where(self) -> str:
-        """The innermost line that each thread is at: what to say of a call that does not come back."""
+        """The innermost lines that each thread is at: what to say of a call that does not come back."""
         frames = sys._current_frames()
         stacks = (traceback.extract_stack(frames[t.ident]) for t in self._started if t.ident in frames)
-        return "; ".join(f"{stack[-1].filename}:{stack[-1].lineno} in {stack[-1].name}" for stack in stacks if stack)
+        return "; ".join(" < ".join(map(_place, stack[: -1 - DEPTH_SHOWN : -1])) for stack in stacks)
 
     def close(self) -> None:
         """Let the threads end once the queue is empty. Does not wait for them."""
@@ -61,19 +68,35 @@ class Executor:
             self._started.append(thread)
 
     def _work(self) -> None:
-        self.on_start()
+        try:
+            self.on_start()
+        except Exception:  # without the thread every request would wait for ever
+            logger.exception("thread %s could not be prepared; it goes on as it is", threading.current_thread().name)
         while (job := self._queue.get()) is not None:
-            call, future, loop = job
-            if future.cancelled():
-                continue
-            try:
-                result, error = call(), None
-            except BaseException as raised:  # a model's sys.exit() is its failure too, not the thread's end
-                result, error = None, raised
-            try:
-                loop.call_soon_threadsafe(_settle, future, result, error)
-            except RuntimeError:  # the loop is closed: the worker has given up waiting
-                return
+            _perform(*job)
+            del job  # and with it the request and its answer, which would stay in memory until the next one
+
+
+def _place(frame: traceback.FrameSummary) -> str:
+    return f"{frame.filename}:{frame.lineno} in {frame.name}"
+
+
+def _perform(call: Callable[[], Any], future: "asyncio.Future[Any]", loop: asyncio.AbstractEventLoop) -> None:
+    if future.cancelled():
+        return
+    try:
+        result = call()
+    except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
+        _report(loop, future, None, error)
+    else:
+        _report(loop, future, result, None)
+
+
+def _report(
+    loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", result: object, error: BaseException | None
+) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(_settle, future, result, error)
 
 
 def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException | None) -> None:
@@ -81,10 +104,17 @@ def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException 
         return
     if error is None:
         future.set_result(result)
-    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
-        future.set_exception(error)
     else:
-        # A future refuses StopIteration, and SystemExit or KeyboardInterrupt would end the loop.
-        wrapped = RuntimeError(f"{type(error).__name__}: {error}")
-        wrapped.__cause__ = error
-        future.set_exception(wrapped)
+        future.set_exception(as_failure(error))
+
+
+def as_failure(error: BaseException) -> Exception:
+    """``error`` as something that ends a request and nothing else.
+
+    A future refuses StopIteration; SystemExit, KeyboardInterrupt and CancelledError would end the loop or the task.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    failure = RuntimeError(f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -1,14 +1,12 @@
 """From what the user names (a file, a class, an object, a directory) to models, before and after the fork.
 
-A framework is imported only when a model names it: the files a model directory may hold are found by a table of import strings.
+A framework is imported only when a model names it: the files that a model directory may hold are found by a table of
+import strings.
 """
 
-import ast
 import importlib
-import importlib.util
 import inspect
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError, MPServeError
+from mpserve.errors import AcceleratorInMaster, ConfigurationError
+from mpserve.serving import targets
 from mpserve.serving.model import Model
+from mpserve.serving.targets import telling
 from mpserve.serving.tensors import FunctionModel
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ RUNTIMES = {
 
 @dataclass
 class ModelSource:
-    """Where a model comes from, and how far it has got. ``build`` is None for an object that a script had already made."""
+    """Where a model comes from, and how far it has got. ``build`` is None for an object that a script has made."""
 
     build: Callable[[], Model] | None = None
     model: Model | None = None
@@ -47,26 +47,24 @@ class ModelSource:
         try:
             self.obtain()
         except AcceleratorInMaster as reached:
-            logger.warning(
-                "a model reached for CUDA in the master and was stopped: %s. %s",
-                reached.where,
-                "It will be constructed and loaded in each worker instead.",
-            )
+            stage = "a model's constructor" if self.model is None else f"preload() of model {self.model.name}"
+            logger.warning("%s reached for CUDA in the master and was stopped: %s. %s",
+                           stage, reached.where, "It will run in each worker instead.")  # fmt: skip
 
     def obtain(self) -> Model:
         """The model, constructed and preloaded if that is still to be done."""
-        try:
-            if self.model is None:
-                assert self.build is not None
+        if self.model is None:
+            assert self.build is not None
+            with telling("the model's constructor"):
                 self.model = self.build()
-            if not self.preloaded:
+        if not self.preloaded:
+            if inspect.iscoroutinefunction(self.model.preload):
+                raise ConfigurationError(
+                    f"preload() of model {self.model.name} is async; there is no loop yet: use def"
+                )
+            with telling(f"preload() of model {self.model.name}"):
                 self.model.preload()
-                self.preloaded = True
-        except MPServeError:
-            raise
-        except Exception as error:
-            stage = "its constructor" if self.model is None else f"preload() of model {self.model.name}"
-            raise ModelLoadError(f"{stage} failed: {type(error).__name__}: {error}") from error
+            self.preloaded = True
         return self.model
 
 
@@ -85,7 +83,7 @@ def from_objects(models: Sequence[object]) -> list[ModelSource]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"two models are named {name!r}; give each its own name")
-    return [ModelSource(model=m) if isinstance(m, Model) else ModelSource(build=m) for m in models]
+    return [source for model in models for source in _sources(model, repr(model), None)]
 
 
 def from_target(target: str, model_name: str | None) -> list[ModelSource]:
@@ -95,14 +93,9 @@ def from_target(target: str, model_name: str | None) -> list[ModelSource]:
 
     Raises:
         ConfigurationError: there is no such file, module or object, or it holds no model or more than one.
+        ModelLoadError: the code cannot be imported.
     """
-    place, _, attribute = target.partition(":")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    found = [_attribute(module, attribute, target)] if attribute else _candidates(module, target)
-    sources: list[ModelSource] = []
-    for thing in found:
-        sources += _sources(thing, target, model_name)
-    return sources
+    return _sources(targets.find(target), target, model_name)
 
 
 def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]:
@@ -114,7 +107,8 @@ def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]
     if directory.is_file():
         files = [directory]
     elif (directory / "model.py").is_file():
-        return from_target(str(directory / "model.py"), model_name)
+        file = directory / "model.py"
+        return _sources(targets.find_in_file(file), str(file), model_name)
     elif directory.is_dir():
         files = [path for path in sorted(directory.iterdir()) if path.suffix in RUNTIMES]
     else:
@@ -122,7 +116,8 @@ def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]
     if len(files) != 1 or files[0].suffix not in RUNTIMES:
         there = ", ".join(sorted(path.name for path in directory.iterdir())) if directory.is_dir() else directory.name
         raise ConfigurationError(
-            f"expected a model.py or exactly one of *{', *'.join(RUNTIMES)} in {directory}; it holds: {there or 'nothing'}"
+            f"expected a model.py or exactly one of *{', *'.join(RUNTIMES)} in {directory}; "
+            f"it holds: {there or 'nothing'}"
         )
     module_name, _, class_name = RUNTIMES[files[0].suffix].partition(":")
     try:
@@ -130,92 +125,17 @@ def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             f"{files[0].name} needs {missing.name}, which is not installed: pip install 'mpserve[torch]'"
-        ) from missing
+        ) from None
     return [ModelSource(build=partial(runtime, model_name or files[0].stem, files[0]))]
-
-
-def starts_server(path: Path) -> bool:
-    """Whether a script itself calls ``ModelServer(...)`` in its main part, so that it is to be run, not searched for models."""
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (OSError, SyntaxError, ValueError):
-        return False
-    main_part = [
-        node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    ]
-    calls = (node.func for part in main_part for node in ast.walk(part) if isinstance(node, ast.Call))
-    names = (call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls)
-    if "ModelServer" in names:
-        return True
-    # `if __name__ == "__main__": main()` with ModelServer(...) inside main().
-    guarded = any(isinstance(part, ast.If) and "__main__" in ast.dump(part.test) for part in main_part)
-    return guarded and "ModelServer" in {getattr(node, "id", None) for node in ast.walk(tree)}
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigurationError(f"there is no file {path}")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # as `python model.py` would, so that it finds its neighbours
-    name = path.stem if path.stem not in sys.modules and path.stem.isidentifier() else f"mpserve_target_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # pickle and dataclasses look a class's module up there
-    spec.loader.exec_module(module)
-    return module
-
-
-def _import_module(name: str) -> ModuleType:
-    cwd = str(Path.cwd())
-    if cwd not in sys.path:
-        sys.path.insert(0, cwd)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as missing:
-        if missing.name is None or not (name == missing.name or name.startswith(f"{missing.name}.")):
-            raise
-        hint = f"; did you mean {name}.py?" if Path(f"{name}.py").is_file() else ""
-        raise ConfigurationError(f"there is no module named {missing.name}{hint}") from None
-
-
-def _attribute(module: ModuleType, attribute: str, target: str) -> object:
-    thing: object = module
-    for part in attribute.split("."):
-        if not hasattr(thing, part):
-            public = ", ".join(sorted(name for name in vars(module) if not name.startswith("_"))) or "nothing public"
-            raise ConfigurationError(f"{target}: {module.__name__} has no {attribute!r}; it has {public}")
-        thing = getattr(thing, part)
-    return thing
-
-
-def _candidates(module: ModuleType, target: str) -> list[object]:
-    """What a module that was named without an object must mean: its one model."""
-    own = [(name, value) for name, value in vars(module).items() if not name.startswith("_")]
-    objects: list[tuple[str, object]] = [(n, v) for n, v in own if isinstance(v, Model)]
-    classes: list[tuple[str, object]] = [
-        (n, v) for n, v in own if isinstance(v, type) and issubclass(v, Model) and v.__module__ == module.__name__
-    ]
-    found = objects or classes
-    if not found and callable(getattr(module, "predict", None)):
-        found = [("predict", module)]
-    if len(found) == 1:
-        return [found[0][1]]
-    if not found:
-        raise ConfigurationError(
-            f"{target} holds no model: expected a subclass or an instance of mpserve.Model, or a function predict"
-        )
-    raise ConfigurationError(
-        f"{target} holds {len(found)} models; name one: " + ", ".join(f"{target}:{n}" for n, _ in found)
-    )
 
 
 def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSource]:
     if isinstance(thing, ModuleType):
         name = model_name or Path(str(thing.__file__)).stem
-        return [ModelSource(build=partial(FunctionModel, name, thing.predict, getattr(thing, "load", None)))]
+        load = getattr(thing, "load", None)
+        if inspect.iscoroutinefunction(load):
+            raise ConfigurationError(f"{target}: the function load is async; there is no loop yet: use def")
+        return [ModelSource(build=partial(FunctionModel, name, thing.predict, load))]
     if isinstance(thing, Model):
         if model_name:
             thing.name = model_name

@@ -1,8 +1,8 @@
 """What a user writes: ``Model``, the kserve SDK's class with two moments of our own, and the rules of loading it.
 
-``preload()`` runs once in the master and what it leaves on ``self`` is shared by all workers; ``load()`` runs in each worker with
-``self.device`` set. Names and signatures are the SDK's (kserve/model.py), so that an existing model changes one import.
-Knows no protocol bytes, no HTTP, no process.
+``preload()`` runs once in the master and what it leaves on ``self`` is shared by all workers; ``load()`` runs in each
+worker with ``self.device`` set. Names and signatures are the SDK's (kserve/model.py), so that an existing model changes
+one import. Knows no protocol bytes, no HTTP, no process.
 """
 
 import functools
@@ -19,17 +19,19 @@ Spec = dict[str, Any]
 
 
 class Model:
-    """A model, in the kserve SDK's terms. Override ``predict`` and whatever else you need; each method may be sync or async.
+    """A model, in the kserve SDK's terms. Override ``predict`` and what else you need; each may be sync or async.
 
     Attributes:
         name: how clients address it; given to the constructor or set on the class.
         version: the one version it answers to under ``/versions/{v}``.
         ready: whether it answers now. Set after ``load()``; a model may clear it to be taken out of service.
         device: ``"cpu"`` or ``"cuda:0"``, set before ``load()``.
-        concurrency: how many synchronous calls may run at once in one worker. None means one for synchronous models, and no
-            limit for ``async def predict``.
+        concurrency: how many calls may run at once in one worker. None means one for synchronous models, and no limit
+            for ``async def predict``.
         sample: a request's payload to predict once with before the model counts as ready; None: no such warm-up.
         engine: whether ``start_engine()`` is to be awaited in each worker after ``load()`` (SDK).
+        required_response_headers: whether ``predict`` and ``postprocess`` take a third argument, a dict that they fill
+            with headers of the response (SDK, its argument ``return_response_headers``).
     """
 
     name: str = "model"
@@ -40,6 +42,7 @@ class Model:
     sample: Any = None
     engine: bool = False
     platform: str = ""
+    required_response_headers: bool = False
 
     deferred: AcceleratorInMaster | None = None
     """Why ``load()`` must run in the workers although it was called in the master."""
@@ -50,7 +53,8 @@ class Model:
     def __init__(self, name: str | None = None, return_response_headers: bool = False) -> None:
         if name is not None:
             self.name = name
-        self.required_response_headers = return_response_headers
+        if return_response_headers:
+            self.required_response_headers = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -126,7 +130,8 @@ class Model:
 def _remembering(load: Callable[..., Any]) -> Callable[..., Any]:
     """``load`` that keeps in mind whether it completed, and lets itself be stopped on its way to CUDA in the master.
 
-    A script's own early ``model.load()`` thus either counts as preloaded or is put off to the workers, and the script goes on.
+    A script's own early ``model.load()`` thus either counts as preloaded or is put off to the workers, and the script
+    goes on.
     """
 
     @functools.wraps(load)

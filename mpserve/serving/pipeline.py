@@ -1,7 +1,7 @@
-"""One model's stages: preprocess, validate, predict or explain, postprocess, each sync or async, timed and off the loop.
+"""One model's stages: preprocess, validate, predict or explain, postprocess, sync or async, timed and off the loop.
 
-Which method is asynchronous, which takes headers, and which the model has not overridden at all is found out once, when the
-model is added. A wholly synchronous model costs one hop to its executor per request, whatever the number of its stages.
+Which method is asynchronous, which takes headers, and which the model has not overridden at all is found out once, when
+the model is added. A wholly synchronous model costs one hop to its executor per request, whatever the number of stages.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any, NamedTuple
 
-from mpserve.serving.executor import Executor
+from mpserve.serving.executor import Executor, as_failure
 from mpserve.serving.model import Model
 from mpserve.serving.tensors import TensorModel, tensor_stage
 
@@ -42,9 +42,7 @@ class Pipeline:
         self.executor = executor
         self._stages = {verb: _stages(model, verb, observers) for verb in VERBS}
         # The SDK's dashboards divide by the count of every stage, so a stage that is not there took no time.
-        self._absent = [
-            observers[name] for name in ("preprocess", "postprocess") if not _overrides(model, name)
-        ]  # fmt: skip
+        self._absent = [observers[name] for name in ("preprocess", "postprocess") if not _overrides(model, name)]
         self._gate: AbstractAsyncContextManager[Any] = (
             asyncio.Semaphore(model.concurrency) if model.concurrency is not None else nullcontext()
         )
@@ -68,16 +66,22 @@ class Pipeline:
                 payload = await self.executor.run(_run_sync, [stage], payload, headers, response_headers)
                 continue
             start = time.perf_counter()
-            payload = await stage.call(payload, headers, response_headers)
-            stage.observe(time.perf_counter() - start)
+            try:
+                payload = await stage.call(payload, headers, response_headers)
+            except SystemExit as error:  # it would end the loop, and with it the worker
+                raise as_failure(error) from error
+            finally:
+                stage.observe(time.perf_counter() - start)
         return payload
 
 
 def _run_sync(stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers) -> Any:
     for call, _, observe in stages:
         start = time.perf_counter()
-        payload = call(payload, headers, response_headers)
-        observe(time.perf_counter() - start)
+        try:
+            payload = call(payload, headers, response_headers)
+        finally:
+            observe(time.perf_counter() - start)
     return payload
 
 
@@ -93,7 +97,7 @@ def _stages(model: Model, verb: str, observers: Observers) -> list[Stage]:
             stages.append(Stage(*tensor_stage(model), observe))
         elif name == verb or _overrides(model, name):
             method = getattr(model, name)
-            stages.append(Stage(_adapt(method), is_async(method), observe))
+            stages.append(Stage(_adapt(method, model.required_response_headers), is_async(method), observe))
     return stages
 
 
@@ -104,12 +108,26 @@ def is_async(method: Callable[..., Any]) -> bool:
     )
 
 
-def _adapt(method: Callable[..., Any]) -> StageCall:
-    """``method`` called with as many of (payload, headers, response_headers) as it takes, as the SDK's models vary."""
-    kinds = [parameter.kind for parameter in signature(method).parameters.values()]
-    positional = sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
-    if positional >= 3 or Parameter.VAR_POSITIONAL in kinds:
+def _adapt(method: Callable[..., Any], wants_response_headers: bool) -> StageCall:
+    """``method`` called with as many of (payload, headers, response_headers) as it takes, as the SDK's models vary.
+
+    A third argument is passed as the SDK does, if the model was constructed with ``return_response_headers=True``, and
+    if it cannot be anything else: it has no default, or is called ``response_headers``.
+    """
+    try:
+        parameters = signature(method).parameters.values()
+    except ValueError:  # of compiled code; it takes what the SDK would give it
+        return method if wants_response_headers else _without_response_headers(method)
+    if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters):
+        return method if wants_response_headers else _without_response_headers(method)
+    positional = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    if len(positional) < 2:
+        return lambda payload, headers, response_headers: method(payload)
+    third = positional[2] if len(positional) > 2 else None
+    if third and (wants_response_headers or third.default is Parameter.empty or third.name == "response_headers"):
         return method
-    if positional == 2:
-        return lambda payload, headers, response_headers: method(payload, headers)
-    return lambda payload, headers, response_headers: method(payload)
+    return _without_response_headers(method)
+
+
+def _without_response_headers(method: Callable[..., Any]) -> StageCall:
+    return lambda payload, headers, response_headers: method(payload, headers)

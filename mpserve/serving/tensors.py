@@ -1,7 +1,8 @@
 """Models that speak arrays: ``TensorModel`` declares its inputs and outputs once, and works under V1 and V2 alike.
 
-This is where a V1 payload (``instances``) or a V2 request becomes arrays, and arrays become an ``InferResponse`` again. Arrays of
-other frameworks are recognised by what they can do (``detach``, ``cpu``, ``numpy``), not by importing the framework.
+This is where a V1 payload (``instances``) or a V2 request becomes arrays, and arrays become an ``InferResponse`` again.
+Arrays of other frameworks are recognised by what they can do (``detach``, ``cpu``, ``numpy``), not by importing the
+framework.
 """
 
 import base64
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol.datatypes import Array, cast, datatype_of
+from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, NotSupported
+from mpserve.protocol.datatypes import Array, cast, datatype_of, numpy_dtype
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.model import Model, Spec
 
@@ -38,11 +39,12 @@ class Tensor(NamedTuple):
 class TensorModel(Model):
     """A model whose ``predict`` takes and returns arrays.
 
-    ``predict`` gets one numpy array per declared input, in their order, and returns one per declared output: an array, a tuple of
-    them, or a dict by name (torch tensors do as well). Without ``inputs`` it gets whatever the request holds; without ``outputs``
-    the answers are named ``output-0``, ``output-1``, as the SDK names them.
+    ``predict`` gets one numpy array per declared input, in their order, and returns one per declared output: an array,
+    a tuple of them, or a dict by name (torch tensors do as well). Without ``inputs`` it gets whatever the request
+    holds; without ``outputs`` the answers are named ``output-0``, ``output-1``, as the SDK names them.
 
-    V1: ``instances`` is the one input's rows, or a list of objects with one entry per input. ``predictions`` mirrors that.
+    V1: ``instances`` is the one input's rows, or a list of objects with one entry per input; ``predictions`` mirrors
+    that.
     """
 
     inputs: Sequence[Tensor] = ()
@@ -50,18 +52,21 @@ class TensorModel(Model):
 
     def predict(self, *arrays: Any) -> Any:
         """Answer for the given arrays; the first dimension is the batch."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement predict")
+        raise NotSupported(f"Model {self.name} does not implement predict.")
 
     def invoke(self, arrays: Sequence[Array]) -> Any:
         """How ``predict`` is called. A framework's base class moves the arrays to its device here."""
         return self.predict(*arrays)
 
     def warmup(self) -> Any:
-        """Predict once on ``sample`` (one array, or a sequence with one per input), if there is one."""
+        """Predict once on ``sample``, if there is one: one array, or a sequence with one per input, as declared."""
         if self.sample is None:
             return None
         given = [self.sample] if len(self.inputs) == 1 or isinstance(self.sample, np.ndarray) else self.sample
-        return self.invoke([np.asarray(array) for array in given])
+        arrays = [np.asarray(array) for array in given]
+        if self.inputs:
+            arrays = [_checked(tensor, cast(a, tensor.datatype)) for tensor, a in zip(self.inputs, arrays, strict=True)]
+        return self.invoke(arrays)
 
     def get_input_types(self) -> list[Spec]:
         return [tensor.describe() for tensor in self.inputs]
@@ -71,14 +76,20 @@ class TensorModel(Model):
 
 
 class FunctionModel(TensorModel):
-    """A pair of plain functions: ``load()`` gives an object, ``predict(object, array, ...)`` answers; or ``predict`` alone.
+    """A pair of functions: ``load()`` gives an object, ``predict(object, array, ...)`` answers; or ``predict`` alone.
 
-    A ``load`` that takes ``device`` runs in each worker. One that takes nothing runs once in the master, so that what it returns
-    is shared by all workers, unless it reaches for CUDA on the way.
+    A ``load`` with a parameter ``device``, or any other that must be given, gets the device and runs in each worker.
+    One that needs nothing runs once in the master, so that what it returns is shared by all workers, unless it reaches
+    for CUDA on the way.
+
+    Raises:
+        ConfigurationError: ``load`` is ``async def``; only ``predict`` may be.
     """
 
     def __init__(self, name: str, predict: Callable[..., Any], load: Callable[..., Any] | None) -> None:
         super().__init__(name)
+        if iscoroutinefunction(load):
+            raise ConfigurationError(f"model {name}: the function load is async def, expected a plain def")
         self._function = predict
         self._loader = load
         self._object: Any = None
@@ -86,12 +97,13 @@ class FunctionModel(TensorModel):
             self.invoke = self._invoke_async  # type: ignore[method-assign]
 
     def preload(self) -> None:
-        if self._loader is not None and not signature(self._loader).parameters:
+        if self._loader is not None and not _takes_device(self._loader):
             self._object = self._loader()
 
     def load(self) -> None:
-        if self._loader is not None and signature(self._loader).parameters:
-            self._object = self._loader(self.device)
+        if self._loader is not None and _takes_device(self._loader):
+            by_name = "device" in signature(self._loader).parameters
+            self._object = self._loader(device=self.device) if by_name else self._loader(self.device)
 
     def invoke(self, arrays: Sequence[Array]) -> Any:
         return self._function(*self._arguments(arrays))
@@ -103,8 +115,25 @@ class FunctionModel(TensorModel):
         return arrays if self._loader is None else (self._object, *arrays)
 
 
+def _takes_device(load: Callable[..., Any]) -> bool:
+    parameters = signature(load).parameters
+    return "device" in parameters or any(
+        parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        for parameter in parameters.values()
+    )
+
+
 def tensor_stage(model: TensorModel) -> tuple[Callable[..., Any], bool]:
-    """The predict stage of a tensor model: payload to arrays, ``invoke``, arrays to an ``InferResponse``."""
+    """The predict stage of a tensor model (payload to arrays, ``invoke``, arrays to a response), and if it is async.
+
+    Raises:
+        ConfigurationError: a datatype that the model declares does not exist, or not here (BF16 without ml_dtypes).
+    """
+    for tensor in (*model.inputs, *model.outputs):
+        try:
+            numpy_dtype(tensor.datatype)
+        except InvalidInput as error:
+            raise ConfigurationError(f"model {model.name} declares {tensor.name!r}: {error}") from error
 
     def stage(payload: Any, headers: object, response_headers: object) -> InferResponse:
         return to_response(model, payload, model.invoke(to_arrays(model, payload)))
@@ -153,6 +182,8 @@ def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
         raise InvalidInput('expected a JSON object with a list of "instances"')
     if rows and isinstance(rows[0], dict) and not _is_base64(rows[0]):
         names = [tensor.name for tensor in declared] or list(rows[0])
+        if not names:
+            raise InvalidInput("expected each of the instances to be an object with one entry per input, got {}")
         return [
             _column(declared, index, [_field(row, name, names) for row in rows]) for index, name in enumerate(names)
         ]
@@ -177,21 +208,25 @@ def _column(declared: Sequence[Tensor], index: int, values: list[Any]) -> Array:
     except (ValueError, OverflowError) as error:
         raise InvalidInput(f"input {name}: expected instances of one shape, of numbers, booleans or strings") from error
     if array.dtype.kind not in "biufUS":
-        raise InvalidInput(f"input {name}: expected numbers, booleans or strings, got {_kinds(decoded)}")
+        got = _kinds(array.ravel().tolist())
+        raise InvalidInput(f"input {name}: expected numbers, booleans or strings, got {got}")
     if array.dtype.kind in "US":
+        if declared and declared[index].datatype != "BYTES":
+            raise InvalidInput(f"input {name}: expected numbers for {declared[index].datatype}, got a string")
         # numpy turns [1, "a"] into text, and its own text types cut trailing zeros off.
         array = np.array(decoded, dtype=object)
     try:
         cast_array = cast(array, declared[index].datatype if declared else datatype_of(array.dtype))
     except InvalidInput as error:
         raise InvalidInput(f"input {name}: {error}") from error
-    if array.size and cast_array.dtype.kind == "f" and not np.isfinite(cast_array).all():
+    if cast_array.dtype.kind not in "biuO" and not np.isfinite(cast_array).all():
         raise InvalidInput(f"input {name}: a value is out of range for {datatype_of(cast_array.dtype)}")
     return _checked(declared[index], cast_array) if declared else cast_array
 
 
 def _kinds(values: list[Any]) -> str:
-    return ", ".join(sorted({"null" if value is None else type(value).__name__ for value in values}))
+    names = {type(None): "null", dict: "an object", list: "a list"}
+    return " and ".join(sorted({names.get(type(value), type(value).__name__) for value in values}))
 
 
 def _holds_base64(values: list[Any]) -> bool:
@@ -222,12 +257,15 @@ def to_response(model: TensorModel, payload: Any, result: Any) -> InferResponse:
     """What ``predict`` returned, named and checked against the declared outputs.
 
     Raises:
-        InferenceError: the model returned something else than it declares; the message names the output and both sides.
+        InferenceError: the model returned something else than it declares, or arrays of a type that V2 does not have;
+            the message names the output and both sides.
     """
-    arrays = _named(model.outputs, result)
     outputs = []
-    for name, array in arrays:
-        outputs.append(InferOutput(name, list(array.shape), datatype_of(array.dtype), array))
+    for name, array in _named(model.outputs, result):
+        try:
+            outputs.append(InferOutput(name, list(array.shape), datatype_of(array.dtype), array))
+        except InvalidInput as error:  # not the client's fault
+            raise InferenceError(f"output {name!r}: {error}") from error
     request_id = payload.id if isinstance(payload, InferRequest) else None
     return InferResponse(request_id, model.name, outputs)
 
@@ -258,7 +296,7 @@ def _as_declared(tensor: Tensor, value: Any) -> Array:
         raise InferenceError(f"output {tensor.name!r} is declared {tensor.datatype}: {error}") from error
     if not tensor.fits(array.shape):
         raise InferenceError(
-            f"output {tensor.name!r} is declared with shape {list(tensor.shape)}; the model returned {list(array.shape)}"
+            f"output {tensor.name!r} is declared with shape {list(tensor.shape)}, the model gave {list(array.shape)}"
         )
     return array
 

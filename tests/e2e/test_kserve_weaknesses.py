@@ -122,7 +122,7 @@ def test_a_predict_that_holds_the_gil_for_seven_seconds_loses_nothing(tmp_path: 
 
 @weakness("W5")
 def test_metrics_agree_on_every_scrape_and_survive_a_killed_worker(tmp_path: Path) -> None:
-    """Each scrape is on a connection of its own. The SDK exposed one worker's numbers, whichever accepted: 16, 6 and 8 of 30 predicts."""
+    """Each scrape has a connection of its own. The SDK exposed one worker's numbers: 16, 6 and 8 of 30 predicts."""
     sample = 'request_predict_seconds_count{model_name="m"}'
     with serving(tmp_path, PID, "--workers=3") as server:
         server.wait_ready(workers=3)

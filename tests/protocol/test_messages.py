@@ -1,129 +1,9 @@
 import numpy as np
+import orjson
 import pytest
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
-
-TENSORS = [(InferInput, InvalidInput), (InferOutput, InferenceError)]
-
-
-@pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]], np.array([[1, 2], [3, 4]]), ((1, 2), (3, 4))])
-def test_a_list_or_an_array_flat_or_nested_is_the_same_tensor(data):
-    tensor = InferInput("x", [2, 2], "fp32", data)
-    array = tensor.as_numpy()
-    assert (array.dtype, array.tolist()) == (np.float32, [[1, 2], [3, 4]])
-    assert tensor.datatype == "FP32"
-    assert tensor == InferInput("x", [2, 2], "FP32", [1.0, 2.0, 3.0, 4.0])
-
-
-def test_an_array_is_not_copied():
-    array = np.ones((2, 2), dtype=np.float32)
-    tensor = InferOutput("y", [2, 2], "FP32", array)
-    assert np.shares_memory(tensor.as_numpy(), array)
-    tensor.set_data_from_numpy(array)
-    assert np.shares_memory(tensor.as_numpy(), array)
-
-
-def test_a_new_shape_applies_to_the_same_data():
-    tensor = InferInput("x", [4], "INT64", np.arange(4))
-    tensor.shape = [2, 2]
-    assert tensor.as_numpy().tolist() == [[0, 1], [2, 3]]
-
-
-def test_data_of_an_array_is_flat_and_can_be_changed_in_place():
-    tensor = InferInput("x", [2, 2], "INT64", np.arange(4).reshape(2, 2))
-    assert tensor.data == [0, 1, 2, 3]
-    tensor.data[0] = 9
-    assert tensor.as_numpy().tolist() == [[9, 1], [2, 3]]
-
-
-@pytest.mark.parametrize(
-    ("array", "listed"),
-    [
-        (np.array([b"a", "é".encode()], dtype=object), ["a", "é"]),
-        (np.array(["a", "é"]), ["a", "é"]),
-        (np.array([b"a", b"\xff"], dtype=object), [b"a", b"\xff"]),
-    ],
-)
-def test_data_of_bytes_is_text_where_it_is_utf8(array, listed):
-    tensor = InferInput("x", [2], "BYTES", array)
-    assert tensor.to_dict()["data"] == listed
-    assert tensor.data == listed
-
-
-def test_bytes_are_read_as_bytes_by_numpy_and_as_text_by_as_string():
-    tensor = InferInput("x", [2, 1], "BYTES", ["a\0", "é"])
-    assert tensor.as_numpy().tolist() == [[b"a\0"], ["é".encode()]]
-    assert tensor.as_string() == [["a\0"], ["é"]]
-    assert InferInput("x", [1], "BYTES", [b"a"]).as_string() == ["a"]
-
-
-@pytest.mark.parametrize(("kind", "fault"), TENSORS)
-@pytest.mark.parametrize(
-    ("shape", "datatype", "data", "message"),
-    [
-        ([2], "FP32", None, "'t' has no data"),
-        ([3], "FP32", [1.0, 2.0], "'t': cannot reshape array of size 2"),
-        ([2, 2], "FP32", [[1.0, 2.0], [3.0]], "'t': .*inhomogeneous"),
-        ([1], "UINT8", [300], "'t': element 0 of data is 300, out of range"),
-        ([1], "INT32", [1.5], "'t': elements of numpy dtype float64 cannot be taken as INT32"),
-        ([1], "FLOAT", [1.5], "'t': unknown datatype 'FLOAT'"),
-        ([1], "FP32", [None], "'t': elements of numpy dtype object"),
-        ([1], "INT64", [2**70], "'t': elements of numpy dtype object"),
-    ],
-)
-def test_data_that_does_not_fit_is_the_fault_of_whoever_made_the_tensor(kind, fault, shape, datatype, data, message):
-    with pytest.raises(fault, match=message):
-        kind("t", shape, datatype, data).as_numpy()
-
-
-@pytest.mark.parametrize(("kind", "fault"), TENSORS)
-def test_text_of_what_is_no_text_is_refused(kind, fault):
-    with pytest.raises(fault, match="'t' is FP32, only BYTES"):
-        kind("t", [1], "FP32", [1.0]).as_string()
-    with pytest.raises(fault, match="not UTF-8"):
-        kind("t", [1], "BYTES", [b"\xff"]).as_string()
-
-
-@pytest.mark.parametrize("binary_data", [True, False])
-def test_set_data_from_numpy_makes_the_array_the_data(binary_data):
-    tensor = InferOutput("y", [2], "FP32", [0.0, 0.0])
-    tensor.set_data_from_numpy(np.array([1, 2], dtype=">f4"), binary_data=binary_data)
-    assert tensor.data == [1.0, 2.0]
-    text = InferOutput("y", [1], "BYTES")
-    text.set_data_from_numpy(np.array(["é"]), binary_data)
-    assert text.as_numpy().tolist() == ["é".encode()]
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        ([1.0, 2.0], "got list, expected a numpy array"),
-        (np.array([1.0, 2.0]), "got datatype FP64 from the numpy array, expected FP32"),
-        (np.ones((2, 1), dtype=np.float32), r"got a numpy array of shape \[2, 1\], expected \[2\]"),
-        (np.array([1j, 2j]), "complex128 has no V2 datatype"),
-    ],
-)
-def test_set_data_from_numpy_refuses_what_was_not_declared(array, message):
-    with pytest.raises(InferenceError, match=message):
-        InferInput("x", [2], "FP32").set_data_from_numpy(array)
-
-
-DIFFERENT = [
-    InferInput("z", [1], "FP32", [1.0], {"a": 1}),
-    InferInput("x", [1, 1], "FP32", [1.0], {"a": 1}),
-    InferInput("x", [1], "FP64", [1.0], {"a": 1}),
-    InferInput("x", [1], "FP32", [2.0], {"a": 1}),
-    InferInput("x", [1], "FP32", None, {"a": 1}),
-    InferInput("x", [1], "FP32", [1.0]),
-    InferOutput("x", [1], "FP32", [1.0], {"a": 1}),
-    "x",
-]
-
-
-@pytest.mark.parametrize("other", DIFFERENT)
-def test_tensors_that_differ_anywhere_are_not_equal(other):
-    assert InferInput("x", [1], "FP32", [1.0], {"a": 1}) != other
 
 
 def test_requests_and_responses_are_equal_by_content():
@@ -167,3 +47,192 @@ def test_no_list_is_shared_between_messages():
     one, two = InferRequest("m", []), InferRequest("m", [])
     one.request_outputs.append(RequestedOutput("y"))
     assert two.request_outputs == []
+
+
+def test_arguments_stand_in_the_order_of_the_sdk():
+    inputs, outputs = [InferInput("x", [1], "UINT8")], [InferOutput("y", [1], "UINT8")]
+    asked = [RequestedOutput("y")]
+    request = InferRequest("m", inputs, "1", [b"\7"], True, {"a": 1}, asked, "3")
+    assert (request.id, request.from_grpc, request.parameters, request.model_version) == ("1", True, {"a": 1}, "3")
+    assert request.inputs[0].as_numpy().tolist() == [7]
+    response = InferResponse("1", "m", outputs, "3", [b"\x08"], True, {"a": 1}, True, asked)
+    assert (response.id, response.from_grpc, response.parameters, response.model_version) == ("1", True, {"a": 1}, "3")
+    assert response.outputs[0].as_numpy().tolist() == [8]
+    assert response.requested_outputs == asked == request.request_outputs
+
+
+@pytest.mark.parametrize(
+    ("shape", "datatype", "buffers", "message"),
+    [
+        ([2], "FP32", [b"1234"], "'t': expected 8 bytes for FP32 of shape \\[2\\], got 4"),
+        ([1], "FLOAT", [b"1234"], "'t': unknown datatype 'FLOAT'"),
+        ([-1], "FP32", [b"1234"], "'t': shape holds -1"),
+        ([np.float32(1)], "FP32", [b"1234"], "'t': shape holds .*1.0"),
+        ([1], "FP32", [b"1234", b"1234"], "raw contents of 2 .*, expected those of 1"),
+    ],
+)
+def test_raw_contents_that_do_not_fit_are_the_fault_of_whoever_sent_them(shape, datatype, buffers, message):
+    with pytest.raises(InvalidInput, match=message):
+        InferRequest("m", [InferInput("t", shape, datatype)], raw_inputs=buffers)
+    with pytest.raises(InferenceError, match=message):
+        InferResponse(None, "m", [InferOutput("t", shape, datatype)], raw_outputs=buffers)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "raw", "from_grpc", "wanted"),
+    [
+        (None, None, False, False),
+        ({"binary_data_output": True}, None, False, True),
+        ({"binary_data_output": False}, [b"\1"], False, False),
+        ({"binary_data_output": True}, None, True, False),
+        (None, [b"\1"], True, True),
+        (None, [b"\1"], False, False),
+    ],
+)
+def test_binary_outputs_are_asked_for_by_a_parameter_or_by_raw_inputs_over_grpc(parameters, raw, from_grpc, wanted):
+    request = InferRequest("m", [InferInput("x", [1], "UINT8")], None, raw, from_grpc, parameters)
+    assert request.use_binary_outputs is wanted
+
+
+@pytest.mark.parametrize(
+    ("whole", "by_name", "wanted"),
+    [
+        (True, None, True),
+        (True, False, False),
+        (True, True, True),
+        (False, True, True),
+        (False, None, False),
+        (None, None, False),
+    ],
+)
+def test_what_is_said_of_an_output_by_name_wins(whole, by_name, wanted):
+    request = InferRequest(
+        "m",
+        [],
+        parameters=None if whole is None else {"binary_data_output": whole},
+        request_outputs=[RequestedOutput("y", None if by_name is None else {"binary_data": by_name})],
+    )
+    assert request.wants_binary("y") is wanted
+    assert request.wants_binary("other") is bool(whole)
+
+
+def request_of(*tensors):
+    return InferRequest(
+        "m", list(tensors), "1", parameters={"a": 1}, request_outputs=[RequestedOutput("y", {"binary_data": True})]
+    )
+
+
+def test_a_request_without_binary_tensors_goes_out_as_a_dict_of_plain_values():
+    text, flags = InferInput("text", [1, 1], "BYTES", [["é"]]), InferInput("flags", [2], "BOOL")
+    flags.set_data_from_numpy(np.array([True, False]), binary_data=False)
+    body, length = request_of(text, flags).to_rest()
+    assert length is None
+    assert body == {
+        "id": "1",
+        "model_name": "m",
+        "parameters": {"a": 1},
+        "inputs": [
+            {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["é"]},
+            {"name": "flags", "shape": [2], "datatype": "BOOL", "data": [True, False]},
+        ],
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+    }
+    assert type(body["inputs"][1]["data"][0]) is bool
+
+
+def test_a_request_with_a_binary_tensor_survives_being_sent():
+    binary, listed = InferInput("b", [2], "FP16", parameters={"p": 1}), InferInput("l", [1], "INT8", [5])
+    binary.set_data_from_numpy(np.array([1.5, -2], dtype=np.float16))
+    sent = request_of(binary, listed)
+    body, length = sent.to_rest()
+    assert orjson.loads(body[:length])["inputs"][0]["parameters"] == {"p": 1, "binary_data_size": 4}
+    assert body[length:] == b"\x00\x3e\x00\xc0"
+    received = InferRequest.from_bytes(body, length, "m")
+    assert received == sent
+    assert [tensor.binary_data for tensor in received.inputs] == [True, False]
+    assert received.to_rest() == (body, length)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_response_survives_being_sent(binary):
+    outputs = [InferOutput("y", [2], "FP32", np.array([0.5, 2])), InferOutput("z", [1], "BYTES", ["é"])]
+    sent = InferResponse("1", "m", outputs, "3", parameters={"a": 1}, use_binary_outputs=binary)
+    body, length = sent.to_rest()
+    assert (length is None) is not binary
+    assert (InferResponse.from_bytes(body, length) if binary else InferResponse.from_rest(body)) == sent
+
+
+def test_a_response_goes_out_with_the_requested_outputs_as_they_were_requested():
+    outputs = [InferOutput(name, [1], "UINT8", [ord(name)]) for name in "abc"]
+    asked = [RequestedOutput("c"), RequestedOutput("a", {"binary_data": False})]
+    body, length = InferResponse("1", "m", outputs, use_binary_outputs=True, requested_outputs=asked).to_rest()
+    entries = orjson.loads(body[:length])["outputs"]
+    assert [(entry["name"], entry.get("data")) for entry in entries] == [("c", None), ("a", [97])]
+    assert body[length:] == b"c"
+    with pytest.raises(InvalidInput, match="Unexpected inference output 'd' for model 'm'"):
+        InferResponse("1", "m", outputs, requested_outputs=[RequestedOutput("d")]).to_rest()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (InferInput("x", [1], "FP32"), "input 'x' has no data"),
+        (InferInput("x", [1], "FP32", [float("nan")]), "input 'x' holds NaN or infinity"),
+        (InferInput("x", [1], "BYTES", [b"\xff"]), "input 'x' holds bytes that are not UTF-8"),
+        (InferInput("x", [1], "FP32", [1.0], {"p": float("inf")}), "parameter 'p' is inf"),
+    ],
+)
+def test_a_request_that_cannot_be_sent_is_the_callers_fault(tensor, message):
+    with pytest.raises(InvalidInput, match=message):
+        InferRequest("m", [tensor]).to_rest()
+
+
+@pytest.mark.parametrize("length", [-1, 3, 10**6])
+def test_bytes_that_are_no_message_are_refused_by_both_kinds(length):
+    with pytest.raises(InvalidInput):
+        InferRequest.from_bytes(b'{"a":1}', length, "m")
+    with pytest.raises(InferenceError, match="not one of V2"):
+        InferResponse.from_bytes(b'{"a":1}', length)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"outputs": {}}, "`outputs` is an object"),
+        ({"outputs": [{"name": "y", "shape": [1], "datatype": "FP32"}]}, "output 'y': data is missing"),
+        ({"outputs": [], "id": 5}, "id is a number"),
+        ({"outputs": [{"name": "y", "shape": (1,), "datatype": "FP32", "data": [1]}]}, "shape is tuple, expected"),
+    ],
+)
+def test_a_response_that_breaks_the_protocol_is_the_fault_of_who_sent_it(document, message):
+    with pytest.raises(InferenceError, match=message):
+        InferResponse.from_rest(document)
+
+
+def test_inputs_become_the_columns_of_a_dataframe():
+    pytest.importorskip("pandas")
+    request = InferRequest(
+        "m",
+        [
+            InferInput("flat", [2], "FP32", [1, 2]),
+            InferInput("column", [2, 1], "BYTES", [["a"], ["é"]]),
+            InferInput("rows", [2, 2], "INT8", [1, 2, 3, 4]),
+        ],
+    )
+    frame = request.as_dataframe()
+    assert list(frame.columns) == ["flat", "column", "rows"]
+    assert frame["flat"].tolist() == [1.0, 2.0]
+    assert frame["column"].tolist() == ["a", "é"]
+    assert [row.tolist() for row in frame["rows"]] == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ([InferInput("a", [2], "INT8", [1, 2]), InferInput("b", [1], "INT8", [1])], "one length, got .*'a': 2, 'b': 1"),
+        ([InferInput("a", [1], "BYTES", [b"\xff"])], "input 'a' holds bytes that are not UTF-8"),
+    ],
+)
+def test_inputs_that_are_no_table_are_refused(tensors, message):
+    with pytest.raises(InvalidInput, match=message):
+        InferRequest("m", tensors).as_dataframe()

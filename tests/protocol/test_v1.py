@@ -186,3 +186,26 @@ def test_a_v2_response_becomes_predictions(outputs, wanted):
 def test_an_output_that_cannot_be_sent_is_named(tensor, message):
     with pytest.raises(InferenceError, match=message):
         encode_response(InferResponse("1", "m", [tensor]))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [NAN, 1.5],
+        (float("-inf"), 1.5),
+        np.array([np.nan, 1.5]),
+        np.array([np.inf, 1.5], dtype=np.float16),
+        np.array([[np.nan, 9], [1.5, 9]]).T[0],
+        np.array([np.nan, 1.5], dtype=object),
+        [np.float32("nan"), np.float32(1.5)],
+    ],
+)
+def test_non_finite_numbers_become_null_if_that_is_wanted(values):
+    body, _ = encode_response({"predictions": values}, "null")
+    assert orjson.loads(body) == {"predictions": [None, 1.5]}
+
+
+def test_non_finite_outputs_become_null_if_that_is_wanted():
+    outputs = [output("y", np.array([np.nan, 1.5])), output("z", np.array([[1, np.inf], [2, 3]]), "FP32")]
+    body, _ = encode_response(InferResponse("1", "m", outputs), "null")
+    assert orjson.loads(body) == {"predictions": [{"y": None, "z": [1, None]}, {"y": 1.5, "z": [2, 3]}]}

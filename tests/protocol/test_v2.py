@@ -1,9 +1,6 @@
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import numpy_dtype
@@ -185,7 +182,10 @@ GOOD = tensor([1], [1])
         ({"inputs": [GOOD, GOOD]}, r"inputs\[1\]: the name 'x' is there twice"),
         ({"inputs": [GOOD | {"parameters": []}]}, "input 'x': parameters is a list, expected an object"),
         ({"inputs": [GOOD | {"parameters": {"a": []}}]}, "input 'x': parameter 'a' is a list, expected a string, num"),
-        ({"inputs": [GOOD | {"parameters": {"binary_data_size": 4}}]}, "Inference-Header-Content-Length.*not support"),
+        (
+            {"inputs": [GOOD | {"parameters": {"binary_data_size": 4}}]},
+            "without the header Inference-Header-Content-Length",
+        ),
         ({"inputs": [GOOD], "id": 5}, "id is a number, expected a string"),
         ({"inputs": [GOOD], "parameters": 5}, "^parameters is a number, expected an object"),
         ({"inputs": [GOOD], "parameters": {"a": None}}, "^parameter 'a' is null, expected a string"),
@@ -194,6 +194,14 @@ GOOD = tensor([1], [1])
         ({"inputs": [GOOD], "outputs": [{}]}, r"outputs\[0\]: name is null"),
         ({"inputs": [GOOD], "outputs": [{"name": "y"}] * 2}, r"outputs\[1\]: the name 'y' is there twice"),
         ({"inputs": [GOOD], "outputs": [{"name": "y", "parameters": 1}]}, "output 'y': parameters is a number"),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
+            "output 'y': parameter 'binary_data' is 1, expected true or false",
+        ),
+        (
+            {"inputs": [GOOD], "parameters": {"binary_data_output": "true"}},
+            "parameter 'binary_data_output' is \"true\", expected true or false",
+        ),
     ],
 )
 def test_a_bad_request_is_refused_with_where_and_why(fields, message):
@@ -298,49 +306,3 @@ def test_data_is_written_flat_and_row_major(array, datatype, wanted):
 def test_an_answer_that_json_cannot_carry_is_the_models_fault(made, message):
     with pytest.raises(InferenceError, match=message):
         encode_response(InferResponse(None, "m", [made]))
-
-
-def values_of(datatype):
-    dtype = numpy_dtype(datatype)
-    finite = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else {}
-    shapes = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-    return npst.arrays(dtype, shapes, elements=npst.from_dtype(dtype, **finite))
-
-
-@pytest.mark.parametrize("datatype", ["BOOL", *INTEGERS, *FLOATS])
-@given(data=st.data())
-def test_numbers_survive_encoding_and_decoding_bit_by_bit(datatype, data):
-    array = data.draw(values_of(datatype))
-    answer = encode_response(InferResponse(None, "m", [InferOutput("x", array.shape, datatype, array)]))
-    assert_same(answer, array)
-    if array.ndim and datatype != "FP16":
-        assert_same(orjson.dumps({"outputs": [tensor(array.tolist(), array.shape, datatype)]}), array)
-
-
-@given(npst.arrays(object, npst.array_shapes(min_dims=0, max_dims=3, min_side=0), elements=st.text().map(str.encode)))
-def test_text_survives_encoding_and_decoding(array):
-    assert_same(encode_response(InferResponse(None, "m", [InferOutput("x", array.shape, "BYTES", array)])), array)
-
-
-def assert_same(answer, array):
-    """The tensors of an answer, sent back as a request, are the array."""
-    inputs = orjson.loads(answer)["outputs"]
-    (result,) = decode_request(body(inputs=inputs), "m", None).inputs
-    assert result.shape == list(array.shape)
-    decoded_array = result.as_numpy()
-    assert (decoded_array.dtype, decoded_array.shape) == (array.dtype, array.shape)
-    if array.dtype == object:
-        assert decoded_array.tolist() == array.tolist()
-    else:
-        assert decoded_array.tobytes() == array.tobytes()
-
-
-@given(
-    st.recursive(st.none() | st.booleans() | st.integers(-5, 300) | st.floats(allow_nan=False) | st.text(), st.lists)
-)
-def test_whatever_data_is_sent_is_read_or_refused(data):
-    for datatype in ("BOOL", "INT8", "UINT64", "FP16", "FP32", "BYTES"):
-        try:
-            decode(tensor(data, [len(data)] if isinstance(data, list) else [1], datatype))
-        except InvalidInput:
-            continue

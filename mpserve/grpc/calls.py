@@ -1,0 +1,124 @@
+"""What concerns every call alike: its headers, its id, its status, its count and its line in the access log.
+
+The one table of error codes and gRPC statuses is here. Knows no method and no message.
+"""
+
+import asyncio
+import base64
+import itertools
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import grpc
+
+from mpserve.errors import Code, MPServeError
+from mpserve.logging import request_id
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("mpserve.access")
+
+Headers = dict[str, str]
+Context = grpc.aio.ServicerContext[Any, Any]
+Count = Callable[[str, str], object]
+T = TypeVar("T")
+
+STATUS = {
+    Code.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,  # grpc's own answer to a message beyond its limit
+    Code.MODEL_FAILED: grpc.StatusCode.INTERNAL,
+    Code.CONFIGURATION: grpc.StatusCode.INTERNAL,
+    Code.NOT_SUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
+    Code.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+}
+
+MAX_DETAILS = 2000
+"""Bytes of a status message. It travels as a header, with up to three bytes for one; clients take 8 KiB of headers."""
+
+ID_HEADER = "x-request-id"
+_ACCEPTED_ID = re.compile(r"[!-~]{1,128}")
+
+# gRPC over HTTP2, "Custom-Metadata"; what belongs to the transport is not a model's to set.
+_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
+_VALUE = re.compile(r"[\x20-\x7e]*")
+_TRANSPORT = ("connection", "content-length", "content-type", "te", "trailer", "transfer-encoding", "upgrade")
+
+
+class Calls:
+    """Runs the work of calls.
+
+    Args:
+        access_log: whether each call is logged in a line.
+        count: told the method and the name of the status of each call that has ended.
+    """
+
+    def __init__(self, access_log: bool, count: Count) -> None:
+        self.access_log = access_log
+        self.count = count
+        self._numbers = itertools.count(1)
+
+    async def run(self, method: str, context: Context, work: Callable[[Headers, Headers], Awaitable[T]]) -> T:
+        """The result of ``work(headers, response_headers)``; what it raises ends the call with its status."""
+        start = time.perf_counter()
+        headers = received_headers(context)
+        identity = self._identity(headers)
+        request_id.set(identity)
+        response_headers: Headers = {ID_HEADER: identity}
+        status = grpc.StatusCode.OK
+        try:
+            result = await work(headers, response_headers)
+            context.set_trailing_metadata(sendable(response_headers))
+            return result
+        except asyncio.CancelledError:
+            status = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            status = STATUS[error.code] if isinstance(error, MPServeError) else grpc.StatusCode.INTERNAL
+            return await context.abort(status, explained(error), sendable(response_headers))
+        finally:
+            self._note(method, context, status, start)
+
+    def _identity(self, headers: Headers) -> str:
+        given = headers.get(ID_HEADER, "")
+        if _ACCEPTED_ID.fullmatch(given):
+            return given
+        return f"{os.getpid():x}-{time.time_ns() >> 20:x}-g{next(self._numbers):x}"
+
+    def _note(self, method: str, context: Context, status: grpc.StatusCode, start: float) -> None:
+        self.count(method, status.name)
+        if self.access_log:
+            milliseconds = (time.perf_counter() - start) * 1000
+            access_logger.info('%s "%s" %s %.1f ms', quote(context.peer(), ":/[]"), method, status.name, milliseconds)
+
+
+def explained(error: Exception) -> str:
+    """What the client may read of it; the model's faults and our own are logged with their traceback."""
+    if not isinstance(error, MPServeError):
+        logger.error("unexpected error while answering a call", exc_info=error)
+        return "internal server error"
+    # torch raises NotImplementedError for an operation that a device lacks, which someone has to find.
+    if STATUS[error.code] is grpc.StatusCode.INTERNAL or (error.code is Code.NOT_SUPPORTED and error.__cause__):
+        logger.error("the model failed: %s", error, exc_info=error.__cause__ or error)
+    return str(error).encode(errors="replace")[:MAX_DETAILS].decode(errors="ignore")
+
+
+def received_headers(context: Context) -> Headers:
+    """The metadata that came with a call, binary values in base64, as they travel."""
+    metadata = context.invocation_metadata() or ()
+    return {
+        name: value if isinstance(value, str) else base64.b64encode(value).decode("ascii") for name, value in metadata
+    }
+
+
+def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """The headers as trailing metadata. One that gRPC cannot carry is left out, with a warning: HTTP may well carry it."""
+    metadata = {str(name).lower(): str(value) for name, value in headers.items()}
+    for name in [name for name, value in metadata.items() if not (_KEY.fullmatch(name) and _VALUE.fullmatch(value))]:
+        logger.warning("the response header %r cannot be sent over gRPC and is left out", name)
+        del metadata[name]
+    return tuple((name, value) for name, value in metadata.items() if name not in _TRANSPORT)

@@ -1,0 +1,197 @@
+"""``inference.GRPCInferenceService``: every method, of which each asks the core or the dataplane and nothing else.
+
+Messages are taken and given as bytes, since ``converters`` keeps tensors out of protobuf's hands. What the server does
+not offer is one table of words.
+
+Source: Open Inference Protocol, open_inference_grpc.proto; Triton's grpc_service.proto.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
+from mpserve.grpc import inference_pb2 as pb
+from mpserve.grpc import wire
+from mpserve.grpc.calls import Calls, Context, Headers, explained
+from mpserve.grpc.converters import Parts, decode_request, encode_response, parse, response_from_dict
+from mpserve.grpc.stream import Stream
+from mpserve.protocol.messages import InferResponse
+from mpserve.serving.dataplane import Dataplane
+from mpserve.serving.model import Spec
+from mpserve.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+_REPOSITORY = "the model repository extension is not supported"
+_SHARED_MEMORY = "shared memory is not supported; send the tensors as raw contents"
+_CUDA_SHARED_MEMORY = "CUDA shared memory is not supported; send the tensors as raw contents"
+
+NOT_OFFERED = {
+    "ModelConfig": "the model configuration extension is not supported; ModelMetadata tells inputs and outputs",
+    "ModelStatistics": "the statistics extension is not supported; durations are in /metrics",
+    "RepositoryIndex": _REPOSITORY,
+    "RepositoryModelLoad": _REPOSITORY,
+    "RepositoryModelUnload": _REPOSITORY,
+    "SystemSharedMemoryStatus": _SHARED_MEMORY,
+    "SystemSharedMemoryRegister": _SHARED_MEMORY,
+    "SystemSharedMemoryUnregister": _SHARED_MEMORY,
+    "CudaSharedMemoryStatus": _CUDA_SHARED_MEMORY,
+    "CudaSharedMemoryRegister": _CUDA_SHARED_MEMORY,
+    "CudaSharedMemoryUnregister": _CUDA_SHARED_MEMORY,
+    "TraceSetting": "the trace extension is not supported",
+    "LogSettings": "the logging extension is not supported; use --log_level and --log_config_file",
+}
+"""Methods that are refused, each with what the client is told."""
+
+_FINAL = "triton_final_response"
+_STREAMED: int = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
+
+Unary = Callable[[Any], Awaitable[Message]]
+
+
+class Servicer:
+    """Answers calls with the models behind a ``Dataplane``."""
+
+    def __init__(self, dataplane: Dataplane, calls: Calls) -> None:
+        self.dataplane = dataplane
+        self.core = dataplane.core
+        self.calls = calls
+        self._streams: set[Stream] = set()
+        self._ending = False
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """All methods, for ``grpc.aio.Server.add_generic_rpc_handlers``."""
+        unary: dict[str, tuple[type[Message], Unary]] = {
+            "ServerLive": (pb.ServerLiveRequest, self.server_live),
+            "ServerReady": (pb.ServerReadyRequest, self.server_ready),
+            "ServerMetadata": (pb.ServerMetadataRequest, self.server_metadata),
+            "ModelReady": (pb.ModelReadyRequest, self.model_ready),
+            "ModelMetadata": (pb.ModelMetadataRequest, self.model_metadata),
+        }
+        methods = {
+            **{name: self._unary(name, _answering(kind, answer)) for name, (kind, answer) in unary.items()},
+            **{name: self._unary(name, _refusing(words)) for name, words in NOT_OFFERED.items()},
+            "ModelInfer": self._unary("ModelInfer", self._model_infer),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
+
+    def end_streams(self) -> None:
+        """Let every stream answer what it has read, and end. New ones end at once."""
+        self._ending = True
+        for stream in self._streams:
+            stream.stop_reading()
+
+    async def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self.core.is_ready())
+
+    async def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="mpserve", version=VERSION)
+
+    async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        """Whether it can answer. One that is not there cannot, which is no error (as Triton has it)."""
+        try:
+            ready = self.core.is_model_ready(self.core.find(request.name, request.version or None))
+        except (ModelNotFound, ServerNotReady):
+            ready = False
+        return pb.ModelReadyResponse(ready=ready)
+
+    async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        """Raises ModelNotFound."""
+        served = self.core.find(request.name, request.version or None)
+        inputs, outputs = await self.core.describe(served)
+        return pb.ModelMetadataResponse(
+            name=served.model.name,
+            versions=[served.model.version],
+            platform=served.model.platform,
+            inputs=map(_tensor_metadata, inputs),
+            outputs=map(_tensor_metadata, outputs),
+        )
+
+    async def _model_infer(self, data: bytes, headers: Headers, response_headers: Headers) -> bytes:
+        return b"".join(await self._infer(data, headers, response_headers, {}))
+
+    async def _infer(
+        self, data: bytes, headers: Headers, response_headers: Headers, parameters: Mapping[str, Any]
+    ) -> Parts:
+        """The answer to a ModelInferRequest, with these parameters added."""
+        request, typed = decode_request(data)
+        name, version = request.model_name, request.model_version
+        result, given = await self.dataplane.run("predict", name, version, request, headers)
+        response_headers.update(given)
+        if not isinstance(result, InferResponse):
+            if getattr(getattr(result, "DESCRIPTOR", None), "full_name", "") == "inference.ModelInferResponse":
+                return [result.SerializeToString()]  # of the kserve SDK, whose models may answer with its message
+            result = response_from_dict(result)
+        if parameters:
+            result.parameters = {**(result.parameters or {}), **parameters}
+        return encode_response(result, typed)
+
+    async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        async def work(headers: Headers, response_headers: Headers) -> None:
+            stream = Stream(requests, lambda data: self._streamed(data, headers))
+            self._streams.add(stream)
+            try:
+                if self._ending:
+                    stream.stop_reading()
+                await stream.run(context.write)
+            finally:
+                self._streams.discard(stream)
+            if stream.stopped:
+                raise ServerNotReady("the server is ending; open the stream again for further requests")
+
+        await self.calls.run("ModelStreamInfer", context, work)
+
+    async def _streamed(self, data: bytes, headers: Headers) -> bytes:
+        """One response of a stream; an error is told in it, so that the stream goes on."""
+        try:
+            parts = await self._infer(data, headers, {}, {_FINAL: True})
+        except Exception as error:
+            response = pb.ModelStreamInferResponse(error_message=explained(error) or type(error).__name__)
+            response.infer_response.id = _id_of(data)
+            return response.SerializeToString()
+        return b"".join([wire.prefix(_STREAMED, sum(map(len, parts))), *parts])
+
+    def _unary(self, name: str, answer: Callable[[bytes, Headers, Headers], Awaitable[bytes]]) -> Any:
+        async def handle(data: bytes, context: Context) -> bytes:
+            return await self.calls.run(name, context, lambda headers, given: answer(data, headers, given))
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _answering(kind: type[Message], answer: Unary) -> Callable[[bytes, Headers, Headers], Awaitable[bytes]]:
+    async def handle(data: bytes, headers: Headers, response_headers: Headers) -> bytes:
+        response = await answer(parse(kind, data))
+        return response.SerializeToString()
+
+    return handle
+
+
+def _refusing(words: str) -> Callable[[bytes, Headers, Headers], Awaitable[bytes]]:
+    async def handle(data: bytes, headers: Headers, response_headers: Headers) -> bytes:
+        raise NotSupported(words)
+
+    return handle
+
+
+def _tensor_metadata(spec: Spec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.get("name"), datatype=spec.get("datatype"), shape=spec.get("shape")
+    )
+
+
+def _id_of(data: bytes) -> str:
+    """The id of a request that could not be answered, if that much can be read."""
+    try:
+        return parse(pb.ModelInferRequest, data).id
+    except Exception:
+        return ""

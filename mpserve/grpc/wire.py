@@ -1,0 +1,82 @@
+"""The few rules of protobuf's wire format that keep a tensor's bytes from being copied.
+
+protobuf's own classes copy a ``bytes`` field when they parse it, again when it is read, and twice more on the way out:
+four times a tensor that may be the whole message. A message is a sequence of fields in any order, so those fields can
+as well be taken out of it before it is parsed, and be put behind it after it is written. This module knows fields and
+lengths, no message.
+
+Source: protobuf.dev, "Encoding".
+"""
+
+from mpserve.errors import InvalidInput
+
+MAX_FIELDS = 65536
+"""Fields at the top of one message: far more than it can have tensors and parameters, and soon counted through."""
+
+_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+
+
+def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+    """``data`` without its fields of that number, which must be ``bytes``, and the contents of those, as views on it.
+
+    Raises:
+        InvalidInput: ``data`` is no message.
+    """
+    view = memoryview(data)
+    wanted = number << 3 | _LENGTH
+    kept: list[memoryview] = []
+    taken: list[memoryview] = []
+    at = kept_to = 0
+    for _ in range(MAX_FIELDS):
+        if at >= len(data):
+            break
+        start = at
+        tag, at = _varint(data, at)
+        begin, at = _content(data, tag & 7, at)
+        if tag == wanted:
+            kept.append(view[kept_to:start])
+            taken.append(view[begin:at])
+            kept_to = at
+    if at < len(data):
+        raise InvalidInput(f"the message has more than {MAX_FIELDS} fields")
+    if at > len(data):
+        raise InvalidInput("the message is cut short")
+    if not taken:
+        return data, []
+    return b"".join([*kept, view[kept_to:]]), taken
+
+
+def prefix(number: int, size: int) -> bytes:
+    """What comes before the ``size`` bytes of a field of that number."""
+    return _encoded(number << 3 | _LENGTH) + _encoded(size)
+
+
+def _content(data: bytes, kind: int, at: int) -> tuple[int, int]:
+    """Where the content of a field of this kind begins and ends, if it is behind ``at``."""
+    if kind == _LENGTH:
+        size, at = _varint(data, at)
+        return at, at + size
+    if kind == _VARINT:
+        return at, _varint(data, at)[1]
+    if kind in (_EIGHT_BYTES, _FOUR_BYTES):
+        return at, at + (8 if kind == _EIGHT_BYTES else 4)
+    raise InvalidInput(f"the message has a field of wire type {kind}, which no current protobuf writes")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at ``at``, and where it ends."""
+    value = 0
+    for position, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 127) << 7 * position
+        if byte < 128:
+            return value, at + position + 1
+    raise InvalidInput("the message is cut short, or has a number of more than 64 bits")
+
+
+def _encoded(value: int) -> bytes:
+    result = bytearray()
+    while value > 127:
+        result.append(value & 127 | 128)
+        value >>= 7
+    result.append(value)
+    return bytes(result)

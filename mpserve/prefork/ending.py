@@ -1,0 +1,86 @@
+"""What an end takes besides the worker's own drain: word of a stop, the reason for it, and an exit without inheritance.
+
+A worker that gets SIGTERM cannot tell whether it is being replaced (HUP, TTOU) or the whole server stops, and gunicorn's
+arbiter does not say; nor does it look at its signals while it waits for the old workers after a HUP. So the arbiter's
+signal handlers leave word in shared memory, at once and before anything else.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import sys
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+from gunicorn.arbiter import Arbiter
+
+from mpserve.scoreboard import shared
+
+BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR
+"""The exit status of a server no worker of which could be made ready."""
+TERMINATION_MESSAGE = 4096
+"""Bytes of its termination log that the kubelet reads."""
+
+
+class _Process:
+    status = 255
+    """What this worker ends with, unless it comes to know better."""
+
+
+def exit_with(status: int) -> None:
+    """End this worker by SystemExit, so that gunicorn runs ``worker_exit``."""
+    _Process.status = status
+    sys.exit(status)
+
+
+@cache
+def disinherit() -> None:
+    """In the arbiter, once: its children will not run its exit handlers, such as those that remove its directories."""
+    os.register_at_fork(after_in_child=lambda: atexit.register(_leave))
+
+
+def _leave() -> None:
+    """The last exit handler of a worker: what its own code registered has run by now, what the arbiter's did has not."""
+    try:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(_Process.status)
+
+
+def announce_stop() -> None:
+    """In the arbiter, with its signal handlers in place: let them tell the workers when the server is to stop."""
+    arbiter = os.getpid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        handle = signal.getsignal(number)
+
+        def announcing(number: int, frame: FrameType | None, handle: object = handle) -> None:
+            # A worker has this handler too, between its fork and its own: what it gets there concerns it alone.
+            if os.getpid() == arbiter:
+                shared().stopping = True
+            if callable(handle):
+                handle(number, frame)
+
+        signal.signal(number, announcing)
+
+
+def judge_by_the_scoreboard() -> None:
+    """In the arbiter: let no exit status of a worker halt the server; whoever forks the next one decides that.
+
+    gunicorn halts on two of them at any time, while it is right at first boot only, and a native library may well end
+    its process with one; and when a second worker ends like that while gunicorn halts, it fails with a traceback.
+    """
+    Arbiter.WORKER_BOOT_ERROR = Arbiter.APP_LOAD_ERROR = -1
+
+
+def last_words(termination_log: str, reason: str) -> str:
+    """Leave ``reason`` where Kubernetes shows it as the container's termination message; returns it."""
+    path = Path(termination_log)
+    with contextlib.suppress(OSError):  # it is in the log as well
+        if path.exists():
+            path.write_bytes(reason.encode()[:TERMINATION_MESSAGE])
+    return reason

@@ -1,0 +1,189 @@
+"""Tensors as plain bytes: little-endian and row-major, as the binary tensor data extension and gRPC's raw contents have them.
+
+A decoded tensor is a view on the bytes it came in, and an encoded one is the array's own buffer, wherever that is
+possible; so a body must not be changed while its tensors live, nor an array before what was encoded from it has been
+sent. Knows neither messages nor HTTP.
+
+Source: Triton's docs/protocol/extension_binary_data.md.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from struct import Struct
+from typing import Any
+
+import numpy as np
+
+from mpserve.errors import InvalidInput
+from mpserve.protocol.datatypes import Array, cast, numpy_dtype
+from mpserve.protocol.documents import MAX_SHOWN, show
+from mpserve.protocol.elements import check_shape, show_shape
+
+Buffer = bytes | memoryview
+Declared = tuple[str, str, Sequence[int]]
+
+HEADER = "Inference-Header-Content-Length"
+_LENGTH = Struct("<I")  # before each element of BYTES
+
+
+def decode_tensor(buffer: Buffer, datatype: str, shape: Sequence[int], what: str) -> Array:
+    """The array of that datatype and shape in `buffer`: a read-only view on it if it is one of ``bytes``.
+
+    The view begins where the bytes do, so it need not be aligned. BYTES, which cannot be a view, is an object array of
+    ``bytes``. `what` names the tensor in messages: "input 'x'".
+
+    Raises:
+        InvalidInput: a bad datatype or shape, more or fewer bytes than they need, a BOOL that is neither 0 nor 1, or a
+            length inside BYTES that does not fit.
+    """
+    try:
+        return decode_buffer(buffer, datatype, shape)
+    except InvalidInput as error:
+        raise InvalidInput(f"{what}: {error}") from None
+
+
+def decode_buffer(buffer: Buffer, datatype: str, shape: Sequence[int]) -> Array:
+    """``decode_tensor`` for callers that name the tensor themselves."""
+    check_shape(shape)
+    dtype = numpy_dtype(datatype)
+    if dtype.kind == "O":
+        return _bytes_array(buffer, shape)
+    expected = prod(shape) * dtype.itemsize
+    if len(buffer) != expected:
+        raise InvalidInput(f"expected {expected} bytes for {datatype} of shape {show_shape(shape)}, got {len(buffer)}")
+    if dtype.kind == "b" and expected:
+        _check_bools(np.frombuffer(buffer, np.uint8))
+    return np.frombuffer(buffer, dtype.newbyteorder("<")).reshape(shape)
+
+
+def encode_tensor(array: Array, datatype: str) -> Buffer:
+    """The tensor's bytes: the array's own buffer, if it is contiguous and little-endian and of that datatype already.
+
+    Raises:
+        InvalidInput: the elements cannot be taken as `datatype`.
+    """
+    array = cast(array, datatype)
+    if array.dtype.kind == "O":
+        elements = array.ravel().tolist()
+        return b"".join([part for item in elements for part in (_LENGTH.pack(len(item)), item)])
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    # As bytes, since bfloat16 is unknown to Python's buffer protocol.
+    return array.reshape(-1).view(np.uint8).data
+
+
+def split_elements(buffer: Buffer, most: int | None = None) -> list[bytes]:
+    """The elements of a BYTES tensor, each of which has its length before it; no more of them than `most`.
+
+    Raises:
+        InvalidInput: a length reaches beyond the buffer.
+    """
+    elements: list[bytes] = []
+    view, offset, end = memoryview(buffer), 0, len(buffer)
+    while offset < end and len(elements) != most:
+        start = offset + _LENGTH.size
+        offset = start + _LENGTH.unpack_from(view, offset)[0] if start <= end else start
+        if offset > end:
+            raise InvalidInput(f"element {len(elements)} reaches beyond the {end} bytes of the tensor")
+        elements.append(bytes(view[start:offset]))
+    return elements
+
+
+def split(body: Buffer, header_length: str) -> tuple[memoryview, memoryview]:
+    """The JSON of a body and the bytes after it, divided where the header Inference-Header-Content-Length says.
+
+    Raises:
+        InvalidInput: the header is not made of decimal digits alone, or is larger than the body.
+    """
+    if not (header_length.isascii() and header_length.isdigit()):
+        raise InvalidInput(f"{HEADER} is '{header_length[:MAX_SHOWN]}', expected decimal digits")
+    # Python refuses to convert thousands of digits, and a body of 10**19 bytes there is not.
+    significant = header_length.lstrip("0")
+    if len(significant) > len(str(len(body))) or int(significant or "0") > len(body):
+        raise InvalidInput(
+            f"{HEADER} is {significant[:MAX_SHOWN]}, expected at most the {len(body)} bytes of the uncompressed body"
+        )
+    view, length = memoryview(body), int(significant or "0")
+    return view[:length], view[length:]
+
+
+class Rest:
+    """The bytes after the JSON, taken tensor by tensor, in the order of the JSON."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._left = memoryview(buffer)
+
+    def take(self, size: Any) -> memoryview:
+        """The next `size` bytes, which is what a binary_data_size says.
+
+        Raises:
+            InvalidInput: not a number of bytes, or more than are left.
+        """
+        if type(size) is not int or size < 0:
+            raise InvalidInput(f"binary_data_size is {show(size)}, expected a number of bytes")
+        if size > len(self._left):
+            raise InvalidInput(f"binary_data_size is {size}, but only {len(self._left)} bytes are left of the body")
+        taken, self._left = self._left[:size], self._left[size:]
+        return taken
+
+    def finish(self) -> None:
+        """Refuse bytes that no tensor has taken.
+
+        Raises:
+            InvalidInput: there are some.
+        """
+        if self._left:
+            raise InvalidInput(
+                f"{len(self._left)} bytes at the body's end belong to no tensor, expected each binary tensor to have"
+                " its binary_data_size among its parameters"
+            )
+
+
+def decode_raw(body: bytes, declared: Sequence[Declared]) -> tuple[str, str, Array]:
+    """Name, datatype and array of the only input of a model, of which the body is the bytes and nothing else.
+
+    `declared` are the model's inputs as (name, datatype, shape). A size of -1 follows from the length of the body. Of
+    BYTES the body is the one element, without its length, as Triton has it.
+
+    Raises:
+        InvalidInput: the declaration leaves open what the body is, or the body does not fit it.
+    """
+    if len(declared) != 1:
+        raise InvalidInput(f"{HEADER} is 0: a body without JSON needs a model with 1 input, it has {len(declared)}")
+    name, datatype, declared_shape = declared[0]
+    what, shape = f"input '{name}'", list(declared_shape)
+    if datatype == "BYTES":
+        if not set(shape) <= {1, -1}:
+            raise InvalidInput(f"{what}: a body without JSON is one element of BYTES, expected {show_shape(shape)}")
+        return name, datatype, np.array([bytes(body)], dtype=object).reshape([1] * len(shape))
+    if shape.count(-1) > 1:
+        raise InvalidInput(f"{what}: a body without JSON cannot tell the sizes -1 in {show_shape(shape)} apart")
+    if -1 in shape:
+        row = numpy_dtype(datatype).itemsize * prod(size for size in shape if size != -1)
+        if row == 0 or len(body) % row:
+            raise InvalidInput(
+                f"{what}: expected a multiple of {row} bytes for {datatype} of shape {show_shape(shape)},"
+                f" got {len(body)}"
+            )
+        shape[shape.index(-1)] = len(body) // row
+    return name, datatype, decode_tensor(body, datatype, shape, what)
+
+
+def _check_bools(values: Array) -> None:
+    if int(values.max()) > 1:
+        index = int((values > 1).argmax())
+        raise InvalidInput(f"element {index} is the byte {values[index]}, expected 0 or 1 for BOOL")
+
+
+def _bytes_array(buffer: Buffer, shape: Sequence[int]) -> Array:
+    count = prod(shape)
+    # One more than there should be tells enough: zeros are as many elements as they are quarters.
+    elements = split_elements(buffer, count + 1)
+    if len(elements) != count:
+        got = "more" if len(elements) > count else len(elements)
+        raise InvalidInput(
+            f"expected {count} elements for BYTES of shape {show_shape(shape)}, got {got} in {len(buffer)} bytes"
+        )
+    # Filled, not made from the list, which numpy would look into.
+    array = np.empty(count, dtype=object)
+    array[:] = elements
+    return array.reshape(shape)

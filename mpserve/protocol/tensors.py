@@ -1,0 +1,194 @@
+"""The tensors of a message: ``InferInput``, ``InferOutput`` and ``RequestedOutput``, as the kserve SDK has them.
+
+They hold values and know no wire format: what may stand in a request is the decoders' affair, how a response is written
+the encoders'.
+
+Source: the kserve SDK's protocol/infer_type.py (the interface only).
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mpserve.errors import InferenceError, InvalidInput, MPServeError
+from mpserve.protocol.datatypes import Array, cast, datatype_of, decode_text
+
+Parameters = dict[str, Any]
+
+
+class Record:
+    """Equality and repr by the public attributes; repr leaves out those that are None or False."""
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, so no key of a dict
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record) or type(other) is not type(self):
+            return NotImplemented
+        return self._state() == other._state()
+
+    def __repr__(self) -> str:
+        public = self._public().items()
+        shown = (f"{name}={value!r}" for name, value in public if value is not None and value is not False)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _public(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name[0] != "_"}
+
+    def _state(self) -> dict[str, Any]:
+        return self._public()
+
+
+class _Tensor(Record):
+    """A named tensor, held either as a list or as a numpy array, whichever it was given as last.
+
+    `role` is what messages call it, `fault` the error that it is when its data does not fit.
+    """
+
+    role: ClassVar[str]
+    fault: ClassVar[type[MPServeError]]
+    _data: list[Any] | Array | None
+
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        datatype: str,
+        data: Any = None,
+        parameters: Parameters | None = None,
+    ) -> None:
+        """`data`: a flat or nested list, or an array; None if ``set_data_from_numpy`` follows."""
+        self.name = name
+        self.shape = list(shape)
+        self.datatype = datatype.upper()
+        self.parameters = parameters
+        self.data = data
+
+    @property
+    def data(self) -> list[Any] | None:
+        """The elements as a list: flat and row-major if the tensor was an array, else the list that was given.
+
+        BYTES that are UTF-8 are given as ``str``. From then on the list is the tensor, so changes to it count; use
+        ``as_numpy`` where speed matters.
+        """
+        if isinstance(self._data, np.ndarray):
+            self._data = self._elements()
+        return self._data
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        self._data = data if data is None or isinstance(data, list) else np.asarray(data)
+        self._binary_data = False
+
+    @property
+    def binary_data(self) -> bool:
+        """Whether ``InferRequest.to_rest`` sends the tensor as bytes: as ``set_data_from_numpy`` was last told."""
+        return self._binary_data
+
+    def as_numpy(self) -> Array:
+        """The tensor as an array of its shape and datatype; BYTES is an object array of ``bytes``.
+
+        Nothing is copied where the tensor is such an array already, so it is shared with the message.
+
+        Raises:
+            InvalidInput (of an input) or InferenceError (of an output): the data does not fit shape or datatype.
+        """
+        if self._data is None:
+            raise self.fault(f"{self.role} '{self.name}' has no data")
+        try:
+            # Objects, since numpy's own text and bytes types cut trailing zeros off.
+            dtype = object if isinstance(self._data, list) and self.datatype == "BYTES" else None
+            return cast(np.asarray(self._data, dtype=dtype), self.datatype).reshape(self.shape)
+        except (InvalidInput, ValueError, TypeError, OverflowError) as error:
+            raise self.fault(f"{self.role} '{self.name}': {error}") from error
+
+    def as_string(self) -> list[Any]:
+        """The text of a BYTES tensor, nested as its shape: a 1-D one gives a list of ``str``, a 2-D one a list of rows.
+
+        Raises:
+            InvalidInput (of an input) or InferenceError (of an output): not a BYTES tensor, or not UTF-8.
+        """
+        if self.datatype != "BYTES":
+            raise self.fault(f"{self.role} '{self.name}' is {self.datatype}, only BYTES can be read as text")
+        try:
+            return list(decode_text(self.as_numpy()).tolist())
+        except UnicodeDecodeError as error:
+            raise self.fault(f"{self.role} '{self.name}' holds bytes that are not UTF-8 ({error})") from error
+
+    def set_data_from_numpy(self, input_tensor: Array, binary_data: bool = True) -> None:
+        """Make the array the tensor's data; it is not copied, unless it is text to be encoded or of another byte order.
+
+        `binary_data` says how an input is sent (``InferRequest.to_rest``); how an output is sent, the request says.
+
+        Raises:
+            InferenceError: no array, or not of the declared datatype and shape.
+        """
+        if not isinstance(input_tensor, np.ndarray):
+            raise InferenceError(
+                f"{self.role} '{self.name}': got {type(input_tensor).__name__}, expected a numpy array"
+            )
+        try:
+            datatype = datatype_of(input_tensor.dtype)
+            if datatype != self.datatype:
+                raise InvalidInput(f"got datatype {datatype} from the numpy array, expected {self.datatype}")
+            if list(input_tensor.shape) != list(self.shape):
+                raise InvalidInput(
+                    f"got a numpy array of shape {list(input_tensor.shape)}, expected {list(self.shape)}"
+                )
+            self._data = cast(np.asarray(input_tensor), datatype)
+            self._binary_data = binary_data
+        except InvalidInput as error:
+            raise InferenceError(f"{self.role} '{self.name}': {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name, shape, datatype, data (as ``data`` gives it) and parameters."""
+        return {
+            "name": self.name,
+            "shape": self.shape,
+            "datatype": self.datatype,
+            "data": self._elements(),
+            "parameters": self.parameters,
+        }
+
+    def _state(self) -> dict[str, Any]:
+        # List or array, nested or flat: the same values are the same tensor.
+        return self._public() | {"data": None if self._data is None else self.as_numpy().tolist()}
+
+    def _elements(self) -> list[Any] | None:
+        if not isinstance(self._data, np.ndarray):
+            return self._data
+        array = self._data.ravel()
+        if self.datatype == "BYTES":
+            array = cast(array, "BYTES")
+            try:
+                array = decode_text(array)
+            except UnicodeDecodeError:
+                return list(array)
+        return list(array.tolist())
+
+
+class InferInput(_Tensor):
+    """An input tensor of a request."""
+
+    role = "input"
+    fault = InvalidInput
+
+
+class InferOutput(_Tensor):
+    """An output tensor of a response."""
+
+    role = "output"
+    fault = InferenceError
+
+
+class RequestedOutput(Record):
+    """An output that a request asks for."""
+
+    def __init__(self, name: str, parameters: Parameters | None = None) -> None:
+        self.name = name
+        self.parameters = parameters
+
+    @property
+    def binary_data(self) -> bool | None:
+        """Whether it is asked for as bytes; None where the request as a whole decides (``use_binary_outputs``)."""
+        return (self.parameters or {}).get("binary_data")

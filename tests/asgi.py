@@ -1,0 +1,62 @@
+"""The ASGI application in this process: real models behind a client, with the lifespan run around it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from mpserve.http.app import build_app
+from mpserve.serving.core import ServerCore
+from mpserve.serving.loader import from_objects
+from mpserve.serving.model import Model
+from mpserve.settings import Settings
+
+
+def core_of(*models: Model, **options: Any) -> ServerCore:
+    """The core over these models, preloaded as the master would."""
+    core = ServerCore(Settings(**options), lambda: from_objects(list(models)))
+    core.preload()
+    return core
+
+
+@asynccontextmanager
+async def loaded(*models: Model, **options: Any) -> AsyncIterator[ServerCore]:
+    """The core over these models, loaded and open as in a worker."""
+    core = core_of(*models, **options)
+    core.begin_alone()
+    await core.load()
+    core.open()
+    try:
+        yield core
+    finally:
+        await core.stop()
+
+
+@asynccontextmanager
+async def serving(*models: Model, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application that serves these models."""
+    app = build_app(core_of(*models, **options))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=60) as client,
+    ):
+        yield client
+
+
+def ask(
+    model: Model, method: str, path: str, *, options: dict[str, Any] | None = None, **request: Any
+) -> httpx.Response:
+    """The answer to one request to an application that serves this one model."""
+
+    async def once() -> httpx.Response:
+        async with serving(model, **(options or {})) as client:
+            return await client.request(method, path, **request)
+
+    return asyncio.run(once())
+
+
+def predict(model: Model, instances: Any = (), **request: Any) -> httpx.Response:
+    """The answer to one V1 predict."""
+    return ask(model, "POST", f"/v1/models/{model.name}:predict", json={"instances": list(instances)}, **request)

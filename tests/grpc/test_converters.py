@@ -1,0 +1,221 @@
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpserve.errors import InferenceError, InvalidInput, MPServeError, NotSupported
+from mpserve.grpc import inference_pb2 as pb
+from mpserve.grpc.converters import (
+    Parts,
+    decode_request,
+    decode_response,
+    encode_request,
+    encode_response,
+    response_from_dict,
+)
+from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
+
+RAW = np.array([1, 2], np.float32).tobytes()
+
+
+def request(**fields: Any) -> bytes:
+    """A serialised request with one typed FP32 input, changed."""
+    return pb.ModelInferRequest(**{"model_name": "m", "inputs": [tensor()]} | fields).SerializeToString()
+
+
+def tensor(**fields: Any) -> dict[str, Any]:
+    return {"name": "x", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1, 2]}} | fields
+
+
+def raw_tensor(**fields: Any) -> dict[str, Any]:
+    return {"name": "x", "datatype": "FP32", "shape": [2]} | fields
+
+
+def sent(parts: Parts) -> pb.ModelInferResponse:
+    return pb.ModelInferResponse.FromString(b"".join(parts))
+
+
+def test_all_fields_of_a_request_are_there() -> None:
+    data = request(
+        id="7",
+        model_version="3",
+        parameters={"priority": {"int64_param": 1}},
+        inputs=[tensor(parameters={"p": {"bool_param": True}})],
+        outputs=[{"name": "y", "parameters": {"classification": {"int64_param": 2}}}, {"name": "z"}],
+    )
+    decoded, typed = decode_request(data)
+    assert typed
+    assert (decoded.model_name, decoded.model_version, decoded.id, decoded.parameters) == (
+        "m",
+        "3",
+        "7",
+        {"priority": 1},
+    )
+    assert decoded.from_grpc
+    (given,) = decoded.inputs
+    assert (given.name, given.datatype, given.shape, given.parameters) == ("x", "FP32", [2], {"p": True})
+    assert given.as_numpy().tolist() == [1, 2]
+    assert decoded.request_outputs == [RequestedOutput("y", {"classification": 2}), RequestedOutput("z")]
+
+
+def test_what_is_not_said_is_none() -> None:
+    decoded, _ = decode_request(request())
+    assert (decoded.model_version, decoded.id, decoded.parameters, decoded.request_outputs) == (None, None, None, [])
+    assert decoded.inputs[0].parameters is None
+
+
+def test_a_raw_input_is_a_view_on_the_message() -> None:
+    data = request(inputs=[raw_tensor()], raw_input_contents=[RAW])
+    decoded, typed = decode_request(data)
+    array = decoded.inputs[0].as_numpy()
+    assert not typed
+    assert array.tolist() == [1, 2]
+    assert np.shares_memory(array, np.frombuffer(data, np.uint8))
+
+
+def test_a_datatype_may_be_in_lower_case() -> None:
+    assert decode_request(request(inputs=[tensor(datatype="fp32")]))[0].inputs[0].datatype == "FP32"
+
+
+def test_a_request_whose_inputs_have_no_contents_is_not_taken_as_typed() -> None:
+    """Typed answers are for those who show that they know them: tritonclient reads none."""
+    assert not decode_request(request(inputs=[{"name": "x", "datatype": "FP32", "shape": [0]}]))[1]
+
+
+REFUSED = [
+    ("no message", b"\x0a\xff", "cut short"),
+    ("not UTF-8", b"\x0a\x01\xff", "expected a inference.ModelInferRequest"),
+    ("no inputs", request(inputs=[]), "no inputs"),
+    ("doubled input", request(inputs=[tensor(), tensor()]), "input 'x' is there twice"),
+    ("doubled output", request(outputs=[{"name": "y"}, {"name": "y"}]), "output 'y' is there twice"),
+    ("both contents", request(raw_input_contents=[RAW]), "typed and raw contents"),
+    ("too many raw", request(inputs=[raw_tensor()], raw_input_contents=[RAW, RAW]), "raw contents of 2 inputs"),
+    ("too few raw", request(inputs=[raw_tensor(), raw_tensor(name="y")], raw_input_contents=[RAW]), "of 1 inputs"),
+    (
+        "short raw",
+        request(inputs=[raw_tensor()], raw_input_contents=[RAW[:-1]]),
+        "input 'x': expected 8 bytes .* got 7",
+    ),
+    ("no data", request(inputs=[raw_tensor()]), r"input 'x': expected 2 elements for shape \[2\], got 0"),
+    ("too few", request(inputs=[tensor(shape=[3])]), r"input 'x': expected 3 elements for shape \[3\], got 2"),
+    ("negative", request(inputs=[tensor(shape=[-1])]), "input 'x': shape holds -1"),
+    ("too large", request(inputs=[tensor(shape=[2**62, 2**62])]), "input 'x': shape .* too large"),
+    ("too deep", request(inputs=[tensor(shape=[1] * 33)]), "input 'x': shape has 33 dimensions"),
+    ("negative raw", request(inputs=[raw_tensor(shape=[-2])], raw_input_contents=[RAW]), "input 'x': shape holds -2"),
+    ("unknown datatype", request(inputs=[tensor(datatype="FP31")]), "input 'x': unknown datatype 'FP31'"),
+    ("other contents", request(inputs=[tensor(datatype="FP64")]), "input 'x': got fp32_contents, expected fp64"),
+    ("typed FP16", request(inputs=[tensor(datatype="FP16")]), "input 'x': got fp32_contents, expected raw"),
+    ("empty parameter", request(parameters={"p": {}}), "parameter 'p' has no value"),
+    ("empty parameter of an input", request(inputs=[tensor(parameters={"p": {}})]), "input 'x': parameter 'p'"),
+]
+
+
+@pytest.mark.parametrize(("data", "says"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_what_the_protocol_does_not_allow_is_the_clients_fault(data: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        decode_request(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(inputs=[raw_tensor(parameters={"shared_memory_region": {"string_param": "r"}})]),
+        request(outputs=[{"name": "y", "parameters": {"shared_memory_region": {"string_param": "r"}}}]),
+    ],
+    ids=["input", "output"],
+)
+def test_shared_memory_is_refused_in_words(data: bytes) -> None:
+    with pytest.raises(NotSupported, match="shared memory, which is not supported"):
+        decode_request(data)
+
+
+def test_a_request_that_is_sent_on_is_the_one_received() -> None:
+    given = [
+        InferInput("x", [2, 1], "BF16", [[1.5], [2.5]]),
+        InferInput("y", [2], "BYTES", [b"a", "ü"], {"p": 1}),
+        InferInput("z", [0, 3], "INT8", []),
+    ]
+    wanted = [RequestedOutput("o", {"c": 2})]
+    first = InferRequest("m", given, "7", parameters={"q": 0.5}, request_outputs=wanted, model_version="3")
+    data = b"".join(encode_request(first))
+    second, typed = decode_request(data)
+    assert not typed
+    second.from_grpc = first.from_grpc
+    assert second == first
+
+
+def test_a_response_is_raw_or_typed_as_it_is_asked_for() -> None:
+    response = InferResponse(
+        "7", "m", [InferOutput("y", [2], "FP32", [1.0, 2.0], {"p": 1})], "3", parameters={"q": "r"}
+    )
+    head = {"model_name": "m", "model_version": "3", "id": "7", "parameters": {"q": {"string_param": "r"}}}
+    output = raw_tensor(name="y", parameters={"p": {"int64_param": 1}})
+    raw = pb.ModelInferResponse(**head, outputs=[output], raw_output_contents=[RAW])
+    typed = pb.ModelInferResponse(**head, outputs=[output | {"contents": {"fp32_contents": [1, 2]}}])
+    assert sent(encode_response(response, typed=False)) == raw
+    assert sent(encode_response(response, typed=True)) == typed
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
+def test_a_response_is_raw_throughout_if_an_output_has_no_typed_contents(datatype: str) -> None:
+    outputs = [InferOutput("x", [1], "FP32", [1.0]), InferOutput("y", [1], datatype, [1.0])]
+    message = sent(encode_response(InferResponse(None, "m", outputs), typed=True))
+    assert [len(raw) for raw in message.raw_output_contents] == [4, 2]
+    assert not any(output.HasField("contents") for output in message.outputs)
+
+
+def test_a_raw_output_is_sent_from_its_own_buffer() -> None:
+    array = np.zeros(1000, np.float32)
+    parts = encode_response(InferResponse(None, "m", [InferOutput("y", [1000], "FP32", array)]), typed=False)
+    assert any(np.shares_memory(array, np.frombuffer(part, np.uint8)) for part in parts)
+
+
+def test_an_output_that_does_not_fit_its_declaration_is_the_models_fault() -> None:
+    with pytest.raises(InferenceError, match="output 'y': cannot reshape"):
+        encode_response(InferResponse(None, "m", [InferOutput("y", [3], "FP32", [1.0])]), typed=False)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_response_is_read_back(typed: bool) -> None:
+    outputs = [InferOutput("y", [2, 1], "INT8", [1, -1], {"p": True}), InferOutput("z", [1], "BYTES", [b"\xff"])]
+    response = InferResponse("7", "m", outputs, "3", parameters={"q": 2})
+    decoded = decode_response(b"".join(encode_response(response, typed)))
+    decoded.from_grpc = False
+    assert decoded == response
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\x0a\xff", "the response is not one of V2: .*cut short"),
+        (pb.ModelInferResponse(outputs=[raw_tensor()]).SerializeToString(), "output 'x': expected 2 elements"),
+        (
+            pb.ModelInferResponse(outputs=[raw_tensor()], raw_output_contents=[b""]).SerializeToString(),
+            "output 'x': expected 8 bytes",
+        ),
+    ],
+)
+def test_a_response_that_cannot_be_read_is_not_the_clients_fault(data: bytes, says: str) -> None:
+    with pytest.raises(InferenceError, match=says):
+        decode_response(data)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"name": "y", "shape": [2], "datatype": "FP32", "data": [1, 2]},
+        {"name": "y", "shape": [2], "datatype": "FP32", "contents": {"fp32_contents": [1, 2]}},
+    ],
+    ids=["data", "contents"],
+)
+def test_a_dict_of_the_sdk_is_a_response(output: dict[str, Any]) -> None:
+    response = response_from_dict({"id": "7", "model_name": "m", "outputs": [output]})
+    assert response == InferResponse("7", "m", [InferOutput("y", [2], "FP32", [1.0, 2.0])])
+
+
+@pytest.mark.parametrize("answer", [{}, {"model_name": "m", "outputs": [1]}, {"predictions": [1]}, [1], None, "text"])
+def test_any_other_answer_is_the_models_fault(answer: Any) -> None:
+    with pytest.raises(MPServeError, match=re.escape("the model's answer cannot be sent over gRPC")) as caught:
+        response_from_dict(answer)
+    assert isinstance(caught.value, InferenceError)

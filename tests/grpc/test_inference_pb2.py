@@ -1,0 +1,63 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+import mpserve.grpc
+from mpserve.grpc import inference_pb2 as pb
+
+FOLDER = Path(mpserve.grpc.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compiled")
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "-I",
+        FOLDER,
+        f"--descriptor_set_out={folder}/inference.binpb",
+    ]
+    subprocess.run([*command, f"--pyi_out={folder}", "inference.proto"], check=True)
+    return folder
+
+
+def test_the_compiled_form_is_that_of_the_proto_file(compiled: Path) -> None:
+    sets = [(folder / "inference.binpb").read_bytes() for folder in (FOLDER, compiled)]
+    checked_in, fresh = map(descriptor_pb2.FileDescriptorSet.FromString, sets)
+    assert checked_in == fresh
+
+
+def test_the_types_name_what_there_is() -> None:
+    types = (FOLDER / "inference_pb2.pyi").read_text()
+    for name in pb.DESCRIPTOR.message_types_by_name:
+        assert f"class {name}(" in types
+        assert issubclass(getattr(pb, name), object)
+
+
+def test_the_messages_stay_out_of_the_default_pool() -> None:
+    """A model that imports tritonclient.grpc or the kserve SDK puts messages of the same names there."""
+    with pytest.raises(KeyError):
+        descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest")
+
+
+# Spot checks against the public files; a field that is renumbered breaks every client.
+@pytest.mark.parametrize(
+    ("message", "field", "number"),
+    [
+        ("ModelInferRequest", "raw_input_contents", 7),
+        ("ModelInferResponse", "raw_output_contents", 6),
+        ("ModelMetadataResponse", "properties", 6),
+        ("InferTensorContents", "bytes_contents", 8),
+        ("ModelConfig", "model_transaction_policy", 19),
+        ("ModelStatistics", "response_stats", 9),
+        ("RepositoryModelLoadRequest", "model_name", 2),
+        ("TraceSettingRequest", "model_name", 2),
+    ],
+)
+def test_fields_have_their_public_numbers(message: str, field: str, number: int) -> None:
+    assert getattr(pb, message).DESCRIPTOR.fields_by_name[field].number == number

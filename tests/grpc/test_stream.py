@@ -1,0 +1,178 @@
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from mpserve import InferRequest, InferResponse, Model
+from mpserve.grpc import inference_pb2 as pb
+from mpserve.grpc.stream import AHEAD, Stream
+from tests.grpc.models import Double, Held, Raising
+from tests.grpc.serving import infer, refusal, run, serving
+
+
+async def each(*requests: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:
+    for request in requests:
+        yield request
+
+
+def answers(model: Model, *requests: Any) -> list[pb.ModelStreamInferResponse]:
+    async def test() -> list[pb.ModelStreamInferResponse]:
+        async with serving(model) as client:
+            return [response async for response in client.stream(each(*requests))]
+
+    return run(test())
+
+
+def test_each_request_has_one_response_that_is_its_last() -> None:
+    first, second = answers(Double(), infer("double", id="1"), infer("double", id="2"))
+    output = {"name": "y", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [2, 4]}}
+    final = {"triton_final_response": {"bool_param": True}}
+    expected = pb.ModelInferResponse(model_name="double", id="1", parameters=final, outputs=[output])
+    assert first == pb.ModelStreamInferResponse(infer_response=expected)
+    assert second.infer_response.id == "2"
+
+
+def test_an_error_is_told_and_the_stream_goes_on() -> None:
+    requests = [
+        infer("nope", id="1"),
+        infer("raising", id="2", parameters={"raise": {"string_param": "error"}}),
+        infer("raising", id="3", inputs=[]),
+        b"\x0a\x80",
+        infer("raising", id="5", parameters={"raise": {"string_param": "invalid"}}),
+    ]
+    responses = answers(Raising(), *requests)
+    assert [response.infer_response.id for response in responses] == ["1", "2", "3", "", "5"]
+    assert [response.error_message for response in responses] == [
+        "Model with name nope does not exist.",
+        "RuntimeError : boom",
+        "the request has no inputs, expected one or more",
+        "the message is cut short, or has a number of more than 64 bits",
+        "expected a cat",
+    ]
+
+
+def test_a_stream_without_requests_ends_well() -> None:
+    assert answers(Double()) == []
+
+
+class Slower(Model):
+    """The first request waits until the second has been answered."""
+
+    name = "slower"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = asyncio.Event()
+
+    async def predict(self, payload: InferRequest, headers: Any = None) -> InferResponse:
+        if payload.id == "1":
+            await self.second.wait()
+        else:
+            self.second.set()
+        return InferResponse(None, self.name, [])
+
+
+def test_requests_run_at_the_same_time_and_are_answered_in_their_order() -> None:
+    responses = answers(Slower(), infer("slower", id="1"), infer("slower", id="2"))
+    assert [response.infer_response.id for response in responses] == ["1", "2"]
+
+
+def test_a_client_may_read_each_answer_before_it_sends_the_next_request() -> None:
+    async def test() -> None:
+        async with serving(Double()) as client:
+            call = client.stream()
+            for number in range(3):
+                await call.write(infer("double", id=str(number)))
+                assert (await call.read()).infer_response.id == str(number)
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+            assert await call.code() is grpc.StatusCode.OK
+
+    run(test())
+
+
+def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:
+    async def test() -> None:
+        model = Held()
+        async with serving(model) as client:
+            call = client.stream(each(*[infer("held", id=str(number)) for number in range(3 * AHEAD)]))
+            for _ in range(AHEAD):
+                await model.begun.acquire()
+            for _ in range(20):
+                await client("ServerLive")
+            assert model.begun.locked()
+            model.let_go.set()
+            assert [response.infer_response.id async for response in call] == [str(n) for n in range(3 * AHEAD)]
+
+    run(test())
+
+
+def test_a_client_that_goes_away_stops_the_wait_for_the_model() -> None:
+    async def test() -> None:
+        model = Held()
+        async with serving(model) as client:
+            call = client.stream(each(infer("held"), infer("held")))
+            await model.begun.acquire()
+            await model.begun.acquire()
+            call.cancel()
+            while model.cancelled < 2:
+                await asyncio.sleep(0.01)
+
+    run(test())
+
+
+def test_a_drain_answers_what_was_sent_and_ends_the_stream() -> None:
+    async def test() -> None:
+        model = Held()
+        async with serving(model) as client:
+            call = client.stream()
+            await call.write(infer("held", id="1"))
+            await model.begun.acquire()
+            draining = asyncio.ensure_future(client.server.drain(30))
+            await asyncio.sleep(0)
+            model.let_go.set()
+            assert (await call.read()).infer_response.id == "1"
+            code, words = await refusal(call.read())
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "the server is ending" in words
+            await draining
+
+    run(test())
+
+
+def test_an_idle_stream_does_not_hold_a_drain_up() -> None:
+    async def test() -> None:
+        async with serving(Double()) as client:
+            call = client.stream()
+            await call.write(infer("double"))
+            await call.read()
+            await client.server.drain(3600)
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+    run(test())
+
+
+async def _endless(gone: asyncio.Event) -> AsyncIterator[bytes]:
+    yield b"1"
+    await gone.wait()
+    raise RuntimeError("the connection broke")
+
+
+def test_an_error_while_reading_ends_the_stream_after_its_answers() -> None:
+    async def test() -> None:
+        written, gone = [], asyncio.Event()
+
+        async def answer(data: bytes) -> bytes:
+            return data
+
+        async def write(data: bytes) -> None:
+            written.append(data)
+            gone.set()
+
+        with pytest.raises(RuntimeError, match="broke"):
+            await Stream(_endless(gone), answer).run(write)
+        assert written == [b"1"]
+
+    run(test())

@@ -1,0 +1,151 @@
+"""The routes, and the life of the application under a server that is not ours."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+
+from mpserve.errors import InvalidInput, ModelLoadError
+from mpserve.http.app import build_app, find_core
+from mpserve.scoreboard import Scoreboard, State
+from mpserve.serving.model import Model
+from tests.asgi import ask, core_of, serving
+
+
+class Echo(Model):
+    name = "m"
+
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        return {"predictions": payload["instances"]}
+
+
+@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v1/models/m%3Apredict", "/v1/models/%6D%3apredict"])
+def test_the_colon_of_v1_may_be_encoded(path: str) -> None:
+    answer = ask(Echo(), "POST", path, json={"instances": [1]})
+    assert (answer.status_code, answer.json()) == (200, {"predictions": [1]})
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
+def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
+    model = Echo()
+    model.name = name
+
+    async def main() -> list[int]:
+        async with serving(model) as client:
+            quoted = httpx.URL("http://test").copy_with(path=f"/v1/models/{name}").raw_path.decode()
+            statuses = [(await client.get(quoted)).status_code]
+            statuses.append((await client.post(f"{quoted}:predict", json={"instances": [1]})).status_code)
+            return statuses
+
+    assert asyncio.run(main()) == [200, 200]
+
+
+@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v1/models/m:explain"])
+def test_a_verb_that_is_got_is_a_wrong_method_and_no_unknown_model(path: str) -> None:
+    answer = ask(Echo(), "GET", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
+def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
+    answer = ask(Echo(), "GET", f"{path}/")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"http://test{path}")
+
+
+@pytest.mark.parametrize("path", ["/v1/models/a/b:predict", "/v1/models/a%2Fb:predict", "/v1/models/:predict/x"])
+def test_a_name_that_is_a_path_is_not_found(path: str) -> None:
+    answer = ask(Echo(), "POST", path, json={"instances": []})
+    assert answer.status_code == 404
+    assert answer.json()["error"].startswith("there is no POST /v1/models/")
+
+
+def test_a_path_in_a_message_is_quoted_as_json_quotes() -> None:
+    answer = ask(Echo(), "GET", "/%22%0A%C3%A9")
+    assert answer.json() == {"error": 'there is no GET /"\né'}
+
+
+def test_the_lifespan_loads_and_stops_the_models() -> None:
+    events: list[str] = []
+
+    class Living(Echo):
+        def load(self) -> None:
+            events.append("load")
+
+        def stop(self) -> None:
+            events.append("stop")
+
+    async def main() -> None:
+        async with serving(Living()) as client:
+            events.append(str((await client.get("/v2/health/ready")).status_code))
+
+    asyncio.run(main())
+    assert events == ["load", "200", "stop"]
+
+
+def test_an_application_may_be_started_again() -> None:
+    app = build_app(core_of(Echo()))
+
+    async def main() -> int:
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return (await client.post("/v1/models/m:predict", json={"instances": []})).status_code
+
+    assert [asyncio.run(main()), asyncio.run(main())] == [200, 200]
+
+
+def test_a_load_that_fails_ends_the_start() -> None:
+    class Failing(Echo):
+        def load(self) -> None:
+            raise ValueError("no weights")
+
+    async def main() -> None:
+        async with serving(Failing()):
+            raise AssertionError
+
+    with pytest.raises(ModelLoadError, match=r"load\(\) of model m failed: ValueError: no weights"):
+        asyncio.run(main())
+
+
+def test_under_our_worker_the_lifespan_leaves_the_models_alone() -> None:
+    core = core_of(Echo())
+    board = Scoreboard(1)
+    core.attach(board, board.row(0), "cpu", lambda: None)
+    app = build_app(core)
+
+    async def main() -> None:
+        async with app.router.lifespan_context(app):
+            assert (core.served, core.board, board.row(0).state) == ({}, board, State.EMPTY)
+
+    asyncio.run(main())
+
+
+def test_the_core_is_found_through_middleware() -> None:
+    core = core_of(Echo())
+    app = build_app(core)
+    assert find_core(app) is core
+    assert find_core(CORSMiddleware(CORSMiddleware(app))) is core
+    assert find_core(lambda scope, receive, send: None) is None
+
+
+def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
+    async def hello(request: Request) -> PlainTextResponse:
+        if request.query_params:
+            raise InvalidInput("expected no query")
+        return PlainTextResponse("hello")
+
+    app = build_app(core_of(Echo()))
+    app.add_route("/hello", hello)
+
+    async def main() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return [await client.get("/hello"), await client.get("/hello?a=1")]
+
+    greeting, refused = asyncio.run(main())
+    assert greeting.text == "hello"
+    assert (refused.status_code, refused.json()) == (400, {"error": "expected no query"})

@@ -1,0 +1,173 @@
+"""What is asked about the server and its models: liveness, readiness, metadata, metrics."""
+
+import asyncio
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from mpserve.http.app import build_app
+from mpserve.serving.model import Model
+from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.version import VERSION
+from tests.asgi import ask, core_of, serving
+
+PATIENCE = 30.0
+
+
+class Declared(TensorModel):
+    name = "m"
+    version = "3"
+    platform = "numpy"
+    inputs = (Tensor("x", "FP32", (-1, 2)),)
+    outputs = (Tensor("y", "INT64", (-1,)),)
+
+    def predict(self, x: Any) -> Any:
+        return x.argmax(axis=1)
+
+
+METADATA = {
+    "name": "m",
+    "versions": ["3"],
+    "platform": "numpy",
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+    "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/", {"status": "alive"}),
+        ("/v1/models", {"models": ["m"]}),
+        ("/v1/models/m", {"name": "m", "ready": True}),
+        ("/v2", {"name": "mpserve", "version": VERSION, "extensions": []}),
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"ready": True}),
+        ("/v2/models", {"models": ["m"]}),
+        ("/v2/models/m", METADATA),
+        ("/v2/models/m/versions/3", METADATA),
+        ("/v2/models/m/ready", {"name": "m", "ready": True}),
+        ("/v2/models/m/versions/3/ready", {"name": "m", "ready": True}),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> None:
+    answer = ask(Declared(), method, path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert method == "HEAD" or answer.json() == body
+
+
+def test_a_server_or_model_that_is_not_ready_says_so() -> None:
+    class Toggling(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            self.ready = payload["instances"][0]
+            return {}
+
+    paths = ["/v2/health/ready", "/v1/models/m", "/v2/models/m/ready", "/v2/health/live", "/v2/models/m"]
+    model = Toggling()
+
+    async def statuses(client: httpx.AsyncClient) -> list[int]:
+        return [(await client.get(path)).status_code for path in paths]
+
+    async def main() -> None:
+        async with serving(model) as client:
+            assert await statuses(client) == [200, 200, 200, 200, 200]
+            await client.post("/v1/models/m:predict", json={"instances": [False]})
+            assert await statuses(client) == [503, 503, 503, 200, 200]
+            assert (await client.get("/v2/health/ready")).json() == {"ready": False, "error": "Server is not ready."}
+            assert (await client.get("/v1/models/m")).json() == {"error": "Model with name m is not ready."}
+            model.ready = True
+            assert await statuses(client) == [200, 200, 200, 200, 200]
+
+    asyncio.run(main())
+
+
+def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread() -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    class Slow(Declared):
+        def predict(self, x: Any) -> Any:
+            begun.set()
+            assert released.wait(PATIENCE)
+            return super().predict(x)
+
+    paths = ["/", "/metrics", "/v1/models/m", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m"]
+
+    async def main() -> list[int]:
+        async with serving(Slow()) as client:
+            body = {"instances": [[1, 2]]}
+            predicting = asyncio.ensure_future(client.post("/v1/models/m:predict", json=body))
+            await asyncio.to_thread(begun.wait, PATIENCE)
+            statuses = [(await client.get(path)).status_code for path in paths]
+            assert not predicting.done()
+            released.set()
+            return [*statuses, (await predicting).status_code]
+
+    assert asyncio.run(main()) == [200] * (len(paths) + 1)
+
+
+def test_metadata_that_cannot_be_told_is_an_error_that_costs_no_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """Starlette raises again what it has answered, and the server then closes the connection; so it must not see it."""
+
+    class Broken(Model):
+        name = "m"
+
+        def get_input_types(self) -> Any:
+            raise ValueError("a secret path")
+
+    answer = ask(Broken(), "GET", "/v2/models/m")
+    assert (answer.status_code, answer.json()) == (500, {"error": "internal server error"})
+    assert "a secret path" in caplog.text
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [("*/*", "text/plain; version="), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
+)
+def test_metrics_are_given_in_the_format_that_is_accepted(accept: str, content_type: str) -> None:
+    answer = ask(Declared(), "GET", "/metrics", headers={"accept": accept})
+    assert answer.headers["content-type"].startswith(content_type)
+    assert 'mpserve_workers{state="ready"} 1.0' in answer.text
+    assert 'mpserve_model_load_seconds_count{model_name="m"}' in answer.text
+
+
+def test_requests_in_flight_are_in_the_metrics() -> None:
+    class Asking(Model):
+        name = "m"
+        client: httpx.AsyncClient
+
+        async def predict(self, payload: Any, headers: Any = None) -> Any:
+            return (await self.client.get("/metrics")).text
+
+    async def main() -> str:
+        model = Asking()
+        async with serving(model) as model.client:
+            return (await model.client.post("/v1/models/m:predict", json={"instances": []})).text
+
+    assert "mpserve_requests_in_flight 1.0" in asyncio.run(main())
+
+
+def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None:
+    class Late(Model):
+        name = "m"
+
+    core = core_of(Late())
+    core.begin_alone()
+
+    async def main() -> httpx.Response:
+        transport = httpx.ASGITransport(build_app(core))  # its lifespan is not run: nothing is loaded
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.get("/v2/health/ready")).status_code == 503
+            assert (await client.get("/v1/models")).json() == {"models": ["m"]}
+            assert (await client.get("/v1/models/other")).status_code == 404
+            return await client.get("/v1/models/m")
+
+    answer = asyncio.run(main())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json() == {"error": "Model with name m is not ready: it is being loaded."}

@@ -1,0 +1,354 @@
+"""The hot routes: what a body of what content type gives, how models answer, and every fault that can be told."""
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from starlette.exceptions import HTTPException
+
+from mpserve.errors import PayloadTooLarge
+from mpserve.http.inference import read_body
+from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from mpserve.serving.model import Model
+from mpserve.serving.tensors import Tensor, TensorModel
+from tests.asgi import ask, predict, serving
+from tests.error_table import CASES, GOOD, MAX_BODY_SIZE, PREPARATION, Case, tensor, v1, v2
+from tests.models import faulty
+
+PATIENCE = 30.0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_fault_is_told_and_leaves_the_server_usable(case: Case) -> None:
+    async def main() -> tuple[httpx.Response, httpx.Response]:
+        models = [type(model)() for model in faulty.models]
+        async with serving(*models, max_body_size=MAX_BODY_SIZE) as client:
+            path, body = PREPARATION
+            assert (await client.post(path, content=body)).status_code == 200
+            answer = await client.request(case.method, case.path, content=case.body, headers=case.headers)
+            path, body = GOOD
+            return answer, await client.post(path, content=body)
+
+    answer, good = asyncio.run(main())
+    body = answer.json()
+    assert (answer.status_code, list(body)) == (case.status, ["error"])
+    assert re.search(case.says, body["error"])
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers.get("allow") == case.allow
+    assert (good.status_code, good.json()) == (200, {"predictions": [1]})
+
+
+@pytest.mark.parametrize("model", [v1({"instances": [1]}), v2(tensor())], ids=["v1", "v2"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "application/json; charset=utf-8",
+        "APPLICATION/JSON;charset=UTF-8",
+        "application/ld+json",
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+        "",
+        None,
+    ],
+)
+def test_json_is_taken_under_every_content_type_that_clients_send_it_with(
+    model: tuple[str, bytes], content_type: str | None
+) -> None:
+    """``curl -d`` says it is a form, the kserve client octets, tritonclient nothing, Java and axios add a charset."""
+    path, body = model
+    headers = {} if content_type is None else {"content-type": content_type}
+    assert ask(faulty.Echo(), "POST", path, content=body, headers=headers).status_code == 200
+
+
+def test_a_body_that_is_no_json_by_its_type_reaches_a_v1_model_as_bytes() -> None:
+    class Length(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            return {"predictions": [type(payload).__name__, len(payload), headers["content-type"]]}
+
+    answer = ask(Length(), "POST", "/v1/models/m:predict", content=b"\xff\xd8", headers={"content-type": "image/jpeg"})
+    assert answer.json() == {"predictions": ["bytes", 2, "image/jpeg"]}
+
+
+class Answering(Model):
+    """Answers with what it was constructed with."""
+
+    name = "m"
+
+    def __init__(self, answer: Any, headers: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self.answer, self.headers = answer, headers or {}
+
+    def predict(self, payload: Any, headers: Any, response_headers: Any) -> Any:
+        response_headers.update(self.headers)
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("result", "content_type", "body"),
+    [
+        ({"predictions": [1]}, "application/json", b'{"predictions":[1]}'),
+        ({"predictions": np.float32([1.5])}, "application/json", b'{"predictions":[1.5]}'),
+        ([1], "application/json", b"[1]"),
+        ("text", "text/plain; charset=utf-8", b"text"),
+        (b"\xff", "application/octet-stream", b"\xff"),
+        (InferResponse("1", "m", [InferOutput("y", [2], "INT64", [1, 2])]), "application/json", b'{"predictions":[1,2]}'),
+    ],
+)  # fmt: skip
+def test_v1_answers_in_the_form_that_the_result_has(result: Any, content_type: str, body: bytes) -> None:
+    answer = predict(Answering(result))
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, content_type, body)
+
+
+def test_headers_that_the_model_sets_are_sent_and_may_say_what_the_content_is() -> None:
+    answer = predict(Answering(b"\x89PNG", {"Content-Type": "image/png", "X-Model": "é", "Content-Length": "1"}))
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers.get_list("content-length") == ["4"]
+    assert [value for name, value in answer.headers.raw if name == b"x-model"] == ["é".encode("latin-1")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-a": "1\r\nset-cookie: b=c"},
+        {"x-a\r\nset-cookie": "b=c"},
+        {"x-a": "1\n"},
+        {"x-a": "\0"},
+        {"x-a": "日"},
+        {"x a": "1"},
+        {"": "1"},
+    ],
+    ids=repr,
+)
+def test_a_header_that_could_end_the_head_or_cannot_be_written_is_the_models_fault(headers: dict[str, str]) -> None:
+    answer = predict(Answering({}, headers))
+    assert answer.status_code == 500
+    assert "the model set the response header" in answer.json()["error"]
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_model_gets_the_request_headers_in_lower_case() -> None:
+    class Headers(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            return {"predictions": [headers["x-mine"], headers["authorization"]]}
+
+    answer = predict(Headers(), headers={"X-Mine": "1", "Authorization": "Bearer x"})
+    assert answer.json() == {"predictions": ["1", "Bearer x"]}
+
+
+class Double(TensorModel):
+    name = "double"
+    inputs = (Tensor("x", "FP32", (-1, 2)),)
+    outputs = (Tensor("y", "FP32", (-1, 2)),)
+
+    def predict(self, x: Any) -> Any:
+        return x * 2
+
+
+class AsyncDouble(Double):
+    async def predict(self, x: Any) -> Any:
+        await asyncio.sleep(0)
+        return x * 2
+
+
+class MixedDouble(AsyncDouble):
+    def preprocess(self, payload: Any, headers: Any = None) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        return payload
+
+    async def postprocess(self, result: Any, headers: Any = None) -> Any:
+        asyncio.get_running_loop()
+        return result
+
+
+@pytest.mark.parametrize("model", [Double(), AsyncDouble(), MixedDouble()], ids=lambda model: type(model).__name__)
+def test_one_model_answers_v1_and_v2_whether_sync_async_or_mixed(model: Model) -> None:
+    v2_request = {
+        "id": "7",
+        "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2]]}],
+        "outputs": [{"name": "y"}],
+    }
+
+    async def main() -> list[Any]:
+        async with serving(model) as client:
+            answers = [
+                await client.post("/v1/models/double:predict", json={"instances": [[1, 2]]}),
+                await client.post("/v2/models/double/infer", json=v2_request),
+                await client.post("/v2/models/double/versions/1/infer", json=v2_request),
+            ]
+            return [answer.json() for answer in answers]
+
+    outputs = [{"name": "y", "shape": [1, 2], "datatype": "FP32", "data": [2.0, 4.0]}]
+    assert asyncio.run(main()) == [
+        {"predictions": [[2.0, 4.0]]},
+        {"model_name": "double", "id": "7", "outputs": outputs},
+        {"model_name": "double", "model_version": "1", "id": "7", "outputs": outputs},
+    ]
+
+
+def test_explain_answers_with_what_explain_gives() -> None:
+    class Explaining(Model):
+        name = "m"
+
+        def explain(self, payload: Any, headers: Any = None) -> Any:
+            return {"explanations": payload["instances"]}
+
+    answer = ask(Explaining(), "POST", "/v1/models/m:explain", json={"instances": [1]})
+    assert answer.json() == {"explanations": [1]}
+
+
+def test_a_v2_model_may_answer_with_a_dict_as_sdk_models_do() -> None:
+    class SdkStyle(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            assert isinstance(payload, InferRequest)
+            return {"model_name": "m", "outputs": []}
+
+    path, body = v2(tensor(), "m")
+    assert ask(SdkStyle(), "POST", path, content=body).json() == {"model_name": "m", "outputs": []}
+
+
+def test_a_model_written_for_fastapi_chooses_its_status_and_costs_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Choosy(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            raise HTTPException(409, "taken", headers={"X-By": "whom"})
+
+    answer = predict(Choosy())
+    assert (answer.status_code, answer.json(), answer.headers["x-by"]) == (409, {"error": "taken"}, "whom")
+    assert caplog.records == []
+
+
+def test_the_binary_extension_is_refused_in_words() -> None:
+    path, body = v2(tensor())
+    answer = ask(faulty.Echo(), "POST", path, content=body, headers={"inference-header-content-length": "5"})
+    assert (answer.status_code, answer.json()) == (
+        501,
+        {"error": "the binary tensor extension is not supported; send the tensors as JSON"},
+    )
+
+
+def test_of_two_clients_one_waits_for_the_other_and_both_are_answered() -> None:
+    running: list[int] = []
+
+    class Alone(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            running.append(1)
+            assert len(running) == 1
+            running.pop()
+            return {}
+
+    async def main() -> set[int]:
+        async with serving(Alone()) as client:
+            calls = [client.post("/v1/models/m:predict", json={"instances": []}) for _ in range(20)]
+            return {answer.status_code for answer in await asyncio.gather(*calls)}
+
+    assert asyncio.run(main()) == {200}
+
+
+def read(chunks: Iterable[bytes | None], limit: int, announced: str | None = None) -> tuple[bytes | None, int]:
+    """The body that was read, or None, and how many messages were asked for; a chunk None: the client went away."""
+    messages = [
+        {"type": "http.disconnect"} if chunk is None else {"type": "http.request", "body": chunk, "more_body": True}
+        for chunk in chunks
+    ]
+    messages[-1]["more_body"] = False
+    asked = 0
+
+    async def receive() -> Any:
+        nonlocal asked
+        asked += 1
+        return messages[asked - 1]
+
+    headers = {} if announced is None else {"content-length": announced}
+    try:
+        return asyncio.run(read_body(receive, headers, limit)), asked
+    except PayloadTooLarge:
+        return b"too large", asked
+
+
+@pytest.mark.parametrize(
+    ("chunks", "announced", "body", "asked"),
+    [
+        pytest.param([b"ab"], "2", b"ab", 1, id="whole"),
+        pytest.param([b""], None, b"", 1, id="none"),
+        pytest.param([b"ab", b"cd", b""], None, b"abcd", 3, id="chunked to the limit"),
+        pytest.param([b"abcde"], "5", b"too large", 0, id="announced as too large: not read"),
+        pytest.param([b"ab", b"cd", b"e", b"f"], None, b"too large", 3, id="chunked beyond: not read on"),
+        pytest.param([b"abcde"], "0", b"too large", 1, id="more than announced"),
+        pytest.param([b"a", b"bcdef"], "2", b"too large", 2, id="more than announced, in chunks"),
+        pytest.param([b"ab", None], "4", None, 2, id="the client went away"),
+    ],
+)
+def test_a_body_is_read_up_to_the_limit_of_four_bytes(
+    chunks: list[bytes | None], announced: str | None, body: bytes | None, asked: int
+) -> None:
+    assert read(chunks, 4, announced) == (body, asked)
+
+
+@pytest.mark.parametrize("announced", ["-1", "+5", "1_0", " 5", "²", "five", "", "9" * 19])
+def test_a_length_that_is_no_number_is_refused(announced: str) -> None:
+    path, body = GOOD
+    headers = {b"content-length": announced.encode("latin-1")}
+    answer = ask(faulty.Echo(), "POST", path, content=body, headers=headers)
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": f"expected a number as content-length, got {announced!r}"},
+    )
+
+
+def test_a_request_whose_client_has_gone_away_is_not_answered() -> None:
+    class Never(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            raise AssertionError
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    async def main() -> None:
+        async with serving(Never()) as client:
+            app = client._transport.app  # type: ignore[attr-defined]
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/v1/models/m:predict",
+                "headers": [],
+                "query_string": b"",
+            }
+            await app(scope, gone, send)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("depth", "status"),
+    [
+        pytest.param(200, 200, id="echoed"),
+        pytest.param(1000, 500, id="read, but deeper than JSON is written"),
+        pytest.param(100_000, 400, id="not read"),
+    ],
+)
+def test_deep_json_is_an_error_and_not_the_end(depth: int, status: int) -> None:
+    body = b'{"instances": ' + b"[" * depth + b"]" * depth + b"}"
+    answer = ask(faulty.Echo(), "POST", "/v1/models/echo:predict", content=body)
+    assert (answer.status_code, list(answer.json())) == (status, ["predictions" if status == 200 else "error"])

@@ -1,0 +1,176 @@
+"""What concerns every request alike: its id, its count, its line in the access log."""
+
+import asyncio
+import logging
+import re
+from typing import Any
+
+import httpx
+import prometheus_client
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from mpserve.http.middleware import RequestContext
+from mpserve.logging import request_id
+from mpserve.serving.model import Model
+from tests.asgi import ask, predict, serving
+
+OURS = re.compile(r"[0-9a-f]+-[0-9a-f]+-[0-9a-f]+")
+
+
+class SaysId(Model):
+    """Answers with the request id that its log lines would carry."""
+
+    name = "m"
+
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        return {"predictions": [request_id.get()]}
+
+
+class SaysIdAsync(SaysId):
+    async def predict(self, payload: Any, headers: Any = None) -> Any:
+        await asyncio.sleep(0)
+        return super().predict(payload)
+
+
+@pytest.mark.parametrize("model", [SaysId(), SaysIdAsync()], ids=["thread", "loop"])
+def test_the_clients_id_comes_back_and_is_the_one_in_the_log(model: Model) -> None:
+    answer = predict(model, headers={"x-request-id": "abc-1/2+3="})
+    assert answer.headers.get_list("x-request-id") == ["abc-1/2+3="]
+    assert answer.json() == {"predictions": ["abc-1/2+3="]}
+
+
+def test_a_request_without_an_id_is_given_one_of_its_own() -> None:
+    async def ids() -> list[tuple[str, str]]:
+        async with serving(SaysId()) as client:
+            answers = [await client.post("/v1/models/m:predict", json={"instances": []}) for _ in range(3)]
+            return [(answer.headers["x-request-id"], answer.json()["predictions"][0]) for answer in answers]
+
+    told = asyncio.run(ids())
+    assert all(header == logged and OURS.fullmatch(header) for header, logged in told)
+    assert len(set(told)) == 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"two words", id="space"),
+        pytest.param(b"a] mpserve: forged", id="what would look like a log line"),
+        pytest.param(b"a\r\nset-cookie: b=c", id="line break"),
+        pytest.param(b"a\tb", id="tab"),
+        pytest.param(b"a\x00b", id="NUL"),
+        pytest.param("é".encode("latin-1"), id="Latin-1"),
+        pytest.param("é".encode(), id="UTF-8"),
+        pytest.param(b"a" * 129, id="too long"),
+    ],
+)
+def test_an_id_that_could_pass_for_something_else_is_replaced(given: bytes) -> None:
+    answer = predict(SaysId(), headers={b"x-request-id": given})
+    assert OURS.fullmatch(answer.headers["x-request-id"])
+    assert answer.json() == {"predictions": [answer.headers["x-request-id"]]}
+    assert "set-cookie" not in answer.headers
+
+
+def test_the_longest_id_that_is_accepted() -> None:
+    assert predict(SaysId(), headers={"x-request-id": "a" * 128}).headers["x-request-id"] == "a" * 128
+
+
+def test_errors_have_an_id_too() -> None:
+    answer = ask(SaysId(), "GET", "/nowhere", headers={"x-request-id": "mine"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (404, "mine")
+
+
+def test_an_id_that_the_model_set_itself_is_not_doubled() -> None:
+    class SetsId(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any, response_headers: Any) -> Any:
+            response_headers["X-Request-ID"] = "the model's"
+            return {}
+
+    assert predict(SetsId()).headers.get_list("x-request-id") == ["the model's"]
+
+
+def counted(route: str, status: int) -> float:
+    labels = {"route": route, "status": str(status)}
+    return prometheus_client.REGISTRY.get_sample_value("mpserve_requests_total", labels) or 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("POST", "/v1/models/m:predict", "/v1/models/{model}:predict", 200),
+        ("POST", "/v1/models/other:predict", "/v1/models/{model}:predict", 404),
+        ("GET", "/v1/models/m", "/v1/models/{model}", 200),
+        ("GET", "/v2/health/live", "/v2/health/live", 200),
+        ("HEAD", "/v2/health/live", "/v2/health/live", 200),
+        ("POST", "/v2/models/m/versions/1/infer", "/v2/models/{model}/versions/{version}/infer", 400),
+        ("DELETE", "/v2/models/m", "/v2/models/{model}", 405),
+        ("GET", "/v2/nowhere", "unmatched", 404),
+        ("GET", "/v2/", "unmatched", 307),
+    ],
+)
+def test_answers_are_counted_by_route_and_status(method: str, path: str, route: str, status: int) -> None:
+    before = counted(route, status)
+    answer = ask(SaysId(), method, path, content=b'{"instances": []}' if method == "POST" else None)
+    assert answer.status_code == status
+    assert counted(route, status) == before + 1
+
+
+def access_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "mpserve.access"]
+
+
+def test_the_access_log_says_who_asked_for_what_and_what_came_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mpserve.access"):
+        predict(SaysId(), options={"access_log": True})
+    [line] = access_lines(caplog)
+    assert re.fullmatch(r'127\.0\.0\.1:123 "POST /v1/models/m:predict" 200 \d+\.\d ms', line)
+
+
+def test_the_access_log_cannot_be_forged_through_the_path(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mpserve.access"):
+        ask(SaysId(), "GET", "/a%0A127.0.0.1%20forged%C3%A9", options={"access_log": True})
+    [line] = access_lines(caplog)
+    assert '"GET /a%0A127.0.0.1%20forged%C3%A9" 404' in line
+
+
+def test_there_is_no_access_log_unless_it_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        predict(SaysId())
+    assert access_lines(caplog) == []
+
+
+def test_what_is_no_http_request_passes_untouched() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        raise AssertionError
+
+    lifespan = {"type": "lifespan"}
+    asyncio.run(RequestContext(app, access_log=True)(lifespan, receive, send))
+    assert seen == [lifespan]
+
+
+def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
+    """A framework may send one message object for many requests."""
+    message = {"type": "http.response.start", "status": 204, "headers": []}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(message)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def twice() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(RequestContext(app, access_log=False))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return [await client.get("/") for _ in range(2)]
+
+    assert all(len(answer.headers.get_list("x-request-id")) == 1 for answer in asyncio.run(twice()))
+    assert message["headers"] == []

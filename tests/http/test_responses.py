@@ -1,0 +1,120 @@
+"""From an outcome to a response: statuses, the one form of an error, and what is logged of it."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from mpserve.errors import (
+    ConfigurationError,
+    InferenceError,
+    InvalidInput,
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+    NotSupported,
+    PayloadTooLarge,
+    ServerNotReady,
+)
+from mpserve.http.responses import Answer, error_answer, json_answer
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (InvalidInput("no cat"), 400, "no cat"),
+        (PayloadTooLarge("too much"), 413, "too much"),
+        (ModelNotFound("m"), 404, "Model with name m does not exist."),
+        (ModelNotReady("m"), 503, "Model with name m is not ready."),
+        (ServerNotReady("not yet"), 503, "not yet"),
+        (NotSupported("no explainer"), 501, "no explainer"),
+        (InferenceError("tired"), 500, "tired"),
+        (ModelLoadError("no weights"), 500, "no weights"),
+        (ConfigurationError("wrong"), 500, "wrong"),
+        (HTTPException(418, "short and stout"), 418, "short and stout"),
+        (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), 409, "taken"),
+        (HTTPException(422, detail={"loc": ["body"]}), 422, "{'loc': ['body']}"),  # type: ignore[arg-type]
+        (ValueError("a secret path"), 500, "internal server error"),
+        (InvalidInput("caf\udce9"), 400, "caf?"),
+    ],
+)
+def test_every_error_is_one_text_under_error(error: Exception, status: int, words: str) -> None:
+    answer = error_answer(error)
+    assert (answer.status, json.loads(answer.body)) == (status, {"error": words})
+    assert (b"content-type", b"application/json") in answer.headers
+
+
+@pytest.mark.parametrize("error", [ModelNotReady("m"), ServerNotReady("not yet")])
+def test_who_is_told_that_it_is_not_ready_is_told_when_to_ask_again(error: Exception) -> None:
+    assert (b"retry-after", b"1") in error_answer(error).headers
+
+
+def test_headers_of_an_http_exception_are_kept() -> None:
+    error = HTTPException(401, headers={"WWW-Authenticate": "Basic"})
+    assert (b"www-authenticate", b"Basic") in error_answer(error).headers
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InferenceError("tired"),
+        caused(InferenceError("KeyError : 'x'"), KeyError("x")),
+        caused(NotSupported("no kernel"), NotImplementedError("no kernel")),
+        ConfigurationError("wrong"),
+        ValueError("unforeseen"),
+    ],
+)
+def test_the_models_fault_and_ours_are_logged_with_where_it_happened(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    error_answer(error)
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is (error.__cause__ or error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInput("no cat"),
+        caused(InvalidInput("no cat"), ValueError("no cat")),
+        PayloadTooLarge("too much"),
+        ModelNotFound("m"),
+        ModelNotReady("m"),
+        NotSupported("no explainer"),
+        HTTPException(404),
+    ],
+)
+def test_the_clients_faults_are_not_logged_so_that_clients_cannot_fill_the_log(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    error_answer(error)
+    assert caplog.records == []
+
+
+def test_an_answer_is_sent_as_two_messages_with_its_length() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Answer(201, [(b"a", b"b")], b"body").send(send))
+    assert sent == [
+        {"type": "http.response.start", "status": 201, "headers": [(b"a", b"b"), (b"content-length", b"4")]},
+        {"type": "http.response.body", "body": b"body"},
+    ]
+
+
+def test_a_value_becomes_compact_json() -> None:
+    answer = json_answer({"a": [1, "é"]}, 202, [(b"x", b"y")])
+    assert answer.body == '{"a":[1,"é"]}'.encode()
+    assert answer.headers == [(b"content-type", b"application/json"), (b"x", b"y")]

@@ -1,0 +1,422 @@
+import base64
+import contextlib
+import uuid
+from datetime import datetime, timedelta, timezone
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpserve.errors import InvalidInput, NotSupported
+from mpserve.protocol.cloudevents import Event, is_event, unwrap, wrap
+
+ATTRIBUTES = {
+    "specversion": "1.0",
+    "id": "36077800",
+    "source": "https://example.com/producer",
+    "type": "com.example.sample",
+}
+PAYLOAD = {"instances": [[1, 2]]}
+DATA = orjson.dumps(PAYLOAD)
+ANSWER = b'{"predictions":[[1,2]]}'
+STRUCTURED = {"content-type": "application/cloudevents+json"}
+
+
+def binary(content_type="application/json", without=(), **attributes):
+    headers = {f"ce-{name}": value for name, value in (ATTRIBUTES | attributes).items() if name not in without}
+    return headers if content_type is None else headers | {"content-type": content_type}
+
+
+def envelope(without=(), **members):
+    return orjson.dumps({name: value for name, value in (ATTRIBUTES | members).items() if name not in without})
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, False),
+        ({"content-type": "application/json"}, False),
+        ({"content-type": "application/ld+json"}, False),
+        ({"content-type": "application/cloud"}, False),
+        ({"ce-id": "1", "ce-type": "t", "ce-source": "s"}, False),
+        ({"ce-specversion": "1.0"}, True),
+        (STRUCTURED, True),
+        ({"content-type": "Application/CloudEvents+JSON ;charset=UTF-8"}, True),
+        ({"content-type": "application/cloudevents-batch+json"}, True),
+        ({"content-type": "application/cloudevents+avro"}, True),
+    ],
+)
+def test_an_event_is_told_by_its_headers(headers, expected):
+    assert is_event(headers) is expected
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/cloudevents+json", "APPLICATION/cloudevents+json; charset=UTF-8"]
+)
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"data": PAYLOAD},
+        {"data": PAYLOAD, "time": "2021-01-28T21:04:43.144141+00:00"},
+        {"data": PAYLOAD, "datacontenttype": "application/json; charset=utf-8"},
+        {"data": PAYLOAD, "datacontenttype": "text/json"},
+        {"data": PAYLOAD, "datacontenttype": "application/ld+json"},
+        {"data": PAYLOAD, "datacontenttype": "application/avro"},
+        {"data": PAYLOAD, "datacontenttype": None, "subject": None, "data_base64": None},
+        {"data_base64": base64.b64encode(DATA).decode()},
+        {"data_base64": base64.b64encode(DATA).decode(), "datacontenttype": "application/json"},
+        {"data_base64": base64.b64encode(DATA).decode(), "data": None},
+    ],
+)
+def test_a_structured_events_json_is_the_payload(content_type, members):
+    event = unwrap({"content-type": content_type}, envelope(**members))
+    assert event.data == PAYLOAD
+    assert event.structured
+    assert ATTRIBUTES.items() <= event.attributes.items()
+    assert not {"data", "data_base64"} & event.attributes.keys()
+    assert None not in event.attributes.values()
+
+
+@pytest.mark.parametrize(
+    ("members", "data"),
+    [
+        ({"data": "<a/>", "datacontenttype": "application/xml"}, b"<a/>"),
+        ({"data": "gr\u00fcn", "datacontenttype": "text/plain"}, "gr\u00fcn".encode()),
+        ({"data_base64": "AP8K", "datacontenttype": "application/avro"}, b"\x00\xff\n"),
+        ({"data_base64": "AP8K", "datacontenttype": "application/octet-stream"}, b"\x00\xff\n"),
+        ({"data_base64": "", "datacontenttype": "application/octet-stream"}, b""),
+        ({"data_base64": "AP8K", "content-type": "application/avro"}, b"\x00\xff\n"),
+    ],
+)
+def test_a_structured_events_other_data_is_bytes(members, data):
+    assert unwrap(STRUCTURED, envelope(**members)).data == data
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "application/json",
+        "application/json; charset=utf-8",
+        "text/json",
+        "a/b+json",
+        "application/x-www-form-urlencoded",
+    ],
+)
+def test_a_binary_events_json_is_the_payload(content_type):
+    event = unwrap(binary(content_type), DATA)
+    assert event.data == PAYLOAD
+    assert not event.structured
+    assert ATTRIBUTES.items() <= event.attributes.items()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        binary("application/avro"),
+        binary("application/octet-stream"),
+        binary("text/plain"),
+        binary(None, **{"content-type": "application/avro"}),
+        binary(None, contenttype="application/avro"),
+        binary(None, datacontenttype="application/avro"),
+    ],
+)
+def test_a_binary_events_other_data_is_bytes(headers):
+    assert unwrap(headers, b"\x00\xff") == Event(unwrap(headers, b"").attributes, b"\x00\xff", False)
+    assert unwrap(headers, DATA).data == DATA
+
+
+def test_the_content_type_header_is_the_datas_media_type_whatever_an_attribute_says():
+    event = unwrap(binary("application/json", datacontenttype="application/avro"), DATA)
+    assert event.data == PAYLOAD
+    assert event.attributes["datacontenttype"] == "application/json"
+
+
+def test_the_content_type_decides_the_mode_if_attributes_are_in_the_headers_too():
+    event = unwrap(binary("application/cloudevents+json", id="other"), envelope(data=PAYLOAD))
+    assert event.structured
+    assert event.attributes == ATTRIBUTES
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro \u20ac \U0001f600"),
+        ("%e2%82%ac", "\u20ac"),
+        ("%41%42c", "ABc"),
+        ("100%", "100%"),
+        ("a%2", "a%2"),
+        ('"Euro \\"x\\" \\\\ %20"', 'Euro "x" \\  '),
+        ('"', '"'),
+        ('a"b"', 'a"b"'),
+        ('""', ""),
+    ],
+)
+def test_attributes_in_headers_are_decoded_as_the_http_binding_says(header, value):
+    assert unwrap(binary(subject=header), DATA).attributes["subject"] == value
+
+
+def lacking(name):
+    return f"^the event has no {name}, which CloudEvents 1.0 requires$"
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_a_required_attribute_that_is_missing_null_or_empty_is_named(name):
+    for absent in ({"without": (name,)}, {name: None}, {name: ""}):
+        with pytest.raises(InvalidInput, match=lacking(name)):
+            unwrap(STRUCTURED, envelope(data=PAYLOAD, **absent))
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_a_required_header_that_is_missing_or_empty_is_named(name):
+    for absent in ({"without": (name,)}, {name: ""}):
+        with pytest.raises(InvalidInput, match=lacking(name)):
+            unwrap(binary(**absent), DATA)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"id": 5}, "the event's id is a number, expected a string"),
+        ({"source": ["a"]}, "the event's source is a list, expected a string"),
+        ({"specversion": 1.0}, "the event's specversion is a number, expected a string"),
+        ({"specversion": "0.3"}, "the event's specversion is '0.3', expected '1.0'"),
+        ({}, "the event has no data"),
+        ({"data_base64": None}, "the event has no data"),
+        ({"data": PAYLOAD, "data_base64": "AA=="}, "the event has both data and data_base64"),
+        ({"data_base64": "A"}, "the event's data_base64 is not a string in base64"),
+        ({"data_base64": "AA==\n"}, "the event's data_base64 is not a string in base64"),
+        ({"data_base64": "\u00fc"}, "the event's data_base64 is not a string in base64"),
+        ({"data_base64": 5}, "the event's data_base64 is not a string in base64"),
+        ({"data_base64": "AP8K"}, "Failed to decode or parse binary json cloudevent: "),
+        ({"data_base64": "WzFd"}, "the event's data is a list, expected a JSON object"),
+        ({"data": None}, "the event's data is null, expected a JSON object"),
+        ({"data": DATA.decode()}, "the event's data is a string, expected a JSON object"),
+        ({"data": [1]}, "the event's data is a list, expected a JSON object"),
+        ({"data": 5, "datacontenttype": "text/plain"}, "the event's data is a number, expected a JSON object"),
+        ({"data": {"instances": 5}}, 'Expected "instances" to be a list'),
+    ],
+)
+def test_a_structured_event_that_is_wrong_is_refused_in_words(members, message):
+    with pytest.raises(InvalidInput, match=f"^{message}"):
+        unwrap(STRUCTURED, envelope(**members))
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"5", b"[" * 100_000])
+def test_a_structured_body_that_is_no_json_object_is_refused(body):
+    with pytest.raises(InvalidInput, match=r"Unrecognized request format|expected a JSON object"):
+        unwrap(STRUCTURED, body)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "message"),
+    [
+        (binary(), b"", "Failed to decode or parse binary json cloudevent: .*empty"),
+        (binary(), b"{", "Failed to decode or parse binary json cloudevent: "),
+        (binary(), b"0\x80\x80\x06World!\x00\x00", "Failed to decode or parse binary json cloudevent: "),
+        (binary(None), b"\x00\x01", "Failed to decode or parse binary json cloudevent: "),
+        (binary(), b"[1]", "the event's data is a list, expected a JSON object"),
+        (binary(), b'{"instances": {}}', 'Expected "instances" to be a list'),
+        (binary(specversion="0.3"), DATA, "the event's specversion is '0.3', expected '1.0'"),
+        (binary(subject="%C0%A0"), DATA, "the header ce-subject is '%C0%A0', expected percent-encoded UTF-8"),
+        (binary(subject="%FF"), DATA, "the header ce-subject is '%FF', expected percent-encoded UTF-8"),
+    ],
+)
+def test_a_binary_event_that_is_wrong_is_refused_in_words(headers, body, message):
+    with pytest.raises(InvalidInput, match=f"^{message}"):
+        unwrap(headers, body)
+
+
+@pytest.mark.parametrize("media_type", ["application/cloudevents-batch+json", "application/cloudevents+avro"])
+def test_batches_and_other_formats_are_refused_in_words(media_type):
+    with pytest.raises(
+        NotSupported, match=f"^{media_type.replace('+', '.')} is not supported, expected application/cloud"
+    ):
+        unwrap({"content-type": f"{media_type}; charset=UTF-8"}, b"[]")
+
+
+def answer(event, body=ANSWER, content_type="application/json", **options):
+    """The answer's attributes and its data, in either mode."""
+    headers, encoded = wrap(event, body, content_type, "TestModel", **options)
+    if event.structured:
+        assert headers == STRUCTURED
+        attributes = orjson.loads(encoded)
+        data = attributes.pop("data", None)
+        return attributes, base64.b64decode(attributes.pop("data_base64")) if "data_base64" in attributes else data
+    attributes = {name[3:]: value for name, value in headers.items() if name.startswith("ce-")}
+    assert headers.keys() == {f"ce-{name}" for name in attributes} | {"content-type"}
+    return attributes | {"datacontenttype": headers["content-type"]}, encoded
+
+
+def event_of(mode, **attributes):
+    if mode == "structured":
+        return unwrap(STRUCTURED, envelope(data=PAYLOAD, **attributes))
+    return unwrap(binary(**attributes), DATA)
+
+
+MODES = pytest.mark.parametrize("mode", ["structured", "binary"])
+
+
+@MODES
+def test_the_answer_is_an_event_of_its_own_in_the_same_mode(mode):
+    event = event_of(mode, time="2021-01-28T21:04:43Z", subject="s", extension="e")
+    attributes, data = answer(event)
+    assert data == (orjson.loads(ANSWER) if event.structured else ANSWER)
+    assert attributes.keys() == {"specversion", "id", "source", "type", "time", "datacontenttype"}
+    assert attributes["specversion"] == "1.0"
+    assert attributes["source"] == "io.kserve.inference.TestModel"
+    assert attributes["type"] == "io.kserve.inference.response"
+    assert attributes["datacontenttype"] == "application/json"
+    assert uuid.UUID(attributes["id"]).version == 4
+    assert attributes["id"] != answer(event)[0]["id"]
+    time = datetime.fromisoformat(attributes["time"])
+    assert timedelta(0) <= datetime.now(timezone.utc) - time < timedelta(minutes=1)
+
+
+@MODES
+def test_source_and_type_are_the_operators(mode):
+    attributes, _ = answer(event_of(mode), source="io.example/source", event_type="io.example.answer")
+    assert attributes["source"] == "io.example/source"
+    assert attributes["type"] == "io.example.answer"
+
+
+@MODES
+def test_merging_carries_over_all_attributes_but_those_of_the_event_and_its_data(mode):
+    carried = {"subject": "s", "custom-extension": "custom-value", "traceparent": "00-1-2-00"}
+    left = {"time": "2021-01-28T21:04:43Z", "dataschema": "http://x/y", "content-type": "application/json"}
+    event = event_of(mode, **carried, **left)
+    attributes, _ = answer(event, merge=True)
+    required = {"specversion", "id", "source", "type", "time", "datacontenttype"}
+    assert attributes.keys() == required | carried.keys()
+    assert carried.items() <= attributes.items()
+    assert attributes["id"] != ATTRIBUTES["id"]
+    assert attributes["time"] > left["time"]
+    assert attributes["source"] == "io.kserve.inference.TestModel"
+    assert attributes["type"] == "io.kserve.inference.response"
+    assert event.attributes.items() >= ATTRIBUTES.items(), "the request's event is not changed"
+
+
+def test_merging_keeps_the_json_types_of_a_structured_event():
+    attributes, _ = answer(event_of("structured", number=5, flag=True, nested={"a": [1]}), merge=True)
+    assert attributes.items() >= {"number": 5, "flag": True, "nested": {"a": [1]}}.items()
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("body", "content_type", "shown"),
+    [
+        (b'{"a":null}', "application/json", {"a": None}),
+        (b"[1]", "application/json; charset=utf-8", [1]),
+        ('gr\u00fcn "\n'.encode(), "text/plain; charset=utf-8", 'gr\u00fcn "\n'),
+        (b"\x00\xff", "application/octet-stream", b"\x00\xff"),
+        (b"", "application/octet-stream", b""),
+        (b"\x00\xff", None, b"\x00\xff"),
+        (b"gr\xfcn", "text/plain; charset=latin-1", b"gr\xfcn"),
+        (b"a=1", "application/x-www-form-urlencoded", b"a=1"),
+    ],
+)
+def test_the_answers_data_is_what_its_content_type_says(mode, body, content_type, shown):
+    attributes, data = answer(event_of(mode), body, content_type)
+    assert data == (shown if mode == "structured" else body)
+    assert attributes["datacontenttype"] == (content_type or "application/octet-stream")
+
+
+def test_a_json_answer_is_put_into_the_envelope_as_it_is():
+    _, body = wrap(event_of("structured"), b'{"predictions":[0.1,  1e3]}', "application/json", "m")
+    assert body.endswith(b'"datacontenttype":"application/json","data":{"predictions":[0.1,  1e3]}}')
+
+
+def test_headers_of_an_answer_are_printable_ascii():
+    headers, _ = wrap(
+        event_of("binary", subject="a%0D%0Ab"), ANSWER, "application/json", 'gr\u00fcn "%\r\n', merge=True
+    )
+    assert headers["ce-source"] == "io.kserve.inference.gr%C3%BCn%20%22%25%0D%0A"
+    assert headers["ce-subject"] == "a%0D%0Ab"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_survives_the_headers(text):
+    headers, body = wrap(event_of("binary"), DATA, "application/json", "m", source=text)
+    assert all(0x21 <= ord(character) <= 0x7E for character in headers["ce-source"])
+    assert unwrap(headers, body).attributes["source"] == text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(st.characters(exclude_categories=["Cs"])),
+    st.lists,
+)
+
+
+@given(
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON), st.sampled_from(["structured", "binary"])
+)
+def test_our_own_events_can_be_read_by_ourselves(document, mode):
+    document.pop("instances", None)
+    headers, body = wrap(event_of(mode), orjson.dumps(document), "application/json", "m")
+    assert is_event(headers)
+    assert unwrap(headers, body).data == document
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_whatever_raise_anything_but_invalid_input(body):
+    for headers, candidate in (
+        (STRUCTURED, body),
+        (binary(), body),
+        (STRUCTURED, envelope(data_base64=body.decode("latin-1"))),
+    ):
+        with contextlib.suppress(InvalidInput):
+            assert isinstance(unwrap(headers, candidate).data, dict | bytes)
+
+
+@pytest.fixture
+def sdk():
+    """The official library's HTTP binding: another's reading of the specification."""
+    return pytest.importorskip("cloudevents.core.bindings.http")
+
+
+@MODES
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize(
+    ("body", "content_type", "data"),
+    [
+        (ANSWER, "application/json", orjson.loads(ANSWER)),
+        (b"text", "text/plain; charset=utf-8", "text"),
+        (b"\x00\xff", "application/octet-stream", b"\x00\xff"),
+    ],
+)
+def test_the_sdk_reads_our_answers(sdk, mode, merge, body, content_type, data):
+    event = event_of(mode, subject="Euro%20%E2%82%AC" if mode == "binary" else "Euro \u20ac", extension="e")
+    headers, encoded = wrap(event, body, content_type, "M", merge=merge)
+    read = sdk.from_http_event(sdk.HTTPMessage(headers, encoded))
+    assert read.get_specversion() == "1.0"
+    assert read.get_source() == "io.kserve.inference.M"
+    assert read.get_type() == "io.kserve.inference.response"
+    assert read.get_datacontenttype() == content_type
+    assert read.get_time().tzinfo is not None
+    assert read.get_subject() == ("Euro \u20ac" if merge else None)
+    assert read.get_extension("extension") == ("e" if merge else None)
+    assert read.get_data() == data
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("data", "content_type", "expected"),
+    [
+        (PAYLOAD, "application/json", PAYLOAD),
+        (PAYLOAD, None, PAYLOAD),
+        (DATA, None, PAYLOAD),
+        (b"\x00\xff", "application/avro", b"\x00\xff"),
+        ("text", "text/plain", b"text"),
+    ],
+)
+def test_we_read_the_sdks_requests(sdk, mode, data, content_type, expected):
+    event_class = pytest.importorskip("cloudevents.core.v1.event").CloudEvent
+    expected_attributes = {"source": "https://example.com/a b%20c", "type": "t", "subject": 'Euro \u20ac "x"'}
+    sent = event_class(expected_attributes | ({"datacontenttype": content_type} if content_type else {}), data)
+    message = sdk.to_structured_event(sent) if mode == "structured" else sdk.to_binary_event(sent)
+    event = unwrap(message.headers, message.body)
+    assert event.data == expected
+    assert event.structured is (mode == "structured")
+    assert event.attributes.items() >= expected_attributes.items()

@@ -1,0 +1,186 @@
+"""What holds for any tensor and any bytes: values survive bit by bit, and nothing but ``InvalidInput`` comes out."""
+
+import contextlib
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol import v1
+from mpserve.protocol.binary import decode_tensor, encode_tensor
+from mpserve.protocol.datatypes import DATATYPES, numpy_dtype
+from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
+from mpserve.protocol.v2 import decode_request, encode_answer, encode_response
+
+# How long an example takes is no property of the code.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+PARTS = {"allow_nan": False, "allow_infinity": False}
+
+
+def arrays(datatype, json=False):
+    """Arrays of any shape and value, of those that JSON can carry if need be."""
+    if datatype == "BYTES":
+        return npst.arrays(
+            object, SHAPES, elements=st.text().map(str.encode) if json else st.binary(), fill=st.nothing()
+        )
+    if datatype == "BF16":  # the upper half of an FP32
+        bits = npst.arrays(np.uint16, SHAPES)
+        made = bits.map(lambda array: array.view(numpy_dtype("BF16")))
+        return made.filter(lambda array: np.isfinite(array.astype(np.float32)).all()) if json else made
+    dtype = numpy_dtype(datatype)
+    parts = PARTS if json and dtype.kind == "f" else {}
+    return npst.arrays(dtype, SHAPES, elements=npst.from_dtype(dtype, **parts))
+
+
+def assert_same(tensor, array):
+    got = tensor.as_numpy()
+    assert (got.dtype, got.shape, tensor.shape) == (array.dtype, array.shape, list(array.shape))
+    assert got.tolist() == array.tolist() if array.dtype == object else got.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+@untimed
+@given(data=st.data())
+def test_any_tensor_survives_being_bytes_bit_by_bit(datatype, data):
+    array = data.draw(arrays(datatype))
+    buffer = encode_tensor(array, datatype)
+    assert_same(InferInput("x", array.shape, datatype, decode_tensor(buffer, datatype, array.shape, "x")), array)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+@untimed
+@given(data=st.data())
+def test_any_request_and_response_survive_the_binary_extension_bit_by_bit(datatype, data):
+    array = data.draw(arrays(datatype))
+    tensor = InferInput("x", array.shape, datatype)
+    tensor.set_data_from_numpy(array)
+    sent = InferRequest("m", [tensor, InferInput("y", [1], "INT8", [5])], parameters={"binary_data_output": True})
+    body, length = sent.to_rest()
+    request = decode_request(body, "m", None, str(length))
+    assert_same(request.inputs[0], array)
+    answer = encode_answer(InferResponse(None, "m", [InferOutput("x", array.shape, datatype, array)]), request)
+    assert_same(InferResponse.from_bytes(answer.join(), answer.json_length).outputs[0], array)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+@untimed
+@given(data=st.data())
+def test_any_tensor_that_json_can_carry_survives_it_bit_by_bit(datatype, data):
+    array = data.draw(arrays(datatype, json=True))
+    answer = encode_response(InferResponse(None, "m", [InferOutput("x", array.shape, datatype, array)]))
+    assert_same(InferResponse.from_bytes(answer, len(answer)).outputs[0], array)
+    request = orjson.dumps({"inputs": orjson.loads(answer)["outputs"]})
+    assert_same(decode_request(request, "m", None).inputs[0], array)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+@untimed
+@given(data=st.data())
+def test_any_tensor_may_be_nested_as_its_shape_says(datatype, data):
+    array = data.draw(arrays(datatype, json=True).filter(lambda array: array.ndim))
+    values = array.astype(np.float64).tolist() if datatype in ("FP16", "BF16") else array.tolist()
+    nested = values if datatype != "BYTES" else np.vectorize(bytes.decode, otypes=[object])(array).tolist()
+    entry = {"name": "x", "shape": array.shape, "datatype": datatype, "data": nested}
+    assert_same(decode_request(orjson.dumps({"inputs": [entry]}), "m", None).inputs[0], array)
+
+
+def a_valid_body():
+    """A request with JSON, numbers and text as bytes, and the length of its JSON."""
+    numbers, text = InferInput("n", [2], "FP32"), InferInput("t", [2], "BYTES")
+    numbers.set_data_from_numpy(np.array([1, 2], dtype=np.float32))
+    text.set_data_from_numpy(np.array([b"ab", b""], dtype=object))
+    flags = InferInput("f", [1, 2], "BOOL", [True, False], {"p": 1})
+    return InferRequest("m", [numbers, flags, text], "1", parameters={"a": 1.5}).to_rest()
+
+
+VALID, VALID_LENGTH = a_valid_body()
+DECLARED = [("x", "BOOL", [-1]), ("x", "FP32", [-1, 2]), ("x", "BYTES", [1])]
+
+
+def decode_any(body, length):
+    for header in (None, length):
+        for declared in DECLARED:
+            with contextlib.suppress(InvalidInput):
+                decode_request(body, "m", None, header, [declared])
+    for content_type in (None, "application/json"):
+        with contextlib.suppress(InvalidInput):
+            v1.decode_request(body, content_type)
+    with contextlib.suppress(InferenceError):
+        InferResponse.from_bytes(body, int(length) if length.isdecimal() and length.isascii() else -1)
+
+
+@untimed
+@given(st.binary(), st.integers(-2, 100).map(str) | st.text())
+def test_any_bytes_are_read_or_refused(body, length):
+    decode_any(body, length)
+
+
+@untimed
+@given(st.data())
+def test_a_valid_body_with_changed_bytes_is_read_or_refused(data):
+    body = bytearray(VALID)
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(body)))
+        body[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    decode_any(bytes(body), str(data.draw(st.integers(-3, 3)) + VALID_LENGTH))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 300)
+    | st.sampled_from([2**31, 2**63, 2**64 - 1, -(2**63)])
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.sampled_from(DATATYPES),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ["name", "shape", "datatype", "data", "parameters", "binary_data_size", "inputs", "outputs", "id"]
+
+
+def places(value):
+    """Every container in a JSON value."""
+    if isinstance(value, dict | list):
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from places(inner)
+
+
+@untimed
+@given(st.data())
+def test_a_valid_body_with_changed_fields_is_read_or_refused(data):
+    document = orjson.loads(VALID[:VALID_LENGTH])
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.sampled_from(list(places(document))))
+        if isinstance(place, dict):
+            place[data.draw(st.sampled_from(FIELDS))] = data.draw(JSON)
+        elif place:
+            place[data.draw(st.integers(0, len(place) - 1))] = data.draw(JSON)
+    json = orjson.dumps(document)
+    decode_any(json + VALID[VALID_LENGTH:], str(len(json)))
+
+
+@untimed
+@given(JSON)
+def test_whatever_data_is_sent_is_read_or_refused(value):
+    for datatype in DATATYPES:
+        shape = [len(value)] if isinstance(value, list) else [1]
+        entry = {"name": "x", "shape": shape, "datatype": datatype, "data": value}
+        with contextlib.suppress(InvalidInput):
+            decode_request(orjson.dumps({"inputs": [entry]}), "m", None)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+@untimed
+@given(st.binary(max_size=40), st.lists(st.integers(-2, 5) | st.sampled_from([2**31, 2**62]), max_size=5))
+def test_any_bytes_are_a_tensor_or_refused(datatype, buffer, shape):
+    with contextlib.suppress(InvalidInput):
+        array = decode_tensor(buffer, datatype, shape, "x")
+        assert bytes(encode_tensor(array, datatype)) == buffer

@@ -1,0 +1,205 @@
+"""The laws of the house: who may import whom, what each floor must not know, and how large a module may grow.
+
+Imports are read from the source, those inside functions and under ``TYPE_CHECKING`` included.
+"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import mpserve
+
+ROOT = Path(mpserve.__file__).parent
+MAX_LINES = 400
+
+FLOORS = {
+    "errors": 0, "settings": 0, "options": 0, "logging": 0, "metrics": 0, "scoreboard": 0, "version": 0,
+    "protocol": 1,
+    "serving": 2,
+    "http": 3, "grpc": 3, "runtimes": 3,
+    "prefork": 4,
+    "server": 5, "cli": 5, "gunicorn_config": 5, "__init__": 5, "__main__": 5,
+}  # fmt: skip
+"""The floor of each module or folder directly in the package. What is new must be given one."""
+
+ASYNC = {"asyncio", "anyio", "uvloop"}
+THREADS = {"threading", "concurrent", "queue", "_thread"}
+INPUT_OUTPUT = {
+    "socket",
+    "ssl",
+    "http",
+    "urllib",
+    "os",
+    "pathlib",
+    "subprocess",
+    "tempfile",
+    "shutil",
+    "mmap",
+    "signal",
+}
+HTTP = {"starlette", "uvicorn", "httptools", "fastapi", "httpx"}
+GRPC = {"grpc", "grpc_health", "grpc_reflection"}
+GUNICORN = {"gunicorn"}
+FRAMEWORKS = {"torch", "tensorflow", "jax", "sklearn", "onnxruntime", "transformers"}
+NUMPY = {"numpy", "ml_dtypes"}
+
+FORBIDDEN = {
+    "protocol": ASYNC | THREADS | INPUT_OUTPUT | HTTP | GRPC | GUNICORN | FRAMEWORKS,
+    "serving": HTTP | GRPC | GUNICORN | FRAMEWORKS,
+    "http": GRPC | GUNICORN | FRAMEWORKS,
+    "grpc": HTTP | GUNICORN | FRAMEWORKS,
+    "runtimes": HTTP | GRPC | GUNICORN,
+    "prefork": FRAMEWORKS | NUMPY,
+    **dict.fromkeys([name for name, floor in FLOORS.items() if floor in (0, 5)], FRAMEWORKS | NUMPY),
+}
+"""What the modules of a folder must not import, by its top-level name. ``multiprocessing`` is forbidden to all."""
+
+GENERATED = ("_pb2", "_pb2_grpc")
+
+MODULES = {
+    ".".join(("mpserve", *path.relative_to(ROOT).with_suffix("").parts)): path for path in sorted(ROOT.rglob("*.py"))
+}
+OURS = {name: path for name, path in MODULES.items() if not name.endswith(GENERATED)}
+
+
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text())
+
+
+TREES = {name: tree_of(name) for name in MODULES}
+
+
+def place(module: str) -> str:
+    """The folder, or the module itself, directly in the package."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imported(module: str) -> set[str]:
+    """What a module imports, by full name: for ``from a import b`` both ``a`` and ``a.b``, if that is a module of ours."""
+    names: set[str] = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert node.module is not None
+            names |= {
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module
+                for alias in node.names
+            }
+    return names
+
+
+def own_imports(module: str) -> set[str]:
+    """The modules of mpserve that a module imports; a package stands for its ``__init__``."""
+    names = {name for name in imported(module) if name.partition(".")[0] == "mpserve"}
+    return {name if name in MODULES else f"{name}.__init__" for name in names}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    floor = FLOORS[place(module)]
+    for other in own_imports(module):
+        same = place(other) == place(module)
+        assert same or FLOORS[place(other)] < floor or floor in (0, 5) and FLOORS[place(other)] == floor, (
+            f"{module} (floor {floor}) imports {other} (floor {FLOORS[place(other)]})"
+        )
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    try:
+        list(TopologicalSorter({module: own_imports(module) for module in MODULES}).static_order())
+    except CycleError as error:
+        pytest.fail(f"imports go in a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_floor_knows_what_it_must_not(module: str) -> None:
+    known = {name.partition(".")[0] for name in imported(module)}
+    assert not known & FORBIDDEN[place(module)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_multiprocessing_is_never_named(module: str) -> None:
+    """Not imported, not looked up, not found by a string. prometheus_client's ``multiprocess`` is another thing."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(TREES[module]):
+        named = {
+            ast.Name: lambda n: [n.id],
+            ast.Attribute: lambda n: [n.attr],
+            ast.alias: lambda n: [n.name],
+            ast.ImportFrom: lambda n: [n.module or ""],
+            ast.Constant: lambda n: [n.value] if isinstance(n.value, str) and id(n) not in docstrings else [],
+        }.get(type(node), lambda n: [])(node)
+        assert not any(re.search(r"\bmultiprocessing\b", name) for name in named), ast.dump(node)
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_imports_are_absolute(module: str) -> None:
+    assert not [node.lineno for node in ast.walk(TREES[module]) if isinstance(node, ast.ImportFrom) and node.level]
+
+
+@pytest.mark.parametrize("module", [name for name, path in OURS.items() if path.read_text().strip()])
+def test_every_module_says_what_it_does(module: str) -> None:
+    assert ast.get_docstring(TREES[module])
+
+
+def test_only_package_files_are_empty() -> None:
+    assert {path.name for path in OURS.values() if not path.read_text().strip()} <= {"__init__.py"}
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_no_module_outgrows_its_reader(module: str) -> None:
+    assert len(OURS[module].read_text().splitlines()) <= MAX_LINES
+
+
+def test_one_module_makes_the_models_threads() -> None:
+    """The executor; prefork, which looks at threads and makes none for models, has its own reasons."""
+    makers = {
+        module
+        for module in MODULES
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("Thread", "ThreadPoolExecutor", "to_thread", "run_in_executor")
+    }
+    assert {module for module in makers if FLOORS[place(module)] < 4} == {"mpserve.serving.executor"}
+
+
+def test_one_module_touches_shared_memory() -> None:
+    assert {module for module in MODULES if "mmap" in imported(module)} == {"mpserve.scoreboard"}
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("mpserve", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
+        ("mpserve.prefork.application", FRAMEWORKS | NUMPY | HTTP | GRPC),
+        ("mpserve.settings", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
+        ("mpserve.serving.core", FRAMEWORKS | HTTP | GUNICORN | GRPC),
+        ("mpserve.http.app", FRAMEWORKS | GUNICORN | GRPC),
+        ("mpserve.prefork.worker", FRAMEWORKS | {"starlette", "multiprocessing"}),
+    ],
+)
+def test_importing_a_module_does_not_bring(module: str, absent: set[str]) -> None:
+    """What the arbiter imports every worker inherits, and native threads are limited before numpy or torch come."""
+    program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert not absent & {name.partition(".")[0] for name in json.loads(printed)}
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in mpserve.__all__ if name != "TorchModel" and not hasattr(mpserve, name)] == []
+    assert dir(mpserve) == mpserve.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = mpserve.nothing

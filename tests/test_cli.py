@@ -1,0 +1,230 @@
+"""The `mpserve` command: what somebody reads who makes a mistake for the first time, in one sentence, and the exit status."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mpserve.version import VERSION
+from tests.running import free_port, serving
+
+COMMAND = (sys.executable, "-m", "mpserve")
+ONE = "from mpserve import Model\n\nclass One(Model):\n    name = 'one'\n"
+
+
+def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`mpserve` to its end, in a folder, with no way to listen anywhere else than on this machine."""
+    env = {"PATH": "/usr/bin", "MPSERVE_HOST": "127.0.0.1", "MPSERVE_TERMINATION_LOG": "termination", **variables}
+    return run_to_end([*COMMAND, *arguments], folder, env)
+
+
+def run_to_end(command: Sequence[str], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, check=False, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+
+
+def message(ended: subprocess.CompletedProcess[str]) -> str:
+    """The only line, without what a log line begins with."""
+    [line] = ended.stderr.splitlines()
+    return line.partition("mpserve.prefork.application: ")[2] or line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mistake"), [((), "a command is missing"), (("serv", "m.py"), "there is no command 'serv'")]
+)
+def test_without_a_command_that_it_knows_it_says_how_it_is_used(
+    tmp_path: Path, arguments: tuple[str, ...], mistake: str
+) -> None:
+    ended = run(tmp_path, *arguments)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"mpserve: {mistake}\n")
+    assert "usage: mpserve serve TARGET [options]" in ended.stderr
+    assert "mpserve --help lists the options" in ended.stderr
+    assert len(ended.stderr.splitlines()) < 15
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("serve", "--help"), ("serve", "m.py", "-h")])
+def test_help_lists_targets_and_options_with_their_defaults_and_variables(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    ended = run(tmp_path, *arguments)
+    assert ended.returncode == 0
+    assert "model.py:Class" in ended.stdout
+    text = " ".join(ended.stdout.split())
+    assert "--http_port HTTP_PORT, --http-port HTTP_PORT Port; 8443 when TLS is on" in text
+    assert "(default: 8080; env: MPSERVE_HTTP_PORT)" in text
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(tmp_path: Path, flag: str) -> None:
+    assert run(tmp_path, flag).stdout == f"mpserve {VERSION}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("--http_port", "eighty"),
+            "http_port (--http_port, MPSERVE_HTTP_PORT): got 'eighty', expected a whole number",
+        ),
+        (("--workers", "0"), "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got '0', expected a whole number"),
+        (("--workers",), "--workers: got no value, expected a whole number"),
+        (("--log_config_file=nowhere.yaml",), "log_config_file: nowhere.yaml cannot be read"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_was_expected(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    ended = run(tmp_path, "serve", "model.py", *arguments)
+    assert ended.returncode == 2
+    assert message(ended).startswith(f"mpserve: {words}")
+
+
+FILES = {
+    "no target": (None, (), "nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir"),
+    "no such file": (None, ("modle.py",), "there is no file modle.py"),
+    "no such file for a class": (None, ("modle.py:One",), "there is no file modle.py"),
+    "no such module": (None, ("package.model:One",), "there is no module named package"),
+    "no such class": (ONE, ("model.py:Won",), "model.py:Won: there is no 'Won' in model; its models: One"),
+    "two models": (
+        f"{ONE}class Two(Model): ...\n",
+        ("model.py",),
+        "model.py holds 2 models; name one: model.py:One, model.py:Two",
+    ),
+    "no model": (
+        "x = 1\n",
+        ("model.py",),
+        "model.py holds no model: expected a subclass or an instance of mpserve.Model, or a function predict",
+    ),
+    "a constructor with arguments": (
+        f"{ONE}    def __init__(self, name, weights): ...\n",
+        ("model.py",),
+        "One(name, weights) cannot be constructed by mpserve: only a name can be passed. "
+        "Make an instance in the file and name that instead.",
+    ),
+    "no such directory": (None, ("--model_dir=mnt",), "model directory mnt does not exist"),
+    "an empty directory": (
+        None,
+        ("--model_dir=.",),
+        "expected a model.py or exactly one of *.pt2, *.pt, *.pth in .; it holds: termination",
+    ),
+    "a script imported for its class": (
+        f"{ONE}from mpserve import ModelServer\nModelServer().start([One()])\n",
+        ("model.py:One",),
+        "this file starts a server while it is imported to find a model in it: put ModelServer(...).start([...]) "
+        'under `if __name__ == "__main__":`, or run the file as a script',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "arguments", "words"), FILES.values(), ids=FILES.keys())
+def test_a_target_that_cannot_be_served_is_told_in_one_sentence(
+    tmp_path: Path, source: str | None, arguments: tuple[str, ...], words: str
+) -> None:
+    if source is not None:
+        (tmp_path / "model.py").write_text(source)
+    (tmp_path / "termination").touch()
+    ended = run(tmp_path, "serve", *arguments)
+    assert ended.returncode == 1
+    assert message(ended) == words
+    assert (tmp_path / "termination").read_text() == words
+
+
+BROKEN = {
+    "syntax error": ("def broken(:\n", "the import of model.py failed: SyntaxError: invalid syntax (model.py, line 1)"),
+    "exception at import": ("1 / 0\n", "the import of model.py failed: ZeroDivisionError: division by zero"),
+    "missing module": (
+        "import nosuchmodule\n",
+        "the import of model.py failed: ModuleNotFoundError: No module named 'nosuchmodule'",
+    ),
+    "missing torch": (
+        "import sys\nsys.modules['torch'] = None\nfrom mpserve import TorchModel\n",
+        "the import of model.py failed: ModuleNotFoundError: mpserve.TorchModel needs torch, which is not installed: "
+        "pip install 'mpserve[torch]'",
+    ),
+    "constructor": (
+        f"{ONE}    def __init__(self):\n        1 / 0\n",
+        "the model's constructor failed: ZeroDivisionError: division by zero",
+    ),
+    "preload": (
+        f"{ONE}    def preload(self):\n        1 / 0\n",
+        "preload() of model one failed: ZeroDivisionError: division by zero",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "words"), BROKEN.values(), ids=BROKEN.keys())
+def test_an_exception_of_the_users_code_is_told_with_its_traceback_and_then_one_sentence(
+    tmp_path: Path, source: str, words: str
+) -> None:
+    (tmp_path / "model.py").write_text(source)
+    (tmp_path / "termination").touch()
+    ended = run(tmp_path, "serve", "model.py")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith(words)
+    assert ended.stderr.count("Traceback (most recent call last)") == 1
+    assert f'model.py", line {len(source.splitlines())}' in ended.stderr
+    assert (tmp_path / "termination").read_text() == words
+
+
+def test_an_exception_of_a_script_is_pythons_own_traceback(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("from mpserve import ModelServer\n1 / 0\nModelServer().start([])\n")
+    ended = run(tmp_path, "serve", "script.py")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_a_script_that_starts_nothing_sensible_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("from mpserve import ModelServer\nModelServer().start(['iris'])\n")
+    ended = run(tmp_path, "serve", "script.py")
+    assert ended.returncode == 2
+    assert message(ended) == "mpserve: expected instances of mpserve.Model, got 'iris' (str)"
+
+
+NO_TORCH = "import sys; sys.modules['torch'] = None; from mpserve.cli import main; main()"
+
+
+def test_a_torch_file_without_torch_is_told_with_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").touch()
+    ended = run_to_end(
+        [sys.executable, "-c", NO_TORCH, "serve", "--model_dir=."], tmp_path, {"MPSERVE_HOST": "127.0.0.1"}
+    )
+    assert ended.returncode == 1
+    assert message(ended) == "net.pt2 needs torch, which is not installed: pip install 'mpserve[torch]'"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(tmp_path: Path, host: str) -> None:
+    (tmp_path / "model.py").write_text("open('imported', 'w')\n" + ONE)
+    (tmp_path / "termination").touch()
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+        port = taken.getsockname()[1]
+        ended = run(tmp_path, "serve", "model.py", f"--http_port={port}", f"--host={host}")
+    assert ended.returncode == 1
+    words = f"cannot listen on {host} port {port} (--host, --http_port): Address already in use"
+    assert message(ended) == words
+    assert (tmp_path / "termination").read_text() == words
+    assert not (tmp_path / "imported").exists()
+
+
+def test_an_address_of_another_machine_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(ONE)
+    ended = run(tmp_path, "serve", "model.py", "--host=192.0.2.1", f"--http_port={free_port()}")
+    assert ended.returncode == 1
+    assert message(ended).endswith("Cannot assign requested address")
+
+
+def test_flags_of_the_sdk_are_taken_and_those_without_effect_and_unknown_ones_are_reported(tmp_path: Path) -> None:
+    flags = (
+        "--max_threads=4", "--enable_docs_url", "true", "--timeout-keep-alive", "75", "--event_loop=asyncio",
+        "--predictor_host=elsewhere", "--my_own=1", "--another", "value",
+    )  # fmt: skip
+    with serving(tmp_path, ONE, *flags) as server:
+        server.wait_ready()
+        assert server.client.get("/v2/models").json() == {"models": ["one"]}
+        assert "--max_threads has no effect: gRPC is not offered yet" in server.log
+        assert "--enable_docs_url has no effect: there are no API pages to enable" in server.log
+        assert "--predictor_host has no effect: calling another predictor is not offered yet" in server.log
+        assert "unknown arguments ignored: --my_own=1 --another value" in server.log
+        assert "timeout" not in server.log

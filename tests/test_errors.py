@@ -1,0 +1,64 @@
+"""The exception tree, and that every front end's table knows all of it."""
+
+import inspect
+
+import pytest
+
+from mpserve import errors
+from mpserve.errors import AcceleratorInMaster, Code, ConfigurationError, InvalidInput, MPServeError, PayloadTooLarge
+from mpserve.http.responses import STATUS
+
+CLASSES = [
+    value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, MPServeError)
+]  # fmt: skip
+
+CLIENTS = {"InvalidInput", "PayloadTooLarge", "ModelNotFound"}
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+def test_every_error_has_a_status_that_blames_the_right_side(error: type[MPServeError]) -> None:
+    assert STATUS[error.code] // 100 == (4 if error.__name__ in CLIENTS else 5)
+
+
+def test_every_code_has_a_status_and_no_two_kinds_of_fault_share_one() -> None:
+    assert set(STATUS) == set(Code)
+    assert {code for code in Code if STATUS[code] == 500} == {Code.MODEL_FAILED, Code.CONFIGURATION}
+
+
+def test_the_clients_fault_and_the_models_fault_are_never_one_class() -> None:
+    clients = [error for error in CLASSES if error.__name__ in CLIENTS]
+    others = [error for error in CLASSES if error.__name__ not in CLIENTS]
+    assert not any(issubclass(a, b) for a in others for b in clients)
+    assert not any(issubclass(a, b) for a in clients for b in others if b is not MPServeError)
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    assert errors.__doc__ is not None
+    for error in CLASSES:
+        assert error.__name__ in errors.__doc__
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.ModelNotFound("m"), "Model with name m does not exist."),
+        (errors.ModelNotFound("m", "(version 7)"), "Model with name m does not exist. (version 7)"),
+        (errors.ModelNotReady("m"), "Model with name m is not ready."),
+        (errors.ModelNotReady("m", "It is being loaded."), "Model with name m is not ready. It is being loaded."),
+    ],
+)
+def test_the_words_are_the_sdks(error: MPServeError, words: str) -> None:
+    assert str(error) == words
+
+
+def test_too_large_is_a_kind_of_invalid() -> None:
+    assert issubclass(PayloadTooLarge, InvalidInput)
+
+
+def test_gunicorn_reports_a_configuration_error_in_words() -> None:
+    assert issubclass(ConfigurationError, RuntimeError)
+
+
+def test_reaching_for_cuda_in_the_master_is_not_swallowed_by_a_models_except() -> None:
+    assert not issubclass(AcceleratorInMaster, Exception)
+    assert AcceleratorInMaster("service.py:3").where == "service.py:3"

@@ -1,0 +1,160 @@
+"""The ways in from Python, up to where processes begin (those are in tests/e2e/test_ways_in.py)."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import mpserve
+from mpserve import Model, ModelServer, asgi_app
+from mpserve.errors import ConfigurationError
+from mpserve.server import find
+from mpserve.settings import Settings
+
+
+class Echo(Model):
+    name = "echo"
+
+    def predict(self, payload: dict[str, object], headers: object = None) -> object:
+        return {"predictions": payload["instances"]}
+
+
+@pytest.fixture(autouse=True)
+def no_command_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No words of pytest's own, and pytest's logging back after a test that has configured its own."""
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+def test_arguments_of_a_model_server_win_over_the_command_line_and_that_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py", "--workers=3", "--http-port", "9000", "--mine=1", "word"])
+    monkeypatch.setenv("MPSERVE_HTTP_PORT", "1")
+    monkeypatch.setenv("MPSERVE_THREADS", "2")
+    settings = ModelServer(workers=2).settings
+    assert (settings.workers, settings.http_port, settings.threads) == (2, 9000, 2)
+
+
+def test_the_sdks_names_of_options_are_taken() -> None:
+    server = ModelServer(http_port=8081, grace_period=7, enable_grpc=False, registered_models=object(), workers=None)
+    assert (server.settings.http_port, server.settings.graceful_timeout, server.settings.workers) == (8081, 7, 1)
+
+
+def test_an_option_that_is_not_known_is_refused_with_the_closest() -> None:
+    with pytest.raises(ConfigurationError, match="worker: there is no such option, expected workers"):
+        ModelServer(worker=2)
+
+
+def test_a_registered_model_is_served_under_the_name_it_is_given() -> None:
+    server = ModelServer()
+    server.register_model(Echo(), "renamed")
+    server.register_model(Echo())
+    assert [model.name for model in server.models] == ["renamed", "echo"]
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (Echo(), r"expected a list of models, got .*Echo.*: start\(\[model\]\)"),
+        (["echo"], r"expected instances of mpserve\.Model, got 'echo'"),
+        ([Echo(), Echo()], "two models are named 'echo'"),
+    ],
+)
+def test_start_refuses_what_is_no_list_of_models(models: object, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        ModelServer().start(models)  # type: ignore[arg-type]
+
+
+def test_options_of_the_sdk_without_effect_are_told_when_the_server_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py", "--grpc_port=8081"])
+    told: list[str] = []
+    monkeypatch.setattr(logging.getLogger("mpserve.server"), "handle", lambda record: told.append(record.getMessage()))
+    with pytest.raises(ConfigurationError):
+        ModelServer(enable_docs_url=True).start(["no model"])  # type: ignore[list-item]
+    assert told == [
+        "enable_docs_url has no effect: there are no API pages to enable",
+        "grpc_port has no effect: gRPC is not offered yet",
+    ]
+
+
+def ask(app: Any, *requests: tuple[str, str, Any]) -> list[httpx.Response]:
+    """What an ASGI server would get from the application, its lifespan included."""
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://s") as client,
+        ):
+            return [await client.request(method, path, json=body) for method, path, body in requests]
+
+    return asyncio.run(run())
+
+
+def test_an_application_serves_under_any_asgi_server() -> None:
+    ready, models, answer = ask(
+        asgi_app([Echo, Model("other")]),
+        ("GET", "/v2/health/ready", None),
+        ("GET", "/v2/models", None),
+        ("POST", "/v1/models/echo:predict", {"instances": [1]}),
+    )
+    assert ready.status_code == 200
+    assert models.json() == {"models": ["echo", "other"]}
+    assert answer.json() == {"predictions": [1]}
+
+
+def test_options_of_an_application_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPSERVE_MAX_BODY_SIZE", "1")
+    path = "/v1/models/echo:predict"
+    answers = ask(
+        asgi_app([Echo], max_body_size="20"),
+        ("POST", path, {"instances": [1]}),
+        ("POST", path, {"instances": [1] * 9}),
+    )
+    assert [answer.status_code for answer in answers] == [200, 413]
+
+
+def test_nothing_to_serve_is_told_with_what_to_name() -> None:
+    with pytest.raises(ConfigurationError, match=r"nothing to serve: name a target .* or a --model_dir"):
+        find(Settings())
+
+
+def test_a_target_comes_before_a_model_directory(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("from mpserve import Model\nclass One(Model):\n    name = 'one'\n")
+    settings = Settings(target=str(tmp_path / "one.py"), model_dir=str(tmp_path / "nowhere"))
+    [source] = find(settings)
+    assert source.obtain().name == "one"
+
+
+def test_every_public_name_can_be_imported_and_no_other() -> None:
+    assert set(dir(mpserve)) == set(mpserve.__all__)
+    for name in mpserve.__all__:
+        assert getattr(mpserve, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Modle'"):
+        mpserve.Modle  # noqa: B018
+
+
+def test_importing_mpserve_and_its_models_brings_no_framework_and_no_server() -> None:
+    script = "import sys; from mpserve import Model, TensorModel, Tensor; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "starlette", "uvicorn", "gunicorn", "multiprocessing"} & set(loaded)
+
+
+def test_a_torch_model_without_torch_says_what_to_install() -> None:
+    script = "import sys; sys.modules['torch'] = None; from mpserve import TorchModel"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: mpserve.TorchModel needs torch, which is not installed: pip install 'mpserve[torch]'"
+    )
