@@ -91,7 +91,7 @@ class Scoreboard:
 
     @property
     def ever_ready(self) -> bool:
-        """Whether any worker has ever been READY: from then on a failing load is retried and does not end the server."""
+        """Whether any worker has ever been READY: from then on a failing load is retried and the server goes on."""
         return bool(self._cells[0])
 
     def mark_ever_ready(self) -> None:
@@ -144,8 +144,8 @@ class Scoreboard:
         used = list(self.used())
         there = [row for row in used if row.state in (State.LOADING, State.READY)]
         live = [row for row in there if row.is_live()]
-        # A worker that was retired (HUP, TTOU) is not missed. A dead one is, unless there are enough without it: gunicorn
-        # does not replace the successors of a HUP that died while their elders went on.
+        # A worker that was retired (HUP, TTOU) is not missed. A dead one is, unless there are enough without it:
+        # gunicorn does not replace the successors of a HUP that died while their elders went on.
         if len(used) < self.workers_wanted or (len(live) < len(there) and len(live) < self.workers_wanted):
             return False
         return bool(live) and all(row.state == State.READY and row.models & everything == everything for row in live)

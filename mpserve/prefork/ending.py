@@ -26,6 +26,8 @@ TERMINATION_MESSAGE = 4096
 
 
 class _Process:
+    expects_worker = False
+    """Whether the next child that this process forks is a worker."""
     status = 255
     """What this worker ends with, unless it comes to know better."""
 
@@ -36,10 +38,28 @@ def exit_with(status: int) -> None:
     sys.exit(status)
 
 
-@cache
 def disinherit() -> None:
-    """In the arbiter, once: its children will not run its exit handlers, such as those that remove its directories."""
-    os.register_at_fork(after_in_child=lambda: atexit.register(_leave))
+    """In the arbiter, just before it forks a worker: the worker will not run the exit handlers that it inherits.
+
+    They would remove, say, temporary directories that others still use.
+    """
+    _register_handlers()
+    _Process.expects_worker = True
+
+
+@cache
+def _register_handlers() -> None:
+    os.register_at_fork(after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+def _in_parent() -> None:
+    _Process.expects_worker = False
+
+
+def _in_child() -> None:
+    if _Process.expects_worker:
+        _Process.expects_worker = False
+        atexit.register(_leave)
 
 
 def _leave() -> None:

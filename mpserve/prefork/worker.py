@@ -55,7 +55,6 @@ class Worker(BaseWorker):  # type: ignore[misc]
         threads.hold_to_one(os.environ)
         forksafety.arm()
         forksafety.watch_threads()
-        ending.disinherit()
 
     @staticmethod
     def check_config(cfg: GunicornConfig, log: object) -> None:
@@ -90,6 +89,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             raise self._halt(str(reason)) from reason
         forksafety.freeze()
         forksafety.expect_fork()
+        ending.disinherit()
 
     def _before_any_is_ready(self) -> None:
         board = shared()

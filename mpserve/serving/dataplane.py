@@ -60,7 +60,7 @@ def _refuse_unfinished(result: object, verb: str) -> None:
     """Refuse what is not an answer yet, but the promise of one."""
     if isinstance(result, Iterator | AsyncIterator):
         raise NotSupported(
-            f"the answer to {verb} is of type {type(result).__name__}, expected a whole one: streaming is not offered yet"
+            f"the answer to {verb} is of type {type(result).__name__}, expected a whole one: there is no streaming yet"
         )
     if isawaitable(result):
         close = getattr(result, "close", None)

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -135,7 +136,7 @@ def test_the_core_is_found_through_middleware() -> None:
 def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     async def hello(request: Request) -> PlainTextResponse:
         if request.query_params:
-            raise InvalidInput("expected no query")
+            raise InvalidInput("expected no query") if "a" in request.query_params else HTTPException(401, "who is it?")
         return PlainTextResponse("hello")
 
     app = build_app(core_of(Echo()))
@@ -144,8 +145,9 @@ def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     async def main() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return [await client.get("/hello"), await client.get("/hello?a=1")]
+            return [await client.get(f"/hello{query}") for query in ("", "?a=1", "?b=1")]
 
-    greeting, refused = asyncio.run(main())
+    greeting, refused, unknown = asyncio.run(main())
     assert greeting.text == "hello"
     assert (refused.status_code, refused.json()) == (400, {"error": "expected no query"})
+    assert (unknown.status_code, unknown.json()) == (401, {"error": "who is it?"})

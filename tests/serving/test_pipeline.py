@@ -146,11 +146,17 @@ HEADERS = {"host": "test"}
         pytest.param(lambda *args: args, 2, id="anything"),
         pytest.param(Callee(), 2, id="callable object"),
         pytest.param(Callee.forwarded, 2, id="undeclared wrapper"),
+        pytest.param(partial(lambda first, payload: (payload,), 0), 1, id="partial"),
     ],
 )  # fmt: skip
 def test_a_stage_is_given_as_many_arguments_as_it_takes(method: Callable[..., Any], given: int) -> None:
     answer, _ = run(ReturnsArguments(method), "payload")
     assert answer == ("payload", HEADERS, {})[:given]
+
+
+def test_compiled_code_that_does_not_tell_its_signature_is_given_what_the_sdk_gives() -> None:
+    answer, _ = run(ReturnsArguments({}.pop), "missing")
+    assert answer == HEADERS
 
 
 @pytest.mark.parametrize(
