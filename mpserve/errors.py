@@ -2,7 +2,8 @@
 
     MPServeError
     ├── InvalidInput          the client's fault: the request cannot be understood
-    │   └── PayloadTooLarge   the client's fault: more bytes than the server takes
+    │   ├── PayloadTooLarge   the client's fault: more bytes than the server takes
+    │   └── UnsupportedEncoding  the client's fault: a content coding that is not understood
     ├── ModelNotFound         no model (or no such version) of that name
     ├── ModelNotReady         the model is known and not loaded
     ├── ServerNotReady        the server as a whole cannot answer yet, or no longer
@@ -25,6 +26,7 @@ class Code(str, Enum):
 
     INVALID_INPUT = "invalid_input"
     TOO_LARGE = "too_large"
+    UNSUPPORTED_ENCODING = "unsupported_encoding"
     NOT_FOUND = "not_found"
     NOT_READY = "not_ready"
     NOT_SUPPORTED = "not_supported"
@@ -48,6 +50,12 @@ class PayloadTooLarge(InvalidInput):
     """The request is larger than ``max_body_size``."""
 
     code = Code.TOO_LARGE
+
+
+class UnsupportedEncoding(InvalidInput):
+    """The body has a content coding that is not understood here."""
+
+    code = Code.UNSUPPORTED_ENCODING
 
 
 class ModelNotFound(MPServeError):

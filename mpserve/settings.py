@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mpserve.errors import ConfigurationError
 from mpserve.options import (
@@ -99,6 +99,15 @@ class Settings:
     header_timeout: float = option(10.0, "Limits", "Seconds in which the head of a request must arrive", minimum=0.1)
     max_body_size: int = option(
         128 * 1024**2, "Limits", "Bytes of the largest request body; also as 64MiB or 1GB", kind=BYTES, minimum=1
+    )
+
+    nonfinite: Literal["error", "null"] = option(
+        "error", "Protocol", "NaN and infinity in a JSON answer, which JSON cannot carry", choices=("error", "null")
+    )
+    ce_source: str | None = option(None, "Protocol", "Source of the CloudEvents that answer", env=("CE_SOURCE",))
+    ce_type: str | None = option(None, "Protocol", "Type of the CloudEvents that answer", env=("CE_TYPE",))
+    ce_merge: bool = option(
+        False, "Protocol", "Answer CloudEvents with the attributes of the request's", env=("CE_MERGE",)
     )
 
     log_level: str = option(

@@ -12,7 +12,7 @@ CLASSES = [
     value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, MPServeError)
 ]  # fmt: skip
 
-CLIENTS = {"InvalidInput", "PayloadTooLarge", "ModelNotFound"}
+CLIENTS = {"InvalidInput", "PayloadTooLarge", "UnsupportedEncoding", "ModelNotFound"}
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)

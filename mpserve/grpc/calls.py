@@ -35,6 +35,7 @@ STATUS = {
     Code.CONFIGURATION: grpc.StatusCode.INTERNAL,
     Code.NOT_SUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
     Code.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+    Code.UNSUPPORTED_ENCODING: grpc.StatusCode.UNIMPLEMENTED,  # grpc's own answer to a compression it does not know
 }
 
 MAX_DETAILS = 2000

@@ -146,7 +146,7 @@ class Servicer:
                 await stream.run(context.write)
             finally:
                 self._streams.discard(stream)
-            if stream.stopped:
+            if stream.cut_short:
                 raise ServerNotReady("the server is ending; open the stream again for further requests")
 
         await self.calls.run("ModelStreamInfer", context, work)

@@ -17,8 +17,7 @@ class Stream:
     def __init__(self, requests: AsyncIterator[bytes], answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         self._requests = requests
         self._answer = answer
-        self.stopped = False
-        """Whether it was ended from this side, so that the client may have sent more than was answered."""
+        self._stopped = False
         self._reading: asyncio.Task[None] | None = None
         self._in_hand: deque[asyncio.Future[bytes]] = deque()
         self._slots = asyncio.Semaphore(AHEAD)
@@ -27,7 +26,7 @@ class Stream:
     async def run(self, write: Callable[[bytes], Awaitable[None]]) -> None:
         """Read, answer and write until the client sends no more, or ``stop_reading`` is called."""
         self._reading = asyncio.create_task(self._read())
-        if self.stopped:
+        if self._stopped:
             self._reading.cancel()
         self._reading.add_done_callback(lambda task: self._changed.set())
         try:
@@ -48,9 +47,14 @@ class Stream:
         if not self._reading.cancelled():
             self._reading.result()
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether it ended from this side, so that the client may have sent more than was answered."""
+        return self._reading is not None and self._reading.cancelled()
+
     def stop_reading(self) -> None:
         """Answer what has been read, and nothing after it."""
-        self.stopped = True
+        self._stopped = True
         if self._reading is not None:
             self._reading.cancel()
 

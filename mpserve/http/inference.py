@@ -10,20 +10,21 @@ from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
-from mpserve.errors import InferenceError, InvalidInput, NotSupported, PayloadTooLarge
+from mpserve.errors import InferenceError
+from mpserve.http.requests import INLINE, read_body, read_headers
 from mpserve.http.responses import Answer, error_answer
-from mpserve.protocol import v1, v2
+from mpserve.protocol import cloudevents, compression, v1, v2
 from mpserve.protocol.messages import InferResponse
+from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
 
 BINARY_HEADER = "inference-header-content-length"
 FRAMING = ("content-length", "transfer-encoding")
 """Headers that are the server's alone to set."""
 
-# RFC 9110, 5.1 and 5.5; a value is a text here, written as Latin-1. Nothing longer than 18 digits is a length.
+# RFC 9110, 5.1 and 5.5; a value is a text here, written as Latin-1.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Call(NamedTuple):
@@ -48,28 +49,40 @@ async def explain(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
 
 
 async def _v1(dataplane: Dataplane, verb: str, call: Call, body: bytes) -> Answer:
-    payload = v1.decode_request(body, call.headers.get("content-type"))
+    settings = dataplane.core.settings
+    event = cloudevents.unwrap(call.headers, body) if cloudevents.is_event(call.headers) else None
+    payload = v1.decode_request(body, call.headers.get("content-type")) if event is None else event.data
     result, response_headers = await dataplane.run(verb, call.model, call.version, payload, call.headers)
-    encoded, content_type = v1.encode_response(result)
-    return _answer(encoded, content_type, response_headers)
+    encoded, content_type = v1.encode_response(result, settings.nonfinite)
+    if event is None:
+        return _answer(encoded, response_headers, {"content-type": content_type} if content_type else {})
+    wrapped, encoded = cloudevents.wrap(
+        event, encoded, content_type, call.model,
+        source=settings.ce_source, event_type=settings.ce_type, merge=settings.ce_merge,
+    )  # fmt: skip
+    return _answer(encoded, {**response_headers, **wrapped}, {})
 
 
 async def infer(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
-    """V2 ``POST /v2/models/{model}[/versions/{version}]/infer``, JSON."""
-    if BINARY_HEADER in call.headers:
-        raise NotSupported("the binary tensor extension is not supported; send the tensors as JSON")
-    request = v2.decode_request(body, call.model, call.version)
+    """V2 ``POST /v2/models/{model}[/versions/{version}]/infer``, JSON and binary."""
+    nonfinite = dataplane.core.settings.nonfinite
+    header_length = call.headers.get(BINARY_HEADER)
+    declared = dataplane.declared_inputs(call.model, call.version) if header_length == "0" else ()
+    request = v2.decode_request(body, call.model, call.version, header_length, declared)
     result, response_headers = await dataplane.run("predict", call.model, call.version, request, call.headers)
     if not isinstance(result, InferResponse):  # an SDK model may return the response object as a dict
-        encoded, content_type = v1.encode_response(result)
-        return _answer(encoded, content_type, response_headers)
-    return _answer(v2.encode_response(result), "application/json", response_headers)
+        encoded, content_type = v1.encode_response(result, nonfinite)
+        return _answer(encoded, response_headers, {"content-type": content_type} if content_type else {})
+    answer = v2.encode_answer(result, request, nonfinite)
+    if answer.json_length is None:
+        return _answer(answer.join(), response_headers, {"content-type": "application/json"})
+    binary = {"content-type": "application/octet-stream", BINARY_HEADER: str(answer.json_length)}
+    return _answer(answer.join(), {**response_headers, **binary}, {})
 
 
-def _answer(body: bytes, content_type: str | None, response_headers: dict[str, str]) -> Answer:
-    given = {str(name).lower(): str(value) for name, value in response_headers.items()}
-    if content_type:
-        given.setdefault("content-type", content_type)
+def _answer(body: bytes, headers: dict[str, str], defaults: dict[str, str]) -> Answer:
+    """``headers`` are the model's, and what the protocol must have; ``defaults`` stand where the model set none."""
+    given = defaults | {str(name).lower(): str(value) for name, value in headers.items()}
     return Answer(200, [_header(name, value) for name, value in given.items() if name not in FRAMING], body)
 
 
@@ -90,37 +103,31 @@ class Endpoint:
         self.inference = inference
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        core = self.dataplane.core
+        headers = read_headers(scope)
         try:
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            body = await read_body(receive, headers, self.dataplane.core.settings.max_body_size)
+            body = await read_body(core, headers, receive)
             if body is None:
                 return
             parameters = scope["path_params"]
             call = Call(parameters["model"], parameters.get("version"), headers)
             answer = await self.inference(self.dataplane, call, body)
+            if "accept-encoding" in headers:
+                answer = await compressed(core, answer, headers["accept-encoding"])
         except Exception as error:
             answer = error_answer(error)
         await answer.send(send)
 
 
-async def read_body(receive: Receive, headers: dict[str, str], limit: int) -> bytes | None:
-    """The whole request body, or None when the client has gone away.
-
-    Raises:
-        PayloadTooLarge: it is longer than ``limit`` bytes; announced bodies are refused before they are read.
-        InvalidInput: ``content-length`` is no number.
-    """
-    announced = headers.get("content-length", "0")
-    if not CONTENT_LENGTH.fullmatch(announced):
-        raise InvalidInput(f"expected a number as content-length, got {announced[:40]!r}")
-    chunks: list[bytes] = []
-    size = 0
-    while max(size, int(announced)) <= limit:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size <= limit and not message.get("more_body", False):
-            return b"".join(chunks) if len(chunks) > 1 else chunks[0]
-    raise PayloadTooLarge(f"the request body is larger than the {limit} bytes that --max_body_size allows")
+async def compressed(core: ServerCore, answer: Answer, accept_encoding: str) -> Answer:
+    """The answer in a content coding that the client takes, where that saves bytes and the model has not chosen one."""
+    coding = compression.choose(accept_encoding)
+    chosen_by_model = any(name == b"content-encoding" for name, _ in answer.headers)
+    if coding is None or chosen_by_model or not compression.worthwhile([answer.body]):
+        return answer
+    if len(answer.body) <= INLINE:
+        body = compression.compress(coding, [answer.body])
+    else:
+        body = await core.offload(compression.compress, coding, [answer.body])
+    headers = [*answer.headers, (b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
+    return Answer(answer.status, headers, body)

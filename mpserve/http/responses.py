@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import Send
 
 from mpserve.errors import Code, MPServeError
+from mpserve.protocol.compression import OFFERED
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ STATUS = {
     Code.INVALID_INPUT: 400,
     Code.NOT_FOUND: 404,
     Code.TOO_LARGE: 413,
+    Code.UNSUPPORTED_ENCODING: 415,
     Code.MODEL_FAILED: 500,
     Code.CONFIGURATION: 500,
     Code.NOT_SUPPORTED: 501,
@@ -30,6 +32,13 @@ RETRY_AFTER_LOADING = b"1"
 """Seconds. A guess that costs a waiting client little: how long a load takes is not known before it has ended."""
 
 Headers = list[tuple[bytes, bytes]]
+
+
+HINTS: dict[Code, Headers] = {
+    Code.NOT_READY: [(b"retry-after", RETRY_AFTER_LOADING)],
+    Code.UNSUPPORTED_ENCODING: [(b"accept-encoding", OFFERED.encode())],  # RFC 9110, 15.5.16
+}
+"""What a client needs to do better next time."""
 
 
 class Answer(NamedTuple):
@@ -67,8 +76,7 @@ def error_answer(error: Exception) -> Answer:
     # torch raises NotImplementedError for an operation that a device lacks, which someone has to find.
     if status == 500 or (error.code is Code.NOT_SUPPORTED and error.__cause__ is not None):
         logger.error("the model failed: %s", error, exc_info=error.__cause__ or error)
-    headers = [(b"retry-after", RETRY_AFTER_LOADING)] if error.code is Code.NOT_READY else []
-    return _error(str(error), status, headers)
+    return _error(str(error), status, HINTS.get(error.code, []))
 
 
 def http_exception_answer(error: HTTPException) -> Answer:

@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 import orjson
 
 from mpserve.errors import InvalidInput, NotSupported
-from mpserve.protocol import v1
+from mpserve.protocol.documents import describe, parse_object
 
 SPECVERSION = "1.0"
 STRUCTURED = "application/cloudevents+json"
@@ -78,7 +78,7 @@ def unwrap(headers: Mapping[str, str], body: bytes) -> Event:
     media_type = _media_type(headers["content-type"])
     if media_type != STRUCTURED:
         raise NotSupported(f"{media_type} is not supported, expected {STRUCTURED} or an event in binary mode")
-    document = v1.parse_object(body)
+    document = parse_object(body)
     attributes = {name: value for name, value in document.items() if value is not None}
     data = attributes.pop("data", None)
     encoded = attributes.pop("data_base64", None)
@@ -118,7 +118,7 @@ def _check(attributes: Mapping[str, Any]) -> None:
         if value is None or value == "":
             raise InvalidInput(f"the event has no {name}, which CloudEvents {SPECVERSION} requires")
         if not isinstance(value, str):
-            raise InvalidInput(f"the event's {name} is {v1.describe(value)}, expected a string")
+            raise InvalidInput(f"the event's {name} is {describe(value)}, expected a string")
     if attributes["specversion"] != SPECVERSION:
         raise InvalidInput(f"the event's specversion is {attributes['specversion']!r}, expected {SPECVERSION!r}")
 
@@ -154,7 +154,7 @@ def _interpreted(data: bytes, attributes: Mapping[str, Any]) -> dict[str, Any] |
 
 def _payload(document: object) -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise InvalidInput(f"the event's data is {v1.describe(document)}, expected a JSON object")
+        raise InvalidInput(f"the event's data is {describe(document)}, expected a JSON object")
     if not isinstance(document.get("instances", []), list):
         raise InvalidInput('Expected "instances" to be a list')
     return document

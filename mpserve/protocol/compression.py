@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from mpserve.errors import InvalidInput, PayloadTooLarge
+from mpserve.errors import InvalidInput, PayloadTooLarge, UnsupportedEncoding
 
 Coding = Literal["gzip", "deflate"]
 
@@ -45,10 +45,6 @@ _WINDOW_BITS: dict[Coding, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.
 _ALIASES = {"x-gzip": "gzip"}  # RFC 9110 8.4.1.3
 
 _WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)  # RFC 9110 12.4.2
-
-
-class UnsupportedEncoding(InvalidInput):
-    """The body has a content coding that is not understood here; ``OFFERED`` says which are."""
 
 
 OFFERED = ", ".join(CODINGS)

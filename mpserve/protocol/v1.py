@@ -15,8 +15,6 @@ from mpserve.protocol.datatypes import Array, NonFinite, json_values
 from mpserve.protocol.documents import describe, parse_object
 from mpserve.protocol.messages import InferResponse
 
-__all__ = ["decode_request", "describe", "encode_response", "parse_object", "predictions"]
-
 # What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
 _JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
 

@@ -5,7 +5,7 @@ and gRPC cannot differ in behaviour. It logs nothing: how an error is told, and 
 """
 
 import copy
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from inspect import isawaitable
 from typing import Any
 
@@ -14,6 +14,7 @@ from mpserve.logging import model as model_in_log
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.core import ServerCore
 from mpserve.serving.pipeline import Headers
+from mpserve.serving.tensors import Tensor, TensorModel
 
 
 class Dataplane:
@@ -21,6 +22,15 @@ class Dataplane:
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
+
+    def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
+        """The inputs that a tensor model declares, which a raw request leaves out; none of another model.
+
+        Raises:
+            ModelNotFound: no such model or version.
+        """
+        model = self.core.find(name, version).model
+        return model.inputs if isinstance(model, TensorModel) else ()
 
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers

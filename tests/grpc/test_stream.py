@@ -142,6 +142,25 @@ def test_a_drain_answers_what_was_sent_and_ends_the_stream() -> None:
     run(test())
 
 
+def test_a_drain_is_no_error_to_a_client_that_had_sent_all() -> None:
+    async def test() -> None:
+        model = Held()
+        async with serving(model) as client:
+            call = client.stream(each(infer("held", id="1")))
+            await model.begun.acquire()
+            (stream,) = client.server._servicer._streams
+            while not stream._reading.done():
+                await asyncio.sleep(0.01)
+            draining = asyncio.ensure_future(client.server.drain(30))
+            await asyncio.sleep(0)
+            model.let_go.set()
+            assert [response.infer_response.id async for response in call] == ["1"]
+            assert await call.code() is grpc.StatusCode.OK
+            await draining
+
+    run(test())
+
+
 def test_an_idle_stream_does_not_hold_a_drain_up() -> None:
     async def test() -> None:
         async with serving(Double()) as client:

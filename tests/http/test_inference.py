@@ -1,18 +1,18 @@
 """The hot routes: what a body of what content type gives, how models answer, and every fault that can be told."""
 
 import asyncio
+import gzip
 import re
 import threading
-from collections.abc import Iterable
+import zlib
 from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from starlette.exceptions import HTTPException
 
-from mpserve.errors import PayloadTooLarge
-from mpserve.http.inference import read_body
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.model import Model
 from mpserve.serving.tensors import Tensor, TensorModel
@@ -232,13 +232,102 @@ def test_a_model_written_for_fastapi_chooses_its_status_and_costs_no_traceback(
     assert caplog.records == []
 
 
-def test_the_binary_extension_is_refused_in_words() -> None:
-    path, body = v2(tensor())
-    answer = ask(faulty.Echo(), "POST", path, content=body, headers={"inference-header-content-length": "5"})
-    assert (answer.status_code, answer.json()) == (
-        501,
-        {"error": "the binary tensor extension is not supported; send the tensors as JSON"},
+def test_a_binary_tensor_goes_in_and_comes_out_beside_json() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    head = orjson.dumps({
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [2, 3], "parameters": {"binary_data_size": 24}},
+            {"name": "y", "datatype": "INT32", "shape": [1], "data": [7]},
+        ],
+        "outputs": [{"name": "x", "parameters": {"binary_data": True}}, {"name": "y"}],
+    })  # fmt: skip
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    answer = ask(faulty.Echo(), "POST", "/v2/models/echo/infer", content=head + array.tobytes(), headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+    length = int(answer.headers["inference-header-content-length"])
+    outputs = orjson.loads(answer.content[:length])["outputs"]
+    assert [output["name"] for output in outputs] == ["x", "y"]
+    assert outputs[0]["parameters"] == {"binary_data_size": 24}
+    assert outputs[1]["data"] == [7]
+    assert answer.content[length:] == array.tobytes()
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "x", "100000"])
+def test_a_header_length_that_cannot_be_is_refused(length: str) -> None:
+    _, body = v2(tensor())
+    answer = ask(
+        faulty.Echo(),
+        "POST",
+        "/v2/models/echo/infer",
+        content=body,
+        headers={"inference-header-content-length": length},
     )
+    assert answer.status_code == 400
+    assert "Inference-Header-Content-Length" in answer.json()["error"]
+
+
+def test_a_raw_request_is_the_one_declared_input() -> None:
+    class Doubler(TensorModel):
+        name = "m"
+        inputs = (Tensor("x", "FP32", (-1, 2)),)
+        outputs = (Tensor("y", "FP32", (-1, 2)),)
+
+        def predict(self, x: Any) -> Any:
+            return 2 * x
+
+    body = np.array([[1, 2], [3, 4]], np.float32).tobytes()
+    answer = ask(
+        Doubler(), "POST", "/v2/models/m/infer", content=body, headers={"inference-header-content-length": "0"}
+    )
+    length = int(answer.headers["inference-header-content-length"])
+    assert np.frombuffer(answer.content[length:], np.float32).tolist() == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_compressed_bodies_are_taken_and_given(coding: str, compress: Any) -> None:
+    body = orjson.dumps({"instances": [0] * 2000})
+    headers = {"content-encoding": coding, "accept-encoding": coding, "content-type": "application/json"}
+    answer = ask(faulty.Echo(), "POST", "/v1/models/echo:predict", content=compress(body), headers=headers)
+    assert (answer.headers["content-encoding"], answer.headers["vary"]) == (coding, "accept-encoding")
+    assert answer.json()["predictions"] == [0] * 2000  # the client expands it
+
+
+def test_a_coding_that_is_not_known_is_refused_with_those_that_are() -> None:
+    answer = ask(faulty.Echo(), "POST", "/v2/models/echo/infer", content=b"{}", headers={"content-encoding": "br"})
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip, deflate")
+
+
+def test_a_bomb_stops_at_the_body_limit() -> None:
+    bomb = gzip.compress(bytes(2**22))
+    answer = ask(
+        faulty.Echo(),
+        "POST",
+        "/v2/models/echo/infer",
+        content=bomb,
+        headers={"content-encoding": "gzip"},
+        options={"max_body_size": 2**20},
+    )
+    assert answer.status_code == 413
+
+
+def test_a_binary_cloud_event_is_answered_by_one() -> None:
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": "1",
+        "ce-source": "s",
+        "ce-type": "t",
+        "content-type": "application/json",
+    }
+    answer = ask(faulty.Echo(), "POST", "/v1/models/echo:predict", content=b'{"instances": [1]}', headers=headers)
+    assert (answer.headers["ce-source"], answer.json()) == ("io.kserve.inference.echo", {"predictions": [1]})
+
+
+def test_a_structured_cloud_event_is_answered_by_one() -> None:
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": {"instances": [1]}}
+    headers = {"content-type": "application/cloudevents+json"}
+    answer = ask(faulty.Echo(), "POST", "/v1/models/echo:predict", content=orjson.dumps(event), headers=headers)
+    assert answer.headers["content-type"] == "application/cloudevents+json"
+    assert (answer.json()["type"], answer.json()["data"]) == ("io.kserve.inference.response", {"predictions": [1]})
 
 
 def test_of_two_clients_one_waits_for_the_other_and_both_are_answered() -> None:
@@ -259,46 +348,6 @@ def test_of_two_clients_one_waits_for_the_other_and_both_are_answered() -> None:
             return {answer.status_code for answer in await asyncio.gather(*calls)}
 
     assert asyncio.run(main()) == {200}
-
-
-def read(chunks: Iterable[bytes | None], limit: int, announced: str | None = None) -> tuple[bytes | None, int]:
-    """The body that was read, or None, and how many messages were asked for; a chunk None: the client went away."""
-    messages = [
-        {"type": "http.disconnect"} if chunk is None else {"type": "http.request", "body": chunk, "more_body": True}
-        for chunk in chunks
-    ]
-    messages[-1]["more_body"] = False
-    asked = 0
-
-    async def receive() -> Any:
-        nonlocal asked
-        asked += 1
-        return messages[asked - 1]
-
-    headers = {} if announced is None else {"content-length": announced}
-    try:
-        return asyncio.run(read_body(receive, headers, limit)), asked
-    except PayloadTooLarge:
-        return b"too large", asked
-
-
-@pytest.mark.parametrize(
-    ("chunks", "announced", "body", "asked"),
-    [
-        pytest.param([b"ab"], "2", b"ab", 1, id="whole"),
-        pytest.param([b""], None, b"", 1, id="none"),
-        pytest.param([b"ab", b"cd", b""], None, b"abcd", 3, id="chunked to the limit"),
-        pytest.param([b"abcde"], "5", b"too large", 0, id="announced as too large: not read"),
-        pytest.param([b"ab", b"cd", b"e", b"f"], None, b"too large", 3, id="chunked beyond: not read on"),
-        pytest.param([b"abcde"], "0", b"too large", 1, id="more than announced"),
-        pytest.param([b"a", b"bcdef"], "2", b"too large", 2, id="more than announced, in chunks"),
-        pytest.param([b"ab", None], "4", None, 2, id="the client went away"),
-    ],
-)
-def test_a_body_is_read_up_to_the_limit_of_four_bytes(
-    chunks: list[bytes | None], announced: str | None, body: bytes | None, asked: int
-) -> None:
-    assert read(chunks, 4, announced) == (body, asked)
 
 
 @pytest.mark.parametrize("announced", ["-1", "+5", "1_0", " 5", "²", "five", "", "9" * 19])

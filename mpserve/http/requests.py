@@ -1,0 +1,57 @@
+"""What an inference request brings: its headers as models read them, and its whole body, bounded and uncompressed."""
+
+import re
+
+from starlette.types import Receive, Scope
+
+from mpserve.errors import InvalidInput, PayloadTooLarge
+from mpserve.protocol.compression import decompress
+from mpserve.serving.core import ServerCore
+
+CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
+"""RFC 9110, 8.6. Nothing longer than 18 digits is a length."""
+
+INLINE = 65536
+"""Bytes of a compressed body that are expanded on the event loop; larger ones cost milliseconds and go to a thread."""
+
+
+def read_headers(scope: Scope) -> dict[str, str]:
+    """The headers with lower-case names; a repeated one is joined with commas (RFC 9110, 5.2)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+async def read_body(core: ServerCore, headers: dict[str, str], receive: Receive) -> bytes | None:
+    """The request body without its content codings, or None when the client has gone away.
+
+    Raises:
+        PayloadTooLarge: it is longer than ``max_body_size``, as sent or as expanded.
+        InvalidInput: ``content-length`` is no number, or the body is not what its content coding says.
+    """
+    limit = core.settings.max_body_size
+    body = await _receive(receive, headers, limit)
+    if body is None or "content-encoding" not in headers:
+        return body
+    if len(body) <= INLINE:
+        return decompress(headers["content-encoding"], body, limit)
+    return await core.offload(decompress, headers["content-encoding"], body, limit)
+
+
+async def _receive(receive: Receive, headers: dict[str, str], limit: int) -> bytes | None:
+    announced = headers.get("content-length", "0")
+    if not CONTENT_LENGTH.fullmatch(announced):
+        raise InvalidInput(f"expected a number as content-length, got {announced[:40]!r}")
+    chunks: list[bytes] = []
+    size = 0
+    while max(size, int(announced)) <= limit:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size <= limit and not message.get("more_body", False):
+            return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+    raise PayloadTooLarge(f"the request body is larger than the {limit} bytes that --max_body_size allows")
