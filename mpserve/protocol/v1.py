@@ -12,7 +12,7 @@ import orjson
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import Array, NonFinite, json_values
-from mpserve.protocol.documents import describe, parse_object
+from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferResponse
 
 # What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
