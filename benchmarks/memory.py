@@ -76,7 +76,11 @@ def measure(workers: int, megabytes: int) -> float:
         model = Path(folder, "model.py")
         model.write_text(MODEL.format(megabytes=megabytes))
         command = [sys.executable, "-m", "mpserve", "serve", str(model), f"--http_port={port}", f"--workers={workers}"]
-        environment = os.environ | {"MPSERVE_HOST": "127.0.0.1", "MPSERVE_LOG_LEVEL": "warning"}
+        environment = os.environ | {
+            "MPSERVE_HOST": "127.0.0.1",
+            "MPSERVE_LOG_LEVEL": "warning",
+            "MPSERVE_ENABLE_GRPC": "no",
+        }
         server = subprocess.Popen(command, env=environment)
         try:
             wait_until_ready(port, workers, server)

@@ -96,6 +96,7 @@ class Metrics:
             for stage in STAGES
         }
         self.requests = Counter("mpserve_requests", "HTTP requests answered, by route and status.", ["route", "status"])
+        self.calls = Counter("mpserve_grpc_requests", "gRPC calls ended, by method and status.", ["method", "status"])
         self.load_seconds = Histogram(
             "mpserve_model_load_seconds",
             "Time from the start of load() to the end of warmup(), in seconds.",

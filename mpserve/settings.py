@@ -67,6 +67,9 @@ class Settings:
         None, "Listening", "PEM file of the private key, unless ssl_certfile holds it", env=("KSERVE_TLS_KEY_FILE",)
     )
 
+    enable_grpc: bool = option(True, "Listening", "Serve gRPC too, where mpserve[grpc] is installed")
+    grpc_port: int = option(8081, "Listening", "Port of gRPC", minimum=0, maximum=65535)
+
     workers: int = option(1, "Workers", "Number of worker processes", env=("WEB_CONCURRENCY",), minimum=1)
     devices: str = option(
         "auto",
@@ -99,6 +102,12 @@ class Settings:
     header_timeout: float = option(10.0, "Limits", "Seconds in which the head of a request must arrive", minimum=0.1)
     max_body_size: int = option(
         128 * 1024**2, "Limits", "Bytes of the largest request body; also as 64MiB or 1GB", kind=BYTES, minimum=1
+    )
+    grpc_max_receive_message_length: int = option(
+        128 * 1024**2, "Limits", "Bytes of the largest gRPC message that is taken; 64MiB is understood too", kind=BYTES
+    )
+    grpc_max_send_message_length: int = option(
+        2**31 - 1, "Limits", "Bytes of the largest gRPC message that is sent", kind=BYTES
     )
 
     nonfinite: Literal["error", "null"] = option(
@@ -152,22 +161,17 @@ class Settings:
         return cls(**values)
 
 
-_NO_GRPC = "gRPC is not offered yet"
 _OWN_THREAD = "sync models run in a thread of their own"
 _LOGGING = "use --log_config_file, --log_format and --access_log"
 _NO_PREDICTOR = "calling another predictor is not offered yet"
 
 KSERVE_FLAGS_IGNORED: dict[str, str] = {
-    "max_threads": _NO_GRPC,
+    "max_threads": "gRPC runs on the event loop",
     "max_asyncio_workers": _OWN_THREAD,
     "enable_latency_logging": "durations are in /metrics",
     "configure_logging": _LOGGING,
     "access_log_format": _LOGGING,
     "enable_docs_url": "there are no API pages to enable",
-    "grpc_port": _NO_GRPC,
-    "enable_grpc": _NO_GRPC,
-    "grpc_max_send_message_length": _NO_GRPC,
-    "grpc_max_receive_message_length": _NO_GRPC,
     "protocol": "V1 and V2 are always both offered",
     "predictor_host": _NO_PREDICTOR,
     "predictor_protocol": _NO_PREDICTOR,

@@ -151,7 +151,7 @@ def running(
     """Run ``command`` in ``folder`` until the block is left; its output is in ``folder/server.log``."""
     log = folder / f"server-{port}.log"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MPSERVE_", "GUNICORN_"))}
-    environment |= {"PYTHONUNBUFFERED": "1", "MPSERVE_HOST": "127.0.0.1", **(env or {})}
+    environment |= {"PYTHONUNBUFFERED": "1", "MPSERVE_HOST": "127.0.0.1", "MPSERVE_ENABLE_GRPC": "no"} | (env or {})
     with log.open("wb") as output:
         process = subprocess.Popen(
             list(command),

@@ -77,14 +77,14 @@ def test_start_refuses_what_is_no_list_of_models(models: object, words: str) -> 
 
 
 def test_options_of_the_sdk_without_effect_are_told_when_the_server_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["script.py", "--grpc_port=8081"])
+    monkeypatch.setattr(sys, "argv", ["script.py", "--max_threads=4"])
     told: list[str] = []
     monkeypatch.setattr(logging.getLogger("mpserve.server"), "handle", lambda record: told.append(record.getMessage()))
     with pytest.raises(ConfigurationError):
         ModelServer(enable_docs_url=True).start(["no model"])  # type: ignore[list-item]
     assert told == [
         "enable_docs_url has no effect: there are no API pages to enable",
-        "grpc_port has no effect: gRPC is not offered yet",
+        "max_threads has no effect: gRPC runs on the event loop",
     ]
 
 

@@ -15,17 +15,21 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from email.utils import formatdate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from mpserve import metrics
+from mpserve.errors import ConfigurationError
 from mpserve.prefork.door import Door
 from mpserve.prefork.http1 import Limits, Protocol
 from mpserve.prefork.loading import LoadFailed, back_off, load
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
+
+if TYPE_CHECKING:
+    from mpserve.grpc.server import GrpcServer
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +44,32 @@ MARGIN = 1.0
 
 
 class Life:
-    """One worker's life. ``run`` is the whole of it. ``arbiter`` is the pid of the parent that it must not outlive."""
+    """One worker's life. ``run`` is the whole of it.
+
+    Args:
+        core: the models.
+        config: of HTTP.
+        listeners: the sockets of HTTP, shared by all workers.
+        limits: of a request head.
+        arbiter: the pid of the parent that it must not outlive.
+        grpc: the gRPC server, if there is to be one.
+    """
 
     def __init__(
-        self, core: ServerCore, config: Config, listeners: Sequence[socket.socket], limits: Limits, arbiter: int
+        self,
+        core: ServerCore,
+        config: Config,
+        listeners: Sequence[socket.socket],
+        limits: Limits,
+        arbiter: int,
+        grpc: "GrpcServer | None",
     ) -> None:
         self.core = core
         self.config = config
         self.listeners = listeners
         self.limits = limits
         self.arbiter = arbiter
+        self.grpc = grpc
         self.row = core.row
         self.state = ServerState()
         self.ending = asyncio.Event()
@@ -82,6 +102,7 @@ class Life:
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
             self.core.open()
             await self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
+            await self._open_grpc(at_the_end)
             await door.open()
             logger.info("worker ready")
             await self._serve()
@@ -150,6 +171,15 @@ class Life:
                 await asyncio.wait({asyncio.ensure_future(self.ending.wait())}, timeout=back_off(self.row.attempts))
             raise LoadFailed(f"TLS cannot be set up with the certificate and key: {error}") from error
 
+    async def _open_grpc(self, at_the_end: AsyncExitStack) -> None:
+        if self.grpc is None:
+            return
+        try:
+            await self.grpc.start()
+        except ConfigurationError as error:
+            raise LoadFailed(str(error)) from error
+        at_the_end.push_async_callback(self.grpc.stop)
+
     async def _serve(self) -> None:
         """Serve until the end. One that is replaced by a HUP waits for its successors, and goes on if they die."""
         while True:
@@ -181,20 +211,26 @@ class Life:
         """Not ready any more, but still there for ``drain_delay``; then leave the door and finish what was accepted."""
         self.row.state = State.DRAINING
         self._limit(self._patience)
+        if self.grpc is not None:
+            self.grpc.retire()
         await self._pause(self.core.settings.drain_delay)
         await door.leave()
+        calls = asyncio.ensure_future(self._drain_grpc())
         idle_until = time.monotonic() + IDLE_GRACE
         while True:
             await asyncio.sleep(TICK)  # at first for the connections that were accepted just now
             for connection in list(self.state.connections):
                 if isinstance(connection, Protocol):
                     connection.retire(at_once=self.hurried or time.monotonic() > idle_until)
-            if not (self.state.connections or self.state.tasks):
+            if not (self.state.connections or self.state.tasks) and (calls.done() or self.hurried):
                 return
             if time.monotonic() >= self._deadline:
-                if self.state.tasks:
-                    logger.error("%d request(s) did not finish in time and are abandoned", len(self.state.tasks))
+                logger.error("%d request(s) did not finish in time and are abandoned", len(self.state.tasks))
                 return
+
+    async def _drain_grpc(self) -> None:
+        if self.grpc is not None:
+            await self.grpc.drain(max(self._deadline - time.monotonic(), 0))
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless there is no time for it."""

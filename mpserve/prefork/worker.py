@@ -27,7 +27,7 @@ from uvicorn.config import Config
 from mpserve import metrics
 from mpserve.errors import ConfigurationError
 from mpserve.logging import set_slot
-from mpserve.prefork import devices, door, ending, forksafety, threads
+from mpserve.prefork import devices, door, ending, forksafety, grpc_front, threads
 from mpserve.prefork.http1 import Limits
 from mpserve.prefork.life import Life
 from mpserve.prefork.loading import LoadFailed
@@ -106,10 +106,20 @@ class Worker(BaseWorker):  # type: ignore[misc]
         ending.announce_stop()
         ending.judge_by_the_scoreboard()
         door.shut_until_ready(self.sockets, self.cfg.address)
+        self._hold_grpc_port()
         logger.info(
             "mpserve %s: %d worker(s), %s; %g CPU(s), %d native thread(s) each",
             VERSION, self.cfg.workers, devices.describe(self.plan, self.cfg.workers), self.cpus, self._threads(),
         )  # fmt: skip
+
+    def _hold_grpc_port(self) -> None:
+        # After USR2 the old server's workers have the port, and ours join them.
+        if door.UPGRADE in os.environ or not grpc_front.is_offered(self.core.settings):
+            return
+        try:
+            grpc_front.hold_port(self.core.settings)
+        except ConfigurationError as reason:
+            raise self._halt(f"{reason} (--grpc_port, --enable_grpc=no)") from reason
 
     def _take_row(self) -> None:
         """Make the slot's row this worker's. Its counters of restarts and of failed loads stay."""
@@ -163,7 +173,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         try:
             asyncio.set_event_loop(loop)
             listeners = [listener.sock for listener in self.sockets]
-            life = Life(self.core, self._uvicorn_config(), listeners, self._limits(), arbiter=self.ppid)
+            grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
+            life = Life(self.core, self._uvicorn_config(), listeners, self._limits(), self.ppid, grpc)
             loop.run_until_complete(life.run())
         except LoadFailed as failure:
             if shared().ever_ready:

@@ -16,16 +16,15 @@ import httpx
 import psutil
 import pytest
 
+from tests.e2e import calls
 from tests.running import eventually, free_port, running, serving
 
 Test = TypeVar("Test", bound=Callable[..., object])
 
 COVERED: dict[str, str] = {}
 NOT_YET = {
-    "W4": "gRPC is not offered yet",
     "W6": "load and unload are not offered yet",
     "W8": "transformer mode is not offered yet; that V1 validation does not vanish with it is in W20's test",
-    "W10": "gRPC is not offered yet",
 }
 
 PID = """
@@ -120,6 +119,30 @@ def test_a_predict_that_holds_the_gil_for_seven_seconds_loses_nothing(tmp_path: 
         assert server.workers() == before
 
 
+@weakness("W4")
+def test_grpc_answers_while_another_worker_is_starting(tmp_path: Path) -> None:
+    """The SDK's supervisor pinged starting workers on gRPC's event loop: calls waited 5 to 10 s."""
+    slow = (
+        calls.PID
+        + """
+    def load(self):
+        if os.path.exists("slow"):
+            open("loading", "a").close()
+            while not os.path.exists("go"):
+                time.sleep(0.05)
+"""
+    )
+    with calls.speaking(tmp_path, "--workers=2", source=slow) as (server, address):
+        server.wait_ready(workers=2)
+        survivor, victim = server.workers()
+        (tmp_path / "slow").touch()
+        psutil.Process(victim).kill()
+        eventually((tmp_path / "loading").is_file)
+        assert {calls.infer(address) for _ in range(20)} == {survivor}
+        (tmp_path / "go").touch()
+        eventually(lambda: server.states().get("ready") == 2)
+
+
 @weakness("W5")
 def test_metrics_agree_on_every_scrape_and_survive_a_killed_worker(tmp_path: Path) -> None:
     """Each scrape has a connection of its own. The SDK exposed one worker's numbers: 16, 6 and 8 of 30 predicts."""
@@ -189,6 +212,19 @@ def test_middleware_added_to_the_application_works_in_every_worker(tmp_path: Pat
 
         eventually(ask)
         assert set(seen.values()) == {"https://example.org"}
+
+
+@weakness("W10")
+def test_every_worker_answers_grpc_and_metrics_count_its_calls(tmp_path: Path) -> None:
+    """The SDK served gRPC from its parent alone, which held one more copy of the model for it."""
+    with calls.speaking(tmp_path, "--workers=2") as (server, address):
+        server.wait_ready(workers=2)
+        pids: list[int] = []
+        eventually(lambda: pids.append(calls.infer(address)) or len(set(pids)) == 2)
+        assert set(pids) == set(server.workers())
+        sample = 'mpserve_grpc_requests_total{method="ModelInfer",status="OK"}'
+        eventually(lambda: server.metric(sample) == len(pids))
+        assert server.metric('request_predict_seconds_count{model_name="m"}') == len(pids)
 
 
 @weakness("W11")
