@@ -5,9 +5,13 @@ It must not know what is logged, nor by whom: modules take ``get_logger(__name__
 model needs a copy of that context).
 """
 
+import itertools
 import json
 import logging
 import logging.config
+import os
+import re
+import time
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +26,10 @@ from mpserve.settings import Settings
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 model: ContextVar[str] = ContextVar("model", default="-")
 
+# Visible ASCII only: an id goes back in a header and into every log line, where it must not pass for another field.
+_ACCEPTED_ID = re.compile(r"[!-~]{1,128}")
+_numbers = itertools.count(1)
+
 _process: dict[str, int | str] = {"slot": "-"}
 
 # What every record has; the rest was passed as ``extra``. uvicorn passes its message a second time, with terminal colours.
@@ -34,6 +42,16 @@ _THROUGH_ROOT = ("mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access
 def get_logger(name: str) -> logging.Logger:
     """The logger of a module: ``get_logger(__name__)``."""
     return logging.getLogger(name)
+
+
+def begin_request(given: str) -> str:
+    """The id of a request, which every line logged in its context carries: the client's, or a new one if that will not do."""
+    # Unique over workers and respawns; a uuid4 costs ten times as much.
+    identity = (
+        given if _ACCEPTED_ID.fullmatch(given) else f"{os.getpid():x}-{time.time_ns() >> 20:x}-{next(_numbers):x}"
+    )
+    request_id.set(identity)
+    return identity
 
 
 def set_slot(slot: int) -> None:

@@ -5,9 +5,7 @@ The one table of error codes and gRPC statuses is here. Knows no method and no m
 
 import asyncio
 import base64
-import itertools
 import logging
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +15,7 @@ from urllib.parse import quote
 import grpc
 
 from mpserve.errors import Code, MPServeError
-from mpserve.logging import request_id
+from mpserve.logging import begin_request
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("mpserve.access")
@@ -42,7 +40,6 @@ MAX_DETAILS = 2000
 """Bytes of a status message. It travels as a header, with up to three bytes for one; clients take 8 KiB of headers."""
 
 ID_HEADER = "x-request-id"
-_ACCEPTED_ID = re.compile(r"[!-~]{1,128}")
 
 # gRPC over HTTP2, "Custom-Metadata"; what belongs to the transport is not a model's to set.
 _KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
@@ -61,14 +58,12 @@ class Calls:
     def __init__(self, access_log: bool, count: Count) -> None:
         self.access_log = access_log
         self.count = count
-        self._numbers = itertools.count(1)
 
     async def run(self, method: str, context: Context, work: Callable[[Headers, Headers], Awaitable[T]]) -> T:
         """The result of ``work(headers, response_headers)``; what it raises ends the call with its status."""
         start = time.perf_counter()
         headers = received_headers(context)
-        identity = self._identity(headers)
-        request_id.set(identity)
+        identity = begin_request(headers.get(ID_HEADER, ""))
         response_headers: Headers = {ID_HEADER: identity}
         status = grpc.StatusCode.OK
         try:
@@ -83,12 +78,6 @@ class Calls:
             return await context.abort(status, explained(error), sendable(response_headers))
         finally:
             self._note(method, context, status, start)
-
-    def _identity(self, headers: Headers) -> str:
-        given = headers.get(ID_HEADER, "")
-        if _ACCEPTED_ID.fullmatch(given):
-            return given
-        return f"{os.getpid():x}-{time.time_ns() >> 20:x}-g{next(self._numbers):x}"
 
     def _note(self, method: str, context: Context, status: grpc.StatusCode, start: float) -> None:
         self.count(method, status.name)

@@ -3,23 +3,18 @@
 ``BaseHTTPMiddleware`` makes a task group and a stream per request; this adds one closure.
 """
 
-import itertools
 import logging
-import os
-import re
 import time
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mpserve.logging import request_id
+from mpserve.logging import begin_request
 from mpserve.metrics import metrics
 
 access_logger = logging.getLogger("mpserve.access")
 
 ID_HEADER = b"x-request-id"
-ACCEPTED_ID = re.compile(rb"[!-~]{1,128}")
-"""Visible ASCII only: an id goes back in a header and into every log line, where it must not pass for another field."""
 
 
 class RequestContext:
@@ -32,15 +27,14 @@ class RequestContext:
         self.app = app
         self.access_log = access_log
         self.requests = metrics().requests
-        self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        identity = self._identity(scope)
-        request_id.set(identity.decode("latin-1"))
+        given = next((value for name, value in scope["headers"] if name == ID_HEADER), b"")
+        identity = begin_request(given.decode("latin-1")).encode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -52,14 +46,6 @@ class RequestContext:
             await send(message)
 
         await self.app(scope, receive, send_with_id)
-
-    def _identity(self, scope: Scope) -> bytes:
-        for name, value in scope["headers"]:
-            if name == ID_HEADER and ACCEPTED_ID.fullmatch(value):
-                given: bytes = value
-                return given
-        # Unique over workers and respawns; a uuid4 costs ten times as much.
-        return b"%x-%x-%x" % (os.getpid(), time.time_ns() >> 20, next(self._numbers))
 
     def _note(self, scope: Scope, status: int, start: float) -> None:
         # Starlette sets it from 1.7 on. The template, since paths would make as many time series as a client likes.
