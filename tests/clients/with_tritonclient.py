@@ -1,0 +1,123 @@
+"""Talks to a server of the model `echo` as a user of tritonclient does.
+
+It runs in an environment of its own, since tritonclient wants another version of protobuf than grpcio's tools.
+
+python with_tritonclient.py HTTP_ADDRESS GRPC_ADDRESS
+"""
+
+import asyncio
+import sys
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton_grpc
+import tritonclient.grpc.aio as triton_grpc_aio
+import tritonclient.http as triton_http
+import tritonclient.http.aio as triton_http_aio
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+
+DATATYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
+
+
+def arrays() -> list[tuple[str, Any]]:
+    random = np.random.default_rng(0)
+    numbers = [(name, random.integers(0, 2, (3, 4)).astype(triton_to_np_dtype(name))) for name in DATATYPES]
+    return [*numbers, ("BYTES", np.array([b"a", "ü".encode(), b"\xff\x00"], dtype=object))]
+
+
+def inputs_of(library: ModuleType, name: str, array: Any, **how: Any) -> list[Any]:
+    tensor = library.InferInput("x", list(array.shape), name)
+    tensor.set_data_from_numpy(array, **how)
+    return [tensor]
+
+
+def check(result: Any, array: Any) -> None:
+    assert np.array_equal(result.as_numpy("x"), array), (result.as_numpy("x"), array)
+
+
+def http(address: str) -> None:
+    with triton_http.InferenceServerClient(address) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("echo")
+        assert client.get_server_metadata()["name"] == "mpserve"
+        assert client.get_model_metadata("echo")["name"] == "echo"
+        for name, array in arrays():
+            check(client.infer("echo", inputs_of(triton_http, name, array)), array)
+            if name not in ("FP16", "BYTES"):
+                wanted = [triton_http.InferRequestedOutput("x", binary_data=False)]
+                as_json = inputs_of(triton_http, name, array, binary_data=False)
+                check(client.infer("echo", as_json, outputs=wanted), array)
+        large = np.zeros((64, 1024), np.float32)
+        for coding in ("gzip", "deflate"):
+            given = inputs_of(triton_http, "FP32", large)
+            compressed = {"request_compression_algorithm": coding, "response_compression_algorithm": coding}
+            check(client.infer("echo", given, request_id="7", **compressed), large)
+        pending = [client.async_infer("echo", inputs_of(triton_http, "FP32", large)) for _ in range(4)]
+        for each in pending:
+            check(each.get_result(), large)
+        refused(
+            lambda: client.infer("nope", inputs_of(triton_http, "FP32", large)), "Model with name nope does not exist."
+        )
+
+
+async def http_aio(address: str) -> None:
+    async with triton_http_aio.InferenceServerClient(address) as client:
+        assert await client.is_model_ready("echo")
+        for name, array in arrays():
+            check(await client.infer("echo", inputs_of(triton_http, name, array)), array)
+
+
+def grpc(address: str) -> None:
+    with triton_grpc.InferenceServerClient(address) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("echo")
+        for name, array in arrays():
+            check(client.infer("echo", inputs_of(triton_grpc, name, array)), array)
+        array = np.arange(4, dtype=np.float32)
+        for coding in ("gzip", "deflate"):
+            given = inputs_of(triton_grpc, "FP32", array)
+            check(client.infer("echo", given, compression_algorithm=coding), array)
+        refused(
+            lambda: client.infer("nope", inputs_of(triton_grpc, "FP32", array)), "Model with name nope does not exist."
+        )
+        stream(client)
+
+
+def stream(client: Any) -> None:
+    answers: list[tuple[Any, Any]] = []
+    client.start_stream(callback=partial(lambda result, error: answers.append((result, error))))
+    sent = [np.full(3, number, np.int32) for number in range(8)]
+    for array in sent:
+        client.async_stream_infer("echo", inputs_of(triton_grpc, "INT32", array))
+    client.stop_stream()
+    assert [error for _, error in answers] == [None] * len(sent)
+    for (result, _), array in zip(answers, sent, strict=True):
+        check(result, array)
+
+
+async def grpc_aio(address: str) -> None:
+    async with triton_grpc_aio.InferenceServerClient(address) as client:
+        for name, array in arrays():
+            check(await client.infer("echo", inputs_of(triton_grpc, name, array)), array)
+
+
+def refused(call: Any, words: str) -> None:
+    told = ""
+    try:
+        call()
+    except InferenceServerException as error:
+        told = error.message()
+    assert words in told, f"expected a refusal with {words!r}, got {told!r}"
+
+
+if __name__ == "__main__":
+    http_address, grpc_address = sys.argv[1:]
+    http(http_address)
+    asyncio.run(http_aio(http_address))
+    grpc(grpc_address)
+    asyncio.run(grpc_aio(grpc_address))
+    print("all answered")
