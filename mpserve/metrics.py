@@ -9,10 +9,7 @@ scrape time, so a dead worker cannot leave it standing.
 Without ``configure`` (any other ASGI server) the same metrics live in the process's own registry.
 """
 
-import atexit
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from mpserve import rundir
 from mpserve.errors import ConfigurationError
 from mpserve.scoreboard import Scoreboard, State
 
@@ -51,23 +49,17 @@ def configure() -> Path:
     if _Process.directory is None:
         users = os.environ.get(DIRECTORY_VARIABLE)
         try:
-            directory = tempfile.mkdtemp(prefix="mpserve-metrics-", dir=users or _memory())
+            _Process.directory = rundir.make("metrics", users or None)
         except OSError as error:
             if not users:
                 raise
             raise ConfigurationError(
                 f"{DIRECTORY_VARIABLE}: expected a directory that can be written in, got {users!r}: {error.strerror}"
             ) from error
-        _Process.directory = Path(directory)
-        os.environ[DIRECTORY_VARIABLE] = directory
-        atexit.register(remove_files)
+        os.environ[DIRECTORY_VARIABLE] = str(_Process.directory)
         # The value class is otherwise chosen when prometheus_client is first imported, which may have happened already.
         values.ValueClass = values.MultiProcessValue(lambda: _Process.identity)
     return _Process.directory
-
-
-def _memory() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def set_slot(slot: int) -> None:
@@ -79,12 +71,6 @@ def forget_live(slot: int) -> None:
     """Remove the dead predecessor's live gauges (a user's own, say) before its slot is given again."""
     if _Process.directory is not None:
         multiprocess.mark_process_dead(slot, str(_Process.directory))
-
-
-def remove_files() -> None:
-    """Remove the directory, in the arbiter, which outlives all others; or in workers whose arbiter was killed."""
-    if _Process.directory is not None:
-        shutil.rmtree(_Process.directory, ignore_errors=True)
 
 
 class Metrics:

@@ -14,7 +14,12 @@ import os
 from collections.abc import Iterator
 from enum import IntEnum
 
-CELLS = 8
+CELLS = 16
+MODEL_CELLS = range(8, 16)
+BITS = 63
+"""Bits of a cell that can be set: the 64th is its sign."""
+MODELS = len(MODEL_CELLS) * BITS
+"""Models that can be wanted at once."""
 SLOTS = 512
 """Rows there are: a HUP doubles the workers for a while, so this serves 256 of them."""
 
@@ -54,13 +59,23 @@ class Row:
     """Loads begun since the slot was last READY. Counted before the load, since the dead cannot count."""
     in_flight = Cell(4)
     connections = Cell(5)
-    models = Cell(6)
-    """Bit i is set while the i-th wanted model can answer in this worker."""
-    restarts = Cell(7)
+    restarts = Cell(6)
+    generation = Cell(7)
+    """The newest wish for models that this worker has done what it could for."""
 
     def __init__(self, slot: int, cells: memoryview) -> None:
         self.slot = slot
         self.cells = cells
+
+    @property
+    def models(self) -> int:
+        """Bits as in the wish: each is set while its model can answer in this worker."""
+        return sum(self.cells[cell] << number * BITS for number, cell in enumerate(MODEL_CELLS))
+
+    @models.setter
+    def models(self, bits: int) -> None:
+        for number, cell in enumerate(MODEL_CELLS):
+            self.cells[cell] = bits >> number * BITS & (1 << BITS) - 1
 
     def is_live(self) -> bool:
         """Whether a worker process stands behind this row.
@@ -116,6 +131,16 @@ class Scoreboard:
     def workers_wanted(self, count: int) -> None:
         self._cells[1] = count
 
+    @property
+    def generation(self) -> int:
+        """The newest generation of the wish for models, written under the lock of the wish."""
+        value: int = self._cells[3]
+        return value
+
+    @generation.setter
+    def generation(self, generation: int) -> None:
+        self._cells[3] = generation
+
     def row(self, slot: int) -> Row:
         """The row of ``slot``; IndexError when there are more workers than rows."""
         return self._rows[slot]
@@ -133,14 +158,12 @@ class Scoreboard:
     def any_ready(self) -> bool:
         return any(row.state == State.READY and row.is_live() for row in self.used())
 
-    def model_ready(self, index: int) -> bool:
-        """Whether at least one worker can answer for the ``index``-th wanted model."""
-        bit = 1 << index
-        return any(row.state == State.READY and row.models & bit and row.is_live() for row in self.used())
+    def model_ready(self, bit: int) -> bool:
+        """Whether at least one worker can answer for the wanted model of this bit."""
+        return any(row.state == State.READY and row.models >> bit & 1 and row.is_live() for row in self.used())
 
-    def all_ready(self, models: int) -> bool:
-        """Whether every worker that should be there is READY with all of its ``models``."""
-        everything = (1 << models) - 1
+    def all_ready(self, everything: int) -> bool:
+        """Whether every worker that should be there is READY with ``everything``, the bits of the wanted models."""
         used = list(self.used())
         there = [row for row in used if row.state in (State.LOADING, State.READY)]
         live = [row for row in there if row.is_live()]

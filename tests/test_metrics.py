@@ -192,7 +192,6 @@ def test_without_configuration_the_processs_own_metrics_are_given() -> None:
     assert samples()["cats_total", "red"] == 1
     metrics.set_slot(0)
     metrics.forget_live(0)
-    metrics.remove_files()
     """)
     subprocess.run([sys.executable, "-c", whole], check=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mpserve.scoreboard import CELLS, SLOTS, Row, Scoreboard, State
+from mpserve.scoreboard import CELLS, MODELS, SLOTS, Row, Scoreboard, State
 
 # Python 3.12 warns of any fork of a process with threads, and other tests may have left some.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -49,17 +49,26 @@ def board_of(*rows: tuple[State, int, bool], wanted: int = 0) -> Scoreboard:
     return board
 
 
-CELL_NAMES = ["state", "pid", "age", "attempts", "in_flight", "connections", "models", "restarts"]
+CELL_NAMES = ["state", "pid", "age", "attempts", "in_flight", "connections", "restarts", "generation"]
 
 
-def test_a_row_is_one_cache_line_of_which_every_cell_is_named_once() -> None:
+def test_a_row_is_two_cache_lines_of_which_every_cell_is_named_once() -> None:
     board = Scoreboard(2)
     row = board.row(1)
     for number, name in enumerate(CELL_NAMES, 1):
         setattr(row, name, number)
-    assert [getattr(row, name) for name in CELL_NAMES] == list(range(1, CELLS + 1))
-    assert row.cells.nbytes == 64
-    assert [getattr(board.row(0), name) for name in CELL_NAMES] == [0] * CELLS
+    row.models = everything = (1 << MODELS) - 1
+    assert [getattr(row, name) for name in CELL_NAMES] == list(range(1, 9))
+    assert row.models == everything
+    assert row.cells.nbytes == CELLS * 8 == 128
+    assert bytes(board.row(0).cells) == bytes(128)
+
+
+@pytest.mark.parametrize("bit", [0, 62, 63, 64, 125, 126, MODELS - 1])
+def test_each_of_several_hundred_models_has_a_bit_of_its_own(bit: int) -> None:
+    board = board_of((State.READY, 1 << bit, True))
+    assert [other for other in range(MODELS) if board.model_ready(other)] == [bit]
+    assert board.row(0).models == 1 << bit
 
 
 def test_a_fresh_scoreboard_holds_nobody() -> None:
@@ -75,8 +84,9 @@ def test_the_servers_own_facts_are_kept_apart_from_the_rows() -> None:
     board.mark_ever_ready()
     board.workers_wanted = 7
     board.stopping = True
-    assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, True)
-    assert bytes(board.row(0).cells) == bytes(64)
+    board.generation = 9
+    assert (board.ever_ready, board.workers_wanted, board.stopping, board.generation) == (True, 7, True, 9)
+    assert bytes(board.row(0).cells) == bytes(128)
     board.stopping = False
     assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, False)
 
@@ -223,7 +233,7 @@ def test_a_model_is_ready_if_a_ready_worker_can_answer_for_it(
 def test_all_ready_waits_for_all_that_should_be_there_and_misses_no_retired_one(
     wanted: int, rows: list[tuple[State, int, bool]], all_ready: bool
 ) -> None:
-    assert board_of(*rows, wanted=wanted).all_ready(2) is all_ready
+    assert board_of(*rows, wanted=wanted).all_ready(0b11) is all_ready
 
 
 def test_states_are_numbered_in_the_order_of_a_workers_life() -> None:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from mpserve.http.health import Health
 from mpserve.http.inference import Endpoint, Inference, explain, infer, predict
 from mpserve.http.middleware import RequestContext
+from mpserve.http.repository import RepositoryRoutes
 from mpserve.http.responses import Answer, error_answer, on_http_exception
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
@@ -42,33 +43,38 @@ register_url_convertor("v1name", ModelName())
 def build_app(core: ServerCore) -> Starlette:
     """The ASGI application that serves ``core``'s models. Its ``state.core`` is that core."""
     health = Health(core)
+    repository = RepositoryRoutes(core)
     dataplane = Dataplane(core)
 
-    def get(path: str, answer: Callable[[Request], Awaitable[Answer]]) -> Route:
-        return Route(path, _answering(answer), methods=["GET"])
+    def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], method: str = "GET") -> Route:
+        return Route(path, _answering(answer), methods=[method])
 
     def post(path: str, inference: Inference) -> Route:
         return Route(path, Endpoint(dataplane, inference), methods=["POST"])
 
     routes = [
-        get("/", health.alive),
-        get("/metrics", health.metrics),
+        asked("/", health.alive),
+        asked("/metrics", health.metrics),
         # V1
-        get("/v1/models", health.models),
-        get("/v1/models/{model:v1name}", health.model_status),
+        asked("/v1/models", health.models),
+        asked("/v1/models/{model:v1name}", health.model_status),
         post("/v1/models/{model}:predict", predict),
         post("/v1/models/{model}:explain", explain),
         # V2, the Open Inference Protocol
-        get("/v2", health.server),
-        get("/v2/health/live", health.live),
-        get("/v2/health/ready", health.ready),
-        get("/v2/models", health.models),
-        get("/v2/models/{model}", health.model_metadata),
-        get("/v2/models/{model}/ready", health.model_status),
+        asked("/v2", health.server),
+        asked("/v2/health/live", health.live),
+        asked("/v2/health/ready", health.ready),
+        asked("/v2/models", health.models),
+        asked("/v2/models/{model}", health.model_metadata),
+        asked("/v2/models/{model}/ready", health.model_status),
         post("/v2/models/{model}/infer", infer),
-        get("/v2/models/{model}/versions/{version}", health.model_metadata),
-        get("/v2/models/{model}/versions/{version}/ready", health.model_status),
+        asked("/v2/models/{model}/versions/{version}", health.model_metadata),
+        asked("/v2/models/{model}/versions/{version}/ready", health.model_status),
         post("/v2/models/{model}/versions/{version}/infer", infer),
+        # Model repository extension
+        asked("/v2/repository/index", repository.index, "POST"),
+        asked("/v2/repository/models/{model}/load", repository.load, "POST"),
+        asked("/v2/repository/models/{model}/unload", repository.unload, "POST"),
     ]
     app = Starlette(
         routes=routes,

@@ -8,6 +8,9 @@ from mpserve.metrics import render
 from mpserve.serving.core import ServerCore
 from mpserve.version import VERSION
 
+EXTENSIONS = ["binary_tensor_data", "model_repository", "model_repository(unload_dependents)"]
+"""The V2 extensions that are spoken, by the names that Triton gives them."""
+
 
 class Health:
     """The read-only routes over one ``ServerCore``."""
@@ -32,7 +35,7 @@ class Health:
 
     async def server(self, request: Request) -> Answer:
         """``GET /v2``: server metadata."""
-        return json_answer({"name": "mpserve", "version": VERSION, "extensions": []})
+        return json_answer({"name": "mpserve", "version": VERSION, "extensions": EXTENSIONS})
 
     async def models(self, request: Request) -> Answer:
         """``GET /v1/models`` and ``GET /v2/models``: the names of all models, loaded or not."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from mpserve import metrics
+from mpserve import rundir
 from mpserve.errors import ConfigurationError
 from mpserve.prefork.door import Door
 from mpserve.prefork.http1 import Limits, Protocol
@@ -101,6 +101,7 @@ class Life:
             if lifespan.should_exit:
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
             self.core.open()
+            await self._catch_up()
             await self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
             await self._open_grpc(at_the_end)
             await door.open()
@@ -112,7 +113,7 @@ class Life:
         if self.ending.is_set():
             self.row.state = State.EXITED
         if self.orphaned and not self.core.board.live():
-            metrics.remove_files()  # the arbiter would have, last of all
+            rundir.remove_all()  # the arbiter would have, last of all
 
     @property
     def final(self) -> bool:
@@ -150,8 +151,18 @@ class Life:
             if os.getppid() != self.arbiter and not self.orphaned:
                 self.orphaned = True
                 logger.error("the arbiter is gone; finishing what is in hand, then ending")
+            self.core.reconciler.kick()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
+            await asyncio.sleep(TICK)
+
+    async def _catch_up(self) -> None:
+        """Make a wish true that came while the models were loaded, before the first client can ask.
+
+        After READY, not before: who waits for a wish waits for the workers that are READY, so it misses none.
+        """
+        while self.core.reconciler.is_behind and not self.ending.is_set():
+            self.core.reconciler.kick()
             await asyncio.sleep(TICK)
 
     async def _beat(self) -> None:

@@ -16,6 +16,8 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -33,6 +35,7 @@ from mpserve.prefork.life import Life
 from mpserve.prefork.loading import LoadFailed
 from mpserve.scoreboard import State, shared
 from mpserve.serving.core import ServerCore
+from mpserve.serving.host import own_directory
 from mpserve.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -46,12 +49,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     @classmethod
     def setup(cls) -> None:
-        """Prepare the arbiter for the user's code: shared memory, metrics files, one native thread, no CUDA.
+        """Prepare the arbiter for the user's code: shared memory, shared files, one native thread, no CUDA.
 
         May be called again.
         """
         shared()
         metrics.configure()
+        _wish_directory()
         threads.hold_to_one(os.environ)
         forksafety.arm()
         forksafety.watch_threads()
@@ -129,7 +133,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         if row.state in (State.LOADING, State.READY):  # its last holder did not leave of its own will
             row.restarts += 1
         metrics.forget_live(self.slot)
-        row.pid = row.in_flight = row.connections = row.models = 0
+        row.pid = row.in_flight = row.connections = row.models = row.generation = 0
         row.age = self.age
         row.state = State.LOADING
 
@@ -165,7 +169,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         """Live as a worker; ends by SystemExit, so that gunicorn runs ``worker_exit``."""
         device = devices.bind(devices.device_for(self.slot, self.plan), os.environ)
         threads.release(self._threads(), os.environ)
-        self.core.attach(shared(), shared().row(self.slot), device, threads.limit_this_thread)
+        row = shared().row(self.slot)
+        self.core.attach(shared(), row, device, threads.limit_this_thread, _wish_directory())
         ending.exit_with(self._live())
 
     def _live(self) -> int:
@@ -240,6 +245,12 @@ def _core_of(app: Any) -> ServerCore:
             Arbiter.APP_LOAD_ERROR,
         )
     return core
+
+
+@cache
+def _wish_directory() -> Path:
+    """Where all workers of this server read and write which models are wanted; made before any of them is forked."""
+    return own_directory()
 
 
 def _slots_taken() -> set[int]:

@@ -8,68 +8,104 @@ It knows nothing of models but their names.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
 WISH = "wanted.json"
+AT_START = 0
+"""The revision of a model as it was found at the start: the only one that a worker may have from before its fork."""
 
 
 class Wanted(NamedTuple):
     """A model that is wanted.
 
-    ``revision`` grows when it is to be loaded anew. ``bit`` is its bit in the rows of the scoreboard, and stays its own as
-    long as it is wanted.
+    ``revision`` is another one whenever it is to be loaded anew. ``bit`` is its bit in the rows of the scoreboard, and stays
+    its own as long as it is wanted. ``asker`` is the pid of the worker that asked for a trial and decides about it.
     """
 
     revision: int
     bit: int
+    asker: int = 0
 
 
 class Wish(NamedTuple):
-    """The wanted models by name, as of a generation; 0 is before the first."""
+    """The wanted models by name, as of a generation; 0 is before the first.
+
+    A load begins as one of the ``trials``: every worker loads it, beside what it serves, and none serves it yet. It is
+    settled, or dropped, when all have said how it went. So a load changes all workers or none.
+    """
 
     generation: int
     models: Mapping[str, Wanted]
+    trials: Mapping[str, Wanted] = {}
 
-    def with_loaded(self, name: str) -> dict[str, Wanted]:
-        """The wanted models once ``name`` is to be loaded, or loaded anew."""
-        known = self.models.get(name)
-        if known is not None:
-            return {**self.models, name: Wanted(known.revision + 1, known.bit)}
-        taken = {wanted.bit for wanted in self.models.values()}
-        bit = next(bit for bit in range(len(taken) + 1) if bit not in taken)
-        return {**self.models, name: Wanted(self.generation + 1, bit)}
+    def with_trial(self, name: str, asker: int) -> "Wish":
+        """The wish once ``name`` is to be loaded, or loaded anew; a trial that is under way gives way to this one."""
+        known = self.models.get(name) or self.trials.get(name)
+        taken = {wanted.bit for wanted in (*self.models.values(), *self.trials.values())}
+        bit = known.bit if known else next(bit for bit in range(len(taken) + 1) if bit not in taken)
+        return self._replace(trials={**self.trials, name: Wanted(self.generation + 1, bit, asker)})
 
-    def without(self, name: str) -> dict[str, Wanted]:
-        """The wanted models once ``name`` is to be unloaded."""
-        return {other: wanted for other, wanted in self.models.items() if other != name}
+    def without_trial(self, name: str) -> "Wish":
+        """The wish once the trial of ``name`` has failed."""
+        return self._replace(trials={other: trial for other, trial in self.trials.items() if other != name})
+
+    def settled(self, name: str) -> "Wish":
+        """The wish once the trial of ``name`` has succeeded."""
+        return self.without_trial(name)._replace(models={**self.models, name: self.trials[name]._replace(asker=0)})
+
+    def without(self, name: str) -> "Wish":
+        """The wish once ``name`` is to be unloaded."""
+        models = {other: wanted for other, wanted in self.models.items() if other != name}
+        return self.without_trial(name)._replace(models=models)
 
 
 class ControlPlane:
-    """The wish and the reports of one server, in a directory that its workers share."""
+    """The wish and the reports of one server, in a directory that its workers share.
 
-    def __init__(self, directory: Path) -> None:
+    ``announce`` is told the generation of each change before the next can be made.
+    """
+
+    def __init__(self, directory: Path, announce: Callable[[int], object] = lambda generation: None) -> None:
         self.directory = directory
+        self._announce = announce
 
     def read(self) -> Wish:
         """The newest wish."""
         try:
-            generation, models = orjson.loads((self.directory / WISH).read_bytes())
+            generation, *parts = orjson.loads((self.directory / WISH).read_bytes())
         except FileNotFoundError:
             return Wish(0, {})
-        return Wish(generation, {name: Wanted(*wanted) for name, wanted in models.items()})
+        models, trials = ({name: Wanted(*wanted) for name, wanted in part.items()} for part in parts)
+        return Wish(generation, models, trials)
 
-    def change(self, to: Callable[[Wish], Mapping[str, Wanted]]) -> Wish:
-        """Replace the wish by what ``to`` makes of it, and give the new one. Changes of several workers follow one another."""
+    def begin(self, names: Sequence[str]) -> Wish:
+        """The newest wish, for a worker that starts; the first to start makes ``names`` wanted.
+
+        Trials whose asker has died are dropped, since nobody else would, and the newest generation is announced, in case
+        who wrote it died before that.
+        """
         with self._lock():
             wish = self.read()
-            wish = Wish(wish.generation + 1, to(wish))
-            models = {name: list(wanted) for name, wanted in wish.models.items()}  # orjson takes no named tuples
-            self._replace(WISH, [wish.generation, models])
+            orphans = [name for name, trial in wish.trials.items() if not _is_alive(trial.asker)]
+            if wish.generation == 0:
+                wish = wish._replace(models={name: Wanted(AT_START, bit) for bit, name in enumerate(names)})
+            for name in orphans:
+                wish = wish.without_trial(name)
+            if orphans or wish.generation == 0:
+                wish = self._write(wish)
+            self._announce(wish.generation)
+        return wish
+
+    def change(self, to: Callable[[Wish], Wish]) -> Wish:
+        """Replace the wish by what ``to`` makes of it, and give the new one. Changes of several workers follow one another."""
+        with self._lock():
+            wish = self._write(to(self.read()))
+            self._announce(wish.generation)
         return wish
 
     def report(self, slot: int, generation: int, failures: Mapping[str, str]) -> None:
@@ -94,8 +130,21 @@ class ControlPlane:
         finally:
             os.close(descriptor)
 
+    def _write(self, wish: Wish) -> Wish:
+        wish = wish._replace(generation=wish.generation + 1)
+        parts = [{name: list(wanted) for name, wanted in part.items()} for part in (wish.models, wish.trials)]
+        self._replace(WISH, [wish.generation, *parts])  # orjson takes no named tuples
+        return wish
+
     def _replace(self, name: str, content: object) -> None:
         """Write so that a reader sees the old file or the new one, never half of one."""
         fresh = self.directory / f"{name}.{os.getpid()}"
         fresh.write_bytes(orjson.dumps(content))
         fresh.replace(self.directory / name)
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False

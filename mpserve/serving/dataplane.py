@@ -51,7 +51,8 @@ class Dataplane:
         row = self.core.row
         row.in_flight += 1
         try:
-            result, response_headers = await served.pipeline.run(verb, payload, headers)
+            with served.held():
+                result, response_headers = await served.pipeline.run(verb, payload, headers)
         except MPServeError:
             raise
         except NotImplementedError as error:

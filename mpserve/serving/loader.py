@@ -67,6 +67,17 @@ class ModelSource:
             self.preloaded = True
         return self.model
 
+    def anew(self) -> "ModelSource":
+        """A source of the same model that constructs it again; an object that a script has made stays what it is."""
+        if self.build is None:
+            return self
+        return ModelSource(build=self.build)
+
+    def forget(self) -> None:
+        """Keep no model that can be constructed again."""
+        if self.build is not None:
+            self.model, self.preloaded = None, False
+
 
 def from_objects(models: Sequence[object]) -> list[ModelSource]:
     """Sources of models that exist already (``ModelServer.start``, ``asgi_app``). Classes are constructed.

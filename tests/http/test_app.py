@@ -1,6 +1,7 @@
 """The routes, and the life of the application under a server that is not ours."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -112,10 +113,10 @@ def test_a_load_that_fails_ends_the_start() -> None:
         asyncio.run(main())
 
 
-def test_under_our_worker_the_lifespan_leaves_the_models_alone() -> None:
+def test_under_our_worker_the_lifespan_leaves_the_models_alone(tmp_path: Path) -> None:
     core = core_of(Echo())
     board = Scoreboard(1)
-    core.attach(board, board.row(0), "cpu", lambda: None)
+    core.attach(board, board.row(0), "cpu", lambda: None, tmp_path)
     app = build_app(core)
 
     async def main() -> None:

@@ -13,6 +13,7 @@ from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadErr
 from mpserve.logging import model as model_in_log
 from mpserve.scoreboard import Row, Scoreboard, State
 from mpserve.serving.core import ServerCore
+from mpserve.serving.host import own_directory
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
 from mpserve.settings import Settings
@@ -56,7 +57,7 @@ def load(core: ServerCore) -> None:
 def attached(core: ServerCore, slots: int = 1) -> tuple[Scoreboard, Row]:
     """Put the core under a shared scoreboard, as a worker of ours does."""
     board = Scoreboard(slots)
-    core.attach(board, board.row(0), "cuda:3", lambda: None)
+    core.attach(board, board.row(0), "cuda:3", lambda: None, own_directory())
     return board, board.row(0)
 
 
@@ -369,7 +370,7 @@ def test_each_model_thread_begins_as_the_worker_asks() -> None:
     model.concurrency = 2
     core = core_of(model)
     board = Scoreboard(1)
-    core.attach(board, board.row(0), "cpu", lambda: begun.append(threading.current_thread().name))
+    core.attach(board, board.row(0), "cpu", lambda: begun.append(threading.current_thread().name), own_directory())
     load(core)
     assert sorted(begun) == ["mpserve-m-0", "mpserve-m-1"]
 
