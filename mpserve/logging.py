@@ -1,6 +1,6 @@
 """How mpserve logs: each line carries process, slot, model and request, as text for people or as one JSON object.
 
-It must not know what is logged, nor by whom: modules take ``get_logger(__name__)``, whoever starts the server calls
+It must not know what is logged, nor by whom: modules take ``logging.getLogger(__name__)``, whoever starts the server calls
 ``configure`` once, and whoever handles a request sets ``request_id`` and ``model`` in its context (a thread that runs a
 model needs a copy of that context).
 """
@@ -37,11 +37,6 @@ _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime",
 _CONTEXT = ("slot", "model", "request_id")
 
 _THROUGH_ROOT = ("mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")
-
-
-def get_logger(name: str) -> logging.Logger:
-    """The logger of a module: ``get_logger(__name__)``."""
-    return logging.getLogger(name)
 
 
 def begin_request(given: str) -> str:

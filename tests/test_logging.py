@@ -20,7 +20,6 @@ from mpserve.logging import (
     TextFormatter,
     configure,
     dict_config,
-    get_logger,
     model,
     request_id,
     set_slot,
@@ -172,8 +171,8 @@ def test_lines_are_json_objects_if_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     configure(Settings(log_format="json"))
-    get_logger("mpserve.serving").info("one")
-    get_logger("mpserve.serving").info("two")
+    logging.getLogger("mpserve.serving").info("one")
+    logging.getLogger("mpserve.serving").info("two")
     assert [json.loads(line)["message"] for line in stderr.getvalue().splitlines()] == ["one", "two"]
 
 
@@ -189,15 +188,15 @@ def test_lines_are_json_objects_if_asked_for(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_the_level_holds_for_all_and_uvicorn_only_warns(level: str, of_mpserve: int, of_uvicorn: int) -> None:
     configure(Settings(log_level=level))
-    assert get_logger("mpserve.http.app").getEffectiveLevel() == of_mpserve
-    assert get_logger("gunicorn.error").getEffectiveLevel() == of_mpserve
-    assert get_logger("a.model.of.the.user").getEffectiveLevel() == of_mpserve
-    assert get_logger("uvicorn.error").getEffectiveLevel() == of_uvicorn
+    assert logging.getLogger("mpserve.http.app").getEffectiveLevel() == of_mpserve
+    assert logging.getLogger("gunicorn.error").getEffectiveLevel() == of_mpserve
+    assert logging.getLogger("a.model.of.the.user").getEffectiveLevel() == of_mpserve
+    assert logging.getLogger("uvicorn.error").getEffectiveLevel() == of_uvicorn
 
 
 @pytest.mark.usefixtures("restored_logging")
 def test_loggers_that_exist_already_go_on() -> None:
-    logger = get_logger("made.before.the.configuration")
+    logger = logging.getLogger("made.before.the.configuration")
     configure(Settings())
     assert not logger.disabled
 
@@ -236,8 +235,8 @@ def test_a_file_is_laid_over_what_the_settings_say(
     path = tmp_path / name
     path.write_text(text)
     configure(Settings(log_config_file=str(path), log_level="debug"))
-    get_logger("mpserve.serving").debug("hello")
-    get_logger("noisy").warning("quiet, please")
+    logging.getLogger("mpserve.serving").debug("hello")
+    logging.getLogger("noisy").warning("quiet, please")
     assert stderr.getvalue() == "mpserve.serving|hello\n"
 
 

@@ -6,12 +6,12 @@ done, is the serving floor's.
 
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 
 from mpserve.errors import InvalidInput
 from mpserve.http.requests import read_body, read_headers
 from mpserve.http.responses import Answer, json_answer
+from mpserve.protocol.documents import parse_object
 from mpserve.serving.core import ServerCore
 from mpserve.serving.repository import Repository
 
@@ -60,12 +60,4 @@ class RepositoryRoutes:
     async def _document(self, request: Request) -> dict[str, Any]:
         """The body as an object; an empty one is an empty object."""
         body = await read_body(self.core, read_headers(request.scope), request.receive)
-        if not body or not body.strip():
-            return {}
-        try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput(f"the request body is no JSON: {error}; expected an object, or nothing") from error
-        if not isinstance(document, dict):
-            raise InvalidInput(f"expected a JSON object as the request body, or nothing, got {type(document).__name__}")
-        return document
+        return parse_object(body) if body and body.strip() else {}

@@ -133,10 +133,11 @@ def test_a_server_that_never_started_can_be_ended() -> None:
 def test_two_servers_share_a_port() -> None:
     async def test() -> None:
         async with loaded(Double()) as core:
-            first, second = GrpcServer(core, HOST, 0), None
+            first = GrpcServer(core, HOST, 0)
             await first.start()
             second = GrpcServer(core, HOST, first.port)
             await second.start()
+            assert second.port == first.port
             await second.stop()
             await first.stop()
 
