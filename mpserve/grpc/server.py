@@ -15,10 +15,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from mpserve.errors import ConfigurationError
-from mpserve.grpc import inference_pb2
 from mpserve.grpc.calls import Calls, Count
 from mpserve.grpc.health import Health
 from mpserve.grpc.servicer import SERVICE, Servicer
+from mpserve.protocol.protobuf import inference_pb2
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
 

@@ -14,12 +14,12 @@ import grpc
 from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
-from mpserve.grpc import inference_pb2 as pb
-from mpserve.grpc import wire
 from mpserve.grpc.calls import Calls, Context, Headers, explained
-from mpserve.grpc.converters import Parts, decode_request, encode_response, parse, response_from_dict
 from mpserve.grpc.stream import Stream
 from mpserve.protocol.messages import InferResponse
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.protobuf import wire
+from mpserve.protocol.protobuf.converters import Parts, decode_request, encode_response, parse, response_from_dict
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.model import Spec
 from mpserve.version import VERSION

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from mpserve.grpc import inference_pb2 as pb
+from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.running import Server, free_port, serving
 
 PID = """

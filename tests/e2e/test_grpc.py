@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from mpserve.grpc import inference_pb2 as pb
+from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import PID, call, infer, speaking
 from tests.running import eventually, free_port, serving
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import grpc
 
-from mpserve.grpc import inference_pb2 as pb
 from mpserve.grpc.server import GrpcServer
 from mpserve.grpc.servicer import SERVICE
+from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.model import Model
 from tests.asgi import loaded
 

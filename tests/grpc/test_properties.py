@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mpserve.grpc import contents
-from mpserve.grpc import inference_pb2 as pb
-from mpserve.grpc.converters import decode_response, encode_request
 from mpserve.protocol.datatypes import DATATYPES, Array, numpy_dtype
 from mpserve.protocol.messages import InferInput, InferRequest
+from mpserve.protocol.protobuf import contents
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.protobuf.converters import decode_response, encode_request
 from tests.grpc.models import Echo
 from tests.grpc.serving import Client, serving
 

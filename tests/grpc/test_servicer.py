@@ -10,9 +10,9 @@ import pytest
 
 from mpserve import InferOutput, InferResponse, Model
 from mpserve.errors import Code
-from mpserve.grpc import inference_pb2 as pb
 from mpserve.grpc.calls import STATUS
 from mpserve.grpc.servicer import NOT_OFFERED, SERVICE
+from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.version import VERSION
 from tests.grpc.models import Answering, Double, Echo, Halves, Heading, Held, Raising
 from tests.grpc.serving import ask, infer, refusal, run, serving

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from mpserve import InferRequest, InferResponse, Model
-from mpserve.grpc import inference_pb2 as pb
 from mpserve.grpc.stream import AHEAD, Stream
+from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.grpc.models import Double, Held, Raising
 from tests.grpc.serving import infer, refusal, run, serving
 

@@ -7,9 +7,9 @@ a million FP32 take 0.3 ms instead of 25 ms through protobuf's container (protob
 import numpy as np
 
 from mpserve.errors import InvalidInput
-from mpserve.grpc import inference_pb2 as pb
-from mpserve.grpc import wire
 from mpserve.protocol.datatypes import Array, narrow, numpy_dtype
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.protobuf import wire
 
 FIELDS = {
     "BOOL": "bool_contents",

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from mpserve.errors import InvalidInput
-from mpserve.grpc import contents
-from mpserve.grpc import inference_pb2 as pb
 from mpserve.protocol.datatypes import numpy_dtype
+from mpserve.protocol.protobuf import contents
+from mpserve.protocol.protobuf import inference_pb2 as pb
 
 VALUES = {
     "BOOL": [True, False, True],

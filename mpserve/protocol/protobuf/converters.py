@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from mpserve.errors import InferenceError, InvalidInput, NotSupported
-from mpserve.grpc import contents, wire
-from mpserve.grpc import inference_pb2 as pb
-from mpserve.grpc.parameters import read_parameters, write_parameters
 from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.documents import MAX_SHOWN
 from mpserve.protocol.elements import check_shape, show_shape
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
+from mpserve.protocol.protobuf import contents, wire
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
 
 Parts = list[bytes | memoryview]
 """A message that is sent as ``b"".join(parts)``."""

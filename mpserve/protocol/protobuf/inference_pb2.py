@@ -6,7 +6,7 @@ as Python would also tie the versions of protoc and of the protobuf library toge
 ``inference_pb2.pyi``, which protoc does write; ``inference.proto`` says how.
 """
 
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -22,4 +22,4 @@ def _load(compiled: bytes) -> dict[str, Any]:
     return {"DESCRIPTOR": descriptor, **classes}
 
 
-globals().update(_load(Path(__file__).with_name("inference.binpb").read_bytes()))
+globals().update(_load(files(__package__).joinpath("inference.binpb").read_bytes()))

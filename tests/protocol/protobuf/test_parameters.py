@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from mpserve.errors import InferenceError, InvalidInput
-from mpserve.grpc import inference_pb2 as pb
-from mpserve.grpc.parameters import read_parameters, write_parameters
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-import mpserve.grpc
-from mpserve.grpc import inference_pb2 as pb
+import mpserve.protocol.protobuf
+from mpserve.protocol.protobuf import inference_pb2 as pb
 
-FOLDER = Path(mpserve.grpc.__file__).parent
+FOLDER = Path(mpserve.protocol.protobuf.__file__).parent
 
 
 @pytest.fixture(scope="module")

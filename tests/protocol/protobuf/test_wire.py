@@ -1,9 +1,9 @@
 import pytest
 
 from mpserve.errors import InvalidInput
-from mpserve.grpc import inference_pb2 as pb
-from mpserve.grpc import wire
-from mpserve.grpc.converters import RAW_INPUT
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.protobuf import wire
+from mpserve.protocol.protobuf.converters import RAW_INPUT
 
 
 def message(*raw: bytes) -> pb.ModelInferRequest:

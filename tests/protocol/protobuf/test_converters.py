@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from mpserve.errors import InferenceError, InvalidInput, MPServeError, NotSupported
-from mpserve.grpc import inference_pb2 as pb
-from mpserve.grpc.converters import (
+from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.protobuf.converters import (
     Parts,
     decode_request,
     decode_response,
@@ -14,7 +15,6 @@ from mpserve.grpc.converters import (
     encode_response,
     response_from_dict,
 )
-from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 
 RAW = np.array([1, 2], np.float32).tobytes()
 
