@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import grpc
+from google.protobuf.message import Message
 
 from mpserve.errors import Code, MPServeError
 from mpserve.logging import begin_request
@@ -23,6 +24,8 @@ access_logger = logging.getLogger("mpserve.access")
 Headers = dict[str, str]
 Context = grpc.aio.ServicerContext[Any, Any]
 Count = Callable[[str, str], object]
+Answer = Callable[[Any], Awaitable[Message]]
+"""What answers a method: from its request message to its response message."""
 T = TypeVar("T")
 
 STATUS = {

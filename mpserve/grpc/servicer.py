@@ -1,7 +1,7 @@
-"""``inference.GRPCInferenceService``: every method, of which each asks the core or the dataplane and nothing else.
+"""``inference.GRPCInferenceService``: its core, inference included, and the table of all its methods.
 
-Messages are taken and given as bytes, since ``converters`` keeps tensors out of protobuf's hands. What the server does
-not offer is one table of words.
+Each asks the serving floor and nothing else. Messages are taken and given as bytes, since ``converters`` keeps tensors out
+of protobuf's hands. Triton's extensions answer in modules of their own; what is not offered is one table of words.
 
 Source: Open Inference Protocol, open_inference_grpc.proto; Triton's grpc_service.proto.
 """
@@ -14,13 +14,15 @@ import grpc
 from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
-from mpserve.grpc.calls import Calls, Context, Headers, explained
+from mpserve.grpc.calls import Answer, Calls, Context, Headers, explained
+from mpserve.grpc.repository import RepositoryCalls
 from mpserve.grpc.stream import Stream
 from mpserve.protocol.messages import InferResponse
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf import wire
 from mpserve.protocol.protobuf.converters import Parts, decode_request, encode_response, parse, response_from_dict
 from mpserve.serving.dataplane import Dataplane
+from mpserve.serving.extensions import EXTENSIONS
 from mpserve.serving.model import Spec
 from mpserve.version import VERSION
 
@@ -28,16 +30,12 @@ logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-_REPOSITORY = "the model repository extension is not supported"
 _SHARED_MEMORY = "shared memory is not supported; send the tensors as raw contents"
 _CUDA_SHARED_MEMORY = "CUDA shared memory is not supported; send the tensors as raw contents"
 
 NOT_OFFERED = {
     "ModelConfig": "the model configuration extension is not supported; ModelMetadata tells inputs and outputs",
     "ModelStatistics": "the statistics extension is not supported; durations are in /metrics",
-    "RepositoryIndex": _REPOSITORY,
-    "RepositoryModelLoad": _REPOSITORY,
-    "RepositoryModelUnload": _REPOSITORY,
     "SystemSharedMemoryStatus": _SHARED_MEMORY,
     "SystemSharedMemoryRegister": _SHARED_MEMORY,
     "SystemSharedMemoryUnregister": _SHARED_MEMORY,
@@ -52,8 +50,6 @@ NOT_OFFERED = {
 _FINAL = "triton_final_response"
 _STREAMED: int = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 
-Unary = Callable[[Any], Awaitable[Message]]
-
 
 class Servicer:
     """Answers calls with the models behind a ``Dataplane``."""
@@ -67,15 +63,16 @@ class Servicer:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods, for ``grpc.aio.Server.add_generic_rpc_handlers``."""
-        unary: dict[str, tuple[type[Message], Unary]] = {
-            "ServerLive": (pb.ServerLiveRequest, self.server_live),
-            "ServerReady": (pb.ServerReadyRequest, self.server_ready),
-            "ServerMetadata": (pb.ServerMetadataRequest, self.server_metadata),
-            "ModelReady": (pb.ModelReadyRequest, self.model_ready),
-            "ModelMetadata": (pb.ModelMetadataRequest, self.model_metadata),
+        answers: dict[str, Answer] = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.model_metadata,
+            **RepositoryCalls(self.core).answers(),
         }
         methods = {
-            **{name: self._unary(name, _answering(kind, answer)) for name, (kind, answer) in unary.items()},
+            **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},
             **{name: self._unary(name, _refusing(words)) for name, words in NOT_OFFERED.items()},
             "ModelInfer": self._unary("ModelInfer", self._model_infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
@@ -95,7 +92,7 @@ class Servicer:
         return pb.ServerReadyResponse(ready=self.core.is_ready())
 
     async def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="mpserve", version=VERSION)
+        return pb.ServerMetadataResponse(name="mpserve", version=VERSION, extensions=EXTENSIONS)
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """Whether it can answer. One that is not there cannot, which is no error (as Triton has it)."""
@@ -168,7 +165,9 @@ class Servicer:
         return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _answering(kind: type[Message], answer: Unary) -> Callable[[bytes, Headers, Headers], Awaitable[bytes]]:
+def _answering(method: str, answer: Answer) -> Callable[[bytes, Headers, Headers], Awaitable[bytes]]:
+    kind: type[Message] = getattr(pb, SERVICE.methods_by_name[method].input_type.name)
+
     async def handle(data: bytes, headers: Headers, response_headers: Headers) -> bytes:
         response = await answer(parse(kind, data))
         return response.SerializeToString()

@@ -6,10 +6,8 @@ from mpserve.errors import ModelNotReady
 from mpserve.http.responses import RETRY_AFTER_LOADING, Answer, json_answer
 from mpserve.metrics import render
 from mpserve.serving.core import ServerCore
+from mpserve.serving.extensions import EXTENSIONS
 from mpserve.version import VERSION
-
-EXTENSIONS = ["binary_tensor_data", "model_repository", "model_repository(unload_dependents)"]
-"""The V2 extensions that are spoken, by the names that Triton gives them."""
 
 
 class Health:

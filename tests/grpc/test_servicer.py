@@ -13,6 +13,7 @@ from mpserve.errors import Code
 from mpserve.grpc.calls import STATUS
 from mpserve.grpc.servicer import NOT_OFFERED, SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.serving.extensions import EXTENSIONS
 from mpserve.version import VERSION
 from tests.grpc.models import Answering, Double, Echo, Halves, Heading, Held, Raising
 from tests.grpc.serving import ask, infer, refusal, run, serving
@@ -35,6 +36,7 @@ def test_liveness_readiness_and_server_metadata() -> None:
     assert ask(Double(), "ServerReady").ready
     metadata = ask(Double(), "ServerMetadata")
     assert (metadata.name, metadata.version) == ("mpserve", VERSION)
+    assert list(metadata.extensions) == list(EXTENSIONS)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from mpserve.http.app import build_app
-from mpserve.http.health import EXTENSIONS
+from mpserve.serving.extensions import EXTENSIONS
 from mpserve.serving.model import Model
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.version import VERSION
@@ -43,7 +43,7 @@ METADATA = {
         ("/", {"status": "alive"}),
         ("/v1/models", {"models": ["m"]}),
         ("/v1/models/m", {"name": "m", "ready": True}),
-        ("/v2", {"name": "mpserve", "version": VERSION, "extensions": EXTENSIONS}),
+        ("/v2", {"name": "mpserve", "version": VERSION, "extensions": list(EXTENSIONS)}),
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
         ("/v2/models", {"models": ["m"]}),
