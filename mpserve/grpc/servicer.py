@@ -20,7 +20,8 @@ from mpserve.grpc.stream import Stream
 from mpserve.protocol.messages import InferResponse
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf import wire
-from mpserve.protocol.protobuf.converters import Parts, decode_request, encode_response, parse, response_from_dict
+from mpserve.protocol.protobuf.converters import decode_request, response_from_dict
+from mpserve.protocol.protobuf.fields import Parts, encode_response, parse
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.extensions import EXTENSIONS
 from mpserve.serving.model import Spec

@@ -1,13 +1,15 @@
 """The messages that every protocol is decoded to and encoded from, with the names and signatures of the kserve SDK.
 
-What is sent and received is `wire`'s affair; gRPC's messages, which need protobuf, are made where gRPC is served.
+What is sent and received is `wire`'s affair, and for gRPC's messages that of `protobuf.fields`, which is imported when it
+is needed: protobuf is an extra.
 
 Source: the kserve SDK's protocol/infer_type.py (the interface only).
 """
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.binary import Buffer, Rest, split
@@ -15,6 +17,9 @@ from mpserve.protocol.datatypes import decode_text
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.tensors import InferInput, InferOutput, Parameters, Record, RequestedOutput
 from mpserve.protocol.wire import fill, read_request, read_response, sendable, to_rest
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 __all__ = ["InferInput", "InferOutput", "InferRequest", "InferResponse", "Parameters", "RequestedOutput"]
 
@@ -44,7 +49,7 @@ class InferRequest(Record):
         self.inputs = infer_inputs
         self.parameters = parameters
         self.request_outputs = request_outputs or []
-        self.from_grpc = from_grpc
+        vars(self)["from_grpc"] = from_grpc  # the SDK's name for it hides the class method on the message
         self._raw = bool(raw_inputs)
         if raw_inputs:
             fill(InferInput, infer_inputs, raw_inputs)
@@ -55,7 +60,7 @@ class InferRequest(Record):
 
         REST: its parameter `binary_data_output`. gRPC: its inputs came as raw bytes.
         """
-        if self.from_grpc:
+        if vars(self)["from_grpc"]:
             return self._raw
         return bool((self.parameters or {}).get("binary_data_output", False))
 
@@ -90,6 +95,16 @@ class InferRequest(Record):
         return import_module("pandas").DataFrame(columns)
 
     @classmethod
+    def from_grpc(cls, request: "Message") -> "InferRequest":
+        """The request in a ModelInferRequest, of mpserve's class or of another package's.
+
+        Raises:
+            InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
+            ModuleNotFoundError: protobuf is not installed.
+        """
+        return cls(**_protobuf().read_request(request.SerializeToString())[0])
+
+    @classmethod
     def from_bytes(cls, req_bytes: bytes, json_length: int, model_name: str) -> "InferRequest":
         """The request in a REST body of which the first `json_length` bytes are JSON.
 
@@ -118,6 +133,19 @@ class InferRequest(Record):
             "outputs": outputs or None,
         }
         return to_rest(head, "inputs", [(tensor, tensor.binary_data) for tensor in self.inputs])
+
+    def to_grpc(self) -> "Message":
+        """The request as a ModelInferRequest: raw contents if an input was set as binary, or has no typed ones.
+
+        Raises:
+            InvalidInput: an input does not fit its declaration.
+            InferenceError: a parameter that gRPC cannot carry.
+            ModuleNotFoundError: protobuf is not installed.
+        """
+        fields = _protobuf()
+        typed = not any(tensor.binary_data for tensor in self.inputs)
+        message: Message = fields.pb.ModelInferRequest.FromString(b"".join(fields.encode_request(self, typed)))
+        return message
 
     def to_dict(self) -> dict[str, Any]:
         """Id, model name, inputs and parameters as plain values."""
@@ -153,7 +181,7 @@ class InferResponse(Record):
         self.outputs = infer_outputs
         self.parameters = parameters
         self.requested_outputs = requested_outputs or []
-        self.from_grpc = from_grpc
+        vars(self)["from_grpc"] = from_grpc
         self._use_binary_outputs = use_binary_outputs
         if raw_outputs:
             fill(InferOutput, infer_outputs, raw_outputs)
@@ -161,6 +189,16 @@ class InferResponse(Record):
     def get_output_by_name(self, name: str) -> InferOutput | None:
         """The output of that name, or None."""
         return next((tensor for tensor in self.outputs if tensor.name == name), None)
+
+    @classmethod
+    def from_grpc(cls, response: "Message") -> "InferResponse":
+        """The response in a ModelInferResponse, of mpserve's class or of another package's.
+
+        Raises:
+            InferenceError: it is not as the protocol has it.
+            ModuleNotFoundError: protobuf is not installed.
+        """
+        return cls(**_protobuf().read_response(response.SerializeToString()))
 
     @classmethod
     def from_rest(cls, response: dict[str, Any]) -> "InferResponse":
@@ -201,6 +239,20 @@ class InferResponse(Record):
             outputs.append((output, _binary(name, self.requested_outputs, self._use_binary_outputs)))
         return to_rest(self.head(), "outputs", outputs)
 
+    def to_grpc(self) -> "Message":
+        """The response as a ModelInferResponse.
+
+        Raw contents if binary outputs were asked for, or an output was set as binary, or has no typed ones.
+
+        Raises:
+            InferenceError: an output does not fit its declaration, or a parameter that gRPC cannot carry.
+            ModuleNotFoundError: protobuf is not installed.
+        """
+        fields = _protobuf()
+        typed = not (self._use_binary_outputs or any(tensor.binary_data for tensor in self.outputs))
+        message: Message = fields.pb.ModelInferResponse.FromString(b"".join(fields.encode_response(self, typed)))
+        return message
+
     def head(self) -> dict[str, Any]:
         """The fields of its JSON object but for the outputs; None where there is nothing to send.
 
@@ -228,3 +280,15 @@ def _binary(name: str, requested: list[RequestedOutput], default: bool) -> bool:
     """
     wanted = next((output.binary_data for output in requested if output.name == name), None)
     return default if wanted is None else wanted
+
+
+def _protobuf() -> ModuleType:
+    try:
+        from mpserve.protocol.protobuf import fields
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.partition(".")[0] != "google":
+            raise
+        raise ModuleNotFoundError(
+            "gRPC's messages need protobuf, which is not installed: pip install 'mpserve[grpc]'", name=missing.name
+        ) from None
+    return fields

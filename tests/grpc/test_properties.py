@@ -15,7 +15,8 @@ from mpserve.protocol.datatypes import DATATYPES, Array, numpy_dtype
 from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.protocol.protobuf import contents
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.protocol.protobuf.converters import decode_response, encode_request
+from mpserve.protocol.protobuf.converters import decode_response
+from mpserve.protocol.protobuf.fields import encode_request
 from tests.grpc.models import Echo
 from tests.grpc.serving import Client, serving
 

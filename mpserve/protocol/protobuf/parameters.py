@@ -5,8 +5,8 @@ from typing import Any
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.documents import MAX_SHOWN
-from mpserve.protocol.messages import Parameters
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.tensors import Parameters
 
 _INT64 = range(-(2**63), 2**63)
 _UINT64 = range(2**64)

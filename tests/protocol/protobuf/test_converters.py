@@ -7,14 +7,8 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput, MPServeError, NotSupported
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.protocol.protobuf.converters import (
-    Parts,
-    decode_request,
-    decode_response,
-    encode_request,
-    encode_response,
-    response_from_dict,
-)
+from mpserve.protocol.protobuf.converters import decode_request, decode_response, response_from_dict
+from mpserve.protocol.protobuf.fields import Parts, encode_request, encode_response
 
 RAW = np.array([1, 2], np.float32).tobytes()
 

@@ -3,7 +3,7 @@ import pytest
 from mpserve.errors import InvalidInput
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf import wire
-from mpserve.protocol.protobuf.converters import RAW_INPUT
+from mpserve.protocol.protobuf.fields import RAW_INPUT
 
 
 def message(*raw: bytes) -> pb.ModelInferRequest:
