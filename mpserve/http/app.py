@@ -18,6 +18,7 @@ from starlette.routing import Route
 from mpserve.http.health import Health
 from mpserve.http.inference import Endpoint, Inference, explain, infer, predict
 from mpserve.http.middleware import RequestContext
+from mpserve.http.openapi import OpenApi
 from mpserve.http.repository import RepositoryRoutes
 from mpserve.http.responses import Answer, error_answer, on_http_exception
 from mpserve.scoreboard import State
@@ -44,6 +45,7 @@ def build_app(core: ServerCore) -> Starlette:
     """The ASGI application that serves ``core``'s models. Its ``state.core`` is that core."""
     health = Health(core)
     repository = RepositoryRoutes(core)
+    openapi = OpenApi(core)
     dataplane = Dataplane(core)
 
     def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], method: str = "GET") -> Route:
@@ -55,6 +57,7 @@ def build_app(core: ServerCore) -> Starlette:
     routes = [
         asked("/", health.alive),
         asked("/metrics", health.metrics),
+        asked("/openapi.json", openapi.document),
         # V1
         asked("/v1/models", health.models),
         asked("/v1/models/{model:v1name}", health.model_status),

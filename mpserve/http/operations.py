@@ -1,0 +1,98 @@
+"""What each route does, in OpenAPI's terms: one row per route. The schemas that rows name are in ``openapi.json``.
+
+Whoever adds a route to ``app.py`` adds a row here, and a schema there if no other fits; a test compares them.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+TEXT = "text/plain"
+EVENT = "application/cloudevents+json"
+BINARY_LENGTH = "Inference-Header-Content-Length"
+
+FAULTS = {
+    400: "The request is not what the protocol allows",
+    404: "There is no such model, or version of it",
+    413: "The body is larger than the server allows",
+    415: "The content coding of the body is not known",
+    500: "The model failed",
+    501: "The model, or the server, does not do this",
+    503: "The model, or the server, is not ready",
+}
+"""Why ``{"error": ...}`` is answered, by status."""
+
+FINDING = (404, 503)
+READING = (400, 413, 415)
+RUNNING = (400, 404, 413, 415, 500, 501, 503)
+
+
+class Operation(NamedTuple):
+    """A route in words: its answers and the bodies it takes as schemas by media type, and the headers of both."""
+
+    summary: str
+    answers: Mapping[str, str]
+    faults: tuple[int, ...] = ()
+    takes: Mapping[str, str] = {}
+    request_headers: tuple[str, ...] = ()
+    response_headers: tuple[str, ...] = ()
+
+
+def _json(schema: str) -> dict[str, str]:
+    return {JSON: schema}
+
+
+PREDICT = Operation(
+    "Ask a model for predictions",
+    {JSON: "Predictions", EVENT: "CloudEvent", TEXT: "Text", OCTETS: "Any"},
+    RUNNING,
+    {JSON: "PredictRequest", EVENT: "CloudEvent"},
+    ("Accept-Encoding",),
+    ("Content-Encoding",),
+)
+INFER = Operation(
+    "Ask a model for inference",
+    {JSON: "InferResponse", OCTETS: "Any"},
+    RUNNING,
+    {JSON: "InferRequest", OCTETS: "Any"},
+    (BINARY_LENGTH, "Accept-Encoding"),
+    (BINARY_LENGTH, "Content-Encoding"),
+)
+READY = Operation("Whether a model is ready", _json("ModelReady"), FINDING)
+METADATA = Operation("Versions, platform, inputs and outputs of a model", _json("ModelMetadata"), (*FINDING, 500))
+
+OPERATIONS: Mapping[str, Operation] = {
+    "GET /": Operation("Whether the server is alive", _json("Alive")),
+    "GET /metrics": Operation(
+        "Prometheus metrics of all workers", {TEXT: "Text", "application/openmetrics-text": "Text"}
+    ),
+    "GET /openapi.json": Operation("This description", _json("Any")),
+    # V1
+    "GET /v1/models": Operation("Names of all models", _json("ModelList")),
+    "GET /v1/models/{model}": READY,
+    "POST /v1/models/{model}:predict": PREDICT,
+    "POST /v1/models/{model}:explain": PREDICT._replace(summary="Ask a model to explain its predictions"),
+    # V2, the Open Inference Protocol
+    "GET /v2": Operation("Name, version and extensions of the server", _json("ServerMetadata")),
+    "GET /v2/health/live": Operation("Whether the server is alive", _json("Live")),
+    "GET /v2/health/ready": Operation("Whether every model is ready", _json("Ready"), (503,)),
+    "GET /v2/models": Operation("Names of all models", _json("ModelList")),
+    "GET /v2/models/{model}": METADATA,
+    "GET /v2/models/{model}/ready": READY,
+    "POST /v2/models/{model}/infer": INFER,
+    "GET /v2/models/{model}/versions/{version}": METADATA,
+    "GET /v2/models/{model}/versions/{version}/ready": READY,
+    "POST /v2/models/{model}/versions/{version}/infer": INFER,
+    # Model repository extension
+    "POST /v2/repository/index": Operation(
+        "Every model there is, and its state", _json("RepositoryIndex"), READING, _json("RepositoryIndexRequest")
+    ),
+    "POST /v2/repository/models/{model}/load": Operation(
+        "Load a model, or load it again, in every worker", _json("Loaded"), RUNNING, _json("RepositoryRequest")
+    ),
+    "POST /v2/repository/models/{model}/unload": Operation(
+        "Unload a model in every worker", _json("Unloaded"), RUNNING, _json("RepositoryRequest")
+    ),
+}
+"""Every route, by its method and path."""
