@@ -1,0 +1,57 @@
+"""Environments for clients whose dependencies clash with ours, and scripts that run in them against a server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.running import free_port, serving
+
+MODELS = """
+from pathlib import Path
+from mpserve import InferOutput, InferResponse, Model
+
+class Echo(Model):
+    name = "echo"
+    def predict(self, payload, headers=None):
+        outputs = [InferOutput(i.name, i.shape, i.datatype, i.as_numpy()) for i in payload.inputs]
+        return InferResponse(payload.id, self.name, outputs)
+
+class Rows(Model):
+    name = "rows"
+    def predict(self, payload, headers=None, response_headers=None):
+        response_headers["x-rows"] = str(len(payload["instances"]))
+        return {"predictions": payload["instances"]}
+    def explain(self, payload, headers=None):
+        return {"explanations": [len(row) for row in payload["instances"]]}
+
+class Once(Model):  # answers once, and then no worker's is ready
+    name = "once"
+    ready = property(lambda self: not Path("answered").exists(), lambda self, value: None)
+    def predict(self, payload, headers=None):
+        Path("answered").touch()
+        return {"predictions": []}
+
+models = [Echo(), Rows(), Once()]
+"""
+
+
+def python_with(folder: Path, *requirements: str) -> Path:
+    """The interpreter of a new environment in `folder` that has the packages."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    # Not compiled, since kserve's dependencies take longer to compile than to download and only a part is imported.
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    subprocess.run([*pip, *requirements], check=True)
+    return python
+
+
+def run_against_two_workers(folder: Path, python: Path, script: str) -> None:
+    """Run the script beside this file, which is told the addresses of HTTP and gRPC; it fails or says "all answered"."""
+    grpc_port = free_port()
+    flags = ("--workers=2", "--enable_grpc=yes", f"--grpc_port={grpc_port}")
+    with serving(folder, MODELS, *flags, target="model.py:models") as server:
+        server.wait_ready(workers=2)
+        addresses = [f"127.0.0.1:{server.port}", f"127.0.0.1:{grpc_port}"]
+        command = [str(python), str(Path(__file__).with_name(script)), *addresses]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert run.stdout.endswith("all answered\n"), run.stdout + run.stderr
