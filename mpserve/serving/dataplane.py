@@ -13,6 +13,7 @@ from mpserve.errors import InferenceError, InvalidInput, ModelNotReady, MPServeE
 from mpserve.logging import model as model_in_log
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.core import ServerCore
+from mpserve.serving.delivery import Deliveries, take_deliveries
 from mpserve.serving.pipeline import Headers
 from mpserve.serving.tensors import Tensor, TensorModel
 
@@ -48,6 +49,7 @@ class Dataplane:
         if not served.model.ready:
             raise ModelNotReady(name)
         model_in_log.set(name)
+        deliveries = take_deliveries(payload) if isinstance(payload, InferRequest) else {}
         row = self.core.row
         row.in_flight += 1
         try:
@@ -63,7 +65,7 @@ class Dataplane:
             row.in_flight -= 1
         _refuse_unfinished(result, verb)
         if isinstance(result, InferResponse) and isinstance(payload, InferRequest):
-            result = _completed(result, payload)
+            result = _completed(result, payload, deliveries)
         return result, response_headers
 
 
@@ -83,8 +85,8 @@ def _refuse_unfinished(result: object, verb: str) -> None:
         )
 
 
-def _completed(response: InferResponse, request: InferRequest) -> InferResponse:
-    """The response with what only the request knows: its id, the version it named, the outputs it asked for.
+def _completed(response: InferResponse, request: InferRequest, deliveries: Deliveries) -> InferResponse:
+    """The response with what only the request knows: its id, the version it named, the outputs it asked for and how.
 
     A copy, since a model may well give the same object for every request.
     """
@@ -92,15 +94,15 @@ def _completed(response: InferResponse, request: InferRequest) -> InferResponse:
     response.id = response.id if response.id is not None else request.id
     response.model_version = response.model_version or request.model_version
     if request.request_outputs:  # none asked for means all (V2, inference request)
-        response.outputs = [_requested(response, wanted.name) for wanted in request.request_outputs]
+        response.outputs = [_requested(response, wanted.name, deliveries) for wanted in request.request_outputs]
     return response
 
 
-def _requested(response: InferResponse, name: str) -> InferOutput:
+def _requested(response: InferResponse, name: str, deliveries: Deliveries) -> InferOutput:
     output = response.get_output_by_name(name)
     if output is None:
         there = ", ".join(repr(output.name) for output in response.outputs)
         raise InvalidInput(
             f"Unexpected inference output {name!r} for model {response.model_name!r}; expected {there or 'none'}"
         )
-    return output
+    return deliveries[name].of(output) if name in deliveries else output

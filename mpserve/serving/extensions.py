@@ -2,6 +2,7 @@
 
 EXTENSIONS = (
     "binary_tensor_data",
+    "classification",
     "model_repository",
     "model_repository(unload_dependents)",
     "parameters",

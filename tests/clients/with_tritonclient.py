@@ -37,6 +37,13 @@ def check(result: Any, array: Any) -> None:
     assert np.array_equal(result.as_numpy("x"), array), (result.as_numpy("x"), array)
 
 
+def classify(library: ModuleType, client: Any) -> None:
+    array = np.array([[0.1, 0.7, 0.2], [3, 1, 2]], np.float32)
+    wanted = [library.InferRequestedOutput("x", class_count=2)]
+    result = client.infer("echo", inputs_of(library, "FP32", array), outputs=wanted)
+    assert result.as_numpy("x").tolist() == [[b"0.7:1", b"0.2:2"], [b"3.0:0", b"2.0:2"]]
+
+
 def http(address: str) -> None:
     with triton_http.InferenceServerClient(address) as client:
         assert client.is_server_live()
@@ -55,6 +62,7 @@ def http(address: str) -> None:
             given = inputs_of(triton_http, "FP32", large)
             compressed = {"request_compression_algorithm": coding, "response_compression_algorithm": coding}
             check(client.infer("echo", given, request_id="7", **compressed), large)
+        classify(triton_http, client)
         pending = [client.async_infer("echo", inputs_of(triton_http, "FP32", large)) for _ in range(4)]
         for each in pending:
             check(each.get_result(), large)
@@ -77,6 +85,7 @@ def grpc(address: str) -> None:
         assert client.is_model_ready("echo")
         for name, array in arrays():
             check(client.infer("echo", inputs_of(triton_grpc, name, array)), array)
+        classify(triton_grpc, client)
         array = np.arange(4, dtype=np.float32)
         for coding in ("gzip", "deflate"):
             given = inputs_of(triton_grpc, "FP32", array)

@@ -100,6 +100,12 @@ def test_only_requested_outputs_come_in_their_order() -> None:
     assert [output.name for output in response.outputs] == ["z", "y"]
 
 
+def test_an_output_is_classified() -> None:
+    outputs = [{"name": "y", "parameters": {"classification": {"int64_param": 1}}}]
+    (output,) = ask(Double(), request=infer("double", outputs=outputs)).outputs
+    assert (output.datatype, output.shape, output.contents.bytes_contents) == ("BYTES", [1], [b"4.0:1"])
+
+
 def test_the_version_that_was_asked_for_is_named() -> None:
     assert ask(Double(), request=infer("double", model_version="1")).model_version == "1"
 

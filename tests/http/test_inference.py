@@ -252,6 +252,27 @@ def test_a_binary_tensor_goes_in_and_comes_out_beside_json() -> None:
     assert answer.content[length:] == array.tobytes()
 
 
+def classified(count: Any, **parameters: Any) -> httpx.Response:
+    wanted = {"name": "x", "parameters": {"classification": count, **parameters}}
+    return ask(faulty.Echo(), "POST", "/v2/models/echo/infer", json=tensor(data=[0.5, 3.3]) | {"outputs": [wanted]})
+
+
+def test_an_output_is_classified_as_json() -> None:
+    expected = {"name": "x", "shape": [2], "datatype": "BYTES", "data": ["3.3:1", "0.5:0"]}
+    assert classified(2).json()["outputs"] == [expected]
+
+
+def test_an_output_is_classified_as_bytes() -> None:
+    answer = classified(1, binary_data=True)
+    length = int(answer.headers["inference-header-content-length"])
+    assert answer.content[length:] == b"\x05\0\0\x003.3:1"
+
+
+def test_a_bad_number_of_classes_is_the_clients_fault() -> None:
+    answer = classified(0)
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
 @pytest.mark.parametrize("length", ["-1", "1e3", "x", "100000"])
 def test_a_header_length_that_cannot_be_is_refused(length: str) -> None:
     _, body = v2(tensor())
