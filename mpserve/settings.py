@@ -119,6 +119,8 @@ class Settings:
         False, "Protocol", "Answer CloudEvents with the attributes of the request's", env=("CE_MERGE",)
     )
 
+    enable_docs_url: bool = option(False, "Protocol", "Show the API at /docs, with a form to try each route")
+
     log_level: str = option(
         "info",
         "Logs",
@@ -171,7 +173,6 @@ KSERVE_FLAGS_IGNORED: dict[str, str] = {
     "enable_latency_logging": "durations are in /metrics",
     "configure_logging": _LOGGING,
     "access_log_format": _LOGGING,
-    "enable_docs_url": "there are no API pages to enable",
     "protocol": "V1 and V2 are always both offered",
     "predictor_host": _NO_PREDICTOR,
     "predictor_protocol": _NO_PREDICTOR,

@@ -224,7 +224,7 @@ def test_flags_of_the_sdk_are_taken_and_those_without_effect_and_unknown_ones_ar
         server.wait_ready()
         assert server.client.get("/v2/models").json() == {"models": ["one"]}
         assert "--max_threads has no effect: gRPC runs on the event loop" in server.log
-        assert "--enable_docs_url has no effect: there are no API pages to enable" in server.log
+        assert server.client.get("/docs").status_code == 200
         assert "--predictor_host has no effect: calling another predictor is not offered yet" in server.log
         assert "unknown arguments ignored: --my_own=1 --another value" in server.log
         assert "timeout" not in server.log

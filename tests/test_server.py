@@ -81,9 +81,9 @@ def test_options_of_the_sdk_without_effect_are_told_when_the_server_starts(monke
     told: list[str] = []
     monkeypatch.setattr(logging.getLogger("mpserve.server"), "handle", lambda record: told.append(record.getMessage()))
     with pytest.raises(ConfigurationError):
-        ModelServer(enable_docs_url=True).start(["no model"])  # type: ignore[list-item]
+        ModelServer(configure_logging=True).start(["no model"])  # type: ignore[list-item]
     assert told == [
-        "enable_docs_url has no effect: there are no API pages to enable",
+        "configure_logging has no effect: use --log_config_file, --log_format and --access_log",
         "max_threads has no effect: gRPC runs on the event loop",
     ]
 

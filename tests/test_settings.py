@@ -44,6 +44,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "ce_source": ("io.mine", "io.mine", None),
     "ce_type": ("io.mine.answer", "io.mine.answer", None),
     "ce_merge": ("true", True, "perhaps"),
+    "enable_docs_url": ("true", True, "perhaps"),
     "log_level": ("WARNING", "warning", "loud"),
     "log_format": ("json", "json", "xml"),
     "log_config_file": ("logging.yaml", "logging.yaml", None),

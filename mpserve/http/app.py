@@ -58,6 +58,7 @@ def build_app(core: ServerCore) -> Starlette:
         asked("/", health.alive),
         asked("/metrics", health.metrics),
         asked("/openapi.json", openapi.document),
+        *([asked("/docs", openapi.page)] if core.settings.enable_docs_url else []),
         # V1
         asked("/v1/models", health.models),
         asked("/v1/models/{model:v1name}", health.model_status),

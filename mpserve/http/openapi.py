@@ -30,6 +30,12 @@ Document = dict[str, Any]
 
 PREDICT, INFER = "/v1/models/{model}:predict", "/v2/models/{model}/infer"
 
+PAGE_POLICY = (
+    b"default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:;"
+    b" base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page has its script and style inside, and speaks to this server alone."""
+
 
 class OpenApi:
     """The routes over one ``ServerCore``."""
@@ -45,6 +51,11 @@ class OpenApi:
         for name in self.core.names:
             document["paths"] |= await self._paths_of(name)
         return json_answer(document)
+
+    async def page(self, request: Request) -> Answer:
+        """``GET /docs``: the document for people, with a form to try each route. It loads nothing from elsewhere."""
+        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", PAGE_POLICY)]
+        return Answer(200, headers, _file("docs.html"))
 
     async def _paths_of(self, name: str) -> Document:
         """What is known of one model; nothing when it is not loaded here, or does not say what it takes."""
@@ -66,7 +77,7 @@ class OpenApi:
 
 def described(routes: Iterable[str]) -> Document:
     """The document of these routes, each given as its method and path; a user's own are left out."""
-    document: Document = orjson.loads(_base())
+    document: Document = orjson.loads(_file("openapi.json"))
     document["info"]["version"] = VERSION
     document["components"]["responses"] = {
         str(status): _response(why, {JSON: "Error"}) for status, why in FAULTS.items()
@@ -80,8 +91,8 @@ def described(routes: Iterable[str]) -> Document:
 
 
 @cache
-def _base() -> bytes:
-    return files(__package__).joinpath("openapi.json").read_bytes()
+def _file(name: str) -> bytes:
+    return files(__package__).joinpath(name).read_bytes()
 
 
 def _operation(path: str, row: Operation) -> Document:

@@ -68,6 +68,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "Prometheus metrics of all workers", {TEXT: "Text", "application/openmetrics-text": "Text"}
     ),
     "GET /openapi.json": Operation("This description", _json("Any")),
+    "GET /docs": Operation("This description for people", {"text/html": "Text"}),
     # V1
     "GET /v1/models": Operation("Names of all models", _json("ModelList")),
     "GET /v1/models/{model}": READY,

@@ -17,7 +17,7 @@ from mpserve.http.responses import STATUS
 from mpserve.protocol.datatypes import DATATYPES
 from mpserve.serving.model import Model
 from mpserve.serving.tensors import Tensor, TensorModel
-from tests.asgi import core_of, serving
+from tests.asgi import ask, core_of, serving
 
 
 class Concatenated(TensorModel):
@@ -44,7 +44,7 @@ MODELS = [
 
 
 def served_operations() -> set[str]:
-    app = build_app(core_of(MODELS[0]))
+    app = build_app(core_of(MODELS[0], enable_docs_url=True))
     return {
         f"{method} {route.path_format}"
         for route in app.routes
@@ -95,7 +95,7 @@ def test_every_route_is_described_and_nothing_else_is() -> None:
 
 def test_the_document_holds_the_routes_that_there_are() -> None:
     described = {f"{method.upper()} {path}" for path, item in document_of()["paths"].items() for method in item}
-    assert described == served_operations()
+    assert described == served_operations() - {"GET /docs"}
     assert DOCUMENT["openapi"] == "3.1.0"
 
 
@@ -153,6 +153,14 @@ def test_the_example_fits_its_schema_and_the_answer_fits_its_own(path: str) -> N
     answer = asyncio.run(main())
     assert answer.status_code == 200, answer.text
     Draft202012Validator(answer_of(path)).validate(answer.json())
+
+
+def test_the_page_is_there_when_it_is_asked_for() -> None:
+    assert ask(MODELS[0], "GET", "/docs").status_code == 404
+    answer = ask(MODELS[0], "GET", "/docs", options={"enable_docs_url": True})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; connect-src 'self'; ")
+    assert not re.search(r"https?:|//[a-z]|@import|src=", answer.text), "the page must need nothing from elsewhere"
 
 
 def v2(**changes: Any) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""A headless Chromium for tests, steered through chromedriver by plain HTTP (W3C WebDriver)."""
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.running import PATIENCE, eventually, free_port
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-proxy-server", "--window-size=1100,1400",
+)  # fmt: skip
+MISSING = [program for program in ("chromium", "chromedriver") if shutil.which(program) is None]
+
+needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"not on PATH: {' and '.join(MISSING)}")
+
+
+class Browser:
+    """One window; elements are named by XPath."""
+
+    def __init__(self, session: httpx.Client) -> None:
+        self.session = session
+
+    def open(self, url: str) -> None:
+        self._post("url", url=url)
+
+    def find(self, xpath: str) -> str:
+        """The first such element, waited for."""
+        found = eventually(lambda: self._post("elements", using="xpath", value=xpath))
+        return str(next(iter(found[0].values())))
+
+    def click(self, xpath: str) -> None:
+        self._post(f"element/{self.find(xpath)}/click")
+
+    def type(self, xpath: str, text: str) -> None:
+        """Put ``text`` in the place of what the field holds."""
+        element = self.find(xpath)
+        self._post(f"element/{element}/clear")
+        self._post(f"element/{element}/value", text=text)
+
+    def text(self, xpath: str) -> str:
+        """What a reader sees of the element."""
+        return str(self._value(self.session.get(f"element/{self.find(xpath)}/text")))
+
+    def run(self, script: str) -> Any:
+        """What a script in the page returns."""
+        return self._post("execute/sync", script=script, args=[])
+
+    def _post(self, command: str, **arguments: Any) -> Any:
+        return self._value(self.session.post(command, json=arguments))
+
+    @staticmethod
+    def _value(response: httpx.Response) -> Any:
+        value = response.json()["value"]
+        assert response.status_code == 200, value
+        return value
+
+
+@contextlib.contextmanager
+def browsing(folder: Path) -> Iterator[Browser]:
+    """A browser with a profile of its own in ``folder``, closed in the end."""
+    port = free_port()
+    command = ["chromedriver", f"--port={port}", f"--log-path={folder / 'chromedriver.log'}"]
+    driver = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+            eventually(lambda: _is_up(client))
+            options = {"args": [*FLAGS, f"--user-data-dir={folder / 'profile'}"], "binary": shutil.which("chromium")}
+            wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
+            session = client.post("/session", json=wanted).json()["value"]["sessionId"]
+            client.base_url = httpx.URL(f"http://127.0.0.1:{port}/session/{session}/")
+            try:
+                yield Browser(client)
+            finally:
+                client.delete("")
+    finally:
+        driver.terminate()
+        driver.wait(PATIENCE)
+
+
+def _is_up(client: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/status").json()["value"]["ready"]
+    return False

@@ -1,0 +1,79 @@
+"""``/docs`` in a browser that can reach nothing but the server: what is there is listed, and may be tried."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser import Browser, browsing, needs_browser
+from tests.running import Server, eventually, serving
+
+pytestmark = needs_browser
+
+IRIS = """
+from mpserve import Tensor, TensorModel
+
+class Iris(TensorModel):
+    name = "iris"
+    inputs = (Tensor("features", "FP32", (-1, 4)),)
+    outputs = (Tensor("species", "INT64", (-1,)),)
+    def predict(self, features):
+        return features.argmax(axis=1)
+"""
+
+INFER = "//details[summary[contains(., '/v2/models/iris/infer')]]"
+READY = "//details[summary/code[text()='/v2/models/{model}/ready']]"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server"), IRIS, "--workers=2", "--enable_docs_url=true") as running:
+        yield running.wait_ready(workers=2)
+
+
+@pytest.fixture
+def browser(tmp_path: Path, server: Server) -> Iterator[Browser]:
+    with browsing(tmp_path) as browser:
+        browser.open(f"{server.url}/docs")
+        browser.find("//section")
+        yield browser
+
+
+def test_every_route_is_listed_and_nothing_is_loaded_from_elsewhere(server: Server, browser: Browser) -> None:
+    paths = server.client.get("/openapi.json").json()["paths"]
+    listed = browser.run(
+        "return [...document.querySelectorAll('summary .method + code')].map(code => code.textContent)"
+    )
+    assert sorted(listed) == sorted(path for path, item in paths.items() for _ in item)
+    loaded = browser.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert loaded == [f"{server.url}/openapi.json"]
+
+
+def test_the_example_of_a_model_is_sent_and_its_answer_is_shown(browser: Browser) -> None:
+    browser.click(f"{INFER}/summary")
+    assert '"features"' in browser.text(f"{INFER}//dl/following::code[contains(., 'InferInput')]")
+    browser.click(f"{INFER}//button")
+    assert browser.text(f"{INFER}//p[@class='success']") == "200 OK"
+    assert '"species"' in browser.text(f"{INFER}//pre")
+
+
+def test_what_is_written_is_sent_and_its_error_is_shown(browser: Browser) -> None:
+    browser.click(f"{INFER}/summary")
+    browser.type(f"{INFER}//textarea", "{")
+    browser.click(f"{INFER}//button")
+    assert browser.text(f"{INFER}//p[@class='fault']") == "400 Bad Request"
+    assert "Unrecognized request format" in browser.text(f"{INFER}//pre")
+
+
+def test_places_in_a_path_are_filled_in(browser: Browser) -> None:
+    browser.click(f"{READY}/summary")
+    for name, status in (("iris", "200 OK"), ("no/such?", "404 Not Found")):
+        browser.type(f"{READY}//input[@name='model']", name)
+        browser.click(f"{READY}//button")
+        eventually(lambda status=status: browser.text(f"{READY}//div[@class='result']").startswith(status))
+
+
+def test_a_schemas_name_leads_to_it(browser: Browser) -> None:
+    browser.click(f"{INFER}/summary")
+    browser.click(f"{INFER}//a[text()='InferRequest']")
+    assert "inputs: InferInput[]" in browser.text("//details[@id='InferRequest']/div")
