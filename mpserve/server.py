@@ -7,13 +7,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpserve.errors import ConfigurationError
 from mpserve.logging import configure
 from mpserve.prefork.application import make_app, make_app_or_end, serve
-from mpserve.serving.loader import ModelSource, from_directory, from_objects, from_target
+from mpserve.serving import shelf
+from mpserve.serving.loader import ModelSource, from_objects, from_target
 from mpserve.serving.model import Model
 from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, parse
 
@@ -105,5 +105,5 @@ def find(settings: Settings) -> list[ModelSource]:
     if settings.target is not None:
         return from_target(settings.target, settings.model_name)
     if settings.model_dir is not None:
-        return from_directory(Path(settings.model_dir), settings.model_name)
+        return shelf.find_all(settings)
     raise ConfigurationError("nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir")

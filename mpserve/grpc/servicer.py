@@ -106,10 +106,11 @@ class Servicer:
     async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         """Raises ModelNotFound."""
         served = self.core.find(request.name, request.version or None)
+        versions = self.core.versions(served.model.name)
         inputs, outputs = await self.core.describe(served)
         return pb.ModelMetadataResponse(
             name=served.model.name,
-            versions=[served.model.version],
+            versions=versions,
             platform=served.model.platform,
             inputs=map(_tensor_metadata, inputs),
             outputs=map(_tensor_metadata, outputs),

@@ -48,7 +48,7 @@ class Health:
         """
         served = self.core.find(request.path_params["model"], request.path_params.get("version"))
         if not self.core.is_model_ready(served):
-            raise ModelNotReady(served.model.name)
+            raise ModelNotReady(served.label)
         return json_answer({"name": served.model.name, "ready": True})
 
     async def model_metadata(self, request: Request) -> Answer:
@@ -58,12 +58,12 @@ class Health:
             ModelNotFound: no such model, or version of it.
         """
         served = self.core.find(request.path_params["model"], request.path_params.get("version"))
-        model = served.model
+        model, versions = served.model, self.core.versions(served.model.name)
         inputs, outputs = await self.core.describe(served)
         return json_answer(
             {
                 "name": model.name,
-                "versions": [model.version],
+                "versions": versions,
                 "platform": model.platform,
                 "inputs": inputs,
                 "outputs": outputs,

@@ -3,7 +3,7 @@
 Workers agree through state, not messages. A load or unload changes one small file, replaced whole under a lock, and
 raises its generation. Each worker reconciles itself to the newest generation and then reports, so a worker that is
 respawned later reads the same wish, and nothing can be missed (TensorFlow Serving's aspired versions are the same idea).
-It knows nothing of models but their names.
+It knows nothing of models but their names, and those of the entries of the model directory that hold them.
 """
 
 import fcntl
@@ -25,11 +25,14 @@ class Wanted(NamedTuple):
 
     ``revision`` is another one whenever it is to be loaded anew. ``bit`` is its bit in the rows of the scoreboard, and stays
     its own as long as it is wanted. ``asker`` is the pid of the worker that asked for a trial and decides about it.
+    ``entries`` are those of the model directory that hold its versions, as the asker found them, so that all workers have
+    the same; none for what the server was started with.
     """
 
     revision: int
     bit: int
     asker: int = 0
+    entries: tuple[str, ...] = ()
 
 
 class Wish(NamedTuple):
@@ -43,12 +46,12 @@ class Wish(NamedTuple):
     models: Mapping[str, Wanted]
     trials: Mapping[str, Wanted] = {}
 
-    def with_trial(self, name: str, asker: int) -> "Wish":
+    def with_trial(self, name: str, asker: int, entries: Sequence[str] = ()) -> "Wish":
         """The wish once ``name`` is to be loaded, or loaded anew; a trial that is under way gives way to this one."""
         known = self.models.get(name) or self.trials.get(name)
         taken = {wanted.bit for wanted in (*self.models.values(), *self.trials.values())}
         bit = known.bit if known else next(bit for bit in range(len(taken) + 1) if bit not in taken)
-        return self._replace(trials={**self.trials, name: Wanted(self.generation + 1, bit, asker)})
+        return self._replace(trials={**self.trials, name: Wanted(self.generation + 1, bit, asker, tuple(entries))})
 
     def without_trial(self, name: str) -> "Wish":
         """The wish once the trial of ``name`` has failed."""
@@ -80,7 +83,13 @@ class ControlPlane:
             generation, *parts = orjson.loads((self.directory / WISH).read_bytes())
         except FileNotFoundError:
             return Wish(0, {})
-        models, trials = ({name: Wanted(*wanted) for name, wanted in part.items()} for part in parts)
+        models, trials = (
+            {
+                name: Wanted(revision, bit, asker, tuple(entries))
+                for name, (revision, bit, asker, entries) in part.items()
+            }
+            for part in parts
+        )
         return Wish(generation, models, trials)
 
     def begin(self, names: Sequence[str]) -> Wish:

@@ -17,6 +17,7 @@ from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Spec
 from mpserve.serving.reconciler import Reconciler
 from mpserve.serving.served import Served, call
+from mpserve.serving.versions import refuse_twins
 from mpserve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class ServerCore(ModelHost):
         """The names of all wanted models, in their order, loaded or not."""
         if self.wish.generation:
             return list(self.wish.models)
-        return [source.model.name for source in self.sources or () if source.model is not None]
+        found = (source.model for source in self.sources or ())
+        return list(dict.fromkeys(model.name for model in found if model is not None))
 
     def attach(
         self, board: Scoreboard, row: Row, device: str, on_thread: Callable[[], object], directory: Path
@@ -99,9 +101,10 @@ class ServerCore(ModelHost):
         self.wish = wish
         for name, wanted in wish.models.items():
             self.served[name] = await self.bring_up(name, wanted, self._offload)
-        for name, source in self.known.items():
+        for name, sources in self.known.items():
             if name not in wish.models:
-                source.forget()
+                for source in sources:
+                    source.forget()
         self.reconciler.begin(self.plane, wish)
 
     async def _found(self) -> list[str]:
@@ -109,12 +112,12 @@ class ServerCore(ModelHost):
         if self.sources is None:
             with self.step("the import of the model's code", self._offload):
                 self.sources = await self.offload(self._find)
+        self.known = {}
         for source in self.sources:
             with self.step("the construction of a model", self._offload):
                 model = await self.offload(source.obtain)
-            self.known[model.name] = source
-        if len(self.known) < len(self.sources):
-            raise ConfigurationError(f"two models have one name: {', '.join(self.names)}")
+            self.known.setdefault(model.name, []).append(source)
+        refuse_twins(source.model for source in self.sources if source.model is not None)
         if len(self.known) > MODELS:
             raise ConfigurationError(f"there are {len(self.known)} models, expected {MODELS} at most")
         return list(self.known)
@@ -132,35 +135,43 @@ class ServerCore(ModelHost):
         return await call(model.get_input_types, self._offload), await call(model.get_output_types, self._offload)
 
     async def stop(self) -> None:
-        """Run every model's ``stop``, each in its own thread, all at once. A failing one is logged."""
-        await asyncio.gather(self.reconciler.stop(), *(served.stop() for served in self.served.values()))
+        """Run every model's ``stop``, that of each version, each in its own thread, all at once. A failing one is logged."""
+        served = [served for group in self.served.values() for served in group]
+        await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in served))
         self._offload.close()
         if self._own_directory is not None:
             rundir.remove(self._own_directory)
 
     def find(self, name: str, version: str | None = None) -> Served:
-        """The model that a request names.
+        """The model that a request names, in this version; in its newest one if none is named.
 
         Raises:
             ModelNotFound: no such model, or not this version of it.
             ServerNotReady: it is still being loaded here.
             ModelNotReady: it is wanted, and could not be loaded here.
         """
-        served = self.served.get(name)
-        if served is None:
+        group = self.served.get(name)
+        if group is None:
             if self.row.state == State.LOADING and (not self.names or name in self.names):
                 raise ServerNotReady(f"Model with name {name} is not ready: it is being loaded.")
             if name in self.names:
                 raise ModelNotReady(name, "It could not be loaded in the worker that was asked.")
             raise ModelNotFound(name)
-        if version is not None and version != served.model.version:
-            raise ModelNotFound(name, f"(version {version}; it has {served.model.version})")
+        if version is None:
+            return group.newest
+        served = group.find(version)
+        if served is None:
+            raise ModelNotFound(name, f"(version {version}; it has {', '.join(group.versions)})")
         return served
 
+    def versions(self, name: str) -> list[str]:
+        """All versions of a model that is served, from the oldest to the newest."""
+        return self.served[name].versions
+
     def is_model_ready(self, served: Served) -> bool:
-        """Whether this model can answer in this worker, or in another one."""
+        """Whether this version can answer in this worker, or in another one, which tells that only of all versions."""
         self.publish()
-        return bool(served.model.ready) or self.board.model_ready(served.wanted.bit)
+        return bool(served.model.ready) or self.board.model_ready(self.served[served.model.name].wanted.bit)
 
     def is_ready(self) -> bool:
         """Whether the server as a whole is ready, whichever worker is asked (V2 ``/v2/health/ready``)."""

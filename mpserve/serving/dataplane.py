@@ -47,8 +47,10 @@ class Dataplane:
         """
         served = self.core.find(name, version)
         if not served.model.ready:
-            raise ModelNotReady(name)
-        model_in_log.set(name)
+            raise ModelNotReady(served.label)
+        model_in_log.set(served.label)
+        if served.one_of_several and isinstance(payload, InferRequest):
+            payload.model_version = served.model.version  # as if it had been named: the answer says which one it is of
         deliveries = take_deliveries(payload) if isinstance(payload, InferRequest) else {}
         row = self.core.row
         row.in_flight += 1

@@ -4,6 +4,7 @@ The part of a server's core that is the same at the start and for a load later. 
 wish, and decides nothing: which models are brought up, and when, is the business of the core and of the reconciler.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted, Wish
 from mpserve.serving.executor import Executor
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
-from mpserve.serving.served import Served
+from mpserve.serving.served import Group, Served
+from mpserve.serving.versions import refuse_twins
 from mpserve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,9 +41,9 @@ class ModelHost:
         self.plane: ControlPlane | None = None
         self.wish = Wish(0, {})
         """The newest wish that this worker has made true, as far as it could."""
-        self.known: dict[str, ModelSource] = {}
-        """The models that were found at the start, wanted or not, by name."""
-        self.served: dict[str, Served] = {}
+        self.known: dict[str, list[ModelSource]] = {}
+        """The models that were found at the start, wanted or not: the sources of their versions by name."""
+        self.served: dict[str, Group] = {}
         self.loading = ""
         """What is being loaded right now, for the words of a deadline."""
         self._on_thread: Callable[[], object] = lambda: None
@@ -57,27 +59,38 @@ class ModelHost:
         self.board, self.row = board, row
         self.plane = ControlPlane(directory, announce)
 
-    async def bring_up(self, name: str, wanted: Wanted, helper: Executor) -> Served:
-        """Construct, load, warm up and start a model, beside what is served; ``helper`` runs what is not yet the model's.
+    async def bring_up(self, name: str, wanted: Wanted, helper: Executor) -> Group:
+        """Construct, load, warm up and start a model, all its versions, beside what is served.
 
-        An object that a script has made cannot be made again: if it is served, it is loaded anew in place.
+        An object that a script has made cannot be made again: if it is served, it is loaded anew in place. If one version
+        fails, those that were brought up before it are stopped. ``helper`` runs what is not yet the model's.
 
         Raises:
             ModelLoadError: it failed; the message names the model and the reason.
             ConfigurationError: there is no such model any more, or it declares what cannot be.
         """
         with self.step("the construction of a model", helper):
-            model = await helper.run(self._obtain, name, wanted.revision)
-            served = self.served.get(name)
-            if served is None or served.model is not model:
-                served = Served(model, wanted, self._on_thread)
-        was_ready = model.ready
-        in_log = model_in_log.set(name)
+            models = await helper.run(self._obtain, name, wanted)
+        up: list[Served] = []
         try:
-            await self._load(served, again=wanted.revision != AT_START)
+            for model in models:
+                up.append(await self._bring_up(model, len(models) > 1, again=wanted.revision != AT_START))
+        except BaseException:
+            serving = set(self.served.get(name, ()))
+            await asyncio.gather(*(served.stop() for served in up if served not in serving))
+            raise
+        return Group(wanted, up)
+
+    async def _bring_up(self, model: Model, one_of_several: bool, again: bool) -> Served:
+        before = next((served for served in self.served.get(model.name, ()) if served.model is model), None)
+        served = before or Served(model, self._on_thread, one_of_several)
+        was_ready = model.ready
+        in_log = model_in_log.set(served.label)
+        try:
+            await self._load(served, again)
         except BaseException:
             model.ready = was_ready
-            if served is not self.served.get(name):
+            if served is not before:
                 served.executor.close()
             raise
         finally:
@@ -89,31 +102,36 @@ class ModelHost:
         model.device = self.device
         start = time.monotonic()
         if again or model.deferred is not None or not model.loaded:
-            with self.step(f"load() of model {model.name}", served.executor):
+            with self.step(f"load() of model {served.label}", served.executor):
                 if await served.call(model.load) is False:
-                    raise ModelLoadError(f"model {model.name}: load() returned False")
+                    raise ModelLoadError(f"model {served.label}: load() returned False")
             model.loaded = True
-        with self.step(f"warmup() of model {model.name}", served.executor):
+        with self.step(f"warmup() of model {served.label}", served.executor):
             await served.call(model.warmup)
-        with self.step(f"start() of model {model.name}", served.executor):
+        with self.step(f"start() of model {served.label}", served.executor):
             await served.call(model.start)
             if model.engine:
                 await model.start_engine()
         seconds = time.monotonic() - start
         metrics().load_seconds.labels(model.name).observe(seconds)
         model.ready = True
-        logger.info("model %s loaded on %s in %.2f s", model.name, self.device, seconds)
+        logger.info("model %s loaded on %s in %.2f s", served.label, self.device, seconds)
 
-    def _obtain(self, name: str, revision: int) -> Model:
-        source = self.known.get(name)
-        if source is None:
-            source = shelf.find(self.settings, name)
-        elif revision != AT_START:
-            source = source.anew()
-        model = source.obtain()
-        if model.name != name:
-            raise ModelLoadError(f"expected a model named {name}, got one that names itself {model.name}")
-        return model
+    def _obtain(self, name: str, wanted: Wanted) -> list[Model]:
+        """The versions of a model, each constructed."""
+        sources = self.known.get(name, [])
+        if wanted.entries:
+            sources = shelf.find(self.settings, name, wanted.entries)
+        elif wanted.revision != AT_START:
+            sources = [source.anew() for source in sources]
+        models = [source.obtain() for source in sources]
+        if not models:
+            raise ConfigurationError(f"there is no model {name} any more")
+        for model in models:
+            if model.name != name:
+                raise ModelLoadError(f"expected a model named {name}, got one that names itself {model.name}")
+        refuse_twins(models)
+        return models
 
     @contextmanager
     def step(self, what: str, executor: Executor) -> Iterator[None]:
@@ -129,13 +147,13 @@ class ModelHost:
 
     def publish(self) -> None:
         """Write which models can answer here to the scoreboard; a model may have cleared its ``ready`` or set it."""
-        self.row.models = sum(1 << served.wanted.bit for served in self.served.values() if served.model.ready)
+        self.row.models = sum(1 << group.wanted.bit for group in self.served.values() if group.ready)
 
     def forget(self, served: Served) -> None:
         """Keep nothing of a model that is served no more, if it can be made again."""
-        source = self.known.get(served.model.name)
-        if source is not None and source.model is served.model:
-            source.forget()
+        for source in self.known.get(served.model.name, ()):
+            if source.model is served.model:
+                source.forget()
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run something slow that is no model's off the event loop."""

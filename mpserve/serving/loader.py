@@ -8,7 +8,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ from mpserve.serving import targets
 from mpserve.serving.model import Model
 from mpserve.serving.targets import telling
 from mpserve.serving.tensors import FunctionModel
+from mpserve.serving.versions import refuse_twins, split
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,17 @@ RUNTIMES = {
 
 @dataclass
 class ModelSource:
-    """Where a model comes from, and how far it has got. ``build`` is None for an object that a script has made."""
+    """Where one version of a model comes from, and how far it has got.
+
+    ``build`` is None for an object that a script has made. ``version``, if not empty, is put in place of the model's own.
+    ``shelved`` is its name in ``--model_dir``, where a load reads it again, if it was found there.
+    """
 
     build: Callable[[], Model] | None = None
     model: Model | None = None
     preloaded: bool = False
+    version: str = ""
+    shelved: str = ""
 
     def preload(self) -> None:
         """Construct and preload in the master. What reaches for CUDA is left to the workers.
@@ -57,6 +64,8 @@ class ModelSource:
             assert self.build is not None
             with telling("the model's constructor"):
                 self.model = self.build()
+        if self.version:
+            self.model.version = self.version
         if not self.preloaded:
             if inspect.iscoroutinefunction(self.model.preload):
                 raise ConfigurationError(
@@ -71,7 +80,7 @@ class ModelSource:
         """A source of the same model that constructs it again; an object that a script has made stays what it is."""
         if self.build is None:
             return self
-        return ModelSource(build=self.build)
+        return replace(self, model=None, preloaded=False)
 
     def forget(self) -> None:
         """Keep no model that can be constructed again."""
@@ -83,17 +92,14 @@ def from_objects(models: Sequence[object]) -> list[ModelSource]:
     """Sources of models that exist already (``ModelServer.start``, ``asgi_app``). Classes are constructed.
 
     Raises:
-        ConfigurationError: something in the list is no model, or two have one name.
+        ConfigurationError: something in the list is no model, or two have one name and one version.
     """
     if not isinstance(models, list | tuple):
         raise ConfigurationError(f"expected a list of models, got {type(models).__name__}: start([model])")
     for model in models:
         if not isinstance(model, Model) and not (isinstance(model, type) and issubclass(model, Model)):
             raise ConfigurationError(f"expected instances of mpserve.Model, got {model!r} ({type(model).__name__})")
-    names = [model.name for model in models]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(f"two models are named {name!r}; give each its own name")
+    refuse_twins(models)
     return [source for model in models for source in _sources(model, repr(model), None)]
 
 
@@ -110,7 +116,7 @@ def from_target(target: str, model_name: str | None) -> list[ModelSource]:
 
 
 def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]:
-    """Sources for a model directory: its ``model.py``, else the one file that a runtime serves.
+    """Sources for a model directory: its ``model.py``, else the one file that a runtime serves, ``NAME[@VERSION].pt``.
 
     Raises:
         ConfigurationError: the directory holds neither, or several such files; the message lists what is there.
@@ -127,7 +133,7 @@ def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]
     if len(files) != 1 or files[0].suffix not in RUNTIMES:
         there = ", ".join(sorted(path.name for path in directory.iterdir())) if directory.is_dir() else directory.name
         raise ConfigurationError(
-            f"expected a model.py or exactly one of *{', *'.join(RUNTIMES)} in {directory}; "
+            f"expected a model.py or exactly one of *{', *'.join(RUNTIMES)} in {directory}, or folders that hold such; "
             f"it holds: {there or 'nothing'}"
         )
     module_name, _, class_name = RUNTIMES[files[0].suffix].partition(":")
@@ -137,7 +143,8 @@ def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]
         raise ConfigurationError(
             f"{files[0].name} needs {missing.name}, which is not installed: pip install 'mpserve[torch]'"
         ) from None
-    return [ModelSource(build=partial(runtime, model_name or files[0].stem, files[0]))]
+    name, version = split(files[0].stem)
+    return [ModelSource(build=partial(runtime, model_name or name, files[0]), version=version)]
 
 
 def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSource]:

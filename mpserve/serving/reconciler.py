@@ -12,7 +12,7 @@ from mpserve.scoreboard import State
 from mpserve.serving.controlplane import ControlPlane, Wanted, Wish
 from mpserve.serving.executor import Executor
 from mpserve.serving.host import ModelHost
-from mpserve.serving.served import Served
+from mpserve.serving.served import Group, Served
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Reconciler:
         self.host = host
         self.retiring: dict[Served, asyncio.Task[None]] = {}
         """What is served no more, and has not been stopped yet."""
-        self._candidates: dict[str, tuple[int, Served]] = {}
+        self._candidates: dict[str, tuple[int, Group]] = {}
         """What has been brought up here and is not served yet, with its revision."""
         self._failures: dict[str, tuple[int, str]] = {}
         """The revision that failed here, and why, by model."""
@@ -68,8 +68,8 @@ class Reconciler:
             if not tried and trial.revision not in self._missed:
                 await self._try(name, trial)
         for name, model in wish.models.items():
-            served = self.host.served.get(name)
-            if (served is None or served.wanted.revision != model.revision) and not self._has_candidate(name, model):
+            group = self.host.served.get(name)
+            if (group is None or group.wanted.revision != model.revision) and not self._has_candidate(name, model):
                 await self._try(name, model)
         await self._retire(self._change(wish))
         failures = {name: reason for name, (_, reason) in self._failures.items()}
@@ -99,32 +99,35 @@ class Reconciler:
         logger.error("%s. What was served before is served on.", reason)
         self._failures[name] = wanted.revision, reason
 
-    def _stand_by(self, name: str, served: Served, wanted: Wanted) -> None:
+    def _stand_by(self, name: str, group: Group, wanted: Wanted) -> None:
         self._failures.pop(name, None)
-        _, replaced = self._candidates.get(name, (0, served))
-        self._candidates[name] = wanted.revision, served
-        if replaced is not served and replaced is not self.host.served.get(name):
-            self._let_go(replaced)
+        _, replaced = self._candidates.get(name, (0, group))
+        self._candidates[name] = wanted.revision, group
+        for served in replaced:
+            if served not in group and served not in self.host.served.get(name, ()):
+                self._let_go(served)
 
     def _change(self, wish: Wish) -> list[Served]:
         """Serve what the wish says, from this moment on; gives what is served no more, or will never be."""
         host = self.host
-        ended = [host.served.pop(name) for name in list(host.served) if name not in wish.models]
-        for name, (revision, served) in list(self._candidates.items()):
+        ended = [served for name in list(host.served) if name not in wish.models for served in host.served.pop(name)]
+        for name, (revision, group) in list(self._candidates.items()):
             model, trial = wish.models.get(name), wish.trials.get(name)
             if model is not None and model.revision == revision:
-                if name in host.served:
-                    ended.append(host.served[name])
-                served.wanted = model
-                host.served[name] = served
+                ended += host.served.get(name, ())
+                group.wanted = model
+                host.served[name] = group
                 del self._candidates[name]
             elif trial is None or trial.revision != revision:
-                ended.append(served)
+                ended += group
                 del self._candidates[name]
         host.wish = wish
         host.publish()
-        serving = host.served.values()  # an object that was loaded in place has ended and is served
+        serving = self._serving()  # an object that was loaded in place has ended and is served
         return [served for served in dict.fromkeys(ended) if served not in serving]
+
+    def _serving(self) -> set[Served]:
+        return {served for group in self.host.served.values() for served in group}
 
     async def _retire(self, ended: Iterable[Served]) -> None:
         """Stop these once their requests are done. One that takes long is waited for by no wish."""
@@ -144,8 +147,8 @@ class Reconciler:
             self._task.cancel()
         for served in self.retiring:
             served.abandon_requests()
-        serving = self.host.served.values()
-        spare = [served.stop() for _, served in self._candidates.values() if served not in serving]
+        serving = self._serving()
+        spare = [served.stop() for _, group in self._candidates.values() for served in group if served not in serving]
         await asyncio.gather(*self.retiring.values(), *spare)
         self._helper.close()
 

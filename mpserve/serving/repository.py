@@ -7,7 +7,7 @@ the wish as it is then, and workers that are ending are not waited for. It knows
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, MPServeError, NotSupported, ServerNotReady
@@ -17,10 +17,14 @@ from mpserve.serving.controlplane import Wanted, Wish
 from mpserve.serving.core import ServerCore
 
 TICK = 0.05
+BEING_FINISHED = "its requests in flight are being finished"
 
 
 class Entry(NamedTuple):
-    """A line of the index. ``state`` is READY, UNAVAILABLE, LOADING or UNLOADING; ``version`` is empty if not known."""
+    """A line of the index: one version of a model. ``state`` is READY, UNAVAILABLE, LOADING or UNLOADING.
+
+    ``version`` is empty if not known.
+    """
 
     name: str
     version: str
@@ -35,7 +39,7 @@ class Repository:
         self.core = core
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Load a model, or load it anew, in every worker; in each it is served from one moment on, or in none.
+        """Load a model, or load it anew, with all its versions, in every worker; in each from one moment on, or in none.
 
         Raises:
             ModelNotFound: there is no such model.
@@ -45,8 +49,10 @@ class Repository:
             ServerNotReady: the worker that was asked is ending.
         """
         _refuse_replacements(parameters)
-        self._check_known(name)
-        wish = await self._change(lambda wish: _with_room(wish.with_trial(name, os.getpid())))
+        loadable = await self.core.offload(self._loadable)
+        _check_known(name, loadable)
+        entries = [place.entry for place in loadable[name]]
+        wish = await self._change(lambda wish: _with_room(wish.with_trial(name, os.getpid(), entries)))
         trial = wish.trials[name]
         try:
             reasons = await self._followed(wish.generation, self._ready_workers())
@@ -80,51 +86,71 @@ class Repository:
             raise ModelLoadError(f"Model with name {name} is loaded, but not everywhere: {_told(reasons)}")
 
     async def unload(self, name: str) -> None:
-        """Unload a model in every worker, each after its requests in flight. One that is not loaded stays so.
+        """Unload a model, all its versions, in every worker, each after its requests in flight. One that is not loaded stays so.
 
         Raises:
             ModelNotFound: there is no such model.
             ModelLoadError: some workers have not done it in time; they are named.
             ServerNotReady: the worker that was asked is ending.
         """
-        self._check_known(name)
+        _check_known(name, self._names(await self.core.offload(self._loadable)))
         wish = await self._change(lambda wish: wish.without(name))
         reasons = await self._followed(wish.generation)
         if reasons:
             raise ModelLoadError(f"Model with name {name} was not unloaded everywhere: {_told(reasons)}")
 
     async def index(self, ready_only: bool = False) -> list[Entry]:
-        """All models that are loaded or can be loaded, or only those that are ready."""
+        """All models that are loaded or can be loaded, or only those that are ready; a line for each version."""
         assert self.core.plane is not None
         wish = await self.core.offload(self.core.plane.read)
-        entries = [self._entry(name, wish) for name in self._names()]
+        loadable = await self.core.offload(self._loadable)
+        names = self._names(loadable)
+        entries = [entry for name in names for entry in self._lines(name, loadable.get(name, []), wish)]
         return [entry for entry in entries if entry.state == "READY" or not ready_only]
 
-    def _entry(self, name: str, wish: Wish) -> Entry:
+    def _lines(self, name: str, places: Iterable[shelf.Place], wish: Wish) -> list[Entry]:
+        """The versions that are served here, or else those that lie in these places."""
         core = self.core
-        served = core.served.get(name)
-        version = served.model.version if served is not None else ""
+        group = core.served.get(name)
+        if group is None:
+            versions = [place.version for place in places] or [""]
+            return [Entry(name, version, *self._state(name, wish)) for version in versions]
+        if name not in wish.models:
+            return [Entry(name, version, "UNLOADING", BEING_FINISHED) for version in group.versions]
+        return [Entry(name, served.model.version, *self._wanted(core.is_model_ready(served))) for served in group]
+
+    def _state(self, name: str, wish: Wish) -> tuple[str, str]:
+        """State and reason of a model that is not served here."""
+        core = self.core
         if name in wish.models:
-            if core.board.model_ready(wish.models[name].bit):
-                return Entry(name, version, "READY", "")
-            if any(row.state == State.LOADING for row in core.board.live()):
-                return Entry(name, version, "LOADING", "")
-            return Entry(name, version, "UNAVAILABLE", "it is not ready in any worker")
+            return self._wanted(core.board.model_ready(wish.models[name].bit))
         if name in wish.trials:
-            return Entry(name, version, "LOADING", "")
-        if served is not None or any(old.model.name == name for old in core.reconciler.retiring):
-            return Entry(name, version, "UNLOADING", "its requests in flight are being finished")
-        return Entry(name, version, "UNAVAILABLE", "it is not loaded")
+            return "LOADING", ""
+        if any(old.model.name == name for old in core.reconciler.retiring):
+            return "UNLOADING", BEING_FINISHED
+        return "UNAVAILABLE", "it is not loaded"
 
-    def _names(self) -> list[str]:
-        """Every model there is: wanted, found at the start, or lying in the model directory."""
-        core = self.core
-        return list(dict.fromkeys([*core.names, *core.known, *shelf.places(core.settings)]))
+    def _wanted(self, ready: bool) -> tuple[str, str]:
+        if ready:
+            return "READY", ""
+        if any(row.state == State.LOADING for row in self.core.board.live()):
+            return "LOADING", ""
+        return "UNAVAILABLE", "it is not ready in any worker"
 
-    def _check_known(self, name: str) -> None:
-        names = self._names()
-        if name not in names:
-            raise ModelNotFound(name, f"There are: {', '.join(names) or 'none'}.")
+    def _names(self, loadable: Iterable[str]) -> list[str]:
+        """Every model there is: wanted, or to be loaded."""
+        return list(dict.fromkeys([*self.core.names, *loadable]))
+
+    def _loadable(self) -> dict[str, list[shelf.Place]]:
+        """What can be loaded, with the places of its versions in the model directory.
+
+        There are none of what the server was started with otherwise, which goes first.
+        """
+        known = self.core.known
+        started: dict[str, list[shelf.Place]] = {name: [] for name, found in known.items() if not found[0].shelved}
+        renamed = {found[0].shelved: name for name, found in known.items()}  # by --model_name
+        lying = {renamed.get(name, name): places for name, places in shelf.places(self.core.settings).items()}
+        return started | {name: places for name, places in lying.items() if name not in started}
 
     async def _change(self, to: Callable[[Wish], Wish]) -> Wish:
         plane = self.core.plane
@@ -170,6 +196,11 @@ class Repository:
         assert plane is not None
         reports = {slot: await self.core.offload(plane.failures, slot) for slot in self._ready_workers()}
         return {slot: failures[name] for slot, failures in reports.items() if name in failures}
+
+
+def _check_known(name: str, names: Collection[str]) -> None:
+    if name not in names:
+        raise ModelNotFound(name, f"There are: {', '.join(names) or 'none'}.")
 
 
 def _is(trial: Wanted, name: str, wish: Wish) -> bool:

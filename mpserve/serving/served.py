@@ -1,4 +1,4 @@
-"""A model as one worker serves it: its threads, its pipeline, its requests in flight, and its end.
+"""A model as one worker serves it: its versions, and of each its threads, its pipeline, its requests in flight, its end.
 
 Nothing here knows how a model comes to be loaded, or that there are other workers.
 """
@@ -6,7 +6,7 @@ Nothing here knows how a model comes to be loaded, or that there are other worke
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,24 +16,29 @@ from mpserve.serving.controlplane import Wanted
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
 from mpserve.serving.pipeline import Pipeline
+from mpserve.serving.versions import SEPARATOR, age
 
 logger = logging.getLogger(__name__)
 
 
 class Served:
-    """A model in a worker: its threads, its pipeline, its place in the wanted set.
+    """One version of a model in a worker: its threads and its pipeline.
+
+    ``one_of_several`` says that the model has other versions, so that logs and answers have to tell them apart.
 
     Raises:
         ConfigurationError: the model declares what cannot be: its concurrency, or a tensor's datatype.
     """
 
-    def __init__(self, model: Model, wanted: Wanted, on_thread: Callable[[], object]) -> None:
+    def __init__(self, model: Model, on_thread: Callable[[], object], one_of_several: bool = False) -> None:
         if model.concurrency is not None and model.concurrency < 1:
             raise ConfigurationError(
                 f"model {model.name}: concurrency is {model.concurrency}, expected None or a number of 1 or more"
             )
         self.model = model
-        self.wanted = wanted
+        self.one_of_several = one_of_several
+        self.label = f"{model.name}{SEPARATOR}{model.version}" if one_of_several else model.name
+        """What it is called in logs and errors."""
         self.executor = Executor(model.name, model.concurrency or 1, on_thread)
         self.pipeline = Pipeline(model, self.executor, metrics().stage_observers(model.name))
         self._in_flight = 0
@@ -72,8 +77,37 @@ class Served:
             if self.model.engine:
                 await self.call(self.model.stop_engine)
         except Exception:
-            logger.exception("stop() of model %s failed", self.model.name)
+            logger.exception("stop() of model %s failed", self.label)
         self.executor.close()
+
+
+class Group:
+    """A wanted model in a worker: all its versions, which are brought up, served and ended together.
+
+    Iterates over them from the oldest to the newest, which is the one that answers when none is named.
+    """
+
+    def __init__(self, wanted: Wanted, versions: Iterable[Served]) -> None:
+        self.wanted = wanted
+        self._versions = sorted(versions, key=lambda served: age(served.model.version))
+        self.newest = self._versions[-1]
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self._versions)
+
+    @property
+    def versions(self) -> list[str]:
+        """From the oldest to the newest."""
+        return [served.model.version for served in self]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every version can answer now."""
+        return all(served.model.ready for served in self)
+
+    def find(self, version: str) -> Served | None:
+        """The version of this name."""
+        return next((served for served in self if served.model.version == version), None)
 
 
 async def call(method: Callable[[], Any], executor: Executor) -> Any:

@@ -70,6 +70,25 @@ def test_model_metadata() -> None:
     )
 
 
+def test_each_version_of_a_model_is_asked_by_its_field() -> None:
+    class Older(Double):
+        version = "0.9"
+        platform = "older"
+
+    async def test() -> None:
+        async with serving(Older(), Double()) as client:
+            metadata = [await client("ModelMetadata", name="double", version=version) for version in ("", "1", "0.9")]
+            assert [list(each.versions) for each in metadata] == [["0.9", "1"]] * 3
+            assert [each.platform for each in metadata] == ["numpy", "numpy", "older"]
+            answers = [await client("ModelInfer", infer("double", model_version=version)) for version in ("", "0.9")]
+            assert [answer.model_version for answer in answers] == ["1", "0.9"]
+            assert (await client("ModelReady", name="double", version="0.9")).ready
+            code, words = await refusal(client("ModelInfer", infer("double", model_version="2")))
+            assert (code, "(version 2; it has 0.9, 1)" in words) == (grpc.StatusCode.NOT_FOUND, True)
+
+    run(test())
+
+
 def test_metadata_of_an_unknown_model_or_version_is_not_found() -> None:
     for fields, says in (({"name": "nope"}, "nope"), ({"name": "double", "version": "2"}, "version 2")):
         code, words = status_of(Double(), pb.ModelMetadataRequest(**fields), "ModelMetadata")

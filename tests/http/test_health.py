@@ -61,6 +61,39 @@ def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> N
     assert method == "HEAD" or answer.json() == body
 
 
+def test_each_version_of_a_model_is_asked_by_its_address() -> None:
+    class Older(Declared):
+        version = "2"
+        platform = "older"
+
+    class Newest(Declared):
+        version = "10"
+
+    paths = {
+        "/v2/models": {"models": ["m"]},
+        "/v2/models/m": METADATA | {"versions": ["2", "10"]},
+        "/v2/models/m/versions/10": METADATA | {"versions": ["2", "10"]},
+        "/v2/models/m/versions/2": METADATA | {"versions": ["2", "10"], "platform": "older"},
+        "/v2/models/m/versions/2/ready": {"name": "m", "ready": True},
+        "/v2/models/m/versions/3": {"error": "Model with name m does not exist. (version 3; it has 2, 10)"},
+        "/v2/models/m/versions/3/ready": {"error": "Model with name m does not exist. (version 3; it has 2, 10)"},
+    }
+    older = Older()
+
+    async def main() -> None:
+        async with serving(Newest(), older) as client:
+            for path, body in paths.items():
+                answer = await client.get(path)
+                assert (answer.status_code, answer.json()) == (404 if "error" in body else 200, body)
+            older.ready = False
+            answer = await client.get("/v2/models/m/versions/2/ready")
+            assert (answer.status_code, answer.json()) == (503, {"error": "Model with name m@2 is not ready."})
+            assert (await client.get("/v2/models/m/ready")).status_code == 200
+            assert (await client.get("/v2/health/ready")).status_code == 503
+
+    asyncio.run(main())
+
+
 def test_a_server_or_model_that_is_not_ready_says_so() -> None:
     class Toggling(Model):
         name = "m"

@@ -217,7 +217,9 @@ def test_two_models_of_one_name_are_refused_also_if_they_take_it_late() -> None:
         def preload(self) -> None:
             self.name = "same"
 
-    with pytest.raises(ConfigurationError, match="two models have one name: same, same"):
+    with pytest.raises(
+        ConfigurationError, match="two models are named 'same' and have version '1'; give each its own name or version"
+    ):
         load(core_of(Renaming("a"), Renaming("b")))
 
 
@@ -255,7 +257,7 @@ def test_opening_tells_all_workers() -> None:
 
 
 def ready_of(core: ServerCore) -> tuple[bool, list[bool]]:
-    return core.is_ready(), [core.is_model_ready(served) for served in core.served.values()]
+    return core.is_ready(), [core.is_model_ready(served) for group in core.served.values() for served in group]
 
 
 def test_a_model_that_takes_itself_out_of_service_makes_the_server_not_ready() -> None:

@@ -175,6 +175,28 @@ def test_the_version_is_told_if_the_request_named_one(
     assert run(model, request(model_version=of_request)).model_version == told
 
 
+@pytest.mark.parametrize(("named", "told"), [(None, "10"), ("10", "10"), ("9", "9")])
+def test_a_model_with_several_versions_tells_which_one_answered_and_logged(named: str | None, told: str) -> None:
+    labels: list[str] = []
+
+    def answering(version: str) -> Model:
+        def answer(payload: Any) -> InferResponse:
+            labels.append(model_in_log.get())
+            return response()
+
+        model = Answering(answer)
+        model.version = version
+        return model
+
+    async def main() -> None:
+        async with loaded(answering("10"), answering("9")) as core:
+            payload = request(model_version=named)
+            result, _ = await Dataplane(core).run("predict", "m", named, payload, {})
+            assert (result.model_version, labels) == (told, [f"m@{told}"])
+
+    asyncio.run(main())
+
+
 def test_an_answer_that_a_model_keeps_is_not_changed() -> None:
     """A model may well give the same object for every request."""
     kept = response()

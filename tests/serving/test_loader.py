@@ -59,7 +59,7 @@ def test_objects_keep_their_names_and_classes_are_constructed() -> None:
     [
         (Named(), r"expected a list of models, got Named: start\(\[model\]\)"),
         ([Named(), "iris"], r"expected instances of mpserve\.Model, got 'iris' \(str\)"),
-        ([Named(), Named()], r"two models are named 'named'; give each its own name"),
+        ([Named(), Named()], r"two models are named 'named' and have version '1'; give each its own name or version"),
         ([Named, WithName("named")], r"two models are named 'named'"),
     ],
 )
@@ -138,7 +138,10 @@ def test_a_model_directory_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ([], r"expected a model\.py or exactly one of \*\.pt2, \*\.pt, \*\.pth in .*; it holds: nothing$"),
+        (
+            [],
+            r"expected a model\.py or exactly one of \*\.pt2, \*\.pt, \*\.pth in .*, or folders .*; it holds: nothing$",
+        ),
         (["notes.txt", "model.onnx"], r"it holds: model\.onnx, notes\.txt$"),
         (["a.pt", "b.pt2"], r"it holds: a\.pt, b\.pt2$"),
     ],

@@ -1,6 +1,7 @@
 """Load, unload and index as one worker sees them; what several do together is in ``tests/e2e/test_repository.py``."""
 
 import asyncio
+import shutil
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 
 from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, NotSupported, ServerNotReady
-from mpserve.scoreboard import MODELS, State
+from mpserve.scoreboard import MODELS, Scoreboard, State
 from mpserve.serving.controlplane import AT_START, Wanted
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
 from mpserve.serving.repository import Entry, Repository
+from mpserve.serving.shelf import find_all
 from mpserve.settings import Settings
 from tests.asgi import loaded
 
@@ -301,3 +303,216 @@ def test_the_code_of_a_model_directory_is_read_anew(kind: type[Counted], tmp_pat
             assert got == {"predictions": [answer]}
 
     run(kind, act, model_dir=str(tmp_path))
+
+
+ANSWERING = """
+from mpserve import Model
+class A(Model):
+    version = {version!r}
+    def load(self):
+        if {answer!r} == "broken":
+            raise ValueError("no weights")
+    def predict(self, payload, headers=None):
+        return {{"predictions": {answer!r}}}
+    def stop(self):
+        with open({stops!r}, "a") as file:
+            file.write({answer!r} + "\\n")
+"""
+
+
+class Shelf:
+    """A model directory, and what a server of it answers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "models"
+        self.directory.mkdir()
+        self.stops = directory / "stops"
+        self.stops.touch()
+
+    def put(self, title: str, answer: str, version: str = "1") -> None:
+        (self.directory / title).mkdir(exist_ok=True)
+        code = ANSWERING.format(version=version, answer=answer, stops=str(self.stops))
+        (self.directory / title / "model.py").write_text(code)
+
+    def remove(self, title: str) -> None:
+        shutil.rmtree(self.directory / title)
+
+    def stopped(self) -> list[str]:
+        return sorted(self.stops.read_text().split())
+
+    def run(self, act: Callable[[ServerCore, Repository], Awaitable[None]], **options: Any) -> None:
+        """Act on a worker that was started with this directory alone."""
+        settings = Settings(model_dir=str(self.directory), **options)
+
+        async def main() -> None:
+            core = ServerCore(settings, lambda: find_all(settings))
+            core.preload()
+            core.begin_alone()
+            await core.load()
+            core.open()
+            try:
+                await act(core, Repository(core))
+            finally:
+                await core.stop()
+
+        asyncio.run(main())
+
+
+async def answer_of(core: ServerCore, name: str, version: str | None = None) -> Any:
+    return (await Dataplane(core).run("predict", name, version, {"instances": []}, {}))[0]["predictions"]
+
+
+@pytest.fixture(name="models")
+def empty_shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+def test_a_load_serves_the_versions_that_lie_there_now(models: Shelf) -> None:
+    models.put("m@1", "one")
+    models.put("m@2", "two")
+    models.put("other", "else", version="5")
+
+    async def act(core: ServerCore, repository: Repository) -> None:
+        assert (core.names, core.versions("m")) == (["m", "other"], ["1", "2"])
+        assert (await answer_of(core, "m"), await answer_of(core, "m", "1")) == ("two", "one")
+        models.put("m@10", "ten")
+        models.remove("m@1")
+        assert core.versions("m") == ["1", "2"]
+        await repository.load("m", {})
+        assert core.versions("m") == ["2", "10"]
+        assert (await answer_of(core, "m"), await answer_of(core, "other")) == ("ten", "else")
+        assert models.stopped() == ["one", "two"]
+        with pytest.raises(ModelNotFound, match=r"\(version 1; it has 2, 10\)"):
+            core.find("m", "1")
+        await repository.unload("m")
+        assert core.names == ["other"]
+        assert models.stopped() == ["one", "ten", "two", "two"]
+
+    models.run(act)
+
+
+def test_the_index_has_a_line_for_each_version(models: Shelf) -> None:
+    models.put("m@1", "one")
+    models.put("m@2", "two")
+    models.put("other", "else", version="5")
+
+    async def act(core: ServerCore, repository: Repository) -> None:
+        other = Entry("other", "5", "READY", "")
+        assert await repository.index() == [Entry("m", "1", "READY", ""), Entry("m", "2", "READY", ""), other]
+        core.find("m", "1").model.ready = False
+        assert (core.is_ready(), core.is_model_ready(core.find("m", "1")), core.is_model_ready(core.find("m"))) == (
+            False,
+            False,
+            True,
+        )
+        assert await repository.index(ready_only=True) == [Entry("m", "2", "READY", ""), other]
+        await repository.unload("m")
+        await repository.unload("other")
+        assert await repository.index() == [
+            Entry(name, version, "UNAVAILABLE", "it is not loaded")
+            for name, version in [("m", "1"), ("m", "2"), ("other", "")]
+        ]
+
+    models.run(act)
+
+
+def test_if_one_version_fails_none_is_loaded_and_what_was_served_is_served_on(models: Shelf) -> None:
+    models.put("m@1", "one")
+
+    async def act(core: ServerCore, repository: Repository) -> None:
+        models.put("m@1", "uno")
+        models.put("m@2", "broken")
+        with pytest.raises(ModelLoadError, match=r"in slot 0: load\(\) of model m@2 failed: ValueError: no weights"):
+            await repository.load("m", {})
+        assert (core.versions("m"), await answer_of(core, "m")) == (["1"], "one")
+        assert models.stopped() == ["uno"]
+        assert core.is_ready()
+
+    models.run(act)
+
+
+@pytest.mark.parametrize(
+    ("title", "version", "words"),
+    [
+        ("m", "1", "two models are named 'm' and have version '1'; give each its own name or version"),
+        ("m@", "1", "'m@' names no model: expected NAME or NAME@VERSION"),
+    ],
+)
+def test_versions_that_cannot_be_told_apart_are_not_loaded(models: Shelf, title: str, version: str, words: str) -> None:
+    models.put("m@1", "one")
+
+    async def act(core: ServerCore, repository: Repository) -> None:
+        models.put(title, "more", version)
+        with pytest.raises(ModelLoadError, match=words):
+            await repository.load("m", {})
+        assert await answer_of(core, "m") == "one"
+
+    models.run(act)
+
+
+def test_a_model_that_was_renamed_is_loaded_from_where_it_lies(models: Shelf) -> None:
+    models.put("m@1", "one")
+
+    async def act(core: ServerCore, repository: Repository) -> None:
+        models.put("m@2", "two")
+        models.put("other", "else")
+        await repository.load("iris", {})
+        assert (core.names, core.versions("iris"), await answer_of(core, "iris")) == (["iris"], ["1", "2"], "two")
+        assert [entry.name for entry in await repository.index()] == ["iris", "iris", "other"]
+
+    models.run(act, model_name="iris")
+
+
+def test_a_model_whose_folders_are_gone_can_be_unloaded_but_not_loaded(models: Shelf) -> None:
+    models.put("m@1", "one")
+    models.put("other", "else")
+
+    async def act(core: ServerCore, repository: Repository) -> None:
+        models.remove("m@1")
+        with pytest.raises(ModelNotFound, match=r"does not exist\. There are: other\."):
+            await repository.load("m", {})
+        assert await answer_of(core, "m") == "one"
+        await repository.unload("m")
+        assert [entry.name for entry in await repository.index()] == ["other"]
+
+    models.run(act)
+
+
+def test_a_worker_that_starts_later_has_the_versions_that_were_loaded_and_no_others(models: Shelf) -> None:
+    models.put("m@1", "one")
+
+    async def act(core: ServerCore, repository: Repository) -> None:
+        models.put("m@2", "two")
+        await repository.load("m", {})
+        models.put("m@3", "three")
+        assert core.plane is not None
+        board = Scoreboard(2)
+        later = ServerCore(core.settings, lambda: find_all(core.settings))
+        later.attach(board, board.row(1), "cpu", lambda: None, core.plane.directory)
+        await later.load()
+        assert (later.versions("m"), await answer_of(later, "m")) == (["1", "2"], "two")
+        await later.stop()
+
+    models.run(act)
+
+
+def test_objects_of_one_name_are_loaded_in_place_each() -> None:
+    old, new = Counted(), Counted()
+    old.version, new.version = "9", "10"
+
+    async def main() -> None:
+        async with loaded(new, old) as core:
+            repository = Repository(core)
+            assert (core.find("m").model, core.versions("m")) == (new, ["9", "10"])
+            await repository.load("m", {})
+            assert [(model.loads, model.stopped) for model in (old, new)] == [(2, False), (2, False)]
+            new.fails = True
+            with pytest.raises(ModelLoadError, match=r"load\(\) of model m@10 failed: ValueError: no weights"):
+                await repository.load("m", {})
+            assert (old.stopped, old.ready, new.stopped, new.ready) == (False, True, False, True)
+            assert core.is_ready()
+            await repository.unload("m")
+            assert old.stopped
+            assert new.stopped
+
+    asyncio.run(main())
