@@ -82,6 +82,12 @@ class Settings:
         "auto", "Workers", "Event loop of a worker", flag="--event-loop", choices=("auto", "asyncio", "uvloop")
     )
 
+    fast_lane: bool = option(
+        True,
+        "Workers",
+        "Answer plain inference requests without an ASGI cycle; an application with middleware of its own never does",
+    )
+
     load_timeout: float = option(600.0, "Life", "Seconds in which a worker must load its models", minimum=0.1)
     ready_when: str = option(
         "any", "Life", "Ready is: every model loaded in any worker, or in all workers", choices=("any", "all")

@@ -30,6 +30,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "devices": ("cuda:0, cuda:1", "cuda:0,cuda:1", "gpu"),
     "threads": ("3", 3, "-1"),
     "event_loop": ("asyncio", "asyncio", "trio"),
+    "fast_lane": ("no", False, "perhaps"),
     "load_timeout": ("1.5", 1.5, "nan"),
     "ready_when": ("all", "all", "some"),
     "drain_delay": ("5", 5.0, "-0.1"),

@@ -15,8 +15,10 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Route
 
+from mpserve.http.accounts import Accounts
 from mpserve.http.health import Health
-from mpserve.http.inference import Endpoint, Inference, explain, infer, predict
+from mpserve.http.inference import Endpoint
+from mpserve.http.lane import ROUTES, Lane
 from mpserve.http.middleware import RequestContext
 from mpserve.http.openapi import OpenApi
 from mpserve.http.repository import RepositoryRoutes
@@ -47,12 +49,13 @@ def build_app(core: ServerCore) -> Starlette:
     repository = RepositoryRoutes(core)
     openapi = OpenApi(core)
     dataplane = Dataplane(core)
+    accounts = Accounts(core.settings.access_log)
 
     def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], method: str = "GET") -> Route:
         return Route(path, _answering(answer), methods=[method])
 
-    def post(path: str, inference: Inference) -> Route:
-        return Route(path, Endpoint(dataplane, inference), methods=["POST"])
+    def hot(path: str) -> Route:
+        return Route(path, Endpoint(dataplane, ROUTES[path]), methods=["POST"])
 
     routes = [
         asked("/", health.alive),
@@ -62,8 +65,8 @@ def build_app(core: ServerCore) -> Starlette:
         # V1
         asked("/v1/models", health.models),
         asked("/v1/models/{model:v1name}", health.model_status),
-        post("/v1/models/{model}:predict", predict),
-        post("/v1/models/{model}:explain", explain),
+        hot("/v1/models/{model}:predict"),
+        hot("/v1/models/{model}:explain"),
         # V2, the Open Inference Protocol
         asked("/v2", health.server),
         asked("/v2/health/live", health.live),
@@ -71,10 +74,10 @@ def build_app(core: ServerCore) -> Starlette:
         asked("/v2/models", health.models),
         asked("/v2/models/{model}", health.model_metadata),
         asked("/v2/models/{model}/ready", health.model_status),
-        post("/v2/models/{model}/infer", infer),
+        hot("/v2/models/{model}/infer"),
         asked("/v2/models/{model}/versions/{version}", health.model_metadata),
         asked("/v2/models/{model}/versions/{version}/ready", health.model_status),
-        post("/v2/models/{model}/versions/{version}/infer", infer),
+        hot("/v2/models/{model}/versions/{version}/infer"),
         # Model repository extension
         asked("/v2/repository/index", repository.index, "POST"),
         asked("/v2/repository/models/{model}/load", repository.load, "POST"),
@@ -82,11 +85,13 @@ def build_app(core: ServerCore) -> Starlette:
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(RequestContext, access_log=core.settings.access_log)],
+        middleware=[Middleware(RequestContext, accounts=accounts)],
         exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
         lifespan=_lifespan,
     )
     app.state.core = core
+    app.state.lane = Lane(dataplane, accounts)
+    app.state.as_built = _shape(app)
     return app
 
 
@@ -98,6 +103,20 @@ def find_core(app: Any) -> ServerCore | None:
             return core
         app = getattr(app, "app", None)
     return None
+
+
+def find_lane(app: Any) -> Lane | None:
+    """The fast lane beside an application, if the application is as ``build_app`` made it: a user's middleware or routes
+    would not see what goes that way.
+    """
+    if isinstance(app, Starlette) and getattr(app.state, "as_built", None) == _shape(app):
+        lane: Lane = app.state.lane
+        return lane
+    return None
+
+
+def _shape(app: Starlette) -> tuple[int, int]:
+    return len(app.user_middleware), len(app.routes)
 
 
 def _answering(answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Any]]:

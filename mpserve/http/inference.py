@@ -103,20 +103,28 @@ class Endpoint:
         self.inference = inference
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        core = self.dataplane.core
-        headers = read_headers(scope)
+        headers = read_headers(scope["headers"])
         try:
-            body = await read_body(core, headers, receive)
-            if body is None:
-                return
+            body = await read_body(self.dataplane.core, headers, receive)
+        except Exception as error:
+            await error_answer(error).send(send)
+            return
+        if body is not None:
             parameters = scope["path_params"]
             call = Call(parameters["model"], parameters.get("version"), headers)
-            answer = await self.inference(self.dataplane, call, body)
-            if "accept-encoding" in headers:
-                answer = await compressed(core, answer, headers["accept-encoding"])
-        except Exception as error:
-            answer = error_answer(error)
-        await answer.send(send)
+            answer = await respond(self.dataplane, self.inference, call, body)
+            await answer.send(send)
+
+
+async def respond(dataplane: Dataplane, inference: Inference, call: Call, body: bytes) -> Answer:
+    """The answer to an inference request, also when it fails, in a content coding that the client takes."""
+    try:
+        answer = await inference(dataplane, call, body)
+        if "accept-encoding" in call.headers:
+            answer = await compressed(dataplane.core, answer, call.headers["accept-encoding"])
+    except Exception as error:
+        answer = error_answer(error)
+    return answer
 
 
 async def compressed(core: ServerCore, answer: Answer, accept_encoding: str) -> Answer:

@@ -59,5 +59,5 @@ class RepositoryRoutes:
 
     async def _document(self, request: Request) -> dict[str, Any]:
         """The body as an object; an empty one is an empty object."""
-        body = await read_body(self.core, read_headers(request.scope), request.receive)
+        body = await read_body(self.core, read_headers(request.scope["headers"]), request.receive)
         return parse_object(body) if body and body.strip() else {}

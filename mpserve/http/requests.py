@@ -1,8 +1,9 @@
 """What an inference request brings: its headers as models read them, and its whole body, bounded and uncompressed."""
 
 import re
+from collections.abc import Iterable
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from mpserve.errors import InvalidInput, PayloadTooLarge
 from mpserve.protocol.compression import decompress
@@ -15,10 +16,13 @@ INLINE = 65536
 """Bytes of a compressed body that are expanded on the event loop; larger ones cost milliseconds and go to a thread."""
 
 
-def read_headers(scope: Scope) -> dict[str, str]:
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+def read_headers(raw: RawHeaders) -> dict[str, str]:
     """The headers with lower-case names; a repeated one is joined with commas (RFC 9110, 5.2)."""
     headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
+    for raw_name, raw_value in raw:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers

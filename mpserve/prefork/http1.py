@@ -1,14 +1,18 @@
-"""HTTP/1.1 on the wire: uvicorn's httptools protocol with the limits that it leaves open, and a way to retire connections.
+"""HTTP/1.1 on the wire: uvicorn's httptools protocol with the limits that it leaves open, a fast lane, and retirement.
 
 uvicorn with httptools takes a head of 5 MB or 5,000 header fields, and waits for ever for the end of a request head.
 The limits are gunicorn's own settings (``limit_request_line``, ``limit_request_fields``, ``limit_request_field_size``)
 and ``header_timeout``.
+
+A whole inference request that came alone goes to the lane, which answers it without an ASGI cycle: half of what a small
+request costs is that machinery. All others are uvicorn's.
 """
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
 import orjson
@@ -16,11 +20,19 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from mpserve.prefork.exchange import Exchange
 from mpserve.scoreboard import Row
+
+if TYPE_CHECKING:
+    from mpserve.http.lane import Asked, Lane  # which brings Starlette and numpy
+    from mpserve.http.responses import Answer
 
 LINGER = 1.0
 """Seconds for which the remaining bytes of a client that is hung up on are read and dropped: closing at once would reset
 the connection, and the client would lose the answer."""
+
+COPIED = 65536
+"""Bytes of an answer's body from which on it is not copied behind its head to be sent as one."""
 
 
 @dataclass(frozen=True)
@@ -43,39 +55,54 @@ class Refused(Exception):
 
 
 class Protocol(HttpToolsProtocol):
-    """One client connection."""
+    """One client connection. ``expire`` is to be called now and then; there are no timers, of which each costs more
+    than a look at all connections ten times a second.
+    """
 
-    def __init__(self, config: Config, state: ServerState, app_state: dict[str, Any], limits: Limits, row: Row) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        app_state: dict[str, Any],
+        limits: Limits,
+        row: Row,
+        lane: "Lane | None",
+    ) -> None:
         super().__init__(config=config, server_state=state, app_state=app_state)
         self.limits = limits
         self.row = row
+        self.lane = lane
         self.retiring = False
         """Whether the connection is to be closed after the next answer."""
+        self._deadline = math.inf
+        """When, on the loop's clock, a head is late or a connection has been idle for too long."""
         self._unanswered = 0
         self._heads = 0
         self._in_head = False
         self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
         self._refusal: tuple[int, str] | None = None
         self._hung_up = False
         self._closed_at: float | None = None
+        self._receiving: Exchange | None = None
+        """The request of the lane whose body is still to come."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.row.connections = len(self.connections)
-        self._await_head()
+        self._deadline = self.loop.time() + self.limits.seconds
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(self.cycle, Exchange):
+            self.cycle.disconnected = True
+            self.cycle = None  # uvicorn would look for its event
         super().connection_lost(exc)
         self.row.connections = len(self.connections)
-        self._cancel_head_timer()
-        self._unset_keepalive_if_required()
+        self._deadline = math.inf
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or self._hung_up:
             return
         head = self._heads if self._in_head else None
-        self._unset_keepalive_if_required()
         try:
             self._feed(data)
         except httptools.HttpParserError:
@@ -86,11 +113,6 @@ class Protocol(HttpToolsProtocol):
             if self._head_bytes > self.limits.head:
                 self._refusal = (431, f"the request head is larger than {self.limits.head} bytes")
                 self.send_400_response("")
-        if not (self._unanswered or self._in_head or self.timeout_keep_alive_task or self.transport.is_closing()):
-            # Bytes between requests, or the rest of a body that was refused, must not keep the connection for ever.
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -111,14 +133,17 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._heads += 1
         self._in_head = True
         self._head_bytes = 0
-        self._await_head()
+        if not self._unanswered:
+            self._deadline = self.loop.time() + self.limits.seconds
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+        self.url += url
         if len(self.url) > self.limits.line:
             self._refuse(414, f"the request line is longer than {self.limits.line} bytes")
 
@@ -130,29 +155,107 @@ class Protocol(HttpToolsProtocol):
             self._refuse(431, f"a header field is larger than {self.limits.field_size} bytes")
 
     def on_headers_complete(self) -> None:
-        if self.parser.get_method() == b"CONNECT":
+        method = self.parser.get_method()
+        if method == b"CONNECT":
             self._refuse(405, "this server is no proxy")
         self._in_head = False
-        self._cancel_head_timer()
-        super().on_headers_complete()
-        if self.parser.should_upgrade():
-            return
+        self._deadline = math.inf
+        asked = self._asked() if method == b"POST" and not self._unanswered else None
+        if asked is not None:
+            keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+            self._receiving = Exchange(asked, keep_alive)
+            self.cycle = self._receiving  # type: ignore[assignment]  # it has what is asked of a cycle
+        else:
+            self._begin_cycle()
+            if self.parser.should_upgrade():
+                return
         self._unanswered += 1
         if self.retiring:
             self.cycle.keep_alive = False
 
+    def _asked(self) -> "Asked | None":
+        """What the request asks of the lane, unless it is one that must go the ordinary way."""
+        if self.lane is None or self.expect_100_continue or self.parser.should_upgrade():
+            return None
+        return self.lane.accept(self.url, self.headers)
+
+    def _begin_cycle(self) -> None:
+        """Leave the request to uvicorn. Its scope is made only now, since the lane does without."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._receiving is not None:
+            self._receiving.receive(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        exchange, self._receiving = self._receiving, None
+        if exchange is None:
+            super().on_message_complete()
+        else:
+            exchange.more_body = False
+            self.tasks.add(self.loop.create_task(self._answer(exchange)))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        assert self.lane is not None
+        try:
+            answer = await self.lane.answer(exchange.asked, exchange.take_body(), self.client)
+            if self.flow.write_paused:
+                await self.flow.drain()
+            if not exchange.disconnected:
+                self._write(exchange, answer)
+        except BaseException:  # a model that cancels the task that it runs in
+            self.transport.close()
+            raise
+        finally:
+            self.tasks.discard(asyncio.current_task())
+
+    def _write(self, exchange: Exchange, answer: "Answer") -> None:
+        head = exchange.head(answer, self.server_state.default_headers)
+        if len(answer.body) < COPIED:
+            self.transport.write(head + answer.body)
+        else:
+            self.transport.writelines((head, answer.body))
+        exchange.response_complete = True
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
     def on_response_complete(self) -> None:
         self._unanswered -= 1
-        super().on_response_complete()
-        if self.transport.is_closing() or self._unanswered:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        if self._unanswered:
             return
         if self._refusal is not None:
             self._answer_refusal()
         elif self._in_head:  # nothing was read meanwhile, so its time begins now
-            self._await_head()
+            self._deadline = self.loop.time() + self.limits.seconds
         elif self.expect_100_continue and self.cycle.more_body:
             # A client that was not told to go on may send the body or leave it out, so the next bytes could mean both.
             self._hang_up()
+        else:
+            self._deadline = self.loop.time() + self.timeout_keep_alive
+
+    def expire(self, now: float) -> None:
+        """Give up waiting for a head that is late by now, or for the next request of an idle client."""
+        if now < self._deadline or self.transport.is_closing():
+            return
+        self._deadline = math.inf
+        if self._in_head:
+            self._refusal = (408, f"the request head was not complete after {self.limits.seconds:g} s")
+            self.send_400_response("")
+        else:
+            self.transport.close()
 
     def retire(self, at_once: bool) -> None:
         """Close after the next answer, so that a client that is about to use its idle connection loses nothing.
@@ -173,25 +276,6 @@ class Protocol(HttpToolsProtocol):
         if self.loop.time() - self._closed_at > LINGER and not self.transport.get_write_buffer_size():
             self.transport.abort()
 
-    def _await_head(self) -> None:
-        self._cancel_head_timer()
-        self._head_timer = self.loop.call_later(self.limits.seconds, self._head_is_late)
-
-    def _cancel_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if self._unanswered or self.transport.is_closing():
-            return
-        if self._in_head:
-            self._refusal = (408, f"the request head was not complete after {self.limits.seconds:g} s")
-            self.send_400_response("")
-        else:  # not a byte of a request came, so there is none to answer
-            self.transport.close()
-
     def _refuse(self, status: int, reason: str) -> None:
         self._refusal = (status, reason)
         raise Refused(reason)
@@ -199,12 +283,14 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is malformed (the parser calls this) or breaks a limit, in the order of the requests; then close."""
         self._in_head = False
-        self._cancel_head_timer()
+        self._deadline = math.inf
         if self._refusal is None:
             self._refusal = (400, "the bytes received are no HTTP request")
         if self._unanswered and self.cycle.more_body:  # its body is malformed and will never be complete
             self._unanswered -= 1
-            if self.pipeline:
+            if self._receiving is not None:
+                self._receiving = None
+            elif self.pipeline:
                 self.pipeline.popleft()
             elif self.cycle.response_started:
                 self.transport.close()
@@ -225,7 +311,7 @@ class Protocol(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         self._hung_up = True
-        self._unset_keepalive_if_required()
+        self._deadline = math.inf
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()

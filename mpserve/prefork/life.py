@@ -30,6 +30,7 @@ from mpserve.serving.core import ServerCore
 
 if TYPE_CHECKING:
     from mpserve.grpc.server import GrpcServer
+    from mpserve.http.lane import Lane
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Life:
         config: of HTTP.
         listeners: the sockets of HTTP, shared by all workers.
         limits: of a request head.
+        lane: the fast lane, if the application has one.
         arbiter: the pid of the parent that it must not outlive.
         grpc: the gRPC server, if there is to be one.
     """
@@ -61,6 +63,7 @@ class Life:
         config: Config,
         listeners: Sequence[socket.socket],
         limits: Limits,
+        lane: "Lane | None",
         arbiter: int,
         grpc: "GrpcServer | None",
     ) -> None:
@@ -68,6 +71,7 @@ class Life:
         self.config = config
         self.listeners = listeners
         self.limits = limits
+        self.lane = lane
         self.arbiter = arbiter
         self.grpc = grpc
         self.row = core.row
@@ -135,7 +139,7 @@ class Life:
         self.ending.set()
 
     def _protocol(self, app_state: dict[str, Any]) -> Protocol:
-        protocol = Protocol(self.config, self.state, app_state, self.limits, self.row)
+        protocol = Protocol(self.config, self.state, app_state, self.limits, self.row, self.lane)
         # Who gets a 503 here while the models load may find a ready worker by its next connection.
         protocol.retiring = self.row.state == State.LOADING
         return protocol
@@ -152,9 +156,16 @@ class Life:
                 self.orphaned = True
                 logger.error("the arbiter is gone; finishing what is in hand, then ending")
             self.core.reconciler.kick()
+            self._expire_connections()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
             await asyncio.sleep(TICK)
+
+    def _expire_connections(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.state.connections):
+            if isinstance(connection, Protocol):
+                connection.expire(now)
 
     async def _catch_up(self) -> None:
         """Make a wish true that came while the models were loaded, before the first client can ask.

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config as GunicornConfig
@@ -37,6 +37,9 @@ from mpserve.scoreboard import State, shared
 from mpserve.serving.core import ServerCore
 from mpserve.serving.host import own_directory
 from mpserve.version import VERSION
+
+if TYPE_CHECKING:
+    from mpserve.http.lane import Lane
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +182,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             asyncio.set_event_loop(loop)
             listeners = [listener.sock for listener in self.sockets]
             grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
-            life = Life(self.core, self._uvicorn_config(), listeners, self._limits(), self.ppid, grpc)
+            life = Life(self.core, self._uvicorn_config(), listeners, self._limits(), self._lane(), self.ppid, grpc)
             loop.run_until_complete(life.run())
         except LoadFailed as failure:
             if shared().ever_ready:
@@ -193,6 +196,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
             asyncio.set_event_loop(None)
             loop.close()
         return 0
+
+    def _lane(self) -> "Lane | None":
+        from mpserve.http.app import find_lane
+
+        return find_lane(self.wsgi) if self.core.settings.fast_lane else None
 
     def _uvicorn_config(self) -> Config:
         tls = self.cfg.ssl_options

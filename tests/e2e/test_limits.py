@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.wire import LIVE, SOURCE, Wire, head, post, wire
+from tests.e2e.wire import LIVE, SOURCE, WAYS, Wire, head, post, wire
 from tests.running import Server, serving
 
 
-@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+@pytest.fixture(scope="module", params=WAYS)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    flags = ("--max_body_size=200000", "--header_timeout=20", f"--event-loop={request.param}")
+    flags = ("--max_body_size=200000", "--header_timeout=20", *request.param)
     with serving(tmp_path_factory.mktemp("limits"), SOURCE, *flags) as running:
         yield running.wait_ready()
 

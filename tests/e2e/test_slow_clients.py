@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.wire import LIVE, SOURCE, post, wire
+from tests.e2e.wire import LIVE, SOURCE, WAYS, post, wire
 from tests.running import Server, serving
 
 
-@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+@pytest.fixture(scope="module", params=WAYS)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    flags = ("--header_timeout=0.5", "--timeout-keep-alive=2", f"--event-loop={request.param}")
+    flags = ("--header_timeout=0.5", "--timeout-keep-alive=2", *request.param)
     with serving(tmp_path_factory.mktemp("slow"), SOURCE, *flags) as running:
         yield running.wait_ready()
 

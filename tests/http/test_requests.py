@@ -13,7 +13,7 @@ from tests.asgi import core_of
 
 def test_header_names_are_lower_case_and_repeated_headers_are_joined() -> None:
     scope = {"headers": [(b"x-a", b"1"), (b"content-encoding", b"gzip"), (b"x-a", b"2")]}
-    assert read_headers(scope) == {"x-a": "1, 2", "content-encoding": "gzip"}
+    assert read_headers(scope["headers"]) == {"x-a": "1, 2", "content-encoding": "gzip"}
 
 
 def read(chunks: Iterable[bytes | None], limit: int, announced: str | None = None) -> tuple[bytes | None, int]:

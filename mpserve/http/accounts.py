@@ -1,0 +1,27 @@
+"""What is noted of every HTTP request that was answered: its count by route and status, and its line in the access log."""
+
+import logging
+import time
+from urllib.parse import quote
+
+from mpserve.metrics import metrics
+
+access_logger = logging.getLogger("mpserve.access")
+
+
+class Accounts:
+    """``access_log``: whether each request is logged in a line."""
+
+    def __init__(self, access_log: bool) -> None:
+        self.access_log = access_log
+        self._requests = metrics().requests
+
+    def note(self, route: str, status: int, start: float, client: object, method: str, path: str) -> None:
+        """A request to ``route``, a path template, was answered; it began at ``start`` (``time.perf_counter``)."""
+        self._requests.labels(route, status).inc()
+        if self.access_log:
+            host, port = client if isinstance(client, tuple) else ("-", 0)
+            access_logger.info(
+                '%s:%s "%s %s" %d %.1f ms', host, port, method, quote(path, "/:"), status,
+                (time.perf_counter() - start) * 1000,
+            )  # fmt: skip

@@ -1,0 +1,49 @@
+"""One request and its answer on the fast lane. The protocol keeps it where it otherwise keeps uvicorn's cycle."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+if TYPE_CHECKING:
+    from mpserve.http.lane import Asked  # which brings Starlette and numpy
+    from mpserve.http.responses import Answer
+
+
+class Exchange:
+    """``keep_alive``: whether the connection stays open after the answer. The public names are those of uvicorn's cycle."""
+
+    __slots__ = ("_chunks", "asked", "disconnected", "keep_alive", "more_body", "response_complete", "response_started")
+
+    def __init__(self, asked: "Asked", keep_alive: bool) -> None:
+        self.asked = asked
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self._chunks: list[bytes] = []
+
+    def receive(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+
+    def take_body(self) -> bytes:
+        """The whole body, which is not kept here any longer."""
+        chunks, self._chunks = self._chunks, []
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def head(self, answer: "Answer", server_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """The head of the answer, as uvicorn would write it."""
+        parts = [STATUS_LINE[answer.status]]
+        for name, value in server_headers:
+            parts += (name, b": ", value, b"\r\n")
+        closes = False
+        for name, value in answer.headers:
+            parts += (name, b": ", value, b"\r\n")
+            closes = closes or (name == b"connection" and b"close" in value.lower())
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)

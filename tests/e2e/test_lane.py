@@ -1,0 +1,225 @@
+"""The fast lane and the way through ASGI: whatever is sent, the same comes back on both."""
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.e2e.wire import wire
+from tests.running import Server, eventually, serving
+
+SOURCE = """
+import os
+from pathlib import Path
+from mpserve import InvalidInput, Model, Tensor, TensorModel
+
+class Many(Model):
+    name = "m"
+    required_response_headers = True
+
+    def predict(self, payload, headers=None, response_headers=None):
+        if not isinstance(payload, dict):
+            return payload
+        if "fail" in payload:
+            raise {"model": RuntimeError, "client": InvalidInput}[payload["fail"]]("as asked")
+        if "wait" in payload:
+            Path(payload["wait"]).touch()
+            while not Path("go").exists():
+                pass
+        response_headers.update(payload.get("headers", {}))
+        return {"predictions": [payload.get("instances"), headers.get("x-mine")] + ["x" * payload.get("size", 0)]}
+
+class Sum(TensorModel):
+    name = "sum"
+    inputs = [Tensor("x", "FP32", [-1])]
+    outputs = [Tensor("y", "FP32", [])]
+
+    def predict(self, x):
+        return x.sum()
+
+class Later(Model):
+    name = "later"
+
+    async def predict(self, payload, headers=None):
+        return payload
+
+MODELS = [Many(), Sum(), Later()]
+"""
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    """One with the fast lane, one without."""
+    with ExitStack() as stack:
+        running = []
+        for way in ("yes", "no"):
+            folder = tmp_path_factory.mktemp(way)
+            (folder / "go").touch()
+            flags = ("--max_body_size=300000", f"--fast_lane={way}", "--access_log")
+            running.append(stack.enter_context(serving(folder, SOURCE, *flags, target="model.py:MODELS")).wait_ready())
+        yield running
+
+
+def request(
+    body: object, *fields: str, path: str = "/v1/models/m:predict", version: str = "1.1", length: bool = True
+) -> bytes:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/{version}", "host: x", *fields, *([f"content-length: {len(raw)}"] if length else [])]
+    return "\r\n".join([*lines, "", ""]).encode() + raw
+
+
+V2 = {"id": "7", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}]}
+JSON_PART = json.dumps(
+    {
+        "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}],
+        "parameters": {"binary_data_output": True},
+    }
+).encode()
+CHUNKED = b"f\r\n" + b'{"instances":[1' + b"\r\n2\r\n]}\r\n0\r\n\r\n"
+
+SENT: dict[str, bytes] = {
+    "V1": request({"instances": [1, "é"]}),
+    "V1, a large answer": request({"instances": [], "size": 200_000}),
+    "V1, a large request": request({"instances": ["x" * 200_000]}),
+    "V1, async": request({"instances": [1]}, path="/v1/models/later:predict"),
+    "V1, raw bytes": request(b"\x00\x01", "content-type: application/x-thing"),
+    "V1, an empty body": request(b""),
+    "V1, no length": request(b"", length=False),
+    "V1, a header": request({"instances": []}, "X-Mine: 1", "x-mine: 2"),
+    "V1, headers of the model's": request({"headers": {"x-theirs": "1", "content-type": "text/x"}}),
+    "V1, the model closes": request({"headers": {"connection": "close"}}),
+    "V1, a header that ends the head": request({"headers": {"x-bad": "1\r\n\r\n"}}),
+    "V1, an id": request({"instances": []}, "x-request-id: mine"),
+    "V1, an id of the model's": request({"headers": {"x-request-id": "its"}}),
+    "V1, explain": request({"instances": []}, path="/v1/models/m:explain"),
+    "V1, no JSON": request(b"{"),
+    "V1, the client's fault": request({"fail": "client"}),
+    "V1, the model's fault": request({"fail": "model"}),
+    "V1, no such model": request({"instances": []}, path="/v1/models/other:predict"),
+    "V1, an address with a query": request({"instances": []}, path="/v1/models/m:predict?a=b"),
+    "V1, an encoded address": request({"instances": []}, path="/v1/models/m%3Apredict"),
+    "V1, an address with a slash": request({"instances": []}, path="/v1/models/m:predict/"),
+    "V1, gzip asked for": request({"instances": ["x" * 5000]}, "accept-encoding: gzip"),
+    "V1, too large": request(b"x" * 300_001),
+    "V1, chunked": request(CHUNKED, "transfer-encoding: chunked", length=False),
+    "V1, 100-continue": request({"instances": [1]}, "expect: 100-continue"),
+    "V1, HTTP/1.0": request({"instances": [1]}, version="1.0"),
+    "V1, close": request({"instances": [1]}, "connection: close"),
+    "V1, an upgrade": request({"instances": [1]}, "connection: upgrade", "upgrade: h2c"),
+    "V1, a CloudEvent": request(
+        {"instances": [1]},
+        "ce-id: 1",
+        "ce-source: s",
+        "ce-type: t",
+        "ce-specversion: 1.0",
+        "ce-time: 2020-01-01T00:00:00Z",
+    ),
+    "V2": request(V2, path="/v2/models/sum/infer"),
+    "V2, a version": request(V2, path="/v2/models/sum/versions/1/infer"),
+    "V2, no such version": request(V2, path="/v2/models/sum/versions/2/infer"),
+    "V2, binary": request(
+        JSON_PART + bytes(8), f"Inference-Header-Content-Length: {len(JSON_PART)}", path="/v2/models/sum/infer"
+    ),
+    "V2, raw": request(bytes(8), "Inference-Header-Content-Length: 0", path="/v2/models/sum/infer"),
+    "V2, bytes left over": request(
+        JSON_PART + bytes(9), f"Inference-Header-Content-Length: {len(JSON_PART)}", path="/v2/models/sum/infer"
+    ),
+    "V2, a wrong shape": request({**V2, "inputs": [{**V2["inputs"][0], "shape": [3]}]}, path="/v2/models/sum/infer"),  # type: ignore[dict-item, index]
+    "two, pipelined": request({"instances": [1]}) + request({"instances": [2]}),
+    "three, pipelined, of several ways": request({"instances": [1]})
+    + b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+    + request(CHUNKED, "transfer-encoding: chunked", length=False),
+    "pipelined behind one that waits for 100": request({"instances": [1]})
+    + request({"instances": [2]}, "expect: 100-continue"),
+    "one and then rubbish": request({"instances": [1]}) + b"rubbish\r\n\r\n",
+    "a malformed length": request(b"", "content-length: 1x", length=False),
+}
+
+
+def conversation(server: Server, sent: bytes) -> bytes:
+    """All that the server writes until it closes, made comparable."""
+    with wire(server) as connection:
+        connection.send(sent)
+        connection.send(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = connection.reader.read()
+    received = re.sub(rb"(date: )[^\r]+", rb"\1-", received)
+    received = re.sub(rb"(x-request-id: )[0-9a-f]+-[0-9a-f]+-[0-9a-f]+", rb"\1-", received)
+    received = re.sub(rb"(ce-time: )[^\r]+", rb"\1-", received)
+    return re.sub(rb"(ce-id: )[^\r]+", rb"\1-", received)
+
+
+@pytest.mark.parametrize("sent", SENT.values(), ids=SENT)
+def test_both_ways_answer_with_the_same_bytes(servers: list[Server], sent: bytes) -> None:
+    fast, ordinary = (conversation(server, sent) for server in servers)
+    assert fast.startswith(b"HTTP/1.1 ")
+    assert fast == ordinary
+
+
+@pytest.mark.parametrize("sent", [SENT["V1"], SENT["V2, binary"]], ids=["V1", "binary"])
+def test_a_request_may_come_byte_by_byte(servers: list[Server], sent: bytes) -> None:
+    for server in servers:
+        whole = conversation(server, sent)
+        with wire(server) as connection:
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for position in range(len(sent)):
+                connection.send(sent[position : position + 1])
+            answer = connection.response()
+        assert answer.body in whole
+        assert answer.status == 200
+
+
+def test_many_requests_go_over_one_connection(servers: list[Server]) -> None:
+    for server in servers:
+        with wire(server) as connection:
+            for number in range(50):
+                connection.send(request({"instances": [number]}))
+                assert json.loads(connection.response().body)["predictions"][0] == [number]
+
+
+def test_a_client_that_does_not_read_holds_up_nobody_and_loses_nothing(servers: list[Server]) -> None:
+    """Write back-pressure: what it has asked for waits until it reads."""
+    sent = request({"instances": [], "size": 200_000})
+    for server in servers:
+        with wire(server) as slow, wire(server) as other:
+            for _ in range(30):
+                slow.send(sent)
+            other.send(request({"instances": [1]}))
+            assert other.response().status == 200
+            assert {slow.response().status for _ in range(30)} == {200}
+
+
+@pytest.mark.parametrize("abort", [True, False], ids=["reset", "closed"])
+def test_a_client_that_goes_away_while_it_is_answered_harms_nobody(servers: list[Server], abort: bool) -> None:
+    for server in servers:
+        before = server.workers()
+        (server.log_file.parent / "go").unlink()
+        reached = server.log_file.parent / "reached"
+        reached.unlink(missing_ok=True)
+        with wire(server) as connection:
+            connection.send(request({"wait": str(reached)}))
+            eventually(reached.exists)
+            if abort:
+                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        (server.log_file.parent / "go").touch()
+        with wire(server) as connection:
+            connection.send(request({"instances": [1]}))
+            assert connection.response().status == 200
+        assert server.workers() == before
+        assert "Traceback" not in server.log.rpartition("as asked")[2]
+
+
+def test_both_ways_count_and_log_alike(servers: list[Server]) -> None:
+    for server in servers:
+        conversation(server, request(V2, "x-request-id: counted", path="/v2/models/sum/infer"))
+        eventually(lambda server=server: "req counted]" in server.log)  # type: ignore[misc]
+        line = next(line for line in server.log.splitlines() if "req counted]" in line)
+        assert re.search(r'127\.0\.0\.1:\d+ "POST /v2/models/sum/infer" 200 [\d.]+ ms', line)
+    of = 'mpserve_requests_total{route="/v2/models/{model}/infer",status="200"}'
+    fast, ordinary = (
+        next(line for line in server.client.get("/metrics").text.splitlines() if line.startswith(of))
+        for server in servers
+    )
+    assert fast == ordinary
