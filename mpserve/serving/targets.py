@@ -15,6 +15,9 @@ from types import ModuleType
 from mpserve.errors import ConfigurationError, ModelLoadError, MPServeError
 from mpserve.serving.model import Model
 
+_folders: set[Path] = set()
+"""Where the files lie that have been imported."""
+
 
 @contextmanager
 def telling(stage: str) -> Iterator[None]:
@@ -76,10 +79,13 @@ def _called(node: ast.AST) -> str | None:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # as `python model.py` would, so that it finds its neighbours
-    name = path.stem if path.stem not in sys.modules and path.stem.isidentifier() else f"mpserve_target_{path.stem}"
+    folder = path.resolve().parent
+    _forget_neighbours(folder, besides=path.stem)
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))  # as `python model.py` would, so that it finds its neighbours
+    is_free = path.stem not in sys.modules and path.stem.isidentifier()
+    name = path.stem if is_free else f"mpserve_target_{folder.name}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -92,6 +98,21 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]  # as `import` does: a worker may try again
         raise
     return module
+
+
+def _forget_neighbours(folder: Path, besides: str) -> None:
+    """Let a file that is to be imported have the modules that lie beside it, as they are now.
+
+    Python keeps modules by name alone: ``import utils`` in one version of a model would give it another version's. Those
+    that have been imported keep theirs. ``besides`` is the name of the file itself.
+    """
+    for name in {entry.stem for entry in folder.iterdir()} - {besides}:
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        if file.name and not _folders.isdisjoint((file.parent, file.parent.parent)):  # NAME.py, NAME/__init__.py
+            for module in [module for module in sys.modules if f"{module}.".startswith(f"{name}.")]:
+                del sys.modules[module]
+    importlib.invalidate_caches()
+    _folders.add(folder)
 
 
 def _import_module(name: str) -> ModuleType:

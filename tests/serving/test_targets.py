@@ -1,5 +1,6 @@
 """Finding a model in the user's code, and telling in one sentence what is wrong when there is none."""
 
+import json
 import pickle
 import sys
 from collections.abc import Iterator
@@ -163,3 +164,35 @@ def test_a_script_that_starts_a_server_is_told_from_a_file_that_holds_a_model(ex
 
 def test_a_file_that_is_not_there_starts_no_server() -> None:
     assert starts_server(Path("nowhere.py")) is False
+
+
+NEIGHBOURLY = "import words\nfrom package import deep\n{one}    told = words.WORD, deep.WORD\n"
+
+
+def put_version(version: str, word: str) -> Path:
+    put(NEIGHBOURLY.format(one=ONE), f"m@{version}/model.py")
+    put(f"WORD = {word!r}\n", f"m@{version}/words.py")
+    put("", f"m@{version}/package/__init__.py")
+    put(f"WORD = {word!r}\n", f"m@{version}/package/deep.py")
+    return Path(f"m@{version}/model.py")
+
+
+def test_each_file_has_the_modules_that_lie_beside_it_as_they_are_now() -> None:
+    first, second = find_in_file(put_version("1", "one")), find_in_file(put_version("2", "two"))
+    anew = find_in_file(put_version("1", "another"))
+    assert [found.told for found in (first, second, anew)] == [("one",) * 2, ("two",) * 2, ("another",) * 2]  # type: ignore[attr-defined]
+
+
+def test_a_module_from_elsewhere_stays_although_its_name_is_beside_a_file(tmp_path: Path) -> None:
+    find_in_file(put_version("1", "one"))
+    put("raise AssertionError\n", "m@2/json.py")
+    put("raise AssertionError\n", "m@2/pytest/__init__.py")
+    put(f"import json, pytest\n{ONE}    told = json, pytest", "m@2/model.py")
+    assert find_in_file(Path("m@2/model.py")).told == (json, pytest)  # type: ignore[attr-defined]
+
+
+def test_classes_of_several_files_of_one_name_can_be_pickled() -> None:
+    for version in "123":
+        found = find_in_file(put_version(version, version))
+        assert isinstance(found, type)
+        assert pickle.loads(pickle.dumps(found)) is found
