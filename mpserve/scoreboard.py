@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterator
 from enum import IntEnum
 
+from mpserve.counters import SLOT, Counters
+
 CELLS = 16
 MODEL_CELLS = range(8, 16)
 BITS = 63
@@ -97,11 +99,11 @@ class Row:
 
 
 class Scoreboard:
-    """All rows, and the few facts that concern the server as a whole."""
+    """All rows, the counters of each slot, and the few facts that concern the server as a whole."""
 
     def __init__(self, slots: int = SLOTS) -> None:
-        self._memory = mmap.mmap(-1, (slots + 1) * CELLS * 8)
-        self._cells = memoryview(self._memory).cast("q")
+        self._cells = _shared_cells((slots + 1) * CELLS)
+        self.counters = Counters(_shared_cells(slots * SLOT))
         self._rows = [Row(slot, self._cells[(slot + 1) * CELLS : (slot + 2) * CELLS]) for slot in range(slots)]
 
     @property
@@ -172,6 +174,10 @@ class Scoreboard:
         if len(used) < self.workers_wanted or (len(live) < len(there) and len(live) < self.workers_wanted):
             return False
         return bool(live) and all(row.state == State.READY and row.models & everything == everything for row in live)
+
+
+def _shared_cells(count: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, count * 8)).cast("q")
 
 
 class _Shared:

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
 from mpserve.grpc.calls import Answer, Calls, Context, Headers, explained
 from mpserve.grpc.repository import RepositoryCalls
+from mpserve.grpc.statistics import StatisticsCalls
 from mpserve.grpc.stream import Stream
 from mpserve.protocol.messages import InferResponse
 from mpserve.protocol.protobuf import inference_pb2 as pb
@@ -36,7 +37,6 @@ _CUDA_SHARED_MEMORY = "CUDA shared memory is not supported; send the tensors as 
 
 NOT_OFFERED = {
     "ModelConfig": "the model configuration extension is not supported; ModelMetadata tells inputs and outputs",
-    "ModelStatistics": "the statistics extension is not supported; durations are in /metrics",
     "SystemSharedMemoryStatus": _SHARED_MEMORY,
     "SystemSharedMemoryRegister": _SHARED_MEMORY,
     "SystemSharedMemoryUnregister": _SHARED_MEMORY,
@@ -71,6 +71,7 @@ class Servicer:
             "ModelReady": self.model_ready,
             "ModelMetadata": self.model_metadata,
             **RepositoryCalls(self.core).answers(),
+            **StatisticsCalls(self.core).answers(),
         }
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},

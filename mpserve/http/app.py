@@ -72,12 +72,16 @@ def build_app(core: ServerCore) -> Starlette:
         asked("/v2/health/live", health.live),
         asked("/v2/health/ready", health.ready),
         asked("/v2/models", health.models),
+        asked("/v2/models/stats", health.model_statistics),  # before a model of this name, as Triton has it
         asked("/v2/models/{model}", health.model_metadata),
         asked("/v2/models/{model}/ready", health.model_status),
         hot("/v2/models/{model}/infer"),
         asked("/v2/models/{model}/versions/{version}", health.model_metadata),
         asked("/v2/models/{model}/versions/{version}/ready", health.model_status),
         hot("/v2/models/{model}/versions/{version}/infer"),
+        # Statistics extension
+        asked("/v2/models/{model}/stats", health.model_statistics),
+        asked("/v2/models/{model}/versions/{version}/stats", health.model_statistics),
         # Model repository extension
         asked("/v2/repository/index", repository.index, "POST"),
         asked("/v2/repository/models/{model}/load", repository.load, "POST"),

@@ -7,6 +7,7 @@ from mpserve.http.responses import RETRY_AFTER_LOADING, Answer, json_answer
 from mpserve.metrics import render
 from mpserve.serving.core import ServerCore
 from mpserve.serving.extensions import EXTENSIONS
+from mpserve.serving.statistics import Statistics
 from mpserve.version import VERSION
 
 
@@ -15,6 +16,7 @@ class Health:
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
+        self.statistics = Statistics(core)
 
     async def alive(self, request: Request) -> Answer:
         """``GET /``: what kserve's V1 client and the KServe agent's probe read."""
@@ -69,6 +71,15 @@ class Health:
                 "outputs": outputs,
             }
         )
+
+    async def model_statistics(self, request: Request) -> Answer:
+        """``GET /v2/models/stats`` and ``GET /v2/models/{m}[/versions/{v}]/stats`` (Triton, ``extension_statistics.md``).
+
+        Raises:
+            MPServeError: as ``Statistics.told``.
+        """
+        name, version = request.path_params.get("model", ""), request.path_params.get("version")
+        return json_answer({"model_stats": self.statistics.told(name, version)})
 
     async def metrics(self, request: Request) -> Answer:
         """``GET /metrics``: the sum over all workers, whichever is asked."""

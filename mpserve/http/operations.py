@@ -61,6 +61,7 @@ INFER = Operation(
 )
 READY = Operation("Whether a model is ready", _json("ModelReady"), FINDING)
 METADATA = Operation("Versions, platform, inputs and outputs of a model", _json("ModelMetadata"), (*FINDING, 500))
+STATISTICS = Operation("What has been counted of a model's requests", _json("ModelStatistics"), FINDING)
 
 OPERATIONS: Mapping[str, Operation] = {
     "GET /": Operation("Whether the server is alive", _json("Alive")),
@@ -85,6 +86,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v2/models/{model}/versions/{version}": METADATA,
     "GET /v2/models/{model}/versions/{version}/ready": READY,
     "POST /v2/models/{model}/versions/{version}/infer": INFER,
+    # Statistics extension
+    "GET /v2/models/stats": STATISTICS._replace(summary="What has been counted of all models' requests", faults=()),
+    "GET /v2/models/{model}/stats": STATISTICS,
+    "GET /v2/models/{model}/versions/{version}/stats": STATISTICS,
     # Model repository extension
     "POST /v2/repository/index": Operation(
         "Every model there is, and its state", _json("RepositoryIndex"), READING, _json("RepositoryIndexRequest")

@@ -15,6 +15,8 @@ from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.core import ServerCore
 from mpserve.serving.delivery import Deliveries, take_deliveries
 from mpserve.serving.pipeline import Headers
+from mpserve.serving.statistics import Statistics
+from mpserve.serving.tally import Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 
 
@@ -23,6 +25,7 @@ class Dataplane:
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
+        self.statistics = Statistics(core)
 
     def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
         """The inputs that a tensor model declares, which a raw request leaves out; none of another model.
@@ -51,24 +54,36 @@ class Dataplane:
         model_in_log.set(served.label)
         if served.one_of_several and isinstance(payload, InferRequest):
             payload.model_version = served.model.version  # as if it had been named: the answer says which one it is of
-        deliveries = take_deliveries(payload) if isinstance(payload, InferRequest) else {}
         row = self.core.row
         row.in_flight += 1
+        watch = Stopwatch()
+        tally = served.tally
+        if tally is None or tally.wish is not self.core.wish:
+            tally = self.statistics.tally(served)
+        rows = tally.rows(payload)
         try:
+            deliveries = take_deliveries(payload) if isinstance(payload, InferRequest) else {}
             with served.held():
-                result, response_headers = await served.pipeline.run(verb, payload, headers)
-        except MPServeError:
-            raise
-        except NotImplementedError as error:
-            raise NotSupported(str(error) or f"Model {name} does not implement {verb}.") from error
-        except Exception as error:
-            raise InferenceError(f"{type(error).__name__} : {error}") from error
+                result, response_headers = await served.pipeline.run(verb, payload, headers, watch)
+            _refuse_unfinished(result, verb)
+            if isinstance(result, InferResponse) and isinstance(payload, InferRequest):
+                result = _completed(result, payload, deliveries)
+        except BaseException as error:
+            tally.failed(watch)
+            if isinstance(error, MPServeError) or not isinstance(error, Exception):
+                raise
+            raise _blamed(error, name, verb) from error
         finally:
             row.in_flight -= 1
-        _refuse_unfinished(result, verb)
-        if isinstance(result, InferResponse) and isinstance(payload, InferRequest):
-            result = _completed(result, payload, deliveries)
+        tally.succeeded(watch, rows)
         return result, response_headers
+
+
+def _blamed(error: Exception, name: str, verb: str) -> MPServeError:
+    """What a model raised, as its own fault."""
+    if isinstance(error, NotImplementedError):
+        return NotSupported(str(error) or f"Model {name} does not implement {verb}.")
+    return InferenceError(f"{type(error).__name__} : {error}")
 
 
 def _refuse_unfinished(result: object, verb: str) -> None:

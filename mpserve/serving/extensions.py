@@ -6,4 +6,5 @@ EXTENSIONS = (
     "model_repository",
     "model_repository(unload_dependents)",
     "parameters",
+    "statistics",
 )

@@ -5,7 +5,6 @@ the model is added. A wholly synchronous model costs one hop to its executor per
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from inspect import Parameter, iscoroutinefunction, signature
@@ -13,21 +12,27 @@ from typing import Any, NamedTuple
 
 from mpserve.serving.executor import Executor, as_failure
 from mpserve.serving.model import Model
+from mpserve.serving.tally import INFER, INPUT, OUTPUT, QUEUE, Stopwatch
 from mpserve.serving.tensors import TensorModel, tensor_stage
 
 Headers = dict[str, str]
-StageCall = Callable[[Any, Headers, Headers], Any]
+StageCall = Callable[[Any, Headers, Headers, Stopwatch], Any]
 Observers = Mapping[str, Callable[[float], None]]
 
 VERBS = ("predict", "explain")
+NANO = 1e-9
 
 
 class Stage(NamedTuple):
-    """A method of the model as ``call(payload, headers, response_headers)``; ``observe`` takes its seconds."""
+    """A method of the model as ``call(payload, headers, response_headers, watch)``.
+
+    ``observe`` takes its seconds; ``part`` is what its time, or the end of it that it does not account for, is spent on.
+    """
 
     call: StageCall
     is_async: bool
     observe: Callable[[float], None]
+    part: int
 
 
 def unobserved(seconds: float) -> None:
@@ -47,41 +52,47 @@ class Pipeline:
             asyncio.Semaphore(model.concurrency) if model.concurrency is not None else nullcontext()
         )
 
-    async def run(self, verb: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:
+    async def run(self, verb: str, payload: Any, headers: Headers, watch: Stopwatch) -> tuple[Any, Headers]:
         """The model's answer and the response headers it set. Whatever the model raises comes through."""
         stages = self._stages[verb]
         response_headers: Headers = {}
         for observe in self._absent:
             observe(0.0)
         if not any(stage.is_async for stage in stages):
-            result = await self.executor.run(_run_sync, stages, payload, headers, response_headers)
+            result = await self.executor.run(_run_sync, stages, payload, headers, response_headers, watch)
         else:
             async with self._gate:
-                result = await self._run_mixed(stages, payload, headers, response_headers)
+                result = await self._run_mixed(stages, payload, headers, response_headers, watch)
         return result, response_headers
 
-    async def _run_mixed(self, stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers) -> Any:
+    async def _run_mixed(
+        self, stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers, watch: Stopwatch
+    ) -> Any:
         for stage in stages:
             if not stage.is_async:
-                payload = await self.executor.run(_run_sync, [stage], payload, headers, response_headers)
+                payload = await self.executor.run(_run_sync, [stage], payload, headers, response_headers, watch)
                 continue
-            start = time.perf_counter()
+            watch.lap(QUEUE)
+            start = watch.now
             try:
-                payload = await stage.call(payload, headers, response_headers)
+                payload = await stage.call(payload, headers, response_headers, watch)
             except SystemExit as error:  # it would end the loop, and with it the worker
                 raise as_failure(error) from error
             finally:
-                stage.observe(time.perf_counter() - start)
+                watch.lap(stage.part)
+                stage.observe((watch.now - start) * NANO)
         return payload
 
 
-def _run_sync(stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers) -> Any:
-    for call, _, observe in stages:
-        start = time.perf_counter()
+def _run_sync(stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers, watch: Stopwatch) -> Any:
+    watch.lap(QUEUE)
+    for call, _, observe, part in stages:
+        start = watch.now
         try:
-            payload = call(payload, headers, response_headers)
+            payload = call(payload, headers, response_headers, watch)
         finally:
-            observe(time.perf_counter() - start)
+            watch.lap(part)
+            observe((watch.now - start) * NANO)
     return payload
 
 
@@ -91,13 +102,13 @@ def _overrides(model: Model, name: str) -> bool:
 
 def _stages(model: Model, verb: str, observers: Observers) -> list[Stage]:
     stages = []
-    for name in ("preprocess", "validate", verb, "postprocess"):
+    for name, part in (("preprocess", INPUT), ("validate", INPUT), (verb, INFER), ("postprocess", OUTPUT)):
         observe = observers.get(name, unobserved)
         if name == "predict" and isinstance(model, TensorModel):
-            stages.append(Stage(*tensor_stage(model), observe))
+            stages.append(Stage(*tensor_stage(model), observe, OUTPUT))
         elif name == verb or _overrides(model, name):
             method = getattr(model, name)
-            stages.append(Stage(_adapt(method, model.required_response_headers), is_async(method), observe))
+            stages.append(Stage(_adapt(method, model.required_response_headers), is_async(method), observe, part))
     return stages
 
 
@@ -117,17 +128,21 @@ def _adapt(method: Callable[..., Any], wants_response_headers: bool) -> StageCal
     try:
         parameters = signature(method).parameters.values()
     except ValueError:  # of compiled code; it takes what the SDK would give it
-        return method if wants_response_headers else _without_response_headers(method)
+        return _with_response_headers(method) if wants_response_headers else _without_response_headers(method)
     if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters):
-        return method if wants_response_headers else _without_response_headers(method)
+        return _with_response_headers(method) if wants_response_headers else _without_response_headers(method)
     positional = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     if len(positional) < 2:
-        return lambda payload, headers, response_headers: method(payload)
+        return lambda payload, headers, response_headers, watch: method(payload)
     third = positional[2] if len(positional) > 2 else None
     if third and (wants_response_headers or third.default is Parameter.empty or third.name == "response_headers"):
-        return method
+        return _with_response_headers(method)
     return _without_response_headers(method)
 
 
+def _with_response_headers(method: Callable[..., Any]) -> StageCall:
+    return lambda payload, headers, response_headers, watch: method(payload, headers, response_headers)
+
+
 def _without_response_headers(method: Callable[..., Any]) -> StageCall:
-    return lambda payload, headers, response_headers: method(payload, headers)
+    return lambda payload, headers, response_headers, watch: method(payload, headers)

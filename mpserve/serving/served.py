@@ -16,6 +16,7 @@ from mpserve.serving.controlplane import Wanted
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
 from mpserve.serving.pipeline import Pipeline
+from mpserve.serving.tally import Tally
 from mpserve.serving.versions import SEPARATOR, age
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class Served:
         """What it is called in logs and errors."""
         self.executor = Executor(model.name, model.concurrency or 1, on_thread)
         self.pipeline = Pipeline(model, self.executor, metrics().stage_observers(model.name))
+        self.tally: Tally | None = None
+        """Its counts in this worker, from its first request on."""
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()

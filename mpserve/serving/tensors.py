@@ -17,6 +17,7 @@ from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, Not
 from mpserve.protocol.datatypes import Array, cast, datatype_of, numpy_dtype
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.model import Model, Spec
+from mpserve.serving.tally import INFER, INPUT, Stopwatch
 
 
 class Tensor(NamedTuple):
@@ -135,11 +136,19 @@ def tensor_stage(model: TensorModel) -> tuple[Callable[..., Any], bool]:
         except InvalidInput as error:
             raise ConfigurationError(f"model {model.name} declares {tensor.name!r}: {error}") from error
 
-    def stage(payload: Any, headers: object, response_headers: object) -> InferResponse:
-        return to_response(model, payload, model.invoke(to_arrays(model, payload)))
+    def stage(payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> InferResponse:
+        arrays = to_arrays(model, payload)
+        watch.lap(INPUT)
+        result = model.invoke(arrays)
+        watch.lap(INFER)
+        return to_response(model, payload, result)
 
-    async def async_stage(payload: Any, headers: object, response_headers: object) -> InferResponse:
-        return to_response(model, payload, await model.invoke(to_arrays(model, payload)))
+    async def async_stage(payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> InferResponse:
+        arrays = to_arrays(model, payload)
+        watch.lap(INPUT)
+        result = await model.invoke(arrays)
+        watch.lap(INFER)
+        return to_response(model, payload, result)
 
     if iscoroutinefunction(model.invoke) or iscoroutinefunction(model.predict):
         return async_stage, True

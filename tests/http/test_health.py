@@ -205,3 +205,19 @@ def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None
     answer = asyncio.run(main())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {"error": "Model with name m is not ready: it is being loaded."}
+
+
+@pytest.mark.parametrize("path", ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"])
+def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
+    async def main() -> Any:
+        async with serving(Declared()) as client:
+            await client.post("/v1/models/m:predict", json={"instances": [[1, 2], [3, 4]]})
+            return (await client.get(path)).json()
+
+    [stats] = asyncio.run(main())["model_stats"]
+    assert (stats["name"], stats["version"], stats["inference_count"], stats["execution_count"]) == ("m", "3", 2, 1)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
+def test_there_are_no_statistics_of_what_is_not_there(path: str) -> None:
+    assert ask(Declared(), "GET", path).status_code == 404

@@ -16,6 +16,7 @@ from mpserve.serving.core import ServerCore
 from mpserve.serving.host import own_directory
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
+from mpserve.serving.tally import Stopwatch
 from mpserve.settings import Settings
 from tests.asgi import core_of, loaded
 
@@ -345,7 +346,7 @@ def test_metadata_does_not_wait_for_a_predict() -> None:
     async def main() -> tuple[Any, Any]:
         async with loaded(Slow()) as core:
             served = core.find("m")
-            predicting = asyncio.ensure_future(served.pipeline.run("predict", {}, {}))
+            predicting = asyncio.ensure_future(served.pipeline.run("predict", {}, {}, Stopwatch()))
             await asyncio.to_thread(begun.wait, PATIENCE)
             described = await core.describe(served)
             released.set()

@@ -12,6 +12,7 @@ from mpserve.errors import NotSupported
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
 from mpserve.serving.pipeline import Pipeline
+from mpserve.serving.tally import Stopwatch
 
 PATIENCE = 30.0
 
@@ -38,7 +39,7 @@ def run(model: Model, payload: Any = None, verb: str = "predict", observed: Obse
 
     async def main() -> Any:
         try:
-            return await pipeline.run(verb, payload, {"host": "test"})
+            return await pipeline.run(verb, payload, {"host": "test"}, Stopwatch())
         finally:
             pipeline.executor.close()
 
@@ -269,7 +270,7 @@ def run_many(model: Model, payload: Any, count: int) -> None:
     pipeline = pipeline_of(model)
 
     async def main() -> None:
-        await asyncio.gather(*(pipeline.run("predict", payload, {}) for _ in range(count)))
+        await asyncio.gather(*(pipeline.run("predict", payload, {}, Stopwatch()) for _ in range(count)))
         pipeline.executor.close()
 
     asyncio.run(main())
@@ -307,14 +308,14 @@ def test_a_cancelled_callers_predict_is_not_run() -> None:
     pipeline = pipeline_of(Slow())
 
     async def main() -> None:
-        first = asyncio.ensure_future(pipeline.run("predict", 1, {}))
-        second = asyncio.ensure_future(pipeline.run("predict", 2, {}))
+        first = asyncio.ensure_future(pipeline.run("predict", 1, {}, Stopwatch()))
+        second = asyncio.ensure_future(pipeline.run("predict", 2, {}, Stopwatch()))
         await asyncio.to_thread(begun.wait, PATIENCE)
         second.cancel()
         await asyncio.wait({second})
         released.set()
         await first
-        await pipeline.run("predict", 3, {})
+        await pipeline.run("predict", 3, {}, Stopwatch())
         pipeline.executor.close()
 
     asyncio.run(main())

@@ -10,6 +10,7 @@ import pytest
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, NotSupported
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
+from mpserve.serving.tally import Stopwatch
 from mpserve.serving.tensors import FunctionModel, Tensor, TensorModel, tensor_stage, to_arrays, to_response
 
 X = Tensor("x", "FP32", (-1, 2))
@@ -219,7 +220,7 @@ class AsyncDouble(Double):
 @pytest.mark.parametrize("model", [Double(), AsyncDouble()])
 def test_the_stage_goes_from_payload_to_response_sync_or_async(model: TensorModel) -> None:
     stage, is_async = tensor_stage(model)
-    result = stage({"instances": [[1, 2]]}, {}, {})
+    result = stage({"instances": [[1, 2]]}, {}, {}, Stopwatch())
     response = asyncio.run(result) if is_async else result
     assert is_async == isinstance(model, AsyncDouble)
     assert outputs_of(response) == {"y": ("FP32", [1, 2], [[2.0, 4.0]])}
@@ -236,7 +237,7 @@ def test_a_datatype_that_does_not_exist_is_found_before_serving(declared: str) -
 def test_a_tensor_model_without_predict_is_not_supported() -> None:
     stage, _ = tensor_stage(TensorModel("m"))
     with pytest.raises(NotSupported, match="Model m does not implement predict"):
-        stage({"instances": [1]}, {}, {})
+        stage({"instances": [1]}, {}, {}, Stopwatch())
 
 
 def test_warm_up_predicts_on_the_sample_in_the_declared_datatype() -> None:
@@ -264,7 +265,7 @@ def test_a_sample_that_does_not_match_is_refused(sample: Any, error: type[Except
 
 def predict_once(model: TensorModel) -> Any:
     stage, is_async = tensor_stage(model)
-    result = stage({"instances": [1, 2]}, {}, {})
+    result = stage({"instances": [1, 2]}, {}, {}, Stopwatch())
     return outputs_of(asyncio.run(result) if is_async else result)["output-0"][2]
 
 

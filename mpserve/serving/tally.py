@@ -1,0 +1,87 @@
+"""What one request took, part by part, and the tally of all requests to a model in this worker.
+
+It is on the way of every request and written to cost little. It knows no model and no front end.
+"""
+
+from time import perf_counter_ns, time_ns
+from typing import Any
+
+from mpserve.counters import KEY, REVISION
+from mpserve.protocol.messages import InferRequest
+from mpserve.serving.controlplane import Wish
+
+QUEUE, INPUT, INFER, OUTPUT = range(4)
+"""Parts of a request's time, as in Triton's statistics: waiting for a thread, preprocessing and conversion, the model's own
+time, conversion and postprocessing."""
+
+SUCCESSES, FAILURES, ROWS, LAST, SUCCESS_NS, FAILURE_NS, QUEUE_NS, INPUT_NS, INFER_NS, OUTPUT_NS = range(
+    REVISION + 1, REVISION + 11
+)
+"""Cells of a model's block in shared memory; durations in nanoseconds, LAST in nanoseconds since 1970."""
+
+_MAX = 2**63 - 1
+
+
+class Stopwatch:
+    """Runs from its construction. ``spent`` has nanoseconds by part; ``now`` is the moment of the last lap."""
+
+    __slots__ = ("begun", "now", "spent")
+
+    def __init__(self) -> None:
+        self.begun = self.now = perf_counter_ns()
+        self.spent = [0, 0, 0, 0]
+
+    def lap(self, part: int) -> None:
+        """What has passed since the last lap was spent on ``part``."""
+        now = perf_counter_ns()
+        self.spent[part] += now - self.now
+        self.now = now
+
+
+class Tally:
+    """The counts of one revision of a model, in a block that only this worker writes, and on its event loop only.
+
+    Args:
+        cells: the block.
+        wish: as of which the block was claimed.
+        batched: whether the first dimension of the model's inputs is its batch.
+    """
+
+    __slots__ = ("_batched", "_cells", "_key", "wish")
+
+    def __init__(self, cells: memoryview, wish: Wish, batched: bool) -> None:
+        self.wish = wish
+        self._batched = batched
+        self._cells = cells
+        self._key = cells[KEY]
+
+    def rows(self, payload: Any) -> int:
+        """The rows of a request: its V1 instances or, if the model takes batches, the first dimension of its first input."""
+        if isinstance(payload, InferRequest):
+            return payload.inputs[0].shape[0] if self._batched and payload.inputs and payload.inputs[0].shape else 1
+        instances = payload.get("instances", payload.get("inputs")) if isinstance(payload, dict) else None
+        return len(instances) if isinstance(instances, list) else 1
+
+    def succeeded(self, watch: Stopwatch, rows: int) -> None:
+        """Count a request that was answered, and its rows."""
+        cells = self._cells
+        if cells[KEY] != self._key:  # a late request of a model that was replaced, whose block is another's by now
+            return
+        queue, given, infer, output = watch.spent
+        cells[SUCCESSES] += 1
+        cells[ROWS] = (cells[ROWS] + rows) & _MAX  # a tensor without elements may claim any number of rows
+        cells[LAST] = time_ns()
+        cells[SUCCESS_NS] += perf_counter_ns() - watch.begun
+        cells[QUEUE_NS] += queue
+        cells[INPUT_NS] += given
+        cells[INFER_NS] += infer
+        cells[OUTPUT_NS] += output
+
+    def failed(self, watch: Stopwatch) -> None:
+        """Count a request that was not answered, whoever is to blame."""
+        cells = self._cells
+        if cells[KEY] != self._key:
+            return
+        cells[FAILURES] += 1
+        cells[LAST] = time_ns()
+        cells[FAILURE_NS] += perf_counter_ns() - watch.begun
