@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mpserve.compat import lending
 from mpserve.errors import AcceleratorInMaster, ConfigurationError
 from mpserve.logging import configure
 from mpserve.prefork import forksafety, threads
@@ -57,13 +58,14 @@ def _serve(arguments: Sequence[str]) -> None:
     configure(settings)
     script = Path(settings.target) if settings.target is not None and settings.target.endswith(".py") else None
     if script is not None and starts_server(script):
+        lending.lend(instead=settings.kserve_names)
         _run_script(script, arguments)
         return
     for flag in ignored:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
     if unknown:
         logger.warning("unknown arguments ignored: %s", " ".join(unknown))
-    serve(settings, partial(find, settings))
+    serve(settings, partial(find, settings), lending.around)
 
 
 def _run_script(script: Path, arguments: Sequence[str]) -> None:

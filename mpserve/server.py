@@ -3,12 +3,14 @@
 Options and models are put together here. It must not know how workers are made, nor how a request is answered.
 """
 
+import copy
 import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mpserve.compat import lending
 from mpserve.errors import ConfigurationError
 from mpserve.logging import configure
 from mpserve.prefork.application import make_app, make_app_or_end, serve
@@ -50,8 +52,13 @@ class ModelServer:
         self.models: list[Model] = []
 
     def register_model(self, model: Model, name: str | None = None) -> None:
-        """Add a model to those that ``start`` will serve, under ``name`` if given (SDK)."""
-        if name is not None:
+        """Add a model to those that ``start`` will serve; under a second name, if ``name`` is another than its own (SDK).
+
+        What is served under the second name is a shallow copy. It shares what the model holds by now, so load first, and
+        has a thread of its own.
+        """
+        if name is not None and name != model.name:
+            model = copy.copy(model)
             model.name = name
         self.models.append(model)
 
@@ -68,10 +75,11 @@ class ModelServer:
         for name in self._ignored:
             logger.warning("%s has no effect: %s", name, SDK_IGNORED[name])
         try:
-            sources = from_objects([*self.models, *models])
+            unique = {id(model): model for model in [*self.models, *models]}  # SDK scripts give some twice
+            sources = from_objects(list(unique.values()))
         except TypeError as error:
             raise ConfigurationError(f"expected a list of models, got {models!r}: start([model])") from error
-        serve(self.settings, lambda: sources)
+        serve(self.settings, lambda: sources, lending.around)
 
 
 def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlette":
@@ -93,15 +101,16 @@ def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlett
 
 def app_from_settings(settings: Settings) -> Any:
     """The ASGI application over what ``target`` or ``model_dir`` names; without one the process ends, in words."""
-    return make_app_or_end(settings, partial(find, settings))
+    return make_app_or_end(settings, partial(find, settings), lending.around)
 
 
 def find(settings: Settings) -> list[ModelSource]:
-    """The models that ``target`` or ``model_dir`` names.
+    """The models that ``target`` or ``model_dir`` names; their code may import them from the kserve SDK.
 
     Raises:
         ConfigurationError: neither is given, or there is no model there.
     """
+    lending.lend(instead=settings.kserve_names)
     if settings.target is not None:
         return from_target(settings.target, settings.model_name)
     if settings.model_dir is not None:

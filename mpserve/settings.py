@@ -55,6 +55,11 @@ class Settings:
     )
     model_dir: str | None = option(None, "What to serve", "Folder of the model's files, as KServe mounts it")
     model_name: str | None = option(None, "What to serve", "Name to serve the model under, whatever it calls itself")
+    kserve_names: bool = option(
+        False,
+        "What to serve",
+        "Let `import kserve` mean mpserve even where the kserve SDK is installed; where it is not, it always does",
+    )
 
     host: str = option("0.0.0.0", "Listening", "Address to listen on")
     http_port: int = option(

@@ -25,7 +25,7 @@ FLOORS = {
     "serving": 2,
     "http": 3, "grpc": 3, "runtimes": 3,
     "prefork": 4,
-    "server": 5, "cli": 5, "gunicorn_config": 5, "__init__": 5, "__main__": 5,
+    "compat": 5, "server": 5, "cli": 5, "gunicorn_config": 5, "__init__": 5, "__main__": 5,
 }  # fmt: skip
 """The floor of each module or folder directly in the package. What is new must be given one."""
 
@@ -58,6 +58,7 @@ FORBIDDEN = {
     "runtimes": HTTP | GRPC | GUNICORN,
     "prefork": FRAMEWORKS | NUMPY,
     **dict.fromkeys([name for name, floor in FLOORS.items() if floor in (0, 5)], FRAMEWORKS | NUMPY),
+    "compat": FRAMEWORKS,  # its parts are imported when a script names them
 }
 """What the modules of a folder must not import, nor anything within it."""
 

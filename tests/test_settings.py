@@ -20,6 +20,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "target": ("model.py:Digits", "model.py:Digits", None),
     "model_dir": ("/mnt/models", "/mnt/models", None),
     "model_name": ("digits", "digits", None),
+    "kserve_names": ("yes", True, "perhaps"),
     "host": ("::1", "::1", None),
     "http_port": ("0", 0, "65536"),
     "ssl_certfile": ("tls.crt", "tls.crt", None),

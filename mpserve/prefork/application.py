@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Find = Callable[[], Sequence["ModelSource"]]
+Around = Callable[[Any], Any]
+"""Puts an ASGI application within another."""
 
 SHARED_MEMORY = "/dev/shm"
 
@@ -60,9 +62,10 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
 class ServerApplication(Application):  # type: ignore[misc]
     """gunicorn, configured by our options and not its command line; ``GUNICORN_CMD_ARGS`` still has the last word."""
 
-    def __init__(self, settings: Settings, find: Find) -> None:
+    def __init__(self, settings: Settings, find: Find, around: Around | None) -> None:
         self.settings = settings
         self.find = find
+        self.around = around
         super().__init__(prog="mpserve")
 
     def load_config(self) -> None:
@@ -76,7 +79,7 @@ class ServerApplication(Application):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return make_app_or_end(self.settings, self.find)
+        return make_app_or_end(self.settings, self.find, self.around)
 
     def run(self) -> None:
         """Serve until told to end.
@@ -113,8 +116,8 @@ class _Preload:
     running = False
 
 
-def make_app(settings: Settings, find: Find) -> Any:
-    """Preload the models and build the ASGI application over them.
+def make_app(settings: Settings, find: Find, around: Around | None = None) -> Any:
+    """Preload the models and build the ASGI application over them, within what ``around`` puts around it.
 
     Raises:
         ConfigurationError: gunicorn was given a worker class that cannot serve it.
@@ -130,7 +133,8 @@ def make_app(settings: Settings, find: Find) -> Any:
         core.preload()
     finally:
         _Preload.running = False
-    return build_app(core)
+    app = build_app(core)
+    return app if around is None else around(app)
 
 
 def _refuse_another_worker() -> None:
@@ -147,18 +151,20 @@ def _refuse_another_worker() -> None:
         )
 
 
-def make_app_or_end(settings: Settings, find: Find) -> Any:
+def make_app_or_end(settings: Settings, find: Find, around: Around | None = None) -> Any:
     """``make_app`` for a server that is nothing without it: what fails ends the process, in words."""
     try:
-        return make_app(settings, find)
+        return make_app(settings, find, around)
     except MPServeError as error:
         if error.__cause__ is not None:  # the user's code raised it; the words for the operator leave out where
             logger.error("the model's code failed", exc_info=error.__cause__)
         return _end(settings, str(error))
 
 
-def serve(settings: Settings, find: Find) -> None:
+def serve(settings: Settings, find: Find, around: Around | None = None) -> None:
     """Preload the models that ``find`` gives and serve them with ``settings.workers`` workers, until told to end.
+
+    ``around`` puts the ASGI application within the user's own.
 
     Raises:
         ConfigurationError: called by code that is being imported to find a model in it.
@@ -170,7 +176,7 @@ def serve(settings: Settings, find: Find) -> None:
             'under `if __name__ == "__main__":`, or run the file as a script'
         )
     try:
-        ServerApplication(settings, find).run()
+        ServerApplication(settings, find, around).run()
     finally:
         forksafety.disarm()
 

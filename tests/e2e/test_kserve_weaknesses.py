@@ -199,18 +199,16 @@ def test_readiness_is_of_the_server_whichever_worker_answers(tmp_path: Path) -> 
 @weakness("W9")
 def test_middleware_added_to_the_application_works_in_every_worker(tmp_path: Path) -> None:
     """Middleware added to the SDK's app under `__main__` was there with one worker and gone with two."""
-    (tmp_path / "service.py").write_text(
-        PID
-        + source("""
-        from mpserve import asgi_app
-        from starlette.middleware.cors import CORSMiddleware
-        app = asgi_app([Pid])
-        app.add_middleware(CORSMiddleware, allow_origins=["https://example.org"])
-        """)
-    )
-    port = free_port()
-    gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:mpserve.gunicorn_config", "-w", "2"]
-    with running([*gunicorn, "-b", f"127.0.0.1:{port}", "service:app"], tmp_path, port) as server:
+    script = PID + source("""
+        from fastapi.middleware.cors import CORSMiddleware
+        from kserve import ModelServer
+        from kserve.model_server import app
+
+        if __name__ == "__main__":
+            app.add_middleware(CORSMiddleware, allow_origins=["https://example.org"])
+            ModelServer().start([Pid("m")])
+    """)
+    with serving(tmp_path, script, "--workers=2", target="script.py") as server:
         server.wait_ready(workers=2)
         seen: dict[int, str | None] = {}
 

@@ -1,6 +1,6 @@
-"""Helpers that models written for the kserve SDK call, under the SDK's names. Nothing else in mpserve uses them.
+"""Helpers that models written for the kserve SDK call, under the SDK's names: payloads taken apart, answers put together.
 
-They take payloads apart and put answers together; pandas is imported only where a DataFrame is wanted.
+pandas is imported only where a DataFrame is wanted.
 
 Source: the kserve SDK's utils/utils.py and protocol/infer_type.py (the interface only).
 """

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol.messages import InferInput, InferRequest, RequestedOutput
-from mpserve.protocol.sdk import (
+from mpserve.compat.payloads import (
     deserialize_bytes_tensor,
     get_predict_input,
     get_predict_response,
     serialize_byte_tensor,
 )
+from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol.messages import InferInput, InferRequest, RequestedOutput
 
 
 def request(*tensors, **parameters):

@@ -1,0 +1,35 @@
+"""Errors of ``kserve.errors`` that have no counterpart in mpserve: scripts raise and catch them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpserve.errors import NotSupported, ServerNotReady
+from mpserve.serving.model import Model
+
+
+class ModelMissingError(Exception):
+    """The file of a model is not where it was looked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+
+class NoModelReady(RuntimeError):
+    """None of the models is ready."""
+
+    def __init__(self, models: Sequence[Model], detail: str | None = None) -> None:
+        names = ", ".join(model.name for model in models)
+        super().__init__(f"Models that are not ready: {names}.{f' {detail}' if detail else ''}")
+        self.models = models
+
+
+class ServerNotLive(ServerNotReady):
+    """The server is not live; clients see 503."""
+
+
+class UnsupportedProtocol(NotSupported):
+    """A protocol that is not offered; clients see 501."""
+
+    def __init__(self, protocol_version: str | None = None) -> None:
+        super().__init__(f"Unsupported protocol {protocol_version}.")

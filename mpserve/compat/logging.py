@@ -1,0 +1,29 @@
+"""``kserve.logging``: loggers by the SDK's names, whose lines go where all lines of the server go."""
+
+import logging
+import logging.config
+import sys
+from typing import Any
+
+from mpserve.logging import configure
+from mpserve.settings import parse
+
+KSERVE_LOGGER_NAME = "kserve"
+KSERVE_TRACE_LOGGER_NAME = "kserve.trace"
+
+logger = logging.getLogger(KSERVE_LOGGER_NAME)
+trace_logger = logging.getLogger(KSERVE_TRACE_LOGGER_NAME)
+
+
+def configure_logging(log_config: dict[str, Any] | str | None = None) -> None:
+    """Configure logging by a dict, or by a YAML or JSON file that is laid over the server's options.
+
+    Without either nothing is done, since the options have been applied already.
+
+    Raises:
+        ConfigurationError: the file is neither, or describes no logging.
+    """
+    if isinstance(log_config, dict):
+        logging.config.dictConfig(log_config)
+    elif log_config is not None:
+        configure(parse(sys.argv[1:], log_config_file=log_config).settings)

@@ -1,0 +1,104 @@
+"""What scripts may import by the kserve SDK's names, and what they read who import something else."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mpserve
+from mpserve.compat.names import NAMES
+
+FRAMES = ("numpy", "starlette", "google", "grpc", "torch")
+
+
+def run(code: str, *folders: Path, instead: bool = False) -> "subprocess.CompletedProcess[str]":
+    """Python code behind ``lend()``, in a process of its own."""
+    path = os.pathsep.join([str(Path(mpserve.__file__).parents[1]), *map(str, folders)])
+    return subprocess.run(
+        [sys.executable, "-c", f"import json, sys\nfrom mpserve.compat.lending import lend\nlend({instead})\n{code}"],
+        env={"PYTHONPATH": path, "PATH": "/usr/bin"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def printed(code: str, *folders: Path, instead: bool = False) -> str:
+    ended = run(code, *folders, instead=instead)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+def test_every_name_that_is_lent_is_there() -> None:
+    lines = [f"from {module} import {', '.join(names)}" for module, names in NAMES.items() if names]
+    printed("\n".join([*(f"import {module}" for module in NAMES), *lines]))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("kserve.Model", "mpserve.Model"),
+        ("kserve.model_server.ModelServer", "mpserve.ModelServer"),
+        ("kserve.protocol.infer_type.InferInput", "mpserve.InferInput"),
+        ("kserve.errors.InvalidInput", "mpserve.InvalidInput"),
+        ("kserve.constants.KSERVE_LOGLEVEL", "'INFO'"),
+        ("kserve.utils.utils.strtobool('no')", "False"),
+    ],
+)
+def test_a_name_stands_for_what_mpserve_has(theirs: str, ours: str) -> None:
+    assert printed(f"import kserve, mpserve; print({theirs} == {ours})") == "True"
+
+
+def test_nothing_is_imported_before_a_script_asks_for_it() -> None:
+    code = "import kserve, kserve.model_server, kserve.utils.utils; print(json.dumps(list(sys.modules)))"
+    assert not {name.partition(".")[0] for name in json.loads(printed(code))} & set(FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("from kserve import KServeClient", "kserve.KServeClient is not lent: .* install kserve for its clients"),
+        ("from kserve import V1beta1PredictorSpec", "kserve.V1beta1PredictorSpec is not lent: "),
+        (
+            "from kserve.ray import RayModel",
+            "kserve.ray is not lent: .* no Ray; serve the class itself, with --workers",
+        ),
+        ("from kserve.protocol.rest.openai import OpenAIModel", "does not offer the OpenAI protocol"),
+        ("from kserve.protocol.rest.timeseries.types import X", "does not offer the time-series protocol"),
+        ("from kserve.errors import Nothing", "kserve.errors.Nothing is not among .* those are: InferenceError, "),
+        (
+            "import kserve.nothing",
+            "kserve.nothing is not among the names that mpserve lends; of kserve those are: Model",
+        ),
+        ("import kserve; kserve.nothing", "kserve.nothing is not among the names"),
+        ("from fastapi import FastAPI", "fastapi.FastAPI is not lent: .* pip install fastapi"),
+        ("from kserve.model_server import app; app.get('/')", "app.get needs FastAPI, which is not installed"),
+    ],
+)
+def test_what_is_not_lent_is_refused_in_words(code: str, words: str) -> None:
+    ended = run(code)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert re.search(words, last), last
+    assert last.endswith("See docs/migrating-from-kserve.md") or "app.get" in code
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder with a package kserve in it, as if it were installed."""
+    (tmp_path / "kserve").mkdir()
+    (tmp_path / "kserve" / "__init__.py").write_text("Model = 'the SDK'")
+    return tmp_path
+
+
+def test_the_sdk_is_left_alone_where_it_is_installed(installed: Path) -> None:
+    assert printed("import kserve; print(kserve.Model)", installed) == "the SDK"
+
+
+def test_names_of_mpserve_can_be_asked_for_instead(installed: Path) -> None:
+    assert printed("import kserve; print(kserve.Model.__module__)", installed, instead=True) == "mpserve.serving.model"

@@ -1,0 +1,93 @@
+"""Scripts that were written for the kserve SDK, of the shapes of its examples, run as they are by ``mpserve serve``."""
+
+import base64
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.e2e.calls import call
+from tests.running import Server, eventually, free_port, running
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+@contextmanager
+def served(folder: Path, target: str, *flags: str, **env: str) -> Iterator[Server]:
+    """The script on two workers, ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "mpserve", "serve", str(SCRIPTS / target), f"--http_port={port}", "--workers=2"]
+    with running([*command, "--kserve_names", *flags], folder, port, env) as server:
+        yield server.wait_ready(workers=2)
+
+
+def answers_of_both_workers(server: Server, path: str, body: Any, **headers: str) -> list[httpx.Response]:
+    """An answer of each worker, each on a connection of its own; told apart by the ``pid`` in it."""
+    answers: dict[int, httpx.Response] = {}
+
+    def ask() -> bool:
+        answer = httpx.post(f"{server.url}{path}", json=body, headers=headers)
+        answers[answer.json()["pid"]] = answer
+        return len(answers) == 2
+
+    eventually(ask)
+    return list(answers.values())
+
+
+def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_own(tmp_path: Path) -> None:
+    pixels = bytes([2, 4, 6])
+    image = base64.b64encode(pixels).decode()
+    with served(tmp_path, "picture.py", "--model_name=picture", "--greeting=salve") as server:
+        path = "/v1/models/picture:predict"
+        for answer in answers_of_both_workers(
+            server, path, {"instances": [{"image": {"b64": image}}]}, origin="https://example.org"
+        ):
+            assert answer.json()["predictions"] == [1.0, 2.0, 3.0]
+            assert answer.headers["access-control-allow-origin"] == "*"
+            assert float(answer.headers["prediction-time-latency"]) >= 0
+        assert "starting with 2 workers" in server.log
+
+        tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [image]}
+        answer = server.client.post("/v2/models/picture/infer", json={"inputs": [tensor]})
+        assert answer.json()["outputs"] == [
+            {"name": "output-0", "shape": [3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}
+        ]
+        assert len(answer.json()["id"]) == 36
+
+        refused = server.client.post(path, json={"instances": [{}]})
+        assert (refused.status_code, refused.json()) == (400, {"error": "invalid payload"})
+        assert server.client.get("/greeting").json() == {"says": "salve"}
+        assert server.client.get("/nowhere").json() == {"error": "there is no GET /nowhere"}
+        preflight = server.client.options(
+            path, headers={"origin": "https://example.org", "access-control-request-method": "POST"}
+        )
+        assert preflight.status_code == 200
+
+
+def test_a_predictor_that_answers_grpc_with_a_dict_of_contents(tmp_path: Path) -> None:
+    port = free_port()
+    with served(tmp_path, "over_grpc.py", f"--grpc_port={port}", MPSERVE_ENABLE_GRPC="yes"):
+        tensor = {"name": "x", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1, 2]}}
+        request = pb.ModelInferRequest(model_name="doubling", inputs=[tensor])
+        answer = call(f"127.0.0.1:{port}", "ModelInfer", request, pb.ModelInferResponse)
+        assert list(answer.outputs[0].contents.fp32_contents) == [2, 4]
+
+
+def test_nodes_of_a_graph_one_of_which_has_a_second_name(tmp_path: Path) -> None:
+    with served(tmp_path, "graph_node.py", "--model_name=node") as server:
+        assert set(server.client.get("/v1/models").json()["models"]) == {"node", "alias", "missing"}
+        for name in ("node", "alias"):
+            assert server.predict(name, [0]).json() == {"predictions": [{"message": "SUCCESS"}]}
+        answer = server.predict("missing", [0])
+        assert (answer.status_code, answer.json()) == (404, {"error": "Intentional 404 code"})
+
+
+def test_a_class_in_a_file_that_imports_from_kserve(tmp_path: Path) -> None:
+    with served(tmp_path, "target.py:Upper") as server:
+        answer = server.predict("upper", ["a"], headers={"origin": "https://example.org"})
+        assert answer.json() == {"predictions": ["A"]}
+        assert answer.headers["access-control-allow-origin"] == "*"
