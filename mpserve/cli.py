@@ -28,7 +28,8 @@ TARGET is one of
   package.module:object     the same, imported
   model.py                  a file that holds one model, or a pair of functions load and predict
   script.py                 a script that ends in ModelServer(...).start([...])
-or none, with --model_dir a directory that holds a model.py, a TorchScript file or a torch.export archive."""
+or none, with --model_dir a directory that holds a model.py, a TorchScript file or a torch.export archive, or folders
+that hold such, named model or model@version."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

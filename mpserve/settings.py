@@ -53,7 +53,9 @@ class Settings:
         "A model: model.py, model.py:Class, package.module:object, or a script that starts a ModelServer",
         flag=None,
     )
-    model_dir: str | None = option(None, "What to serve", "Folder of the model's files, as KServe mounts it")
+    model_dir: str | None = option(
+        None, "What to serve", "Folder of the model's files, or of folders with a model each"
+    )
     model_name: str | None = option(None, "What to serve", "Name to serve the model under, whatever it calls itself")
     kserve_names: bool = option(
         False,

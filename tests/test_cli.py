@@ -107,7 +107,7 @@ FILES = {
     "an empty directory": (
         None,
         ("--model_dir=.",),
-        "expected a model.py or exactly one of *.pt2, *.pt, *.pth in .; it holds: termination",
+        "expected a model.py or exactly one of *.pt2, *.pt, *.pth in ., or folders that hold such; it holds: termination",
     ),
     "a script imported for its class": (
         f"{ONE}from mpserve import ModelServer\nModelServer().start([One()])\n",

@@ -23,7 +23,7 @@ class Model:
 
     Attributes:
         name: how clients address it; given to the constructor or set on the class.
-        version: the one version it answers to under ``/versions/{v}``.
+        version: a text; what it answers to under ``/versions/{v}``, and what tells it from others of its name.
         ready: whether it answers now. Set after ``load()``; a model may clear it to be taken out of service.
         device: ``"cpu"`` or ``"cuda:0"``, set before ``load()``.
         concurrency: how many calls may run at once in one worker. None means one for synchronous models, and no limit

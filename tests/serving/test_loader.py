@@ -68,6 +68,20 @@ def test_what_is_no_list_of_models_is_refused_in_words(models: Any, words: str) 
         from_objects(models)
 
 
+def test_models_of_one_name_are_versions_of_one_model() -> None:
+    class Newer(Named):
+        version = "2"
+
+    newest = Newer()
+    newest.version = "v3"
+    sources = from_objects([Named, Newer, newest])
+    assert [(source.obtain().name, source.obtain().version) for source in sources] == [
+        ("named", "1"),
+        ("named", "2"),
+        ("named", "v3"),
+    ]
+
+
 FILE = """
 from mpserve import Model
 
