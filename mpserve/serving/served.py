@@ -40,7 +40,7 @@ class Served:
         self.one_of_several = one_of_several
         self.label = f"{model.name}{SEPARATOR}{model.version}" if one_of_several else model.name
         """What it is called in logs and errors."""
-        self.executor = Executor(model.name, model.concurrency or 1, on_thread)
+        self.executor = Executor(self.label, model.concurrency or 1, on_thread)
         self.pipeline = Pipeline(model, self.executor, metrics().stage_observers(model.name))
         self.tally: Tally | None = None
         """Its counts in this worker, from its first request on."""
