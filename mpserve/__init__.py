@@ -16,12 +16,14 @@ if TYPE_CHECKING:
         ModelNotFound,
         ModelNotReady,
         NotSupported,
+        PredictorError,
         ServerNotReady,
     )
     from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
     from mpserve.runtimes.pytorch import TorchModel
     from mpserve.server import ModelServer, asgi_app
     from mpserve.serving.model import Model
+    from mpserve.serving.predictor import PredictorConfig
     from mpserve.serving.tensors import Tensor, TensorModel
 
 _HOMES = {
@@ -30,6 +32,7 @@ _HOMES = {
     "ModelNotFound": "mpserve.errors",
     "ModelNotReady": "mpserve.errors",
     "NotSupported": "mpserve.errors",
+    "PredictorError": "mpserve.errors",
     "ServerNotReady": "mpserve.errors",
     "InferInput": "mpserve.protocol.messages",
     "InferOutput": "mpserve.protocol.messages",
@@ -40,6 +43,7 @@ _HOMES = {
     "ModelServer": "mpserve.server",
     "asgi_app": "mpserve.server",
     "Model": "mpserve.serving.model",
+    "PredictorConfig": "mpserve.serving.predictor",
     "Tensor": "mpserve.serving.tensors",
     "TensorModel": "mpserve.serving.tensors",
 }
@@ -56,6 +60,8 @@ __all__ = [
     "ModelNotReady",
     "ModelServer",
     "NotSupported",
+    "PredictorConfig",
+    "PredictorError",
     "RequestedOutput",
     "ServerNotReady",
     "Tensor",

@@ -9,6 +9,7 @@
     ├── ServerNotReady        the server as a whole cannot answer yet, or no longer
     ├── NotSupported          understood, and not offered by this model or server
     ├── InferenceError        the model's fault: it raised, or its answer cannot be encoded
+    ├── PredictorError        a transformer's predictor refused, failed, was not there or took too long; its code says which
     ├── ModelLoadError        a model could not be loaded
     └── ConfigurationError    the operator's fault: the server cannot start like this
 
@@ -27,9 +28,13 @@ class Code(str, Enum):
     INVALID_INPUT = "invalid_input"
     TOO_LARGE = "too_large"
     UNSUPPORTED_ENCODING = "unsupported_encoding"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    TOO_MANY = "too_many"
     NOT_FOUND = "not_found"
     NOT_READY = "not_ready"
     NOT_SUPPORTED = "not_supported"
+    TIMED_OUT = "timed_out"
     MODEL_FAILED = "model_failed"
     CONFIGURATION = "configuration"
 
@@ -92,6 +97,19 @@ class InferenceError(MPServeError):
     """The model failed. Raise it in a model to choose the words that the client reads."""
 
     code = Code.MODEL_FAILED
+
+
+class PredictorError(MPServeError):
+    """What became of a transformer's request to its predictor; ``code`` is what the predictor's own client would have got.
+
+    NOT_READY: it cannot be reached, or says that it cannot answer yet. TIMED_OUT: it took too long. ``reason`` is for the
+    log alone: it may hold addresses.
+    """
+
+    def __init__(self, code: Code, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
 
 
 class ModelLoadError(MPServeError):

@@ -36,7 +36,9 @@ _process: dict[str, int | str] = {"slot": "-"}
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 _CONTEXT = ("slot", "model", "request_id")
 
-_THROUGH_ROOT = ("mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")
+_THROUGH_ROOT = (
+    "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx",
+)  # fmt: skip
 
 
 def begin_request(given: str) -> str:
@@ -108,8 +110,8 @@ def dict_config(settings: Settings) -> dict[str, Any]:
     and each logger, so a file need only hold what differs. Raises ConfigurationError: the file cannot be read as such.
     """
     level = settings.log_level.upper()
-    # uvicorn tells at INFO what mpserve tells itself ("Started server process").
-    own_level = {"uvicorn.error": "WARNING" if level in ("DEBUG", "INFO") else level}
+    # At INFO uvicorn tells what mpserve tells itself ("Started server process"), and httpx each request to a predictor.
+    own_level = dict.fromkeys(("uvicorn.error", "httpx"), "WARNING" if level in ("DEBUG", "INFO") else level)
     config: dict[str, Any] = {
         "version": 1,
         "disable_existing_loggers": False,

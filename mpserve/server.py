@@ -17,6 +17,7 @@ from mpserve.prefork.application import make_app, make_app_or_end, serve
 from mpserve.serving import shelf
 from mpserve.serving.loader import ModelSource, from_objects, from_target
 from mpserve.serving.model import Model
+from mpserve.serving.predictor import PredictorConfig
 from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, parse
 
 if TYPE_CHECKING:
@@ -27,15 +28,11 @@ logger = logging.getLogger(__name__)
 SDK_NAMES = {"grace_period": "graceful_timeout"}
 """Arguments of the SDK's ``ModelServer`` that have another name here."""
 
-SDK_IGNORED = {
-    **KSERVE_FLAGS_IGNORED,
-    "registered_models": "hand the models to start()",
-    "predictor_config": KSERVE_FLAGS_IGNORED["predictor_host"],
-}
+SDK_IGNORED = {**KSERVE_FLAGS_IGNORED, "registered_models": "hand the models to start()"}
 
 
 class ModelServer:
-    """Serves models; the constructor takes any option by its name (``docs/options.md``).
+    """Serves models; the constructor takes any option by its name (``docs/options.md``), and a ``predictor_config`` (SDK).
 
     An option that is not given comes from the script's command line, then from its ``MPSERVE_…`` variable, then from
     its default, as the SDK takes it (kserve/model_server.py reads ``sys.argv``, though at import).
@@ -45,6 +42,9 @@ class ModelServer:
     """
 
     def __init__(self, **options: Any) -> None:
+        config: PredictorConfig | None = options.pop("predictor_config", None)
+        if config is not None:
+            options = {**config.options(), **options}
         ours = {SDK_NAMES.get(name, name): value for name, value in options.items() if name not in SDK_IGNORED}
         # Words that are not known are the script's own.
         self.settings, ignored, _ = parse(sys.argv[1:], **ours)

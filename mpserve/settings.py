@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 from mpserve.errors import ConfigurationError
 from mpserve.options import (
     BYTES,
-    SWITCH,
     TEXT,
     Kind,
     Option,
@@ -37,7 +36,14 @@ def _device_list(text: str) -> str:
     return devices
 
 
+def _address(text: str) -> str:
+    if not text or re.search(r"\s|://", text):
+        raise ValueError(text)
+    return text
+
+
 _DEVICES = Kind(str, "auto, cpu or a list such as cuda:0,cuda:1", _device_list)
+_ADDRESS = Kind(str, "a host or host:port, without http:// (--predictor_use_ssl turns TLS on)", _address)
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,32 @@ class Settings:
 
     enable_docs_url: bool = option(False, "Protocol", "Show the API at /docs, with a form to try each route")
 
+    predictor_host: str | None = option(
+        None,
+        "Transformer",
+        "Host, or host:port, of the predictor: the server that a model asks which does not override predict",
+        kind=_ADDRESS,
+    )
+    predictor_protocol: str = option(
+        "v1", "Transformer", "Protocol that the predictor is asked in", choices=("v1", "v2", "grpc-v2")
+    )
+    predictor_use_ssl: bool = option(False, "Transformer", "Ask the predictor over TLS")
+    predictor_ca_file: str | None = option(
+        None,
+        "Transformer",
+        "PEM file of the authorities that the predictor's certificate is verified by; without it the usual public ones",
+        env=("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
+    )
+    predictor_request_timeout_seconds: float = option(
+        600.0, "Transformer", "Seconds in which the predictor must answer, all retries included", minimum=0.1
+    )
+    predictor_request_retries: int = option(
+        0, "Transformer", "Further attempts when the predictor cannot be reached or is not ready", minimum=0
+    )
+    enable_predictor_health_check: bool = option(
+        False, "Transformer", "Be ready only while the predictor says that its model of the same name is"
+    )
+
     log_level: str = option(
         "info",
         "Logs",
@@ -178,7 +210,6 @@ class Settings:
 
 _OWN_THREAD = "sync models run in a thread of their own"
 _LOGGING = "use --log_config_file, --log_format and --access_log"
-_NO_PREDICTOR = "calling another predictor is not offered yet"
 
 KSERVE_FLAGS_IGNORED: dict[str, str] = {
     "max_threads": "gRPC runs on the event loop",
@@ -187,20 +218,12 @@ KSERVE_FLAGS_IGNORED: dict[str, str] = {
     "configure_logging": _LOGGING,
     "access_log_format": _LOGGING,
     "protocol": "V1 and V2 are always both offered",
-    "predictor_host": _NO_PREDICTOR,
-    "predictor_protocol": _NO_PREDICTOR,
-    "predictor_use_ssl": _NO_PREDICTOR,
-    "predictor_request_timeout_seconds": _NO_PREDICTOR,
-    "predictor_request_retries": _NO_PREDICTOR,
-    "enable_predictor_health_check": _NO_PREDICTOR,
 }
 """Flags of the kserve SDK that are accepted and have no effect, each with the reason."""
 
 
-_SWITCHES_IGNORED = ("enable_predictor_health_check",)
 _IGNORED = tuple(
-    Option(name, None, SWITCH if name in _SWITCHES_IGNORED else TEXT, "Without effect", reason, f"--{name}")
-    for name, reason in KSERVE_FLAGS_IGNORED.items()
+    Option(name, None, TEXT, "Without effect", reason, f"--{name}") for name, reason in KSERVE_FLAGS_IGNORED.items()
 )
 
 

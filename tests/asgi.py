@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from mpserve.http.app import build_app
+from mpserve.prefork.predictor_front import predictor
 from mpserve.serving.core import ServerCore
 from mpserve.serving.loader import from_objects
 from mpserve.serving.model import Model
@@ -16,7 +17,8 @@ from mpserve.settings import Settings
 
 def core_of(*models: Model, **options: Any) -> ServerCore:
     """The core over these models, preloaded as the master would."""
-    core = ServerCore(Settings(**options), lambda: from_objects(list(models)))
+    settings = Settings(**options)
+    core = ServerCore(settings, lambda: from_objects(list(models)), predictor(settings))
     core.preload()
     return core
 

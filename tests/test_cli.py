@@ -218,13 +218,12 @@ def test_an_address_of_another_machine_is_told_in_one_sentence(tmp_path: Path) -
 def test_flags_of_the_sdk_are_taken_and_those_without_effect_and_unknown_ones_are_reported(tmp_path: Path) -> None:
     flags = (
         "--max_threads=4", "--enable_docs_url", "true", "--timeout-keep-alive", "75", "--event_loop=asyncio",
-        "--predictor_host=elsewhere", "--my_own=1", "--another", "value",
+        "--my_own=1", "--another", "value",
     )  # fmt: skip
     with serving(tmp_path, ONE, *flags) as server:
         server.wait_ready()
         assert server.client.get("/v2/models").json() == {"models": ["one"]}
         assert "--max_threads has no effect: gRPC runs on the event loop" in server.log
         assert server.client.get("/docs").status_code == 200
-        assert "--predictor_host has no effect: calling another predictor is not offered yet" in server.log
         assert "unknown arguments ignored: --my_own=1 --another value" in server.log
         assert "timeout" not in server.log

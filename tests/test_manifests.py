@@ -240,3 +240,14 @@ def test_the_service_asks_for_what_the_runtime_offers(runtime: dict[str, Any], p
 
 def test_the_image_is_this_version(container: dict[str, Any]) -> None:
     assert container["image"].rpartition(":")[2] == VERSION
+
+
+def test_the_transformer_takes_what_kserve_adds_and_speaks_the_predictors_protocol() -> None:
+    spec = manifest("transformer.yaml")["spec"]
+    (container,) = spec["transformer"]["containers"]
+    protocol = spec["predictor"]["model"]["protocolVersion"]
+    added = ["--model_name=digits", "--predictor_host=digits-predictor.ns", f"--predictor_protocol={protocol}"]
+    parsed = parse([*container["command"][2:], *container["args"], *added, "--http_port=8080"], {})
+    assert (parsed.ignored, parsed.unknown) == ([], [])
+    assert (parsed.settings.predictor_protocol, parsed.settings.enable_predictor_health_check) == ("v1", True)
+    assert [port["containerPort"] for port in container["ports"]] == [Settings.http_port]

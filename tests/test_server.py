@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import mpserve
-from mpserve import Model, ModelServer, asgi_app
+from mpserve import Model, ModelServer, PredictorConfig, asgi_app
 from mpserve.errors import ConfigurationError
 from mpserve.server import find
 from mpserve.settings import Settings
@@ -49,6 +49,17 @@ def test_arguments_of_a_model_server_win_over_the_command_line_and_that_over_the
 def test_the_sdks_names_of_options_are_taken() -> None:
     server = ModelServer(http_port=8081, grace_period=7, enable_grpc=False, registered_models=object(), workers=None)
     assert (server.settings.http_port, server.settings.graceful_timeout, server.settings.workers) == (8081, 7, 1)
+
+
+def test_a_predictor_config_is_taken_as_in_the_sdk_and_wins_over_the_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py", "--predictor_host=a", "--enable_predictor_health_check"])
+    given = PredictorConfig.of(ModelServer().settings)
+    assert (given.predictor_host, given.predictor_protocol, given.predictor_health_check) == ("a", "v1", True)
+    config = PredictorConfig("b:80", "v2", True, 30.0, 2, False, "ca.pem")
+    assert PredictorConfig.of(ModelServer(predictor_config=config).settings) == config
+    assert config.predictor_base_url == "https://b:80"
 
 
 def test_an_option_that_is_not_known_is_refused_with_the_closest() -> None:

@@ -47,6 +47,13 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "ce_type": ("io.mine.answer", "io.mine.answer", None),
     "ce_merge": ("true", True, "perhaps"),
     "enable_docs_url": ("true", True, "perhaps"),
+    "predictor_host": ("m-predictor.ns:8080", "m-predictor.ns:8080", "http://m-predictor"),
+    "predictor_protocol": ("GRPC-V2", "grpc-v2", "v3"),
+    "predictor_use_ssl": ("true", True, "perhaps"),
+    "predictor_ca_file": ("ca.pem", "ca.pem", None),
+    "predictor_request_timeout_seconds": ("30", 30.0, "0"),
+    "predictor_request_retries": ("2", 2, "-1"),
+    "enable_predictor_health_check": ("true", True, "perhaps"),
     "log_level": ("WARNING", "warning", "loud"),
     "log_format": ("json", "json", "xml"),
     "log_config_file": ("logging.yaml", "logging.yaml", None),
@@ -290,8 +297,7 @@ def test_a_switch_alone_is_on() -> None:
 @pytest.mark.parametrize("separator", ["_", "-"])
 def test_a_flag_of_the_sdk_without_effect_is_accepted_with_its_value(name: str, separator: str) -> None:
     flag = "--" + name.replace("_", separator)
-    argv = [flag] if name == "enable_predictor_health_check" else [flag, "7"]
-    parsed = parse([*argv, "m.py"], {})
+    parsed = parse([flag, "7", "m.py"], {})
     assert parsed.ignored == [name]
     assert parsed.unknown == []
     assert parsed.settings == Settings(target="m.py")

@@ -41,7 +41,7 @@ _LOGGING = {
 }
 _MODEL = "mpserve.serving.model:Model"
 _SERVER = "mpserve.server:ModelServer"
-_CONFIG = {"PredictorConfig": "mpserve.compat.predictor:PredictorConfig"}
+_CONFIG = {"PredictorConfig": "mpserve.serving.predictor:PredictorConfig"}
 _STORAGE = {"Storage": "mpserve.compat.storage:Storage"}
 
 NAMES: dict[str, dict[str, str]] = {

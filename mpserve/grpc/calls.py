@@ -30,12 +30,16 @@ T = TypeVar("T")
 
 STATUS = {
     Code.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Code.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,  # grpc's own answer to a message beyond its limit
+    Code.TOO_MANY: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.MODEL_FAILED: grpc.StatusCode.INTERNAL,
     Code.CONFIGURATION: grpc.StatusCode.INTERNAL,
     Code.NOT_SUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
     Code.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+    Code.TIMED_OUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.UNSUPPORTED_ENCODING: grpc.StatusCode.UNIMPLEMENTED,  # grpc's own answer to a compression it does not know
 }
 

@@ -19,13 +19,17 @@ logger = logging.getLogger(__name__)
 
 STATUS = {
     Code.INVALID_INPUT: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.FORBIDDEN: 403,
     Code.NOT_FOUND: 404,
     Code.TOO_LARGE: 413,
     Code.UNSUPPORTED_ENCODING: 415,
+    Code.TOO_MANY: 429,
     Code.MODEL_FAILED: 500,
     Code.CONFIGURATION: 500,
     Code.NOT_SUPPORTED: 501,
     Code.NOT_READY: 503,
+    Code.TIMED_OUT: 504,
 }
 
 RETRY_AFTER_LOADING = b"1"

@@ -120,14 +120,15 @@ def make_app(settings: Settings, find: Find, around: Around | None = None) -> An
     """Preload the models and build the ASGI application over them, within what ``around`` puts around it.
 
     Raises:
-        ConfigurationError: gunicorn was given a worker class that cannot serve it.
+        ConfigurationError: gunicorn was given a worker class that cannot serve it, or what a transformer needs is missing.
         MPServeError: a model could not be found, constructed or preloaded.
     """
     from mpserve.http.app import build_app
+    from mpserve.prefork.predictor_front import predictor
     from mpserve.serving.core import ServerCore
 
     _refuse_another_worker()
-    core = ServerCore(settings, find)
+    core = ServerCore(settings, find, predictor(settings))
     _Preload.running = True
     try:
         core.preload()

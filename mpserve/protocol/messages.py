@@ -122,17 +122,24 @@ class InferRequest(Record):
         Raises:
             InvalidInput: an input has no data, data that does not fit, or what JSON cannot carry.
         """
+        return to_rest(self.head(), "inputs", [(tensor, tensor.binary_data) for tensor in self.inputs])
+
+    def head(self) -> dict[str, Any]:
+        """The fields of its JSON object but for the inputs; None where there is nothing to send.
+
+        Raises:
+            InvalidInput: a parameter that JSON cannot carry.
+        """
         outputs = [
             {"name": output.name} | ({"parameters": output.parameters} if output.parameters else {})
             for output in self.request_outputs
         ]
-        head = {
+        return {
             "id": self.id,
             "model_name": self.model_name,
             "parameters": sendable(self.parameters, InvalidInput),
             "outputs": outputs or None,
         }
-        return to_rest(head, "inputs", [(tensor, tensor.binary_data) for tensor in self.inputs])
 
     def to_grpc(self) -> "Message":
         """The request as a ModelInferRequest: raw contents if an input was set as binary, or has no typed ones.

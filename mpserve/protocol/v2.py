@@ -42,6 +42,15 @@ def decode_request(
     return InferRequest(model_name, [tensor], parameters={"binary_data_output": True}, model_version=model_version)
 
 
+def encode_request(request: InferRequest) -> Encoded:
+    """The request as a client sends it: each input as bytes or JSON, as its data was set or came.
+
+    Raises:
+        InvalidInput: an input does not fit its declaration, or goes as JSON and holds what JSON cannot carry.
+    """
+    return write(request.head(), "inputs", [(tensor, tensor.binary_data) for tensor in request.inputs])
+
+
 def encode_answer(response: InferResponse, request: InferRequest, nonfinite: NonFinite = "error") -> Encoded:
     """The response to that request: each output as bytes or JSON, as the request wants it.
 

@@ -15,6 +15,7 @@ from mpserve.scoreboard import MODELS, Row, Scoreboard, State
 from mpserve.serving.host import ModelHost, own_directory
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Spec
+from mpserve.serving.predictor import Predictor
 from mpserve.serving.reconciler import Reconciler
 from mpserve.serving.served import Served, call
 from mpserve.serving.versions import refuse_twins
@@ -30,10 +31,13 @@ class ServerCore(ModelHost):
         settings: the options; read, never changed.
         find: gives the sources of the models that are wanted at the start. Called in the master, and again in a worker
             if it reached for CUDA there.
+        predictor: whom a transformer asks; started here, in the worker.
     """
 
-    def __init__(self, settings: Settings, find: Callable[[], Sequence[ModelSource]]) -> None:
-        super().__init__(settings)
+    def __init__(
+        self, settings: Settings, find: Callable[[], Sequence[ModelSource]], predictor: Predictor | None = None
+    ) -> None:
+        super().__init__(settings, predictor)
         self._find = find
         self.sources: Sequence[ModelSource] | None = None
         self.managed = False
@@ -96,6 +100,8 @@ class ServerCore(ModelHost):
         if self.plane is None:
             self.begin_alone()
         assert self.plane is not None
+        if self.predictor is not None:
+            self.predictor.start(lambda: self.served)
         self.wish = self.plane.read()  # for who asks meanwhile; what is loaded is read when it is known what is there
         wish = await self.offload(self.plane.begin, await self._found())
         self.wish = wish
@@ -138,6 +144,8 @@ class ServerCore(ModelHost):
         """Run every model's ``stop``, that of each version, each in its own thread, all at once. A failing one is logged."""
         served = [served for group in self.served.values() for served in group]
         await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in served))
+        if self.predictor is not None:
+            await self.predictor.close()
         self._offload.close()
         if self._own_directory is not None:
             rundir.remove(self._own_directory)
@@ -171,7 +179,7 @@ class ServerCore(ModelHost):
     def is_model_ready(self, served: Served) -> bool:
         """Whether this version can answer in this worker, or in another one, which tells that only of all versions."""
         self.publish()
-        return bool(served.model.ready) or self.board.model_ready(self.served[served.model.name].wanted.bit)
+        return self.can_answer(served) or self.board.model_ready(self.served[served.model.name].wanted.bit)
 
     def is_ready(self) -> bool:
         """Whether the server as a whole is ready, whichever worker is asked (V2 ``/v2/health/ready``)."""

@@ -22,6 +22,7 @@ from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted, Wish
 from mpserve.serving.executor import Executor
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
+from mpserve.serving.predictor import Predictor
 from mpserve.serving.served import Group, Served
 from mpserve.serving.versions import refuse_twins
 from mpserve.settings import Settings
@@ -31,10 +32,11 @@ T = TypeVar("T")
 
 
 class ModelHost:
-    """The models of one worker. ``settings`` are read, never changed."""
+    """The models of one worker. ``settings`` are read, never changed; ``predictor`` is whom a transformer asks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, predictor: Predictor | None = None) -> None:
         self.settings = settings
+        self.predictor = predictor
         self.board = Scoreboard(1)
         self.row = self.board.row(0)
         self.device = "cpu"
@@ -100,7 +102,7 @@ class ModelHost:
 
     async def _load(self, served: Served, again: bool) -> None:
         model = served.model
-        model.device = self.device
+        model.device, model._remote_predictor = self.device, self.predictor
         start = time.monotonic()
         if again or model.deferred is not None or not model.loaded:
             with self.step(f"load() of model {served.label}", served.executor):
@@ -148,7 +150,13 @@ class ModelHost:
 
     def publish(self) -> None:
         """Write which models can answer here to the scoreboard; a model may have cleared its ``ready`` or set it."""
-        self.row.models = sum(1 << group.wanted.bit for group in self.served.values() if group.ready)
+        self.row.models = sum(
+            1 << group.wanted.bit for group in self.served.values() if all(map(self.can_answer, group))
+        )
+
+    def can_answer(self, served: Served) -> bool:
+        """Whether this model can answer here, and its predictor, where that is watched."""
+        return bool(served.model.ready) and (self.predictor is None or self.predictor.is_ready(served.model.name))
 
     def forget(self, served: Served) -> None:
         """Keep nothing of a model that is served no more, if it can be made again."""

@@ -12,6 +12,7 @@ from inspect import iscoroutinefunction
 from typing import Any, cast
 
 from mpserve.errors import AcceleratorInMaster, NotSupported
+from mpserve.serving.predictor import Predictor, PredictorConfig
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Model:
     loaded: bool = False
     """Whether ``load()`` has completed, in this process or in the master that it was forked from."""
     _loading: bool = False
+    _remote_predictor: Predictor | None = None
 
     def __init__(self, name: str | None = None, return_response_headers: bool = False) -> None:
         if name is not None:
@@ -98,13 +100,26 @@ class Model:
         """Refuse a payload by raising ``InvalidInput``; runs between ``preprocess`` and ``predict`` (SDK)."""
         return payload
 
-    def predict(self, payload: Any, headers: Any = None) -> Any:
+    @property
+    def predictor_config(self) -> PredictorConfig | None:
+        """Which predictor a transformer asks, from the moment on that the model is being loaded (SDK)."""
+        return None if self._remote_predictor is None else self._remote_predictor.config
+
+    def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Answer a request. V1 hands a dict (or bytes), V2 an ``InferRequest``.
 
+        One that is not overridden asks the predictor of ``--predictor_host``; so does ``await super().predict(...)`` in
+        an ``async def predict``, and ``super().predict(...)`` in a synchronous one, whose thread waits meanwhile.
+
         Raises:
-            NotSupported: the model has not overridden it.
+            NotSupported: the model has not overridden it, and there is no predictor.
+            PredictorError: the predictor does not answer.
         """
-        raise NotSupported(f"Model {self.name} does not implement predict.")
+        if self._remote_predictor is None:
+            raise NotSupported(f"Model {self.name} does not implement predict.")
+        # As in the SDK, a model must ask for the predictor's headers before the client gets them.
+        wanted = self.required_response_headers and response_headers is not None
+        return self._remote_predictor.predict(self.name, payload, headers or {}, response_headers if wanted else {})
 
     def explain(self, payload: Any, headers: Any = None) -> Any:
         """Explain an answer (V1 ``:explain``).

@@ -108,7 +108,8 @@ def _stages(model: Model, verb: str, observers: Observers) -> list[Stage]:
             stages.append(Stage(*tensor_stage(model), observe, OUTPUT))
         elif name == verb or _overrides(model, name):
             method = getattr(model, name)
-            stages.append(Stage(_adapt(method, model.required_response_headers), is_async(method), observe, part))
+            waits = is_async(method) or not _overrides(model, name)  # Model's own predict waits for a predictor
+            stages.append(Stage(_adapt(method, model.required_response_headers), waits, observe, part))
     return stages
 
 

@@ -103,11 +103,6 @@ class Group:
         """From the oldest to the newest."""
         return [served.model.version for served in self]
 
-    @property
-    def ready(self) -> bool:
-        """Whether every version can answer now."""
-        return all(served.model.ready for served in self)
-
     def find(self, version: str) -> Served | None:
         """The version of this name."""
         return next((served for served in self if served.model.version == version), None)

@@ -13,7 +13,6 @@ import pytest
 from mpserve import Model
 from mpserve.compat import errors, flags, utils
 from mpserve.compat.logging import configure_logging
-from mpserve.compat.predictor import PredictorConfig
 from mpserve.compat.storage import Storage
 from mpserve.errors import Code, ConfigurationError, MPServeError
 
@@ -71,11 +70,6 @@ def test_datatypes_and_dtypes(datatype: str, dtype: Any) -> None:
 def test_a_datatype_that_is_not_known_is_none() -> None:
     assert utils.to_np_dtype("FP31") is None
     assert utils.from_np_dtype(complex) is None
-
-
-def test_the_address_of_a_predictor() -> None:
-    assert PredictorConfig("p:80").predictor_base_url == "http://p:80"
-    assert PredictorConfig("p", "v2", True).predictor_base_url == "https://p"
 
 
 def test_logging_is_configured_by_a_dict() -> None:
