@@ -24,8 +24,9 @@ lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict
 
 check: lint test ## lint, then test
 
-bench: $(INSTALLED) ## print the memory of one worker and of four
+bench: $(INSTALLED) ## print the memory of one worker and of four, and what large bodies take
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/large_bodies.py
 
 clean: ## remove the environment, caches and build outputs
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

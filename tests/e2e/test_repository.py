@@ -1,10 +1,13 @@
 """Load and unload, asked of one worker, true of all; each test with several workers, each asked on a fresh connection."""
 
+import contextlib
 import itertools
 import json
 import os
 import signal
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,35 @@ def tags(server: Server) -> set[str]:
     return set(found.values())
 
 
+@contextlib.contextmanager
+def traffic(server: Server, model: str, clients: int = 3) -> Iterator[Counter[int | str]]:
+    """Ask the model without a pause as long as the block runs; how often there was each status, or no answer ("lost")."""
+    outcomes: Counter[int | str] = Counter()
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                outcomes[post(server, f"/v1/models/{model}:predict", {"instances": []}).status_code] += 1
+            except httpx.TransportError:
+                outcomes["lost"] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcomes
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def kill_and_await_its_successor(server: Server, victim: int) -> None:
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: victim not in server.workers() and server.states().get("ready") == WORKERS)
+
+
 def start(folder: Path, *flags: str) -> Any:
     return serving(folder, MAIN, f"--workers={WORKERS}", "--model_dir=models", *flags)
 
@@ -101,27 +133,13 @@ def start(folder: Path, *flags: str) -> Any:
 def test_after_the_answer_every_worker_agrees_and_another_model_has_lost_no_request(folder: Path) -> None:
     with start(folder) as server:
         server.wait_ready(workers=WORKERS)
-        done = threading.Event()
-        statuses: list[int] = []
-
-        def ask() -> None:
-            while not done.is_set():
-                statuses.append(post(server, "/v1/models/pid:predict", {"instances": []}).status_code)
-
-        asking = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in asking:
-            thread.start()
-        try:
+        with traffic(server, "pid") as outcomes:
             for _ in range(3):
                 assert post(server, "/v2/repository/models/b/load").json() == {"name": "b", "load": True}
                 assert set(of_each_worker(server, "/v2/models/b/ready").values()) == {200}
                 assert post(server, "/v2/repository/models/b/unload").json() == {"name": "b", "unload": True}
                 assert set(of_each_worker(server, "/v2/models/b/ready").values()) == {404}
-        finally:
-            done.set()
-            for thread in asking:
-                thread.join()
-        assert set(statuses) == {200}
+        assert set(outcomes) == {200}
         assert len((folder / "stops").read_text().splitlines()) == 3 * WORKERS
 
 
@@ -130,39 +148,24 @@ def test_a_model_loaded_anew_is_the_new_one_in_every_worker_and_loses_no_request
         server.wait_ready(workers=WORKERS)
         post(server, "/v2/repository/models/b/load").raise_for_status()
         assert tags(server) == {"one"}
-        done = threading.Event()
-        statuses: list[int] = []
-
-        def ask() -> None:
-            while not done.is_set():
-                statuses.append(post(server, "/v1/models/b:predict", {"instances": []}).status_code)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        try:
+        with traffic(server, "b", clients=1) as outcomes:
             for text in ("two", "three"):
                 tag(folder, text)
                 post(server, "/v2/repository/models/b/load").raise_for_status()
                 assert tags(server) == {text}
-        finally:
-            done.set()
-            asking.join()
-        assert set(statuses) == {200}
+        assert set(outcomes) == {200}
 
 
-def test_a_killed_worker_returns_with_the_same_set(folder: Path) -> None:
+def test_a_killed_worker_returns_with_the_same_set_and_only_what_it_held_is_lost(folder: Path) -> None:
     with start(folder) as server:
         server.wait_ready(workers=WORKERS)
-        post(server, "/v2/repository/models/b/load").raise_for_status()
-        victim = server.workers()[0]
-        os.kill(victim, signal.SIGKILL)
-        eventually(lambda: victim not in server.workers() and server.states().get("ready") == WORKERS)
-        assert set(of_each_worker(server, "/v2/models/b/ready").values()) == {200}
-        post(server, "/v2/repository/models/b/unload").raise_for_status()
-        victim = server.workers()[1]
-        os.kill(victim, signal.SIGKILL)
-        eventually(lambda: victim not in server.workers() and server.states().get("ready") == WORKERS)
-        assert set(of_each_worker(server, "/v2/models/b/ready").values()) == {404}
+        with traffic(server, "pid", clients=3) as outcomes:
+            for verb, status in (("load", 200), ("unload", 404)):
+                post(server, f"/v2/repository/models/b/{verb}").raise_for_status()
+                kill_and_await_its_successor(server, server.workers()[0])
+                assert set(of_each_worker(server, "/v2/models/b/ready").values()) == {status}
+        assert set(outcomes) <= {200, "lost"}
+        assert outcomes["lost"] <= 2 * 3  # of each of two workers at most one request per client
 
 
 @pytest.mark.parametrize(
@@ -191,9 +194,7 @@ def test_a_failed_load_of_a_new_model_is_not_tried_by_a_respawned_worker(folder:
     with start(folder) as server:
         server.wait_ready(workers=WORKERS)
         assert post(server, "/v2/repository/models/b/load").status_code == 500
-        victim = server.workers()[0]
-        os.kill(victim, signal.SIGKILL)
-        eventually(lambda: victim not in server.workers() and server.states().get("ready") == WORKERS)
+        kill_and_await_its_successor(server, server.workers()[0])
         assert set(of_each_worker(server, "/v2/models/b/ready").values()) == {404}
         assert server.log.count("ValueError: no weights") >= WORKERS
         assert "loading again" not in server.log
