@@ -105,7 +105,10 @@ class Group:
 
     def find(self, version: str) -> Served | None:
         """The version of this name."""
-        return next((served for served in self if served.model.version == version), None)
+        for served in self._versions:
+            if served.model.version == version:  # asked of the model: its load() may have set it
+                return served
+        return None
 
 
 async def call(method: Callable[[], Any], executor: Executor) -> Any:
