@@ -14,18 +14,23 @@ BINARY_LENGTH = "Inference-Header-Content-Length"
 
 FAULTS = {
     400: "The request is not what the protocol allows",
+    401: "The predictor that the model asks wants to know who it is",
+    403: "The predictor that the model asks refuses",
     404: "There is no such model, or version of it",
     413: "The body is larger than the server allows",
     415: "The content coding of the body is not known",
+    429: "The predictor that the model asks has too much to do",
     500: "The model failed",
     501: "The model, or the server, does not do this",
     503: "The model, or the server, is not ready",
+    504: "The predictor that the model asks took too long",
 }
 """Why ``{"error": ...}`` is answered, by status."""
 
 FINDING = (404, 503)
 READING = (400, 413, 415)
-RUNNING = (400, 404, 413, 415, 500, 501, 503)
+MANAGING = (400, 404, 413, 415, 500, 501, 503)
+RUNNING = tuple(FAULTS)
 
 
 class Operation(NamedTuple):
@@ -95,10 +100,10 @@ OPERATIONS: Mapping[str, Operation] = {
         "Every model there is, and its state", _json("RepositoryIndex"), READING, _json("RepositoryIndexRequest")
     ),
     "POST /v2/repository/models/{model}/load": Operation(
-        "Load a model, or load it again, in every worker", _json("Loaded"), RUNNING, _json("RepositoryRequest")
+        "Load a model, or load it again, in every worker", _json("Loaded"), MANAGING, _json("RepositoryRequest")
     ),
     "POST /v2/repository/models/{model}/unload": Operation(
-        "Unload a model in every worker", _json("Unloaded"), RUNNING, _json("RepositoryRequest")
+        "Unload a model in every worker", _json("Unloaded"), MANAGING, _json("RepositoryRequest")
     ),
 }
 """Every route, by its method and path."""
