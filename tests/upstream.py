@@ -43,9 +43,8 @@ def upstream(answer: Answer | Told) -> Iterator[Upstream]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            asked = Asked(self.command, self.path, headers, body)
+            given = {name.lower(): value for name, value in self.headers.items()}
+            asked = Asked(self.command, self.path, given, self.rfile.read(int(given.get("content-length", 0))))
             told.asked.append(asked)
             status, body, headers = told.answer(asked)
             self.send_response(status)

@@ -113,9 +113,9 @@ def received_headers(context: Context) -> Headers:
 
 
 def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:
-    """The headers as trailing metadata. One that gRPC cannot carry is left out, with a warning: HTTP may well carry it."""
+    """The headers as metadata. One that gRPC cannot carry is left out, with a warning: HTTP may well carry it."""
     metadata = {str(name).lower(): str(value) for name, value in headers.items()}
     for name in [name for name, value in metadata.items() if not (_KEY.fullmatch(name) and _VALUE.fullmatch(value))]:
-        logger.warning("the response header %r cannot be sent over gRPC and is left out", name)
+        logger.warning("the header %r cannot be sent over gRPC and is left out", name)
         del metadata[name]
     return tuple((name, value) for name, value in metadata.items() if name not in _TRANSPORT)

@@ -22,7 +22,7 @@ class Predictor(Model):
     name = "m"
     def predict(self, payload, headers=None):
         if isinstance(payload, dict):
-            return {"predictions": [2 * x for x in payload["instances"]]}
+            return {"predictions": [2 * x for x in payload["instances"]], "id": headers["x-request-id"]}
         x = payload.inputs[0].as_numpy()
         return InferResponse(payload.id, "m", [InferOutput("y", x.shape, payload.inputs[0].datatype, 2 * x)])
 """
@@ -98,7 +98,10 @@ def test_two_servers_answer_as_one_and_the_one_in_front_says_when_the_other_is_g
         transforming(tmp_path / "transformer", protocol, host, check) as transformer,
     ):
         assert [outcome(transformer, protocol) for _ in range(8)] == [[4, 6]] * 8
-        if protocol != "v1":
+        if protocol == "v1":
+            answer = v1(transformer)
+            assert answer.json()["id"] == answer.headers["x-request-id"]
+        else:
             assert v2_binary(transformer) == [4, 6]
         assert transformer.metric('request_predict_seconds_count{model_name="m"}') >= 8
         predictor.stop()

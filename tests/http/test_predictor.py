@@ -218,6 +218,23 @@ def test_only_a_predictor_that_is_not_ready_is_asked_again(
         assert len(there.asked) == min(len(statuses), retries + 1 if 503 in statuses else 1)
 
 
+def test_many_requests_wait_for_the_predictor_at_once() -> None:
+    together = threading.Barrier(12, timeout=60)
+
+    def answer(asked: Asked) -> Told:
+        together.wait()
+        return doubling(asked)
+
+    async def test() -> None:
+        async with serving(Plain(), **options(there)) as client:
+            asking = [client.post("/v1/models/m:predict", json={"instances": [n]}) for n in range(12)]
+            answers = [answer.json()["answer"]["predictions"] for answer in await asyncio.gather(*asking)]
+            assert answers == [[2 * n] for n in range(12)]
+
+    with upstream(answer) as there:
+        asyncio.run(test())
+
+
 @pytest.mark.parametrize("kind", [Echo, Waiting])
 def test_a_predictor_that_takes_too_long_is_a_504(kind: type[Model]) -> None:
     go = threading.Event()
