@@ -143,6 +143,16 @@ class Scoreboard:
     def generation(self, generation: int) -> None:
         self._cells[3] = generation
 
+    @property
+    def regions(self) -> int:
+        """The newest generation of the shared memory regions that clients have registered, written under their lock."""
+        value: int = self._cells[4]
+        return value
+
+    @regions.setter
+    def regions(self, generation: int) -> None:
+        self._cells[4] = generation
+
     def row(self, slot: int) -> Row:
         """The row of ``slot``; IndexError when there are more workers than rows."""
         return self._rows[slot]

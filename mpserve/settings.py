@@ -139,6 +139,9 @@ class Settings:
     )
 
     enable_docs_url: bool = option(False, "Protocol", "Show the API at /docs, with a form to try each route")
+    allow_client_shm: bool = option(
+        False, "Protocol", "Let clients register system shared memory and pass tensors through it"
+    )
 
     predictor_host: str | None = option(
         None,

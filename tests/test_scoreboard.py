@@ -85,7 +85,9 @@ def test_the_servers_own_facts_are_kept_apart_from_the_rows() -> None:
     board.workers_wanted = 7
     board.stopping = True
     board.generation = 9
-    assert (board.ever_ready, board.workers_wanted, board.stopping, board.generation) == (True, 7, True, 9)
+    board.regions = 4
+    assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, True)
+    assert (board.generation, board.regions) == (9, 4)
     assert bytes(board.row(0).cells) == bytes(128)
     board.stopping = False
     assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, False)

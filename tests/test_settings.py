@@ -47,6 +47,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "ce_type": ("io.mine.answer", "io.mine.answer", None),
     "ce_merge": ("true", True, "perhaps"),
     "enable_docs_url": ("true", True, "perhaps"),
+    "allow_client_shm": ("yes", True, "perhaps"),
     "predictor_host": ("m-predictor.ns:8080", "m-predictor.ns:8080", "http://m-predictor"),
     "predictor_protocol": ("GRPC-V2", "grpc-v2", "v3"),
     "predictor_use_ssl": ("true", True, "perhaps"),

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
 from mpserve.grpc.calls import Answer, Calls, Context, Headers, explained
 from mpserve.grpc.repository import RepositoryCalls
+from mpserve.grpc.shared_memory import SharedMemoryCalls
 from mpserve.grpc.statistics import StatisticsCalls
 from mpserve.grpc.stream import Stream
 from mpserve.protocol.messages import InferResponse
@@ -24,25 +25,18 @@ from mpserve.protocol.protobuf import wire
 from mpserve.protocol.protobuf.converters import decode_request, response_from_dict
 from mpserve.protocol.protobuf.fields import Parts, encode_response, parse
 from mpserve.serving.dataplane import Dataplane
-from mpserve.serving.extensions import EXTENSIONS
+from mpserve.serving.extensions import extensions
 from mpserve.serving.model import Spec
+from mpserve.serving.regions import CUDA_REFUSED
 from mpserve.version import VERSION
 
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-_SHARED_MEMORY = "shared memory is not supported; send the tensors as raw contents"
-_CUDA_SHARED_MEMORY = "CUDA shared memory is not supported; send the tensors as raw contents"
-
 NOT_OFFERED = {
+    "CudaSharedMemoryRegister": CUDA_REFUSED,
     "ModelConfig": "the model configuration extension is not supported; ModelMetadata tells inputs and outputs",
-    "SystemSharedMemoryStatus": _SHARED_MEMORY,
-    "SystemSharedMemoryRegister": _SHARED_MEMORY,
-    "SystemSharedMemoryUnregister": _SHARED_MEMORY,
-    "CudaSharedMemoryStatus": _CUDA_SHARED_MEMORY,
-    "CudaSharedMemoryRegister": _CUDA_SHARED_MEMORY,
-    "CudaSharedMemoryUnregister": _CUDA_SHARED_MEMORY,
     "TraceSetting": "the trace extension is not supported",
     "LogSettings": "the logging extension is not supported; use --log_level and --log_config_file",
 }
@@ -72,6 +66,7 @@ class Servicer:
             "ModelMetadata": self.model_metadata,
             **RepositoryCalls(self.core).answers(),
             **StatisticsCalls(self.core).answers(),
+            **SharedMemoryCalls(self.core).answers(),
         }
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},
@@ -94,7 +89,7 @@ class Servicer:
         return pb.ServerReadyResponse(ready=self.core.is_ready())
 
     async def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="mpserve", version=VERSION, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name="mpserve", version=VERSION, extensions=extensions(self.core.settings))
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """Whether it can answer. One that is not there cannot, which is no error (as Triton has it)."""

@@ -23,6 +23,7 @@ from mpserve.http.middleware import RequestContext
 from mpserve.http.openapi import OpenApi
 from mpserve.http.repository import RepositoryRoutes
 from mpserve.http.responses import Answer, error_answer, on_http_exception
+from mpserve.http.shared_memory import SharedMemoryRoutes
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
@@ -47,6 +48,7 @@ def build_app(core: ServerCore) -> Starlette:
     """The ASGI application that serves ``core``'s models. Its ``state.core`` is that core."""
     health = Health(core)
     repository = RepositoryRoutes(core)
+    memory = SharedMemoryRoutes(core)
     openapi = OpenApi(core)
     dataplane = Dataplane(core)
     accounts = Accounts(core.settings.access_log)
@@ -86,6 +88,17 @@ def build_app(core: ServerCore) -> Starlette:
         asked("/v2/repository/index", repository.index, "POST"),
         asked("/v2/repository/models/{model}/load", repository.load, "POST"),
         asked("/v2/repository/models/{model}/unload", repository.unload, "POST"),
+        # Shared memory extension
+        asked("/v2/systemsharedmemory/status", memory.status),
+        asked("/v2/systemsharedmemory/region/{region}/status", memory.status),
+        asked("/v2/systemsharedmemory/region/{region}/register", memory.register, "POST"),
+        asked("/v2/systemsharedmemory/region/{region}/unregister", memory.unregister, "POST"),
+        asked("/v2/systemsharedmemory/unregister", memory.unregister, "POST"),
+        asked("/v2/cudasharedmemory/status", memory.cuda_status),
+        asked("/v2/cudasharedmemory/region/{region}/status", memory.cuda_status),
+        asked("/v2/cudasharedmemory/region/{region}/register", memory.cuda_register, "POST"),
+        asked("/v2/cudasharedmemory/region/{region}/unregister", memory.cuda_unregister, "POST"),
+        asked("/v2/cudasharedmemory/unregister", memory.cuda_unregister, "POST"),
     ]
     app = Starlette(
         routes=routes,

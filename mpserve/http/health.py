@@ -6,7 +6,7 @@ from mpserve.errors import ModelNotReady
 from mpserve.http.responses import RETRY_AFTER_LOADING, Answer, json_answer
 from mpserve.metrics import render
 from mpserve.serving.core import ServerCore
-from mpserve.serving.extensions import EXTENSIONS
+from mpserve.serving.extensions import extensions
 from mpserve.serving.statistics import Statistics
 from mpserve.version import VERSION
 
@@ -35,7 +35,8 @@ class Health:
 
     async def server(self, request: Request) -> Answer:
         """``GET /v2``: server metadata."""
-        return json_answer({"name": "mpserve", "version": VERSION, "extensions": EXTENSIONS})
+        spoken = extensions(self.core.settings)
+        return json_answer({"name": "mpserve", "version": VERSION, "extensions": spoken})
 
     async def models(self, request: Request) -> Answer:
         """``GET /v1/models`` and ``GET /v2/models``: the names of all models, loaded or not."""

@@ -67,6 +67,14 @@ INFER = Operation(
 READY = Operation("Whether a model is ready", _json("ModelReady"), FINDING)
 METADATA = Operation("Versions, platform, inputs and outputs of a model", _json("ModelMetadata"), (*FINDING, 500))
 STATISTICS = Operation("What has been counted of a model's requests", _json("ModelStatistics"), FINDING)
+REGIONS = Operation("Shared memory regions that are registered", _json("Regions"), (400, 501))
+REGISTER = Operation(
+    "Register a shared memory region with every worker", _json("Done"), (*READING, 501), _json("RegionRequest")
+)
+UNREGISTER = Operation("Forget one shared memory region, or all", _json("Done"), (501,))
+CUDA_REGIONS = Operation("CUDA regions, of which there are none", _json("Regions"))
+CUDA_REGISTER = Operation("Refused: there is no CUDA shared memory", _json("Done"), (501,))
+CUDA_UNREGISTER = Operation("Forget CUDA regions, of which there are none", _json("Done"))
 
 OPERATIONS: Mapping[str, Operation] = {
     "GET /": Operation("Whether the server is alive", _json("Alive")),
@@ -105,5 +113,16 @@ OPERATIONS: Mapping[str, Operation] = {
     "POST /v2/repository/models/{model}/unload": Operation(
         "Unload a model in every worker", _json("Unloaded"), MANAGING, _json("RepositoryRequest")
     ),
+    # Shared memory extension
+    "GET /v2/systemsharedmemory/status": REGIONS,
+    "GET /v2/systemsharedmemory/region/{region}/status": REGIONS,
+    "POST /v2/systemsharedmemory/region/{region}/register": REGISTER,
+    "POST /v2/systemsharedmemory/region/{region}/unregister": UNREGISTER,
+    "POST /v2/systemsharedmemory/unregister": UNREGISTER,
+    "GET /v2/cudasharedmemory/status": CUDA_REGIONS,
+    "GET /v2/cudasharedmemory/region/{region}/status": CUDA_REGIONS,
+    "POST /v2/cudasharedmemory/region/{region}/register": CUDA_REGISTER,
+    "POST /v2/cudasharedmemory/region/{region}/unregister": CUDA_UNREGISTER,
+    "POST /v2/cudasharedmemory/unregister": CUDA_UNREGISTER,
 }
 """Every route, by its method and path."""

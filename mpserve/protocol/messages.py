@@ -38,7 +38,9 @@ class InferRequest(Record):
         request_outputs: list[RequestedOutput] | None = None,
         model_version: str | None = None,
     ) -> None:
-        """`raw_inputs`: the bytes of each input, which become its data. `from_grpc`: the request came over gRPC.
+        """`raw_inputs`: the bytes of each input that is not in shared memory, which become its data.
+
+        `from_grpc`: the request came over gRPC.
 
         Raises:
             InvalidInput: `raw_inputs` do not fit the inputs.
@@ -52,7 +54,7 @@ class InferRequest(Record):
         vars(self)["from_grpc"] = from_grpc  # the SDK's name for it hides the class method on the message
         self._raw = bool(raw_inputs)
         if raw_inputs:
-            fill(InferInput, infer_inputs, raw_inputs)
+            fill(InferInput, [tensor for tensor in infer_inputs if not tensor.in_shared_memory], raw_inputs)
 
     @property
     def use_binary_outputs(self) -> bool:

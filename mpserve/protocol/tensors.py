@@ -16,6 +16,9 @@ from mpserve.protocol.datatypes import Array, cast, datatype_of, decode_text
 
 Parameters = dict[str, Any]
 
+REGION = "shared_memory_region"
+"""The parameter of a tensor that says in which shared memory its data is (Triton, ``extension_shared_memory.md``)."""
+
 
 class Record:
     """Equality and repr by the public attributes; repr leaves out those that are None or False."""
@@ -84,6 +87,11 @@ class _Tensor(Record):
     def binary_data(self) -> bool:
         """Whether ``InferRequest.to_rest`` sends the tensor as bytes: as ``set_data_from_numpy`` was last told."""
         return self._binary_data
+
+    @property
+    def in_shared_memory(self) -> bool:
+        """Whether its data is not here, but where its parameters say."""
+        return self._data is None and REGION in (self.parameters or ())
 
     def as_numpy(self) -> Array:
         """The tensor as an array of its shape and datatype; BYTES is an object array of ``bytes``.

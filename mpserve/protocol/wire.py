@@ -19,7 +19,7 @@ from mpserve.protocol.binary import HEADER, Buffer, Rest, decode_buffer, decode_
 from mpserve.protocol.datatypes import NonFinite, json_values
 from mpserve.protocol.documents import MAX_SHOWN, describe, named_objects, parameters_of
 from mpserve.protocol.elements import check_shape, decode_data
-from mpserve.protocol.tensors import InferInput, InferOutput, Parameters, RequestedOutput
+from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
 _SIZE = "binary_data_size"
 
@@ -84,7 +84,7 @@ def read_response(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]
 
 
 def fill(kind: type[Tensor], tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
-    """Make the buffers, one per tensor, the data of the tensors, which are of that kind.
+    """Make the buffers, one per tensor, the data of the tensors, which are of that kind; one in shared memory keeps none.
 
     Raises:
         InvalidInput (of inputs) or InferenceError (of outputs): another number of them, or bytes that do not fit.
@@ -92,6 +92,8 @@ def fill(kind: type[Tensor], tensors: Sequence[Tensor], buffers: Sequence[Buffer
     if len(buffers) != len(tensors):
         raise kind.fault(f"got raw contents of {len(buffers)} {kind.role}s, expected those of {len(tensors)}")
     for tensor, buffer in zip(tensors, buffers, strict=True):
+        if tensor.in_shared_memory:
+            continue
         what = f"{kind.role} '{tensor.name[:MAX_SHOWN]}'"
         try:
             array = decode_tensor(buffer, tensor.datatype, tensor.shape, what)
@@ -105,7 +107,8 @@ def write(
 ) -> Encoded:
     """The object of the fields in `head`, to which the tensors are added under `field`; fields that are None are left out.
 
-    Each tensor comes with whether it goes binary. JSON data is flat and row-major, FP16 and BF16 are exact numbers.
+    Each tensor comes with whether it goes binary; one in shared memory goes without data. JSON data is flat and row-major,
+    FP16 and BF16 are exact numbers.
 
     Raises:
         InferenceError (of outputs and the whole) or InvalidInput (of inputs): a tensor does not fit its declaration, or
@@ -134,7 +137,7 @@ def to_rest(
         return b"".join([json, *buffers]), len(json)
     for entry in head[field]:
         entry["shape"] = list(entry["shape"])
-        if isinstance(entry["data"], np.ndarray):
+        if isinstance(entry.get("data"), np.ndarray):
             entry["data"] = entry["data"].tolist()
     return _present(head), None
 
@@ -169,6 +172,10 @@ def _read_tensor(kind: type[AnyTensor], entry: dict[str, Any], rest: Rest | None
         check_shape(shape)
         if not isinstance(datatype, str):
             raise InvalidInput(f"datatype is {describe(datatype)}, expected a string")
+        if parameters and REGION in parameters:
+            if entry.get("data") is not None or _SIZE in parameters:
+                raise InvalidInput(f"got both {REGION} and data, expected one of them")
+            return kind(entry["name"], shape, datatype, None, parameters)
         if parameters and _SIZE in parameters:
             return _read_binary(kind, entry, parameters, rest)
         array = decode_data(entry.get("data"), datatype.upper(), shape)
@@ -197,6 +204,9 @@ def _read_requested(entry: dict[str, Any]) -> RequestedOutput:
 
 
 def _entry(tensor: Tensor, binary: bool, buffers: list[Buffer], nonfinite: NonFinite) -> dict[str, Any]:
+    if tensor.in_shared_memory:
+        parameters = sendable(tensor.parameters, tensor.fault)
+        return {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "parameters": parameters}
     array = tensor.as_numpy()
     entry: dict[str, Any] = {"name": tensor.name, "shape": array.shape, "datatype": tensor.datatype}
     parameters = sendable(_without_size(tensor.parameters), tensor.fault)

@@ -6,14 +6,15 @@ respawned later reads the same wish, and nothing can be missed (TensorFlow Servi
 It knows nothing of models but their names, and those of the entries of the model directory that hold them.
 """
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
+
+from mpserve import rundir
 
 WISH = "wanted.json"
 AT_START = 0
@@ -98,7 +99,7 @@ class ControlPlane:
         Trials whose asker has died are dropped, since nobody else would, and the newest generation is announced, in case
         who wrote it died before that.
         """
-        with self._lock():
+        with rundir.locked(self.directory):
             wish = self.read()
             orphans = [name for name, trial in wish.trials.items() if not _is_alive(trial.asker)]
             if wish.generation == 0:
@@ -112,14 +113,14 @@ class ControlPlane:
 
     def change(self, to: Callable[[Wish], Wish]) -> Wish:
         """Replace the wish by what ``to`` makes of it, and give the new one. Changes of several workers follow one another."""
-        with self._lock():
+        with rundir.locked(self.directory):
             wish = self._write(to(self.read()))
             self._announce(wish.generation)
         return wish
 
     def report(self, slot: int, generation: int, failures: Mapping[str, str]) -> None:
         """Say that the worker in ``slot`` has done what it could for ``generation``; ``failures`` has the reasons by model."""
-        self._replace(f"slot-{slot}.json", [generation, dict(failures)])
+        rundir.replace(self.directory / f"slot-{slot}.json", orjson.dumps([generation, dict(failures)]))
 
     def failures(self, slot: int) -> dict[str, str]:
         """What the worker in ``slot`` last reported as failed, by model."""
@@ -129,27 +130,11 @@ class ControlPlane:
             return {}
         return dict(failures)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        # The kernel drops the lock of a worker that is killed while it holds it.
-        descriptor = os.open(self.directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
     def _write(self, wish: Wish) -> Wish:
         wish = wish._replace(generation=wish.generation + 1)
         parts = [{name: list(wanted) for name, wanted in part.items()} for part in (wish.models, wish.trials)]
-        self._replace(WISH, [wish.generation, *parts])  # orjson takes no named tuples
+        rundir.replace(self.directory / WISH, orjson.dumps([wish.generation, *parts]))  # orjson takes no named tuples
         return wish
-
-    def _replace(self, name: str, content: object) -> None:
-        """Write so that a reader sees the old file or the new one, never half of one."""
-        fresh = self.directory / f"{name}.{os.getpid()}"
-        fresh.write_bytes(orjson.dumps(content))
-        fresh.replace(self.directory / name)
 
 
 def _is_alive(pid: int) -> bool:

@@ -15,6 +15,7 @@ from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.core import ServerCore
 from mpserve.serving.delivery import Deliveries, take_deliveries
 from mpserve.serving.pipeline import Headers
+from mpserve.serving.shared_memory import fetch
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.tally import Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
@@ -45,7 +46,8 @@ class Dataplane:
             ModelNotFound: no such model or version.
             ModelNotReady: the model has taken itself out of service.
             InvalidInput: the model, or its declaration, refuses the request.
-            NotSupported: the model does not implement the verb, or answers in a form that is not offered.
+            NotSupported: the model does not implement the verb, or answers in a form that is not offered; or the request
+                names shared memory, which is not offered.
             InferenceError: the model failed; what it raised is the ``__cause__``.
         """
         served = self.core.find(name, version)
@@ -62,7 +64,7 @@ class Dataplane:
             tally = self.statistics.tally(served)
         rows = tally.rows(payload)
         try:
-            deliveries = take_deliveries(payload) if isinstance(payload, InferRequest) else {}
+            deliveries = self._prepared(payload) if isinstance(payload, InferRequest) else {}
             with served.held():
                 result, response_headers = await served.pipeline.run(verb, payload, headers, watch)
             _refuse_unfinished(result, verb)
@@ -77,6 +79,13 @@ class Dataplane:
             row.in_flight -= 1
         tally.succeeded(watch, rows)
         return result, response_headers
+
+    def _prepared(self, request: InferRequest) -> Deliveries:
+        """Make a request what a model expects, and give what is to be done with the outputs."""
+        for given in request.inputs:
+            if given.in_shared_memory:
+                fetch(given, self.core.regions)
+        return take_deliveries(request, self.core)
 
 
 def _blamed(error: Exception, name: str, verb: str) -> MPServeError:

@@ -9,16 +9,22 @@ from typing import Any, NamedTuple
 
 from mpserve.errors import InvalidInput
 from mpserve.protocol.documents import MAX_SHOWN, show
-from mpserve.protocol.messages import InferOutput, InferRequest, RequestedOutput
+from mpserve.protocol.messages import InferOutput, InferRequest, Parameters, RequestedOutput
+from mpserve.protocol.tensors import REGION
+from mpserve.serving import shared_memory
 from mpserve.serving.classification import classified
+from mpserve.serving.host import ModelHost
+from mpserve.serving.regions import Window
 
 CLASSIFICATION = "classification"
+OURS = frozenset({CLASSIFICATION, *shared_memory.PARAMETERS})
 
 
 class Delivery(NamedTuple):
-    """What is to be done with one output."""
+    """What is to be done with one output: made so many classes of, if any, then put in a place, if in any."""
 
-    classes: int
+    classes: int | None = None
+    place: Window | None = None
 
     def of(self, output: InferOutput) -> InferOutput:
         """The output as it is to be sent.
@@ -26,39 +32,38 @@ class Delivery(NamedTuple):
         Raises:
             InvalidInput: that cannot be done with an output such as this.
         """
-        return classified(output, self.classes)
+        if self.classes is not None:
+            output = classified(output, self.classes)
+        return output if self.place is None else shared_memory.put(output, self.place)
 
 
 Deliveries = Mapping[str, Delivery]
 """By the name of the output; most requests have none."""
 
 
-def take_deliveries(request: InferRequest) -> Deliveries:
+def take_deliveries(request: InferRequest, host: ModelHost) -> Deliveries:
     """What is asked for, which the request does not say any more from then on.
 
     Raises:
-        InvalidInput: a parameter is not as its extension has it.
+        InvalidInput: a parameter is not as its extension has it, or names memory that there is not.
+        NotSupported: it is to go to shared memory, which this server does not offer.
     """
     return {
-        wanted.name: Delivery(_classes(wanted))
+        wanted.name: _taken(wanted, wanted.parameters, host)
         for wanted in request.request_outputs
-        if wanted.parameters and CLASSIFICATION in wanted.parameters
+        if wanted.parameters and not OURS.isdisjoint(wanted.parameters)
     }
 
 
-def _classes(wanted: RequestedOutput) -> int:
-    count = _take(wanted, CLASSIFICATION)
+def _taken(wanted: RequestedOutput, parameters: Parameters, host: ModelHost) -> Delivery:
+    what = f"output '{wanted.name[:MAX_SHOWN]}'"
+    classes = _classes(parameters[CLASSIFICATION], what) if CLASSIFICATION in parameters else None
+    place = shared_memory.window(parameters, host.regions, what) if REGION in parameters else None
+    wanted.parameters = {name: value for name, value in parameters.items() if name not in OURS} or None
+    return Delivery(classes, place)
+
+
+def _classes(count: Any, what: str) -> int:
     if type(count) is not int or count < 1:
-        raise InvalidInput(
-            f"output '{wanted.name[:MAX_SHOWN]}': parameter '{CLASSIFICATION}' is {show(count)}, expected an integer of"
-            " 1 or more"
-        )
+        raise InvalidInput(f"{what}: parameter '{CLASSIFICATION}' is {show(count)}, expected an integer of 1 or more")
     return count
-
-
-def _take(wanted: RequestedOutput, name: str) -> Any:
-    """A parameter, of which nothing is left."""
-    parameters = dict(wanted.parameters or {})
-    value = parameters.pop(name, None)
-    wanted.parameters = parameters or None
-    return value

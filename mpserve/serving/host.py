@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mpserve import rundir
-from mpserve.errors import ConfigurationError, ModelLoadError
+from mpserve.errors import ConfigurationError, ModelLoadError, NotSupported
 from mpserve.logging import model as model_in_log
 from mpserve.metrics import metrics
 from mpserve.scoreboard import Row, Scoreboard
@@ -23,6 +23,7 @@ from mpserve.serving.executor import Executor
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
 from mpserve.serving.predictor import Predictor
+from mpserve.serving.regions import Regions
 from mpserve.serving.served import Group, Served
 from mpserve.serving.versions import refuse_twins
 from mpserve.settings import Settings
@@ -41,6 +42,7 @@ class ModelHost:
         self.row = self.board.row(0)
         self.device = "cpu"
         self.plane: ControlPlane | None = None
+        self._regions: Regions | None = None
         self.wish = Wish(0, {})
         """The newest wish that this worker has made true, as far as it could."""
         self.known: dict[str, list[ModelSource]] = {}
@@ -53,13 +55,28 @@ class ModelHost:
         self._loading_in = self._offload
 
     def take_place(self, board: Scoreboard, row: Row, directory: Path) -> None:
-        """Take this row of the scoreboard, and follow the wish in this directory."""
+        """Take this row of the scoreboard, and follow the wish in this directory, and its shared memory regions."""
 
         def announce(generation: int) -> None:
             board.generation = generation
 
         self.board, self.row = board, row
         self.plane = ControlPlane(directory, announce)
+        if self.settings.allow_client_shm:
+            self._regions = Regions(directory, board)
+
+    @property
+    def regions(self) -> Regions:
+        """The shared memory regions that clients have registered.
+
+        Raises:
+            NotSupported: the server has not been told to use its clients' memory.
+        """
+        if self._regions is None:
+            raise NotSupported(
+                "this server uses no shared memory of its clients, unless it is started with --allow_client_shm"
+            )
+        return self._regions
 
     async def bring_up(self, name: str, wanted: Wanted, helper: Executor) -> Group:
         """Construct, load, warm up and start a model, all its versions, beside what is served.

@@ -45,10 +45,13 @@ def python_with(folder: Path, *requirements: str) -> Path:
     return python
 
 
-def run_against_two_workers(folder: Path, python: Path, script: str) -> None:
-    """Run the script beside this file, which is told the addresses of HTTP and gRPC; it fails or says "all answered"."""
+def run_against_two_workers(folder: Path, python: Path, script: str, *more: str) -> None:
+    """Run the script beside this file, which is told the addresses of HTTP and gRPC; it fails or says "all answered".
+
+    `more` are flags of the server.
+    """
     grpc_port = free_port()
-    flags = ("--workers=2", "--enable_grpc=yes", f"--grpc_port={grpc_port}")
+    flags = ("--workers=2", "--enable_grpc=yes", f"--grpc_port={grpc_port}", *more)
     with serving(folder, MODELS, *flags, target="model.py:models") as server:
         server.wait_ready(workers=2)
         addresses = [f"127.0.0.1:{server.port}", f"127.0.0.1:{grpc_port}"]

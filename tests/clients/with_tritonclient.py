@@ -10,12 +10,14 @@ import sys
 from functools import partial
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_grpc_aio
 import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_http_aio
+import tritonclient.utils.shared_memory as memory
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 DATATYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
@@ -44,6 +46,35 @@ def classify(library: ModuleType, client: Any) -> None:
     assert result.as_numpy("x").tolist() == [[b"0.7:1", b"0.2:2"], [b"3.0:0", b"2.0:2"]]
 
 
+def through_memory(library: ModuleType, client: Any) -> None:
+    """As Triton's own examples do it: unregister all, register, infer, read."""
+    client.unregister_system_shared_memory()
+    client.unregister_cuda_shared_memory()
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    size = array.nbytes
+    key = f"tritonclient-{uuid4().hex}"
+    handle = memory.create_shared_memory_region("both", key, 2 * size)
+    try:
+        memory.set_shared_memory_region(handle, [array])
+        client.register_system_shared_memory("both", key, 2 * size)
+        told = client.get_system_shared_memory_status(**({"as_json": True} if library is triton_grpc else {}))
+        assert "both" in str(told), told
+        given = library.InferInput("x", list(array.shape), "FP32")
+        given.set_shared_memory("both", size)
+        wanted = library.InferRequestedOutput("x")
+        wanted.set_shared_memory("both", size, offset=size)
+        for _ in range(20):  # each of two workers may answer
+            result = client.infer("echo", [given], outputs=[wanted])
+            check(client.infer("echo", [given]), array)
+            output = result.get_output("x")
+            shape = output.shape if library is triton_grpc else output["shape"]
+            assert np.array_equal(memory.get_contents_as_numpy(handle, np.float32, shape, offset=size), array)
+        client.unregister_system_shared_memory("both")
+        refused(lambda: client.infer("echo", [given]), "shared memory region 'both' is not registered")
+    finally:
+        memory.destroy_shared_memory_region(handle)
+
+
 def http(address: str) -> None:
     with triton_http.InferenceServerClient(address) as client:
         assert client.is_server_live()
@@ -63,6 +94,7 @@ def http(address: str) -> None:
             compressed = {"request_compression_algorithm": coding, "response_compression_algorithm": coding}
             check(client.infer("echo", given, request_id="7", **compressed), large)
         classify(triton_http, client)
+        through_memory(triton_http, client)
         pending = [client.async_infer("echo", inputs_of(triton_http, "FP32", large)) for _ in range(4)]
         for each in pending:
             check(each.get_result(), large)
@@ -86,6 +118,7 @@ def grpc(address: str) -> None:
         for name, array in arrays():
             check(client.infer("echo", inputs_of(triton_grpc, name, array)), array)
         classify(triton_grpc, client)
+        through_memory(triton_grpc, client)
         array = np.arange(4, dtype=np.float32)
         for coding in ("gzip", "deflate"):
             given = inputs_of(triton_grpc, "FP32", array)

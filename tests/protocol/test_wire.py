@@ -176,3 +176,34 @@ def test_non_finite_numbers_in_json_are_an_error_or_null():
 def test_every_float_datatype_can_become_null(datatype):
     answer = InferResponse(None, "m", [InferOutput("y", [2], datatype, np.array([np.nan, 1.5]))])
     assert orjson.loads(encode_response(answer, "null"))["outputs"][0]["data"] == [None, 1.5]
+
+
+THERE = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+
+
+def test_an_input_in_shared_memory_has_no_data_and_takes_no_bytes():
+    request = decode([entry("x", [2], "FP32", parameters=THERE), sized("y", [2], 2)], b"\1\2")
+    assert request.inputs == [InferInput("x", [2], "FP32", None, THERE), InferInput("y", [2], "UINT8", [1, 2])]
+    assert [tensor.in_shared_memory for tensor in request.inputs] == [True, False]
+    body, length = request.to_rest()
+    assert InferRequest.from_bytes(body, length, "m") == request
+
+
+def test_an_input_in_shared_memory_may_be_all_that_json_has():
+    request = InferRequest("m", [InferInput("x", [2], "FP32", None, THERE)])
+    body, length = request.to_rest()
+    assert (body["inputs"], length) == ([entry("x", [2], "FP32", parameters=THERE)], None)
+
+
+@pytest.mark.parametrize("more", [{"data": [1, 2]}, {"parameters": {**THERE, "binary_data_size": 8}}])
+def test_data_beside_shared_memory_is_refused(more):
+    given = entry("x", [2], "FP32", parameters=THERE) | more
+    with pytest.raises(InvalidInput, match=r"^input 'x': got both shared_memory_region and data, expected one of them"):
+        decode([given], bytes(8))
+
+
+def test_an_output_in_shared_memory_is_written_without_data_however_it_was_wanted():
+    response = InferResponse(None, "m", [InferOutput("y", [2], "FP32", None, THERE)])
+    encoded = encode_answer(response, asking(binary_data_output=True))
+    assert encoded.json_length is None
+    assert orjson.loads(encoded.join())["outputs"] == [entry("y", [2], "FP32", parameters=THERE)]

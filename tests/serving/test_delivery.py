@@ -7,6 +7,10 @@ import pytest
 from mpserve.errors import InvalidInput
 from mpserve.protocol.messages import InferInput, InferRequest, RequestedOutput
 from mpserve.serving.delivery import Delivery, take_deliveries
+from mpserve.serving.host import ModelHost
+from mpserve.settings import Settings
+
+HOST = ModelHost(Settings())
 
 
 def request(*wanted: RequestedOutput) -> InferRequest:
@@ -24,7 +28,7 @@ def request(*wanted: RequestedOutput) -> InferRequest:
 )
 def test_what_is_asked_for_is_taken_out_of_the_request(parameters: Any, classes: int | None, left: Any) -> None:
     asked = request(RequestedOutput("y", parameters))
-    assert take_deliveries(asked) == ({} if classes is None else {"y": Delivery(classes)})
+    assert take_deliveries(asked, HOST) == ({} if classes is None else {"y": Delivery(classes)})
     assert asked.request_outputs == [RequestedOutput("y", left)]
 
 
@@ -33,4 +37,4 @@ def test_what_is_asked_for_is_taken_out_of_the_request(parameters: Any, classes:
 )
 def test_a_number_of_classes_that_is_none_is_refused(count: Any, shown: str) -> None:
     with pytest.raises(InvalidInput, match=f"^output 'y': parameter 'classification' is {shown}, expected an integer"):
-        take_deliveries(request(RequestedOutput("y", {"classification": count})))
+        take_deliveries(request(RequestedOutput("y", {"classification": count})), HOST)

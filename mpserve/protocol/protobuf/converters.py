@@ -16,7 +16,6 @@ def decode_request(data: bytes) -> tuple[InferRequest, bool]:
 
     Raises:
         InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
-        NotSupported: it refers to shared memory.
     """
     fields, typed = read_request(data)
     return InferRequest(**fields), typed

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from mpserve.errors import InferenceError, InvalidInput, NotSupported
+from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.documents import MAX_SHOWN
@@ -22,7 +22,7 @@ from mpserve.protocol.elements import check_shape, show_shape
 from mpserve.protocol.protobuf import contents, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
-from mpserve.protocol.tensors import InferInput, InferOutput, Parameters, RequestedOutput
+from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
 Parts = list[bytes | memoryview]
 """A message that is sent as ``b"".join(parts)``."""
@@ -32,7 +32,6 @@ _Tensor = TypeVar("_Tensor", InferInput, InferOutput)
 
 RAW_INPUT: int = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
-SHARED_MEMORY = "shared_memory_region"
 
 
 class Head(Protocol):
@@ -74,7 +73,6 @@ def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
 
     Raises:
         InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
-        NotSupported: it refers to shared memory.
     """
     rest, raw = wire.split(data, RAW_INPUT)
     message = parse(pb.ModelInferRequest, rest)
@@ -82,8 +80,6 @@ def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
         raise InvalidInput("the request has no inputs, expected one or more")
     _refuse_doubles("input", message.inputs)
     _refuse_doubles("output", message.outputs)
-    _refuse_shared_memory(message.inputs)
-    _refuse_shared_memory(message.outputs)
     _refuse_both(message.inputs, raw)
     fields = {
         "model_name": message.model_name,
@@ -158,22 +154,21 @@ def _refuse_doubles(role: str, entries: Iterable[Any]) -> None:
         names.add(entry.name)
 
 
-def _refuse_shared_memory(entries: Iterable[Any]) -> None:
-    for entry in entries:
-        if SHARED_MEMORY in entry.parameters:
-            raise NotSupported(f"'{entry.name[:MAX_SHOWN]}' is said to be in shared memory, which is not supported")
-
-
 def _refuse_both(entries: Iterable[Any], raw: Sequence[memoryview]) -> None:
     if raw and any(entry.contents.ListFields() for entry in entries):
         raise InvalidInput("got typed and raw contents, expected one or the other")
 
 
 def _tensor(kind: type[_Tensor], entry: Any, typed: bool) -> _Tensor:
-    """The tensor of that kind, with the data in its typed contents if `typed`, else with none yet."""
+    """The tensor of that kind, with the data in its typed contents if `typed`, else with none yet.
+
+    In shared memory it has none here, so typed contents are refused, and raw ones skip it.
+    """
     datatype, shape = entry.datatype.upper(), list(entry.shape)
     try:
-        array = _typed(entry.contents, datatype, shape) if typed else None
+        if REGION in entry.parameters and entry.contents.ListFields():
+            raise InvalidInput(f"got both {REGION} and data, expected one of them")
+        array = _typed(entry.contents, datatype, shape) if typed and REGION not in entry.parameters else None
         return kind(entry.name, shape, datatype, array, read_parameters(entry.parameters))
     except InvalidInput as error:
         raise InvalidInput(f"{kind.role} '{entry.name[:MAX_SHOWN]}': {error}") from None
@@ -198,14 +193,20 @@ def _head(message: Head) -> dict[str, Any]:
 def _with_tensors(
     message: Message, entries: Any, tensors: Sequence[InferInput] | Sequence[InferOutput], number: int, typed: bool
 ) -> Parts:
-    """The message with the tensors in its field ``entries``; raw contents follow it, as fields of that number."""
+    """The message with the tensors in its field ``entries``; raw contents follow it, as fields of that number.
+
+    An input in shared memory has no raw contents, an output empty ones, as Triton's clients and servers have it.
+    """
     typed = typed and all(tensor.datatype in contents.FIELDS for tensor in tensors)
-    raw = []
+    raw: Parts = []
     for tensor in tensors:
-        array = tensor.as_numpy()
-        entry = entries.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
+        array = None if tensor.in_shared_memory else tensor.as_numpy()
+        shape = tensor.shape if array is None else array.shape
+        entry = entries.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
         write_parameters(entry.parameters, tensor.parameters)
-        if typed:
+        if array is None:
+            raw += [] if typed or isinstance(tensor, InferInput) else [b""]
+        elif typed:
             entry.contents.CopyFrom(contents.from_array(array, tensor.datatype))
         else:
             raw.append(encode_tensor(array, tensor.datatype))

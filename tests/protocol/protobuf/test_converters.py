@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpserve.errors import InferenceError, InvalidInput, MPServeError, NotSupported
+from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.converters import decode_request, decode_response, response_from_dict
@@ -111,17 +111,46 @@ def test_what_the_protocol_does_not_allow_is_the_clients_fault(data: bytes, says
         decode_request(data)
 
 
+THERE = {"shared_memory_region": {"string_param": "r"}, "shared_memory_byte_size": {"int64_param": 8}}
+PLACED = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+
+
 @pytest.mark.parametrize(
-    "data",
+    ("inputs", "raw", "typed"),
     [
-        request(inputs=[raw_tensor(parameters={"shared_memory_region": {"string_param": "r"}})]),
-        request(outputs=[{"name": "y", "parameters": {"shared_memory_region": {"string_param": "r"}}}]),
+        ([raw_tensor(parameters=THERE)], [], False),
+        ([raw_tensor(parameters=THERE), raw_tensor(name="y")], [RAW], False),
+        ([tensor(name="y"), raw_tensor(parameters=THERE)], [], True),
     ],
-    ids=["input", "output"],
+    ids=["alone", "beside raw contents", "beside typed contents"],
 )
-def test_shared_memory_is_refused_in_words(data: bytes) -> None:
-    with pytest.raises(NotSupported, match="shared memory, which is not supported"):
-        decode_request(data)
+def test_an_input_in_shared_memory_has_no_contents(inputs: Any, raw: list[bytes], typed: bool) -> None:
+    """Of raw ones there are as many as inputs elsewhere, as tritonclient sends them."""
+    decoded, is_typed = decode_request(request(inputs=inputs, raw_input_contents=raw))
+    assert is_typed == typed
+    by_name = {given.name: given for given in decoded.inputs}
+    there = by_name.pop("x")
+    assert (there.in_shared_memory, there.parameters) == (True, PLACED)
+    assert [given.as_numpy().tolist() for given in by_name.values()] == [[1, 2]] * (len(inputs) - 1)
+    again, _ = decode_request(b"".join(encode_request(decoded)))
+    assert (again.inputs, again.inputs[0].in_shared_memory) == (decoded.inputs, decoded.inputs[0].in_shared_memory)
+
+
+def test_contents_beside_shared_memory_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="input 'x': got both shared_memory_region and data, expected one of them"):
+        decode_request(request(inputs=[tensor(parameters=THERE)]))
+    with pytest.raises(InvalidInput, match="got raw contents of 1 inputs, expected those of 0"):
+        decode_request(request(inputs=[raw_tensor(parameters=THERE)], raw_input_contents=[RAW]))
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_an_output_in_shared_memory_keeps_its_place_among_the_raw_ones(typed: bool) -> None:
+    """tritonclient counts them."""
+    outputs = [InferOutput("x", [2], "FP32", None, PLACED), InferOutput("y", [2], "FP32", [1, 2])]
+    parts = encode_response(InferResponse(None, "m", outputs), typed)
+    assert sent(parts).raw_output_contents == ([] if typed else [b"", RAW])
+    assert sent(parts).outputs[0].parameters["shared_memory_region"].string_param == "r"
+    assert decode_response(b"".join(parts)).outputs == outputs
 
 
 def test_a_request_that_is_sent_on_is_the_one_received() -> None:

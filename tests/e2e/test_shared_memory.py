@@ -1,0 +1,121 @@
+"""Shared memory that one worker was told of serves requests to every worker, and to those that come after them."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.e2e.calls import call, speaking
+from tests.memory import memory
+from tests.running import PATIENCE, Server, eventually, serving
+
+TWICE = """
+import os
+import numpy as np
+from mpserve import Tensor, TensorModel
+
+class Twice(TensorModel):
+    name = "m"
+    inputs = (Tensor("x", "FP32", (-1,)),)
+    outputs = (Tensor("y", "FP32", (-1,)), Tensor("pid", "INT64", (1,)))
+    def predict(self, x):
+        return x * 2, np.array([os.getpid()])
+"""
+
+X = np.array([1, 2], np.float32)
+INPUT = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+OUTPUT = INPUT | {"shared_memory_offset": 8}
+REQUEST = {
+    "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": INPUT}],
+    "outputs": [{"name": "y", "parameters": OUTPUT}, {"name": "pid"}],
+}
+
+
+def post(server: Server, path: str, body: Any) -> Any:
+    answer = httpx.post(server.url + path, json=body, timeout=PATIENCE)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def asked(server: Server, path: Path) -> int:
+    """The worker that answered one request through the memory, which it must have done right."""
+    path.write_bytes(X.tobytes() + bytes(8))
+    output, pid = post(server, "/v2/models/m/infer", REQUEST)["outputs"]
+    assert output == {"name": "y", "shape": [2], "datatype": "FP32", "parameters": OUTPUT}
+    assert path.read_bytes() == X.tobytes() + (X * 2).tobytes()
+    return int(pid["data"][0])
+
+
+def all_answer(server: Server, path: Path) -> list[int]:
+    """Ask until both workers have answered."""
+    seen: set[int] = set()
+
+    def both() -> bool:
+        seen.add(asked(server, path))
+        return seen >= set(server.workers()) and len(server.workers()) == 2
+
+    eventually(both, every=0)
+    return sorted(seen & set(server.workers()))
+
+
+def test_a_region_is_known_to_every_worker_and_to_those_that_follow(tmp_path: Path) -> None:
+    flags = ("--workers=2", "--allow_client_shm")
+    with memory(bytes(16)) as path, speaking(tmp_path, *flags, source=TWICE) as (server, address):
+        server.wait_ready(workers=2)
+        post(server, "/v2/systemsharedmemory/region/r/register", {"key": path.name, "offset": 0, "byte_size": 16})
+        first = all_answer(server, path)
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda gone=pid: gone not in server.workers())  # type: ignore[misc]
+            eventually(lambda: server.states().get("ready") == 2)
+        assert not set(first) & set(all_answer(server, path))
+
+        asking = pb.SystemSharedMemoryStatusRequest()
+        for _ in range(8):  # whichever worker is asked
+            told = call(address, "SystemSharedMemoryStatus", asking, pb.SystemSharedMemoryStatusResponse)
+            assert [region.key for region in told.regions.values()] == [path.name]
+        forgetting = pb.SystemSharedMemoryUnregisterRequest()
+        call(address, "SystemSharedMemoryUnregister", forgetting, pb.SystemSharedMemoryUnregisterResponse)
+        for _ in range(16):
+            answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE)
+            told = answer.json()["error"]
+            assert (answer.status_code, told) == (400, "input 'x': shared memory region 'r' is not registered")
+
+
+def test_requests_go_on_while_their_region_comes_and_goes(tmp_path: Path) -> None:
+    """None takes a worker with it: each is answered in full, or told that the region is not there."""
+    with memory(bytes(16)) as path, serving(tmp_path, TWICE, "--workers=2", "--allow_client_shm") as server:
+        server.wait_ready(workers=2)
+        before = server.workers()
+        region = "/v2/systemsharedmemory/region/r"
+        stop = threading.Event()
+
+        def come_and_go() -> None:
+            while not stop.is_set():
+                post(server, f"{region}/register", {"key": path.name, "offset": 0, "byte_size": 16})
+                post(server, f"{region}/unregister", {})
+
+        changing = threading.Thread(target=come_and_go)
+        changing.start()
+        answers = set()
+
+        def each_kind() -> bool:
+            answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE)
+            answers.add((answer.status_code, answer.json().get("error")))
+            return {200, 400} <= {status for status, _ in answers}
+
+        try:
+            eventually(each_kind, every=0)
+            for _ in range(50):
+                each_kind()
+        finally:
+            stop.set()
+            changing.join(PATIENCE)
+        gone = "shared memory region 'r' is not registered"
+        assert answers <= {(200, None), (400, f"input 'x': {gone}"), (400, f"output 'y': {gone}")}
+        assert server.workers() == before
