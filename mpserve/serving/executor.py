@@ -1,9 +1,11 @@
 """The only place that makes threads: a model's own threads, where its synchronous methods run.
 
-The event loop never waits for a model. One thread is the default, since models are rarely thread-safe, and since
-everything of a model (load, predict, stop) then runs in the same thread, which thread-bound handles need. The threads
-are daemons: a predict that never returns must not keep a worker alive that has been told to end (``concurrent.futures``
-joins its threads at exit).
+The event loop never waits for a model. What it hands over during one turn goes to a thread together, since to wake one
+costs as much as a small request; results come back singly, so that none waits for a slower mate.
+
+One thread is the default, since models are rarely thread-safe, and since everything of a model (load, predict, stop) then
+runs in the same thread, which thread-bound handles need. The threads are daemons: a predict that never returns must not
+keep a worker alive that has been told to end (``concurrent.futures`` joins its threads at exit).
 """
 
 import asyncio
@@ -13,16 +15,50 @@ import logging
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
 
 DEPTH_SHOWN = 3
 """Frames of a call that does not come back: the innermost is often some library's, and does not say who called it."""
+
+
+class Job(NamedTuple):
+    """A call that waits for its turn, in the context of its caller."""
+
+    context: contextvars.Context
+    function: Callable[..., Any]
+    args: tuple[object, ...]
+    future: "asyncio.Future[Any]"
+    home: "LoopSide"
+
+
+class LoopSide:
+    """What an executor keeps for the event loop that calls it: the jobs of this turn, and the outcomes to be told."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.gathered: list[Job] = []
+        self._outcomes: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._is_told = False
+
+    def tell(self, future: "asyncio.Future[Any]", result: object, error: BaseException | None) -> None:
+        """Settle the future, from any thread. Outcomes that come before the loop has looked wake it only once."""
+        self._outcomes.append((future, result, error))
+        if not self._is_told:
+            self._is_told = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_told = False  # before the look: what comes after it is told anew
+        while self._outcomes:
+            _settle(*self._outcomes.popleft())
 
 
 class Executor:
@@ -32,8 +68,9 @@ class Executor:
         self.name = name
         self.threads = threads
         self.on_start = on_start
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._started: list[threading.Thread] = []
+        self._home: LoopSide | None = None
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run ``function(*args)`` in a thread, in the caller's context, and wait for its result.
@@ -43,10 +80,24 @@ class Executor:
         if not self._started:
             self._start()
         loop = asyncio.get_running_loop()
+        home = self._home
+        if home is None or home.loop is not loop:
+            home = self._home = LoopSide(loop)
         future: asyncio.Future[T] = loop.create_future()
-        context = contextvars.copy_context()
-        self._queue.put((lambda: context.run(function, *args), future, loop))
+        home.gathered.append(Job(contextvars.copy_context(), function, args, future, home))
+        if len(home.gathered) == 1:
+            loop.call_soon(self._hand_over, home)
         return await future
+
+    def _hand_over(self, home: LoopSide) -> None:
+        jobs, home.gathered = home.gathered, []
+        if not jobs:  # closed meanwhile
+            return
+        if self.threads == 1:
+            self._queue.put(jobs)
+        else:  # each to the thread that is free first
+            for job in jobs:
+                self._queue.put([job])
 
     def where(self) -> str:
         """The innermost lines that each thread is at: what to say of a call that does not come back."""
@@ -56,6 +107,8 @@ class Executor:
 
     def close(self) -> None:
         """Let the threads end once the queue is empty. Does not wait for them."""
+        if self._home is not None:
+            self._hand_over(self._home)
         for _ in self._started:
             self._queue.put(None)
         self._started = []
@@ -72,31 +125,25 @@ class Executor:
             self.on_start()
         except Exception:  # without the thread every request would wait for ever
             logger.exception("thread %s could not be prepared; it goes on as it is", threading.current_thread().name)
-        while (job := self._queue.get()) is not None:
-            _perform(*job)
-            del job  # and with it the request and its answer, which would stay in memory until the next one
+        while (jobs := self._queue.get()) is not None:
+            jobs.reverse()
+            while jobs:
+                _perform(jobs.pop())  # and keep nothing of the request or its answer until the next one
+
+
+def _perform(job: Job) -> None:
+    if job.future.cancelled():
+        return
+    try:
+        result = job.context.run(job.function, *job.args)
+    except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
+        job.home.tell(job.future, None, error)
+    else:
+        job.home.tell(job.future, result, None)
 
 
 def _place(frame: traceback.FrameSummary) -> str:
     return f"{frame.filename}:{frame.lineno} in {frame.name}"
-
-
-def _perform(call: Callable[[], Any], future: "asyncio.Future[Any]", loop: asyncio.AbstractEventLoop) -> None:
-    if future.cancelled():
-        return
-    try:
-        result = call()
-    except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
-        _report(loop, future, None, error)
-    else:
-        _report(loop, future, result, None)
-
-
-def _report(
-    loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", result: object, error: BaseException | None
-) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(_settle, future, result, error)
 
 
 def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException | None) -> None:
