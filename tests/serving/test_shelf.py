@@ -62,11 +62,14 @@ def test_a_directory_that_holds_a_model_itself_is_that_model(tmp_path: Path) -> 
     assert models(tmp_path, "renamed") == [("renamed", "3", "")]
 
 
-def test_a_file_that_is_the_model_may_say_its_version(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    lay(tmp_path, "m@2/", "net@4.pt")
-    [source] = find_all(Settings(model_dir=str(tmp_path)))
-    assert (source.version, source.shelved) == ("4", "")
+def test_a_file_may_say_its_version_as_the_only_model_and_beside_a_target(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.export.save(torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(1),)), tmp_path / "net@4.5.pt2")
+    lay(tmp_path, "m@2/")
+    assert models(tmp_path) == [("net", "4.5", "")]
+    settings = Settings(model_dir=str(tmp_path), target="model.py")
+    [source] = find(settings, "net", [place.entry for place in places(settings)["net"]])
+    assert (source.obtain().name, source.obtain().version, source.shelved) == ("net", "4.5", "net")
 
 
 def test_one_model_takes_the_name_that_the_server_is_given_with_all_its_versions(tmp_path: Path) -> None:
