@@ -6,6 +6,7 @@ neither JSON syntax nor messages.
 Source: Open Inference Protocol, "Tensor Data Types" (inference_rest.md).
 """
 
+from datetime import date
 from typing import Any, Literal
 
 import numpy as np
@@ -70,7 +71,7 @@ def cast(array: Array, datatype: str) -> Array:
     """The array as `datatype`, without a copy where it is that already.
 
     Integers are taken as any integer datatype that holds them all, integers and floats as any float datatype (rounded;
-    beyond its range they become infinite). Text becomes its UTF-8 bytes.
+    beyond its range they become infinite). Text becomes its UTF-8 bytes, dates and times their ISO 8601 form (SDK).
 
     Raises:
         InvalidInput: unknown datatype, a value out of its range, or elements of another kind.
@@ -148,7 +149,9 @@ def _cast_to_bytes(array: Array) -> Array:
         raise InvalidInput(f"elements of numpy dtype {array.dtype} cannot be taken as BYTES")
     elements = array.ravel().tolist()
     others = set(map(type, elements)) - {bytes, str}
-    if others:
+    if others and all(issubclass(kind, date) for kind in others):  # a datetime is a date
+        elements = [element.isoformat() if isinstance(element, date) else element for element in elements]
+    elif others:
         names = ", ".join(sorted(kind.__name__ for kind in others))
         raise InvalidInput(f"elements of type {names} cannot be taken as BYTES, expected bytes or str")
     if array.dtype.kind == "O" and str not in set(map(type, elements)):

@@ -1,4 +1,5 @@
 import sys
+from datetime import date, datetime, timezone
 
 import numpy as np
 import pytest
@@ -97,6 +98,8 @@ def test_an_empty_array_is_any_datatype(datatype):
         (np.array([b"a", "é"], dtype=object), "BYTES", [b"a", b"\xc3\xa9"]),
         (np.array([b"a\xff"]), "BYTES", [b"a\xff"]),
         (np.array(["2020-01-02"], dtype="M8[D]"), "BYTES", [b"2020-01-02"]),
+        (np.array([date(2020, 1, 2), b"a", "é"], dtype=object), "BYTES", [b"2020-01-02", b"a", b"\xc3\xa9"]),
+        (np.array([datetime(2020, 1, 2, tzinfo=timezone.utc)]), "BYTES", [b"2020-01-02T00:00:00+00:00"]),
     ],
 )
 def test_cast_keeps_the_values(array, datatype, wanted):
