@@ -3,7 +3,6 @@
 Options and models are put together here. It must not know how workers are made, nor how a request is answered.
 """
 
-import copy
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mpserve.compat import lending
+from mpserve.compat.repository import Library, ModelRepository, named
 from mpserve.errors import ConfigurationError
 from mpserve.logging import configure
 from mpserve.prefork.application import make_app, make_app_or_end, serve
@@ -28,39 +28,40 @@ logger = logging.getLogger(__name__)
 SDK_NAMES = {"grace_period": "graceful_timeout"}
 """Arguments of the SDK's ``ModelServer`` that have another name here."""
 
-SDK_IGNORED = {**KSERVE_FLAGS_IGNORED, "registered_models": "hand the models to start()"}
-
 
 class ModelServer:
     """Serves models; the constructor takes any option by its name (``docs/options.md``), and a ``predictor_config`` (SDK).
 
-    An option that is not given comes from the script's command line, then from its ``MPSERVE_…`` variable, then from
+    ``registered_models`` (SDK) are served too, and the repository is asked for further ones when they are to be loaded. An
+    option that is not given comes from the script's command line, then from its ``MPSERVE_…`` variable, then from
     its default, as the SDK takes it (kserve/model_server.py reads ``sys.argv``, though at import).
 
     Raises:
         ConfigurationError: an option is unknown or has no valid value.
     """
 
-    def __init__(self, **options: Any) -> None:
-        config: PredictorConfig | None = options.pop("predictor_config", None)
-        if config is not None:
-            options = {**config.options(), **options}
-        ours = {SDK_NAMES.get(name, name): value for name, value in options.items() if name not in SDK_IGNORED}
+    def __init__(
+        self,
+        *,
+        registered_models: ModelRepository | None = None,
+        predictor_config: PredictorConfig | None = None,
+        **options: Any,
+    ) -> None:
+        if predictor_config is not None:
+            options = {**predictor_config.options(), **options}
+        ours = {SDK_NAMES.get(name, name): value for name, value in options.items() if name not in KSERVE_FLAGS_IGNORED}
         # Words that are not known are the script's own.
         self.settings, ignored, _ = parse(sys.argv[1:], **ours)
         self._ignored = [*(options.keys() - ours.keys() - SDK_NAMES.keys()), *ignored]
+        self.registered_models = registered_models
         self.models: list[Model] = []
 
     def register_model(self, model: Model, name: str | None = None) -> None:
         """Add a model to those that ``start`` will serve; under a second name, if ``name`` is another than its own (SDK).
 
-        What is served under the second name is a shallow copy. It shares what the model holds by now, so load first, and
-        has a thread of its own.
+        What is served under the second name is a shallow copy, with a thread of its own: load the model before.
         """
-        if name is not None and name != model.name:
-            model = copy.copy(model)
-            model.name = name
-        self.models.append(model)
+        self.models.append(named(model, name or model.name))
 
     def start(self, models: Sequence[Model | type[Model]] = ()) -> None:
         """Serve ``models`` until told to end; returns when the server has ended well.
@@ -73,13 +74,20 @@ class ModelServer:
         """
         configure(self.settings)
         for name in self._ignored:
-            logger.warning("%s has no effect: %s", name, SDK_IGNORED[name])
+            logger.warning("%s has no effect: %s", name, KSERVE_FLAGS_IGNORED[name])
+        library = None if self.registered_models is None else Library(self.registered_models)
+        found = [] if library is None else library.registered()
         try:
-            unique = {id(model): model for model in [*self.models, *models]}  # SDK scripts give some twice
-            sources = from_objects(list(unique.values()))
+            given = {id(model): model for model in [*self.models, *models]}  # SDK scripts give some twice
         except TypeError as error:
             raise ConfigurationError(f"expected a list of models, got {models!r}: start([model])") from error
-        serve(self.settings, lambda: sources, lending.around)
+        sources = found + from_objects([model for model in given.values() if all(model is not s.model for s in found)])
+
+        def around(app: Any) -> Any:
+            app.state.core.library = library
+            return lending.around(app)
+
+        serve(self.settings, lambda: sources, around)
 
 
 def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlette":

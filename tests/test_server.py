@@ -47,7 +47,7 @@ def test_arguments_of_a_model_server_win_over_the_command_line_and_that_over_the
 
 
 def test_the_sdks_names_of_options_are_taken() -> None:
-    server = ModelServer(http_port=8081, grace_period=7, enable_grpc=False, registered_models=object(), workers=None)
+    server = ModelServer(http_port=8081, grace_period=7, enable_grpc=False, workers=None)
     assert (server.settings.http_port, server.settings.graceful_timeout, server.settings.workers) == (8081, 7, 1)
 
 
@@ -67,11 +67,12 @@ def test_an_option_that_is_not_known_is_refused_with_the_closest() -> None:
         ModelServer(worker=2)
 
 
-def test_a_registered_model_is_served_under_the_name_it_is_given() -> None:
-    server = ModelServer()
-    server.register_model(Echo(), "renamed")
-    server.register_model(Echo())
-    assert [model.name for model in server.models] == ["renamed", "echo"]
+def test_a_model_is_registered_under_a_second_name_and_keeps_its_own() -> None:
+    server, model = ModelServer(), Echo()
+    server.register_model(model, "alias")
+    server.register_model(model)
+    assert [registered.name for registered in server.models] == ["alias", "echo"]
+    assert server.models[1] is model
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ _LOGGING = {
 _MODEL = "mpserve.serving.model:Model"
 _SERVER = "mpserve.server:ModelServer"
 _CONFIG = {"PredictorConfig": "mpserve.serving.predictor:PredictorConfig"}
+_REPOSITORY = {"ModelRepository": "mpserve.compat.repository:ModelRepository"}
 _STORAGE = {"Storage": "mpserve.compat.storage:Storage"}
 
 NAMES: dict[str, dict[str, str]] = {
@@ -50,6 +51,7 @@ NAMES: dict[str, dict[str, str]] = {
         "ModelServer": _SERVER,
         **{name: home for name, home in _MESSAGES.items() if name != "RequestedOutput"},
         **_CONFIG,
+        **_REPOSITORY,
         **_STORAGE,
     },
     "kserve.constants": _CONSTANTS,
@@ -64,6 +66,10 @@ NAMES: dict[str, dict[str, str]] = {
         "PredictorProtocol": _CONSTANTS["PredictorProtocol"],
         **_CONFIG,
         **{name: _MESSAGES[name] for name in ("InferRequest", "InferResponse")},
+    },
+    "kserve.model_repository": {
+        "MODEL_MOUNT_DIRS": "mpserve.compat.repository:MODEL_MOUNT_DIRS",
+        **_REPOSITORY,
     },
     "kserve.model_server": {
         "Model": _MODEL,

@@ -13,8 +13,10 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mpserve.errors import NotSupported
 from mpserve.http.accounts import Accounts
 from mpserve.http.health import Health
 from mpserve.http.inference import Endpoint
@@ -27,6 +29,12 @@ from mpserve.http.shared_memory import SharedMemoryRoutes
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
+
+REFUSED = {
+    "/openai": "the OpenAI protocol is not offered here; ask /v1/models/{model}:predict or /v2/models/{model}/infer",
+    "/v1/timeseries": "the time-series protocol is not offered here; ask /v1/models/{model}:predict",
+}
+"""Beginnings of paths that the kserve SDK has, answered with 501 -> the words that the client reads."""
 
 
 class ModelName(Convertor[str]):
@@ -99,6 +107,8 @@ def build_app(core: ServerCore) -> Starlette:
         asked("/v2/cudasharedmemory/region/{region}/register", memory.cuda_register, "POST"),
         asked("/v2/cudasharedmemory/region/{region}/unregister", memory.cuda_unregister, "POST"),
         asked("/v2/cudasharedmemory/unregister", memory.cuda_unregister, "POST"),
+        # What the kserve SDK has besides, by any method
+        *(Mount(path, _refusing(words)) for path, words in REFUSED.items()),
     ]
     app = Starlette(
         routes=routes,
@@ -144,6 +154,13 @@ def _answering(answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Requ
             return error_answer(error)
 
     return endpoint
+
+
+def _refusing(words: str) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await error_answer(NotSupported(words)).send(send)
+
+    return answer
 
 
 async def _on_error(request: Request, error: Exception) -> Any:

@@ -20,7 +20,7 @@ from mpserve.scoreboard import Row, Scoreboard
 from mpserve.serving import shelf
 from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted, Wish
 from mpserve.serving.executor import Executor
-from mpserve.serving.loader import ModelSource
+from mpserve.serving.loader import Library, ModelSource
 from mpserve.serving.model import Model
 from mpserve.serving.predictor import Predictor
 from mpserve.serving.regions import Regions
@@ -47,6 +47,8 @@ class ModelHost:
         """The newest wish that this worker has made true, as far as it could."""
         self.known: dict[str, list[ModelSource]] = {}
         """The models that were found at the start, wanted or not: the sources of their versions by name."""
+        self.library: Library | None = None
+        """Where models come from that were not known at the start, if the user has such a thing."""
         self.served: dict[str, Group] = {}
         self.loading = ""
         """What is being loaded right now, for the words of a deadline."""
@@ -92,8 +94,10 @@ class ModelHost:
             models = await helper.run(self._obtain, name, wanted)
         up: list[Served] = []
         try:
-            for model in models:
-                up.append(await self._bring_up(model, len(models) > 1, again=wanted.revision != AT_START))
+            for source, model in models:
+                # What has just been constructed may have been loaded by that.
+                again = wanted.revision != AT_START and source.build is None
+                up.append(await self._bring_up(model, len(models) > 1, again))
         except BaseException:
             serving = set(self.served.get(name, ()))
             await asyncio.gather(*(served.stop() for served in up if served not in serving))
@@ -137,13 +141,15 @@ class ModelHost:
         model.ready = True
         logger.info("model %s loaded on %s in %.2f s", served.label, self.device, seconds)
 
-    def _obtain(self, name: str, wanted: Wanted) -> list[Model]:
+    def _obtain(self, name: str, wanted: Wanted) -> list[tuple[ModelSource, Model]]:
         """The versions of a model, each constructed."""
         sources = self.known.get(name, [])
         if wanted.entries:
             sources = shelf.find(self.settings, name, wanted.entries)
         elif wanted.revision != AT_START:
             sources = [source.anew() for source in sources]
+        if not sources and self.library is not None:
+            sources = [self.library.source(name)]
         models = [source.obtain() for source in sources]
         if not models:
             raise ConfigurationError(f"there is no model {name} any more")
@@ -151,7 +157,7 @@ class ModelHost:
             if model.name != name:
                 raise ModelLoadError(f"expected a model named {name}, got one that names itself {model.name}")
         refuse_twins(models)
-        return models
+        return list(zip(sources, models, strict=True))
 
     @contextmanager
     def step(self, what: str, executor: Executor) -> Iterator[None]:
@@ -180,6 +186,8 @@ class ModelHost:
         for source in self.known.get(served.model.name, ()):
             if source.model is served.model:
                 source.forget()
+        if self.library is not None:
+            self.library.forget(served.model)
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run something slow that is no model's off the event loop."""

@@ -7,12 +7,12 @@ import strings.
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from mpserve.errors import AcceleratorInMaster, ConfigurationError
 from mpserve.serving import targets
@@ -86,6 +86,19 @@ class ModelSource:
         """Keep no model that can be constructed again."""
         if self.build is not None:
             self.model, self.preloaded = None, False
+
+
+class Library(Protocol):
+    """Where further models come from, that nobody knew at the start. Asked in the workers, off the event loop."""
+
+    def names(self) -> Iterable[str]:
+        """The names that can be asked for now."""
+
+    def source(self, name: str) -> ModelSource:
+        """The source of the model of that name, which fails if there is none."""
+
+    def forget(self, model: Model) -> None:
+        """Keep nothing of a model that is served no more."""
 
 
 def from_objects(models: Sequence[object]) -> list[ModelSource]:

@@ -149,6 +149,8 @@ class Repository:
         known = self.core.known
         started: dict[str, list[shelf.Place]] = {name: [] for name, found in known.items() if not found[0].shelved}
         renamed = {found[0].shelved: name for name, found in known.items()}  # by --model_name
+        if self.core.library is not None:
+            started |= {name: [] for name in self.core.library.names() if name not in started}
         lying = {renamed.get(name, name): places for name, places in shelf.places(self.core.settings).items()}
         return started | {name: places for name, places in lying.items() if name not in started}
 

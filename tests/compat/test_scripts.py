@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import joblib
+from sklearn.tree import DecisionTreeClassifier
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call
 from tests.running import Server, eventually, free_port, running
 
 SCRIPTS = Path(__file__).parent / "scripts"
+ON_PATH = {"PYTHONPATH": f"{Path(__file__).parents[2]}:{SCRIPTS}"}
 
 
 @contextmanager
@@ -91,3 +94,58 @@ def test_a_class_in_a_file_that_imports_from_kserve(tmp_path: Path) -> None:
         answer = server.predict("upper", ["a"], headers={"origin": "https://example.org"})
         assert answer.json() == {"predictions": ["A"]}
         assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def grow(folder: Path, *, answers: list[int]) -> None:
+    """Put a tree that predicts these for 0 and 1 into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    joblib.dump(DecisionTreeClassifier().fit([[0.0], [1.0]], answers), folder / "model.joblib")
+
+
+def predictions(server: Server, name: str) -> list[list[int]]:
+    """What is predicted for 0 and 1, asked often enough to meet both workers."""
+    answers = [
+        httpx.post(f"{server.url}/v1/models/{name}:predict", json={"instances": [[0.0], [1.0]]}) for _ in range(12)
+    ]
+    assert {answer.status_code for answer in answers} == {200}, answers[0].text
+    return [list(kept) for kept in {tuple(answer.json()["predictions"]) for answer in answers}]
+
+
+def test_a_server_of_model_files(tmp_path: Path) -> None:
+    grow(tmp_path / "models", answers=[3, 4])
+    flags = ("--model_name=tree", f"--model_dir={tmp_path / 'models'}")
+    with served(tmp_path, "trees/__main__.py", *flags, **ON_PATH) as server:
+        assert predictions(server, "tree") == [[3, 4]]
+        tensor = {"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [0, 1]}
+        answer = server.client.post("/v2/models/tree/infer", json={"inputs": [tensor]}).json()
+        assert (answer["outputs"][0]["name"], answer["outputs"][0]["data"]) == ("output-0", [3, 4])
+
+
+def test_a_repository_that_loads_models_when_they_are_asked_for(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    grow(models / "oak", answers=[1, 2])
+    with served(tmp_path, "trees/__main__.py", f"--model_dir={models}", **ON_PATH) as server:
+        assert predictions(server, "oak") == [[1, 2]]
+
+        def change(name: str, verb: str) -> httpx.Response:
+            return server.client.post(f"/v2/repository/models/{name}/{verb}")
+
+        assert change("elm", "load").status_code == 404
+        grow(models / "elm", answers=[5, 6])
+        assert change("elm", "load").json() == {"name": "elm", "load": True}
+        assert predictions(server, "elm") == [[5, 6]]
+
+        grow(models / "oak", answers=[7, 8])
+        assert change("oak", "load").status_code == 200
+        assert predictions(server, "oak") == [[7, 8]]
+
+        (models / "elm" / "model.joblib").unlink()
+        failed = change("elm", "load")
+        assert failed.status_code == 500
+        assert "ModelMissingError" in failed.json()["error"]
+        assert predictions(server, "elm") == [[5, 6]]
+
+        assert change("elm", "unload").status_code == 200
+        assert server.predict("elm", [[0.0]]).status_code == 404
+        states = {entry["name"]: entry["state"] for entry in server.client.post("/v2/repository/index").json()}
+        assert states == {"oak": "READY", "elm": "UNAVAILABLE"}

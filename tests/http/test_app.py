@@ -152,3 +152,23 @@ def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     assert greeting.text == "hello"
     assert (refused.status_code, refused.json()) == (400, {"error": "expected no query"})
     assert (unknown.status_code, unknown.json()) == (401, {"error": "who is it?"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("POST", "/openai/v1/chat/completions", "the OpenAI protocol is not offered here"),
+        ("GET", "/openai/v1/models", "the OpenAI protocol is not offered here"),
+        ("POST", "/v1/timeseries/forecast", "the time-series protocol is not offered here"),
+    ],
+)
+def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
+    async def main() -> httpx.Response:
+        transport = httpx.ASGITransport(build_app(core_of(Echo())))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path)
+
+    answer = asyncio.run(main())
+    assert (answer.status_code, list(answer.json())) == (501, ["error"])
+    assert answer.json()["error"].startswith(words)
+    assert "x-request-id" in answer.headers
