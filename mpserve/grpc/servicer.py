@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
 from mpserve.grpc.calls import Answer, Calls, Context, Headers, explained
+from mpserve.grpc.configuration import ConfigurationCalls
 from mpserve.grpc.repository import RepositoryCalls
 from mpserve.grpc.shared_memory import SharedMemoryCalls
 from mpserve.grpc.statistics import StatisticsCalls
@@ -36,7 +37,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 NOT_OFFERED = {
     "CudaSharedMemoryRegister": CUDA_REFUSED,
-    "ModelConfig": "the model configuration extension is not supported; ModelMetadata tells inputs and outputs",
     "TraceSetting": "the trace extension is not supported",
     "LogSettings": "the logging extension is not supported; use --log_level and --log_config_file",
 }
@@ -67,6 +67,7 @@ class Servicer:
             **RepositoryCalls(self.core).answers(),
             **StatisticsCalls(self.core).answers(),
             **SharedMemoryCalls(self.core).answers(),
+            **ConfigurationCalls(self.core).answers(),
         }
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},

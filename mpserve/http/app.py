@@ -89,6 +89,9 @@ def build_app(core: ServerCore) -> Starlette:
         asked("/v2/models/{model}/versions/{version}", health.model_metadata),
         asked("/v2/models/{model}/versions/{version}/ready", health.model_status),
         hot("/v2/models/{model}/versions/{version}/infer"),
+        # Model configuration extension
+        asked("/v2/models/{model}/config", health.model_configuration),
+        asked("/v2/models/{model}/versions/{version}/config", health.model_configuration),
         # Statistics extension
         asked("/v2/models/{model}/stats", health.model_statistics),
         asked("/v2/models/{model}/versions/{version}/stats", health.model_statistics),

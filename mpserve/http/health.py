@@ -5,6 +5,7 @@ from starlette.requests import Request
 from mpserve.errors import ModelNotReady
 from mpserve.http.responses import RETRY_AFTER_LOADING, Answer, json_answer
 from mpserve.metrics import render
+from mpserve.serving.configuration import configuration
 from mpserve.serving.core import ServerCore
 from mpserve.serving.extensions import extensions
 from mpserve.serving.statistics import Statistics
@@ -72,6 +73,15 @@ class Health:
                 "outputs": outputs,
             }
         )
+
+    async def model_configuration(self, request: Request) -> Answer:
+        """``GET /v2/models/{m}[/versions/{v}]/config`` (Triton, ``extension_model_configuration.md``).
+
+        Raises:
+            MPServeError: as ``configuration``.
+        """
+        name, version = request.path_params["model"], request.path_params.get("version")
+        return json_answer(await configuration(self.core, name, version))
 
     async def model_statistics(self, request: Request) -> Answer:
         """``GET /v2/models/stats`` and ``GET /v2/models/{m}[/versions/{v}]/stats`` (Triton, ``extension_statistics.md``).

@@ -75,6 +75,9 @@ UNREGISTER = Operation("Forget one shared memory region, or all", _json("Done"),
 CUDA_REGIONS = Operation("CUDA regions, of which there are none", _json("Regions"))
 CUDA_REGISTER = Operation("Refused: there is no CUDA shared memory", _json("Done"), (501,))
 CUDA_UNREGISTER = Operation("Forget CUDA regions, of which there are none", _json("Done"))
+CONFIGURATION = Operation(
+    "The configuration of a model, as Triton tells it", _json("ModelConfiguration"), (*FINDING, 500)
+)
 
 OPERATIONS: Mapping[str, Operation] = {
     "GET /": Operation("Whether the server is alive", _json("Alive")),
@@ -99,6 +102,9 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v2/models/{model}/versions/{version}": METADATA,
     "GET /v2/models/{model}/versions/{version}/ready": READY,
     "POST /v2/models/{model}/versions/{version}/infer": INFER,
+    # Model configuration extension
+    "GET /v2/models/{model}/config": CONFIGURATION,
+    "GET /v2/models/{model}/versions/{version}/config": CONFIGURATION,
     # Statistics extension
     "GET /v2/models/stats": STATISTICS._replace(summary="What has been counted of all models' requests", faults=()),
     "GET /v2/models/{model}/stats": STATISTICS,

@@ -221,3 +221,14 @@ def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
 @pytest.mark.parametrize("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
 def test_there_are_no_statistics_of_what_is_not_there(path: str) -> None:
     assert ask(Declared(), "GET", path).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/config", "/v2/models/m/versions/3/config"])
+def test_the_configuration_of_a_model(path: str) -> None:
+    told = ask(Declared(), "GET", path).json()
+    assert (told["name"], told["max_batch_size"]) == ("m", 0)
+    assert told["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}]
+
+
+def test_there_is_no_configuration_of_what_is_not_there() -> None:
+    assert ask(Declared(), "GET", "/v2/models/m/versions/2/config").status_code == 404

@@ -1,0 +1,42 @@
+"""A model's configuration as Triton tells it (``extension_model_configuration.md``), drawn from what the model declares.
+
+Triton's clients read it to learn how to ask: perf_analyzer takes ``max_batch_size`` and the tensors from it. It knows no
+front end: a document has Triton's fields, for JSON and protobuf alike.
+"""
+
+from inspect import isasyncgenfunction, isgeneratorfunction
+from typing import Any
+
+from mpserve.protocol.datatypes import DATATYPES
+from mpserve.serving.core import ServerCore
+from mpserve.serving.model import Spec
+
+BACKEND = "python"
+DATA_TYPES = {datatype: f"TYPE_{datatype}" for datatype in DATATYPES} | {"BYTES": "TYPE_STRING"}
+NO_BATCHES = 0
+"""``max_batch_size`` of a model whose shapes are told with all their dimensions, the batch among them."""
+
+
+async def configuration(core: ServerCore, name: str, version: str | None) -> dict[str, Any]:
+    """The configuration of a model, or of one version of it.
+
+    Raises:
+        MPServeError: as ``ServerCore.find``.
+    """
+    served = core.find(name, version)
+    inputs, outputs = await core.describe(served)
+    predict = served.model.predict
+    return {
+        "name": served.model.name,
+        "platform": served.model.platform,
+        "backend": BACKEND,
+        "max_batch_size": NO_BATCHES,
+        "input": [_tensor(spec) for spec in inputs],
+        "output": [_tensor(spec) for spec in outputs],
+        "model_transaction_policy": {"decoupled": isgeneratorfunction(predict) or isasyncgenfunction(predict)},
+    }
+
+
+def _tensor(spec: Spec) -> dict[str, Any]:
+    data_type = DATA_TYPES.get(str(spec.get("datatype")), "TYPE_INVALID")
+    return {"name": spec.get("name"), "data_type": data_type, "dims": spec.get("shape")}
