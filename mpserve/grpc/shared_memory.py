@@ -42,7 +42,9 @@ class SharedMemoryCalls:
         self, request: pb.SystemSharedMemoryUnregisterRequest
     ) -> pb.SystemSharedMemoryUnregisterResponse:
         """Raises NotSupported."""
-        await self.core.offload(self.core.regions.unregister, request.name)
+        regions = self.core.regions
+        await self.core.offload(regions.unregister, request.name)
+        regions.follow()
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def cuda_status(self, request: pb.CudaSharedMemoryStatusRequest) -> pb.CudaSharedMemoryStatusResponse:

@@ -41,7 +41,9 @@ class SharedMemoryRoutes:
 
     async def unregister(self, request: Request) -> Answer:
         """``POST /v2/systemsharedmemory[/region/{region}]/unregister``. Raises NotSupported."""
-        await self.core.offload(self.core.regions.unregister, _name(request))
+        regions = self.core.regions
+        await self.core.offload(regions.unregister, _name(request))
+        regions.follow()
         return json_answer({})
 
     async def cuda_status(self, request: Request) -> Answer:

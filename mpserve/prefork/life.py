@@ -156,6 +156,7 @@ class Life:
                 self.orphaned = True
                 logger.error("the arbiter is gone; finishing what is in hand, then ending")
             self.core.reconciler.kick()
+            self.core.follow_regions()
             self._expire_connections()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()

@@ -80,6 +80,11 @@ class ModelHost:
             )
         return self._regions
 
+    def follow_regions(self) -> None:
+        """Keep no memory that its client has unregistered with another worker. To be called often."""
+        if self._regions is not None:
+            self._regions.follow()
+
     async def bring_up(self, name: str, wanted: Wanted, helper: Executor) -> Group:
         """Construct, load, warm up and start a model, all its versions, beside what is served.
 

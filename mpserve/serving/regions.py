@@ -65,8 +65,8 @@ class Window:
 class Regions:
     """The regions of the server whose workers share ``directory`` and ``board``.
 
-    ``register``, ``unregister`` and ``status`` wait for files; ``window`` is for the event loop and reads one only when there
-    is news.
+    ``register``, ``unregister`` and ``status`` wait for files; ``follow`` and ``window`` are for the event loop and read one only
+    when there is news.
     """
 
     def __init__(self, directory: Path, board: Scoreboard) -> None:
@@ -116,16 +116,20 @@ class Regions:
         _, registered = self._read()
         return [_found(registered, name)] if name else list(registered.values())
 
+    def follow(self) -> None:
+        """Learn what is registered by now, and keep nothing else mapped. To be called often; costs nothing without news."""
+        if self._generation != self._board.regions:
+            self._generation, self._registered = self._read()
+            kept = self._mapped.keys() & self._registered.values()
+            self._mapped = {region: self._mapped[region] for region in kept}
+
     def window(self, name: str, offset: int, byte_size: int) -> Window:
         """A part of a region, which it may outlive.
 
         Raises:
             InvalidInput: there is no such region, or it is not that long, or its object is not there any more.
         """
-        if self._generation != self._board.regions:
-            self._generation, self._registered = self._read()
-            kept = self._mapped.keys() & self._registered.values()
-            self._mapped = {region: self._mapped[region] for region in kept}
+        self.follow()
         region = _found(self._registered, name)
         if offset + byte_size > region.byte_size:
             raise InvalidInput(

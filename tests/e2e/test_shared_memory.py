@@ -81,6 +81,7 @@ def test_a_region_is_known_to_every_worker_and_to_those_that_follow(tmp_path: Pa
             assert [region.key for region in told.regions.values()] == [path.name]
         forgetting = pb.SystemSharedMemoryUnregisterRequest()
         call(address, "SystemSharedMemoryUnregister", forgetting, pb.SystemSharedMemoryUnregisterResponse)
+        eventually(lambda: not any(path.name in Path(f"/proc/{pid}/maps").read_text() for pid in server.workers()))
         for _ in range(16):
             answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE)
             told = answer.json()["error"]
