@@ -74,8 +74,9 @@ CASES = [
     Case("v1 predict lacks a field", 500, "^KeyError : 'instances'$", *v1({}, "echo")),
     Case("v1 predict not implemented", 501, "Model bare does not implement predict", *v1(INSTANCES, "bare")),
     Case("v1 explain not implemented", 501, "Model echo does not implement explain", *v1(INSTANCES, verb="explain")),
-    Case("v1 generator", 501, "of type generator, expected a whole one", *v1(INSTANCES, "streaming")),
-    Case("v1 async generator", 501, "of type async_generator, expected a whole one", *v1(INSTANCES, "async_streaming")),
+    Case("v1 generator", 500, "is of type int, expected str or bytes", *v1(INSTANCES, "streaming")),
+    Case("v1 async generator", 500, "is of type int, expected str or bytes", *v1(INSTANCES, "async_streaming")),
+    Case("v1 generator raises at first", 500, "KeyError : 'instances'", *v1({}, "streaming")),
     Case("v1 answer is no JSON", 500, "NaN or infinity, which JSON cannot carry", *v1(INSTANCES, "unwritable")),
     Case("v1 body too large", 413, r"larger than the 4096 bytes that --max_body_size", *v1(b" " * 5000)),
     # V2
@@ -108,6 +109,7 @@ CASES = [
     Case("v2 predict raises InferenceError", 500, "^bad infer$", *v2(told("inference"), "raising")),
     Case("v2 predict raises InvalidInput", 400, "expected a cat", *v2(told("invalid"), "raising")),
     Case("v2 predict not implemented", 501, "Model bare does not implement predict", *v2(tensor(), "bare")),
+    Case("v2 generator", 501, "answers in parts, .* ask for /generate_stream", *v2(tensor(), "streaming")),
     Case("v2 body too large", 413, r"larger than the 4096 bytes that --max_body_size", *v2(b" " * 5000)),
     # Neither
     Case("unknown path", 404, "there is no GET /nowhere", "/nowhere", method="GET"),

@@ -161,7 +161,7 @@ def _answering(answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Requ
 
 def _refusing(words: str) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await error_answer(NotSupported(words)).send(send)
+        await error_answer(NotSupported(words))(scope, receive, send)
 
     return answer
 

@@ -1,6 +1,6 @@
 """The hot routes: ``:predict``, ``:explain`` and ``/infer``, as plain ASGI endpoints.
 
-The heart of each is an async function from (route, headers, body) to an ``Answer``, with nothing of ASGI in it, so that
+The heart of each is an async function from (route, headers, body) to an answer, with nothing of ASGI in it, so that
 a worker may call it without an ASGI cycle.
 """
 
@@ -12,11 +12,13 @@ from starlette.types import Receive, Scope, Send
 
 from mpserve.errors import InferenceError
 from mpserve.http.requests import INLINE, read_body, read_headers
-from mpserve.http.responses import Answer, error_answer
+from mpserve.http.responses import Answer, Headers, error_answer
+from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol import cloudevents, compression, v1, v2
 from mpserve.protocol.messages import InferResponse
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
+from mpserve.serving.stream import ModelStream
 
 BINARY_HEADER = "inference-header-content-length"
 FRAMING = ("content-length", "transfer-encoding")
@@ -35,24 +37,28 @@ class Call(NamedTuple):
     headers: dict[str, str]
 
 
-Inference = Callable[[Dataplane, Call, bytes], Awaitable[Answer]]
+Inference = Callable[[Dataplane, Call, bytes], Awaitable[Answer | StreamedAnswer]]
 
 
-async def predict(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
+async def predict(dataplane: Dataplane, call: Call, body: bytes) -> Answer | StreamedAnswer:
     """V1 ``POST /v1/models/{model}:predict``."""
     return await _v1(dataplane, "predict", call, body)
 
 
-async def explain(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
+async def explain(dataplane: Dataplane, call: Call, body: bytes) -> Answer | StreamedAnswer:
     """V1 ``POST /v1/models/{model}:explain``."""
     return await _v1(dataplane, "explain", call, body)
 
 
-async def _v1(dataplane: Dataplane, verb: str, call: Call, body: bytes) -> Answer:
+async def _v1(dataplane: Dataplane, verb: str, call: Call, body: bytes) -> Answer | StreamedAnswer:
     settings = dataplane.core.settings
     event = cloudevents.unwrap(call.headers, body) if cloudevents.is_event(call.headers) else None
     payload = v1.decode_request(body, call.headers.get("content-type")) if event is None else event.data
     result, response_headers = await dataplane.run(verb, call.model, call.version, payload, call.headers)
+    if isinstance(result, ModelStream):
+        if event is not None:
+            await result.refuse(f"Model {call.model} answers in parts, which is not offered for a CloudEvent")
+        return await StreamedAnswer(result, v1.encode_part, lambda: head(response_headers, {})).begin()
     encoded, content_type = v1.encode_response(result, settings.nonfinite)
     if event is None:
         return _answer(encoded, response_headers, {"content-type": content_type} if content_type else {})
@@ -70,6 +76,11 @@ async def infer(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
     declared = dataplane.declared_inputs(call.model, call.version) if header_length == "0" else ()
     request = v2.decode_request(body, call.model, call.version, header_length, declared)
     result, response_headers = await dataplane.run("predict", call.model, call.version, request, call.headers)
+    if isinstance(result, ModelStream):
+        await result.refuse(
+            f"Model {call.model} answers in parts, which /infer does not carry: ask for /generate_stream, or call"
+            " ModelStreamInfer over gRPC"
+        )
     if not isinstance(result, InferResponse):  # an SDK model may return the response object as a dict
         encoded, content_type = v1.encode_response(result, nonfinite)
         return _answer(encoded, response_headers, {"content-type": content_type} if content_type else {})
@@ -81,9 +92,17 @@ async def infer(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
 
 
 def _answer(body: bytes, headers: dict[str, str], defaults: dict[str, str]) -> Answer:
-    """``headers`` are the model's, and what the protocol must have; ``defaults`` stand where the model set none."""
+    return Answer(200, head(headers, defaults), body)
+
+
+def head(headers: dict[str, str], defaults: dict[str, str]) -> Headers:
+    """``headers`` are the model's, and what the protocol must have; ``defaults`` stand where the model set none.
+
+    Raises:
+        InferenceError: the model set one that cannot be sent.
+    """
     given = defaults | {str(name).lower(): str(value) for name, value in headers.items()}
-    return Answer(200, [_header(name, value) for name, value in given.items() if name not in FRAMING], body)
+    return [_header(name, value) for name, value in given.items() if name not in FRAMING]
 
 
 def _header(name: str, value: str) -> tuple[bytes, bytes]:
@@ -107,20 +126,20 @@ class Endpoint:
         try:
             body = await read_body(self.dataplane.core, headers, receive)
         except Exception as error:
-            await error_answer(error).send(send)
+            await error_answer(error)(scope, receive, send)
             return
         if body is not None:
             parameters = scope["path_params"]
             call = Call(parameters["model"], parameters.get("version"), headers)
             answer = await respond(self.dataplane, self.inference, call, body)
-            await answer.send(send)
+            await answer(scope, receive, send)
 
 
-async def respond(dataplane: Dataplane, inference: Inference, call: Call, body: bytes) -> Answer:
-    """The answer to an inference request, also when it fails, in a content coding that the client takes."""
+async def respond(dataplane: Dataplane, inference: Inference, call: Call, body: bytes) -> Answer | StreamedAnswer:
+    """The answer to an inference request, also when it fails; a whole one in a content coding that the client takes."""
     try:
         answer = await inference(dataplane, call, body)
-        if "accept-encoding" in call.headers:
+        if "accept-encoding" in call.headers and isinstance(answer, Answer):
             answer = await compressed(dataplane.core, answer, call.headers["accept-encoding"])
     except Exception as error:
         answer = error_answer(error)

@@ -13,6 +13,7 @@ from mpserve.http.accounts import Accounts
 from mpserve.http.inference import Call, Inference, explain, infer, predict, respond
 from mpserve.http.requests import RawHeaders, read_headers
 from mpserve.http.responses import Answer
+from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import begin_request
 from mpserve.serving.dataplane import Dataplane
 
@@ -84,13 +85,14 @@ class Lane:
             self._known[address] = target
         return target
 
-    async def answer(self, asked: Asked, body: bytes, client: object) -> Answer:
-        """The whole answer to a request, whatever becomes of it; ``client`` is for the access log."""
+    async def answer(self, asked: Asked, body: bytes, client: object) -> Answer | StreamedAnswer:
+        """The answer to a request, whatever becomes of it; ``client`` is for the access log."""
         start = time.perf_counter()
         target, headers = asked
         identity = begin_request(headers.get("x-request-id", ""))
         answer = await respond(self.dataplane, target.inference, Call(target.model, target.version, headers), body)
-        answer.headers.append((b"content-length", b"%d" % len(answer.body)))
+        if answer.body is not None:
+            answer.headers.append((b"content-length", b"%d" % len(answer.body)))
         if not any(name == ID_HEADER for name, _ in answer.headers):  # a model may have set its own
             answer.headers.append((ID_HEADER, identity.encode()))
         self.accounts.note(target.template, answer.status, start, client, "POST", target.path)

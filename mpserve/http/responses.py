@@ -52,15 +52,11 @@ class Answer(NamedTuple):
     headers: Headers
     body: bytes
 
-    async def send(self, send: Send) -> None:
-        """Send it over ASGI."""
+    async def __call__(self, scope: object, receive: object, send: Send) -> None:
+        """Send it: an answer is an ASGI application, as Starlette's responses are, so that routes can return it."""
         headers = [*self.headers, (b"content-length", str(len(self.body)).encode())]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
-
-    async def __call__(self, scope: object, receive: object, send: Send) -> None:
-        """An answer is an ASGI application, as Starlette's responses are, so that routes can return it."""
-        await self.send(send)
 
 
 def json_answer(value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:

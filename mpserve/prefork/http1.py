@@ -12,20 +12,23 @@ import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 import orjson
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from mpserve.prefork.cycles import for_parts, unchunked
 from mpserve.prefork.exchange import Exchange
 from mpserve.scoreboard import Row
 
 if TYPE_CHECKING:
     from mpserve.http.lane import Asked, Lane  # which brings Starlette and numpy
     from mpserve.http.responses import Answer
+    from mpserve.http.streaming import StreamedAnswer
 
 LINGER = 1.0
 """Seconds for which the remaining bytes of a client that is hung up on are read and dropped: closing at once would reset
@@ -162,8 +165,7 @@ class Protocol(HttpToolsProtocol):
         self._deadline = math.inf
         asked = self._asked() if method == b"POST" and not self._unanswered else None
         if asked is not None:
-            keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-            self._receiving = Exchange(asked, keep_alive)
+            self._receiving = Exchange(asked, self.parser.should_keep_alive())
             self.cycle = self._receiving  # type: ignore[assignment]  # it has what is asked of a cycle
         else:
             self._begin_cycle()
@@ -176,6 +178,8 @@ class Protocol(HttpToolsProtocol):
     def _asked(self) -> "Asked | None":
         """What the request asks of the lane, unless it is one that must go the ordinary way."""
         if self.lane is None or self.expect_100_continue or self.parser.should_upgrade():
+            return None
+        if self.parser.get_http_version() == "1.0":
             return None
         return self.lane.accept(self.url, self.headers)
 
@@ -205,6 +209,8 @@ class Protocol(HttpToolsProtocol):
         assert self.lane is not None
         try:
             answer = await self.lane.answer(exchange.asked, exchange.take_body(), self.client)
+            if answer.body is None:
+                return await self._send_parts(exchange, answer)
             if self.flow.write_paused:
                 await self.flow.drain()
             if not exchange.disconnected:
@@ -214,6 +220,15 @@ class Protocol(HttpToolsProtocol):
             raise
         finally:
             self.tasks.discard(asyncio.current_task())
+
+    async def _send_parts(self, exchange: Exchange, answer: "StreamedAnswer") -> None:
+        cycle = for_parts(self, exchange)
+        if isinstance(self.cycle, Exchange):  # not the one of a request that came behind it
+            self.cycle = cycle
+        await cycle.run_asgi(cast("ASGI3Application", answer))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        super()._start_asgi_task(cycle, unchunked(cycle, app) if cycle.scope["http_version"] == "1.0" else app)
 
     def _write(self, exchange: Exchange, answer: "Answer") -> None:
         head = exchange.head(answer, self.server_state.default_headers)

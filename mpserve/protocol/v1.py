@@ -66,6 +66,19 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
     return body, "application/json"
 
 
+def encode_part(part: object) -> bytes:
+    """A part of a result that is streamed: text or bytes, as the SDK has it.
+
+    Raises:
+        InferenceError: it is neither.
+    """
+    if isinstance(part, str):
+        return part.encode(errors="replace")
+    if isinstance(part, bytes | bytearray | memoryview):
+        return bytes(part)
+    raise InferenceError(f"a part of the model's answer is of type {type(part).__name__}, expected str or bytes")
+
+
 def predictions(response: InferResponse, nonfinite: NonFinite = "error") -> dict[str, Any]:
     """A V2 response in V1's form, as TF-Serving has it.
 

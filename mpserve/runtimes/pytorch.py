@@ -3,7 +3,7 @@
 The only module that imports torch; it is imported only when a model needs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ class TorchModel(TensorModel):
 
     def invoke(self, arrays: Sequence[NDArray[Any]]) -> Any:
         with torch.inference_mode():
-            return self.predict(*(self.to_tensor(array) for array in arrays))
+            result = self.predict(*(self.to_tensor(array) for array in arrays))
+        return _in_steps(result) if isinstance(result, Iterator) else result
 
     def to_tensor(self, array: NDArray[Any]) -> Any:
         """The array as a tensor on ``self.device``; arrays of bytes, which torch does not know, stay as they are."""
@@ -47,6 +48,11 @@ class TorchModel(TensorModel):
             return array
         # from_numpy shares memory, and warns when a read-only array could thus be written to.
         return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
+
+
+@torch.inference_mode()  # of a generator it is each step; between them the mode is as it was
+def _in_steps(parts: Iterator[Any]) -> Iterator[Any]:
+    yield from parts
 
 
 class FileModel(TorchModel):

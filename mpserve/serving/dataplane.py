@@ -5,19 +5,22 @@ and gRPC cannot differ in behaviour. It logs nothing: how an error is told, and 
 """
 
 import copy
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from inspect import isawaitable
 from typing import Any
 
-from mpserve.errors import InferenceError, InvalidInput, ModelNotReady, MPServeError, NotSupported
+from mpserve.errors import InferenceError, InvalidInput, ModelNotReady, MPServeError
 from mpserve.logging import model as model_in_log
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from mpserve.scoreboard import Row
 from mpserve.serving.core import ServerCore
 from mpserve.serving.delivery import Deliveries, take_deliveries
 from mpserve.serving.pipeline import Headers
 from mpserve.serving.shared_memory import fetch
 from mpserve.serving.statistics import Statistics
-from mpserve.serving.tally import Stopwatch
+from mpserve.serving.stream import ModelStream, blamed
+from mpserve.serving.tally import INFER, Stopwatch, Tally
 from mpserve.serving.tensors import Tensor, TensorModel
 
 
@@ -42,12 +45,14 @@ class Dataplane:
     ) -> tuple[Any, Headers]:
         """Run ``verb`` (``predict`` or ``explain``) of a model; gives its answer and the response headers it set.
 
+        The answer of a generator is a ``ModelStream``, which the caller reads or closes. Until the first part is there,
+        its headers may still be set.
+
         Raises:
             ModelNotFound: no such model or version.
             ModelNotReady: the model has taken itself out of service.
             InvalidInput: the model, or its declaration, refuses the request.
-            NotSupported: the model does not implement the verb, or answers in a form that is not offered; or the request
-                names shared memory, which is not offered.
+            NotSupported: the model does not implement the verb, or the request names shared memory, which is not offered.
             InferenceError: the model failed; what it raised is the ``__cause__``.
         """
         served = self.core.find(name, version)
@@ -67,14 +72,17 @@ class Dataplane:
             deliveries = self._prepared(payload) if isinstance(payload, InferRequest) else {}
             with served.held():
                 result, response_headers = await served.pipeline.run(verb, payload, headers, watch)
-            _refuse_unfinished(result, verb)
-            if isinstance(result, InferResponse) and isinstance(payload, InferRequest):
-                result = _completed(result, payload, deliveries)
+                if isinstance(result, Iterator | AsyncIterator):
+                    complete = partial(_completed, request=payload, deliveries=deliveries)
+                    ended = _in_flight(row, tally, watch, rows)
+                    return ModelStream(served, verb, result, complete, ended).begin(), response_headers
+            _refuse_promise(result, verb)
+            result = _completed(result, payload, deliveries)
         except BaseException as error:
             tally.failed(watch)
             if isinstance(error, MPServeError) or not isinstance(error, Exception):
                 raise
-            raise _blamed(error, name, verb) from error
+            raise blamed(error, name, verb) from error
         finally:
             row.in_flight -= 1
         tally.succeeded(watch, rows)
@@ -88,19 +96,23 @@ class Dataplane:
         return take_deliveries(request, self.core)
 
 
-def _blamed(error: Exception, name: str, verb: str) -> MPServeError:
-    """What a model raised, as its own fault."""
-    if isinstance(error, NotImplementedError):
-        return NotSupported(str(error) or f"Model {name} does not implement {verb}.")
-    return InferenceError(f"{type(error).__name__} : {error}")
+def _in_flight(row: Row, tally: Tally, watch: Stopwatch, rows: int) -> Callable[[bool], None]:
+    """Count a request as in flight until what is returned here is told that it ended, and whether with a whole answer."""
+    row.in_flight += 1
+
+    def ended(whole: bool) -> None:
+        row.in_flight -= 1
+        watch.lap(INFER)
+        if whole:
+            tally.succeeded(watch, rows)
+        else:
+            tally.failed(watch)
+
+    return ended
 
 
-def _refuse_unfinished(result: object, verb: str) -> None:
+def _refuse_promise(result: object, verb: str) -> None:
     """Refuse what is not an answer yet, but the promise of one."""
-    if isinstance(result, Iterator | AsyncIterator):
-        raise NotSupported(
-            f"the answer to {verb} is of type {type(result).__name__}, expected a whole one: there is no streaming yet"
-        )
     if isawaitable(result):
         close = getattr(result, "close", None)
         if close is not None:
@@ -111,11 +123,13 @@ def _refuse_unfinished(result: object, verb: str) -> None:
         )
 
 
-def _completed(response: InferResponse, request: InferRequest, deliveries: Deliveries) -> InferResponse:
-    """The response with what only the request knows: its id, the version it named, the outputs it asked for and how.
+def _completed(response: Any, request: Any, deliveries: Deliveries) -> Any:
+    """A V2 response with what only the request knows: its id, the version it named, the outputs it asked for and how.
 
-    A copy, since a model may well give the same object for every request.
+    A copy, since a model may well give the same object for every request. What is no V2 response stays as it is.
     """
+    if not (isinstance(response, InferResponse) and isinstance(request, InferRequest)):
+        return response
     response = copy.copy(response)
     response.id = response.id if response.id is not None else request.id
     response.model_version = response.model_version or request.model_version

@@ -18,6 +18,7 @@ from mpserve.serving.tensors import TensorModel, tensor_stage
 Headers = dict[str, str]
 StageCall = Callable[[Any, Headers, Headers, Stopwatch], Any]
 Observers = Mapping[str, Callable[[float], None]]
+Gate = AbstractAsyncContextManager[Any]
 
 VERBS = ("predict", "explain")
 NANO = 1e-9
@@ -48,9 +49,7 @@ class Pipeline:
         self._stages = {verb: _stages(model, verb, observers) for verb in VERBS}
         # The SDK's dashboards divide by the count of every stage, so a stage that is not there took no time.
         self._absent = [observers[name] for name in ("preprocess", "postprocess") if not _overrides(model, name)]
-        self._gate: AbstractAsyncContextManager[Any] = (
-            asyncio.Semaphore(model.concurrency) if model.concurrency is not None else nullcontext()
-        )
+        self.gate: Gate = asyncio.Semaphore(model.concurrency) if model.concurrency is not None else nullcontext()
 
     async def run(self, verb: str, payload: Any, headers: Headers, watch: Stopwatch) -> tuple[Any, Headers]:
         """The model's answer and the response headers it set. Whatever the model raises comes through."""
@@ -61,7 +60,7 @@ class Pipeline:
         if not any(stage.is_async for stage in stages):
             result = await self.executor.run(_run_sync, stages, payload, headers, response_headers, watch)
         else:
-            async with self._gate:
+            async with self.gate:
                 result = await self._run_mixed(stages, payload, headers, response_headers, watch)
         return result, response_headers
 

@@ -8,7 +8,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from mpserve.errors import ConfigurationError
 from mpserve.metrics import metrics
@@ -20,6 +20,12 @@ from mpserve.serving.tally import Tally
 from mpserve.serving.versions import SEPARATOR, age
 
 logger = logging.getLogger(__name__)
+
+
+class Closing(Protocol):
+    """What can be closed before its end."""
+
+    async def aclose(self) -> None: ...
 
 
 class Served:
@@ -45,6 +51,7 @@ class Served:
         self.tally: Tally | None = None
         """Its counts in this worker, from its first request on."""
         self._in_flight = 0
+        self._streams: set[Closing] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -64,6 +71,16 @@ class Served:
             if not self._in_flight:
                 self._idle.set()
 
+    @contextmanager
+    def streaming(self, stream: "Closing") -> Iterator[None]:
+        """Hold it while it answers in parts. ``stop`` closes the stream, if it has not ended by then."""
+        self._streams.add(stream)
+        try:
+            with self.held():
+                yield
+        finally:
+            self._streams.discard(stream)
+
     def abandon_requests(self) -> None:
         """Wait for requests in flight no longer: the worker ends."""
         self._idle.set()
@@ -75,6 +92,7 @@ class Served:
 
     async def stop(self) -> None:
         """Run the model's ``stop`` in its own thread, and let its threads go. A failing one is logged."""
+        await asyncio.gather(*(stream.aclose() for stream in self._streams))
         try:
             await self.call(self.model.stop)
             if self.model.engine:

@@ -7,7 +7,7 @@ framework.
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from inspect import iscoroutinefunction, signature
 from typing import Any, NamedTuple
 
@@ -136,23 +136,52 @@ def tensor_stage(model: TensorModel) -> tuple[Callable[..., Any], bool]:
         except InvalidInput as error:
             raise ConfigurationError(f"model {model.name} declares {tensor.name!r}: {error}") from error
 
-    def stage(payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> InferResponse:
+    def answered(payload: Any, result: Any) -> Any:
+        if isinstance(result, Iterator):
+            return _responses(model, payload, result)
+        if isinstance(result, AsyncIterator):
+            return _responses_async(model, payload, result)
+        return to_response(model, payload, result)
+
+    def stage(payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> Any:
         arrays = to_arrays(model, payload)
         watch.lap(INPUT)
         result = model.invoke(arrays)
         watch.lap(INFER)
-        return to_response(model, payload, result)
+        return answered(payload, result)
 
-    async def async_stage(payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> InferResponse:
+    async def async_stage(payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> Any:
         arrays = to_arrays(model, payload)
         watch.lap(INPUT)
         result = await model.invoke(arrays)
         watch.lap(INFER)
-        return to_response(model, payload, result)
+        return answered(payload, result)
 
     if iscoroutinefunction(model.invoke) or iscoroutinefunction(model.predict):
         return async_stage, True
     return stage, False
+
+
+def _responses(model: TensorModel, payload: Any, results: Iterator[Any]) -> Iterator[InferResponse]:
+    """A response for each result; closed along with them."""
+    try:
+        for result in results:
+            yield to_response(model, payload, result)
+    finally:
+        if hasattr(results, "close"):
+            results.close()
+
+
+async def _responses_async(
+    model: TensorModel, payload: Any, results: AsyncIterator[Any]
+) -> AsyncIterator[InferResponse]:
+    """As ``_responses``."""
+    try:
+        async for result in results:
+            yield to_response(model, payload, result)
+    finally:
+        if hasattr(results, "aclose"):
+            await results.aclose()
 
 
 def to_arrays(model: TensorModel, payload: Any) -> list[Array]:

@@ -107,7 +107,7 @@ def test_an_answer_is_sent_as_two_messages_with_its_length() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Answer(201, [(b"a", b"b")], b"body").send(send))
+    asyncio.run(Answer(201, [(b"a", b"b")], b"body")({}, None, send))
     assert sent == [
         {"type": "http.response.start", "status": 201, "headers": [(b"a", b"b"), (b"content-length", b"4")]},
         {"type": "http.response.body", "body": b"body"},

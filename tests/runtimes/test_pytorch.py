@@ -162,3 +162,25 @@ def check_predictions(server: Server, expected: Any) -> None:
     v2 = server.client.post("/v2/models/iris/infer", json={"inputs": [tensor]})
     got = [np.array(output["data"]).reshape(output["shape"]).tolist() for output in v2.json()["outputs"]]
     assert got == expected
+
+
+def test_each_step_of_a_generator_is_in_inference_mode_and_what_is_between_them_is_not() -> None:
+    class Steps(TorchModel):
+        name = "m"
+        inputs = (Tensor("x", "FP32", (-1,)),)
+        closed_in: bool
+
+        def predict(self, x: Any) -> Any:
+            try:
+                for value in x:
+                    yield value * float(torch.is_inference_mode_enabled())
+            finally:
+                self.closed_in = torch.is_inference_mode_enabled()
+
+    model = Steps()
+    parts = model.invoke([np.array([1, 2, 3], np.float32)])
+    for expected in (1.0, 2.0):
+        assert next(parts).item() == expected
+        assert not torch.is_inference_mode_enabled()
+    parts.close()
+    assert model.closed_in

@@ -108,23 +108,6 @@ def test_log_lines_of_a_model_carry_its_name() -> None:
     assert run(Answering(lambda payload: model_in_log.get())) == "m"
 
 
-async def async_generator(payload: Any) -> Any:
-    yield payload
-
-
-@pytest.mark.parametrize(
-    ("method", "kind"),
-    [
-        (lambda payload: (each for each in "ab"), "generator"),
-        (lambda payload: iter("ab"), "str_ascii_iterator|str_iterator"),
-        (async_generator, "async_generator"),
-    ],
-)
-def test_a_stream_is_refused_in_words(method: Callable[..., Any], kind: str) -> None:
-    with pytest.raises(NotSupported, match=rf"^the answer to predict is of type ({kind}), expected a whole one"):
-        run(Answering(method))
-
-
 def test_a_coroutine_that_a_decorator_hid_is_refused_in_words() -> None:
     """And closed, so that Python does not warn of it, which would fail this test."""
 

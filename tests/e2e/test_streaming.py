@@ -1,0 +1,174 @@
+"""Answers in parts from real workers: they arrive one by one, and whatever ends them early closes the generator.
+
+The model waits for a file of the test's before each part but the first, so nothing here depends on how fast anything is.
+"""
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.steered import Background
+from tests.running import PATIENCE, Server, eventually
+from tests.running import serving as serving_source
+
+SOURCE = """
+import asyncio, time
+from pathlib import Path
+from mpserve import Model
+
+PARTS = 3
+
+class Sync(Model):
+    name = "sync"
+
+    def predict(self, payload, headers=None):
+        Path("begun").touch()
+        try:
+            for number in range(PARTS):
+                while number and not Path(f"go-{number}").exists():
+                    time.sleep(0.01)
+                yield f"part {number}\\n"
+        finally:
+            Path("closed").touch()
+
+    def stop(self):
+        Path("stopped").touch()
+
+class Async(Sync):
+    name = "async"
+
+    async def predict(self, payload, headers=None):
+        Path("begun").touch()
+        try:
+            for number in range(PARTS):
+                while number and not Path(f"go-{number}").exists():
+                    await asyncio.sleep(0.01)
+                yield f"part {number}\\n"
+        finally:
+            Path("closed").touch()
+
+models = [Sync(), Async()]
+"""
+
+MODELS = pytest.mark.parametrize("model", ["sync", "async"])
+
+
+@contextmanager
+def serving(folder: Path, *flags: str) -> Iterator[Server]:
+    with serving_source(folder, SOURCE, *flags, target="model.py:models") as server:
+        yield server
+
+
+def go(folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        (folder / f"go-{number}").touch()
+
+
+def there(folder: Path, name: str) -> None:
+    eventually((folder / name).exists)
+
+
+@contextmanager
+def reading(server: Server, model: str) -> Iterator[tuple[httpx.Response, Iterator[str]]]:
+    """An answer, and its lines as they arrive; the first has arrived."""
+    url = f"{server.url}/v1/models/{model}:predict"
+    with httpx.stream("POST", url, json={"instances": []}, timeout=PATIENCE) as response:
+        lines = response.iter_lines()
+        assert next(lines) == "part 0"
+        yield response, lines
+
+
+@MODELS
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_each_part_arrives_before_the_next_is_made(tmp_path: Path, model: str, loop: str) -> None:
+    with serving(tmp_path, "--workers=2", f"--event-loop={loop}") as server:
+        server.wait_ready(workers=2)
+        with reading(server, model) as (response, lines):
+            assert response.headers["transfer-encoding"] == "chunked"
+            assert server.metric("mpserve_requests_in_flight") == 1
+            for number in (1, 2):
+                go(tmp_path, number)
+                assert next(lines) == f"part {number}"
+            assert list(lines) == []
+        eventually(lambda: server.metric("mpserve_requests_in_flight") == 0)
+        route = 'route="/v1/models/{model}:predict",status="200"'
+        assert server.metric(f"mpserve_requests_total{{{route}}}") == 1
+
+
+def test_http_1_0_is_answered_without_chunks_and_the_connection_closed(tmp_path: Path) -> None:
+    go(tmp_path, 1, 2)
+    with serving(tmp_path) as server:
+        server.wait_ready()
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+            client.sendall(b"POST /v1/models/sync:predict HTTP/1.0\r\ncontent-length: 2\r\n\r\n{}")
+            head, _, body = b"".join(iter(lambda: client.recv(4096), b"")).partition(b"\r\n\r\n")
+        assert body == b"part 0\npart 1\npart 2\n"
+        assert b"transfer-encoding" not in head.lower()
+        assert b"connection: close" in head.lower()
+        assert "Traceback" not in server.log
+
+
+@MODELS
+def test_a_client_that_goes_away_has_the_generator_closed(tmp_path: Path, model: str) -> None:
+    with serving(tmp_path, "--workers=2") as server:
+        server.wait_ready(workers=2)
+        with reading(server, model):
+            pass
+        if model == "sync":
+            go(tmp_path, 1)  # the step that was under way is the last
+        there(tmp_path, "closed")
+        eventually(lambda: server.metric("mpserve_requests_in_flight") == 0)
+        assert "Traceback" not in server.log
+
+
+@MODELS
+def test_a_drain_finishes_it(tmp_path: Path, model: str) -> None:
+    with serving(tmp_path, "--workers=2") as server:
+        server.wait_ready(workers=2)
+        with reading(server, model) as (_, lines):
+            server.signal(signal.SIGTERM)
+            eventually(server.refuses)
+            go(tmp_path, 1, 2)
+            assert list(lines) == ["part 1", "part 2"]
+        assert server.wait_end(within=20) == 0
+
+
+def test_a_generator_that_waits_is_closed_when_the_time_to_drain_is_over(tmp_path: Path) -> None:
+    with serving(tmp_path, "--graceful_timeout=3") as server:
+        server.wait_ready()
+        with reading(server, "async") as (_, lines):
+            server.signal(signal.SIGTERM)
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+        assert server.wait_end(within=20) == 0
+        assert (tmp_path / "closed").exists()
+        assert "an answer was cut off" in server.log
+
+
+def test_a_generator_that_never_gets_on_does_not_keep_the_worker(tmp_path: Path) -> None:
+    with serving(tmp_path, "--graceful_timeout=3") as server:
+        server.wait_ready()
+        with reading(server, "sync") as (_, lines):
+            server.signal(signal.SIGTERM)
+            assert server.wait_end(within=20) == 0
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+
+
+def test_an_unload_waits_for_its_end(tmp_path: Path) -> None:
+    with serving(tmp_path, "--workers=2") as server:
+        server.wait_ready(workers=2)
+        with reading(server, "sync") as (_, lines):
+            unload = Background(lambda: server.client.post("/v2/repository/models/sync/unload", json={}))
+            eventually(lambda: httpx.get(f"{server.url}/v1/models/sync").status_code == 404)
+            go(tmp_path, 1)
+            assert next(lines) == "part 1"
+            go(tmp_path, 2)
+            assert list(lines) == ["part 2"]
+            assert (tmp_path / "closed").exists()
+        assert unload.result().status_code == 200
