@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.running import free_port, serving
+from tests.documents import ROOT, blocks
+from tests.running import free_port, running, serving
 
 MODELS = """
 from pathlib import Path
@@ -58,3 +59,19 @@ def run_against_two_workers(folder: Path, python: Path, script: str, *more: str)
         command = [str(python), str(Path(__file__).with_name(script)), *addresses]
         run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert run.stdout.endswith("all answered\n"), run.stdout + run.stderr
+
+
+def run_documented(folder: Path, python: Path, library: str) -> None:
+    """Run the snippet of docs/clients.md that imports the library, beside the server it is for; it prints what is shown."""
+    shown = blocks(ROOT / "docs" / "clients.md")
+    at = next(index for index, block in enumerate(shown) if block.language == "python" and library in block.text)
+    port, grpc_port = free_port(), free_port()
+    target = str(ROOT / "examples" / "digits" / "model.py:Digits")
+    ports = [f"--http_port={port}", f"--grpc_port={grpc_port}"]
+    command = [sys.executable, "-m", "mpserve", "serve", target, "--workers=2", "--enable_grpc=yes", *ports]
+    with running(command, folder, port) as server:
+        server.wait_ready(workers=2)
+        snippet = shown[at].text.replace("localhost:8080", f"127.0.0.1:{port}")
+        snippet = snippet.replace("localhost:8081", f"127.0.0.1:{grpc_port}")
+        run = subprocess.run([str(python), "-c", snippet], capture_output=True, text=True, timeout=120, check=False)
+        assert run.stdout == shown[at + 1].text, run.stdout + run.stderr

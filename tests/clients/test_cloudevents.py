@@ -1,5 +1,7 @@
 """The CloudEvents SDK's HTTP converters, of its present interface and of the one before, which most users have."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ from cloudevents.v1 import http as former_http
 
 from mpserve import Model
 from tests.asgi import ask
+from tests.clients.environments import run_documented
 
 ATTRIBUTES = {"type": "com.example.sample", "source": "https://example.com/ü", "subject": "rows 1%", "kind": "Größe"}
 PAYLOAD = {"instances": [[1, "ü"], [2, "b"]]}
@@ -67,3 +70,7 @@ def test_an_event_of_the_sdks_former_interface_is_answered_by_one(convert: Any) 
     assert received.data == ANSWERED
     assert (received["source"], received["subject"], received["kind"]) == ("io.kserve.inference.rows", "rows", "size")
     assert received["id"] != event["id"]
+
+
+def test_the_documented_event_is_answered_as_shown(tmp_path: Path) -> None:
+    run_documented(tmp_path, Path(sys.executable), "cloudevents")

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from tests.clients.environments import python_with, run_against_two_workers
+from tests.clients.environments import python_with, run_against_two_workers, run_documented
 
 
 def test_tritonclient_is_answered_over_http_and_grpc(tmp_path: Path) -> None:
     python = python_with(tmp_path / "environment", "tritonclient[http,grpc]>=2.73,<3")
     run_against_two_workers(tmp_path, python, "with_tritonclient.py", "--allow_client_shm")
+    run_documented(tmp_path, python, "tritonclient")
