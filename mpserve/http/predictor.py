@@ -42,19 +42,22 @@ class RestPredictor:
     """The predictor of ``config``, whose protocol is v1 or v2. Make it on the event loop that uses it.
 
     Raises:
-        ConfigurationError: the file of authorities cannot be read.
+        ConfigurationError: the host is none, or the file of authorities cannot be read.
     """
 
     def __init__(self, config: PredictorConfig) -> None:
         self.is_v2 = config.predictor_protocol == "v2"
-        self._client = httpx.AsyncClient(
-            base_url=config.predictor_base_url,
-            verify=_trusted(config.predictor_ca_file),
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
-            limits=httpx.Limits(),  # as many connections as there are requests in flight
-            # Within a cluster compressing an answer costs more than it saves.
-            headers={"accept-encoding": "identity", "user-agent": f"mpserve/{VERSION}"},
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=config.predictor_base_url,
+                verify=_trusted(config.predictor_ca_file),
+                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
+                limits=httpx.Limits(),  # as many connections as there are requests in flight
+                # Within a cluster compressing an answer costs more than it saves.
+                headers={"accept-encoding": "identity", "user-agent": f"mpserve/{VERSION}"},
+            )
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"predictor_host: got {config.predictor_host!r}: {error}") from error
 
     async def predict(self, model: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:
         """The answer, an ``InferResponse`` of V2 or a JSON value of V1, and the headers that came with it.

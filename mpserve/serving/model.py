@@ -105,11 +105,13 @@ class Model:
         """Which predictor a transformer asks, from the moment on that the model is being loaded (SDK)."""
         return None if self._remote_predictor is None else self._remote_predictor.config
 
-    def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+    def predict(self, payload: Any, headers: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Answer a request. V1 hands a dict (or bytes), V2 an ``InferRequest``.
 
         One that is not overridden asks the predictor of ``--predictor_host``; so does ``await super().predict(...)`` in
-        an ``async def predict``, and ``super().predict(...)`` in a synchronous one, whose thread waits meanwhile.
+        an ``async def predict``, and ``super().predict(...)`` in a synchronous one, whose thread waits meanwhile. A third
+        argument, ``response_headers``, is given the predictor's headers (SDK); most overrides have none, and need none
+        for a type checker, since it is not named here.
 
         Raises:
             NotSupported: the model has not overridden it, and there is no predictor.
@@ -117,9 +119,7 @@ class Model:
         """
         if self._remote_predictor is None:
             raise NotSupported(f"Model {self.name} does not implement predict.")
-        # As in the SDK, a model must ask for the predictor's headers before the client gets them.
-        wanted = self.required_response_headers and response_headers is not None
-        return self._remote_predictor.predict(self.name, payload, headers or {}, response_headers if wanted else {})
+        return self._remote_predictor.predict(self.name, payload, headers or {}, *args, **kwargs)
 
     def explain(self, payload: Any, headers: Any = None) -> Any:
         """Explain an answer (V1 ``:explain``).

@@ -130,7 +130,7 @@ class Predictor:
         """Whether the predictor's model of that name was ready when it was last asked, or need not be asked."""
         return not self.config.predictor_health_check or model in self._ready
 
-    def predict(self, model: str, payload: Any, headers: Headers, response_headers: Headers) -> Any:
+    def predict(self, model: str, payload: Any, headers: Headers, response_headers: Headers | None = None) -> Any:
         """The predictor's answer: on an event loop an awaitable of it, in a model's thread, which may wait, itself.
 
         ``response_headers`` is given the headers that came with it.
@@ -151,7 +151,7 @@ class Predictor:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(asking, self._loop)
 
-    async def _predict(self, model: str, payload: Any, headers: Headers, response_headers: Headers) -> Any:
+    async def _predict(self, model: str, payload: Any, headers: Headers, response_headers: Headers | None) -> Any:
         limit = self.config.predictor_request_timeout_seconds
         try:
             asking = self._persist(model, payload, _forwarded(headers))
@@ -164,7 +164,8 @@ class Predictor:
             if error.code is Code.NOT_READY:
                 logger.warning("predictor %s: %s %s", self.config.predictor_host, error, error.reason)
             raise
-        response_headers.update(given)
+        if response_headers is not None:
+            response_headers.update(given)
         return answer
 
     async def _persist(self, model: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:

@@ -27,7 +27,7 @@ class Doubling(Model):
     request: InferRequest
     headers: dict[str, str]
 
-    def predict(self, payload: InferRequest, headers: dict[str, str]) -> InferResponse:  # type: ignore[override]
+    def predict(self, payload: InferRequest, headers: dict[str, str]) -> InferResponse:
         self.request, self.headers = payload, headers
         fault = {"invalid": InvalidInput("no cat"), "resting": ModelNotReady("m"), "failing": RuntimeError("boom")}
         if (word := (payload.parameters or {}).get("word")) in fault:
@@ -136,7 +136,7 @@ def test_a_predictor_that_is_not_there_or_takes_too_long_has_its_grpc_status_too
     class Held(Model):
         name = "m"
 
-        async def predict(self, payload: Any, headers: Any = None) -> Any:  # type: ignore[override]
+        async def predict(self, payload: Any, headers: Any = None) -> Any:
             await asyncio.sleep(60)
 
     async def test() -> None:

@@ -36,17 +36,17 @@ class Plain(Model):
 
 
 class Awaiting(Plain):
-    async def predict(self, payload: Any, headers: Any = None) -> Any:  # type: ignore[override]
+    async def predict(self, payload: Any, headers: Any = None) -> Any:
         return {**await super().predict(payload, headers), "mine": 1}
 
 
 class Waiting(Plain):
-    def predict(self, payload: Any, headers: Any = None) -> Any:  # type: ignore[override]
+    def predict(self, payload: Any, headers: Any = None) -> Any:
         return {**super().predict(payload, headers), "mine": 1}
 
 
 class OwnLoop(Plain):
-    def predict(self, payload: Any, headers: Any = None) -> Any:  # type: ignore[override]
+    def predict(self, payload: Any, headers: Any = None) -> Any:
         async def work() -> Any:
             return {**await super(OwnLoop, self).predict(payload, headers), "mine": 1}
 
@@ -147,6 +147,16 @@ def test_the_predictors_headers_are_for_a_model_that_asks_for_them(wanted: bool)
         assert answer.json() == {"predictions": [1]}
         assert [answer.headers.get(name) for name in ("x-cost", "tenant")] == (["3", "t"] if wanted else [None, None])
         assert answer.headers.get("server") is None
+
+
+def test_a_predict_of_the_models_own_may_hand_its_response_headers_on() -> None:
+    class Handing(Echo):
+        async def predict(self, payload: Any, headers: Any, response_headers: dict[str, str]) -> Any:
+            answer = await super().predict(payload, headers, response_headers)
+            return {**answer, "named": await super().predict(payload, headers, response_headers=response_headers)}
+
+    with upstream(Told(200, b'{"predictions": [1]}', {"x-cost": "3"})) as there:
+        assert predict(Handing(), [1], options=options(there)).headers["x-cost"] == "3"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +270,7 @@ def test_the_retries_are_within_the_time_that_was_given() -> None:
 
 def test_a_model_may_look_at_what_the_predictor_said() -> None:
     class Lenient(Echo):
-        async def predict(self, payload: Any, headers: Any = None) -> Any:  # type: ignore[override]
+        async def predict(self, payload: Any, headers: Any = None) -> Any:
             try:
                 return await super().predict(payload, headers)
             except PredictorError as error:
@@ -277,7 +287,7 @@ def test_without_a_predictor_there_is_no_predict() -> None:
 
 def test_explain_may_ask_the_predictor() -> None:
     class Explained(Echo):
-        async def explain(self, payload: Any, headers: Any = None) -> Any:  # type: ignore[override]
+        async def explain(self, payload: Any, headers: Any = None) -> Any:
             return {"explanations": (await self.predict(payload, headers))["predictions"]}
 
     with upstream(doubling) as there:
@@ -437,18 +447,25 @@ def test_a_transformer_without_the_check_is_ready_by_itself() -> None:
 # What it is made of
 
 
-@pytest.mark.parametrize("protocol", ["v1", "grpc-v2"])
-def test_authorities_that_cannot_be_read_are_refused_in_words(protocol: str) -> None:
-    settings = Settings(
-        predictor_host="h", predictor_protocol=protocol, predictor_use_ssl=True, predictor_ca_file="/nowhere.pem"
-    )
+AUTHORITIES = {"predictor_host": "h", "predictor_use_ssl": True, "predictor_ca_file": "/nowhere.pem"}
+NOT_READ = r"predictor_ca_file: /nowhere.pem cannot be used: .*No such file"
 
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({**AUTHORITIES, "predictor_protocol": "v1"}, NOT_READ),
+        ({**AUTHORITIES, "predictor_protocol": "grpc-v2"}, NOT_READ),
+        ({"predictor_host": "there:port"}, "predictor_host: got 'there:port': Invalid port"),
+    ],
+)
+def test_what_no_client_can_be_made_of_is_refused_in_words(options: dict[str, Any], words: str) -> None:
     async def test() -> None:
-        made = predictor(settings)
+        made = predictor(Settings(**options))
         assert made is not None
         made.start(list)
 
-    with pytest.raises(ConfigurationError, match=r"predictor_ca_file: /nowhere.pem cannot be used: .*No such file"):
+    with pytest.raises(ConfigurationError, match=words):
         asyncio.run(test())
 
 
