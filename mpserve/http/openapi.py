@@ -16,11 +16,11 @@ import orjson
 from starlette.requests import Request
 from starlette.routing import Route
 
-from mpserve.errors import MPServeError
 from mpserve.http.operations import FAULTS, JSON, OPERATIONS, Operation
 from mpserve.http.responses import Answer, json_answer
 from mpserve.http.schemas import declared, infer_request, infer_response, predict_request
 from mpserve.serving.core import ServerCore
+from mpserve.serving.served import Served
 from mpserve.serving.tensors import TensorModel
 from mpserve.version import VERSION
 
@@ -46,10 +46,14 @@ class OpenApi:
     async def document(self, request: Request) -> Answer:
         """``GET /openapi.json``: every route of ours that is there, and those of each loaded model with its schemas."""
         routes = [route for route in request.app.routes if isinstance(route, Route)]
-        served = (f"{method} {route.path_format}" for route in routes for method in route.methods or ())
-        document = described(served)
-        for name in self.core.names:
-            document["paths"] |= await self._paths_of(name)
+        there = (f"{method} {route.path_format}" for route in routes for method in route.methods or ())
+        document = described(there)
+        for name, group in list(self.core.served.items()):
+            place = quote(name, safe="")
+            document["paths"] |= await self._paths_of(group.newest, place, with_v1=True)
+            for served in group if len(group.versions) > 1 else ():
+                version = quote(served.model.version, safe="")
+                document["paths"] |= await self._paths_of(served, f"{place}/versions/{version}", with_v1=False)
         return json_answer(document)
 
     async def page(self, request: Request) -> Answer:
@@ -57,21 +61,18 @@ class OpenApi:
         headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", PAGE_POLICY)]
         return Answer(200, headers, _file("docs.html"))
 
-    async def _paths_of(self, name: str) -> Document:
-        """What is known of one model; nothing when it is not loaded here, or does not say what it takes."""
+    async def _paths_of(self, served: Served, place: str, with_v1: bool) -> Document:
+        """The routes of one version of a model, which is at ``place`` in paths; none if it does not say what it takes."""
         try:
-            served = self.core.find(name)
             inputs, outputs = map(declared, await self.core.describe(served))
-        except MPServeError:
-            return {}
         except Exception:  # the model's own code, or what it gave
-            logger.warning("the inputs of model %s are left out of /openapi.json", name, exc_info=True)
+            logger.warning("the inputs of model %s are left out of /openapi.json", served.model.name, exc_info=True)
             return {}
         if not inputs:
             return {}
-        paths = _of_model(name, INFER, infer_request(inputs), infer_response(outputs))
-        if isinstance(served.model, TensorModel) and all(tensor.shape for tensor in inputs):
-            paths |= _of_model(name, PREDICT, predict_request(inputs), {})
+        paths = _of_model(INFER, place, infer_request(inputs), infer_response(outputs))
+        if with_v1 and isinstance(served.model, TensorModel) and all(tensor.shape for tensor in inputs):
+            paths |= _of_model(PREDICT, place, predict_request(inputs), {})
         return paths
 
 
@@ -112,9 +113,9 @@ def _operation(path: str, row: Operation) -> Document:
     return operation
 
 
-def _of_model(name: str, template: str, request: Document, response: Document) -> Document:
+def _of_model(template: str, place: str, request: Document, response: Document) -> Document:
     """The path of a route for one model, whose JSON has these schemas."""
-    path = template.replace("{model}", quote(name, safe=""))
+    path = template.replace("{model}", place)
     operation = _operation(path, OPERATIONS[f"POST {template}"])
     operation["tags"] = ["Models"]
     operation["requestBody"]["content"][JSON]["schema"] = request

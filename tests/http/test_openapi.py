@@ -140,6 +140,22 @@ def test_each_model_has_paths_of_its_own() -> None:
     ]  # fmt: skip
 
 
+def test_each_version_of_a_model_has_a_path_of_its_own_where_there_are_several() -> None:
+    older, newer = (Concatenated("m", Tensor(name, "FP32", (-1,))) for name in ("a", "b"))
+    older.version, newer.version = "9", "10"
+    document = document_of(older, newer)
+    inputs = {
+        path: body_of(path, document)["allOf"][0]["examples"][0]["inputs"][0]["name"]
+        for path in document["paths"]
+        if path.startswith("/v2/models/m/")
+    }
+    assert inputs == {
+        "/v2/models/m/infer": "b",
+        "/v2/models/m/versions/9/infer": "a",
+        "/v2/models/m/versions/10/infer": "b",
+    }
+
+
 @pytest.mark.parametrize("path", OF_MODELS)
 def test_the_example_fits_its_schema_and_the_answer_fits_its_own(path: str) -> None:
     schema = body_of(path)
