@@ -15,7 +15,7 @@ from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.binary import Buffer, Rest, split
 from mpserve.protocol.datatypes import decode_text
 from mpserve.protocol.documents import parse_object
-from mpserve.protocol.tensors import InferInput, InferOutput, Parameters, Record, RequestedOutput
+from mpserve.protocol.tensors import InferInput, InferOutput, Parameters, Record, RequestedOutput, leave_bytes
 from mpserve.protocol.wire import fill, read_request, read_response, sendable, to_rest
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class InferRequest(Record):
         self._raw = bool(raw_inputs)
         if raw_inputs:
             fill(InferInput, [tensor for tensor in infer_inputs if not tensor.in_shared_memory], raw_inputs)
+        if from_grpc:
+            leave_bytes(infer_inputs)
 
     @property
     def use_binary_outputs(self) -> bool:
@@ -194,6 +196,8 @@ class InferResponse(Record):
         self._use_binary_outputs = use_binary_outputs
         if raw_outputs:
             fill(InferOutput, infer_outputs, raw_outputs)
+        if from_grpc:
+            leave_bytes(infer_outputs)
 
     def get_output_by_name(self, name: str) -> InferOutput | None:
         """The output of that name, or None."""

@@ -51,6 +51,7 @@ class _Tensor(Record):
     role: ClassVar[str]
     fault: ClassVar[type[MPServeError]]
     _data: list[Any] | Array | None
+    _bytes_as_text = True
 
     def __init__(
         self,
@@ -71,8 +72,8 @@ class _Tensor(Record):
     def data(self) -> list[Any] | None:
         """The elements as a list: flat and row-major if the tensor was an array, else the list that was given.
 
-        BYTES that are UTF-8 are given as ``str``. From then on the list is the tensor, so changes to it count; use
-        ``as_numpy`` where speed matters.
+        BYTES that are UTF-8 are given as ``str``, in a message from gRPC as ``bytes`` (SDK). From then on
+        the list is the tensor, so changes to it count; use ``as_numpy`` where speed matters.
         """
         if isinstance(self._data, np.ndarray):
             self._data = self._elements()
@@ -168,11 +169,19 @@ class _Tensor(Record):
         array = self._data.ravel()
         if self.datatype == "BYTES":
             array = cast(array, "BYTES")
+            if not self._bytes_as_text:
+                return list(array)
             try:
                 array = decode_text(array)
             except UnicodeDecodeError:
                 return list(array)
         return list(array.tolist())
+
+
+def leave_bytes(tensors: Sequence[_Tensor]) -> None:
+    """Let ``data`` of these give BYTES as they are: gRPC carries bytes, of which JSON has none."""
+    for tensor in tensors:
+        tensor._bytes_as_text = False
 
 
 class InferInput(_Tensor):

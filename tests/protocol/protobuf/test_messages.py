@@ -54,6 +54,20 @@ def test_a_response_is_read_from_a_message_of_any_class(kind: type) -> None:
     assert response == InferResponse("7", "m", [InferOutput("y", [2], "INT32", [1, 2])], from_grpc=True)
 
 
+@pytest.mark.parametrize("raw", [False, True], ids=["typed", "raw"])
+def test_bytes_that_grpc_carried_are_bytes_to_the_model_and_text_is_read_by_as_string(raw: bool) -> None:
+    tensor = InferInput("x", [1], "BYTES", ["text"])
+    if raw:
+        tensor.set_data_from_numpy(tensor.as_numpy())
+    (received,) = InferRequest.from_grpc(InferRequest("m", [tensor]).to_grpc()).inputs
+    assert received.data == [b"text"]
+    assert received.as_string() == ["text"]
+    (answered,) = InferResponse.from_grpc(
+        InferResponse("7", "m", [InferOutput("y", [1], "BYTES", ["text"])], use_binary_outputs=raw).to_grpc()
+    ).outputs
+    assert answered.data == [b"text"]
+
+
 def test_what_the_protocol_does_not_allow_is_refused_as_on_the_wire() -> None:
     with pytest.raises(InvalidInput, match="no inputs"):
         InferRequest.from_grpc(pb.ModelInferRequest())
