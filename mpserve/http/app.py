@@ -18,8 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpserve.errors import NotSupported
 from mpserve.http.accounts import Accounts
+from mpserve.http.generate import generate, generate_stream
 from mpserve.http.health import Health
-from mpserve.http.inference import Endpoint
+from mpserve.http.inference import Endpoint, Inference
 from mpserve.http.lane import ROUTES, Lane
 from mpserve.http.middleware import RequestContext
 from mpserve.http.openapi import OpenApi
@@ -64,8 +65,11 @@ def build_app(core: ServerCore) -> Starlette:
     def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], method: str = "GET") -> Route:
         return Route(path, _answering(answer), methods=[method])
 
+    def post(path: str, inference: Inference) -> Route:
+        return Route(path, Endpoint(dataplane, inference), methods=["POST"])
+
     def hot(path: str) -> Route:
-        return Route(path, Endpoint(dataplane, ROUTES[path]), methods=["POST"])
+        return post(path, ROUTES[path])
 
     routes = [
         asked("/", health.alive),
@@ -89,6 +93,11 @@ def build_app(core: ServerCore) -> Starlette:
         asked("/v2/models/{model}/versions/{version}", health.model_metadata),
         asked("/v2/models/{model}/versions/{version}/ready", health.model_status),
         hot("/v2/models/{model}/versions/{version}/infer"),
+        # Generate extension
+        post("/v2/models/{model}/generate", generate),
+        post("/v2/models/{model}/generate_stream", generate_stream),
+        post("/v2/models/{model}/versions/{version}/generate", generate),
+        post("/v2/models/{model}/versions/{version}/generate_stream", generate_stream),
         # Model configuration extension
         asked("/v2/models/{model}/config", health.model_configuration),
         asked("/v2/models/{model}/versions/{version}/config", health.model_configuration),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 TEXT = "text/plain"
+EVENTS = "text/event-stream"
 EVENT = "application/cloudevents+json"
 BINARY_LENGTH = "Inference-Header-Content-Length"
 
@@ -64,6 +65,17 @@ INFER = Operation(
     (BINARY_LENGTH, "Accept-Encoding"),
     (BINARY_LENGTH, "Content-Encoding"),
 )
+GENERATE = Operation(
+    "Ask a model for one answer, by flat JSON",
+    {JSON: "Generated"},
+    RUNNING,
+    {JSON: "GenerateRequest"},
+    ("Accept-Encoding",),
+    ("Content-Encoding",),
+)
+GENERATE_STREAM = GENERATE._replace(
+    summary="Ask a model for any number of answers, as server-sent events", answers={EVENTS: "Text"}
+)
 READY = Operation("Whether a model is ready", _json("ModelReady"), FINDING)
 METADATA = Operation("Versions, platform, inputs and outputs of a model", _json("ModelMetadata"), (*FINDING, 500))
 STATISTICS = Operation("What has been counted of a model's requests", _json("ModelStatistics"), FINDING)
@@ -102,6 +114,11 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v2/models/{model}/versions/{version}": METADATA,
     "GET /v2/models/{model}/versions/{version}/ready": READY,
     "POST /v2/models/{model}/versions/{version}/infer": INFER,
+    # Generate extension
+    "POST /v2/models/{model}/generate": GENERATE,
+    "POST /v2/models/{model}/generate_stream": GENERATE_STREAM,
+    "POST /v2/models/{model}/versions/{version}/generate": GENERATE,
+    "POST /v2/models/{model}/versions/{version}/generate_stream": GENERATE_STREAM,
     # Model configuration extension
     "GET /v2/models/{model}/config": CONFIGURATION,
     "GET /v2/models/{model}/versions/{version}/config": CONFIGURATION,

@@ -1,0 +1,145 @@
+"""Triton's generate extension: flat JSON objects to ``InferRequest``, and what models answer to flat JSON objects.
+
+Knows no HTTP. Where Triton's text leaves open what a field becomes, its server decides (src/http_server.cc,
+ConvertGenerateRequest, ExactMappingInput, ExactMappingOutput).
+
+Source: Triton, docs/protocol/extension_generate.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol import v1
+from mpserve.protocol.binary import Declared
+from mpserve.protocol.datatypes import NonFinite, json_values
+from mpserve.protocol.documents import MAX_SHOWN, describe, parameters_of, parse_object
+from mpserve.protocol.elements import decode_data, show_shape
+from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
+
+TEXT_OUTPUT = "text_output"
+
+RESERVED = ("id", "parameters")
+"""Fields that never are inputs."""
+
+_DATATYPES: dict[type, str] = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64"}
+
+
+def decode_request(
+    body: bytes, model_name: str, model_version: str | None, declared: Sequence[Declared]
+) -> InferRequest:
+    """The request in ``body``, to a model that declares these inputs, or none.
+
+    A field named as a declared input is that input, also within ``parameters``; any other is a parameter. Without a
+    declaration each field is an input, and what is within ``parameters`` is a parameter.
+
+    Raises:
+        InvalidInput: the body is no such object, or a value does not fit its input.
+    """
+    document = parse_object(body)
+    request_id, nested = document.get("id"), document.get("parameters")
+    if not isinstance(request_id, str | None):
+        raise InvalidInput(f"id is {describe(request_id)}, expected a string")
+    if not isinstance(nested, dict | None):
+        raise InvalidInput(f"parameters is {describe(nested)}, expected an object")
+    fields = {name: value for name, value in document.items() if name not in RESERVED}
+    inputs, parameters = _sorted(fields, nested or {}, {name: rest for name, *rest in declared})
+    if not inputs:
+        expected = ", ".join(repr(name) for name, *_ in declared) or "a field such as 'text_input'"
+        raise InvalidInput(f"the request has no inputs, expected {expected}")
+    checked = parameters_of({"parameters": parameters}) if parameters else None
+    return InferRequest(model_name, inputs, request_id or None, parameters=checked, model_version=model_version)
+
+
+def encode_response(
+    result: object, model_name: str, model_version: str, request_id: str | None, nonfinite: NonFinite = "error"
+) -> bytes:
+    """A model's whole answer, or a part of one, as a JSON object: its name, version and id, and each output by name.
+
+    An output of one element is that element, any other the flat list. Text is the output ``text_output``, and the
+    entries of a dict are the outputs as they are.
+
+    Raises:
+        InferenceError: it is none of these, or holds what JSON cannot carry.
+    """
+    head = {"model_name": model_name, "model_version": model_version} | ({"id": request_id} if request_id else {})
+    if isinstance(result, InferResponse):
+        values = {output.name: _value(output, nonfinite) for output in result.outputs}
+        outputs = {**(result.parameters or {}), **values}
+    elif isinstance(result, str):
+        outputs = {TEXT_OUTPUT: result}
+    elif isinstance(result, Mapping):
+        outputs = dict(result)
+    else:
+        raise InferenceError(
+            f"the model's answer is of type {type(result).__name__}, expected an InferResponse, a dict or a str"
+        )
+    return v1.encode_response(head | outputs, nonfinite)[0]
+
+
+def text_response(model_name: str, text: str) -> InferResponse:
+    """Text as the one output of a response."""
+    return InferResponse(None, model_name, [InferOutput(TEXT_OUTPUT, [1], "BYTES", [text])])
+
+
+def _sorted(
+    fields: dict[str, Any], nested: dict[str, Any], declared: Mapping[str, Any]
+) -> tuple[list[InferInput], dict[str, Any]]:
+    """The inputs and the parameters."""
+    if not declared:
+        return [_guessed(name, value) for name, value in fields.items()], nested
+    twice = declared.keys() & fields.keys() & nested.keys()
+    if twice:
+        raise InvalidInput(f"input '{min(twice)}' is there twice, also within `parameters`")
+    given = fields | nested
+    inputs = [_declared(name, given[name], *declared[name]) for name in given if name in declared]
+    return inputs, {name: value for name, value in given.items() if name not in declared}
+
+
+def _declared(name: str, value: Any, datatype: str, shape: Sequence[int]) -> InferInput:
+    values = value if isinstance(value, list) else [value]
+    fitted = _fitted(len(values), shape)
+    if fitted is None:
+        raise InvalidInput(f"input '{name}': {len(values)} elements do not fit shape {show_shape(shape)}")
+    return _input(name, values, datatype, fitted)
+
+
+def _fitted(count: int, declared: Sequence[int]) -> list[int] | None:
+    """So many elements in a declared shape, whose last open dimension takes what the fixed ones leave; others are 1."""
+    fixed = prod(size for size in declared if size != -1)
+    left = count // fixed if fixed else 0
+    shape = list(declared)
+    for index in reversed(range(len(shape))):
+        if shape[index] == -1:
+            shape[index], left = left, 1
+    return shape if prod(shape) == count else None
+
+
+def _guessed(name: str, value: Any) -> InferInput:
+    values = value if isinstance(value, list) else [value]
+    types = set(map(type, values))
+    if types == {int, float}:
+        types = {float}
+    datatype = _DATATYPES.get(types.pop()) if len(types) == 1 else None
+    if datatype is None:
+        raise InvalidInput(
+            f"'{name[:MAX_SHOWN]}' is {describe(value)}, expected a string, number or boolean, or a list of one kind of them"
+        )
+    return _input(name, values, datatype, [len(values)])
+
+
+def _input(name: str, values: list[Any], datatype: str, shape: list[int]) -> InferInput:
+    try:
+        return InferInput(name, shape, datatype, decode_data(values, datatype, shape))
+    except InvalidInput as error:
+        raise InvalidInput(f"input '{name[:MAX_SHOWN]}': {error}") from None
+
+
+def _value(output: InferOutput, nonfinite: NonFinite) -> Any:
+    array = output.as_numpy().ravel()
+    try:
+        values = json_values(array, nonfinite)
+    except ValueError as error:
+        raise InferenceError(f"output '{output.name}' {error}") from None
+    return values[0] if array.size == 1 else values
