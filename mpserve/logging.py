@@ -40,6 +40,9 @@ _THROUGH_ROOT = (
     "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx",
 )  # fmt: skip
 
+# At INFO uvicorn tells what mpserve tells itself ("Started server process"), and httpx each request to a predictor.
+_QUIET = ("uvicorn.error", "httpx")
+
 
 def begin_request(given: str) -> str:
     """The id of a request, which every line logged in its context carries: the client's, or a new one if that will not do."""
@@ -110,8 +113,7 @@ def dict_config(settings: Settings) -> dict[str, Any]:
     and each logger, so a file need only hold what differs. Raises ConfigurationError: the file cannot be read as such.
     """
     level = settings.log_level.upper()
-    # At INFO uvicorn tells what mpserve tells itself ("Started server process"), and httpx each request to a predictor.
-    own_level = dict.fromkeys(("uvicorn.error", "httpx"), "WARNING" if level in ("DEBUG", "INFO") else level)
+    own_level = dict.fromkeys(_QUIET, "WARNING" if level in ("DEBUG", "INFO") else level)
     config: dict[str, Any] = {
         "version": 1,
         "disable_existing_loggers": False,
@@ -168,3 +170,10 @@ def configure(settings: Settings) -> None:
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
         raise ConfigurationError(f"log_config_file: {settings.log_config_file} is not valid: {reason}") from error
+
+
+def set_level(level: int) -> None:
+    """Log what is at least this severe from now on. A logger keeps a level of its own that ``log_config_file`` gave it."""
+    logging.getLogger().setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -153,6 +153,16 @@ class Scoreboard:
     def regions(self, generation: int) -> None:
         self._cells[4] = generation
 
+    @property
+    def log_level(self) -> int:
+        """The level that clients have set, as the standard library counts levels; 0 as long as they have set none."""
+        value: int = self._cells[5]
+        return value
+
+    @log_level.setter
+    def log_level(self, level: int) -> None:
+        self._cells[5] = level
+
     def row(self, slot: int) -> Row:
         """The row of ``slot``; IndexError when there are more workers than rows."""
         return self._rows[slot]

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
 from mpserve.grpc.calls import Answer, Calls, Context, Headers, explained
 from mpserve.grpc.configuration import ConfigurationCalls
+from mpserve.grpc.monitoring import MonitoringCalls
 from mpserve.grpc.repository import RepositoryCalls
 from mpserve.grpc.shared_memory import SharedMemoryCalls
 from mpserve.grpc.statistics import StatisticsCalls
@@ -37,8 +38,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 NOT_OFFERED = {
     "CudaSharedMemoryRegister": CUDA_REFUSED,
-    "TraceSetting": "the trace extension is not supported",
-    "LogSettings": "the logging extension is not supported; use --log_level and --log_config_file",
 }
 """Methods that are refused, each with what the client is told."""
 
@@ -68,6 +67,7 @@ class Servicer:
             **StatisticsCalls(self.core).answers(),
             **SharedMemoryCalls(self.core).answers(),
             **ConfigurationCalls(self.core).answers(),
+            **MonitoringCalls(self.core).answers(),
         }
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},

@@ -23,6 +23,7 @@ from mpserve.http.health import Health
 from mpserve.http.inference import Endpoint, Inference
 from mpserve.http.lane import ROUTES, Lane
 from mpserve.http.middleware import RequestContext
+from mpserve.http.monitoring import MonitoringRoutes
 from mpserve.http.openapi import OpenApi
 from mpserve.http.repository import RepositoryRoutes
 from mpserve.http.responses import Answer, error_answer, on_http_exception
@@ -56,6 +57,7 @@ register_url_convertor("v1name", ModelName())
 def build_app(core: ServerCore) -> Starlette:
     """The ASGI application that serves ``core``'s models. Its ``state.core`` is that core."""
     health = Health(core)
+    monitoring = MonitoringRoutes(core)
     repository = RepositoryRoutes(core)
     memory = SharedMemoryRoutes(core)
     openapi = OpenApi(core)
@@ -104,6 +106,13 @@ def build_app(core: ServerCore) -> Starlette:
         # Statistics extension
         asked("/v2/models/{model}/stats", health.model_statistics),
         asked("/v2/models/{model}/versions/{version}/stats", health.model_statistics),
+        # Trace and logging extensions
+        asked("/v2/trace/setting", monitoring.tracing),
+        asked("/v2/trace/setting", monitoring.set_tracing, "POST"),
+        asked("/v2/models/{model}/trace/setting", monitoring.tracing),
+        asked("/v2/models/{model}/trace/setting", monitoring.set_tracing, "POST"),
+        asked("/v2/logging", monitoring.logging),
+        asked("/v2/logging", monitoring.set_logging, "POST"),
         # Model repository extension
         asked("/v2/repository/index", repository.index, "POST"),
         asked("/v2/repository/models/{model}/load", repository.load, "POST"),

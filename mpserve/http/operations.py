@@ -90,6 +90,13 @@ CUDA_UNREGISTER = Operation("Forget CUDA regions, of which there are none", _jso
 CONFIGURATION = Operation(
     "The configuration of a model, as Triton tells it", _json("ModelConfiguration"), (*FINDING, 500)
 )
+TRACING = Operation("The trace settings", _json("TraceSettings"))
+SET_TRACING = Operation(
+    "Refused, if it is not as it is: requests are not traced",
+    _json("TraceSettings"),
+    (*READING, 501),
+    _json("TraceSettingsRequest"),
+)
 
 OPERATIONS: Mapping[str, Operation] = {
     "GET /": Operation("Whether the server is alive", _json("Alive")),
@@ -126,6 +133,15 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v2/models/stats": STATISTICS._replace(summary="What has been counted of all models' requests", faults=()),
     "GET /v2/models/{model}/stats": STATISTICS,
     "GET /v2/models/{model}/versions/{version}/stats": STATISTICS,
+    # Trace and logging extensions
+    "GET /v2/trace/setting": TRACING,
+    "POST /v2/trace/setting": SET_TRACING,
+    "GET /v2/models/{model}/trace/setting": TRACING._replace(faults=FINDING),
+    "POST /v2/models/{model}/trace/setting": SET_TRACING._replace(faults=(*READING, *FINDING, 501)),
+    "GET /v2/logging": Operation("The log settings", _json("LogSettings")),
+    "POST /v2/logging": Operation(
+        "Change log settings in every worker", _json("LogSettings"), (*READING, 501), _json("LogSettingsRequest")
+    ),
     # Model repository extension
     "POST /v2/repository/index": Operation(
         "Every model there is, and its state", _json("RepositoryIndex"), READING, _json("RepositoryIndexRequest")

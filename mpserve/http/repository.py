@@ -9,9 +9,8 @@ from typing import Any
 from starlette.requests import Request
 
 from mpserve.errors import InvalidInput
-from mpserve.http.requests import read_body, read_headers
+from mpserve.http.requests import read_document
 from mpserve.http.responses import Answer, json_answer
-from mpserve.protocol.documents import parse_object
 from mpserve.serving.core import ServerCore
 from mpserve.serving.repository import Repository
 
@@ -25,7 +24,7 @@ class RepositoryRoutes:
 
     async def index(self, request: Request) -> Answer:
         """``POST /v2/repository/index``: every model there is, or with ``{"ready": true}`` those that are ready."""
-        ready = (await self._document(request)).get("ready", False)
+        ready = (await read_document(self.core, request)).get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidInput(f"expected true or false as 'ready', got {ready!r}")
         return json_answer([entry._asdict() for entry in await self.repository.index(ready)])
@@ -52,12 +51,7 @@ class RepositoryRoutes:
         return json_answer({"name": name, "unload": True})
 
     async def _parameters(self, request: Request) -> dict[str, Any]:
-        parameters = (await self._document(request)).get("parameters") or {}
+        parameters = (await read_document(self.core, request)).get("parameters") or {}
         if not isinstance(parameters, dict):
             raise InvalidInput(f"expected an object as 'parameters', got {type(parameters).__name__}")
         return parameters
-
-    async def _document(self, request: Request) -> dict[str, Any]:
-        """The body as an object; an empty one is an empty object."""
-        body = await read_body(self.core, read_headers(request.scope["headers"]), request.receive)
-        return parse_object(body) if body and body.strip() else {}

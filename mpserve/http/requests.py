@@ -1,12 +1,15 @@
-"""What an inference request brings: its headers as models read them, and its whole body, bounded and uncompressed."""
+"""What a request brings: its headers as models read them, and its whole body, bounded and uncompressed."""
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
+from starlette.requests import Request
 from starlette.types import Receive
 
 from mpserve.errors import InvalidInput, PayloadTooLarge
 from mpserve.protocol.compression import decompress
+from mpserve.protocol.documents import parse_object
 from mpserve.serving.core import ServerCore
 
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
@@ -42,6 +45,17 @@ async def read_body(core: ServerCore, headers: dict[str, str], receive: Receive)
     if len(body) <= INLINE:
         return decompress(headers["content-encoding"], body, limit)
     return await core.offload(decompress, headers["content-encoding"], body, limit)
+
+
+async def read_document(core: ServerCore, request: Request) -> dict[str, Any]:
+    """The request body as a JSON object; an empty one is an empty object.
+
+    Raises:
+        MPServeError: as ``read_body``.
+        InvalidInput: the body is something else.
+    """
+    body = await read_body(core, read_headers(request.scope["headers"]), request.receive)
+    return parse_object(body) if body and body.strip() else {}
 
 
 async def _receive(receive: Receive, headers: dict[str, str], limit: int) -> bytes | None:

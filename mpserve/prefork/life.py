@@ -27,6 +27,7 @@ from mpserve.prefork.http1 import Limits, Protocol
 from mpserve.prefork.loading import LoadFailed, back_off, load
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
+from mpserve.serving.log_settings import LogSettings
 
 if TYPE_CHECKING:
     from mpserve.grpc.server import GrpcServer
@@ -75,6 +76,7 @@ class Life:
         self.arbiter = arbiter
         self.grpc = grpc
         self.row = core.row
+        self.log_settings = LogSettings(core)
         self.state = ServerState()
         self.ending = asyncio.Event()
         """Told to end, for whatever reason."""
@@ -157,6 +159,7 @@ class Life:
                 logger.error("the arbiter is gone; finishing what is in hand, then ending")
             self.core.reconciler.kick()
             self.core.follow_regions()
+            self.log_settings.follow()
             self._expire_connections()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()

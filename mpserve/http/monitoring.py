@@ -1,0 +1,37 @@
+"""The trace and logging extensions over HTTP (Triton, ``extension_trace.md``, ``extension_logging.md``)."""
+
+from starlette.requests import Request
+
+from mpserve.http.requests import read_document
+from mpserve.http.responses import Answer, json_answer
+from mpserve.serving.core import ServerCore
+from mpserve.serving.log_settings import LogSettings
+from mpserve.serving.trace_settings import SETTINGS, refuse_changes
+
+
+class MonitoringRoutes:
+    """The routes over one ``ServerCore``."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self.core = core
+        self.log_settings = LogSettings(core)
+
+    async def logging(self, request: Request) -> Answer:
+        """``GET /v2/logging``: all log settings."""
+        return json_answer(self.log_settings.told())
+
+    async def set_logging(self, request: Request) -> Answer:
+        """``POST /v2/logging``: change those that are named; gives all. Raises MPServeError: as ``LogSettings.change``."""
+        await self.log_settings.change(await read_document(self.core, request))
+        return json_answer(self.log_settings.told())
+
+    async def tracing(self, request: Request) -> Answer:
+        """``GET /v2[/models/{m}]/trace/setting``: all trace settings. Raises MPServeError: as ``ServerCore.find``."""
+        if "model" in request.path_params:
+            self.core.find(request.path_params["model"])
+        return json_answer({name: words if name == "trace_level" else words[0] for name, words in SETTINGS.items()})
+
+    async def set_tracing(self, request: Request) -> Answer:
+        """``POST /v2[/models/{m}]/trace/setting``. Raises MPServeError: as ``refuse_changes``."""
+        refuse_changes(await read_document(self.core, request))
+        return await self.tracing(request)
