@@ -5,22 +5,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from mpserve.protocol.datatypes import DATATYPES, Array, numpy_dtype
+from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.protocol.protobuf import contents
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.converters import decode_response
 from mpserve.protocol.protobuf.fields import encode_request
+from tests.arrays import arrays, same
 from tests.grpc.models import Echo
 from tests.grpc.serving import Client, serving
 
-SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 Answer = Callable[[pb.ModelInferRequest], pb.ModelInferResponse]
 
 
@@ -36,27 +34,6 @@ def answer() -> Iterator[Answer]:
     yield lambda request: loop.run_until_complete(infer(request))
     loop.run_until_complete(stack.aclose())
     loop.close()
-
-
-@st.composite
-def arrays(draw: st.DrawFn, datatype: str) -> Array:
-    shape = draw(SHAPES)
-    count = int(np.prod(shape))
-    if datatype == "BYTES":
-        elements = draw(st.lists(st.binary(max_size=5), min_size=count, max_size=count))
-        return np.array([*elements, None], dtype=object)[:-1].reshape(shape)
-    dtype = numpy_dtype(datatype)
-    size = count * dtype.itemsize
-    if datatype == "BOOL":
-        return np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count)), dtype=bool).reshape(shape)
-    # Any bits, and so every NaN, subnormal and infinity.
-    return np.frombuffer(draw(st.binary(min_size=size, max_size=size)), dtype).reshape(shape)
-
-
-def same(sent: Array, received: Array) -> bool:
-    if sent.dtype.kind == "O":
-        return received.shape == sent.shape and received.tolist() == sent.tolist()
-    return (received.dtype, received.shape, received.tobytes()) == (sent.dtype, sent.shape, sent.tobytes())
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)

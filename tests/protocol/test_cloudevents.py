@@ -370,6 +370,30 @@ def test_no_bytes_whatever_raise_anything_but_invalid_input(body):
             assert isinstance(unwrap(headers, candidate).data, dict | bytes)
 
 
+NAMES = ["specversion", "id", "source", "type", "time", "datacontenttype", "data", "data_base64", "instances", "x"]
+VALUES = (
+    JSON | st.sampled_from(["1.0", "application/json", "text/plain", "e30=", "/", ";"]) | st.just({"instances": [1]})
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.sampled_from([*ATTRIBUTES]))
+def test_whatever_an_envelope_holds_is_read_or_refused(members, missing):
+    for body in (orjson.dumps(members), envelope(**members), envelope(without=[missing], **members)):
+        with contextlib.suppress(InvalidInput, NotSupported):
+            assert isinstance(unwrap(STRUCTURED, body).data, dict | bytes)
+
+
+@given(
+    st.dictionaries(st.sampled_from([f"ce-{name}" for name in NAMES]), st.text(st.characters(max_codepoint=255))),
+    st.text(st.characters(max_codepoint=255)) | st.sampled_from(["application/json", "text/plain", ";", "+json"]),
+    st.sampled_from([DATA, b"", b"[1]", b"\xff"]),
+)
+def test_whatever_the_headers_hold_is_read_or_refused(headers, content_type, body):
+    for given_headers in (headers, binary() | headers, binary(content_type) | headers):
+        with contextlib.suppress(InvalidInput, NotSupported):
+            assert isinstance(unwrap(given_headers | {"content-type": content_type}, body).data, dict | bytes)
+
+
 @pytest.fixture
 def sdk():
     """The official library's HTTP binding: another's reading of the specification."""

@@ -7,41 +7,23 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol import v1
 from mpserve.protocol.binary import decode_tensor, encode_tensor
-from mpserve.protocol.datatypes import DATATYPES, numpy_dtype
+from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
 from mpserve.protocol.v2 import decode_request, encode_answer, encode_response
+from tests.arrays import arrays, same
 
 # How long an example takes is no property of the code.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-PARTS = {"allow_nan": False, "allow_infinity": False}
-
-
-def arrays(datatype, json=False):
-    """Arrays of any shape and value, of those that JSON can carry if need be."""
-    if datatype == "BYTES":
-        return npst.arrays(
-            object, SHAPES, elements=st.text().map(str.encode) if json else st.binary(), fill=st.nothing()
-        )
-    if datatype == "BF16":  # the upper half of an FP32
-        bits = npst.arrays(np.uint16, SHAPES)
-        made = bits.map(lambda array: array.view(numpy_dtype("BF16")))
-        return made.filter(lambda array: np.isfinite(array.astype(np.float32)).all()) if json else made
-    dtype = numpy_dtype(datatype)
-    parts = PARTS if json and dtype.kind == "f" else {}
-    return npst.arrays(dtype, SHAPES, elements=npst.from_dtype(dtype, **parts))
-
 
 def assert_same(tensor, array):
     got = tensor.as_numpy()
-    assert (got.dtype, got.shape, tensor.shape) == (array.dtype, array.shape, list(array.shape))
-    assert got.tolist() == array.tolist() if array.dtype == object else got.tobytes() == array.tobytes()
+    assert tensor.shape == list(array.shape)
+    assert same(got, array), (got, array)
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
