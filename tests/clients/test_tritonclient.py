@@ -8,4 +8,5 @@ from tests.clients.environments import python_with, run_against_two_workers, run
 def test_tritonclient_is_answered_over_http_and_grpc(tmp_path: Path) -> None:
     python = python_with(tmp_path / "environment", "tritonclient[http,grpc]>=2.73,<3")
     run_against_two_workers(tmp_path, python, "with_tritonclient.py", "--allow_client_shm")
+    run_against_two_workers(tmp_path, python, "administer_with_tritonclient.py")
     run_documented(tmp_path, python, "tritonclient")

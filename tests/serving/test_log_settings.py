@@ -81,10 +81,12 @@ def test_what_is_set_can_be_set_back() -> None:
     assert (level, told) == (logging.INFO, DEFAULTS)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_loggers_that_repeat_us_stay_quiet(level: int) -> None:
-    changed(logging.INFO, {"log_verbose_level": 1})
-    assert logging.getLogger("httpx").level == logging.WARNING
+@pytest.mark.parametrize(
+    ("changes", "level"), [({"log_verbose_level": 1}, logging.WARNING), ({"log_warning": False}, logging.ERROR)]
+)
+def test_loggers_that_repeat_us_stay_quieter(changes: dict[str, Any], level: int) -> None:
+    changed(logging.INFO, changes)
+    assert [logging.getLogger(name).level for name in ("httpx", "uvicorn.error")] == [level, level]
 
 
 @pytest.mark.parametrize(
