@@ -94,9 +94,13 @@ class NotSupported(MPServeError):
 
 
 class InferenceError(MPServeError):
-    """The model failed. Raise it in a model to choose the words that the client reads."""
+    """The model failed. Raise it in a model to choose the words that the client reads; arguments are the SDK's."""
 
     code = Code.MODEL_FAILED
+
+    def __init__(self, reason: str = "", status: str | None = None, debug_details: object = None) -> None:
+        super().__init__(reason if status is None else f"[{status}] {reason}")
+        self.debug_details = debug_details
 
 
 class PredictorError(MPServeError):

@@ -43,6 +43,8 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     [
         (errors.ModelNotFound("m"), "Model with name m does not exist."),
         (errors.ModelNotFound("m", "(version 7)"), "Model with name m does not exist. (version 7)"),
+        (errors.InferenceError("no memory"), "no memory"),
+        (errors.InferenceError("no memory", status="RETRY", debug_details={}), "[RETRY] no memory"),
         (errors.ModelNotReady("m"), "Model with name m is not ready."),
         (errors.ModelNotReady("m", "It is being loaded."), "Model with name m is not ready. It is being loaded."),
     ],

@@ -11,6 +11,7 @@ import pytest
 
 import mpserve
 from mpserve.compat.names import NAMES
+from tests.documents import ROOT
 
 FRAMES = ("numpy", "starlette", "google", "grpc", "torch")
 
@@ -52,6 +53,15 @@ def test_every_name_that_is_lent_is_there() -> None:
 )
 def test_a_name_stands_for_what_mpserve_has(theirs: str, ours: str) -> None:
     assert printed(f"import kserve, mpserve; print({theirs} == {ours})") == "True"
+
+
+def test_the_document_lists_the_names_that_are_lent() -> None:
+    listed: dict[str, list[str]] = {}
+    for line in (ROOT / "docs" / "migrating-from-kserve.md").read_text().splitlines():
+        if line.startswith("| `"):
+            modules, names = (re.findall(r"`([\w.]+)`", cell) for cell in line.split("|")[1:3])
+            listed |= dict.fromkeys(modules, names)
+    assert listed == {module: sorted(names) for module, names in NAMES.items() if names}
 
 
 def test_nothing_is_imported_before_a_script_asks_for_it() -> None:
