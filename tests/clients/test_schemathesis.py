@@ -51,7 +51,9 @@ models = [Rows(), Text(), Echo(), Spare()]
 
 def test_what_is_made_from_the_description_is_answered_as_described(tmp_path: Path) -> None:
     python = python_with(tmp_path / "environment", "schemathesis>=4.32,<5")
-    with serving(tmp_path, MODELS, "--workers=2", "--enable_docs_url=true", target="model.py:models") as server:
+    with serving(
+        tmp_path, MODELS, "--workers=2", "--enable_docs_url=true", "--allow_client_shm=true", target="model.py:models"
+    ) as server:
         workers = server.wait_ready(workers=2).workers()
         run = subprocess.run(
             [str(python.with_name("schemathesis")), "--config-file", str(CONFIGURATION), "run", "--no-color",
