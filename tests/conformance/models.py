@@ -128,6 +128,10 @@ class Stream(Model):
     name = "TestModel"
 
     async def predict(self, payload: Any, headers: Any = None) -> AsyncIterator[bytes]:
-        for _ in range(10):
-            yield b"some streamed data"
-            await asyncio.sleep(0)
+        return _texts()
+
+
+async def _texts() -> AsyncIterator[bytes]:
+    for _ in range(10):
+        yield b"some streamed data"
+        await asyncio.sleep(0)

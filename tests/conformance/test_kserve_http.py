@@ -76,6 +76,7 @@ V1 = [
     Case("explain", V1_MODELS, "/v1/models/TestModel:explain", 200, PREDICTIONS, INSTANCES, JSON, JSON),
     Case("unknown path", V1_MODELS, "/unknown_path", 404, b'{"detail":"Not Found"}', differs=ERRORS),
     Case("metrics", V1_MODELS, "/metrics", 200),
+    Case("stream", (models.Stream,), "/v1/models/TestModel:predict", 200, b"some streamed data" * 10, INSTANCES, JSON),
 ]  # fmt: skip
 
 PARAMETERS = {"test-str": "dummy", "test-bool": True, "test-int": 100, "test-float": 1.3}
