@@ -1,31 +1,30 @@
-"""``inference.GRPCInferenceService``: its core, inference included, and the table of all its methods.
+"""``inference.GRPCInferenceService``: its core, and the table of all its methods.
 
 Each asks the serving floor and nothing else. Messages are taken and given as bytes, since ``converters`` keeps tensors out
-of protobuf's hands. Triton's extensions answer in modules of their own; what is not offered is one table of words.
+of protobuf's hands. Inference and Triton's extensions answer in modules of their own; what is not offered is one table of
+words.
 
 Source: Open Inference Protocol, open_inference_grpc.proto; Triton's grpc_service.proto.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
-from mpserve.grpc.calls import Answer, Calls, Context, Headers, explained
+from mpserve.grpc.calls import Answer, Calls, Context, Headers
 from mpserve.grpc.configuration import ConfigurationCalls
+from mpserve.grpc.inference import InferenceCalls
 from mpserve.grpc.monitoring import MonitoringCalls
 from mpserve.grpc.repository import RepositoryCalls
 from mpserve.grpc.shared_memory import SharedMemoryCalls
 from mpserve.grpc.statistics import StatisticsCalls
 from mpserve.grpc.stream import Stream
-from mpserve.protocol.messages import InferResponse
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.protocol.protobuf import wire
-from mpserve.protocol.protobuf.converters import decode_request, response_from_dict
-from mpserve.protocol.protobuf.fields import Parts, encode_response, parse
+from mpserve.protocol.protobuf.fields import parse
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.extensions import extensions
 from mpserve.serving.model import Spec
@@ -41,15 +40,12 @@ NOT_OFFERED = {
 }
 """Methods that are refused, each with what the client is told."""
 
-_FINAL = "triton_final_response"
-_STREAMED: int = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
-
 
 class Servicer:
     """Answers calls with the models behind a ``Dataplane``."""
 
     def __init__(self, dataplane: Dataplane, calls: Calls) -> None:
-        self.dataplane = dataplane
+        self.inference = InferenceCalls(dataplane)
         self.core = dataplane.core
         self.calls = calls
         self._streams: set[Stream] = set()
@@ -72,7 +68,7 @@ class Servicer:
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},
             **{name: self._unary(name, _refusing(words)) for name, words in NOT_OFFERED.items()},
-            "ModelInfer": self._unary("ModelInfer", self._model_infer),
+            "ModelInfer": self._unary("ModelInfer", self.inference.infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
         }
         return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
@@ -113,28 +109,9 @@ class Servicer:
             outputs=map(_tensor_metadata, outputs),
         )
 
-    async def _model_infer(self, data: bytes, headers: Headers, response_headers: Headers) -> bytes:
-        return b"".join(await self._infer(data, headers, response_headers, {}))
-
-    async def _infer(
-        self, data: bytes, headers: Headers, response_headers: Headers, parameters: Mapping[str, Any]
-    ) -> Parts:
-        """The answer to a ModelInferRequest, with these parameters added."""
-        request, typed = decode_request(data)
-        name, version = request.model_name, request.model_version
-        result, given = await self.dataplane.run("predict", name, version, request, headers)
-        response_headers.update(given)
-        if not isinstance(result, InferResponse):
-            if getattr(getattr(result, "DESCRIPTOR", None), "full_name", "") == "inference.ModelInferResponse":
-                return [result.SerializeToString()]  # of the kserve SDK, whose models may answer with its message
-            result = response_from_dict(result)
-        if parameters:
-            result.parameters = {**(result.parameters or {}), **parameters}
-        return encode_response(result, typed)
-
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         async def work(headers: Headers, response_headers: Headers) -> None:
-            stream = Stream(requests, lambda data: self._streamed(data, headers))
+            stream = Stream(requests, lambda data: self.inference.stream(data, headers))
             self._streams.add(stream)
             try:
                 if self._ending:
@@ -146,16 +123,6 @@ class Servicer:
                 raise ServerNotReady("the server is ending; open the stream again for further requests")
 
         await self.calls.run("ModelStreamInfer", context, work)
-
-    async def _streamed(self, data: bytes, headers: Headers) -> bytes:
-        """One response of a stream; an error is told in it, so that the stream goes on."""
-        try:
-            parts = await self._infer(data, headers, {}, {_FINAL: True})
-        except Exception as error:
-            response = pb.ModelStreamInferResponse(error_message=explained(error) or type(error).__name__)
-            response.infer_response.id = _id_of(data)
-            return response.SerializeToString()
-        return b"".join([wire.prefix(_STREAMED, sum(map(len, parts))), *parts])
 
     def _unary(self, name: str, answer: Callable[[bytes, Headers, Headers], Awaitable[bytes]]) -> Any:
         async def handle(data: bytes, context: Context) -> bytes:
@@ -185,11 +152,3 @@ def _tensor_metadata(spec: Spec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(
         name=spec.get("name"), datatype=spec.get("datatype"), shape=spec.get("shape")
     )
-
-
-def _id_of(data: bytes) -> str:
-    """The id of a request that could not be answered, if that much can be read."""
-    try:
-        return parse(pb.ModelInferRequest, data).id
-    except Exception:
-        return ""

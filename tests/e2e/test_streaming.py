@@ -3,17 +3,20 @@
 The model waits for a file of the test's before each part but the first, so nothing here depends on how fast anything is.
 """
 
+import json
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
-from tests.e2e.steered import Background
-from tests.running import PATIENCE, Server, eventually
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.e2e.steered import HOOKS, Background, pids
+from tests.running import PATIENCE, Server, eventually, free_port
 from tests.running import serving as serving_source
 
 SOURCE = """
@@ -60,7 +63,10 @@ MODELS = pytest.mark.parametrize("model", ["sync", "async"])
 
 @contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[Server]:
-    with serving_source(folder, SOURCE, *flags, target="model.py:models") as server:
+    """A server of both models, whose workers leave word that they came to their end by themselves."""
+    (folder / "hooks.py").write_text(HOOKS)
+    env = {"GUNICORN_CMD_ARGS": "-c hooks.py"}
+    with serving_source(folder, SOURCE, *flags, target="model.py:models", env=env) as server:
         yield server
 
 
@@ -158,6 +164,7 @@ def test_a_generator_that_never_gets_on_does_not_keep_the_worker(tmp_path: Path)
             assert server.wait_end(within=20) == 0
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
+        assert pids(tmp_path, "exited")  # so gunicorn's SIGKILL was not needed
 
 
 def test_an_unload_waits_for_its_end(tmp_path: Path) -> None:
@@ -172,3 +179,60 @@ def test_an_unload_waits_for_its_end(tmp_path: Path) -> None:
             assert list(lines) == ["part 2"]
             assert (tmp_path / "closed").exists()
         assert unload.result().status_code == 200
+
+
+def test_events_of_generate_stream_arrive_one_by_one(tmp_path: Path) -> None:
+    with serving(tmp_path, "--workers=2") as server:
+        url = f"{server.wait_ready(workers=2).url}/v2/models/sync/generate_stream"
+        with httpx.stream("POST", url, json={"text_input": "a"}, timeout=PATIENCE) as response:
+            events = (json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line)
+            assert next(events)["text_output"] == "part 0\n"
+            for number in (1, 2):
+                go(tmp_path, number)
+                assert next(events)["text_output"] == f"part {number}\n"
+            assert list(events) == []
+
+
+@contextmanager
+def asked_over_grpc(folder: Path, *flags: str) -> Iterator[tuple[Server, Iterator[pb.ModelStreamInferResponse]]]:
+    """The synchronous model's responses as they arrive; the first has arrived."""
+    port = free_port()
+    with serving(folder, "--enable_grpc=yes", f"--grpc_port={port}", *flags) as server:
+        server.wait_ready()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream(
+                "/inference.GRPCInferenceService/ModelStreamInfer",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=pb.ModelStreamInferResponse.FromString,
+            )
+            request = pb.ModelInferRequest(model_name="sync")
+            request.inputs.add(name="x", datatype="INT64", shape=[1]).contents.int64_contents.append(1)
+            responses = call(iter([request]), timeout=PATIENCE)
+            assert next(responses).error_message == ""
+            yield server, responses
+
+
+def test_over_grpc_a_drain_finishes_it(tmp_path: Path) -> None:
+    with asked_over_grpc(tmp_path, "--workers=2") as (server, responses):
+        server.signal(signal.SIGTERM)
+        eventually(server.refuses)
+        go(tmp_path, 1, 2)
+        assert [each.error_message for each in responses] == ["", ""]
+        assert server.wait_end(within=20) == 0
+    assert (tmp_path / "closed").exists()
+
+
+def test_over_grpc_a_generator_that_never_gets_on_does_not_keep_the_worker(tmp_path: Path) -> None:
+    with asked_over_grpc(tmp_path, "--graceful_timeout=3") as (server, responses):
+        server.signal(signal.SIGTERM)
+        assert server.wait_end(within=20) == 0
+        with pytest.raises(grpc.RpcError):
+            list(responses)
+        assert pids(tmp_path, "exited")  # so gunicorn's SIGKILL was not needed
+
+
+def test_over_grpc_a_client_that_cancels_has_the_generator_closed(tmp_path: Path) -> None:
+    with asked_over_grpc(tmp_path) as (_, responses):
+        responses.cancel()  # type: ignore[attr-defined]
+        go(tmp_path, 1)
+        there(tmp_path, "closed")

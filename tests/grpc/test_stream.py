@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
@@ -183,8 +183,8 @@ def test_an_error_while_reading_ends_the_stream_after_its_answers() -> None:
     async def test() -> None:
         written, gone = [], asyncio.Event()
 
-        async def answer(data: bytes) -> bytes:
-            return data
+        async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
+            yield data
 
         async def write(data: bytes) -> None:
             written.append(data)
@@ -193,5 +193,26 @@ def test_an_error_while_reading_ends_the_stream_after_its_answers() -> None:
         with pytest.raises(RuntimeError, match="broke"):
             await Stream(_endless(gone), answer).run(write)
         assert written == [b"1"]
+
+    run(test())
+
+
+def test_an_error_while_writing_ends_the_stream_and_closes_its_answers() -> None:
+    async def test() -> None:
+        closed = []
+
+        async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
+            try:
+                while True:
+                    yield data
+            finally:
+                closed.append(data)
+
+        async def write(data: bytes) -> None:
+            raise RuntimeError("the connection broke")
+
+        with pytest.raises(RuntimeError, match="broke"):
+            await Stream(_endless(asyncio.Event()), answer).run(write)
+        assert closed == [b"1"]
 
     run(test())
