@@ -64,8 +64,8 @@ def build_app(core: ServerCore) -> Starlette:
     dataplane = Dataplane(core)
     accounts = Accounts(core.settings.access_log)
 
-    def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], method: str = "GET") -> Route:
-        return Route(path, _answering(answer), methods=[method])
+    def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], *methods: str) -> Route:
+        return Route(path, _answering(answer), methods=methods or ["GET"])
 
     def post(path: str, inference: Inference) -> Route:
         return Route(path, Endpoint(dataplane, inference), methods=["POST"])
@@ -107,12 +107,9 @@ def build_app(core: ServerCore) -> Starlette:
         asked("/v2/models/{model}/stats", health.model_statistics),
         asked("/v2/models/{model}/versions/{version}/stats", health.model_statistics),
         # Trace and logging extensions
-        asked("/v2/trace/setting", monitoring.tracing),
-        asked("/v2/trace/setting", monitoring.set_tracing, "POST"),
-        asked("/v2/models/{model}/trace/setting", monitoring.tracing),
-        asked("/v2/models/{model}/trace/setting", monitoring.set_tracing, "POST"),
-        asked("/v2/logging", monitoring.logging),
-        asked("/v2/logging", monitoring.set_logging, "POST"),
+        asked("/v2/trace/setting", monitoring.tracing, "GET", "POST"),
+        asked("/v2/models/{model}/trace/setting", monitoring.tracing, "GET", "POST"),
+        asked("/v2/logging", monitoring.logging, "GET", "POST"),
         # Model repository extension
         asked("/v2/repository/index", repository.index, "POST"),
         asked("/v2/repository/models/{model}/load", repository.load, "POST"),

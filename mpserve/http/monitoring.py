@@ -17,21 +17,23 @@ class MonitoringRoutes:
         self.log_settings = LogSettings(core)
 
     async def logging(self, request: Request) -> Answer:
-        """``GET /v2/logging``: all log settings."""
-        return json_answer(self.log_settings.told())
+        """``GET /v2/logging``, and ``POST`` to change the log settings that it names; gives all.
 
-    async def set_logging(self, request: Request) -> Answer:
-        """``POST /v2/logging``: change those that are named; gives all. Raises MPServeError: as ``LogSettings.change``."""
-        await self.log_settings.change(await read_document(self.core, request))
+        Raises:
+            MPServeError: as ``LogSettings.change``.
+        """
+        if request.method == "POST":
+            await self.log_settings.change(await read_document(self.core, request))
         return json_answer(self.log_settings.told())
 
     async def tracing(self, request: Request) -> Answer:
-        """``GET /v2[/models/{m}]/trace/setting``: all trace settings. Raises MPServeError: as ``ServerCore.find``."""
+        """``GET /v2[/models/{m}]/trace/setting``, and ``POST`` to set what is set already; gives all trace settings.
+
+        Raises:
+            MPServeError: as ``refuse_changes``, and as ``ServerCore.find`` if a model is named.
+        """
+        if request.method == "POST":
+            refuse_changes(await read_document(self.core, request))
         if "model" in request.path_params:
             self.core.find(request.path_params["model"])
         return json_answer({name: words if name == "trace_level" else words[0] for name, words in SETTINGS.items()})
-
-    async def set_tracing(self, request: Request) -> Answer:
-        """``POST /v2[/models/{m}]/trace/setting``. Raises MPServeError: as ``refuse_changes``."""
-        refuse_changes(await read_document(self.core, request))
-        return await self.tracing(request)

@@ -60,3 +60,10 @@ def test_log_settings_are_told_and_changed() -> None:
         asyncio.run(main())
     finally:
         logging.getLogger().setLevel(before)
+
+
+@pytest.mark.parametrize("path", ["/v2/logging", "/v2/trace/setting", "/v2/models/m/trace/setting"])
+def test_another_method_is_told_both_that_there_are(path: str) -> None:
+    answer = ask(Model("m"), "DELETE", path)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
