@@ -189,6 +189,8 @@ def test_one_module_touches_shared_memory() -> None:
     [
         ("mpserve", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
         ("mpserve.prefork.application", FRAMEWORKS | NUMPY | HTTP | GRPC),
+        ("mpserve.compat.lending", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
+        ("mpserve.cli", FRAMEWORKS | HTTP | GRPC),
         ("mpserve.settings", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
         ("mpserve.serving.core", FRAMEWORKS | HTTP | GUNICORN | GRPC),
         ("mpserve.http.app", FRAMEWORKS | GUNICORN | GRPC),
