@@ -74,7 +74,7 @@ GENERATE = Operation(
     ("Content-Encoding",),
 )
 GENERATE_STREAM = GENERATE._replace(
-    summary="Ask a model for any number of answers, as server-sent events", answers={EVENTS: "Text"}
+    summary="Ask a model for any number of answers, as server-sent events", answers={EVENTS: "Any"}
 )
 READY = Operation("Whether a model is ready", _json("ModelReady"), FINDING)
 METADATA = Operation("Versions, platform, inputs and outputs of a model", _json("ModelMetadata"), (*FINDING, 500))

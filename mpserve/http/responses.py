@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Match, Route
 from starlette.types import Send
 
 from mpserve.errors import Code, MPServeError
@@ -93,10 +94,18 @@ async def on_http_exception(request: Request, error: Exception) -> Any:
     if isinstance(error, HTTPException) and error.status_code == 404:
         return _error(f"there is no {request.method} {path}", 404)
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        announced = filter(None, (error.headers or {}).get("Allow", "").split(", "))
+        allowed = ", ".join(sorted(_methods_of(request).union(announced)))
         reason = f"{request.method} is not allowed on {path}; it takes {allowed}"
         return _error(reason, 405, [(b"allow", allowed.encode())])
     return error_answer(error)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """The methods of all routes of the path. Starlette's own ``Allow`` has those of one, and a path may have several."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for methods in matching for method in methods}
 
 
 def _error(message: str, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:

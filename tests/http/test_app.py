@@ -52,6 +52,11 @@ def test_a_verb_that_is_got_is_a_wrong_method_and_no_unknown_model(path: str) ->
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
+def test_a_wrong_method_is_told_of_all_that_the_path_takes() -> None:
+    answer = ask(Echo(), "DELETE", "/v2/logging")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+
+
 @pytest.mark.parametrize("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
 def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
     answer = ask(Echo(), "GET", f"{path}/")
