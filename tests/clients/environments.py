@@ -32,7 +32,13 @@ class Once(Model):  # answers once, and then no worker's is ready
         Path("answered").touch()
         return {"predictions": []}
 
-models = [Echo(), Rows(), Once()]
+class Counting(Model):  # answers in as many parts as its input says
+    name = "counting"
+    def predict(self, payload, headers=None):
+        for number in range(int(payload.inputs[0].as_numpy()[0])):
+            yield InferResponse(None, self.name, [InferOutput("number", [1], "INT64", [number])])
+
+models = [Echo(), Rows(), Once(), Counting()]
 """
 
 

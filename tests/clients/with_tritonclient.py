@@ -8,6 +8,7 @@ python with_tritonclient.py HTTP_ADDRESS GRPC_ADDRESS
 import asyncio
 import sys
 from functools import partial
+from queue import Queue
 from types import ModuleType
 from typing import Any
 from uuid import uuid4
@@ -127,6 +128,7 @@ def grpc(address: str) -> None:
             lambda: client.infer("nope", inputs_of(triton_grpc, "FP32", array)), "Model with name nope does not exist."
         )
         stream(client)
+        stream_of_parts(client)
 
 
 def stream(client: Any) -> None:
@@ -141,10 +143,48 @@ def stream(client: Any) -> None:
         check(result, array)
 
 
+def told(result: Any) -> tuple[str, int | None, bool]:
+    """Of a response: its id, its number if it is not an empty one, and whether it is final."""
+    response = result.get_response()
+    numbers = result.as_numpy("number")
+    number = None if numbers is None else int(numbers[0])
+    return response.id, number, response.parameters["triton_final_response"].bool_param
+
+
+def parts_of(request_id: str, count: int) -> list[tuple[str, int | None, bool]]:
+    return [*[(request_id, number, False) for number in range(count)], (request_id, None, True)]
+
+
+def count_to(count: int) -> Any:
+    return inputs_of(triton_grpc, "INT32", np.array([count], np.int32))
+
+
+def stream_of_parts(client: Any) -> None:
+    answers: Queue[tuple[Any, Any]] = Queue()
+    client.start_stream(callback=lambda result, error: answers.put((result, error)))
+    for request_id, count in (("a", 3), ("b", 0)):
+        client.async_stream_infer("counting", count_to(count), request_id=request_id, enable_empty_final_response=True)
+        given = [answers.get(timeout=60) for _ in range(count + 1)]
+        assert [error for _, error in given] == [None] * (count + 1)
+        assert [told(result) for result, _ in given] == parts_of(request_id, count)
+    client.async_stream_infer("nope", count_to(1))
+    _, error = answers.get(timeout=60)
+    assert "Model with name nope does not exist." in error.message()
+    client.stop_stream()
+    refused(lambda: client.infer("counting", count_to(1)), "doesn't support models with decoupled transaction policy")
+
+
 async def grpc_aio(address: str) -> None:
     async with triton_grpc_aio.InferenceServerClient(address) as client:
         for name, array in arrays():
             check(await client.infer("echo", inputs_of(triton_grpc, name, array)), array)
+
+        async def requests() -> Any:
+            yield {"model_name": "counting", "inputs": count_to(3), "request_id": "a"}
+
+        given = [each async for each in client.stream_infer(requests())]
+        assert [error for _, error in given] == [None] * 3
+        assert [told(result) for result, _ in given] == parts_of("a", 3)[:-1]  # it has no way to ask for the final one
 
 
 def refused(call: Any, words: str) -> None:

@@ -61,6 +61,8 @@ def test_each_curl_line_is_answered_as_its_document_says(document: Path, tmp_pat
             write_file(block, tmp_path)
             if block.language == "json" and given:  # right behind the curl lines: their answers
                 assert decoded(block.text) == decoded(given)
+            if block.language == "text" and given:
+                assert block.text.strip() == given.strip()
             for command in lines_of(block, "mpserve serve"):
                 server = start(command, tmp_path, stack)
             given = ""
