@@ -6,10 +6,16 @@ prometheus_client's multi-process mode writes one file per process identifier. T
 only of live workers (in flight, connections, states) is not kept in files at all; it is read from the scoreboard at
 scrape time, so a dead worker cannot leave it standing.
 
+What every request has is noted in the process and written to the files ten times a second, which costs less than to write
+each by itself; of a worker that is killed the last tenth of a second may be missing.
+
 Without ``configure`` (any other ASGI server) the same metrics live in the process's own registry.
 """
 
 import os
+import threading
+from bisect import bisect_left
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -90,9 +96,64 @@ class Metrics:
             buckets=LOAD_BUCKETS,
         )
 
+        self._durations: dict[tuple[str, str], Durations] = {}
+        self._answered: dict[tuple[str, int], int] = {}
+
     def stage_observers(self, model_name: str) -> dict[str, Callable[[float], None]]:
-        """One ``observe`` per stage for this model, looked up once instead of per request."""
-        return {stage: histogram.labels(model_name).observe for stage, histogram in self.stages.items()}
+        """One ``observe`` per stage for this model."""
+        return {stage: self._durations_of(stage, model_name).observe for stage in STAGES}
+
+    def _durations_of(self, stage: str, model_name: str) -> "Durations":
+        known = self._durations.get((stage, model_name))
+        if known is None:
+            known = self._durations[stage, model_name] = Durations(self.stages[stage].labels(model_name))
+        return known
+
+    def count_answer(self, route: str, status: int) -> None:
+        """Count an HTTP request that was answered. On the event loop only."""
+        answered = self._answered
+        answered[route, status] = answered.get((route, status), 0) + 1
+
+    def flush(self) -> None:
+        """Write what has been noted to where it can be scraped. On the event loop only; to be called often."""
+        answered, self._answered = self._answered, {}
+        for (route, status), count in answered.items():
+            self.requests.labels(route, status).inc(count)
+        for durations in self._durations.values():
+            durations.flush()
+
+
+class Durations:
+    """A histogram's observations, noted one by one and counted together.
+
+    To count one costs 0.7 µs, to note it a seventh of that, and a small request has three.
+    """
+
+    FULL = 512
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._bounds: list[float] = histogram._upper_bounds
+        self._noted: list[float] = []
+        self._counting = threading.Lock()
+
+    def observe(self, seconds: float) -> None:
+        """Note one, from any thread."""
+        self._noted.append(seconds)
+        if len(self._noted) >= self.FULL:
+            self.flush()
+
+    def flush(self) -> None:
+        """Count what has been noted, from any thread."""
+        if not self._noted:
+            return
+        with self._counting:
+            number = len(self._noted)  # others go on noting
+            noted = self._noted[:number]
+            del self._noted[:number]
+            for bucket, count in Counts(bisect_left(self._bounds, seconds) for seconds in noted).items():
+                self._histogram._buckets[bucket].inc(count)
+            self._histogram._sum.inc(sum(noted))
 
 
 @lru_cache(maxsize=1)
@@ -126,7 +187,7 @@ class ScoreboardCollector(Collector):
 def render(board: Scoreboard, accept: str) -> tuple[bytes, str]:
     """All workers' metrics as (body, content type), in the format that the ``Accept`` header asks for.
 
-    It reads every worker's files: 9 ms with 4 of them was measured, so call it off the event loop.
+    It reads every worker's files: 9 ms with 4 of them was measured, so call it off the event loop, and ``flush`` before.
     """
     registry = CollectorRegistry()
     registry.register(ScoreboardCollector(board))

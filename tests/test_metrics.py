@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
+
+from mpserve import metrics
 
 # What every test's process begins with: a master that is configured, metrics of mpserve and of the user, and workers
 # that are forked for a slot, count, and end as they are told.
@@ -38,8 +42,9 @@ def worker(slot, work, killed=False):
 def answer(count, route="/v2"):
     def work():
         for _ in range(count):
-            own.requests.labels(route, 200).inc()
+            own.count_answer(route, 200)
             own.stage_observers("m")["predict"](0.25)
+        own.flush()
     return work
 
 def samples(accept=""):
@@ -245,3 +250,33 @@ def test_a_directory_that_is_not_there_is_refused_in_words(tmp_path: Path) -> No
         "PROMETHEUS_MULTIPROC_DIR: expected a directory that can be written in, "
         f"got {missing!r}: No such file or directory\n"
     )
+
+
+@pytest.mark.parametrize("number", [0, 1, metrics.Durations.FULL - 1, metrics.Durations.FULL, 5000])
+def test_durations_noted_by_several_threads_are_each_counted_once_in_their_bucket(number: int) -> None:
+    bounds = (0.1, 0.5, 1.0)
+    histogram = Histogram("waits", "Waits.", buckets=bounds, registry=CollectorRegistry())
+    durations = metrics.Durations(histogram)
+    given = [0.1, 0.10001, 0.7, 3.0]
+    threads = [
+        threading.Thread(target=lambda seconds=seconds: [durations.observe(seconds) for _ in range(number)])
+        for seconds in given
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    durations.flush()
+    plain = Histogram("waits", "Waits.", buckets=bounds, registry=CollectorRegistry())
+    for seconds in given * number:
+        plain.observe(seconds)
+    counted, expected = (
+        {
+            (s.name, *s.labels.values()): s.value
+            for family in each.collect()
+            for s in family.samples
+            if "created" not in s.name
+        }
+        for each in (histogram, plain)
+    )
+    assert counted == pytest.approx(expected)

@@ -4,7 +4,7 @@ from starlette.requests import Request
 
 from mpserve.errors import ModelNotReady
 from mpserve.http.responses import RETRY_AFTER_LOADING, Answer, json_answer
-from mpserve.metrics import render
+from mpserve.metrics import metrics, render
 from mpserve.serving.configuration import configuration
 from mpserve.serving.core import ServerCore
 from mpserve.serving.extensions import extensions
@@ -94,5 +94,6 @@ class Health:
 
     async def metrics(self, request: Request) -> Answer:
         """``GET /metrics``: the sum over all workers, whichever is asked."""
+        metrics().flush()
         body, content_type = await self.core.offload(render, self.core.board, request.headers.get("accept", ""))
         return Answer(200, [(b"content-type", content_type.encode())], body)

@@ -21,6 +21,8 @@ from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.stream import ModelStream
 
 BINARY_HEADER = "inference-header-content-length"
+JSON = {"content-type": "application/json"}
+JSON_FIELD = (b"content-type", b"application/json")
 FRAMING = ("content-length", "transfer-encoding")
 """Headers that are the server's alone to set."""
 
@@ -86,12 +88,14 @@ async def infer(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
         return _answer(encoded, response_headers, {"content-type": content_type} if content_type else {})
     answer = v2.encode_answer(result, request, nonfinite)
     if answer.json_length is None:
-        return _answer(answer.join(), response_headers, {"content-type": "application/json"})
+        return _answer(answer.join(), response_headers, JSON)
     binary = {"content-type": "application/octet-stream", BINARY_HEADER: str(answer.json_length)}
     return _answer(answer.join(), {**response_headers, **binary}, {})
 
 
 def _answer(body: bytes, headers: dict[str, str], defaults: dict[str, str]) -> Answer:
+    if not headers and defaults is JSON:  # most answers
+        return Answer(200, [JSON_FIELD], body)
     return Answer(200, head(headers, defaults), body)
 
 

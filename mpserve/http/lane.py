@@ -30,9 +30,6 @@ KNOWN = 1024
 
 ID_HEADER = b"x-request-id"
 
-LEFT = ("transfer-encoding", "content-encoding")
-"""Headers of requests that are left to the application."""
-
 # Addresses with anything else in them, percent-encoded bytes and queries for example, are Starlette's to read.
 _SEGMENT = r"(?P<\1>[A-Za-z0-9._-]+)"
 _PATTERNS = [
@@ -73,7 +70,9 @@ class Lane:
         if target is None:
             return None
         headers = read_headers(raw_headers)
-        if any(name in headers for name in LEFT) or int(headers.get("content-length", 0)) > self._max_body_size:
+        if "transfer-encoding" in headers or "content-encoding" in headers:
+            return None
+        if int(headers.get("content-length", 0)) > self._max_body_size:
             return None
         if self.accounts.access_log and "x-forwarded-for" in headers:
             return None
@@ -93,7 +92,10 @@ class Lane:
         answer = await respond(self.dataplane, target.inference, Call(target.model, target.version, headers), body)
         if answer.body is not None:
             answer.headers.append((b"content-length", b"%d" % len(answer.body)))
-        if not any(name == ID_HEADER for name, _ in answer.headers):  # a model may have set its own
+        for name, _ in answer.headers:
+            if name == ID_HEADER:  # a model may have set its own
+                break
+        else:
             answer.headers.append((ID_HEADER, identity.encode()))
         self.accounts.note(target.template, answer.status, start, client, "POST", target.path)
         return answer

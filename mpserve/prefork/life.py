@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 
 from mpserve import rundir
 from mpserve.errors import ConfigurationError
+from mpserve.metrics import metrics
 from mpserve.prefork.door import Door
 from mpserve.prefork.http1 import Limits, Protocol
 from mpserve.prefork.loading import LoadFailed, back_off, load
@@ -161,6 +162,7 @@ class Life:
             self.core.follow_regions()
             self.log_settings.follow()
             self._expire_connections()
+            metrics().flush()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
             await asyncio.sleep(TICK)

@@ -34,6 +34,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 
+FIXED = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype != "BYTES"}
+"""The datatypes of numpy's own whose elements have one size."""
+
 DATATYPES = (*_DTYPES, "BF16")
 
 
@@ -57,7 +60,10 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     Raises:
         InvalidInput: V2 has no datatype for it (complex, records, longdouble).
     """
-    if dtype.kind in "SUOM":
+    datatype = _DATATYPES.get(dtype)
+    if datatype is not None:
+        return datatype
+    if dtype.kind in "SUM":
         return "BYTES"
     if dtype.name == "bfloat16":
         return "BF16"
@@ -77,10 +83,10 @@ def cast(array: Array, datatype: str) -> Array:
         InvalidInput: unknown datatype, a value out of its range, or elements of another kind.
     """
     dtype = numpy_dtype(datatype)
-    if dtype.kind == "O":
-        return _cast_to_bytes(array)
-    if array.dtype == dtype:
+    if array.dtype == dtype and datatype != "BYTES":
         return array
+    if datatype == "BYTES":
+        return _cast_to_bytes(array)
     if array.size == 0 or (array.dtype.kind == "b" and dtype.kind in "iu"):
         return array.astype(dtype)
     if dtype.kind in "iu" and array.dtype.kind in "iu":

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mpserve.errors import InferenceError, InvalidInput, MPServeError
-from mpserve.protocol.datatypes import Array, cast, datatype_of, decode_text
+from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, decode_text
 
 Parameters = dict[str, Any]
 
@@ -66,7 +66,8 @@ class _Tensor(Record):
         self.shape = list(shape)
         self.datatype = datatype.upper()
         self.parameters = parameters
-        self.data = data
+        self._data = data if data is None or isinstance(data, list | np.ndarray) else np.asarray(data)
+        self._binary_data = False
 
     @property
     def data(self) -> list[Any] | None:
@@ -81,7 +82,7 @@ class _Tensor(Record):
 
     @data.setter
     def data(self, data: Any) -> None:
-        self._data = data if data is None or isinstance(data, list) else np.asarray(data)
+        self._data = data if data is None or isinstance(data, list | np.ndarray) else np.asarray(data)
         self._binary_data = False
 
     @property
@@ -102,7 +103,10 @@ class _Tensor(Record):
         Raises:
             InvalidInput (of an input) or InferenceError (of an output): the data does not fit shape or datatype.
         """
-        if self._data is None:
+        data = self._data
+        if isinstance(data, np.ndarray) and data.dtype is FIXED.get(self.datatype) and list(data.shape) == self.shape:
+            return data
+        if data is None:
             raise self.fault(f"{self.role} '{self.name}' has no data")
         try:
             # Objects, since numpy's own text and bytes types cut trailing zeros off.

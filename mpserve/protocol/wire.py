@@ -103,7 +103,7 @@ def fill(kind: type[Tensor], tensors: Sequence[Tensor], buffers: Sequence[Buffer
 
 
 def write(
-    head: dict[str, Any], field: str, tensors: Iterable[tuple[Tensor, bool]], nonfinite: NonFinite = "error"
+    head: dict[str, Any], field: str, tensors: Sequence[tuple[Tensor, bool]], nonfinite: NonFinite = "error"
 ) -> Encoded:
     """The object of the fields in `head`, to which the tensors are added under `field`; fields that are None are left out.
 
@@ -115,8 +115,13 @@ def write(
             holds what JSON cannot carry: bytes that are not UTF-8, and NaN or infinity unless `nonfinite` is "null".
     """
     buffers: list[Buffer] = []
-    head[field] = [_entry(tensor, binary, buffers, nonfinite) for tensor, binary in tensors]
+    head[field] = [_entry(tensor, binary, buffers, "null") for tensor, binary in tensors]
     json = _dumps(head)
+    if (
+        nonfinite == "error" and b"null" in json
+    ):  # to look for it costs less than to look at each array; a text may hold it
+        for tensor, binary in tensors:
+            _entry(tensor, binary, [], "error")
     # An empty tensor has no bytes, but its client looks for it behind the JSON all the same. (Triton leaves the header
     # out when all are empty.)
     return Encoded([json, *buffers], len(json) if buffers else None)

@@ -4,7 +4,6 @@ A front end decodes bytes into a payload before this and encodes the outcome aft
 and gRPC cannot differ in behaviour. It logs nothing: how an error is told, and to whom, is the front end's affair.
 """
 
-import copy
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from inspect import isawaitable
@@ -22,6 +21,9 @@ from mpserve.serving.statistics import Statistics
 from mpserve.serving.stream import ModelStream, blamed
 from mpserve.serving.tally import INFER, Stopwatch, Tally
 from mpserve.serving.tensors import Tensor, TensorModel
+
+STREAMS = (Iterator, AsyncIterator)
+"""What an answer in parts is."""
 
 
 class Dataplane:
@@ -70,14 +72,16 @@ class Dataplane:
         rows = tally.rows(payload)
         try:
             deliveries = self._prepared(payload) if isinstance(payload, InferRequest) else {}
-            with served.held():
+            with served.held:
                 result, response_headers = await served.pipeline.run(verb, payload, headers, watch)
-                if isinstance(result, Iterator | AsyncIterator):
+                if not isinstance(result, InferResponse) and isinstance(result, STREAMS):
                     complete = partial(_completed, request=payload, deliveries=deliveries)
                     ended = _in_flight(row, tally, watch, rows)
                     return ModelStream(served, verb, result, complete, ended).begin(), response_headers
-            _refuse_promise(result, verb)
-            result = _completed(result, payload, deliveries)
+            if isinstance(result, InferResponse):
+                result = _completed(result, payload, deliveries)
+            else:
+                _refuse_promise(result, verb)
         except BaseException as error:
             tally.failed(watch)
             if isinstance(error, MPServeError) or not isinstance(error, Exception):
@@ -130,7 +134,8 @@ def _completed(response: Any, request: Any, deliveries: Deliveries) -> Any:
     """
     if not (isinstance(response, InferResponse) and isinstance(request, InferRequest)):
         return response
-    response = copy.copy(response)
+    given, response = response, object.__new__(InferResponse)
+    vars(response).update(vars(given))
     response.id = response.id if response.id is not None else request.id
     response.model_version = response.model_version or request.model_version
     if request.request_outputs:  # none asked for means all (V2, inference request)

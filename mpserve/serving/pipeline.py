@@ -47,6 +47,7 @@ class Pipeline:
         self.model = model
         self.executor = executor
         self._stages = {verb: _stages(model, verb, observers) for verb in VERBS}
+        self._waits = {verb for verb, stages in self._stages.items() if any(stage.is_async for stage in stages)}
         # The SDK's dashboards divide by the count of every stage, so a stage that is not there took no time.
         self._absent = [observers[name] for name in ("preprocess", "postprocess") if not _overrides(model, name)]
         self.gate: Gate = asyncio.Semaphore(model.concurrency) if model.concurrency is not None else nullcontext()
@@ -57,7 +58,7 @@ class Pipeline:
         response_headers: Headers = {}
         for observe in self._absent:
             observe(0.0)
-        if not any(stage.is_async for stage in stages):
+        if verb not in self._waits:
             result = await self.executor.run(_run_sync, stages, payload, headers, response_headers, watch)
         else:
             async with self.gate:

@@ -28,6 +28,26 @@ class Closing(Protocol):
     async def aclose(self) -> None: ...
 
 
+class Hold:
+    """Counts those who are within it, at the same time or one in another; ``idle`` is set while there is nobody."""
+
+    __slots__ = ("_count", "idle")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self.idle.clear()
+
+    def __exit__(self, *raised: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self.idle.set()
+
+
 class Served:
     """One version of a model in a worker: its threads and its pipeline.
 
@@ -50,44 +70,31 @@ class Served:
         self.pipeline = Pipeline(model, self.executor, metrics().stage_observers(model.name))
         self.tally: Tally | None = None
         """Its counts in this worker, from its first request on."""
-        self._in_flight = 0
+        self.held = Hold()
+        """Keeps the model from being stopped, while a request is being answered by it."""
         self._streams: set[Closing] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     async def call(self, method: Callable[[], Any]) -> Any:
         """A method of the model: in its thread if it is synchronous, on the loop if it is not."""
         return await call(method, self.executor)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep the model from being stopped, while a request is being answered by it."""
-        self._in_flight += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
-
-    @contextmanager
     def streaming(self, stream: "Closing") -> Iterator[None]:
         """Hold it while it answers in parts. ``stop`` closes the stream, if it has not ended by then."""
         self._streams.add(stream)
         try:
-            with self.held():
+            with self.held:
                 yield
         finally:
             self._streams.discard(stream)
 
     def abandon_requests(self) -> None:
         """Wait for requests in flight no longer: the worker ends."""
-        self._idle.set()
+        self.held.idle.set()
 
     async def retire(self) -> None:
         """Stop it once its requests in flight are done."""
-        await self._idle.wait()
+        await self.held.idle.wait()
         await self.stop()
 
     async def stop(self) -> None:

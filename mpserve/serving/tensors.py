@@ -7,7 +7,7 @@ framework.
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from inspect import iscoroutinefunction, signature
 from typing import Any, NamedTuple
 
@@ -199,19 +199,24 @@ def _from_request(declared: Sequence[Tensor], request: InferRequest) -> list[Arr
     if not declared:
         return [given.as_numpy() for given in request.inputs]
     by_name = {given.name: given for given in request.inputs}
-    expected = ", ".join(repr(tensor.name) for tensor in declared)
-    for name in by_name:
-        if name not in {tensor.name for tensor in declared}:
-            raise InvalidInput(f"unexpected input {name!r}; expected {expected}")
     arrays = []
     for tensor in declared:
         given = by_name.get(tensor.name)
         if given is None:
-            raise InvalidInput(f"missing input {tensor.name!r}; expected {expected}")
+            raise _misnamed(by_name, declared)
         if given.datatype != tensor.datatype:
             raise InvalidInput(f"input {tensor.name!r}: expected datatype {tensor.datatype}, got {given.datatype}")
         arrays.append(_checked(tensor, given.as_numpy()))
+    if len(by_name) > len(declared):
+        raise _misnamed(by_name, declared)
     return arrays
+
+
+def _misnamed(given: Iterable[str], declared: Sequence[Tensor]) -> InvalidInput:
+    names = [tensor.name for tensor in declared]
+    unexpected = [name for name in given if name not in names]
+    what = f"unexpected input {unexpected[0]!r}" if unexpected else f"missing input {min(set(names) - set(given))!r}"
+    return InvalidInput(f"{what}; expected {', '.join(map(repr, names))}")
 
 
 def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
@@ -341,6 +346,8 @@ def _as_declared(tensor: Tensor, value: Any) -> Array:
 
 def to_numpy(value: Any) -> Array:
     """A numpy array of anything array-like: numpy, torch tensors on any device, pandas, nested lists."""
+    if type(value) is np.ndarray:
+        return value
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         try:

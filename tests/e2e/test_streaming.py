@@ -103,7 +103,7 @@ def test_each_part_arrives_before_the_next_is_made(tmp_path: Path, model: str, l
             assert list(lines) == []
         eventually(lambda: server.metric("mpserve_requests_in_flight") == 0)
         route = 'route="/v1/models/{model}:predict",status="200"'
-        assert server.metric(f"mpserve_requests_total{{{route}}}") == 1
+        eventually(lambda: server.metric(f"mpserve_requests_total{{{route}}}") == 1)
 
 
 def test_http_1_0_is_answered_without_chunks_and_the_connection_closed(tmp_path: Path) -> None:

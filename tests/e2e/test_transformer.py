@@ -103,7 +103,7 @@ def test_two_servers_answer_as_one_and_the_one_in_front_says_when_the_other_is_g
             assert answer.json()["id"] == answer.headers["x-request-id"]
         else:
             assert v2_binary(transformer) == [4, 6]
-        assert transformer.metric('request_predict_seconds_count{model_name="m"}') >= 8
+        eventually(lambda: transformer.metric('request_predict_seconds_count{model_name="m"}') >= 8)
         predictor.stop()
         assert {outcome(transformer, protocol) for _ in range(8)} == {503}
         eventually(lambda: not transformer.is_ready())

@@ -135,6 +135,7 @@ def wait_for_successor(server: Server, lost: int) -> None:
 def check_metrics(server: Server, requests: int) -> None:
     """Whichever worker answers the scrape, it counts them all."""
     sample = 'request_predict_seconds_count{model_name="m"}'
+    eventually(lambda: server.metric(sample) == requests)
     assert {server.metric(sample) for _ in range(6)} == {requests}
     assert server.states() == {"loading": 0, "ready": 2, "draining": 0}
 
@@ -165,7 +166,7 @@ def test_under_uvicorn_alone_one_process_loads_in_the_lifespan_and_serves(folder
     with running(command, folder, port) as server:
         server.wait_ready()
         assert server.pids_answering("m", 3) == {server.pid}
-        assert server.metric('request_predict_seconds_count{model_name="m"}') == 3
+        eventually(lambda: server.metric('request_predict_seconds_count{model_name="m"}') == 3)
         server.stop()
         assert f"stopped in {server.pid}" in server.log
 

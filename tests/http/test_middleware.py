@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from mpserve.http.accounts import Accounts
 from mpserve.http.middleware import RequestContext
 from mpserve.logging import request_id
+from mpserve.metrics import metrics
 from mpserve.serving.model import Model
 from tests.asgi import ask, predict, serving
 
@@ -95,6 +96,7 @@ def test_an_id_that_the_model_set_itself_is_not_doubled() -> None:
 
 def counted(route: str, status: int) -> float:
     labels = {"route": route, "status": str(status)}
+    metrics().flush()
     return prometheus_client.REGISTRY.get_sample_value("mpserve_requests_total", labels) or 0
 
 
