@@ -46,12 +46,27 @@ _QUIET = ("uvicorn.error", "httpx")
 
 def begin_request(given: str) -> str:
     """The id of a request, which every line logged in its context carries: the client's, or a new one if that will not do."""
-    # Unique over workers and respawns; a uuid4 costs ten times as much.
-    identity = (
-        given if _ACCEPTED_ID.fullmatch(given) else f"{os.getpid():x}-{time.time_ns() >> 20:x}-{next(_numbers):x}"
-    )
+    if given and _ACCEPTED_ID.fullmatch(given):
+        identity = given
+    else:  # unique over workers and respawns; a uuid4 costs ten times as much
+        if not _Ids.prefix:
+            _Ids.prefix = f"{os.getpid():x}-{time.time_ns() >> 20:x}"
+        identity = f"{_Ids.prefix}-{next(_numbers):x}"
     request_id.set(identity)
     return identity
+
+
+class _Ids:
+    """What the ids that this process makes begin with."""
+
+    prefix = ""
+
+    @classmethod
+    def forget(cls) -> None:
+        cls.prefix = ""
+
+
+os.register_at_fork(after_in_child=_Ids.forget)
 
 
 def set_slot(slot: int) -> None:

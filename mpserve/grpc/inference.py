@@ -4,6 +4,7 @@ Source: Open Inference Protocol, open_inference_grpc.proto; for answers in parts
 (docs/user_guide/decoupled_models.md; src/grpc/stream_infer_handler.cc).
 """
 
+import copy
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -83,6 +84,7 @@ def _encoded(request: InferRequest, result: Any, typed: bool, parameters: Mappin
             return [result.SerializeToString()]  # of the kserve SDK, whose models may answer with its message
         result = response_from_dict(result)
     if parameters:
+        result = copy.copy(result)  # the model's own object, perhaps
         result.parameters = {**(result.parameters or {}), **parameters}
     return encode_response(result, typed)
 

@@ -70,7 +70,7 @@ class Lane:
         if target is None:
             return None
         headers = read_headers(raw_headers)
-        if "transfer-encoding" in headers or "content-encoding" in headers:
+        if "transfer-encoding" in headers or "content-encoding" in headers or "expect" in headers:
             return None
         if int(headers.get("content-length", 0)) > self._max_body_size:
             return None

@@ -151,11 +151,13 @@ class Protocol(HttpToolsProtocol):
             self._refuse(414, f"the request line is longer than {self.limits.line} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        if len(self.headers) > self.limits.fields:
-            self._refuse(431, f"the request has more than {self.limits.fields} header fields")
-        if len(name) + len(value) > self.limits.field_size:
-            self._refuse(431, f"a header field is larger than {self.limits.field_size} bytes")
+        headers = self.headers
+        headers.append((name.lower(), value))
+        limits = self.limits
+        if len(headers) > limits.fields:
+            self._refuse(431, f"the request has more than {limits.fields} header fields")
+        if len(name) + len(value) > limits.field_size:
+            self._refuse(431, f"a header field is larger than {limits.field_size} bytes")
 
     def on_headers_complete(self) -> None:
         method = self.parser.get_method()
@@ -177,7 +179,7 @@ class Protocol(HttpToolsProtocol):
 
     def _asked(self) -> "Asked | None":
         """What the request asks of the lane, unless it is one that must go the ordinary way."""
-        if self.lane is None or self.expect_100_continue or self.parser.should_upgrade():
+        if self.lane is None or self.parser.should_upgrade():
             return None
         if self.parser.get_http_version() == "1.0":
             return None
@@ -185,10 +187,11 @@ class Protocol(HttpToolsProtocol):
 
     def _begin_cycle(self) -> None:
         """Leave the request to uvicorn. Its scope is made only now, since the lane does without."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers += headers
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

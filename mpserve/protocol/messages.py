@@ -66,10 +66,12 @@ class InferRequest(Record):
         """
         if vars(self)["from_grpc"]:
             return self._raw
-        return bool((self.parameters or {}).get("binary_data_output", False))
+        return bool(self.parameters and self.parameters.get("binary_data_output", False))
 
     def wants_binary(self, name: str) -> bool:
         """Whether the output of that name is wanted as bytes."""
+        if not self.request_outputs:
+            return self.use_binary_outputs
         return _binary(name, self.request_outputs, self.use_binary_outputs)
 
     def get_input_by_name(self, name: str) -> InferInput | None:

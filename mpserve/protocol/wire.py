@@ -57,7 +57,7 @@ def read_request(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]:
     return {
         "infer_inputs": inputs,
         "request_id": request_id,
-        "parameters": parameters_of(document, "binary_data_output"),
+        "parameters": parameters_of(document, "binary_data_output") if "parameters" in document else None,
         "request_outputs": [_read_requested(entry) for entry in named_objects(document, "outputs")],
     }
 
@@ -163,14 +163,14 @@ def sendable(parameters: Parameters | None, fault: type[MPServeError] = Inferenc
 
 def _text(document: dict[str, Any], field: str) -> str | None:
     value = document.get(field)
-    if value is not None and not isinstance(value, str):
+    if value is not None and type(value) is not str:
         raise InvalidInput(f"{field} is {describe(value)}, expected a string")
     return value
 
 
 def _read_tensor(kind: type[AnyTensor], entry: dict[str, Any], rest: Rest | None) -> AnyTensor:
     try:
-        parameters = parameters_of(entry)
+        parameters = parameters_of(entry) if "parameters" in entry else None
         datatype, shape = entry.get("datatype"), entry.get("shape")
         if not isinstance(shape, list):
             raise InvalidInput(f"shape is {describe(shape)}, expected a list of integers")
@@ -214,7 +214,7 @@ def _entry(tensor: Tensor, binary: bool, buffers: list[Buffer], nonfinite: NonFi
         return {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "parameters": parameters}
     array = tensor.as_numpy()
     entry: dict[str, Any] = {"name": tensor.name, "shape": array.shape, "datatype": tensor.datatype}
-    parameters = sendable(_without_size(tensor.parameters), tensor.fault)
+    parameters = sendable(_without_size(tensor.parameters), tensor.fault) if tensor.parameters else None
     if binary:
         buffers.append(encode_tensor(array, tensor.datatype))
         parameters = (parameters or {}) | {_SIZE: len(buffers[-1])}

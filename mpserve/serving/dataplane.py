@@ -130,9 +130,12 @@ def _refuse_promise(result: object, verb: str) -> None:
 def _completed(response: Any, request: Any, deliveries: Deliveries) -> Any:
     """A V2 response with what only the request knows: its id, the version it named, the outputs it asked for and how.
 
-    A copy, since a model may well give the same object for every request. What is no V2 response stays as it is.
+    A copy if anything is to be changed, since a model may well give the same object for every request. What is no V2 response
+    stays as it is.
     """
     if not (isinstance(response, InferResponse) and isinstance(request, InferRequest)):
+        return response
+    if not request.request_outputs and response.id == request.id and response.model_version == request.model_version:
         return response
     given, response = response, object.__new__(InferResponse)
     vars(response).update(vars(given))

@@ -19,6 +19,9 @@ from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.model import Model, Spec
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
 
+WHOLE = (np.ndarray, dict, tuple, list)
+"""What an answer mostly is; to ask whether it is an iterator costs ten times as much."""
+
 
 class Tensor(NamedTuple):
     """A declared input or output: V2 name, datatype and shape; -1 stands for any size."""
@@ -137,6 +140,8 @@ def tensor_stage(model: TensorModel) -> tuple[Callable[..., Any], bool]:
             raise ConfigurationError(f"model {model.name} declares {tensor.name!r}: {error}") from error
 
     def answered(payload: Any, result: Any) -> Any:
+        if isinstance(result, WHOLE):
+            return to_response(model, payload, result)
         if isinstance(result, Iterator):
             return _responses(model, payload, result)
         if isinstance(result, AsyncIterator):
