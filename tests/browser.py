@@ -1,7 +1,9 @@
 """A headless Chromium for tests, steered through chromedriver by plain HTTP (W3C WebDriver)."""
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +69,7 @@ def browsing(folder: Path) -> Iterator[Browser]:
     """A browser with a profile of its own in ``folder``, closed in the end."""
     port = free_port()
     command = ["chromedriver", f"--port={port}", f"--log-path={folder / 'chromedriver.log'}"]
-    driver = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    driver = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
             eventually(lambda: _is_up(client))
@@ -78,9 +80,9 @@ def browsing(folder: Path) -> Iterator[Browser]:
             try:
                 yield Browser(client)
             finally:
-                client.delete("")
+                client.delete(f"http://127.0.0.1:{port}/session/{session}")
     finally:
-        driver.terminate()
+        os.killpg(driver.pid, signal.SIGKILL)  # and what is left of the browser
         driver.wait(PATIENCE)
 
 
