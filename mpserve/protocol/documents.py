@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from mpserve.errors import InvalidInput
+from mpserve.protocol.numbers import parse_with_numbers
 
 # Characters of the client's own words that a message repeats.
 MAX_SHOWN = 60
@@ -34,14 +35,16 @@ def show(value: Any) -> str:
     return describe(value) if isinstance(value, list | dict) else orjson.dumps(value, default=repr).decode()[:MAX_SHOWN]
 
 
-def parse_object(body: bytes | memoryview) -> dict[str, Any]:
-    """A request body as a JSON object.
+def parse_object(body: bytes | memoryview, numbers: str = "") -> dict[str, Any]:
+    """A request body as a JSON object; long lists of numbers under the key `numbers` in its lists may be ``Numbers``.
 
     Raises:
         InvalidInput: not JSON (with line, column and reason), or JSON and not an object. NaN and Infinity are not JSON.
     """
     try:
-        document = orjson.loads(body)
+        document = parse_with_numbers(body, numbers) if numbers and isinstance(body, bytes) else None
+        if document is None:
+            document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"Unrecognized request format: {error}") from None
     if not isinstance(document, dict):

@@ -16,6 +16,7 @@ import numpy as np
 from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import Array, narrow, numpy_dtype, out_of_range
 from mpserve.protocol.documents import describe, show
+from mpserve.protocol.numbers import Numbers
 
 # More than any body can hold, and few enough for numpy to index; numpy before 2.0 stops at 32 dimensions.
 MAX_ELEMENTS = 2**40
@@ -64,10 +65,30 @@ def decode_data(data: Any, datatype: str, shape: list[int]) -> Array:
     Raises:
         InvalidInput: not a list, not of that shape, or an element that the datatype cannot hold.
     """
+    if isinstance(data, Numbers):
+        array = _numbers(data, datatype, shape)
+        if array is not None:
+            return array
+        data = data.to_list()
     if not isinstance(data, list):
         got = "missing" if data is None else describe(data)
         raise InvalidInput(f"data is {got}, expected a list of {prod(shape)} elements")
     return _array(_flatten(data, shape), datatype).reshape(shape)
+
+
+def _numbers(data: Numbers, datatype: str, shape: list[int]) -> Array | None:
+    """The array of numbers that the datatype can hold; None where its list has to be looked at, perhaps to say why not."""
+    dtype = numpy_dtype(datatype)
+    if dtype.kind in "bO":
+        return None
+    flat = data.flat("u" if datatype == "UINT64" else "i" if dtype.kind in "iu" else "d", shape)
+    if flat is None or flat.size != prod(shape):
+        return None
+    if dtype.kind in "iu":
+        return narrow(flat, datatype).reshape(shape)
+    with np.errstate(all="ignore"):
+        array = flat.astype(dtype, copy=False)
+    return array.reshape(shape) if np.isfinite(array).all() else None
 
 
 def _flatten(data: list[Any], shape: list[int]) -> list[Any]:

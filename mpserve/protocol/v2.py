@@ -32,7 +32,7 @@ def decode_request(
         InvalidInput: anything else that the protocol does not allow; the message says where, what was got and expected.
     """
     if header_length is None:
-        return InferRequest(model_name, **read_request(parse_object(body), None), model_version=model_version)
+        return InferRequest(model_name, **read_request(parse_object(body, "data"), None), model_version=model_version)
     json, rest = split(body, header_length)
     if json:
         return InferRequest(model_name, **read_request(parse_object(json), Rest(rest)), model_version=model_version)
