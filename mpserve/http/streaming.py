@@ -59,9 +59,8 @@ class StreamedAnswer:
         watching = asyncio.ensure_future(self._watch(receive))
         try:
             await self._send(send)
-        except (
-            OSError
-        ):  # how some servers say that the client is gone (ASGI 2.4); a model's own has become another error
+        except OSError:
+            # How some servers say that the client is gone (ASGI 2.4); a model's own has become another error.
             self._gone = True
         finally:
             watching.cancel()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mpserve import rundir
 from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady
+from mpserve.metrics import metrics
 from mpserve.scoreboard import MODELS, Row, Scoreboard, State
 from mpserve.serving.host import ModelHost, own_directory
 from mpserve.serving.loader import ModelSource
@@ -147,6 +148,7 @@ class ServerCore(ModelHost):
         if self.predictor is not None:
             await self.predictor.close()
         self._offload.close()
+        metrics().flush()  # for the successor in this slot, and for who scrapes the other workers
         if self._own_directory is not None:
             rundir.remove(self._own_directory)
 
