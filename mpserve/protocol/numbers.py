@@ -56,7 +56,7 @@ class Numbers:
 
     def _is_nested(self, shape: Sequence[int], size: int) -> bool:
         """Whether brackets and commas are those of a list of that shape: simdjson flattens whatever it is given."""
-        if prod(shape) != size:
+        if not size or prod(shape) != size:  # without elements a shape may be of any length
             return False
         structure = b""
         for length in reversed(shape):

@@ -133,3 +133,8 @@ def test_many_numbers_arrive_bit_by_bit_flat_and_nested(datatype, dtype, shape):
         assert isinstance(parse_object(text, "data")["inputs"][0]["data"], Numbers)
         got = decode_request(text, "m", None).inputs[0].as_numpy()
         assert (got.dtype, got.shape, got.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+def test_a_shape_of_any_length_around_no_elements_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = body(f"[{PAD}[],[],[]]", shape=f"[{2**39},0]")
+    assert "data is not nested as shape" in both_ways(text, monkeypatch)
