@@ -23,6 +23,9 @@ from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters
 
 _SIZE = "binary_data_size"
 
+# Bytes of JSON. To look for "null" in 5600 takes 3.5 µs, in 1.6 million 990 µs; numpy takes 1.4 and 14.
+SHORT = 5000
+
 Tensor = InferInput | InferOutput
 AnyTensor = TypeVar("AnyTensor", InferInput, InferOutput)
 
@@ -117,11 +120,11 @@ def write(
     buffers: list[Buffer] = []
     head[field] = [_entry(tensor, binary, buffers, "null") for tensor, binary in tensors]
     json = _dumps(head)
-    if (
-        nonfinite == "error" and b"null" in json
-    ):  # to look for it costs less than to look at each array; a text may hold it
+    # In a short text it costs less to look for a null, which a string may hold too, than to look at each array.
+    if nonfinite == "error" and (len(json) > SHORT or b"null" in json):
         for tensor, binary in tensors:
-            _entry(tensor, binary, [], "error")
+            if not binary and tensor.datatype != "BYTES":
+                _entry(tensor, binary, [], "error")
     # An empty tensor has no bytes, but its client looks for it behind the JSON all the same. (Triton leaves the header
     # out when all are empty.)
     return Encoded([json, *buffers], len(json) if buffers else None)

@@ -207,3 +207,17 @@ def test_an_output_in_shared_memory_is_written_without_data_however_it_was_wante
     encoded = encode_answer(response, asking(binary_data_output=True))
     assert encoded.json_length is None
     assert orjson.loads(encoded.join())["outputs"] == [entry("y", [2], "FP32", parameters=THERE)]
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_json_cannot_carry_is_found_in_short_and_in_long_answers(size, value):
+    array = np.ones(size, dtype=np.float32)
+    array[-1] = value
+    outputs = [
+        InferOutput("t", [1], "BYTES", np.array([b"null"], dtype=object)),
+        InferOutput("y", [size], "FP32", array),
+    ]
+    with pytest.raises(InferenceError, match="output 'y' holds NaN or infinity"):
+        encode_response(InferResponse(None, "m", outputs))
+    assert orjson.loads(encode_response(InferResponse(None, "m", outputs), "null"))["outputs"][1]["data"][-1] is None
