@@ -37,9 +37,13 @@ class Repository:
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
+        self._loads: set[asyncio.Future[None]] = set()
+        """Those under way: the event loop itself keeps no task alive."""
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load a model, or load it anew, with all its versions, in every worker; in each from one moment on, or in none.
+
+        It goes on if who asked for it goes away (gRPC cancels a call then): a trial that nobody decides about would stay.
 
         Raises:
             ModelNotFound: there is no such model.
@@ -48,6 +52,12 @@ class Repository:
             ModelNotReady: another load or unload of it came in between.
             ServerNotReady: the worker that was asked is ending.
         """
+        loading = asyncio.ensure_future(self._load(name, parameters))
+        self._loads.add(loading)
+        loading.add_done_callback(self._loads.discard)
+        await asyncio.shield(loading)
+
+    async def _load(self, name: str, parameters: Mapping[str, Any]) -> None:
         _refuse_replacements(parameters)
         loadable = await self.core.offload(self._loadable)
         _check_known(name, loadable)

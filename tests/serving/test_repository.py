@@ -12,7 +12,7 @@ import pytest
 
 from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, NotSupported, ServerNotReady
 from mpserve.scoreboard import MODELS, Scoreboard, State
-from mpserve.serving.controlplane import AT_START, Wanted
+from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.loader import ModelSource
@@ -105,6 +105,33 @@ def test_a_load_constructs_and_loads_another_and_stops_the_one_before(kind: type
         assert isinstance(second, Counted)
         assert (first.number, first.stopped, second.number, second.stopped) == (1, True, 2, False)
         assert core.is_ready()
+
+    run(kind, act)
+
+
+async def decided(plane: ControlPlane) -> None:
+    while plane.read().trials:
+        await asyncio.sleep(0.01)
+
+
+def test_a_load_goes_on_when_who_asked_for_it_goes_away(kind: type[Counted], monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def load(self: Counted) -> None:
+        begun.set()
+        assert finish.wait(PATIENCE)
+
+    async def act(core: ServerCore, repository: Repository) -> None:
+        assert core.plane is not None
+        monkeypatch.setattr(kind, "load", load)
+        asking = asyncio.ensure_future(repository.load("m", {}))
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        finish.set()
+        await asyncio.wait_for(decided(core.plane), PATIENCE)
+        assert core.plane.read().models["m"].revision != AT_START
 
     run(kind, act)
 
