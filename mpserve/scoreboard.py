@@ -86,16 +86,7 @@ class Row:
         """
         if self.state not in (State.LOADING, State.READY, State.DRAINING):
             return False
-        pid = self.pid
-        if pid == 0:  # given by the arbiter, not yet running
-            return True
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # alive, and another user's
-            return True
-        return True
+        return self.pid == 0 or is_alive(self.pid)  # 0: given by the arbiter, not yet running
 
 
 class Scoreboard:
@@ -194,6 +185,17 @@ class Scoreboard:
         if len(used) < self.workers_wanted or (len(live) < len(there) and len(live) < self.workers_wanted):
             return False
         return bool(live) and all(row.state == State.READY and row.models & everything == everything for row in live)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this pid, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # alive, and another user's
+        return True
+    return True
 
 
 def _shared_cells(count: int) -> memoryview:

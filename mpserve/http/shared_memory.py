@@ -3,9 +3,8 @@
 from starlette.requests import Request
 
 from mpserve.errors import NotSupported
-from mpserve.http.requests import read_body, read_headers
+from mpserve.http.requests import read_document
 from mpserve.http.responses import Answer, json_answer
-from mpserve.protocol.documents import parse_object
 from mpserve.serving.core import ServerCore
 from mpserve.serving.regions import CUDA_REFUSED
 
@@ -33,8 +32,7 @@ class SharedMemoryRoutes:
             MPServeError: as ``Regions.register``.
         """
         regions = self.core.regions
-        body = await read_body(self.core, read_headers(request.scope["headers"]), request.receive)
-        given = parse_object(body or b"")
+        given = await read_document(self.core, request)
         fields = given.get("key"), given.get("offset", 0), given.get("byte_size")
         await self.core.offload(regions.register, _name(request), *fields)
         return json_answer({})

@@ -6,15 +6,14 @@ respawned later reads the same wish, and nothing can be missed (TensorFlow Servi
 It knows nothing of models but their names, and those of the entries of the model directory that hold them.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
 from mpserve import rundir
+from mpserve.scoreboard import is_alive
 
 WISH = "wanted.json"
 AT_START = 0
@@ -101,7 +100,7 @@ class ControlPlane:
         """
         with rundir.locked(self.directory):
             wish = self.read()
-            orphans = [name for name, trial in wish.trials.items() if not _is_alive(trial.asker)]
+            orphans = [name for name, trial in wish.trials.items() if not is_alive(trial.asker)]
             if wish.generation == 0:
                 wish = wish._replace(models={name: Wanted(AT_START, bit) for bit, name in enumerate(names)})
             for name in orphans:
@@ -135,10 +134,3 @@ class ControlPlane:
         parts = [{name: list(wanted) for name, wanted in part.items()} for part in (wish.models, wish.trials)]
         rundir.replace(self.directory / WISH, orjson.dumps([wish.generation, *parts]))  # orjson takes no named tuples
         return wish
-
-
-def _is_alive(pid: int) -> bool:
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
