@@ -9,8 +9,9 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from mpserve.errors import ConfigurationError, ModelLoadError, MPServeError
 from mpserve.serving.model import Model
@@ -86,7 +87,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(folder))  # as `python model.py` would, so that it finds its neighbours
     is_free = path.stem not in sys.modules and path.stem.isidentifier()
     name = path.stem if is_free else f"mpserve_target_{folder.name}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -98,6 +99,18 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]  # as `import` does: a worker may try again
         raise
     return module
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles the file each time.
+
+    Python takes a compilation in ``__pycache__`` for fresh if the file has the same size and was changed in the same second.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
 
 
 def _forget_neighbours(folder: Path, besides: str) -> None:

@@ -1,6 +1,7 @@
 """Finding a model in the user's code, and telling in one sentence what is wrong when there is none."""
 
 import json
+import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -181,6 +182,15 @@ def test_each_file_has_the_modules_that_lie_beside_it_as_they_are_now() -> None:
     first, second = find_in_file(put_version("1", "one")), find_in_file(put_version("2", "two"))
     anew = find_in_file(put_version("1", "another"))
     assert [found.told for found in (first, second, anew)] == [("one",) * 2, ("two",) * 2, ("another",) * 2]  # type: ignore[attr-defined]
+
+
+def test_a_file_that_was_changed_within_a_second_is_read_anew(tmp_path: Path) -> None:
+    """A compilation that Python keeps would be taken for fresh: the size is the same, and the second too."""
+    file = tmp_path / "model.py"
+    for number in (1, 2):
+        file.write_text(f"number = {number}\ndef predict(x): return x")
+        os.utime(file, (1e9, 1e9))
+        assert vars(find_in_file(file))["number"] == number
 
 
 def test_a_module_from_elsewhere_stays_although_its_name_is_beside_a_file(tmp_path: Path) -> None:
