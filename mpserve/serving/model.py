@@ -118,7 +118,9 @@ class Model:
             PredictorError: the predictor does not answer.
         """
         if self._remote_predictor is None:
-            raise NotSupported(f"Model {self.name} does not implement predict.")
+            raise NotSupported(
+                f"Model {self.name} does not implement predict, and there is no predictor to ask (--predictor_host)."
+            )
         return self._remote_predictor.predict(self.name, payload, headers or {}, *args, **kwargs)
 
     def explain(self, payload: Any, headers: Any = None) -> Any:

@@ -140,6 +140,11 @@ def test_what_is_not_overridden_is_not_supported(verb: str) -> None:
         getattr(Model("m"), verb)({})
 
 
+def test_a_transformer_that_was_started_without_a_predictor_is_told_the_option() -> None:
+    with pytest.raises(NotSupported, match="and there is no predictor to ask"):
+        Model("m").predict({})
+
+
 @pytest.mark.parametrize("method", ["preprocess", "validate", "postprocess"])
 def test_the_stages_around_predict_hand_on_what_they_get(method: str) -> None:
     payload = {"instances": [1]}
