@@ -138,3 +138,14 @@ def test_many_numbers_arrive_bit_by_bit_flat_and_nested(datatype, dtype, shape):
 def test_a_shape_of_any_length_around_no_elements_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     text = body(f"[{PAD}[],[],[]]", shape=f"[{2**39},0]")
     assert "data is not nested as shape" in both_ways(text, monkeypatch)
+
+
+def test_no_more_lists_are_looked_at_than_a_request_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[bytes] = []
+    monkeypatch.setattr(numbers, "LONG", 1)
+    monkeypatch.setattr(numbers, "Numbers", looked_at.append)
+    numbers.parse_with_numbers(b'[{"data":[1]},' * numbers.MOST, "data")
+    assert len(looked_at) == numbers.MOST
+    looked_at.clear()
+    assert numbers.parse_with_numbers(b'[{"data":[1]},' * (numbers.MOST + 1), "data") is None
+    assert not looked_at
