@@ -2,27 +2,21 @@
 
 gunicorn listens before any worker exists, and KServe's default readiness probe is a TCP connect, so a server whose
 models load after the fork would get traffic minutes too early. ``shutdown(SHUT_RD)`` on the bound listener makes
-connects be refused; the ``listen()`` inside asyncio's ``create_server`` opens it again for all processes that share it
-(tried with gunicorn 27.0.1 and uvloop 0.23).
+connects be refused; ``listen()`` opens it again for all processes that share it (tried with gunicorn 27.0.1).
 
 A Unix socket and port 0 cannot be shut and reopened, and an inherited socket (USR2, systemd) belongs to others too.
 These stay open.
 """
 
-import asyncio
 import os
 import socket
-import ssl
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+
+from mpserve.prefork.gate import Gate
 
 SYSTEMD = "LISTEN_FDS"
 UPGRADE = "GUNICORN_PID"
 """Set by gunicorn in an arbiter that was started by USR2, until the old one has ended."""
-
-LAST_LOOK = 0.02
-"""Seconds for the event loop to take in the connections that the kernel has queued."""
 
 
 def shut_until_ready(listeners: Sequence[socket.socket], addresses: Sequence[object]) -> None:
@@ -47,17 +41,12 @@ class Door:
     """This worker's side of the listening sockets: whether it accepts."""
 
     def __init__(
-        self,
-        listeners: Sequence[socket.socket],
-        make_protocol: Callable[[], asyncio.Protocol],
-        tls: ssl.SSLContext | None,
-        backlog: int,
+        self, listeners: Sequence[socket.socket], make_gate: Callable[[socket.socket], Gate], backlog: int
     ) -> None:
         self.listeners = listeners
-        self._make_protocol = make_protocol
-        self._tls = tls
+        self._make_gate = make_gate
         self._backlog = backlog
-        self._servers: list[asyncio.AbstractServer] = []
+        self._gates: list[Gate] = []
         self._inherited = UPGRADE in os.environ
 
     @property
@@ -68,33 +57,22 @@ class Door:
         """
         return not self._inherited and any(is_open(listener) for listener in self.listeners)
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Accept connections. For the first worker that does, this opens the sockets to the world."""
-        if self._servers:
+        if self._gates:
             return
-        loop = asyncio.get_running_loop()
-        # Python 3.13 would remove the socket's file when the first of several workers shuts its door.
-        unix: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-        for listener in self.listeners:
-            own = listener.dup()  # the loop closes what it is given; the original stays with gunicorn
-            options: dict[str, Any] = {"sock": own, "ssl": self._tls, "backlog": self._backlog}
-            if own.family == socket.AF_UNIX:
-                server = await loop.create_unix_server(self._make_protocol, **options, **unix)
-            else:
-                server = await loop.create_server(self._make_protocol, **options)
-            self._servers.append(server)
+        self._gates = [self._make_gate(listener) for listener in self.listeners]
+        for gate in self._gates:
+            gate.open(self._backlog)
 
-    async def shut(self) -> None:
+    def shut(self) -> None:
         """Accept no more, for now. What the kernel has queued by then is taken in first."""
-        if not self._servers:
-            return
-        await asyncio.sleep(LAST_LOOK)
-        for server in self._servers:
-            server.close()
-        self._servers = []
+        for gate in self._gates:
+            gate.shut()
+        self._gates = []
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """Accept no more, for ever. The address is free once every process that shares it has left."""
-        await self.shut()
+        self.shut()
         for listener in self.listeners:
             listener.close()

@@ -21,6 +21,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from mpserve.prefork.balance import Shedding
 from mpserve.prefork.cycles import for_parts, unchunked
 from mpserve.prefork.exchange import Exchange
 from mpserve.scoreboard import Row
@@ -69,11 +70,13 @@ class Protocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         limits: Limits,
         row: Row,
+        shedding: Shedding,
         lane: "Lane | None",
     ) -> None:
         super().__init__(config=config, server_state=state, app_state=app_state)
         self.limits = limits
         self.row = row
+        self.shedding = shedding
         self.lane = lane
         self.retiring = False
         """Whether the connection is to be closed after the next answer."""
@@ -91,7 +94,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.row.connections = len(self.connections)
+        self.row.connections += 1
         self._deadline = self.loop.time() + self.limits.seconds
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -99,7 +102,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle = None  # uvicorn would look for its event
         super().connection_lost(exc)
-        self.row.connections = len(self.connections)
+        self.row.connections -= 1
         self._deadline = math.inf
 
     def data_received(self, data: bytes) -> None:
@@ -174,7 +177,7 @@ class Protocol(HttpToolsProtocol):
             if self.parser.should_upgrade():
                 return
         self._unanswered += 1
-        if self.retiring:
+        if self.retiring or (self.shedding.due and self.shedding.takes_one()):
             self.cycle.keep_alive = False
 
     def _asked(self) -> "Asked | None":

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
@@ -23,7 +24,9 @@ from uvicorn.server import ServerState
 from mpserve import rundir
 from mpserve.errors import ConfigurationError
 from mpserve.metrics import metrics
+from mpserve.prefork.balance import Shedding, load_of, ready_others
 from mpserve.prefork.door import Door
+from mpserve.prefork.gate import Gate
 from mpserve.prefork.http1 import Limits, Protocol
 from mpserve.prefork.loading import LoadFailed, back_off, load
 from mpserve.scoreboard import State
@@ -79,6 +82,7 @@ class Life:
         self.row = core.row
         self.log_settings = LogSettings(core)
         self.state = ServerState()
+        self.shedding = Shedding()
         self.ending = asyncio.Event()
         """Told to end, for whatever reason."""
         self.hurried = False
@@ -100,7 +104,7 @@ class Life:
             at_the_end.push_async_callback(self._within_the_limit, self.core.stop)
             await self._configure()
             lifespan = self.config.lifespan_class(self.config)
-            door = Door(self.listeners, lambda: self._protocol(lifespan.state), self.config.ssl, self.config.backlog)
+            door = Door(self.listeners, lambda listener: self._gate(listener, lifespan.state), self.config.backlog)
             if not await load(self.core, door, self.ending):
                 return
             at_the_end.push_async_callback(self._within_the_limit, lifespan.shutdown)
@@ -111,7 +115,7 @@ class Life:
             await self._catch_up()
             await self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
             await self._open_grpc(at_the_end)
-            await door.open()
+            door.open()
             logger.info("worker ready")
             await self._serve()
             await self._drain(door)
@@ -141,8 +145,12 @@ class Life:
         self._limit(HURRY)
         self.ending.set()
 
+    def _gate(self, listener: socket.socket, app_state: dict[str, Any]) -> Gate:
+        make_protocol = partial(self._protocol, app_state)
+        return Gate(listener, make_protocol, self.config.ssl, self.core.board, self.row, self.shedding)
+
     def _protocol(self, app_state: dict[str, Any]) -> Protocol:
-        protocol = Protocol(self.config, self.state, app_state, self.limits, self.row, self.lane)
+        protocol = Protocol(self.config, self.state, app_state, self.limits, self.row, self.shedding, self.lane)
         # Who gets a 503 here while the models load may find a ready worker by its next connection.
         protocol.retiring = self.row.state == State.LOADING
         return protocol
@@ -162,6 +170,7 @@ class Life:
             self.core.follow_regions()
             self.log_settings.follow()
             self._expire_connections()
+            self._balance()
             metrics().flush()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
@@ -172,6 +181,11 @@ class Life:
         for connection in list(self.state.connections):
             if isinstance(connection, Protocol):
                 connection.expire(now)
+
+    def _balance(self) -> None:
+        others = [row for row in ready_others(self.core.board, self.row) if row.is_live()]
+        sheds = self.row.state == State.READY
+        self.shedding.look(load_of(self.row), [load_of(row) for row in others] if sheds else [])
 
     async def _catch_up(self) -> None:
         """Make a wish true that came while the models were loaded, before the first client can ask.
@@ -242,7 +256,7 @@ class Life:
         if self.grpc is not None:
             self.grpc.retire()
         await self._pause(self.core.settings.drain_delay)
-        await door.leave()
+        door.leave()
         calls = asyncio.ensure_future(self._drain_grpc())
         idle_until = time.monotonic() + IDLE_GRACE
         while True:

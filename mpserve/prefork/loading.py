@@ -78,7 +78,7 @@ async def _watch(
     deadline = time.monotonic() + timeout
     while not (task.done() or ending.is_set()) and time.monotonic() < deadline:
         if door.lets_clients_wait and not core.board.any_ready():
-            await door.open()
+            door.open()
         else:
-            await door.shut()
+            door.shut()
         await asyncio.wait({task}, timeout=TICK)

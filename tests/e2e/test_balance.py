@@ -1,0 +1,85 @@
+"""Kept-alive connections are spread evenly over the workers, and again after a worker was replaced."""
+
+import contextlib
+import http.client
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.steered import SOURCE, Background, ask_on, kill, let, reached
+from tests.running import PATIENCE, Server, eventually, serving
+
+CONNECTIONS, WORKERS = 64, 4
+EVEN = CONNECTIONS // WORKERS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    let(tmp_path, "load")
+    return tmp_path
+
+
+@contextlib.contextmanager
+def connections(server: Server) -> Iterator[list[http.client.HTTPConnection]]:
+    with contextlib.ExitStack() as stack:
+        made = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(CONNECTIONS)]
+        for connection in made:
+            stack.callback(connection.close)
+        yield made
+
+
+def spread(pids: list[int]) -> list[int]:
+    return sorted(Counter(pids).values())
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("asks_at_once", [False, True])
+def test_connections_are_spread_evenly(folder: Path, loop: str, asks_at_once: bool) -> None:
+    """Within one of the mean, whether they were idle when the others came or had asked."""
+    with serving(folder, SOURCE, f"--workers={WORKERS}", f"--event-loop={loop}") as server:
+        server.wait_ready(workers=WORKERS)
+        server.client.close()
+
+        def opened() -> bool:
+            with connections(server) as made:
+                for connection in made:
+                    connection.connect()
+                    if asks_at_once:
+                        ask_on(connection)
+                found = spread([ask_on(connection) for connection in made])
+                return len(found) == WORKERS and found[0] >= EVEN - 1 and found[-1] <= EVEN + 1
+
+        eventually(opened)  # on a machine that is held up for longer than a worker's patience, once more
+
+
+def test_the_successor_of_a_killed_worker_gets_its_share_of_kept_connections_and_no_request_is_lost(
+    folder: Path,
+) -> None:
+    with serving(folder, SOURCE, "--workers=2") as server, connections(server) as made:
+        victim, survivor = server.wait_ready(workers=2).workers()
+        (folder / "load").unlink()
+        kill(victim)
+        reached(server, folder, "loading", 3)
+        for connection in made:
+            assert ask_on(connection) == survivor
+        let(folder, "load")
+        server.wait_ready(workers=2)
+        stop = threading.Event()
+
+        def share() -> int:
+            """Connections of the survivor, once they are about half."""
+            while True:
+                held = sum(ask_on(connection) == survivor for connection in made)
+                if stop.is_set() or abs(held - CONNECTIONS // 2) <= 2:
+                    return held
+
+        traffic = Background(share)
+        try:
+            held = traffic.result()
+        finally:
+            stop.set()
+        assert isinstance(held, int), held  # an error: a request was lost
+        assert abs(held - CONNECTIONS // 2) <= 2
