@@ -101,6 +101,13 @@ class Settings:
         "Answer plain inference requests without an ASGI cycle; an application with middleware of its own never does",
     )
 
+    max_batch_size: int = option(
+        0, "Batching", "Rows that a model is given at most, of several requests together; 0 joins none", minimum=0
+    )
+    max_batch_delay: float = option(
+        0.0, "Batching", "Seconds for which an idle model waits for a fuller batch", minimum=0
+    )
+
     load_timeout: float = option(600.0, "Life", "Seconds in which a worker must load its models", minimum=0.1)
     ready_when: str = option(
         "any", "Life", "Ready is: every model loaded in any worker, or in all workers", choices=("any", "all")

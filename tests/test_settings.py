@@ -32,6 +32,8 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "threads": ("3", 3, "-1"),
     "event_loop": ("asyncio", "asyncio", "trio"),
     "fast_lane": ("no", False, "perhaps"),
+    "max_batch_size": ("32", 32, "-1"),
+    "max_batch_delay": ("0.005", 0.005, "-1"),
     "load_timeout": ("1.5", 1.5, "nan"),
     "ready_when": ("all", "all", "some"),
     "drain_delay": ("5", 5.0, "-0.1"),

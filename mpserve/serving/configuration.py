@@ -13,8 +13,6 @@ from mpserve.serving.model import Spec
 
 BACKEND = "python"
 DATA_TYPES = {datatype: f"TYPE_{datatype}" for datatype in DATATYPES} | {"BYTES": "TYPE_STRING"}
-NO_BATCHES = 0
-"""``max_batch_size`` of a model whose shapes are told with all their dimensions, the batch among them."""
 
 
 async def configuration(core: ServerCore, name: str, version: str | None) -> dict[str, Any]:
@@ -26,17 +24,20 @@ async def configuration(core: ServerCore, name: str, version: str | None) -> dic
     served = core.find(name, version)
     inputs, outputs = await core.describe(served)
     predict = served.model.predict
+    batched = served.limits.size if served.limits is not None else 0
     return {
         "name": served.model.name,
         "platform": served.model.platform,
         "backend": BACKEND,
-        "max_batch_size": NO_BATCHES,
-        "input": [_tensor(spec) for spec in inputs],
-        "output": [_tensor(spec) for spec in outputs],
+        "max_batch_size": batched,
+        "input": [_tensor(spec, batched) for spec in inputs],
+        "output": [_tensor(spec, batched) for spec in outputs],
         "model_transaction_policy": {"decoupled": isgeneratorfunction(predict) or isasyncgenfunction(predict)},
     }
 
 
-def _tensor(spec: Spec) -> dict[str, Any]:
+def _tensor(spec: Spec, batched: int) -> dict[str, Any]:
+    """``dims`` of a model that is batched leave the batch out (Triton, ``model_configuration.md``, "Maximum Batch Size")."""
+    dims = list(spec.get("shape") or ())
     data_type = DATA_TYPES.get(str(spec.get("datatype")), "TYPE_INVALID")
-    return {"name": spec.get("name"), "data_type": data_type, "dims": spec.get("shape")}
+    return {"name": spec.get("name"), "data_type": data_type, "dims": dims[1:] if batched else dims}

@@ -4,7 +4,7 @@ A front end decodes bytes into a payload before this and encodes the outcome aft
 and gRPC cannot differ in behaviour. It logs nothing: how an error is told, and to whom, is the front end's affair.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import isawaitable
 from typing import Any
@@ -20,10 +20,7 @@ from mpserve.serving.shared_memory import fetch
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.stream import ModelStream, blamed
 from mpserve.serving.tally import INFER, Stopwatch, Tally
-from mpserve.serving.tensors import Tensor, TensorModel
-
-STREAMS = (Iterator, AsyncIterator)
-"""What an answer in parts is."""
+from mpserve.serving.tensors import STREAMS, Tensor, TensorModel
 
 
 class Dataplane:

@@ -112,7 +112,7 @@ class ModelHost:
     async def _bring_up(self, model: Model, one_of_several: bool, again: bool) -> Served:
         before = next((served for served in self.served.get(model.name, ()) if served.model is model), None)
         with self.step("the construction of a model", self._offload):
-            served = before or Served(model, self._on_thread, one_of_several)
+            served = before or Served(model, self._on_thread, one_of_several, self.settings)
         was_ready = model.ready
         in_log = model_in_log.set(served.label)
         try:

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any, NamedTuple
 
+from mpserve.serving.batching import Batcher, Limits
 from mpserve.serving.executor import Executor, as_failure
 from mpserve.serving.model import Model
 from mpserve.serving.tally import INFER, INPUT, OUTPUT, QUEUE, Stopwatch
@@ -37,20 +38,25 @@ class Stage(NamedTuple):
 
 
 def unobserved(seconds: float) -> None:
-    """``validate`` has no histogram in the SDK."""
+    """``validate`` has no histogram in the SDK; a batch observes its members' predict itself, without their waiting."""
 
 
 class Pipeline:
-    """Runs a model's stages. ``run`` is the only way to a model's predict."""
+    """Runs a model's stages. ``run`` is the only way to a model's predict. With ``limits`` that is in batches."""
 
-    def __init__(self, model: Model, executor: Executor, observers: Observers) -> None:
+    def __init__(self, model: Model, executor: Executor, observers: Observers, limits: Limits | None = None) -> None:
         self.model = model
         self.executor = executor
-        self._stages = {verb: _stages(model, verb, observers) for verb in VERBS}
+        self.batcher: Batcher | None = None
+        if limits is not None and isinstance(model, TensorModel):
+            self.batcher = Batcher(model, executor, limits, observers.get("predict", unobserved))
+        self._stages = {verb: _stages(model, verb, observers, self.batcher) for verb in VERBS}
         self._waits = {verb for verb, stages in self._stages.items() if any(stage.is_async for stage in stages)}
         # The SDK's dashboards divide by the count of every stage, so a stage that is not there took no time.
         self._absent = [observers[name] for name in ("preprocess", "postprocess") if not _overrides(model, name)]
-        self.gate: Gate = asyncio.Semaphore(model.concurrency) if model.concurrency is not None else nullcontext()
+        # Members of a batch must be let in together, and the batcher keeps to the concurrency itself.
+        gated = model.concurrency is not None and self.batcher is None
+        self.gate: Gate = asyncio.Semaphore(model.concurrency or 1) if gated else nullcontext()
 
     async def run(self, verb: str, payload: Any, headers: Headers, watch: Stopwatch) -> tuple[Any, Headers]:
         """The model's answer and the response headers it set. Whatever the model raises comes through."""
@@ -100,12 +106,13 @@ def _overrides(model: Model, name: str) -> bool:
     return getattr(type(model), name) is not getattr(Model, name) or name in vars(model)
 
 
-def _stages(model: Model, verb: str, observers: Observers) -> list[Stage]:
+def _stages(model: Model, verb: str, observers: Observers, batcher: Batcher | None) -> list[Stage]:
     stages = []
     for name, part in (("preprocess", INPUT), ("validate", INPUT), (verb, INFER), ("postprocess", OUTPUT)):
         observe = observers.get(name, unobserved)
         if name == "predict" and isinstance(model, TensorModel):
-            stages.append(Stage(*tensor_stage(model), observe, OUTPUT))
+            stage = Stage(*tensor_stage(model), observe, OUTPUT)
+            stages.append(stage if batcher is None else Stage(batcher.predict, True, unobserved, OUTPUT))
         elif name == verb or _overrides(model, name):
             method = getattr(model, name)
             waits = is_async(method) or not _overrides(model, name)  # Model's own predict waits for a predictor

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 from mpserve.errors import ConfigurationError
 from mpserve.metrics import metrics
+from mpserve.serving.batching import limits
 from mpserve.serving.controlplane import Wanted
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
 from mpserve.serving.pipeline import Pipeline
 from mpserve.serving.tally import Tally
 from mpserve.serving.versions import SEPARATOR, age
+from mpserve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +56,10 @@ class Served:
     ``one_of_several`` says that the model has other versions, so that logs and answers have to tell them apart.
 
     Raises:
-        ConfigurationError: the model declares what cannot be: its concurrency, or a tensor's datatype.
+        ConfigurationError: the model declares what cannot be: its concurrency, its batches, or a tensor's datatype.
     """
 
-    def __init__(self, model: Model, on_thread: Callable[[], object], one_of_several: bool = False) -> None:
+    def __init__(self, model: Model, on_thread: Callable[[], object], one_of_several: bool, settings: Settings) -> None:
         if model.concurrency is not None and model.concurrency < 1:
             raise ConfigurationError(
                 f"model {model.name}: concurrency is {model.concurrency}, expected None or a number of 1 or more"
@@ -66,8 +68,10 @@ class Served:
         self.one_of_several = one_of_several
         self.label = f"{model.name}{SEPARATOR}{model.version}" if one_of_several else model.name
         """What it is called in logs and errors."""
+        self.limits = limits(model, settings)
+        """Of its batches, if it has any."""
         self.executor = Executor(self.label, model.concurrency or 1, on_thread)
-        self.pipeline = Pipeline(model, self.executor, metrics().stage_observers(model.name))
+        self.pipeline = Pipeline(model, self.executor, metrics().stage_observers(model.name), self.limits)
         self.tally: Tally | None = None
         """Its counts in this worker, from its first request on."""
         self.held = Hold()

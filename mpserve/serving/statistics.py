@@ -77,7 +77,7 @@ class Statistics:
             "version": served.model.version,
             "last_inference": max(block[tally.LAST] for block in blocks) // 1_000_000,
             "inference_count": total[tally.ROWS],
-            "execution_count": answered,
+            "execution_count": total[tally.EXECUTIONS],
             "inference_stats": {
                 **{name: {"count": answered, "ns": total[cell]} for name, cell in SPANS.items()},
                 "fail": {"count": total[tally.FAILURES], "ns": total[tally.FAILURE_NS]},

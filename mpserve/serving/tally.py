@@ -14,8 +14,8 @@ QUEUE, INPUT, INFER, OUTPUT = range(4)
 """Parts of a request's time, as in Triton's statistics: waiting for a thread, preprocessing and conversion, the model's own
 time, conversion and postprocessing."""
 
-SUCCESSES, FAILURES, ROWS, LAST, SUCCESS_NS, FAILURE_NS, QUEUE_NS, INPUT_NS, INFER_NS, OUTPUT_NS = range(
-    REVISION + 1, REVISION + 11
+SUCCESSES, FAILURES, ROWS, LAST, SUCCESS_NS, FAILURE_NS, QUEUE_NS, INPUT_NS, INFER_NS, OUTPUT_NS, EXECUTIONS = range(
+    REVISION + 1, REVISION + 12
 )
 """Cells of a model's block in shared memory; durations in nanoseconds, LAST in nanoseconds since 1970."""
 
@@ -23,19 +23,32 @@ _MAX = 2**63 - 1
 
 
 class Stopwatch:
-    """Runs from its construction. ``spent`` has nanoseconds by part; ``now`` is the moment of the last lap."""
+    """Runs from its construction. ``spent`` has nanoseconds by part; ``now`` is the moment of the last lap.
 
-    __slots__ = ("begun", "now", "spent")
+    ``executions`` are those of the model that this request stands for: one of those in a batch stands for all.
+    """
+
+    __slots__ = ("begun", "executions", "now", "spent")
 
     def __init__(self) -> None:
         self.begun = self.now = perf_counter_ns()
         self.spent = [0, 0, 0, 0]
+        self.executions = 1
 
     def lap(self, part: int) -> None:
         """What has passed since the last lap was spent on ``part``."""
         now = perf_counter_ns()
         self.spent[part] += now - self.now
         self.now = now
+
+    def follow(self, batch: "Stopwatch", executions: int) -> None:
+        """What has passed since the last lap was waiting for a batch, and then what that has spent."""
+        spent = self.spent
+        spent[QUEUE] += batch.begun - self.now
+        for part in (INPUT, INFER, OUTPUT):
+            spent[part] += batch.spent[part]
+        self.now = batch.now
+        self.executions = executions
 
 
 class Tally:
@@ -70,6 +83,7 @@ class Tally:
         queue, given, infer, output = watch.spent
         cells[SUCCESSES] += 1
         cells[ROWS] = (cells[ROWS] + rows) & _MAX  # a tensor without elements may claim any number of rows
+        cells[EXECUTIONS] += watch.executions
         cells[LAST] = time_ns()
         cells[SUCCESS_NS] += perf_counter_ns() - watch.begun
         cells[QUEUE_NS] += queue

@@ -8,7 +8,7 @@ framework.
 import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from inspect import iscoroutinefunction, signature
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,10 @@ from mpserve.serving.tally import INFER, INPUT, Stopwatch
 
 WHOLE = (np.ndarray, dict, tuple, list)
 """What an answer mostly is; to ask whether it is an iterator costs ten times as much."""
+
+
+STREAMS = (Iterator, AsyncIterator)
+"""What an answer in parts is."""
 
 
 class Tensor(NamedTuple):
@@ -49,10 +53,22 @@ class TensorModel(Model):
 
     V1: ``instances`` is the one input's rows, or a list of objects with one entry per input; ``predictions`` mirrors
     that.
+
+    Attributes:
+        inputs, outputs: what is declared.
+        max_batch_size: rows that ``predict`` is given at most, of several requests together; 0 gives it each request by
+            itself, None leaves it to ``--max_batch_size``. Batches need -1 as the first dimension of every tensor.
+        max_batch_delay: seconds for which an idle model waits for a fuller batch; None leaves it to ``--max_batch_delay``.
+        preferred_batch_sizes: rows of a batch that is not held back for more, and not filled beyond if more are there.
+        pad_value: fills requests of different shape up to the largest of their batch; None joins only those of one shape.
     """
 
     inputs: Sequence[Tensor] = ()
     outputs: Sequence[Tensor] = ()
+    max_batch_size: int | None = None
+    max_batch_delay: float | None = None
+    preferred_batch_sizes: Sequence[int] = ()
+    pad_value: float | None = None
 
     def predict(self, *arrays: Any) -> Any:
         """Answer for the given arrays; the first dimension is the batch."""
@@ -125,6 +141,12 @@ def _takes_device(load: Callable[..., Any]) -> bool:
         parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         for parameter in parameters.values()
     )
+
+
+def answers_in_parts(model: TensorModel) -> bool:
+    """Whether its predict is a generator, as far as can be known before it is called."""
+    predict = model._function if isinstance(model, FunctionModel) else model.predict
+    return isgeneratorfunction(predict) or isasyncgenfunction(predict)
 
 
 def tensor_stage(model: TensorModel) -> tuple[Callable[..., Any], bool]:
@@ -305,6 +327,16 @@ def to_response(model: TensorModel, payload: Any, result: Any) -> InferResponse:
     """What ``predict`` returned, named and checked against the declared outputs.
 
     Raises:
+        InferenceError: as ``to_outputs``.
+    """
+    request_id = payload.id if isinstance(payload, InferRequest) else None
+    return InferResponse(request_id, model.name, to_outputs(model, result))
+
+
+def to_outputs(model: TensorModel, result: Any) -> list[InferOutput]:
+    """As ``to_response``, the outputs alone.
+
+    Raises:
         InferenceError: the model returned something else than it declares, or arrays of a type that V2 does not have;
             the message names the output and both sides.
     """
@@ -314,8 +346,7 @@ def to_response(model: TensorModel, payload: Any, result: Any) -> InferResponse:
             outputs.append(InferOutput(name, list(array.shape), datatype_of(array.dtype), array))
         except InvalidInput as error:  # not the client's fault
             raise InferenceError(f"output {name!r}: {error}") from error
-    request_id = payload.id if isinstance(payload, InferRequest) else None
-    return InferResponse(request_id, model.name, outputs)
+    return outputs
 
 
 def _named(declared: Sequence[Tensor], result: Any) -> list[tuple[str, Array]]:

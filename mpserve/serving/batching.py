@@ -1,0 +1,381 @@
+"""Dynamic batching: the requests to one model that wait at the same moment are predicted together.
+
+A request whose arrays are checked becomes a member of the queue, on the event loop. Whenever the model may run, the members
+that can be joined go to it as one batch, up to ``max_batch_size`` rows; while it runs the next batch gathers. So the size adapts
+to the load, and an idle server adds no delay unless ``max_batch_delay`` asks for one. It knows no front end.
+"""
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
+from mpserve.protocol.datatypes import Array
+from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from mpserve.serving.executor import Executor, as_failure
+from mpserve.serving.model import Model
+from mpserve.serving.tally import INFER, INPUT, OUTPUT, Stopwatch
+from mpserve.serving.tensors import STREAMS, TensorModel, answers_in_parts, to_arrays, to_outputs
+from mpserve.settings import Settings
+
+NANO = 1e-9
+
+
+class Limits(NamedTuple):
+    """How a model's batches are formed: rows at most, seconds to wait for more, sizes that are not waited beyond."""
+
+    size: int
+    delay: float
+    preferred: frozenset[int]
+    pad_value: float | None
+
+
+def limits(model: Model, settings: Settings) -> Limits | None:
+    """What a model declares, or else the options where it can be batched; None: it is not.
+
+    Raises:
+        ConfigurationError: the model declares batches that cannot be.
+    """
+    declared: int | None = getattr(model, "max_batch_size", None)
+    if declared is None:
+        size = settings.max_batch_size if _obstacle(model) is None else 0
+    elif type(declared) is not int or declared < 0:
+        raise ConfigurationError(f"model {model.name}: max_batch_size is {declared!r}, expected a number of 0 or more")
+    elif declared and (obstacle := _obstacle(model)) is not None:
+        raise ConfigurationError(f"model {model.name} cannot have max_batch_size {declared}: {obstacle}")
+    else:
+        size = declared
+    if not size or not isinstance(model, TensorModel):
+        return None
+    delay = settings.max_batch_delay if model.max_batch_delay is None else model.max_batch_delay
+    if delay < 0:
+        raise ConfigurationError(f"model {model.name}: max_batch_delay is {delay}, expected seconds of 0 or more")
+    if any(not 0 < preferred <= size for preferred in model.preferred_batch_sizes):
+        raise ConfigurationError(
+            f"model {model.name}: preferred_batch_sizes are {list(model.preferred_batch_sizes)}, expected numbers from 1"
+            f" to max_batch_size, {size}"
+        )
+    return Limits(size, delay, frozenset(model.preferred_batch_sizes), model.pad_value)
+
+
+def _obstacle(model: Model) -> str | None:
+    """Why the model cannot be batched, in words."""
+    if not isinstance(model, TensorModel):
+        return "only a TensorModel, a TorchModel or a pair of functions can, since they speak arrays"
+    if answers_in_parts(model):
+        return "its predict is a generator, which answers one request at a time"
+    for tensor in (*model.inputs, *model.outputs):
+        if list(tensor.shape[:1]) != [-1]:
+            return f"{tensor.name!r} is declared with shape {list(tensor.shape)}, expected -1 as its first dimension"
+    return None
+
+
+class Member:
+    """A request that waits for its answer. ``kind`` is alike for those that can be joined."""
+
+    __slots__ = ("arrays", "context", "future", "kind", "payload", "rows", "watch")
+
+    def __init__(
+        self, payload: Any, arrays: list[Array], kind: object, watch: Stopwatch, future: "asyncio.Future[InferResponse]"
+    ) -> None:
+        self.payload = payload
+        self.arrays = arrays
+        self.rows = int(arrays[0].shape[0])
+        self.kind = kind
+        self.watch = watch
+        self.future = future
+        self.context = contextvars.copy_context()
+
+
+Outcome = InferResponse | Exception
+
+
+class Batch:
+    """Members that are predicted together, and again in halves if that fails, until who is to blame is alone.
+
+    Asked in turns: ``next`` gives the arrays of an attempt, ``answered`` or ``failed`` takes what came of it.
+    """
+
+    def __init__(self, model: TensorModel, members: list[Member], pad_value: float | None) -> None:
+        self.model = model
+        self.members = members
+        self.pad_value = pad_value
+        self.outcomes: list[tuple[list[Member], Sequence[Outcome]]] = []
+        """Of each attempt that was the last of its members."""
+        self.watch = Stopwatch()
+        self._todo = [members]
+        self._attempt = members
+
+    def next(self) -> list[Array] | None:
+        """The joined arrays of the next attempt; None if all members have their outcome."""
+        if not self._todo:
+            return None
+        self._attempt = members = self._todo.pop()
+        if len(members) == 1:
+            arrays = members[0].arrays
+        else:
+            columns = zip(*(member.arrays for member in members), strict=True)
+            arrays = [joined(column, self.pad_value) for column in columns]
+        self.watch.lap(INPUT)
+        return arrays
+
+    def failed(self, error: BaseException) -> None:
+        """The model raised: halve the attempt, or blame its only member."""
+        self.watch.lap(INFER)
+        members = self._attempt
+        if len(members) == 1:
+            self.outcomes.append((members, [as_failure(error)]))
+        else:
+            half = len(members) // 2
+            self._todo += [members[half:], members[:half]]
+
+    def answered(self, result: Any) -> None:
+        """The model returned: split it. What is not as many rows as were given fails the whole attempt."""
+        self.watch.lap(INFER)
+        members = self._attempt
+        try:
+            outcomes: Sequence[Outcome] = split(self.model, members, result)
+        except Exception as error:
+            outcomes = [error, *(_alike(error) for _ in members[1:])]
+        self.outcomes.append((members, outcomes))
+        self.watch.lap(OUTPUT)
+
+    def run(self) -> "Batch":
+        """All attempts, in the model's thread."""
+        while (arrays := self.next()) is not None:
+            try:
+                result = self.model.invoke(arrays)
+            except BaseException as error:
+                self.failed(error)
+            else:
+                self.answered(result)
+        return self
+
+    async def run_async(self) -> "Batch":
+        """As ``run``, of a model whose predict is ``async def``."""
+        while (arrays := self.next()) is not None:
+            try:
+                result = await self.model.invoke(arrays)
+            except (Exception, SystemExit) as error:
+                self.failed(error)
+            else:
+                self.answered(result)
+        return self
+
+
+def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
+    """The rows of all arrays, one after the other; ragged ones are padded at their ends to the largest."""
+    if pad_value is None or len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    shape = [max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True)]
+    whole = np.full([sum(array.shape[0] for array in arrays), *shape], pad_value, arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        end = start + array.shape[0]
+        whole[tuple([slice(start, end), *map(slice, array.shape[1:])])] = array
+        start = end
+    return whole
+
+
+def split(model: TensorModel, members: Sequence[Member], result: Any) -> list[InferResponse]:
+    """Each member's response, whose arrays are views of its rows.
+
+    Raises:
+        InferenceError: the model returned another number of rows than it was given, or what it does not declare.
+    """
+    if isinstance(result, STREAMS):
+        raise InferenceError("the model answered in parts, which it cannot with max_batch_size; expected arrays")
+    rows = sum(member.rows for member in members)
+    outputs = to_outputs(model, result)
+    for output in outputs:
+        if output.shape[:1] != [rows]:
+            raise InferenceError(
+                f"output {output.name!r}: the model was given a batch of {rows} rows and returned shape {output.shape};"
+                f" expected {rows} as its first dimension"
+            )
+    arrays = [(output, output.as_numpy(), output.shape[1:]) for output in outputs]
+    responses = []
+    start = 0
+    for member in members:
+        end = start + member.rows
+        own = [InferOutput(o.name, [member.rows, *shape], o.datatype, array[start:end]) for o, array, shape in arrays]
+        request_id = member.payload.id if isinstance(member.payload, InferRequest) else None
+        responses.append(InferResponse(request_id, model.name, own))
+        start = end
+    return responses
+
+
+def _alike(error: Exception) -> Exception:
+    """One of its own for each caller: each that raises it writes its traceback into it."""
+    alike = InferenceError(str(error))
+    alike.__cause__ = error
+    return alike
+
+
+class Batcher:
+    """The queue of one model in a worker. All but ``Batch.run`` is on the event loop, so there is nothing to lock."""
+
+    def __init__(
+        self, model: TensorModel, executor: Executor, limits: Limits, observe: Callable[[float], None]
+    ) -> None:
+        self.model = model
+        self.limits = limits
+        self._executor = executor
+        self._observe = observe
+        self._is_async = iscoroutinefunction(model.invoke) or iscoroutinefunction(model.predict)
+        self._idle = model.concurrency or 1
+        """How many more batches may run at the same time."""
+        self._alike = bool(model.inputs) and all(-1 not in tensor.shape[1:] for tensor in model.inputs)
+        self._queues: dict[object, deque[Member]] = {}
+        self._is_called = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """Requests that wait, those included that were cancelled a moment ago."""
+        return sum(map(len, self._queues.values()))
+
+    async def predict(self, payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> InferResponse:
+        """The predict stage of one request.
+
+        Raises:
+            InvalidInput: it does not fit what the model declares, or is no batch, or one that is too large.
+            Exception: whatever the model raised for it.
+        """
+        arrays = to_arrays(self.model, payload)
+        self._check(arrays)
+        watch.lap(INPUT)
+        loop = asyncio.get_running_loop()
+        kind = None if self._alike else self._kind(arrays)
+        member = Member(payload, arrays, kind, watch, loop.create_future())
+        queue = self._queues.get(kind)
+        if queue is None:
+            queue = self._queues[kind] = deque()
+        queue.append(member)
+        self._call(loop)
+        return await member.future
+
+    def _check(self, arrays: list[Array]) -> None:
+        sizes = {array.shape[:1] for array in arrays}
+        if len(sizes) != 1 or () in sizes:
+            shapes = ", ".join(str(list(array.shape)) for array in arrays) or "none"
+            raise InvalidInput(
+                f"model {self.model.name} takes batches: expected inputs with one and the same first dimension, got {shapes}"
+            )
+        [[rows]] = sizes
+        if rows > self.limits.size:
+            raise InvalidInput(
+                f"model {self.model.name}: the batch has {rows} rows, expected at most {self.limits.size} (max_batch_size)"
+            )
+
+    def _kind(self, arrays: list[Array]) -> object:
+        if self.limits.pad_value is None:
+            return tuple([(array.dtype, array.shape[1:]) for array in arrays])
+        return tuple([(a.dtype, a.shape[1:] if a.dtype.kind == "O" else a.ndim) for a in arrays])
+
+    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at the queue once what arrives in this turn of the loop is there, if the model may run."""
+        if self._idle and not self._is_called:
+            self._is_called = True
+            loop.call_soon(self._form)
+
+    def _form(self) -> None:
+        self._is_called = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._idle and (members := self._due()):
+            self._begin(members)
+
+    def _due(self) -> list[Member]:
+        """The next batch, taken from the queue: of those that wait for nothing more the one that has waited longest."""
+        due: list[Member] = []
+        begun = None
+        for kind, queue in list(self._queues.items()):
+            members, full = self._candidates(queue)
+            if not members:
+                del self._queues[kind]
+            elif full or self._wait(members[0]) <= 0:
+                if not due or members[0].watch.now < due[0].watch.now:
+                    due = members
+            elif begun is None or members[0].watch.now < begun.watch.now:
+                begun = members[0]
+        if due:
+            queue = self._queues[due[0].kind]
+            for _ in due:
+                queue.popleft()
+        elif begun is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._wait(begun), self._form)
+        return due
+
+    def _wait(self, first: Member) -> float:
+        """Seconds for which a batch that begins with this member may still wait for others."""
+        if not self.limits.delay:
+            return 0.0
+        return self.limits.delay - (Stopwatch().now - first.watch.now) * NANO
+
+    def _candidates(self, queue: deque[Member]) -> tuple[list[Member], bool]:
+        """What would be the next batch of this queue, and whether there is no sense in waiting for more.
+
+        Those that were cancelled leave the queue here. The first that does not fit ends it, so that none is overtaken.
+        """
+        size, preferred = self.limits.size, self.limits.preferred
+        members: list[Member] = []
+        rows = best = number = 0
+        full = False
+        if any(member.future.done() for member in queue):
+            waiting = [member for member in queue if not member.future.done()]
+            queue.clear()
+            queue.extend(waiting)
+        for member in queue:
+            if rows + member.rows > size:
+                full = True
+                break
+            members.append(member)
+            rows += member.rows
+            if rows in preferred:
+                best, number = rows, len(members)
+        if rows == size:
+            return members, True
+        return (members[:number], True) if best else (members, full)
+
+    def _begin(self, members: list[Member]) -> None:
+        batch = Batch(self.model, members, self.limits.pad_value)
+        self._idle -= 1
+        # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.
+        future = members[0].context.run(self._start, batch)
+        future.add_done_callback(lambda done: self._settle(batch, done))
+
+    def _start(self, batch: Batch) -> "asyncio.Future[Batch]":
+        running = batch.run_async() if self._is_async else self._executor.run(Batch.run, batch)
+        return asyncio.get_running_loop().create_task(running)
+
+    def _settle(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
+        """Give each member its own outcome, unless it has gone, and let the next batch begin."""
+        self._idle += 1
+        self._call(done.get_loop())
+        seconds = (batch.watch.now - batch.watch.begun) * NANO
+        for members, outcomes in batch.outcomes:
+            executions = 1
+            for member, outcome in zip(members, outcomes, strict=True):
+                if member.future.done():  # cancelled: nobody waits for it
+                    continue
+                self._observe(seconds)
+                member.watch.follow(batch.watch, executions)
+                if isinstance(outcome, Exception):
+                    member.future.set_exception(outcome)
+                else:
+                    member.future.set_result(outcome)
+                    executions = 0
+        self._abandon(batch, done)
+
+    def _abandon(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
+        """Whatever cut the batch short, nobody may wait for ever."""
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        for member in batch.members:
+            if not member.future.done():
+                member.future.set_exception(as_failure(error or RuntimeError("the batch was not completed")))
