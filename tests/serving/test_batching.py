@@ -11,11 +11,13 @@ import pytest
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferRequest
+from mpserve.serving.batching import limits
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.model import Model
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.settings import Settings
 from tests.asgi import loaded
 
 PATIENCE = 30.0
@@ -129,6 +131,58 @@ def test_what_waits_is_joined_and_split(payloads: list[Any], calls: list[int]) -
             assert stats["execution_count"] == len(model.calls)
 
     with_core(model, test)
+
+
+def test_a_batch_of_a_preferred_size_is_not_filled_beyond() -> None:
+    model = Held()
+    model.preferred_batch_sizes = (2,)
+
+    async def test(core: ServerCore, ask: Any) -> None:
+        first, rest = await gathered(core, model, ask, [request([n]) for n in range(3)])
+        model.go.release(MANY)
+        await asyncio.gather(first, *rest)
+        assert model.calls == [1, 2, 1]
+
+    with_core(model, test)
+
+
+@pytest.mark.parametrize(
+    ("declared", "number", "calls"),
+    [
+        pytest.param({"max_batch_size": 3, "max_batch_delay": 2 * PATIENCE}, 3, [3], id="a full batch waits no longer"),
+        pytest.param(
+            {"max_batch_delay": 2 * PATIENCE, "preferred_batch_sizes": (3,)},
+            3,
+            [3],
+            id="nor does one of a preferred size",
+        ),
+        pytest.param({"max_batch_delay": 0.05}, 1, [1], id="the delay ends"),
+    ],
+)
+def test_an_idle_model_waits_for_mates_as_it_declares(declared: dict[str, Any], number: int, calls: list[int]) -> None:
+    model = Held()
+    vars(model).update(declared)
+    model.go.release(MANY)
+
+    async def test(core: ServerCore, ask: Any) -> None:
+        answers = [asyncio.create_task(ask(request([n]))) for n in range(number - 1)]
+        for _ in range(5):  # the last comes in a later turn of the loop
+            await asyncio.sleep(0)
+        answers.append(asyncio.create_task(ask(request([number - 1]))))
+        assert [values(answer) for answer in await asyncio.gather(*answers)] == [[2.0 * n] for n in range(number)]
+        assert model.calls == calls
+
+    with_core(model, test)
+
+
+@pytest.mark.parametrize(("declared", "size"), [(None, 4), (0, None), (8, 8)])
+def test_the_option_is_for_models_that_declare_nothing(declared: int | None, size: int | None) -> None:
+    model = Held()
+    model.max_batch_size = declared
+    limited = limits(model, Settings(max_batch_size=4, max_batch_delay=0.5))
+    assert (limited and limited.size) == size
+    assert limited is None or limited.delay == 0.5
+    assert limits(Model("m"), Settings(max_batch_size=4)) is None
 
 
 def test_v1_and_v2_requests_join_one_batch() -> None:
