@@ -87,7 +87,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(folder))  # as `python model.py` would, so that it finds its neighbours
     is_free = path.stem not in sys.modules and path.stem.isidentifier()
     name = path.stem if is_free else f"mpserve_target_{folder.name}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path.absolute())))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
