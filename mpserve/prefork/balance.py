@@ -21,6 +21,13 @@ AT_ONCE = 16
 """Connections given up between two looks, at most: each costs its client a connect, with TLS a handshake."""
 
 
+WINDOW = 0.1
+"""Seconds over which a worker counts the connections that come and go."""
+
+BRIEF = 10
+"""Connections that end within a window, at least, and more than are open: then they are too short-lived to be spread."""
+
+
 class Load(NamedTuple):
     """What a worker holds. The lighter of two has fewer connections, or as many and fewer requests to answer."""
 
@@ -82,3 +89,28 @@ class Shedding:
             return False
         self.due -= 1
         return True
+
+
+class Turnover:
+    """Whether connections end so soon that to spread them would cost more than it gains.
+
+    Clients that open one for each request are spread by the kernel: a worker that is busy does not accept.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.is_brisk = False
+        self._since = now
+        self._held = 0
+        self._taken = 0
+
+    def take(self) -> None:
+        self._taken += 1
+
+    def look(self, now: float, held: int) -> None:
+        """Decide anew once a window has passed; ``held`` connections are open."""
+        elapsed = now - self._since
+        if elapsed < WINDOW:
+            return
+        ended = (self._taken - (held - self._held)) * WINDOW / elapsed
+        self.is_brisk = ended > max(BRIEF, held)
+        self._since, self._held, self._taken = now, held, 0

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from mpserve.prefork.balance import Shedding, load_of, ready_others
+from mpserve.prefork.balance import Shedding, Turnover, load_of, ready_others
 from mpserve.scoreboard import Row, Scoreboard
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Gate:
         self._row = row
         self._shedding = shedding
         self._loop = asyncio.get_running_loop()
+        self._turnover = Turnover(self._loop.time())
         self._opening: set[asyncio.Task[object]] = set()
         self._is_open = False
         self._looks = 0
@@ -90,7 +91,8 @@ class Gate:
     def _look(self) -> None:
         """A connection waits: take it, or leave it to another for a moment."""
         others = ready_others(self._board, self._row)
-        lighter = self._lighter(others)
+        self._turnover.look(self._loop.time(), self._row.connections)
+        lighter = [] if self._turnover.is_brisk else self._lighter(others)
         if lighter and self._looks < PATIENCE:
             self._looks += 1
             return self._pause(PAUSE)
@@ -127,6 +129,7 @@ class Gate:
             return False
         client.setblocking(False)
         self._row.connections += 1
+        self._turnover.take()
         task: asyncio.Task[object] = self._loop.create_task(self._connect(client))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)

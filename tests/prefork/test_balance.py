@@ -2,7 +2,18 @@
 
 import pytest
 
-from mpserve.prefork.balance import AT_ONCE, FEW, LASTING, Load, Shedding, ready_others, surplus
+from mpserve.prefork.balance import (
+    AT_ONCE,
+    BRIEF,
+    FEW,
+    LASTING,
+    WINDOW,
+    Load,
+    Shedding,
+    Turnover,
+    ready_others,
+    surplus,
+)
 from mpserve.scoreboard import Scoreboard, State
 
 
@@ -66,3 +77,24 @@ def test_only_workers_that_are_ready_are_compared_with() -> None:
     for slot, state in enumerate((State.READY, State.LOADING, State.READY, State.DRAINING)):
         board.row(slot).state = state
     assert [row.slot for row in ready_others(board, board.row(0))] == [2]
+
+
+@pytest.mark.parametrize(
+    ("taken", "held", "elapsed", "expected"),
+    [
+        pytest.param(200, 8, WINDOW, True, id="one for each request"),
+        pytest.param(200, 200, WINDOW, False, id="they stay"),
+        pytest.param(BRIEF + 8, 8, WINDOW, False, id="not so many"),
+        pytest.param(200, 8, 20 * WINDOW, False, id="not so often"),
+        pytest.param(200, 120, WINDOW, False, id="most stay"),
+        pytest.param(200, 8, WINDOW / 2, False, id="too soon to tell"),
+    ],
+)
+def test_connections_are_not_worth_spreading_when_more_end_within_a_window_than_are_open(
+    taken: int, held: int, elapsed: float, expected: bool
+) -> None:
+    turnover = Turnover(now=0)
+    for _ in range(taken):
+        turnover.take()
+    turnover.look(elapsed, held)
+    assert turnover.is_brisk == expected
