@@ -13,7 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpserve.errors import NotSupported
@@ -56,13 +56,26 @@ register_url_convertor("v1name", ModelName())
 
 def build_app(core: ServerCore) -> Starlette:
     """The ASGI application that serves ``core``'s models. Its ``state.core`` is that core."""
+    dataplane = Dataplane(core)
+    accounts = Accounts(core.settings.access_log)
+    app = Starlette(
+        routes=_routes(core, dataplane),
+        middleware=[Middleware(RequestContext, accounts=accounts)],
+        exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
+        lifespan=_lifespan,
+    )
+    app.state.core = core
+    app.state.lane = Lane(dataplane, accounts)
+    app.state.as_built = _shape(app)
+    return app
+
+
+def _routes(core: ServerCore, dataplane: Dataplane) -> list[BaseRoute]:
     health = Health(core)
     monitoring = MonitoringRoutes(core)
     repository = RepositoryRoutes(core)
     memory = SharedMemoryRoutes(core)
     openapi = OpenApi(core)
-    dataplane = Dataplane(core)
-    accounts = Accounts(core.settings.access_log)
 
     def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], *methods: str) -> Route:
         return Route(path, _answering(answer), methods=methods or ["GET"])
@@ -73,7 +86,7 @@ def build_app(core: ServerCore) -> Starlette:
     def hot(path: str) -> Route:
         return post(path, ROUTES[path])
 
-    routes = [
+    return [
         asked("/", health.alive),
         asked("/metrics", health.metrics),
         asked("/openapi.json", openapi.document),
@@ -128,16 +141,6 @@ def build_app(core: ServerCore) -> Starlette:
         # What the kserve SDK has besides, by any method
         *(Mount(path, _refusing(words)) for path, words in REFUSED.items()),
     ]
-    app = Starlette(
-        routes=routes,
-        middleware=[Middleware(RequestContext, accounts=accounts)],
-        exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
-        lifespan=_lifespan,
-    )
-    app.state.core = core
-    app.state.lane = Lane(dataplane, accounts)
-    app.state.as_built = _shape(app)
-    return app
 
 
 def find_core(app: Any) -> ServerCore | None:

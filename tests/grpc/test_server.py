@@ -126,6 +126,7 @@ def test_a_server_that_never_started_can_be_ended() -> None:
             server = GrpcServer(core, HOST, 0)
             await server.drain(1)
             await server.stop()
+            assert server.port == 0  # and it has not begun to listen on the way
 
     run(test())
 
