@@ -16,7 +16,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from mpserve.errors import ConfigurationError
 from mpserve.scoreboard import Scoreboard, State
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+VERBS = ("predict", "explain")
 STAGES = ("preprocess", "predict", "postprocess", "explain")
 LOAD_BUCKETS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
 
@@ -96,17 +97,24 @@ class Metrics:
             buckets=LOAD_BUCKETS,
         )
 
-        self._durations: dict[tuple[str, str], Durations] = {}
+        self._durations: dict[tuple[str, str, frozenset[str]], Durations] = {}
         self._answered: dict[tuple[str, int], int] = {}
 
-    def stage_observers(self, model_name: str) -> dict[str, Callable[[float], None]]:
-        """One ``observe`` per stage for this model."""
-        return {stage: self._durations_of(stage, model_name).observe for stage in STAGES}
+    def stage_observers(
+        self, model_name: str, absent: frozenset[str] = frozenset()
+    ) -> dict[str, Callable[[float], None]]:
+        """One ``observe`` per stage for this model. Those that it does not have took no time whenever it was asked."""
+        return {
+            stage: self._durations_of(stage, model_name, absent if stage in VERBS else frozenset()).observe
+            for stage in STAGES
+        }
 
-    def _durations_of(self, stage: str, model_name: str) -> "Durations":
-        known = self._durations.get((stage, model_name))
+    def _durations_of(self, stage: str, model_name: str, absent: frozenset[str]) -> "Durations":
+        known = self._durations.get((stage, model_name, absent))
         if known is None:
-            known = self._durations[stage, model_name] = Durations(self.stages[stage].labels(model_name))
+            untimed = [self.stages[other].labels(model_name) for other in absent]
+            known = Durations(self.stages[stage].labels(model_name), untimed)
+            self._durations[stage, model_name, absent] = known
         return known
 
     def count_answer(self, route: str, status: int) -> None:
@@ -126,13 +134,15 @@ class Metrics:
 class Durations:
     """A histogram's observations, noted one by one and counted together.
 
-    To count one costs 0.7 µs, to note it a seventh of that, and a small request has three.
+    To count one costs 0.7 µs, to note it a seventh of that. Each also counts as one of no time in the ``untimed``: the SDK's
+    dashboards divide by the count of every stage, also of those that a model does not have.
     """
 
     FULL = 512
 
-    def __init__(self, histogram: Histogram) -> None:
+    def __init__(self, histogram: Histogram, untimed: Iterable[Histogram] = ()) -> None:
         self._histogram = histogram
+        self._untimed = untimed
         self._bounds: list[float] = histogram._upper_bounds
         self._noted: list[float] = []
         self._counting = threading.Lock()
@@ -154,6 +164,8 @@ class Durations:
             for bucket, count in Counts(bisect_left(self._bounds, seconds) for seconds in noted).items():
                 self._histogram._buckets[bucket].inc(count)
             self._histogram._sum.inc(sum(noted))
+            for other in self._untimed:
+                other._buckets[0].inc(number)
 
 
 @lru_cache(maxsize=1)

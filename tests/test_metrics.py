@@ -153,6 +153,21 @@ def test_what_is_true_of_the_living_is_read_from_the_scoreboard() -> None:
     """)
 
 
+def test_a_stage_that_a_model_does_not_have_is_counted_with_its_predict_and_takes_no_time() -> None:
+    """The SDK's dashboards divide by the count of each stage."""
+    run("""
+    observers = own.stage_observers("m", frozenset({"postprocess"}))
+    for seconds in (1, 2):
+        observers["predict"](seconds)
+    observers["preprocess"](3)
+    own.flush()
+    found = samples()
+    stages = ("preprocess", "predict", "postprocess")
+    assert [found[f"request_{stage}_seconds_count", "m"] for stage in stages] == [1, 2, 2]
+    assert [found[f"request_{stage}_seconds_sum", "m"] for stage in stages] == [3, 3, 0]
+    """)
+
+
 def test_the_stages_have_the_sdks_names_and_label() -> None:
     run("""
     for stage, observe in own.stage_observers("m").items():

@@ -84,7 +84,8 @@ def _routes(core: ServerCore, dataplane: Dataplane) -> list[BaseRoute]:
         return Route(path, Endpoint(dataplane, inference), methods=["POST"])
 
     def hot(path: str) -> Route:
-        return post(path, ROUTES[path])
+        _, inference = ROUTES[path]
+        return post(path, inference)
 
     return [
         asked("/", health.alive),

@@ -12,33 +12,33 @@ from mpserve.http.responses import Answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol.generate import decode_request, encode_response
 from mpserve.protocol.messages import InferRequest
-from mpserve.serving.dataplane import Dataplane
+from mpserve.serving.dataplane import Plane
 from mpserve.serving.stream import ModelStream
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 JSON = {"content-type": "application/json"}
 
 
-async def generate(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
+async def generate(plane: Plane, call: Call, body: bytes) -> Answer:
     """``POST /v2/models/{model}[/versions/{version}]/generate``.
 
     Raises:
         NotSupported: the model answers in parts, and not in exactly one.
     """
-    request, encode = await _asked(dataplane, call, body)
-    result, headers = await dataplane.run("predict", call.model, call.version, request, call.headers)
+    request, encode = await _asked(plane, call, body)
+    result, headers = await plane.run("predict", call.model, call.version, request, call.headers)
     if isinstance(result, ModelStream):
         result = await _only_part(result)
     return Answer(200, head({**headers, **JSON}, {}), encode(result))
 
 
-async def generate_stream(dataplane: Dataplane, call: Call, body: bytes) -> Answer | StreamedAnswer:
+async def generate_stream(plane: Plane, call: Call, body: bytes) -> Answer | StreamedAnswer:
     """``POST /v2/models/{model}[/versions/{version}]/generate_stream``: server-sent events.
 
     What fails after the first event is told in a last one.
     """
-    request, encode = await _asked(dataplane, call, body)
-    result, headers = await dataplane.run("predict", call.model, call.version, request, call.headers)
+    request, encode = await _asked(plane, call, body)
+    result, headers = await plane.run("predict", call.model, call.version, request, call.headers)
     if not isinstance(result, ModelStream):
         return Answer(200, head({**headers, **EVENTS}, {}), _event(encode(result)))
     return await StreamedAnswer(
@@ -46,9 +46,9 @@ async def generate_stream(dataplane: Dataplane, call: Call, body: bytes) -> Answ
     ).begin()
 
 
-async def _asked(dataplane: Dataplane, call: Call, body: bytes) -> tuple[InferRequest, Callable[[Any], bytes]]:
+async def _asked(plane: Plane, call: Call, body: bytes) -> tuple[InferRequest, Callable[[Any], bytes]]:
     """The request, and what makes an answer's JSON of what the model gives."""
-    core = dataplane.core
+    core = plane.core
     served = core.find(call.model, call.version)
     inputs, _ = await core.describe(served)
     declared = [(each["name"], each["datatype"], each["shape"]) for each in inputs]

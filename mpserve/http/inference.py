@@ -12,17 +12,16 @@ from starlette.types import Receive, Scope, Send
 
 from mpserve.errors import InferenceError
 from mpserve.http.requests import INLINE, read_body, read_headers
-from mpserve.http.responses import Answer, Headers, error_answer
+from mpserve.http.responses import JSON_ONLY, Answer, Headers, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol import cloudevents, compression, v1, v2
+from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferResponse
-from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
+from mpserve.serving.dataplane import Dataplane, Plane
 from mpserve.serving.stream import ModelStream
 
 BINARY_HEADER = "inference-header-content-length"
 JSON = {"content-type": "application/json"}
-JSON_FIELD = (b"content-type", b"application/json")
 FRAMING = ("content-length", "transfer-encoding")
 """Headers that are the server's alone to set."""
 
@@ -39,24 +38,24 @@ class Call(NamedTuple):
     headers: dict[str, str]
 
 
-Inference = Callable[[Dataplane, Call, bytes], Awaitable[Answer | StreamedAnswer]]
+Inference = Callable[[Plane, Call, bytes], Awaitable[Answer | StreamedAnswer]]
 
 
-async def predict(dataplane: Dataplane, call: Call, body: bytes) -> Answer | StreamedAnswer:
+async def predict(plane: Plane, call: Call, body: bytes) -> Answer | StreamedAnswer:
     """V1 ``POST /v1/models/{model}:predict``."""
-    return await _v1(dataplane, "predict", call, body)
+    return await _v1(plane, "predict", call, body)
 
 
-async def explain(dataplane: Dataplane, call: Call, body: bytes) -> Answer | StreamedAnswer:
+async def explain(plane: Plane, call: Call, body: bytes) -> Answer | StreamedAnswer:
     """V1 ``POST /v1/models/{model}:explain``."""
-    return await _v1(dataplane, "explain", call, body)
+    return await _v1(plane, "explain", call, body)
 
 
-async def _v1(dataplane: Dataplane, verb: str, call: Call, body: bytes) -> Answer | StreamedAnswer:
-    settings = dataplane.core.settings
+async def _v1(plane: Plane, verb: str, call: Call, body: bytes) -> Answer | StreamedAnswer:
+    settings = plane.core.settings
     event = cloudevents.unwrap(call.headers, body) if cloudevents.is_event(call.headers) else None
     payload = v1.decode_request(body, call.headers.get("content-type")) if event is None else event.data
-    result, response_headers = await dataplane.run(verb, call.model, call.version, payload, call.headers)
+    result, response_headers = await plane.run(verb, call.model, call.version, payload, call.headers)
     if isinstance(result, ModelStream):
         if event is not None:
             await result.refuse(f"Model {call.model} answers in parts, which is not offered for a CloudEvent")
@@ -71,19 +70,27 @@ async def _v1(dataplane: Dataplane, verb: str, call: Call, body: bytes) -> Answe
     return _answer(encoded, {**response_headers, **wrapped}, {})
 
 
-async def infer(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
+async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
     """V2 ``POST /v2/models/{model}[/versions/{version}]/infer``, JSON and binary."""
-    nonfinite = dataplane.core.settings.nonfinite
+    nonfinite = plane.core.settings.nonfinite
     header_length = call.headers.get(BINARY_HEADER)
-    declared = dataplane.declared_inputs(call.model, call.version) if header_length == "0" else ()
-    request = v2.decode_request(body, call.model, call.version, header_length, declared)
-    result, response_headers = await dataplane.run("predict", call.model, call.version, request, call.headers)
-    if isinstance(result, ModelStream):
-        await result.refuse(
-            f"Model {call.model} answers in parts, which /infer does not carry: ask for /generate_stream, or call"
-            " ModelStreamInfer over gRPC"
-        )
-    if not isinstance(result, InferResponse):  # an SDK model may return the response object as a dict
+    if header_length is None:
+        document = parse_object(body, "data")
+        at_once = plane.express(call.version, document, nonfinite)
+        if at_once is not None:
+            return Answer(200, JSON_ONLY, at_once)
+        request = v2.request_of(document, call.model, call.version)
+    else:
+        declared = plane.declared_inputs(call.model, call.version) if header_length == "0" else ()
+        request = v2.decode_request(body, call.model, call.version, header_length, declared)
+    result, response_headers = await plane.run("predict", call.model, call.version, request, call.headers)
+    if not isinstance(result, InferResponse):
+        if isinstance(result, ModelStream):
+            await result.refuse(
+                f"Model {call.model} answers in parts, which /infer does not carry: ask for /generate_stream, or call"
+                " ModelStreamInfer over gRPC"
+            )
+        # An SDK model may return the response object as a dict.
         encoded, content_type = v1.encode_response(result, nonfinite)
         return _answer(encoded, response_headers, {"content-type": content_type} if content_type else {})
     answer = v2.encode_answer(result, request, nonfinite)
@@ -95,7 +102,7 @@ async def infer(dataplane: Dataplane, call: Call, body: bytes) -> Answer:
 
 def _answer(body: bytes, headers: dict[str, str], defaults: dict[str, str]) -> Answer:
     if not headers and defaults is JSON:  # most answers
-        return Answer(200, [JSON_FIELD], body)
+        return Answer(200, JSON_ONLY, body)
     return Answer(200, head(headers, defaults), body)
 
 
@@ -139,18 +146,18 @@ class Endpoint:
             await answer(scope, receive, send)
 
 
-async def respond(dataplane: Dataplane, inference: Inference, call: Call, body: bytes) -> Answer | StreamedAnswer:
+async def respond(plane: Plane, inference: Inference, call: Call, body: bytes) -> Answer | StreamedAnswer:
     """The answer to an inference request, also when it fails; a whole one in a content coding that the client takes."""
     try:
-        answer = await inference(dataplane, call, body)
+        answer = await inference(plane, call, body)
         if "accept-encoding" in call.headers and isinstance(answer, Answer):
-            answer = await compressed(dataplane.core, answer, call.headers["accept-encoding"])
+            answer = await compressed(plane, answer, call.headers["accept-encoding"])
     except Exception as error:
         answer = error_answer(error)
     return answer
 
 
-async def compressed(core: ServerCore, answer: Answer, accept_encoding: str) -> Answer:
+async def compressed(plane: Plane, answer: Answer, accept_encoding: str) -> Answer:
     """The answer in a content coding that the client takes, where that saves bytes and the model has not chosen one."""
     coding = compression.choose(accept_encoding)
     chosen_by_model = any(name == b"content-encoding" for name, _ in answer.headers)
@@ -159,6 +166,6 @@ async def compressed(core: ServerCore, answer: Answer, accept_encoding: str) -> 
     if len(answer.body) <= INLINE:
         body = compression.compress(coding, [answer.body])
     else:
-        body = await core.offload(compression.compress, coding, [answer.body])
+        body = await plane.offload(compression.compress, coding, [answer.body])
     headers = [*answer.headers, (b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
     return Answer(answer.status, headers, body)

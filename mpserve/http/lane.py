@@ -5,36 +5,44 @@ is left to the application. Its middleware would not see what goes this way, so 
 the user's has no lane.
 """
 
+import contextvars
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+from mpserve.errors import MPServeError
 from mpserve.http.accounts import Accounts
 from mpserve.http.inference import Call, Inference, explain, infer, predict, respond
 from mpserve.http.requests import RawHeaders, read_headers
-from mpserve.http.responses import Answer
+from mpserve.http.responses import Answer, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import begin_request
-from mpserve.serving.dataplane import Dataplane
+from mpserve.serving.completion import Completion, fits
+from mpserve.serving.dataplane import Dataplane, Plane
+from mpserve.serving.executor import as_failure
+from mpserve.serving.served import Served
 
-ROUTES: dict[str, Inference] = {
-    "/v1/models/{model}:predict": predict,
-    "/v1/models/{model}:explain": explain,
-    "/v2/models/{model}/infer": infer,
-    "/v2/models/{model}/versions/{version}/infer": infer,
+ROUTES: dict[str, tuple[str, Inference]] = {
+    "/v1/models/{model}:predict": ("predict", predict),
+    "/v1/models/{model}:explain": ("explain", explain),
+    "/v2/models/{model}/infer": ("predict", infer),
+    "/v2/models/{model}/versions/{version}/infer": ("predict", infer),
 }
-"""Path templates; ``app.py`` makes its routes of them too."""
+"""By path template, what is asked of the model, and what asks it; ``app.py`` makes its routes of them too."""
+
+Tell = Callable[[Answer | StreamedAnswer, bytes], object]
+"""Takes an answer and the id of its request."""
 
 KNOWN = 1024
 """Addresses that are remembered, more than a server has models: a client that invents addresses must not fill memory."""
 
-ID_HEADER = b"x-request-id"
-
 # Addresses with anything else in them, percent-encoded bytes and queries for example, are Starlette's to read.
 _SEGMENT = r"(?P<\1>[A-Za-z0-9._-]+)"
 _PATTERNS = [
-    (re.compile(re.sub(r"\\{(\w+)\\}", _SEGMENT, re.escape(template)).encode()), template, inference)
-    for template, inference in ROUTES.items()
+    (re.compile(re.sub(r"\\{(\w+)\\}", _SEGMENT, re.escape(template)).encode()), template, verb, inference)
+    for template, (verb, inference) in ROUTES.items()
 ]
 
 
@@ -43,16 +51,18 @@ class Target(NamedTuple):
 
     path: str
     template: str
+    verb: str
     inference: Inference
     model: str
     version: str | None
 
 
 class Asked(NamedTuple):
-    """A request but for its body."""
+    """A request but for its body, which has ``length`` bytes."""
 
     target: Target
-    headers: dict[str, str]
+    call: Call
+    length: int
 
 
 class Lane:
@@ -72,11 +82,12 @@ class Lane:
         headers = read_headers(raw_headers)
         if "transfer-encoding" in headers or "content-encoding" in headers or "expect" in headers:
             return None
-        if int(headers.get("content-length", 0)) > self._max_body_size:
+        length = int(headers.get("content-length", 0))
+        if length > self._max_body_size:
             return None
         if self.accounts.access_log and "x-forwarded-for" in headers:
             return None
-        return Asked(target, headers)
+        return Asked(target, Call(target.model, target.version, headers), length)
 
     def _find(self, address: bytes) -> Target | None:
         target = _target(address)
@@ -84,26 +95,68 @@ class Lane:
             self._known[address] = target
         return target
 
-    async def answer(self, asked: Asked, body: bytes, client: object) -> Answer | StreamedAnswer:
-        """The answer to a request, whatever becomes of it; ``client`` is for the access log."""
+    def begin(self, asked: Asked, body: bytes, client: object, tell: Tell) -> "InOneGo | None":
+        """Begin to answer a request in its model's thread, and ``tell`` the answer; None if it must be awaited here."""
+        target = asked.target
+        try:
+            served = self.dataplane.core.find(target.model, target.version)
+        except MPServeError:  # which is for the request to be told
+            return None
+        if not fits(served, target.verb, len(body)):
+            return None
+        return InOneGo(self, served, asked, body, client, tell)
+
+    async def answer(self, asked: Asked, body: bytes, client: object) -> tuple[Answer | StreamedAnswer, bytes]:
+        """The answer to a request, whatever becomes of it, and the id of the request; ``client`` is for the access log."""
         start = time.perf_counter()
-        target, headers = asked
-        identity = begin_request(headers.get("x-request-id", ""))
-        answer = await respond(self.dataplane, target.inference, Call(target.model, target.version, headers), body)
-        if answer.body is not None:
-            answer.headers.append((b"content-length", b"%d" % len(answer.body)))
-        for name, _ in answer.headers:
-            if name == ID_HEADER:  # a model may have set its own
-                break
-        else:
-            answer.headers.append((ID_HEADER, identity.encode()))
-        self.accounts.note(target.template, answer.status, start, client, "POST", target.path)
+        identity = begin_request(asked.call.headers.get("x-request-id", ""))
+        answer = await respond(self.dataplane, asked.target.inference, asked.call, body)
+        self.note(asked.target, answer.status, start, client)
+        return answer, identity.encode()
+
+    def note(self, target: Target, status: int, start: float, client: object) -> None:
+        """A request that began at ``start`` was answered."""
+        self.accounts.note(target.template, status, start, client, "POST", target.path)
+
+
+class InOneGo(Completion[Answer | StreamedAnswer]):
+    """A request on the lane that is run to completion."""
+
+    __slots__ = ("_asked", "_body", "_client", "_context", "_identity", "_lane", "_start", "_tell")
+
+    def __init__(self, lane: Lane, served: Served, asked: Asked, body: bytes, client: object, tell: Tell) -> None:
+        self._lane = lane
+        self._asked = asked
+        self._body = body
+        self._client = client
+        self._tell = tell
+        self._start = time.perf_counter()
+        self._identity = ""
+        self._context: contextvars.Context | None = None
+        super().__init__(lane.dataplane, served)
+
+    async def road(self, plane: Plane) -> Answer | StreamedAnswer:
+        target, call, _ = self._asked
+        self._identity = begin_request(self._identity or call.headers.get("x-request-id", ""))
+        answer = await respond(plane, target.inference, call, self._body)
+        if self._lane.accounts.access_log:  # its line names what the thread was at
+            self._context = contextvars.copy_context()
         return answer
+
+    def told(self, outcome: Answer | StreamedAnswer) -> None:
+        note = self._lane.note
+        if self._context is not None:
+            note = partial(self._context.run, note)
+        note(self._asked.target, outcome.status, self._start, self._client)
+        self._tell(outcome, self._identity.encode())
+
+    def failed(self, error: BaseException) -> Answer:
+        return error_answer(as_failure(error))
 
 
 def _target(address: bytes) -> Target | None:
-    for pattern, template, inference in _PATTERNS:
+    for pattern, template, verb, inference in _PATTERNS:
         if match := pattern.fullmatch(address):
             named = {name: value.decode() for name, value in match.groupdict().items()}
-            return Target(address.decode(), template, inference, named["model"], named.get("version"))
+            return Target(address.decode(), template, verb, inference, named["model"], named.get("version"))
     return None

@@ -38,6 +38,9 @@ RETRY_AFTER_LOADING = b"1"
 
 Headers = list[tuple[bytes, bytes]]
 
+JSON_ONLY: Headers = [(b"content-type", b"application/json")]
+"""The headers of most answers. Never changed, so that who sends them may know them by identity."""
+
 
 HINTS: dict[Code, Headers] = {
     Code.NOT_READY: [(b"retry-after", RETRY_AFTER_LOADING)],

@@ -10,13 +10,26 @@ if TYPE_CHECKING:
     from mpserve.http.responses import Answer
 
 
+ID_HEADER = b"x-request-id"
+
+
 class Exchange:
     """``keep_alive``: whether the connection stays open after the answer. The public names are those of uvicorn's cycle."""
 
-    __slots__ = ("_chunks", "asked", "disconnected", "keep_alive", "more_body", "response_complete", "response_started")
+    __slots__ = (
+        "_chunks",
+        "asked",
+        "begun",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "response_started",
+    )
 
     def __init__(self, asked: "Asked", keep_alive: bool) -> None:
         self.asked = asked
+        self.begun: object = None
         self.keep_alive = keep_alive
         self.more_body = True
         self.disconnected = False
@@ -32,15 +45,20 @@ class Exchange:
         chunks, self._chunks = self._chunks, []
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def head(self, answer: "Answer", server_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """The head of the answer, as uvicorn would write it."""
+    def head(self, answer: "Answer", identity: bytes, server_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """The head of the answer, as uvicorn would write it, with the id of the request if the model has set none."""
         parts = [STATUS_LINE[answer.status]]
         for name, value in server_headers:
             parts += (name, b": ", value, b"\r\n")
         closes = False
         for name, value in answer.headers:
             parts += (name, b": ", value, b"\r\n")
+            if name == ID_HEADER:
+                identity = b""
             closes = closes or (name == b"connection" and b"close" in value.lower())
+        parts.append(b"content-length: %d\r\n" % len(answer.body))
+        if identity:
+            parts.append(b"x-request-id: %b\r\n" % identity)
         if closes:
             self.keep_alive = False
         elif not self.keep_alive:

@@ -12,6 +12,7 @@ import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -23,11 +24,12 @@ from uvicorn.server import ServerState
 
 from mpserve.prefork.balance import Shedding
 from mpserve.prefork.cycles import for_parts, unchunked
-from mpserve.prefork.exchange import Exchange
+from mpserve.prefork.exchange import ID_HEADER, Exchange
+from mpserve.prefork.heads import Head, Heads
 from mpserve.scoreboard import Row
 
 if TYPE_CHECKING:
-    from mpserve.http.lane import Asked, Lane  # which brings Starlette and numpy
+    from mpserve.http.lane import Lane  # which brings Starlette and numpy
     from mpserve.http.responses import Answer
     from mpserve.http.streaming import StreamedAnswer
 
@@ -72,12 +74,14 @@ class Protocol(HttpToolsProtocol):
         row: Row,
         shedding: Shedding,
         lane: "Lane | None",
+        heads: Heads,
     ) -> None:
         super().__init__(config=config, server_state=state, app_state=app_state)
         self.limits = limits
         self.row = row
         self.shedding = shedding
         self.lane = lane
+        self.heads = heads
         self.retiring = False
         """Whether the connection is to be closed after the next answer."""
         self._deadline = math.inf
@@ -85,12 +89,15 @@ class Protocol(HttpToolsProtocol):
         self._unanswered = 0
         self._heads = 0
         self._in_head = False
+        self._in_message = False
         self._head_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._hung_up = False
         self._closed_at: float | None = None
         self._receiving: Exchange | None = None
         """The request of the lane whose body is still to come."""
+        self._first: Head | None = None
+        """The first head of what is being read, if it is one for the lane."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -108,6 +115,19 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or self._hung_up:
             return
+        is_begin = not (self._in_message or self._unanswered) and self.lane is not None
+        if is_begin and (found := self.heads.find(data)) is not None:
+            head, body = found
+            exchange = self._begin_exchange(head)
+            exchange.receive(body)
+            self._complete_exchange(exchange)
+            return
+        self._first = None
+        self._parse(data)
+        if is_begin and self._first is not None:
+            self.heads.remember(data, self._first)
+
+    def _parse(self, data: bytes) -> None:
         head = self._heads if self._in_head else None
         try:
             self._feed(data)
@@ -143,7 +163,7 @@ class Protocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._heads += 1
-        self._in_head = True
+        self._in_head = self._in_message = True
         self._head_bytes = 0
         if not self._unanswered:
             self._deadline = self.loop.time() + self.limits.seconds
@@ -167,26 +187,35 @@ class Protocol(HttpToolsProtocol):
         if method == b"CONNECT":
             self._refuse(405, "this server is no proxy")
         self._in_head = False
+        head = self._for_lane() if method == b"POST" and not self._unanswered else None
+        if head is not None:
+            self._first = head
+            self._receiving = self._begin_exchange(head)
+            return
+        self._begin_cycle()
+        if not self.parser.should_upgrade():
+            self._begin_answer()
+
+    def _begin_exchange(self, head: Head) -> Exchange:
+        exchange = Exchange(head.asked, head.keep_alive)
+        self.cycle = exchange  # type: ignore[assignment]  # it has what is asked of a cycle
+        self._begin_answer()
+        return exchange
+
+    def _begin_answer(self) -> None:
         self._deadline = math.inf
-        asked = self._asked() if method == b"POST" and not self._unanswered else None
-        if asked is not None:
-            self._receiving = Exchange(asked, self.parser.should_keep_alive())
-            self.cycle = self._receiving  # type: ignore[assignment]  # it has what is asked of a cycle
-        else:
-            self._begin_cycle()
-            if self.parser.should_upgrade():
-                return
         self._unanswered += 1
         if self.retiring or (self.shedding.due and self.shedding.takes_one()):
             self.cycle.keep_alive = False
 
-    def _asked(self) -> "Asked | None":
-        """What the request asks of the lane, unless it is one that must go the ordinary way."""
+    def _for_lane(self) -> Head | None:
+        """The head that has been read, unless the request is one that must go the ordinary way."""
         if self.lane is None or self.parser.should_upgrade():
             return None
         if self.parser.get_http_version() == "1.0":
             return None
-        return self.lane.accept(self.url, self.headers)
+        asked = self.lane.accept(self.url, self.headers)
+        return None if asked is None else Head(asked, self.parser.should_keep_alive(), asked.length)
 
     def _begin_cycle(self) -> None:
         """Leave the request to uvicorn. Its scope is made only now, since the lane does without."""
@@ -204,28 +233,54 @@ class Protocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_message = False
         exchange, self._receiving = self._receiving, None
         if exchange is None:
             super().on_message_complete()
         else:
-            exchange.more_body = False
-            self.tasks.add(self.loop.create_task(self._answer(exchange)))
+            self._complete_exchange(exchange)
 
-    async def _answer(self, exchange: Exchange) -> None:
+    def _complete_exchange(self, exchange: Exchange) -> None:
+        assert self.lane is not None
+        exchange.more_body = False
+        body = exchange.take_body()
+        begun = self.lane.begin(exchange.asked, body, self.client, partial(self._told, exchange))
+        if begun is None:
+            self.tasks.add(self.loop.create_task(self._answer(exchange, body)))
+        else:
+            exchange.begun = begun
+            self.tasks.add(begun)  # type: ignore[arg-type]  # it is only counted there, and kept
+
+    async def _answer(self, exchange: Exchange, body: bytes) -> None:
         assert self.lane is not None
         try:
-            answer = await self.lane.answer(exchange.asked, exchange.take_body(), self.client)
-            if answer.body is None:
-                return await self._send_parts(exchange, answer)
-            if self.flow.write_paused:
-                await self.flow.drain()
-            if not exchange.disconnected:
-                self._write(exchange, answer)
+            answer, identity = await self.lane.answer(exchange.asked, body, self.client)
+            await self._send(exchange, answer, identity)
         except BaseException:  # a model that cancels the task that it runs in
             self.transport.close()
             raise
         finally:
             self.tasks.discard(asyncio.current_task())
+
+    def _told(self, exchange: Exchange, answer: "Answer | StreamedAnswer", identity: bytes) -> None:
+        if answer.body is None or self.flow.write_paused:
+            sending = self.loop.create_task(self._send(exchange, answer, identity))
+            self.tasks.add(sending)
+            sending.add_done_callback(self.tasks.discard)
+        elif not exchange.disconnected:
+            self._write(exchange, answer, identity)
+        self.tasks.discard(exchange.begun)
+
+    async def _send(self, exchange: Exchange, answer: "Answer | StreamedAnswer", identity: bytes) -> None:
+        if answer.body is None:
+            if all(name != ID_HEADER for name, _ in answer.headers):
+                answer.headers.append((ID_HEADER, identity))
+            await self._send_parts(exchange, answer)
+            return
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if not exchange.disconnected:
+            self._write(exchange, answer, identity)
 
     async def _send_parts(self, exchange: Exchange, answer: "StreamedAnswer") -> None:
         cycle = for_parts(self, exchange)
@@ -236,8 +291,8 @@ class Protocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         super()._start_asgi_task(cycle, unchunked(cycle, app) if cycle.scope["http_version"] == "1.0" else app)
 
-    def _write(self, exchange: Exchange, answer: "Answer") -> None:
-        head = exchange.head(answer, self.server_state.default_headers)
+    def _write(self, exchange: Exchange, answer: "Answer", identity: bytes) -> None:
+        head = exchange.head(answer, identity, self.server_state.default_headers)
         if len(answer.body) < COPIED:
             self.transport.write(head + answer.body)
         else:

@@ -27,6 +27,7 @@ from mpserve.metrics import metrics
 from mpserve.prefork.balance import Shedding, load_of, ready_others
 from mpserve.prefork.door import Door
 from mpserve.prefork.gate import Gate
+from mpserve.prefork.heads import Heads
 from mpserve.prefork.http1 import Limits, Protocol
 from mpserve.prefork.loading import LoadFailed, back_off, load
 from mpserve.scoreboard import State
@@ -77,6 +78,7 @@ class Life:
         self.listeners = listeners
         self.limits = limits
         self.lane = lane
+        self.heads = Heads()
         self.arbiter = arbiter
         self.grpc = grpc
         self.row = core.row
@@ -150,7 +152,9 @@ class Life:
         return Gate(listener, make_protocol, self.config.ssl, self.core.board, self.row, self.shedding)
 
     def _protocol(self, app_state: dict[str, Any]) -> Protocol:
-        protocol = Protocol(self.config, self.state, app_state, self.limits, self.row, self.shedding, self.lane)
+        protocol = Protocol(
+            self.config, self.state, app_state, self.limits, self.row, self.shedding, self.lane, self.heads
+        )
         # Who gets a 503 here while the models load may find a ready worker by its next connection.
         protocol.retiring = self.row.state == State.LOADING
         return protocol

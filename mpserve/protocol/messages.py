@@ -51,8 +51,8 @@ class InferRequest(Record):
         self.inputs = infer_inputs
         self.parameters = parameters
         self.request_outputs = request_outputs or []
-        vars(self)["from_grpc"] = from_grpc  # the SDK's name for it hides the class method on the message
-        self._raw = bool(raw_inputs)
+        self.from_grpc = from_grpc  # type: ignore[assignment, method-assign]  # the SDK's name hides the class method
+        self._raw = bool(raw_inputs) if from_grpc else None
         if raw_inputs:
             fill(InferInput, [tensor for tensor in infer_inputs if not tensor.in_shared_memory], raw_inputs)
         if from_grpc:
@@ -64,7 +64,7 @@ class InferRequest(Record):
 
         REST: its parameter `binary_data_output`. gRPC: its inputs came as raw bytes.
         """
-        if vars(self)["from_grpc"]:
+        if self._raw is not None:
             return self._raw
         return bool(self.parameters and self.parameters.get("binary_data_output", False))
 
@@ -194,7 +194,7 @@ class InferResponse(Record):
         self.outputs = infer_outputs
         self.parameters = parameters
         self.requested_outputs = requested_outputs or []
-        vars(self)["from_grpc"] = from_grpc
+        self.from_grpc = from_grpc  # type: ignore[assignment, method-assign]
         self._use_binary_outputs = use_binary_outputs
         if raw_outputs:
             fill(InferOutput, infer_outputs, raw_outputs)

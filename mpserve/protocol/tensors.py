@@ -64,9 +64,10 @@ class _Tensor(Record):
         """`data`: a flat or nested list, or an array; None if ``set_data_from_numpy`` follows."""
         self.name = name
         self.shape = list(shape)
-        self.datatype = datatype.upper()
+        self.datatype = datatype if datatype in FIXED else datatype.upper()
         self.parameters = parameters
-        self._data = data if data is None or isinstance(data, list | np.ndarray) else np.asarray(data)
+        kept = type(data) is np.ndarray or data is None or isinstance(data, list | np.ndarray)
+        self._data = data if kept else np.asarray(data)
         self._binary_data = False
 
     @property

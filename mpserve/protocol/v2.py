@@ -6,12 +6,19 @@ Source: Open Inference Protocol (inference_rest.md); Triton's docs/protocol/exte
 """
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from mpserve.protocol.binary import Declared, Rest, decode_raw, split
 from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
-from mpserve.protocol.wire import Encoded, read_request, write
+from mpserve.protocol.plain import entries_of, read_inputs
+from mpserve.protocol.wire import SHORT, Encoded, dump, read_request, write
+
+PLAIN_FIELDS = frozenset({"id", "inputs"})
+"""Of a request that asks for nothing but an answer."""
 
 
 def decode_request(
@@ -32,7 +39,7 @@ def decode_request(
         InvalidInput: anything else that the protocol does not allow; the message says where, what was got and expected.
     """
     if header_length is None:
-        return InferRequest(model_name, **read_request(parse_object(body, "data"), None), model_version=model_version)
+        return request_of(parse_object(body, "data"), model_name, model_version)
     json, rest = split(body, header_length)
     if json:
         return InferRequest(model_name, **read_request(parse_object(json), Rest(rest)), model_version=model_version)
@@ -40,6 +47,19 @@ def decode_request(
     tensor = InferInput(name, array.shape, datatype)
     tensor.set_data_from_numpy(array)
     return InferRequest(model_name, [tensor], parameters={"binary_data_output": True}, model_version=model_version)
+
+
+def is_plain(document: dict[str, Any]) -> bool:
+    """Whether a request object has no fields but its id and its inputs: all outputs are wanted, as JSON."""
+    request_id = document.get("id")
+    return document.keys() <= PLAIN_FIELDS and (request_id is None or type(request_id) is str)
+
+
+def request_of(document: dict[str, Any], model_name: str, model_version: str | None) -> InferRequest:
+    """As ``decode_request``, of a body that is an object of nothing but JSON."""
+    if is_plain(document) and (inputs := read_inputs(document)) is not None:
+        return InferRequest(model_name, inputs, document.get("id"), model_version=model_version)
+    return InferRequest(model_name, **read_request(document, None), model_version=model_version)
 
 
 def encode_request(request: InferRequest) -> Encoded:
@@ -58,8 +78,38 @@ def encode_answer(response: InferResponse, request: InferRequest, nonfinite: Non
         InferenceError: an output does not fit its declaration, or goes as JSON and holds what JSON cannot carry: bytes
             that are not UTF-8, and NaN or infinity, unless `nonfinite` is "null", which is what they become then.
     """
+    if not (request.request_outputs or request.use_binary_outputs or response.parameters):
+        entries = entries_of(response.outputs)
+        if entries is not None:
+            json = write_plain(response.model_name, response.model_version, response.id, entries, nonfinite)
+            if json is not None:
+                return Encoded([json], None)
     outputs = [(output, request.wants_binary(output.name)) for output in response.outputs]
     return write(response.head(), "outputs", outputs, nonfinite)
+
+
+def write_plain(
+    model_name: str,
+    model_version: str | None,
+    response_id: str | None,
+    entries: list[dict[str, Any]],
+    nonfinite: NonFinite,
+) -> bytes | None:
+    """The JSON of a plain response; None if a value is none of JSON's, and that is not to be null."""
+    document: dict[str, Any] = {"model_name": model_name}
+    if model_version is not None:
+        document["model_version"] = model_version
+    if response_id is not None:
+        document["id"] = response_id
+    document["outputs"] = entries
+    json = dump(document)
+    if nonfinite == "null":
+        return json
+    # In a short text it costs less to look for a null, which a string may hold too, than to look at each array.
+    is_finite = (
+        b"null" not in json if len(json) <= SHORT else all(np.isfinite(entry["data"]).all() for entry in entries)
+    )
+    return json if is_finite else None
 
 
 def encode_response(response: InferResponse, nonfinite: NonFinite = "error") -> bytes:

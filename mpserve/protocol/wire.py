@@ -119,7 +119,7 @@ def write(
     """
     buffers: list[Buffer] = []
     head[field] = [_entry(tensor, binary, buffers, "null") for tensor, binary in tensors]
-    json = _dumps(head)
+    json = dump(_present(head))
     # In a short text it costs less to look for a null, which a string may hold too, than to look at each array.
     if nonfinite == "error" and (len(json) > SHORT or b"null" in json):
         for tensor, binary in tensors:
@@ -141,7 +141,7 @@ def to_rest(
     buffers: list[Buffer] = []
     head[field] = [_entry(tensor, binary, buffers, "error") for tensor, binary in tensors]
     if buffers:
-        json = _dumps(head)
+        json = dump(_present(head))
         return b"".join([json, *buffers]), len(json)
     for entry in head[field]:
         entry["shape"] = list(entry["shape"])
@@ -243,8 +243,13 @@ def _present(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _dumps(document: dict[str, Any]) -> bytes:
+def dump(document: dict[str, Any]) -> bytes:
+    """The document, which may hold arrays, as JSON.
+
+    Raises:
+        InferenceError: it holds something that JSON does not have.
+    """
     try:
-        return orjson.dumps(_present(document), option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise InferenceError(f"the message cannot be written as JSON: {error}") from error

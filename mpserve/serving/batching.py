@@ -17,10 +17,11 @@ import numpy as np
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from mpserve.serving.conversion import STREAMS, to_arrays, to_outputs
 from mpserve.serving.executor import Executor, as_failure
 from mpserve.serving.model import Model
 from mpserve.serving.tally import INFER, INPUT, OUTPUT, Stopwatch
-from mpserve.serving.tensors import STREAMS, TensorModel, answers_in_parts, to_arrays, to_outputs
+from mpserve.serving.tensors import TensorModel, answers_in_parts
 from mpserve.settings import Settings
 
 NANO = 1e-9

@@ -7,20 +7,56 @@ and gRPC cannot differ in behaviour. It logs nothing: how an error is told, and 
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import isawaitable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from mpserve.errors import InferenceError, InvalidInput, ModelNotReady, MPServeError
 from mpserve.logging import model as model_in_log
+from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
-from mpserve.scoreboard import Row
+from mpserve.serving.conversion import STREAMS
 from mpserve.serving.core import ServerCore
-from mpserve.serving.delivery import Deliveries, take_deliveries
+from mpserve.serving.delivery import NOTHING, Deliveries, take_deliveries
+from mpserve.serving.host import ModelHost
 from mpserve.serving.pipeline import Headers
+from mpserve.serving.served import Served
 from mpserve.serving.shared_memory import fetch
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.stream import ModelStream, blamed
-from mpserve.serving.tally import INFER, Stopwatch, Tally
-from mpserve.serving.tensors import STREAMS, Tensor, TensorModel
+from mpserve.serving.tally import INFER
+from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.serving.visit import Visit
+
+T = TypeVar("T")
+
+
+class InParts(BaseException):
+    """The answer turned out to be one in parts, in a thread; only the event loop can hand it out."""
+
+    def __init__(self, payload: Any, parts: Any, headers: Headers, deliveries: Deliveries) -> None:
+        self.payload = payload
+        self.parts = parts
+        self.headers = headers
+        self.deliveries = deliveries
+
+
+class Plane(Protocol):
+    """What a front end asks of the dataplane, wherever it is asked."""
+
+    core: ServerCore
+
+    def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
+        """As ``Dataplane.declared_inputs``."""
+
+    def express(self, version: str | None, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
+        """The JSON of the answer to a V2 request object, where it can be given at once; else None, and ``run`` is for it."""
+
+    async def run(
+        self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
+    ) -> tuple[Any, Headers]:
+        """As ``Dataplane.run``."""
+
+    async def offload(self, function: Callable[..., T], *args: object) -> T:
+        """Run something slow off the event loop."""
 
 
 class Dataplane:
@@ -36,8 +72,7 @@ class Dataplane:
         Raises:
             ModelNotFound: no such model or version.
         """
-        model = self.core.find(name, version).model
-        return model.inputs if isinstance(model, TensorModel) else ()
+        return declared_inputs(self.core.find(name, version))
 
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
@@ -57,59 +92,90 @@ class Dataplane:
         served = self.core.find(name, version)
         if not served.model.ready:
             raise ModelNotReady(served.label)
-        model_in_log.set(served.label)
-        if served.one_of_several and isinstance(payload, InferRequest):
-            payload.model_version = served.model.version  # as if it had been named: the answer says which one it is of
-        row = self.core.row
-        row.in_flight += 1
-        watch = Stopwatch()
-        tally = served.tally
-        if tally is None or tally.wish is not self.core.wish:
-            tally = self.statistics.tally(served)
-        rows = tally.rows(payload)
+        visit = self.visit(served)
         try:
-            deliveries = self._prepared(payload) if isinstance(payload, InferRequest) else {}
-            with served.held:
-                result, response_headers = await served.pipeline.run(verb, payload, headers, watch)
-                if not isinstance(result, InferResponse) and isinstance(result, STREAMS):
-                    complete = partial(_completed, request=payload, deliveries=deliveries)
-                    ended = _in_flight(row, tally, watch, rows)
-                    return ModelStream(served, verb, result, complete, ended).begin(), response_headers
-            if isinstance(result, InferResponse):
-                result = _completed(result, payload, deliveries)
-            else:
-                _refuse_promise(result, verb)
+            deliveries = prepared(visit, payload, self.core)
+            result, response_headers = await served.pipeline.run(verb, payload, headers, visit.watch)
+            if is_stream(result):
+                return stream(visit, verb, payload, result, deliveries), response_headers
+            result = completed(result, payload, deliveries, verb)
         except BaseException as error:
-            tally.failed(watch)
+            visit.end()
             if isinstance(error, MPServeError) or not isinstance(error, Exception):
                 raise
             raise blamed(error, name, verb) from error
-        finally:
-            row.in_flight -= 1
-        tally.succeeded(watch, rows)
+        visit.is_answered = True
+        visit.end()
         return result, response_headers
 
-    def _prepared(self, request: InferRequest) -> Deliveries:
-        """Make a request what a model expects, and give what is to be done with the outputs."""
-        for given in request.inputs:
-            if given.in_shared_memory:
-                fetch(given, self.core.regions)
-        return take_deliveries(request, self.core)
+    def express(self, version: str | None, document: dict[str, Any], nonfinite: NonFinite) -> None:
+        """Nothing can be answered at once here: on the event loop, what can be awaited is."""
+
+    def visit(self, served: Served) -> Visit:
+        """Begin a request to this model."""
+        core = self.core
+        tally = served.tally
+        if tally is None or tally.wish is not core.wish:
+            tally = self.statistics.tally(served)
+        return Visit(served, tally, core.row.cells)
+
+    async def offload(self, function: Callable[..., T], *args: object) -> T:
+        """Run something slow off the event loop."""
+        return await self.core.offload(function, *args)
 
 
-def _in_flight(row: Row, tally: Tally, watch: Stopwatch, rows: int) -> Callable[[bool], None]:
-    """Count a request as in flight until what is returned here is told that it ended, and whether with a whole answer."""
-    row.in_flight += 1
+def declared_inputs(served: Served) -> Sequence[Tensor]:
+    """The inputs that a tensor model declares; none of another model."""
+    return served.model.inputs if isinstance(served.model, TensorModel) else ()
 
-    def ended(whole: bool) -> None:
-        row.in_flight -= 1
-        watch.lap(INFER)
-        if whole:
-            tally.succeeded(watch, rows)
-        else:
-            tally.failed(watch)
 
-    return ended
+def prepared(visit: Visit, payload: Any, host: ModelHost) -> Deliveries:
+    """Make a request what a model expects, and give what is to be done with the outputs.
+
+    Raises:
+        InvalidInput, NotSupported: it names memory that there is not, or says what no extension has.
+    """
+    served = visit.served
+    model_in_log.set(served.label)
+    visit.carries(payload)
+    if not isinstance(payload, InferRequest):
+        return NOTHING
+    if served.one_of_several:
+        payload.model_version = served.model.version  # as if it had been named: the answer says which one it is of
+    for given in payload.inputs:
+        if given.parameters and given.in_shared_memory:
+            fetch(given, host.regions)
+    return take_deliveries(payload, host) if payload.request_outputs else NOTHING
+
+
+def completed(result: Any, payload: Any, deliveries: Deliveries, verb: str) -> Any:
+    """A model's whole answer as the front end is given it.
+
+    Raises:
+        InferenceError: it is no answer, but the promise of one.
+        InvalidInput: an output was asked for that is not there.
+    """
+    if isinstance(result, InferResponse):
+        return _completed(result, payload, deliveries)
+    _refuse_promise(result, verb)
+    return result
+
+
+def is_stream(result: Any) -> bool:
+    """Whether it is an answer in parts."""
+    return not isinstance(result, InferResponse | dict) and isinstance(result, STREAMS)
+
+
+def stream(visit: Visit, verb: str, payload: Any, parts: Any, deliveries: Deliveries) -> ModelStream:
+    """An answer in parts, which the visit lasts as long as."""
+
+    def ended(is_whole: bool) -> None:
+        visit.watch.lap(INFER)
+        visit.is_answered = is_whole
+        visit.end()
+
+    complete = partial(_completed, request=payload, deliveries=deliveries)
+    return ModelStream(visit.served, verb, parts, complete, ended).begin()
 
 
 def _refuse_promise(result: object, verb: str) -> None:

@@ -38,7 +38,10 @@ class Delivery(NamedTuple):
 
 
 Deliveries = Mapping[str, Delivery]
-"""By the name of the output; most requests have none."""
+"""By the name of the output."""
+
+NOTHING: Deliveries = {}
+"""What most requests ask for."""
 
 
 def take_deliveries(request: InferRequest, host: ModelHost) -> Deliveries:
@@ -48,8 +51,6 @@ def take_deliveries(request: InferRequest, host: ModelHost) -> Deliveries:
         InvalidInput: a parameter is not as its extension has it, or names memory that there is not.
         NotSupported: it is to go to shared memory, which this server does not offer.
     """
-    if not request.request_outputs:
-        return {}
     return {
         wanted.name: _taken(wanted, wanted.parameters, host)
         for wanted in request.request_outputs

@@ -18,14 +18,31 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+R_contra = TypeVar("R_contra", contravariant=True)
 
 
 DEPTH_SHOWN = 3
 """Frames of a call that does not come back: the innermost is often some library's, and does not say who called it."""
+
+
+class Outcome(Protocol[R_contra]):
+    """Where a result or an error is wanted: a future, or what is told of either in the same way."""
+
+    def cancelled(self) -> bool:
+        """Whether it is wanted no more, asked from a thread."""
+
+    def done(self) -> bool:
+        """Whether it is there or wanted no more."""
+
+    def set_result(self, result: R_contra, /) -> None:
+        """It is there."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There will be none."""
 
 
 class Job(NamedTuple):
@@ -34,7 +51,7 @@ class Job(NamedTuple):
     context: contextvars.Context
     function: Callable[..., Any]
     args: tuple[object, ...]
-    future: "asyncio.Future[Any]"
+    outcome: Outcome[Any]
     home: "LoopSide"
 
 
@@ -44,12 +61,12 @@ class LoopSide:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.gathered: list[Job] = []
-        self._outcomes: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._outcomes: deque[tuple[Outcome[Any], Any, BaseException | None]] = deque()
         self._is_told = False
 
-    def tell(self, future: "asyncio.Future[Any]", result: object, error: BaseException | None) -> None:
-        """Settle the future, from any thread. Outcomes that come before the loop has looked wake it only once."""
-        self._outcomes.append((future, result, error))
+    def tell(self, outcome: Outcome[Any], result: object, error: BaseException | None) -> None:
+        """Settle the outcome, from any thread. Outcomes that come before the loop has looked wake it only once."""
+        self._outcomes.append((outcome, result, error))
         if not self._is_told:
             self._is_told = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -77,17 +94,21 @@ class Executor:
 
         A caller that is cancelled while its job is still queued takes the job with it.
         """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.submit(function, future, *args)
+        return await future
+
+    def submit(self, function: Callable[..., T], outcome: "Outcome[T]", *args: object) -> None:
+        """Run ``function(*args)`` in a thread, in the caller's context, and settle ``outcome`` on the loop."""
         if not self._started:
             self._start()
-        loop = asyncio.get_running_loop()
         home = self._home
+        loop = asyncio.get_running_loop()
         if home is None or home.loop is not loop:
             home = self._home = LoopSide(loop)
-        future: asyncio.Future[T] = loop.create_future()
-        home.gathered.append(Job(contextvars.copy_context(), function, args, future, home))
+        home.gathered.append(Job(contextvars.copy_context(), function, args, outcome, home))
         if len(home.gathered) == 1:
             loop.call_soon(self._hand_over, home)
-        return await future
 
     def _hand_over(self, home: LoopSide) -> None:
         jobs, home.gathered = home.gathered, []
@@ -132,27 +153,27 @@ class Executor:
 
 
 def _perform(job: Job) -> None:
-    if job.future.cancelled():
+    if job.outcome.cancelled():
         return
     try:
         result = job.context.run(job.function, *job.args)
     except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
-        job.home.tell(job.future, None, error)
+        job.home.tell(job.outcome, None, error)
     else:
-        job.home.tell(job.future, result, None)
+        job.home.tell(job.outcome, result, None)
 
 
 def _place(frame: traceback.FrameSummary) -> str:
     return f"{frame.filename}:{frame.lineno} in {frame.name}"
 
 
-def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException | None) -> None:
-    if future.done():  # cancelled meanwhile: nobody waits for it
+def _settle(outcome: Outcome[Any], result: object, error: BaseException | None) -> None:
+    if outcome.done():  # cancelled meanwhile: nobody waits for it
         return
     if error is None:
-        future.set_result(result)
+        outcome.set_result(result)
     else:
-        future.set_exception(as_failure(error))
+        outcome.set_exception(as_failure(error))
 
 
 def as_failure(error: BaseException) -> Exception:

@@ -11,10 +11,11 @@ from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any, NamedTuple
 
 from mpserve.serving.batching import Batcher, Limits
+from mpserve.serving.conversion import tensor_stage
 from mpserve.serving.executor import Executor, as_failure
 from mpserve.serving.model import Model
 from mpserve.serving.tally import INFER, INPUT, OUTPUT, QUEUE, Stopwatch
-from mpserve.serving.tensors import TensorModel, tensor_stage
+from mpserve.serving.tensors import TensorModel
 
 Headers = dict[str, str]
 StageCall = Callable[[Any, Headers, Headers, Stopwatch], Any]
@@ -51,32 +52,49 @@ class Pipeline:
         if limits is not None and isinstance(model, TensorModel):
             self.batcher = Batcher(model, executor, limits, observers.get("predict", unobserved))
         self._stages = {verb: _stages(model, verb, observers, self.batcher) for verb in VERBS}
+        self._observe_predict = observers.get("predict", unobserved)
         self._waits = {verb for verb, stages in self._stages.items() if any(stage.is_async for stage in stages)}
-        # The SDK's dashboards divide by the count of every stage, so a stage that is not there took no time.
-        self._absent = [observers[name] for name in ("preprocess", "postprocess") if not _overrides(model, name)]
         # Members of a batch must be let in together, and the batcher keeps to the concurrency itself.
         gated = model.concurrency is not None and self.batcher is None
         self.gate: Gate = asyncio.Semaphore(model.concurrency or 1) if gated else nullcontext()
 
     async def run(self, verb: str, payload: Any, headers: Headers, watch: Stopwatch) -> tuple[Any, Headers]:
         """The model's answer and the response headers it set. Whatever the model raises comes through."""
-        stages = self._stages[verb]
         response_headers: Headers = {}
-        for observe in self._absent:
-            observe(0.0)
         if verb not in self._waits:
-            result = await self.executor.run(_run_sync, stages, payload, headers, response_headers, watch)
-        else:
-            async with self.gate:
-                result = await self._run_mixed(stages, payload, headers, response_headers, watch)
+            result = await self.executor.run(
+                _run_in_turn, self._stages[verb], payload, headers, response_headers, watch
+            )
+            return result, response_headers
+        async with self.gate:
+            result = await self._run_mixed(self._stages[verb], payload, headers, response_headers, watch)
         return result, response_headers
+
+    def waits(self, verb: str) -> bool:
+        """Whether a stage of it is asynchronous, or the batch of others: it cannot ``run_here``."""
+        return verb in self._waits
+
+    def run_here(self, verb: str, payload: Any, headers: Headers, watch: Stopwatch) -> tuple[Any, Headers]:
+        """As ``run``, in the model's thread."""
+        response_headers: Headers = {}
+        return _run_sync(self._stages[verb], payload, headers, response_headers, watch), response_headers
+
+    @property
+    def only_tensors(self) -> TensorModel | None:
+        """The model, if there is nothing to a predict but its arrays, and it does not wait."""
+        is_alone = len(self._stages["predict"]) == 1 and not self.waits("predict")
+        return self.model if is_alone and isinstance(self.model, TensorModel) else None
+
+    def observe_predict(self, nanoseconds: int) -> None:
+        """Note a predict that did not come this way."""
+        self._observe_predict(nanoseconds * NANO)
 
     async def _run_mixed(
         self, stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers, watch: Stopwatch
     ) -> Any:
         for stage in stages:
             if not stage.is_async:
-                payload = await self.executor.run(_run_sync, [stage], payload, headers, response_headers, watch)
+                payload = await self.executor.run(_run_in_turn, [stage], payload, headers, response_headers, watch)
                 continue
             watch.lap(QUEUE)
             start = watch.now
@@ -90,8 +108,14 @@ class Pipeline:
         return payload
 
 
-def _run_sync(stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers, watch: Stopwatch) -> Any:
+def _run_in_turn(
+    stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers, watch: Stopwatch
+) -> Any:
     watch.lap(QUEUE)
+    return _run_sync(stages, payload, headers, response_headers, watch)
+
+
+def _run_sync(stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers, watch: Stopwatch) -> Any:
     for call, _, observe, part in stages:
         start = watch.now
         try:
@@ -100,6 +124,11 @@ def _run_sync(stages: list[Stage], payload: Any, headers: Headers, response_head
             watch.lap(part)
             observe((watch.now - start) * NANO)
     return payload
+
+
+def absent_stages(model: Model) -> frozenset[str]:
+    """The stages around its verb that the model does not have."""
+    return frozenset(name for name in ("preprocess", "postprocess") if not _overrides(model, name))
 
 
 def _overrides(model: Model, name: str) -> bool:

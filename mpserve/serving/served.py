@@ -16,7 +16,7 @@ from mpserve.serving.batching import limits
 from mpserve.serving.controlplane import Wanted
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
-from mpserve.serving.pipeline import Pipeline
+from mpserve.serving.pipeline import Pipeline, absent_stages
 from mpserve.serving.tally import Tally
 from mpserve.serving.versions import SEPARATOR, age
 from mpserve.settings import Settings
@@ -31,23 +31,35 @@ class Closing(Protocol):
 
 
 class Hold:
-    """Counts those who are within it, at the same time or one in another; ``idle`` is set while there is nobody."""
+    """Counts those who are within it, at the same time or one in another."""
 
-    __slots__ = ("_count", "idle")
+    __slots__ = ("_count", "_given_up", "_idle")
 
     def __init__(self) -> None:
         self._count = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self._idle: asyncio.Event | None = None
+        self._given_up = False
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
         self._count += 1
-        self.idle.clear()
 
-    def __exit__(self, *raised: object) -> None:
+    def leave(self) -> None:
         self._count -= 1
-        if not self._count:
-            self.idle.set()
+        if self._idle is not None and not self._count:
+            self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Wait until there is nobody within, or ``give_up``."""
+        if self._count and not self._given_up:
+            if self._idle is None or self._idle.is_set():
+                self._idle = asyncio.Event()
+            await self._idle.wait()
+
+    def give_up(self) -> None:
+        """Let nobody wait any longer."""
+        self._given_up = True
+        if self._idle is not None:
+            self._idle.set()
 
 
 class Served:
@@ -71,9 +83,15 @@ class Served:
         self.limits = limits(model, settings)
         """Of its batches, if it has any."""
         self.executor = Executor(self.label, model.concurrency or 1, on_thread)
-        self.pipeline = Pipeline(model, self.executor, metrics().stage_observers(model.name), self.limits)
+        self.pipeline = Pipeline(
+            model, self.executor, metrics().stage_observers(model.name, absent_stages(model)), self.limits
+        )
+        self.express = None if one_of_several else self.pipeline.only_tensors
+        """The model, if a plain request can be answered without a message being made of it."""
         self.tally: Tally | None = None
         """Its counts in this worker, from its first request on."""
+        self.last_infer = 0
+        """Nanoseconds that it took for the last request."""
         self.held = Hold()
         """Keeps the model from being stopped, while a request is being answered by it."""
         self._streams: set[Closing] = set()
@@ -84,21 +102,20 @@ class Served:
 
     @contextmanager
     def streaming(self, stream: "Closing") -> Iterator[None]:
-        """Hold it while it answers in parts. ``stop`` closes the stream, if it has not ended by then."""
+        """Know that it answers in parts, so that ``stop`` closes the stream if it has not ended by then."""
         self._streams.add(stream)
         try:
-            with self.held:
-                yield
+            yield
         finally:
             self._streams.discard(stream)
 
     def abandon_requests(self) -> None:
         """Wait for requests in flight no longer: the worker ends."""
-        self.held.idle.set()
+        self.held.give_up()
 
     async def retire(self) -> None:
         """Stop it once its requests in flight are done."""
-        await self.held.idle.wait()
+        await self.held.until_idle()
         await self.stop()
 
     async def stop(self) -> None:

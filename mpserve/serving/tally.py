@@ -3,6 +3,7 @@
 It is on the way of every request and written to cost little. It knows no model and no front end.
 """
 
+from collections.abc import Sequence
 from time import perf_counter_ns, time_ns
 from typing import Any
 
@@ -71,9 +72,13 @@ class Tally:
     def rows(self, payload: Any) -> int:
         """The rows of a request: its V1 instances or, if the model takes batches, the first dimension of its first input."""
         if isinstance(payload, InferRequest):
-            return payload.inputs[0].shape[0] if self._batched and payload.inputs and payload.inputs[0].shape else 1
+            return self.rows_of(payload.inputs[0].shape) if payload.inputs else 1
         instances = payload.get("instances", payload.get("inputs")) if isinstance(payload, dict) else None
         return len(instances) if isinstance(instances, list) else 1
+
+    def rows_of(self, shape: Sequence[int]) -> int:
+        """The rows of a request whose first input has this shape."""
+        return shape[0] if self._batched and shape else 1
 
     def succeeded(self, watch: Stopwatch, rows: int) -> None:
         """Count a request that was answered, and its rows."""

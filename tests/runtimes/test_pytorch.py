@@ -10,7 +10,7 @@ import torch
 
 from mpserve import Tensor, TorchModel
 from mpserve.runtimes.pytorch import ExportedModel, TorchScriptModel, declared_inputs
-from mpserve.serving.tensors import to_arrays, to_response
+from mpserve.serving.conversion import to_arrays, to_response
 from tests.running import Server, free_port, running
 
 # torch.jit is deprecated in favour of torch.export, and its files are still what many people have.

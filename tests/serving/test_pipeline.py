@@ -11,7 +11,7 @@ import pytest
 from mpserve.errors import NotSupported
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
-from mpserve.serving.pipeline import Pipeline
+from mpserve.serving.pipeline import Pipeline, absent_stages
 from mpserve.serving.tally import Stopwatch
 
 PATIENCE = 30.0
@@ -190,17 +190,13 @@ def test_an_object_with_an_async_call_counts_as_async() -> None:
     assert answer == "loop"
 
 
-def test_every_stage_is_observed_also_those_that_the_model_does_not_have() -> None:
-    """The SDK's dashboards divide by the count of each stage."""
-
+def test_the_stages_that_a_model_does_not_have_are_absent() -> None:
     class Short(Model):
         def predict(self, payload: Any, headers: Any = None) -> Any:
             return payload
 
-    observed = Observed()
-    run(Short(), observed=observed)
-    assert observed.pop("predict")[0] > 0
-    assert observed == {"preprocess": [0.0], "postprocess": [0.0]}
+    assert absent_stages(Short()) == {"preprocess", "postprocess"}
+    assert absent_stages(Sync()) == set()
 
 
 @pytest.mark.parametrize("model", [Sync(), AsyncPredict(), AsyncEnds()], ids=lambda model: type(model).__name__)

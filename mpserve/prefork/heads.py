@@ -1,0 +1,49 @@
+"""Request heads that have come before, byte for byte, and what they were found to ask for.
+
+A client that keeps its connection writes the same head before each request of one length, and to parse it costs as much as
+to answer a small request. What is known here the parser has taken once and the lane too, so the same bytes mean the same.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mpserve.http.lane import Asked  # which brings Starlette and numpy
+
+END = b"\r\n\r\n"
+BEGIN = b"POST "
+"""Line ends before a request are passed over by the parser, and would make the first ``END`` another."""
+
+MOST = 1024
+"""Heads that are remembered. Those of a client that puts something new into each (a trace, say) push the others out."""
+LONGEST = 4096
+"""Bytes of a head that is remembered, so that all of them stay below 4 MB."""
+
+
+class Head(NamedTuple):
+    """What a head asks for, whether the connection stays open after the answer, and the bytes of the body."""
+
+    asked: "Asked"
+    keep_alive: bool
+    length: int
+
+
+class Heads:
+    """Those of one worker, all its connections together."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+
+    def find(self, data: bytes) -> tuple[Head, bytes] | None:
+        """The head and the body of what is one whole request, if its head is known."""
+        end = data.find(END) + 4
+        head = self._known.get(data[:end])
+        return (head, data[end:]) if head is not None and len(data) == end + head.length else None
+
+    def remember(self, data: bytes, head: Head) -> None:
+        """``data`` began with a request that asks for this."""
+        end = data.find(END, 0, LONGEST) + 4
+        if end < 4 or not data.startswith(BEGIN):
+            return
+        if len(self._known) >= MOST:
+            self._known.clear()
+        self._known[data[:end]] = head

@@ -1,0 +1,171 @@
+"""Run to completion: a request to a synchronous model is decoded, answered and encoded in the model's thread, in one go.
+
+What decodes and encodes is the same coroutine as everywhere; here it has nothing to wait for, so that it ends at its first
+step, without a task of its own. For a small request tasks, futures and hand-overs are half of what it costs, and data that
+stays in one thread stays in its cache. It knows no front end.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from mpserve.errors import MPServeError
+from mpserve.protocol.datatypes import NonFinite
+from mpserve.protocol.v2 import is_plain
+from mpserve.serving.core import ServerCore
+from mpserve.serving.dataplane import Dataplane, InParts, Plane, completed, declared_inputs, is_stream, prepared, stream
+from mpserve.serving.executor import as_failure
+from mpserve.serving.express import answer
+from mpserve.serving.pipeline import Headers
+from mpserve.serving.served import Served
+from mpserve.serving.stream import ModelStream, blamed
+from mpserve.serving.tally import QUEUE
+from mpserve.serving.tensors import Tensor
+from mpserve.serving.visit import Visit
+
+T = TypeVar("T")
+
+SMALL = 4096
+"""Bytes of a body that are always decoded in the model's thread, in tens of microseconds."""
+LARGE = 262144
+"""Bytes of a body that are decoded there while the model takes less than ``BRIEF``. Another one, which may release the GIL for
+all that time, goes on with one request while the loop decodes the next."""
+BRIEF = 1_000_000
+"""Nanoseconds."""
+
+
+def fits(served: Served, verb: str, length: int) -> bool:
+    """Whether a request with a body of this length is one to run to completion."""
+    if served.pipeline.waits(verb) or not served.model.ready:
+        return False
+    return length <= SMALL or (length <= LARGE and served.last_infer < BRIEF)
+
+
+class InThread:
+    """The dataplane as it is for a request that has begun its visit, in the model's thread."""
+
+    __slots__ = ("core", "visit")
+
+    def __init__(self, core: ServerCore, visit: Visit) -> None:
+        self.core = core
+        self.visit = visit
+
+    def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
+        return declared_inputs(self.visit.served)
+
+    def express(self, version: str | None, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
+        served = self.visit.served
+        if served.express is None or version is not None or not is_plain(document):
+            return None
+        return answer(self.visit, served.express, document, nonfinite)
+
+    async def run(
+        self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
+    ) -> tuple[Any, Headers]:
+        """As ``Dataplane.run``, without ending the visit.
+
+        Raises:
+            InParts: the answer is one in parts.
+        """
+        visit = self.visit
+        try:
+            deliveries = prepared(visit, payload, self.core)
+            result, response_headers = visit.served.pipeline.run_here(verb, payload, headers, visit.watch)
+            if is_stream(result):
+                raise InParts(payload, result, response_headers, deliveries)
+            result = completed(result, payload, deliveries, verb)
+        except (MPServeError, InParts):
+            raise
+        except BaseException as error:
+            raise blamed(as_failure(error), name, verb) from error
+        visit.is_answered = True
+        return result, response_headers
+
+    async def offload(self, function: Callable[..., T], *args: object) -> T:
+        return function(*args)
+
+
+class Resumed:
+    """The dataplane as it is, back on the event loop, for a request whose answer turned out to be one in parts."""
+
+    def __init__(self, dataplane: Dataplane, visit: Visit, found: InParts) -> None:
+        self.dataplane = dataplane
+        self.core = dataplane.core
+        self.visit = visit
+        self.found = found
+
+    def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
+        return declared_inputs(self.visit.served)
+
+    def express(self, version: str | None, document: dict[str, Any], nonfinite: NonFinite) -> None:
+        """The answer is there already."""
+
+    async def run(
+        self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
+    ) -> tuple[ModelStream, Headers]:
+        found = self.found
+        return stream(self.visit, verb, found.payload, found.parts, found.deliveries), found.headers
+
+    async def offload(self, function: Callable[..., T], *args: object) -> T:
+        return await self.dataplane.offload(function, *args)
+
+
+class Completion(ABC, Generic[T]):
+    """A request that is run to completion: the executor settles it as it would the future of its outcome."""
+
+    __slots__ = ("_dataplane", "_plane", "_resumed")
+
+    def __init__(self, dataplane: Dataplane, served: Served) -> None:
+        self._dataplane = dataplane
+        self._plane = InThread(dataplane.core, dataplane.visit(served))
+        self._resumed: asyncio.Task[T] | None = None
+        served.executor.submit(self._run, self)
+
+    @abstractmethod
+    async def road(self, plane: Plane) -> T:
+        """From the request to its answer, which may well be that of an error; waits for nothing but ``plane``."""
+
+    @abstractmethod
+    def told(self, outcome: T) -> None:
+        """Take the answer, on the event loop."""
+
+    @abstractmethod
+    def failed(self, error: BaseException) -> T:
+        """The answer to a request whose road was cut short."""
+
+    def _run(self) -> T | InParts:
+        self._plane.visit.watch.lap(QUEUE)
+        try:
+            self.road(self._plane).send(None)
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
+        except InParts as found:
+            return found
+        raise RuntimeError("a request that was run to completion waited for something")
+
+    def done(self) -> bool:
+        """Nobody cancels it."""
+        return False
+
+    cancelled = done
+
+    def set_result(self, outcome: T | InParts) -> None:
+        """The road has ended."""
+        if isinstance(outcome, InParts):
+            resumed = Resumed(self._dataplane, self._plane.visit, outcome)
+            self._resumed = asyncio.get_running_loop().create_task(self.road(resumed))
+            self._resumed.add_done_callback(self._end)
+        else:
+            self._plane.visit.end()
+            self.told(outcome)
+
+    def set_exception(self, error: BaseException) -> None:
+        """The road was cut short."""
+        self._plane.visit.end()
+        self.told(self.failed(error))
+
+    def _end(self, done: "asyncio.Task[T]") -> None:
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        self.told(done.result() if error is None else self.failed(error))

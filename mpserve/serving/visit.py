@@ -1,0 +1,44 @@
+"""A request's stay with a model: held, in flight and timed from its beginning to its end, and then counted.
+
+It is on the way of every request and written to cost little. It knows neither what is asked nor what is answered.
+"""
+
+from mpserve.protocol.datatypes import Array
+from mpserve.scoreboard import IN_FLIGHT
+from mpserve.serving.served import Served
+from mpserve.serving.tally import INFER, Stopwatch, Tally
+
+
+class Visit:
+    """Begins with its construction. Begun and ended on the event loop, whose thread alone writes what it counts in."""
+
+    __slots__ = ("_cells", "_tally", "is_answered", "rows", "served", "watch")
+
+    def __init__(self, served: Served, tally: Tally, cells: memoryview) -> None:
+        """``cells`` are those of the worker's row in the scoreboard."""
+        self.served = served
+        self.watch = Stopwatch()
+        self.rows = 1
+        self.is_answered = False
+        self._tally = tally
+        self._cells = cells
+        cells[IN_FLIGHT] += 1
+        served.held.enter()
+
+    def carries(self, payload: object) -> None:
+        """Count it as so many rows as this payload has."""
+        self.rows = self._tally.rows(payload)
+
+    def carries_array(self, array: Array) -> None:
+        """Count it as so many rows as this input has."""
+        self.rows = self._tally.rows_of(array.shape)
+
+    def end(self) -> None:
+        """Once, whatever becomes of the request: ``is_answered`` says what."""
+        self._cells[IN_FLIGHT] -= 1
+        self.served.held.leave()
+        self.served.last_infer = self.watch.spent[INFER]
+        if self.is_answered:
+            self._tally.succeeded(self.watch, self.rows)
+        else:
+            self._tally.failed(self.watch)
