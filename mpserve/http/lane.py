@@ -119,6 +119,9 @@ class Lane:
         self.accounts.note(target.template, status, start, client, "POST", target.path)
 
 
+_NO_CONTEXT = contextvars.Context()
+
+
 class InOneGo(Completion[Answer | StreamedAnswer]):
     """A request on the lane that is run to completion."""
 
@@ -132,7 +135,7 @@ class InOneGo(Completion[Answer | StreamedAnswer]):
         self._tell = tell
         self._start = time.perf_counter()
         self._identity = ""
-        self._context: contextvars.Context | None = None
+        self._context = _NO_CONTEXT
         super().__init__(lane.dataplane, served)
 
     async def road(self, plane: Plane) -> Answer | StreamedAnswer:
@@ -144,10 +147,7 @@ class InOneGo(Completion[Answer | StreamedAnswer]):
         return answer
 
     def told(self, outcome: Answer | StreamedAnswer) -> None:
-        note = self._lane.note
-        if self._context is not None:
-            note = partial(self._context.run, note)
-        note(self._asked.target, outcome.status, self._start, self._client)
+        self._context.run(self._lane.note, self._asked.target, outcome.status, self._start, self._client)
         self._tell(outcome, self._identity.encode())
 
     def failed(self, error: BaseException) -> Answer:
