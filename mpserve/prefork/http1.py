@@ -1,8 +1,8 @@
 """HTTP/1.1 on the wire: uvicorn's httptools protocol with the limits that it leaves open, a fast lane, and retirement.
 
-uvicorn with httptools takes a head of 5 MB or 5,000 header fields, and waits for ever for the end of a request head.
-The limits are gunicorn's own settings (``limit_request_line``, ``limit_request_fields``, ``limit_request_field_size``)
-and ``header_timeout``.
+uvicorn with httptools takes a head of 5 MB or 5,000 header fields, and waits for ever for the end of a request.
+The limits are gunicorn's own settings (``limit_request_line``, ``limit_request_fields``, ``limit_request_field_size``),
+``header_timeout`` and ``body_timeout``.
 
 A whole inference request that came alone goes to the lane, which answers it without an ASGI cycle: half of what a small
 request costs is that machinery. All others are uvicorn's.
@@ -41,12 +41,16 @@ COPIED = 65536
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a request head: bytes of the request line, number of fields, bytes of one field, seconds to receive it."""
+    """Of a request head: bytes of the request line, number of fields, bytes of one field, seconds to receive it.
+
+    ``pause``: seconds for which nothing may come of a body that is not complete.
+    """
 
     line: int
     fields: int
     field_size: int
     seconds: float
+    pause: float
 
     @property
     def head(self) -> int:
@@ -81,10 +85,11 @@ class Protocol(HttpToolsProtocol):
         self.retiring = False
         """Whether the connection is to be closed after the next answer."""
         self._deadline = math.inf
-        """When, on the loop's clock, a head is late or a connection has been idle for too long."""
+        """When, on the loop's clock, a head or more of a body is late, or a connection has been idle for too long."""
         self._unanswered = 0
         self._heads = 0
         self._in_head = False
+        self._in_body = False
         self._head_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._hung_up = False
@@ -119,6 +124,8 @@ class Protocol(HttpToolsProtocol):
             if self._head_bytes > self.limits.head:
                 self._refusal = (431, f"the request head is larger than {self.limits.head} bytes")
                 self.send_400_response("")
+        if self._in_body:
+            self._deadline = self.loop.time() + self.limits.pause
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -167,6 +174,7 @@ class Protocol(HttpToolsProtocol):
         if method == b"CONNECT":
             self._refuse(405, "this server is no proxy")
         self._in_head = False
+        self._in_body = True
         self._deadline = math.inf
         asked = self._asked() if method == b"POST" and not self._unanswered else None
         if asked is not None:
@@ -204,6 +212,8 @@ class Protocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
+        self._deadline = math.inf if self._unanswered else self.loop.time() + self.timeout_keep_alive
         exchange, self._receiving = self._receiving, None
         if exchange is None:
             super().on_message_complete()
@@ -268,12 +278,17 @@ class Protocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + self.timeout_keep_alive
 
     def expire(self, now: float) -> None:
-        """Give up waiting for a head that is late by now, or for the next request of an idle client."""
+        """Give up waiting for a head or more of a body that is late by now, or for the next request of an idle client."""
+        if self.flow.read_paused or self._unanswered > 1:  # what is not read, or not yet needed, is not late
+            self._deadline = max(self._deadline, now + self.limits.pause)
         if now < self._deadline or self.transport.is_closing():
             return
         self._deadline = math.inf
         if self._in_head:
             self._refusal = (408, f"the request head was not complete after {self.limits.seconds:g} s")
+            self.send_400_response("")
+        elif self._in_body and self._unanswered:
+            self._refusal = (408, f"nothing more of the request body came for {self.limits.pause:g} s")
             self.send_400_response("")
         else:
             self.transport.close()
@@ -303,7 +318,7 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is malformed (the parser calls this) or breaks a limit, in the order of the requests; then close."""
-        self._in_head = False
+        self._in_head = self._in_body = False
         self._deadline = math.inf
         if self._refusal is None:
             self._refusal = (400, "the bytes received are no HTTP request")
