@@ -28,6 +28,7 @@ TARGET is one of
   package.module:object     the same, imported
   model.py                  a file that holds one model, or a pair of functions load and predict
   script.py                 a script that ends in ModelServer(...).start([...])
+  package/__main__.py       the same, run as python -m package
 or none, with --model_dir a directory that holds a model.py, a TorchScript file or a torch.export archive, or folders
 that hold such, named model or model@version."""
 
@@ -70,12 +71,21 @@ def _serve(arguments: Sequence[str]) -> None:
 
 
 def _run_script(script: Path, arguments: Sequence[str]) -> None:
-    """Run a script as ``python script.py`` would, with the fork guard up before its first line."""
+    """Run a script as ``python script.py`` would, with the fork guard up before its first line.
+
+    The ``__main__.py`` of a package is run as ``python -m package`` would, so that it can import its neighbours by ``from .``.
+    """
     threads.hold_to_one(os.environ)
     forksafety.arm()
     sys.argv = [str(script), *(argument for argument in arguments if argument != str(script))]
-    sys.path.insert(0, str(script.resolve().parent))
+    folder, package = script.resolve().parent, ""
+    while script.name == "__main__.py" and (folder / "__init__.py").is_file():
+        folder, package = folder.parent, f"{folder.name}.{package}" if package else folder.name
+    sys.path.insert(0, str(folder))
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        if package:
+            runpy.run_module(package, run_name="__main__")
+        else:
+            runpy.run_path(str(script), run_name="__main__")
     except AcceleratorInMaster as reached:
         raise ConfigurationError(str(reached)) from None

@@ -2,9 +2,11 @@
 
     MPServeError
     ├── InvalidInput          the client's fault: the request cannot be understood
+    │   ├── AlreadyExists     the client's fault: what it makes known under a name is known under it already
     │   ├── PayloadTooLarge   the client's fault: more bytes than the server takes
     │   └── UnsupportedEncoding  the client's fault: a content coding that is not understood
     ├── ModelNotFound         no model (or no such version) of that name
+    ├── RegionNotFound        no shared memory region of that name
     ├── ModelNotReady         the model is known and not loaded
     ├── ServerNotReady        the server as a whole cannot answer yet, or no longer
     ├── NotSupported          understood, and not offered by this model or server
@@ -16,7 +18,8 @@
     AcceleratorInMaster       (a BaseException) code reached for CUDA in the arbiter process
 
 A front end maps ``code`` to its own status by one table; nothing here knows HTTP or gRPC. The names are the kserve
-SDK's where it has one (kserve/errors.py), so that ``raise InvalidInput(...)`` in an existing model means what it meant.
+SDK's where it has one (kserve/errors.py), so that ``raise InvalidInput(...)`` in an existing model means what it meant,
+and those are ValueError or RuntimeError where the SDK's are, so that its ``except ValueError`` catches what it caught.
 """
 
 from enum import Enum
@@ -26,6 +29,7 @@ class Code(str, Enum):
     """Whose fault, and of what kind: what a front end's status table is keyed by."""
 
     INVALID_INPUT = "invalid_input"
+    ALREADY_EXISTS = "already_exists"
     TOO_LARGE = "too_large"
     UNSUPPORTED_ENCODING = "unsupported_encoding"
     UNAUTHENTICATED = "unauthenticated"
@@ -45,10 +49,21 @@ class MPServeError(Exception):
     code: Code = Code.MODEL_FAILED
 
 
-class InvalidInput(MPServeError):
+class InvalidInput(MPServeError, ValueError):
     """The request is wrong; the message says what was got and what was expected."""
 
     code = Code.INVALID_INPUT
+
+    @property
+    def reason(self) -> str:
+        """The message (SDK)."""
+        return str(self)
+
+
+class AlreadyExists(InvalidInput):
+    """What is to be made known under a name is known under it already."""
+
+    code = Code.ALREADY_EXISTS
 
 
 class PayloadTooLarge(InvalidInput):
@@ -72,7 +87,13 @@ class ModelNotFound(MPServeError):
         super().__init__(f"Model with name {model_name} does not exist.{' ' if detail else ''}{detail}")
 
 
-class ModelNotReady(MPServeError):
+class RegionNotFound(MPServeError):
+    """No shared memory region of that name is registered."""
+
+    code = Code.NOT_FOUND
+
+
+class ModelNotReady(MPServeError, RuntimeError):
     """The model is served, and not loaded at the moment."""
 
     code = Code.NOT_READY
@@ -81,10 +102,13 @@ class ModelNotReady(MPServeError):
         super().__init__(f"Model with name {model_name} is not ready.{' ' if detail else ''}{detail}")
 
 
-class ServerNotReady(MPServeError):
+class ServerNotReady(MPServeError, RuntimeError):
     """No model can be served yet, or the server is shutting down."""
 
     code = Code.NOT_READY
+
+    def __init__(self, message: str = "Server is not ready.") -> None:
+        super().__init__(message)
 
 
 class NotSupported(MPServeError):
@@ -93,13 +117,15 @@ class NotSupported(MPServeError):
     code = Code.NOT_SUPPORTED
 
 
-class InferenceError(MPServeError):
+class InferenceError(MPServeError, RuntimeError):
     """The model failed. Raise it in a model to choose the words that the client reads; arguments are the SDK's."""
 
     code = Code.MODEL_FAILED
 
     def __init__(self, reason: str = "", status: str | None = None, debug_details: object = None) -> None:
         super().__init__(reason if status is None else f"[{status}] {reason}")
+        self.reason = reason
+        self.status = status
         self.debug_details = debug_details
 
 

@@ -56,6 +56,11 @@ class ModelServer:
         self.registered_models = registered_models
         self.models: list[Model] = []
 
+    @property
+    def workers(self) -> int:
+        """How many worker processes there will be (SDK)."""
+        return self.settings.workers
+
     def register_model(self, model: Model, name: str | None = None) -> None:
         """Add a model to those that ``start`` will serve; under a second name, if ``name`` is another than its own (SDK).
 

@@ -126,6 +126,9 @@ class Settings:
         minimum=1,
     )
     header_timeout: float = option(10.0, "Limits", "Seconds in which the head of a request must arrive", minimum=0.1)
+    body_timeout: float = option(
+        60.0, "Limits", "Seconds for which the body of a request may pause before it is complete", minimum=0.1
+    )
     max_body_size: int = option(
         128 * 1024**2, "Limits", "Bytes of the largest request body; also as 64MiB or 1GB", kind=BYTES, minimum=1
     )

@@ -131,6 +131,16 @@ def test_a_target_that_cannot_be_served_is_told_in_one_sentence(
     assert (tmp_path / "termination").read_text() == words
 
 
+def test_a_package_that_is_to_be_run_is_told_how(tmp_path: Path) -> None:
+    main = tmp_path / "service" / "__main__.py"
+    main.parent.mkdir()
+    main.with_name("__init__.py").touch()
+    main.touch()
+    words = message(run(tmp_path, "serve", "service"))
+    assert words.startswith("service holds no model: expected a subclass or an instance of mpserve.Model")
+    assert words.endswith(f"; to run it as python -m service does, name {main}")
+
+
 BROKEN = {
     "syntax error": ("def broken(:\n", "the import of model.py failed: SyntaxError: invalid syntax (model.py, line 1)"),
     "exception at import": ("1 / 0\n", "the import of model.py failed: ZeroDivisionError: division by zero"),

@@ -12,7 +12,7 @@ CLASSES = [
     value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, MPServeError)
 ]  # fmt: skip
 
-CLIENTS = {"InvalidInput", "PayloadTooLarge", "UnsupportedEncoding", "ModelNotFound"}
+CLIENTS = {"AlreadyExists", "InvalidInput", "PayloadTooLarge", "UnsupportedEncoding", "ModelNotFound", "RegionNotFound"}
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
@@ -45,12 +45,32 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         (errors.ModelNotFound("m", "(version 7)"), "Model with name m does not exist. (version 7)"),
         (errors.InferenceError("no memory"), "no memory"),
         (errors.InferenceError("no memory", status="RETRY", debug_details={}), "[RETRY] no memory"),
+        (errors.ServerNotReady(), "Server is not ready."),
         (errors.ModelNotReady("m"), "Model with name m is not ready."),
         (errors.ModelNotReady("m", "It is being loaded."), "Model with name m is not ready. It is being loaded."),
     ],
 )
 def test_the_words_are_the_sdks(error: MPServeError, words: str) -> None:
     assert str(error) == words
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [
+        (errors.InvalidInput, ValueError),
+        (errors.InferenceError, RuntimeError),
+        (errors.ModelNotReady, RuntimeError),
+        (errors.ServerNotReady, RuntimeError),
+    ],
+)
+def test_what_caught_the_sdks_errors_catches_these(error: type[MPServeError], base: type[Exception]) -> None:
+    assert issubclass(error, base)
+
+
+def test_the_reason_of_an_error_can_be_read_as_the_sdks() -> None:
+    assert errors.InvalidInput("no image").reason == "no image"
+    failed = errors.InferenceError("lost", "RETRY")
+    assert (failed.reason, failed.status) == ("lost", "RETRY")
 
 
 def test_too_large_is_a_kind_of_invalid() -> None:

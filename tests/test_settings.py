@@ -41,6 +41,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "timeout": ("4", 4, "3"),
     "timeout_keep_alive": ("65", 65, "0"),
     "header_timeout": ("2.5", 2.5, "inf"),
+    "body_timeout": ("2.5", 2.5, "0"),
     "max_body_size": ("64MiB", 64 * 1024**2, "64 apples"),
     "grpc_max_receive_message_length": ("64MiB", 64 * 1024**2, "64 apples"),
     "grpc_max_send_message_length": ("1GiB", 1024**3, "64 apples"),

@@ -27,9 +27,19 @@ class NoModelReady(RuntimeError):
 class ServerNotLive(ServerNotReady):
     """The server is not live; clients see 503."""
 
+    def __init__(self, message: str = "Server is not live.") -> None:
+        super().__init__(message)
+
 
 class UnsupportedProtocol(NotSupported):
     """A protocol that is not offered; clients see 501."""
 
     def __init__(self, protocol_version: str | None = None) -> None:
         super().__init__(f"Unsupported protocol {protocol_version}.")
+
+
+class WorkersShouldBeLessThanMaxWorkersError(Exception):
+    """A model that cannot be in several processes was to be: a script raises it before it starts the server."""
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        super().__init__(f"Workers cannot be greater than {max_workers}")

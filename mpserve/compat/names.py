@@ -33,7 +33,13 @@ _ERRORS = {
     for name in ("InferenceError", "InvalidInput", "ModelNotFound", "ModelNotReady", "ServerNotReady")
 } | {
     name: f"mpserve.compat.errors:{name}"
-    for name in ("ModelMissingError", "NoModelReady", "ServerNotLive", "UnsupportedProtocol")
+    for name in (
+        "ModelMissingError",
+        "NoModelReady",
+        "ServerNotLive",
+        "UnsupportedProtocol",
+        "WorkersShouldBeLessThanMaxWorkersError",
+    )
 }
 _LOGGING = {
     name: f"mpserve.compat.logging:{name}"

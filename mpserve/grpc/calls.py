@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 STATUS = {
     Code.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Code.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,

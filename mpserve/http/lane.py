@@ -9,7 +9,6 @@ import contextvars
 import re
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from mpserve.errors import MPServeError

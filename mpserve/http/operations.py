@@ -79,7 +79,7 @@ GENERATE_STREAM = GENERATE._replace(
 READY = Operation("Whether a model is ready", _json("ModelReady"), FINDING)
 METADATA = Operation("Versions, platform, inputs and outputs of a model", _json("ModelMetadata"), (*FINDING, 500))
 STATISTICS = Operation("What has been counted of a model's requests", _json("ModelStatistics"), FINDING)
-REGIONS = Operation("Shared memory regions that are registered", _json("Regions"), (400, 501))
+REGIONS = Operation("Shared memory regions that are registered", _json("Regions"), (404, 501))
 REGISTER = Operation(
     "Register a shared memory region with every worker", _json("Done"), (*READING, 501), _json("RegionRequest")
 )

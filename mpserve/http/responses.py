@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 STATUS = {
     Code.INVALID_INPUT: 400,
+    Code.ALREADY_EXISTS: 400,  # Triton's (http_server.cc, HttpCodeFromError)
     Code.UNAUTHENTICATED: 401,
     Code.FORBIDDEN: 403,
     Code.NOT_FOUND: 404,

@@ -1,19 +1,17 @@
-"""HTTP/1.1 on the wire: uvicorn's httptools protocol with the limits that it leaves open, a fast lane, and retirement.
+"""HTTP/1.1 on the wire: uvicorn's httptools protocol with the limits that it leaves open, and retirement.
 
-uvicorn with httptools takes a head of 5 MB or 5,000 header fields, and waits for ever for the end of a request head.
-The limits are gunicorn's own settings (``limit_request_line``, ``limit_request_fields``, ``limit_request_field_size``)
-and ``header_timeout``.
+uvicorn with httptools takes a head of 5 MB or 5,000 header fields, and waits for ever for the end of a request.
+The limits are gunicorn's own settings (``limit_request_line``, ``limit_request_fields``, ``limit_request_field_size``),
+``header_timeout`` and ``body_timeout``.
 
-A whole inference request that came alone goes to the lane, which answers it without an ASGI cycle: half of what a small
-request costs is that machinery. All others are uvicorn's.
+Which requests are not answered by uvicorn's cycle is ``fastlane``'s affair.
 """
 
 import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import httptools
 import orjson
@@ -23,32 +21,26 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from mpserve.prefork.balance import Shedding
-from mpserve.prefork.cycles import for_parts, unchunked
-from mpserve.prefork.exchange import ID_HEADER, Exchange
-from mpserve.prefork.heads import Head, Heads
+from mpserve.prefork.cycles import unchunked
 from mpserve.scoreboard import Row
-
-if TYPE_CHECKING:
-    from mpserve.http.lane import Lane  # which brings Starlette and numpy
-    from mpserve.http.responses import Answer
-    from mpserve.http.streaming import StreamedAnswer
 
 LINGER = 1.0
 """Seconds for which the remaining bytes of a client that is hung up on are read and dropped: closing at once would reset
 the connection, and the client would lose the answer."""
 
-COPIED = 65536
-"""Bytes of an answer's body from which on it is not copied behind its head to be sent as one."""
-
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a request head: bytes of the request line, number of fields, bytes of one field, seconds to receive it."""
+    """Of a request head: bytes of the request line, number of fields, bytes of one field, seconds to receive it.
+
+    ``pause``: seconds for which nothing may come of a body that is not complete.
+    """
 
     line: int
     fields: int
     field_size: int
     seconds: float
+    pause: float
 
     @property
     def head(self) -> int:
@@ -73,31 +65,23 @@ class Protocol(HttpToolsProtocol):
         limits: Limits,
         row: Row,
         shedding: Shedding,
-        lane: "Lane | None",
-        heads: Heads,
     ) -> None:
         super().__init__(config=config, server_state=state, app_state=app_state)
         self.limits = limits
         self.row = row
         self.shedding = shedding
-        self.lane = lane
-        self.heads = heads
         self.retiring = False
         """Whether the connection is to be closed after the next answer."""
         self._deadline = math.inf
-        """When, on the loop's clock, a head is late or a connection has been idle for too long."""
+        """When, on the loop's clock, a head or more of a body is late, or a connection has been idle for too long."""
         self._unanswered = 0
         self._heads = 0
         self._in_head = False
-        self._in_message = False
+        self._in_body = False
         self._head_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._hung_up = False
         self._closed_at: float | None = None
-        self._receiving: Exchange | None = None
-        """The request of the lane whose body is still to come."""
-        self._first: Head | None = None
-        """The first head of what is being read, if it is one for the lane."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -105,9 +89,6 @@ class Protocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + self.limits.seconds
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(self.cycle, Exchange):
-            self.cycle.disconnected = True
-            self.cycle = None  # uvicorn would look for its event
         super().connection_lost(exc)
         self.row.connections -= 1
         self._deadline = math.inf
@@ -115,19 +96,6 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or self._hung_up:
             return
-        is_begin = not (self._in_message or self._unanswered) and self.lane is not None
-        if is_begin and (found := self.heads.find(data)) is not None:
-            head, body = found
-            exchange = self._begin_exchange(head)
-            exchange.receive(body)
-            self._complete_exchange(exchange)
-            return
-        self._first = None
-        self._parse(data)
-        if is_begin and self._first is not None:
-            self.heads.remember(data, self._first)
-
-    def _parse(self, data: bytes) -> None:
         head = self._heads if self._in_head else None
         try:
             self._feed(data)
@@ -139,6 +107,19 @@ class Protocol(HttpToolsProtocol):
             if self._head_bytes > self.limits.head:
                 self._refusal = (431, f"the request head is larger than {self.limits.head} bytes")
                 self.send_400_response("")
+        if self._in_body:
+            self._deadline = self.loop.time() + self.limits.pause
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to go on writing to a client that sends no more.
+
+        Many simple clients end their side behind the request (``nc``), and one that is gone does the same. So who waits for an
+        answer gets it; who has begun to get parts is taken for gone. TLS has no half of a connection.
+        """
+        if not self._unanswered or self._in_head or self._in_body or self.cycle.response_started:
+            return False
+        self.cycle.keep_alive = False
+        return self.scheme == "http"
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -163,7 +144,7 @@ class Protocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._heads += 1
-        self._in_head = self._in_message = True
+        self._in_head = True
         self._head_bytes = 0
         if not self._unanswered:
             self._deadline = self.loop.time() + self.limits.seconds
@@ -187,20 +168,14 @@ class Protocol(HttpToolsProtocol):
         if method == b"CONNECT":
             self._refuse(405, "this server is no proxy")
         self._in_head = False
-        head = self._for_lane() if method == b"POST" and not self._unanswered else None
-        if head is not None:
-            self._first = head
-            self._receiving = self._begin_exchange(head)
-            return
+        self._in_body = True
+        self._begin_request()
+
+    def _begin_request(self) -> None:
+        """The head is complete."""
         self._begin_cycle()
         if not self.parser.should_upgrade():
             self._begin_answer()
-
-    def _begin_exchange(self, head: Head) -> Exchange:
-        exchange = Exchange(head.asked, head.keep_alive)
-        self.cycle = exchange  # type: ignore[assignment]  # it has what is asked of a cycle
-        self._begin_answer()
-        return exchange
 
     def _begin_answer(self) -> None:
         self._deadline = math.inf
@@ -208,17 +183,8 @@ class Protocol(HttpToolsProtocol):
         if self.retiring or (self.shedding.due and self.shedding.takes_one()):
             self.cycle.keep_alive = False
 
-    def _for_lane(self) -> Head | None:
-        """The head that has been read, unless the request is one that must go the ordinary way."""
-        if self.lane is None or self.parser.should_upgrade():
-            return None
-        if self.parser.get_http_version() == "1.0":
-            return None
-        asked = self.lane.accept(self.url, self.headers)
-        return None if asked is None else Head(asked, self.parser.should_keep_alive(), asked.length)
-
     def _begin_cycle(self) -> None:
-        """Leave the request to uvicorn. Its scope is made only now, since the lane does without."""
+        """Leave the request to uvicorn. Its scope is made only now, since the fast lane does without."""
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
@@ -226,81 +192,17 @@ class Protocol(HttpToolsProtocol):
             super().on_header(name, value)
         super().on_headers_complete()
 
-    def on_body(self, body: bytes) -> None:
-        if self._receiving is not None:
-            self._receiving.receive(body)
-        else:
-            super().on_body(body)
-
     def on_message_complete(self) -> None:
-        self._in_message = False
-        exchange, self._receiving = self._receiving, None
-        if exchange is None:
-            super().on_message_complete()
-        else:
-            self._complete_exchange(exchange)
+        self._in_body = False
+        self._deadline = math.inf if self._unanswered else self.loop.time() + self.timeout_keep_alive
+        self._complete_request()
 
-    def _complete_exchange(self, exchange: Exchange) -> None:
-        assert self.lane is not None
-        exchange.more_body = False
-        body = exchange.take_body()
-        begun = self.lane.begin(exchange.asked, body, self.client, partial(self._told, exchange))
-        if begun is None:
-            self.tasks.add(self.loop.create_task(self._answer(exchange, body)))
-        else:
-            exchange.begun = begun
-            self.tasks.add(begun)  # type: ignore[arg-type]  # it is only counted there, and kept
-
-    async def _answer(self, exchange: Exchange, body: bytes) -> None:
-        assert self.lane is not None
-        try:
-            answer, identity = await self.lane.answer(exchange.asked, body, self.client)
-            await self._send(exchange, answer, identity)
-        except BaseException:  # a model that cancels the task that it runs in
-            self.transport.close()
-            raise
-        finally:
-            self.tasks.discard(asyncio.current_task())
-
-    def _told(self, exchange: Exchange, answer: "Answer | StreamedAnswer", identity: bytes) -> None:
-        if answer.body is None or self.flow.write_paused:
-            sending = self.loop.create_task(self._send(exchange, answer, identity))
-            self.tasks.add(sending)
-            sending.add_done_callback(self.tasks.discard)
-        elif not exchange.disconnected:
-            self._write(exchange, answer, identity)
-        self.tasks.discard(exchange.begun)
-
-    async def _send(self, exchange: Exchange, answer: "Answer | StreamedAnswer", identity: bytes) -> None:
-        if answer.body is None:
-            if all(name != ID_HEADER for name, _ in answer.headers):
-                answer.headers.append((ID_HEADER, identity))
-            await self._send_parts(exchange, answer)
-            return
-        if self.flow.write_paused:
-            await self.flow.drain()
-        if not exchange.disconnected:
-            self._write(exchange, answer, identity)
-
-    async def _send_parts(self, exchange: Exchange, answer: "StreamedAnswer") -> None:
-        cycle = for_parts(self, exchange)
-        if isinstance(self.cycle, Exchange):  # not the one of a request that came behind it
-            self.cycle = cycle
-        await cycle.run_asgi(cast("ASGI3Application", answer))
+    def _complete_request(self) -> None:
+        """The body is complete."""
+        super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         super()._start_asgi_task(cycle, unchunked(cycle, app) if cycle.scope["http_version"] == "1.0" else app)
-
-    def _write(self, exchange: Exchange, answer: "Answer", identity: bytes) -> None:
-        head = exchange.head(answer, identity, self.server_state.default_headers)
-        if len(answer.body) < COPIED:
-            self.transport.write(head + answer.body)
-        else:
-            self.transport.writelines((head, answer.body))
-        exchange.response_complete = True
-        if not exchange.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         self._unanswered -= 1
@@ -323,12 +225,17 @@ class Protocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + self.timeout_keep_alive
 
     def expire(self, now: float) -> None:
-        """Give up waiting for a head that is late by now, or for the next request of an idle client."""
+        """Give up waiting for a head or more of a body that is late by now, or for the next request of an idle client."""
+        if self.flow.read_paused or self._unanswered > 1:  # what is not read, or not yet needed, is not late
+            self._deadline = max(self._deadline, now + self.limits.pause)
         if now < self._deadline or self.transport.is_closing():
             return
         self._deadline = math.inf
         if self._in_head:
             self._refusal = (408, f"the request head was not complete after {self.limits.seconds:g} s")
+            self.send_400_response("")
+        elif self._in_body and self._unanswered:
+            self._refusal = (408, f"nothing more of the request body came for {self.limits.pause:g} s")
             self.send_400_response("")
         else:
             self.transport.close()
@@ -358,23 +265,25 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is malformed (the parser calls this) or breaks a limit, in the order of the requests; then close."""
-        self._in_head = False
+        self._in_head = self._in_body = False
         self._deadline = math.inf
         if self._refusal is None:
             self._refusal = (400, "the bytes received are no HTTP request")
         if self._unanswered and self.cycle.more_body:  # its body is malformed and will never be complete
             self._unanswered -= 1
-            if self._receiving is not None:
-                self._receiving = None
-            elif self.pipeline:
-                self.pipeline.popleft()
-            elif self.cycle.response_started:
-                self.transport.close()
-            else:
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
+            self._abandon_request()
         if not (self._unanswered or self.transport.is_closing()):
             self._answer_refusal()
+
+    def _abandon_request(self) -> None:
+        """The body will never be complete."""
+        if self.pipeline:
+            self.pipeline.popleft()
+        elif self.cycle.response_started:
+            self.transport.close()
+        else:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _answer_refusal(self) -> None:
         """Answer in the form of every other error."""

@@ -26,6 +26,7 @@ from mpserve.errors import ConfigurationError
 from mpserve.metrics import metrics
 from mpserve.prefork.balance import Shedding, load_of, ready_others
 from mpserve.prefork.door import Door
+from mpserve.prefork.fastlane import LaneProtocol
 from mpserve.prefork.gate import Gate
 from mpserve.prefork.heads import Heads
 from mpserve.prefork.http1 import Limits, Protocol
@@ -152,9 +153,9 @@ class Life:
         return Gate(listener, make_protocol, self.config.ssl, self.core.board, self.row, self.shedding)
 
     def _protocol(self, app_state: dict[str, Any]) -> Protocol:
-        protocol = Protocol(
-            self.config, self.state, app_state, self.limits, self.row, self.shedding, self.lane, self.heads
-        )
+        made = (self.config, self.state, app_state, self.limits, self.row, self.shedding)
+        lane = self.lane
+        protocol = Protocol(*made) if lane is None else LaneProtocol(*made, lane=lane, heads=self.heads)
         # Who gets a 503 here while the models load may find a ready worker by its next connection.
         protocol.retiring = self.row.state == State.LOADING
         return protocol

@@ -235,6 +235,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             fields=cfg.limit_request_fields,
             field_size=cfg.limit_request_field_size or sys.maxsize,
             seconds=self.core.settings.header_timeout,
+            pause=self.core.settings.body_timeout,
         )
 
     async def _beat(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from mpserve import rundir
-from mpserve.errors import InvalidInput
+from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound
 from mpserve.protocol.documents import MAX_SHOWN, show
 from mpserve.scoreboard import Scoreboard
 
@@ -80,7 +80,8 @@ class Regions:
         """Make a part of the object ``key`` known as the region ``name``, to all workers.
 
         Raises:
-            InvalidInput: the name is taken, there is no such object or none that long, or a field is not what it must be.
+            AlreadyExists: the name is taken.
+            InvalidInput: there is no such object or none that long, or a field is not what it must be.
         """
         if not name:
             raise InvalidInput("expected the name of a shared memory region, got an empty one")
@@ -90,7 +91,7 @@ class Regions:
         with rundir.locked(self._directory):
             generation, registered = self._read()
             if name in registered:
-                raise InvalidInput(f"shared memory region '{name}' is registered already; unregister it first")
+                raise AlreadyExists(f"shared memory region '{name}' is registered already; unregister it first")
             descriptor, found = _open(key)
             os.close(descriptor)
             if found.st_size < offset + byte_size:
@@ -111,7 +112,7 @@ class Regions:
         """The region of that name, or all regions if it is empty.
 
         Raises:
-            InvalidInput: there is no such region.
+            RegionNotFound: there is no such region.
         """
         _, registered = self._read()
         return [_found(registered, name)] if name else list(registered.values())
@@ -127,7 +128,8 @@ class Regions:
         """A part of a region, which it may outlive.
 
         Raises:
-            InvalidInput: there is no such region, or it is not that long, or its object is not there any more.
+            RegionNotFound: there is no such region.
+            InvalidInput: it is not that long, or its object is not there any more.
         """
         self.follow()
         region = _found(self._registered, name)
@@ -157,7 +159,7 @@ class Regions:
 def _found(registered: dict[str, Region], name: str) -> Region:
     region = registered.get(name)
     if region is None:
-        raise InvalidInput(f"shared memory region '{name[:MAX_SHOWN]}' is not registered")
+        raise RegionNotFound(f"shared memory region '{name[:MAX_SHOWN]}' is not registered")
     return region
 
 

@@ -8,7 +8,7 @@ Source: Triton's docs/protocol/extension_shared_memory.md.
 
 from typing import Any
 
-from mpserve.errors import InvalidInput
+from mpserve.errors import InvalidInput, RegionNotFound
 from mpserve.protocol.binary import decode_tensor, encode_tensor
 from mpserve.protocol.documents import MAX_SHOWN, show
 from mpserve.protocol.messages import InferInput, InferOutput, Parameters
@@ -23,22 +23,23 @@ def window(parameters: Parameters, regions: Regions, what: str) -> Window:
     """The memory that a tensor's parameters name; ``what`` names the tensor in messages.
 
     Raises:
-        InvalidInput: a parameter is missing or not what it must be, or there is no such memory.
+        RegionNotFound: there is no such region.
+        InvalidInput: a parameter is missing or not what it must be, or the region is not that long.
     """
     name = parameters[REGION]
     try:
         if not isinstance(name, str):
             raise InvalidInput(f"{REGION} is {show(name)}, expected a string")
         return regions.window(name, _bytes(OFFSET, parameters.get(OFFSET, 0)), _bytes(SIZE, parameters.get(SIZE)))
-    except InvalidInput as error:
-        raise InvalidInput(f"{what}: {error}") from None
+    except (InvalidInput, RegionNotFound) as error:
+        raise type(error)(f"{what}: {error}") from None
 
 
 def fetch(given: InferInput, regions: Regions) -> None:
     """Give an input the data that its parameters say where to find; they say no more of it then.
 
     Raises:
-        InvalidInput: there is no such memory, or what it holds is not of the input's datatype and shape.
+        RegionNotFound, InvalidInput: as ``window``; or what is there is not of the input's datatype and shape.
     """
     parameters = given.parameters or {}
     what = f"input '{given.name[:MAX_SHOWN]}'"

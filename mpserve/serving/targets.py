@@ -172,6 +172,8 @@ def _only_model(module: ModuleType, target: str) -> object:
         return found.popitem()[1]
     if callable(getattr(module, "predict", None)):
         return module
+    main = next((Path(folder, "__main__.py") for folder in getattr(module, "__path__", ())), None)
+    run = f"; to run it as python -m {target} does, name {main}" if main is not None and main.is_file() else ""
     raise ConfigurationError(
-        f"{target} holds no model: expected a subclass or an instance of mpserve.Model, or a function predict"
+        f"{target} holds no model: expected a subclass or an instance of mpserve.Model, or a function predict{run}"
     )

@@ -37,10 +37,11 @@ def test_what_the_environment_says_is_the_default_of_a_flag(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("error", "text", "code"),
     [
-        (errors.ServerNotLive("Server is not live."), "Server is not live.", Code.NOT_READY),
+        (errors.ServerNotLive(), "Server is not live.", Code.NOT_READY),
         (errors.UnsupportedProtocol("v3"), "Unsupported protocol v3.", Code.NOT_SUPPORTED),
         (errors.ModelMissingError(Path("/m")), "/m", None),
         (errors.NoModelReady([Model("a"), Model("b")]), "Models that are not ready: a, b.", None),
+        (errors.WorkersShouldBeLessThanMaxWorkersError(max_workers=1), "Workers cannot be greater than 1", None),
     ],
 )
 def test_errors_say_what_they_said(error: Exception, text: str, code: Code | None) -> None:

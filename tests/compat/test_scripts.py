@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import joblib
+import pytest
 from sklearn.tree import DecisionTreeClassifier
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
@@ -16,16 +17,15 @@ from tests.e2e.calls import call
 from tests.running import Server, eventually, free_port, running
 
 SCRIPTS = Path(__file__).parent / "scripts"
-ON_PATH = {"PYTHONPATH": f"{Path(__file__).parents[2]}:{SCRIPTS}"}
 
 
 @contextmanager
-def served(folder: Path, target: str, *flags: str, **env: str) -> Iterator[Server]:
-    """The script on two workers, ready."""
+def served(folder: Path, target: str, *flags: str, workers: int = 2, **env: str) -> Iterator[Server]:
+    """The script, asked for two workers and ready, with as many as it has chosen."""
     port = free_port()
     command = [sys.executable, "-m", "mpserve", "serve", str(SCRIPTS / target), f"--http_port={port}", "--workers=2"]
     with running([*command, "--kserve_names", *flags], folder, port, env) as server:
-        yield server.wait_ready(workers=2)
+        yield server.wait_ready(workers=workers)
 
 
 def answers_of_both_workers(server: Server, path: str, body: Any, **headers: str) -> list[httpx.Response]:
@@ -50,7 +50,8 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
             server, path, {"instances": [{"image": {"b64": image}}]}, origin="https://example.org"
         ):
             assert answer.json()["predictions"] == [1.0, 2.0, 3.0]
-            assert answer.headers["access-control-allow-origin"] == "*"
+            assert answer.headers["access-control-allow-origin"] == "https://example.org"
+            assert answer.headers["access-control-allow-credentials"] == "true"
             assert float(answer.headers["prediction-time-latency"]) >= 0
         assert "starting with 2 workers" in server.log
 
@@ -60,6 +61,9 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
             {"name": "output-0", "shape": [3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}
         ]
         assert len(answer.json()["id"]) == 36
+
+        ready = server.client.post(path, json={"instances": [{"data": [2, 4, 6]}]})
+        assert ready.json()["predictions"] == [1.0, 2.0, 3.0]
 
         refused = server.client.post(path, json={"instances": [{}]})
         assert (refused.status_code, refused.json()) == (400, {"error": "invalid payload"})
@@ -71,13 +75,59 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
         assert preflight.status_code == 200
 
 
-def test_a_predictor_that_answers_grpc_with_a_dict_of_contents(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1, 2]}},
+        {"datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [bytes([1, 2])]}},
+    ],
+    ids=["numbers", "bytes"],
+)
+def test_a_predictor_that_answers_grpc_with_a_dict_of_contents(tmp_path: Path, tensor: dict[str, Any]) -> None:
     port = free_port()
     with served(tmp_path, "over_grpc.py", f"--grpc_port={port}", MPSERVE_ENABLE_GRPC="yes"):
-        tensor = {"name": "x", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1, 2]}}
-        request = pb.ModelInferRequest(model_name="doubling", inputs=[tensor])
+        request = pb.ModelInferRequest(model_name="doubling", inputs=[{"name": "x", **tensor}])
         answer = call(f"127.0.0.1:{port}", "ModelInfer", request, pb.ModelInferResponse)
         assert list(answer.outputs[0].contents.fp32_contents) == [2, 4]
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2", "grpc-v2"])
+def test_a_transformer_before_that_predictor(tmp_path: Path, protocol: str) -> None:
+    grpc_port = free_port()
+    name = "--model_name=picture"
+    folders = [tmp_path / "predictor", tmp_path / "transformer"]
+    for folder in folders:
+        folder.mkdir()
+    with served(folders[0], "picture.py", name, f"--grpc_port={grpc_port}", MPSERVE_ENABLE_GRPC="yes") as predictor:
+        host = f"127.0.0.1:{grpc_port if protocol == 'grpc-v2' else predictor.port}"
+        asking = (f"--predictor_host={host}", f"--predictor_protocol={protocol}")
+        with served(folders[1], "transformer.py", name, *asking, workers=1) as server:
+            image = base64.b64encode(bytes([2, 4, 6])).decode()
+            answer = server.predict("picture", [{"image": {"b64": image}}])
+            assert answer.json()["predictions"] == [1.0, 2.0, 3.0]
+            assert ("prediction-time-latency" in answer.headers) == (protocol != "grpc-v2")
+
+            tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [image]}
+            answer = server.client.post("/v2/models/picture/infer", json={"inputs": [tensor]})
+            told = answer.json()
+            values = told["predictions"] if protocol == "v1" else told["outputs"][0]["data"]
+            assert values == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
+def test_a_transformer_that_makes_several_tensors_of_a_text(tmp_path: Path, protocol: str) -> None:
+    grpc_port = free_port()
+    (tmp_path / "words").write_text("a\nlong\nway\n")
+    folders = [tmp_path / "predictor", tmp_path / "transformer"]
+    for folder in folders:
+        folder.mkdir()
+    flags = ("--model_name=text", f"--grpc_port={grpc_port}")
+    with served(folders[0], "scoring.py:Scoring", *flags, MPSERVE_ENABLE_GRPC="yes") as predictor:
+        host = f"127.0.0.1:{grpc_port if protocol == 'grpc-v2' else predictor.port}"
+        asking = (f"--predictor_host={host}", f"--predictor_protocol={protocol}")
+        flags = ("--model_name=text", f"--vocab_file={tmp_path / 'words'}", *asking)
+        with served(folders[1], "tokenizer.py", *flags) as server:
+            assert server.predict("text", ["a long way"]).json() == {"predictions": "way", "prob": 50.0}
 
 
 def test_nodes_of_a_graph_one_of_which_has_a_second_name(tmp_path: Path) -> None:
@@ -114,7 +164,7 @@ def predictions(server: Server, name: str) -> list[list[int]]:
 def test_a_server_of_model_files(tmp_path: Path) -> None:
     grow(tmp_path / "models", answers=[3, 4])
     flags = ("--model_name=tree", f"--model_dir={tmp_path / 'models'}")
-    with served(tmp_path, "trees/__main__.py", *flags, **ON_PATH) as server:
+    with served(tmp_path, "trees/__main__.py", *flags) as server:
         assert predictions(server, "tree") == [[3, 4]]
         tensor = {"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [0, 1]}
         answer = server.client.post("/v2/models/tree/infer", json={"inputs": [tensor]}).json()
@@ -124,7 +174,7 @@ def test_a_server_of_model_files(tmp_path: Path) -> None:
 def test_a_repository_that_loads_models_when_they_are_asked_for(tmp_path: Path) -> None:
     models = tmp_path / "models"
     grow(models / "oak", answers=[1, 2])
-    with served(tmp_path, "trees/__main__.py", f"--model_dir={models}", **ON_PATH) as server:
+    with served(tmp_path, "trees/__main__.py", f"--model_dir={models}") as server:
         assert predictions(server, "oak") == [[1, 2]]
 
         def change(name: str, verb: str) -> httpx.Response:

@@ -85,7 +85,7 @@ def test_a_region_is_known_to_every_worker_and_to_those_that_follow(tmp_path: Pa
         for _ in range(16):
             answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE)
             told = answer.json()["error"]
-            assert (answer.status_code, told) == (400, "input 'x': shared memory region 'r' is not registered")
+            assert (answer.status_code, told) == (404, "input 'x': shared memory region 'r' is not registered")
 
 
 def test_requests_go_on_while_their_region_comes_and_goes(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_requests_go_on_while_their_region_comes_and_goes(tmp_path: Path) -> Non
         def each_kind() -> bool:
             answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE)
             answers.add((answer.status_code, answer.json().get("error")))
-            return {200, 400} <= {status for status, _ in answers}
+            return {200, 404} <= {status for status, _ in answers}
 
         try:
             eventually(each_kind, every=0)
@@ -118,5 +118,5 @@ def test_requests_go_on_while_their_region_comes_and_goes(tmp_path: Path) -> Non
             stop.set()
             changing.join(PATIENCE)
         gone = "shared memory region 'r' is not registered"
-        assert answers <= {(200, None), (400, f"input 'x': {gone}"), (400, f"output 'y': {gone}")}
+        assert answers <= {(200, None), (404, f"input 'x': {gone}"), (404, f"output 'y': {gone}")}
         assert server.workers() == before

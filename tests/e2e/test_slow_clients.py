@@ -1,17 +1,17 @@
-"""A request head has a deadline, a kept-alive connection another one."""
+"""A request head has a deadline, a body that pauses and a kept-alive connection each another one."""
 
 import json
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.wire import LIVE, SOURCE, WAYS, post, wire
+from tests.e2e.wire import LIVE, SOURCE, WAYS, head, post, wire
 from tests.running import Server, serving
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    flags = ("--header_timeout=0.5", "--timeout-keep-alive=2", *request.param)
+    flags = ("--header_timeout=0.5", "--body_timeout=1.5", "--timeout-keep-alive=2", *request.param)
     with serving(tmp_path_factory.mktemp("slow"), SOURCE, *flags) as running:
         yield running.wait_ready()
 
@@ -49,3 +49,50 @@ def test_an_idle_connection_is_closed_after_timeout_keep_alive(server: Server, r
         assert conn.response().status == 200
         conn.send(rest)
         assert conn.is_closed()
+
+
+BODY = b'{"instances": [1]}'
+LONG_BODY = head(b"content-length: %d" % len(BODY))
+CHUNKS = head(b"transfer-encoding: chunked") + b"12\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", LIVE], ids=["first", "second"])
+@pytest.mark.parametrize("begun", [LONG_BODY, LONG_BODY + BODY[:5], CHUNKS + BODY[:5]], ids=["none", "some", "chunk"])
+def test_a_body_that_does_not_go_on_is_answered_with_408(server: Server, before: bytes, begun: bytes) -> None:
+    with wire(server) as conn:
+        conn.send(before)
+        if before:
+            assert conn.response().status == 200
+        conn.send(begun)
+        response = conn.response()
+        assert response.status == 408
+        assert json.loads(response.body) == {"error": "nothing more of the request body came for 1.5 s"}
+        assert conn.is_closed()
+    assert "Traceback" not in server.log
+
+
+def test_a_body_that_goes_on_is_not_late_however_long_it_takes(server: Server) -> None:
+    with wire(server) as conn, wire(server) as clock:
+        conn.send(LONG_BODY)
+        for place in range(0, len(BODY), 6):
+            clock.send(post([1], seconds=0.6))
+            assert clock.response().status == 200
+            conn.send(BODY[place : place + 6])
+        assert conn.response().body == b'{"predictions":[1]}'
+
+
+def test_a_body_is_not_late_while_the_server_answers_an_earlier_request(server: Server) -> None:
+    with wire(server) as conn:
+        conn.send(post([1], seconds=2) + LONG_BODY + BODY[:5])
+        assert conn.response().body == b'{"predictions":[1]}'
+        conn.send(BODY[5:])
+        assert conn.response().body == b'{"predictions":[1]}'
+
+
+def test_what_comes_behind_a_body_that_was_slow_has_its_own_time(server: Server) -> None:
+    with wire(server) as conn:
+        conn.send(LONG_BODY + BODY[:5])
+        conn.send(BODY[5:])
+        assert conn.response().status == 200
+        conn.send(post([2], seconds=2))
+        assert conn.response().body == b'{"predictions":[2]}'

@@ -31,6 +31,9 @@ def test_a_region_is_registered_told_used_and_unregistered() -> None:
                 for name in ("", "r"):
                     assert dict((await client("SystemSharedMemoryStatus", name=name)).regions) == {"r": told}
 
+                again = client("SystemSharedMemoryRegister", name="r", key=path.name, byte_size=16)
+                assert (await refusal(again))[0] is grpc.StatusCode.ALREADY_EXISTS
+
                 inputs = [{"name": "x", "datatype": "FP32", "shape": [2], "parameters": placed(0)}]
                 outputs = [{"name": "y", "parameters": placed(8)}]
                 response = await client("ModelInfer", infer("double", inputs=inputs, outputs=outputs))
@@ -45,7 +48,7 @@ def test_a_region_is_registered_told_used_and_unregistered() -> None:
                 await client("SystemSharedMemoryUnregister", name="r")
                 assert not (await client("SystemSharedMemoryStatus")).regions
                 code, words = await refusal(client("ModelInfer", infer("double", inputs=inputs)))
-                assert code is grpc.StatusCode.INVALID_ARGUMENT
+                assert code is grpc.StatusCode.NOT_FOUND
                 assert words == "input 'x': shared memory region 'r' is not registered"
 
     run(test())

@@ -47,7 +47,7 @@ def test_a_region_is_registered_told_and_unregistered() -> None:
         ("POST", f"{SYSTEM}/unregister", None),
         ("GET", f"{SYSTEM}/region/r/status", None),
     )
-    assert [answer.status_code for answer in answers] == [200] * 7 + [400]
+    assert [answer.status_code for answer in answers] == [200] * 7 + [404]
     (told,) = answers[1].json()
     assert told == {"name": "r", "key": told["key"], "offset": 8, "byte_size": 8}
     assert (answers[2].json(), answers[4].json()) == ([told], [])

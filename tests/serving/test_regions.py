@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mpserve.errors import InvalidInput
+from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound
 from mpserve.scoreboard import Scoreboard
 from mpserve.serving.regions import Region, Regions
 from tests.memory import memory
@@ -98,7 +98,7 @@ def test_what_is_no_shared_memory_object_is_refused(regions: Regions) -> None:
 
 def test_a_name_is_given_once(regions: Regions, path: Path) -> None:
     regions.register("r", path.name, 0, 4)
-    with pytest.raises(InvalidInput, match="region 'r' is registered already; unregister it first"):
+    with pytest.raises(AlreadyExists, match="region 'r' is registered already; unregister it first"):
         regions.register("r", path.name, 4, 4)
     with pytest.raises(InvalidInput, match="expected the name of a shared memory region, got an empty one"):
         regions.register("", path.name, 4, 4)
@@ -111,11 +111,11 @@ def test_one_or_all_are_unregistered_and_none_is_no_error(regions: Regions, path
     regions.unregister("b")
     regions.unregister("nobody")
     assert [region.name for region in regions.status("")] == ["a", "c"]
-    with pytest.raises(InvalidInput, match="region 'b' is not registered"):
+    with pytest.raises(RegionNotFound, match="region 'b' is not registered"):
         regions.status("b")
     regions.unregister("")
     assert regions.status("") == []
-    with pytest.raises(InvalidInput, match="region 'a' is not registered"):
+    with pytest.raises(RegionNotFound, match="region 'a' is not registered"):
         content(regions, "a")
 
 
@@ -138,7 +138,7 @@ def test_every_worker_knows_and_so_does_one_that_starts_later(
     others[1].register("s", path.name, 4, 4)
     for each in (regions, *others):
         assert content(each, "s") == CONTENT[4:8]
-        with pytest.raises(InvalidInput, match="'r' is not registered"):
+        with pytest.raises(RegionNotFound, match="'r' is not registered"):
             content(each, "r")
 
 
@@ -157,7 +157,7 @@ def test_an_open_window_outlives_its_region(regions: Regions, path: Path) -> Non
     window = regions.window("r", 0, 4)
     opened = window.open()
     regions.unregister("r")
-    with pytest.raises(InvalidInput, match="'r' is not registered"):
+    with pytest.raises(RegionNotFound, match="'r' is not registered"):
         regions.window("r", 0, 4)
     assert bytes(window.open()) == bytes(opened) == CONTENT[:4]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpserve.errors import InvalidInput, MPServeError, NotSupported
+from mpserve.errors import InvalidInput, MPServeError, NotSupported, RegionNotFound
 from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.datatypes import DATATYPES, numpy_dtype
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
@@ -145,7 +145,6 @@ REFUSED = [
     (place(8, -1), "shared_memory_offset is -1, expected a number of bytes"),
     (place(True), "shared_memory_byte_size is true, expected a number of bytes"),
     (place(8, 1.5), "shared_memory_offset is 1.5, expected a number of bytes"),  # type: ignore[arg-type]
-    (place(8, region="s"), "shared memory region 's' is not registered"),
     (place(8, 1), "shared memory region 'r' has 8 bytes, expected 9 or more for 8 bytes from offset 1 on"),
     (place(8, 2**63), "shared memory region 'r' has 8 bytes, expected 9223372036854775816 or more"),
 ]
@@ -158,6 +157,13 @@ def test_a_place_that_is_none_is_refused_before_the_model_is_asked(parameters: A
         with pytest.raises(InvalidInput, match=f"^{what} 'x': {words}"):
             once(tensor, wanted, model=model)
         assert not hasattr(model, "request")
+
+
+def test_a_region_that_is_not_registered_is_not_found() -> None:
+    with pytest.raises(RegionNotFound, match=r"^input 'x': shared memory region 's' is not registered"):
+        once(given(place(8, region="s")))
+    with pytest.raises(RegionNotFound, match=r"^output 'x': shared memory region 's' is not registered"):
+        once(HERE, place(8, region="s"))
 
 
 @pytest.mark.parametrize(

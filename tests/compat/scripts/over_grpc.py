@@ -2,6 +2,7 @@
 
 import argparse
 
+import numpy as np
 from kserve import InferRequest, Model, ModelServer, logging, model_server
 from kserve.model import ModelInferRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferResponse
@@ -19,17 +20,20 @@ class Doubling(Model):
         self.factor = 2
         self.ready = True
 
-    def predict(self, payload: InferRequest | ModelInferRequest, headers=None) -> dict | ModelInferResponse:
+    def preprocess(self, payload: InferRequest | ModelInferRequest, headers=None) -> np.ndarray:
         tensor = payload.inputs[0]
+        return np.frombuffer(tensor.data[0], np.uint8) if tensor.datatype == "BYTES" else tensor.as_numpy()
+
+    def predict(self, values: np.ndarray, headers=None) -> dict | ModelInferResponse:
         return {
             "id": generate_uuid(),
             "model_name": "doubling",
             "outputs": [
                 {
-                    "contents": {"fp32_contents": [self.factor * value for value in tensor.data]},
+                    "contents": {"fp32_contents": (self.factor * values).flatten().tolist()},
                     "datatype": "FP32",
                     "name": "output-0",
-                    "shape": tensor.shape,
+                    "shape": list(values.shape),
                 }
             ],
         }

@@ -31,10 +31,12 @@ class Brightness(Model):
             tensor = payload.inputs[0]
             if tensor.datatype != "BYTES":
                 return tensor.as_numpy()
-            raw = tensor.as_numpy()[0]
-            return np.frombuffer(raw if payload.from_grpc else base64.b64decode(raw), np.uint8)
+            raw = tensor.data[0] if payload.from_grpc else base64.b64decode(tensor.data[0])
+            return np.frombuffer(raw, np.uint8)
         headers["request-type"] = "v1"
         first = payload["instances"][0]
+        if "data" in first:
+            return np.asarray(first["data"])
         if "image" not in first:
             raise InvalidInput("invalid payload")
         return np.frombuffer(base64.b64decode(first["image"]["b64"]), np.uint8)
@@ -64,7 +66,9 @@ if __name__ == "__main__":
         logging.configure_logging(args.log_config_file)
     model = Brightness(args.model_name)
     model.load()
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_credentials=True, allow_methods=["*"], allow_headers=["*"]
+    )
     app.add_route("/greeting", greet)
     logger.info("starting with %d workers", args.workers)
     ModelServer().start([model])

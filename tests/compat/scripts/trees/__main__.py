@@ -5,7 +5,7 @@ from kserve import logging
 from kserve.errors import ModelMissingError
 from kserve.logging import logger
 
-from trees import TreeModel, TreeRepository
+from . import TreeModel, TreeRepository
 
 parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
 parser.add_argument("--model_dir", required=True, help="A local path to the model")

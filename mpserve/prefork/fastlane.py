@@ -1,0 +1,156 @@
+"""The fast lane on the wire: a whole inference request that came alone is answered without an ASGI cycle.
+
+Half of what a small request costs is that machinery. Others, and what the lane does not plainly understand, are uvicorn's.
+"""
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn._types import ASGI3Application
+
+from mpserve.prefork.cycles import for_parts
+from mpserve.prefork.exchange import ID_HEADER, Exchange
+from mpserve.prefork.heads import Head, Heads
+from mpserve.prefork.http1 import Protocol
+
+if TYPE_CHECKING:
+    from mpserve.http.lane import Lane  # which brings Starlette and numpy
+    from mpserve.http.responses import Answer
+    from mpserve.http.streaming import StreamedAnswer
+
+COPIED = 65536
+"""Bytes of an answer's body from which on it is not copied behind its head to be sent as one."""
+
+
+class LaneProtocol(Protocol):
+    """One client connection, as ``Protocol``, with a ``lane``; ``heads`` are those that the worker remembers."""
+
+    def __init__(self, *args: Any, lane: "Lane", heads: Heads) -> None:
+        super().__init__(*args)
+        self.lane = lane
+        self.heads = heads
+        self._receiving: Exchange | None = None
+        """The request of the lane whose body is still to come."""
+        self._first: Head | None = None
+        """The first head of what is being read, if it is one for the lane."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(self.cycle, Exchange):
+            self.cycle.disconnected = True
+            self.cycle = None  # uvicorn would look for its event
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._unanswered or self._in_head or self._in_body or self._refusal is not None or self._hung_up:
+            super().data_received(data)
+            return
+        found = self.heads.find(data)
+        if found is None:
+            self._first = None
+            super().data_received(data)
+            if self._first is not None:
+                self.heads.remember(data, self._first)
+        else:
+            head, body = found
+            exchange = self._begin_exchange(head)
+            exchange.receive(body)
+            self._complete_exchange(exchange)
+
+    def _begin_request(self) -> None:
+        head = self._head()
+        if head is None:
+            super()._begin_request()
+        else:
+            self._first = head
+            self._receiving = self._begin_exchange(head)
+
+    def _head(self) -> Head | None:
+        """The head that has been read, unless the request is one that must go the ordinary way."""
+        if self._unanswered or self.parser.get_method() != b"POST" or self.parser.should_upgrade():
+            return None
+        if self.parser.get_http_version() == "1.0":
+            return None
+        asked = self.lane.accept(self.url, self.headers)
+        return None if asked is None else Head(asked, self.parser.should_keep_alive(), asked.length)
+
+    def _begin_exchange(self, head: Head) -> Exchange:
+        exchange = Exchange(head.asked, head.keep_alive)
+        self.cycle = exchange  # type: ignore[assignment]  # it has what is asked of a cycle
+        self._begin_answer()
+        return exchange
+
+    def on_body(self, body: bytes) -> None:
+        if self._receiving is not None:
+            self._receiving.receive(body)
+        else:
+            super().on_body(body)
+
+    def _complete_request(self) -> None:
+        exchange, self._receiving = self._receiving, None
+        if exchange is None:
+            super()._complete_request()
+        else:
+            self._complete_exchange(exchange)
+
+    def _abandon_request(self) -> None:
+        if self._receiving is None:
+            super()._abandon_request()
+        self._receiving = None
+
+    def _complete_exchange(self, exchange: Exchange) -> None:
+        exchange.more_body = False
+        body = exchange.take_body()
+        begun = self.lane.begin(exchange.asked, body, self.client, partial(self._told, exchange))
+        if begun is None:
+            self.tasks.add(self.loop.create_task(self._answer(exchange, body)))
+        else:
+            exchange.begun = begun
+            self.tasks.add(begun)  # type: ignore[arg-type]  # it is only counted there, and kept
+
+    async def _answer(self, exchange: Exchange, body: bytes) -> None:
+        try:
+            answer, identity = await self.lane.answer(exchange.asked, body, self.client)
+            await self._send(exchange, answer, identity)
+        except BaseException:  # a model that cancels the task that it runs in
+            self.transport.close()
+            raise
+        finally:
+            self.tasks.discard(asyncio.current_task())
+
+    def _told(self, exchange: Exchange, answer: "Answer | StreamedAnswer", identity: bytes) -> None:
+        if answer.body is None or self.flow.write_paused:
+            sending = self.loop.create_task(self._send(exchange, answer, identity))
+            self.tasks.add(sending)
+            sending.add_done_callback(self.tasks.discard)
+        elif not exchange.disconnected:
+            self._write(exchange, answer, identity)
+        self.tasks.discard(exchange.begun)
+
+    async def _send(self, exchange: Exchange, answer: "Answer | StreamedAnswer", identity: bytes) -> None:
+        if answer.body is None:
+            if all(name != ID_HEADER for name, _ in answer.headers):
+                answer.headers.append((ID_HEADER, identity))
+            await self._send_parts(exchange, answer)
+            return
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if not exchange.disconnected:
+            self._write(exchange, answer, identity)
+
+    async def _send_parts(self, exchange: Exchange, answer: "StreamedAnswer") -> None:
+        cycle = for_parts(self, exchange)
+        if isinstance(self.cycle, Exchange):  # not the one of a request that came behind it
+            self.cycle = cycle
+        await cycle.run_asgi(cast("ASGI3Application", answer))
+
+    def _write(self, exchange: Exchange, answer: "Answer", identity: bytes) -> None:
+        head = exchange.head(answer, identity, self.server_state.default_headers)
+        if len(answer.body) < COPIED:
+            self.transport.write(head + answer.body)
+        else:
+            self.transport.writelines((head, answer.body))
+        exchange.response_complete = True
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
