@@ -17,6 +17,7 @@ from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol import cloudevents, compression, v1, v2
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferResponse
+from mpserve.serving import express
 from mpserve.serving.dataplane import Dataplane, Plane
 from mpserve.serving.stream import ModelStream
 
@@ -54,7 +55,15 @@ async def explain(plane: Plane, call: Call, body: bytes) -> Answer | StreamedAns
 async def _v1(plane: Plane, verb: str, call: Call, body: bytes) -> Answer | StreamedAnswer:
     settings = plane.core.settings
     event = cloudevents.unwrap(call.headers, body) if cloudevents.is_event(call.headers) else None
-    payload = v1.decode_request(body, call.headers.get("content-type")) if event is None else event.data
+    if event is None:
+        numbers = plane.takes_numbers(verb, call.model, call.version)
+        payload = v1.decode_request(body, call.headers.get("content-type"), numbers)
+        if numbers and isinstance(payload, dict):
+            at_once = plane.express(express.predict, payload, settings.nonfinite)
+            if at_once is not None:
+                return Answer(200, JSON_ONLY, at_once)
+    else:
+        payload = event.data
     result, response_headers = await plane.run(verb, call.model, call.version, payload, call.headers)
     if isinstance(result, ModelStream):
         if event is not None:
@@ -76,7 +85,7 @@ async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
     header_length = call.headers.get(BINARY_HEADER)
     if header_length is None:
         document = parse_object(body, "data")
-        at_once = plane.express(call.version, document, nonfinite)
+        at_once = plane.express(express.infer, document, nonfinite) if call.version is None else None
         if at_once is not None:
             return Answer(200, JSON_ONLY, at_once)
         request = v2.request_of(document, call.model, call.version)

@@ -36,7 +36,7 @@ def show(value: Any) -> str:
 
 
 def parse_object(body: bytes | memoryview, numbers: str = "") -> dict[str, Any]:
-    """A request body as a JSON object; long lists of numbers under the key `numbers` in its lists may be ``Numbers``.
+    """A request body as a JSON object; long lists of numbers under the key `numbers` may be ``Numbers``, in it or its lists.
 
     Raises:
         InvalidInput: not JSON (with line, column and reason), or JSON and not an object. NaN and Infinity are not JSON.

@@ -8,6 +8,7 @@ Knows neither tensors nor messages.
 import re
 import secrets
 from collections.abc import Sequence
+from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
@@ -43,11 +44,50 @@ class Numbers:
 
     def flat(self, kind: Literal["d", "i", "u"], shape: Sequence[int]) -> Array | None:
         """The numbers as float64, int64 or uint64; None if one cannot be that, or they are neither flat nor as `shape`."""
-        try:
-            array = np.frombuffer(self._parsed.as_buffer(of_type=kind), _DTYPES[kind])
-        except (TypeError, ValueError):
+        array = self._flat(kind)
+        if array is None:
             return None
         return array if self._is_flat() or self._is_nested(shape, array.size) else None
+
+    def _flat(self, kind: str) -> Array | None:
+        try:
+            return np.frombuffer(self._parsed.as_buffer(of_type=kind), _DTYPES[kind])
+        except (TypeError, ValueError):
+            return None
+
+    def array(self, kinds: str) -> Array | None:
+        """The numbers in the shape that they are nested in, of the first of these kinds that takes them all; else None."""
+        shape = self.shape
+        if shape is None:
+            return None
+        flat = next((flat for kind in kinds if (flat := self._flat(kind)) is not None), None)
+        return None if flat is None or flat.size != prod(shape) else flat.reshape(shape)
+
+    @cached_property
+    def shape(self) -> list[int] | None:
+        """How it is nested, an empty list as one of one element; None if unevenly."""
+        return self._rows() or self._nesting()
+
+    def _rows(self) -> list[int] | None:
+        """Of a list of lists of one length, and nothing deeper: a fifth of what it takes to look at all brackets."""
+        lengths = {len(row) if isinstance(row, simdjson.Array) else -1 for row in self._parsed}
+        size = len(self._parsed)
+        is_even = len(lengths) == 1 and lengths.isdisjoint({-1, 0}) and self._text.count(b"[") == 1 + size
+        return [size, lengths.pop()] if is_even else None
+
+    def _nesting(self) -> list[int] | None:
+        structure = self._text.translate(None, _NO_STRUCTURE)
+        rank = len(structure) - len(structure.lstrip(b"["))
+        shape: list[int] = []
+        unit = b""
+        for depth in range(1, rank + 1):
+            # The first list of this depth begins among the leading brackets, and ends where so many lists end.
+            first = structure[rank - depth : structure.find(b"]" * depth) + depth]
+            shape.insert(0, (len(first) - 1) // (len(unit) + 1))
+            unit = b"[" + b",".join([unit] * shape[0]) + b"]"
+            if unit != first:
+                return None
+        return shape if unit == structure else None
 
     def to_list(self) -> list[Any]:
         """The list as orjson reads it."""
@@ -68,7 +108,7 @@ class Numbers:
 
 
 def parse_with_numbers(body: bytes, key: str) -> Any:
-    """The document, in which long lists under `key` in the objects of its lists are ``Numbers``; None if there are none.
+    """The document, in which long lists under `key`, in it or in the objects of its lists, are ``Numbers``; None without any.
 
     Nothing is said about errors: also None if the document is in any way not a plain one.
     """
@@ -121,8 +161,8 @@ def _long_lists(body: bytes, key: str) -> list[tuple[int, int]]:
 def _put_back(document: Any, key: str, found: dict[str, Numbers]) -> None:
     if not isinstance(document, dict):
         return
-    for entries in document.values():
-        for entry in entries if isinstance(entries, list) else ():
-            name = entry.get(key) if isinstance(entry, dict) else None
-            if isinstance(name, str) and name in found:
-                entry[key] = found.pop(name)
+    listed = [entry for entries in document.values() if isinstance(entries, list) for entry in entries]
+    for holder in (document, *listed):
+        name = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(name, str) and name in found:
+            holder[key] = found.pop(name)

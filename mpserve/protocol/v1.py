@@ -14,15 +14,17 @@ from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import Array, NonFinite, json_values
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferResponse
+from mpserve.protocol.numbers import Numbers
 
 # What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
 _JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
 
 
-def decode_request(body: bytes, content_type: str | None) -> dict[str, Any] | bytes:
+def decode_request(body: bytes, content_type: str | None, numbers: bool = False) -> dict[str, Any] | bytes:
     """The payload of ``:predict`` and ``:explain``: a dict if the body is JSON by its content type, else the raw bytes.
 
-    Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON.
+    Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON. With `numbers` the ``instances`` may
+    be ``Numbers``.
 
     Raises:
         InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
@@ -30,8 +32,8 @@ def decode_request(body: bytes, content_type: str | None) -> dict[str, Any] | by
     media_type = (content_type or "").partition(";")[0].strip().lower()
     if media_type not in _JSON_MEDIA_TYPES and not media_type.endswith("+json"):
         return body
-    document = parse_object(body)
-    if not isinstance(document.get("instances", []), list):
+    document = parse_object(body, "instances" if numbers else "")
+    if not isinstance(document.get("instances", []), list | Numbers):
         raise InvalidInput('Expected "instances" to be a list')
     return document
 

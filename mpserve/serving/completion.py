@@ -12,11 +12,19 @@ from typing import Any, Generic, TypeVar
 
 from mpserve.errors import MPServeError
 from mpserve.protocol.datatypes import NonFinite
-from mpserve.protocol.v2 import is_plain
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane, InParts, Plane, completed, declared_inputs, is_stream, prepared, stream
+from mpserve.serving.dataplane import (
+    Dataplane,
+    Express,
+    InParts,
+    Plane,
+    completed,
+    declared_inputs,
+    is_stream,
+    prepared,
+    stream,
+)
 from mpserve.serving.executor import as_failure
-from mpserve.serving.express import answer
 from mpserve.serving.pipeline import Headers
 from mpserve.serving.served import Served
 from mpserve.serving.stream import ModelStream, blamed
@@ -54,11 +62,12 @@ class InThread:
     def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
         return declared_inputs(self.visit.served)
 
-    def express(self, version: str | None, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
-        served = self.visit.served
-        if served.express is None or version is not None or not is_plain(document):
-            return None
-        return answer(self.visit, served.express, document, nonfinite)
+    def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
+        return verb == "predict" and self.visit.served.pipeline.begins_with_arrays
+
+    def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
+        model = self.visit.served.express
+        return None if model is None else answer(self.visit, model, document, nonfinite)
 
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
@@ -98,7 +107,10 @@ class Resumed:
     def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
         return declared_inputs(self.visit.served)
 
-    def express(self, version: str | None, document: dict[str, Any], nonfinite: NonFinite) -> None:
+    def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
+        return False
+
+    def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> None:
         """The answer is there already."""
 
     async def run(

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
-from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, numpy_dtype
+from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow, numpy_dtype
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from mpserve.protocol.numbers import Numbers
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 
@@ -130,6 +131,12 @@ def _misnamed(given: Iterable[str], declared: Sequence[Tensor]) -> InvalidInput:
 
 def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
     rows = payload.get("instances", payload.get("inputs")) if isinstance(payload, dict) else None
+    if isinstance(rows, Numbers):
+        if len(declared) < 2 and (array := _of_numbers(declared, rows)) is not None:
+            return [array]
+        rows = rows.to_list()
+    elif len(declared) == 1 and (array := _of_rows(declared[0], rows)) is not None:
+        return [array]
     if not isinstance(rows, list):
         raise InvalidInput('expected a JSON object with a list of "instances"')
     if rows and isinstance(rows[0], dict) and not _is_base64(rows[0]):
@@ -143,6 +150,40 @@ def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
         expected = ", ".join(repr(tensor.name) for tensor in declared)
         raise InvalidInput(f"expected each of the instances to be an object with {expected}")
     return [_column(declared, 0, rows)]
+
+
+def _of_numbers(declared: Sequence[Tensor], numbers: Numbers) -> Array | None:
+    """The array of these rows; None if it takes a closer look at them to make it, or to say what is wrong."""
+    if not declared:
+        return numbers.array("id")
+    dtype = numpy_dtype(declared[0].datatype)
+    array = numbers.array({"i": "i", "u": "u", "f": "d"}.get(dtype.kind, ""))
+    if array is None or not declared[0].fits(array.shape):
+        return None
+    if dtype.kind in "iu":
+        try:
+            return narrow(array, declared[0].datatype)
+        except InvalidInput:
+            return None
+    with np.errstate(all="ignore"):
+        array = array.astype(dtype, copy=False)
+    return array if np.isfinite(array).all() else None
+
+
+def _of_rows(tensor: Tensor, rows: Any) -> Array | None:
+    """As ``_of_numbers``, of a list."""
+    dtype = FIXED.get(tensor.datatype)
+    if dtype is None or dtype.kind != "f" or not rows or isinstance(rows[0], dict | str):
+        return None
+    try:
+        array = np.array(rows)
+    except (ValueError, OverflowError):
+        return None
+    if array.dtype.kind not in "iuf" or not tensor.fits(array.shape):
+        return None
+    with np.errstate(all="ignore"):
+        array = array.astype(dtype, copy=False)
+    return array if np.isfinite(array).all() else None
 
 
 def _field(row: Any, name: str, names: Sequence[str]) -> Any:

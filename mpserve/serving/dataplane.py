@@ -29,6 +29,10 @@ from mpserve.serving.visit import Visit
 T = TypeVar("T")
 
 
+Express = Callable[[Visit, TensorModel, dict[str, Any], NonFinite], bytes | None]
+"""``express.infer`` or ``express.predict``."""
+
+
 class InParts(BaseException):
     """The answer turned out to be one in parts, in a thread; only the event loop can hand it out."""
 
@@ -47,8 +51,11 @@ class Plane(Protocol):
     def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
         """As ``Dataplane.declared_inputs``."""
 
-    def express(self, version: str | None, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
-        """The JSON of the answer to a V2 request object, where it can be given at once; else None, and ``run`` is for it."""
+    def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
+        """As ``Dataplane.takes_numbers``."""
+
+    def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
+        """The JSON that answers a request object, where it can be given at once; else None, and ``run`` is for it."""
 
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
@@ -108,7 +115,15 @@ class Dataplane:
         visit.end()
         return result, response_headers
 
-    def express(self, version: str | None, document: dict[str, Any], nonfinite: NonFinite) -> None:
+    def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
+        """Whether a V1 payload's rows may be ``Numbers``, since nothing sees them before they are arrays.
+
+        Raises:
+            ModelNotFound: no such model or version.
+        """
+        return verb == "predict" and self.core.find(name, version).pipeline.begins_with_arrays
+
+    def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> None:
         """Nothing can be answered at once here: on the event loop, what can be awaited is."""
 
     def visit(self, served: Served) -> Visit:

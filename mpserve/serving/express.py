@@ -1,18 +1,21 @@
-"""Arrays in, arrays out: a plain V2 request to a synchronous tensor model, without the messages in between.
+"""Arrays in, arrays out: a plain request to a synchronous tensor model, without the messages in between.
 
 The messages and tensors that a small request is made into, and checked in, are half of what it costs in the model's thread.
 Here it goes from JSON to the arrays that the model declares, and back. Whatever is not plainly as declared goes the ordinary
 way before the model has seen it, to be refused there if it must be.
 """
 
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from mpserve.errors import MPServeError
 from mpserve.logging import model as model_in_log
-from mpserve.protocol import plain, v2
+from mpserve.protocol import plain, v1, v2
 from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.messages import InferRequest
-from mpserve.serving.conversion import to_response
+from mpserve.serving.conversion import to_arrays, to_response
 from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING
 from mpserve.serving.executor import as_failure
@@ -21,17 +24,30 @@ from mpserve.serving.tally import INFER, INPUT, OUTPUT
 from mpserve.serving.tensors import TensorModel
 from mpserve.serving.visit import Visit
 
+Document = dict[str, Any]
+Write = Callable[[TensorModel, Document, Any, NonFinite], bytes]
 
-def answer(visit: Visit, model: TensorModel, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
+
+def infer(visit: Visit, model: TensorModel, document: Document, nonfinite: NonFinite) -> bytes | None:
     """The JSON of the answer to a V2 request object, in the model's thread; None if it is one for the ordinary way.
 
     Raises:
         MPServeError: as ``Dataplane.run``.
         InParts: the answer is one in parts.
     """
-    arrays = _arrays(model, document)
-    if arrays is None:
-        return None
+    arrays = _arrays(model, document) if v2.is_plain(document) else None
+    return None if arrays is None else _answer(visit, model, document, arrays, _written_v2, nonfinite)
+
+
+def predict(visit: Visit, model: TensorModel, document: Document, nonfinite: NonFinite) -> bytes:
+    """As ``infer``, for V1."""
+    model_in_log.set(visit.served.label)
+    return _answer(visit, model, document, to_arrays(model, document), _written_v1, nonfinite)
+
+
+def _answer(
+    visit: Visit, model: TensorModel, document: Document, arrays: list[Array], write: Write, nonfinite: NonFinite
+) -> bytes:
     served, watch = visit.served, visit.watch
     model_in_log.set(served.label)
     visit.carries_array(arrays[0])
@@ -40,9 +56,7 @@ def answer(visit: Visit, model: TensorModel, document: dict[str, Any], nonfinite
     try:
         result = model.invoke(arrays)
         watch.lap(INFER)
-        json = _written(model, document.get("id"), result, nonfinite)
-        if json is None:
-            json = _ordinary(model, document, result, nonfinite)
+        json = write(model, document, result, nonfinite)
     except (MPServeError, InParts):
         raise
     except BaseException as error:
@@ -72,17 +86,30 @@ def _arrays(model: TensorModel, document: dict[str, Any]) -> list[Array] | None:
     return arrays
 
 
-def _written(model: TensorModel, request_id: str | None, result: Any, nonfinite: NonFinite) -> bytes | None:
-    """The answer of one array that is just what the model declares."""
+def _is_as_declared(model: TensorModel, result: Any) -> bool:
+    """Whether it is one array that is just what the model declares."""
     declared = model.outputs
-    if len(declared) != 1 or not plain.is_writable(result, declared[0].datatype) or not declared[0].fits(result.shape):
-        return None
-    name, datatype, _ = declared[0]
-    return v2.write_plain(model.name, None, request_id, [plain.entry(name, datatype, result)], nonfinite)
+    return len(declared) == 1 and plain.is_writable(result, declared[0].datatype) and declared[0].fits(result.shape)
 
 
-def _ordinary(model: TensorModel, document: dict[str, Any], result: Any, nonfinite: NonFinite) -> bytes:
+def _written_v2(model: TensorModel, document: Document, result: Any, nonfinite: NonFinite) -> bytes:
+    if _is_as_declared(model, result):
+        name, datatype, _ = model.outputs[0]
+        entries = [plain.entry(name, datatype, result)]
+        json = v2.write_plain(model.name, None, document.get("id"), entries, nonfinite)
+        if json is not None:
+            return json
     request = InferRequest(model.name, plain.read_inputs(document) or [], document.get("id"))
     if is_stream(result):
         raise InParts(request, result, {}, NOTHING)
     return v2.encode_response(to_response(model, request, result), nonfinite)
+
+
+def _written_v1(model: TensorModel, document: Document, result: Any, nonfinite: NonFinite) -> bytes:
+    if is_stream(result):
+        raise InParts(document, result, {}, NOTHING)
+    if _is_as_declared(model, result) and (nonfinite == "null" or np.isfinite(result).all()):
+        json, _ = v1.encode_response({"predictions": result}, "null")
+    else:
+        json, _ = v1.encode_response(to_response(model, document, result), nonfinite)
+    return json

@@ -22,6 +22,7 @@ StageCall = Callable[[Any, Headers, Headers, Stopwatch], Any]
 Observers = Mapping[str, Callable[[float], None]]
 Gate = AbstractAsyncContextManager[Any]
 
+BEFORE = ("preprocess", "validate")
 VERBS = ("predict", "explain")
 NANO = 1e-9
 
@@ -78,6 +79,11 @@ class Pipeline:
         """As ``run``, in the model's thread."""
         response_headers: Headers = {}
         return _run_sync(self._stages[verb], payload, headers, response_headers, watch), response_headers
+
+    @property
+    def begins_with_arrays(self) -> bool:
+        """Whether nothing sees a predict's payload before it is made arrays."""
+        return isinstance(self.model, TensorModel) and not any(_overrides(self.model, name) for name in BEFORE)
 
     @property
     def only_tensors(self) -> TensorModel | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpserve.counters import KEY, REVISION
 from mpserve.protocol.messages import InferRequest
+from mpserve.protocol.numbers import Numbers
 from mpserve.serving.controlplane import Wish
 
 QUEUE, INPUT, INFER, OUTPUT = range(4)
@@ -74,6 +75,8 @@ class Tally:
         if isinstance(payload, InferRequest):
             return self.rows_of(payload.inputs[0].shape) if payload.inputs else 1
         instances = payload.get("instances", payload.get("inputs")) if isinstance(payload, dict) else None
+        if isinstance(instances, Numbers):
+            return (instances.shape or [1])[0]
         return len(instances) if isinstance(instances, list) else 1
 
     def rows_of(self, shape: Sequence[int]) -> int:
