@@ -29,7 +29,7 @@ from uvicorn.config import Config
 from mpserve import metrics
 from mpserve.errors import ConfigurationError
 from mpserve.logging import set_slot
-from mpserve.prefork import devices, door, ending, forksafety, grpc_front, threads
+from mpserve.prefork import devices, door, ending, forksafety, grpc_front, memory, threads
 from mpserve.prefork.http1 import Limits
 from mpserve.prefork.life import Life
 from mpserve.prefork.loading import LoadFailed
@@ -172,6 +172,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         """Live as a worker; ends by SystemExit, so that gunicorn runs ``worker_exit``."""
         device = devices.bind(devices.device_for(self.slot, self.plan), os.environ)
         threads.release(self._threads(), os.environ)
+        memory.keep_freed()
         row = shared().row(self.slot)
         self.core.attach(shared(), row, device, threads.limit_this_thread, _wish_directory())
         ending.exit_with(self._live())
