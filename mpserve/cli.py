@@ -1,6 +1,7 @@
 """The ``mpserve`` command."""
 
 import argparse
+import difflib
 import logging
 import os
 import runpy
@@ -12,11 +13,12 @@ from pathlib import Path
 from mpserve.compat import lending
 from mpserve.errors import AcceleratorInMaster, ConfigurationError
 from mpserve.logging import configure
+from mpserve.options import options_of
 from mpserve.prefork import forksafety, threads
 from mpserve.prefork.application import serve
 from mpserve.server import find
 from mpserve.serving.targets import starts_server
-from mpserve.settings import KSERVE_FLAGS_IGNORED, argument_parser, parse
+from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser, parse
 from mpserve.version import VERSION
 
 logger = logging.getLogger("mpserve")
@@ -66,8 +68,16 @@ def _serve(arguments: Sequence[str]) -> None:
     for flag in ignored:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
     if unknown:
-        logger.warning("unknown arguments ignored: %s", " ".join(unknown))
+        logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _meant(unknown))
     serve(settings, partial(find, settings), lending.around)
+
+
+def _meant(unknown: Sequence[str]) -> str:
+    """What the flags among these words may have been meant to be."""
+    known = {spelling for option in options_of(Settings) for spelling in option.spellings}
+    flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+    close = [match for flag in flags for match in difflib.get_close_matches(flag, sorted(known), n=1, cutoff=0.8)]
+    return f" (is {', '.join(close)} meant?)" if close else ""
 
 
 def _run_script(script: Path, arguments: Sequence[str]) -> None:

@@ -86,6 +86,22 @@ FILES = {
     "no such file": (None, ("modle.py",), "there is no file modle.py"),
     "no such file for a class": (None, ("modle.py:One",), "there is no file modle.py"),
     "no such module": (None, ("package.model:One",), "there is no module named package"),
+    "a folder": (
+        None,
+        ("./",),
+        "./ is neither the name of a module nor a file that ends in .py; to serve the model in that folder: --model_dir=./",
+    ),
+    "no such path": (None, ("/mnt/modle",), "/mnt/modle is neither the name of a module nor a file that ends in .py"),
+    "a class where there are functions": (
+        "def predict(model, x): return x\n",
+        ("model.py:Iris",),
+        "model.py:Iris: there is no 'Iris' in model; its models: none, but a function predict, which model.py alone names",
+    ),
+    "no such certificate": (
+        ONE,
+        ("model.py", "--ssl_certfile=mine.pem", "--http_port=0"),
+        "there is no file mine.pem (--ssl_certfile)",
+    ),
     "no such class": (ONE, ("model.py:Won",), "model.py:Won: there is no 'Won' in model; its models: One"),
     "two models": (
         f"{ONE}class Two(Model): ...\n",
@@ -129,6 +145,15 @@ def test_a_target_that_cannot_be_served_is_told_in_one_sentence(
     assert ended.returncode == 1
     assert message(ended) == words
     assert (tmp_path / "termination").read_text() == words
+
+
+def test_a_device_that_is_not_there_is_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(ONE)
+    flags = ("--devices=cuda:0", "--http_port=0", "--enable_grpc=no")
+    ended = run(tmp_path, "serve", "model.py", *flags, CUDA_VISIBLE_DEVICES="")
+    assert ended.returncode != 0
+    assert "Reason: devices='cuda:0' asks for cuda:0, and no GPU is visible to this process" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_package_that_is_to_be_run_is_told_how(tmp_path: Path) -> None:
@@ -228,12 +253,12 @@ def test_an_address_of_another_machine_is_told_in_one_sentence(tmp_path: Path) -
 def test_flags_of_the_sdk_are_taken_and_those_without_effect_and_unknown_ones_are_reported(tmp_path: Path) -> None:
     flags = (
         "--max_threads=4", "--enable_docs_url", "true", "--timeout-keep-alive", "75", "--event_loop=asyncio",
-        "--my_own=1", "--another", "value",
+        "--my_own=1", "--another", "value", "--workres=2",
     )  # fmt: skip
     with serving(tmp_path, ONE, *flags) as server:
         server.wait_ready()
         assert server.client.get("/v2/models").json() == {"models": ["one"]}
         assert "--max_threads has no effect: gRPC runs on the event loop" in server.log
         assert server.client.get("/docs").status_code == 200
-        assert "unknown arguments ignored: --my_own=1 --another value" in server.log
+        assert "unknown arguments ignored: --my_own=1 --another value --workres=2 (is --workers meant?)" in server.log
         assert "timeout" not in server.log

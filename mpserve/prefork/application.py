@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import Application
@@ -89,6 +90,7 @@ class ServerApplication(Application):  # type: ignore[misc]
         """
         arbiter = os.getpid()
         self._try_addresses()
+        self._try_files()
         try:
             super().run()
         except SystemExit as end:
@@ -110,6 +112,13 @@ class ServerApplication(Application):  # type: ignore[misc]
                 except OSError as error:
                     reason = f"cannot listen on {host} port {port} (--host, --http_port): {error.strerror}"
                     _end(self.settings, reason)
+
+    def _try_files(self) -> None:
+        """The same for files that gunicorn names in a ValueError, behind its own frames."""
+        for name in ("certfile", "keyfile"):
+            path = getattr(self.cfg, name)
+            if path and not Path(path).is_file():
+                _end(self.settings, f"there is no file {path} (--ssl_{name})")
 
 
 class _Preload:

@@ -85,7 +85,10 @@ class Worker(BaseWorker):  # type: ignore[misc]
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
         self.core = _core_of(app)
         self.slot = next(slot for slot in range(len(Arbiter.WORKERS) + 1) if slot not in _slots_taken())
-        self.plan = devices.plan(self.core.settings.devices, devices.visible_accelerators(os.environ))
+        try:
+            self.plan = devices.plan(self.core.settings.devices, devices.visible_accelerators(os.environ))
+        except ConfigurationError as reason:
+            raise self._halt(str(reason)) from reason
         self.cpus = threads.available_cpus()
         if not shared().ever_ready:
             self._before_any_is_ready()
@@ -126,7 +129,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         try:
             grpc_front.hold_port(self.core.settings)
         except ConfigurationError as reason:
-            raise self._halt(f"{reason} (--grpc_port, --enable_grpc=no)") from reason
+            raise self._halt(f"{reason}; or serve no gRPC: --enable_grpc=no") from reason
 
     def _take_row(self) -> None:
         """Make the slot's row this worker's. Its counters of restarts and of failed loads stay."""

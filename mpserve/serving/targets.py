@@ -129,6 +129,9 @@ def _forget_neighbours(folder: Path, besides: str) -> None:
 
 
 def _import_module(name: str) -> ModuleType:
+    if "/" in name or name.startswith("."):
+        hint = f"; to serve the model in that folder: --model_dir={name}" if Path(name).is_dir() else ""
+        raise ConfigurationError(f"{name} is neither the name of a module nor a file that ends in .py{hint}")
     cwd = str(Path.cwd())
     if cwd not in sys.path:
         sys.path.insert(0, cwd)
@@ -146,6 +149,8 @@ def _attribute(module: ModuleType, attribute: str, target: str) -> object:
     for part in attribute.split("."):
         if not hasattr(thing, part):
             models = ", ".join(_models(module)) or "none"
+            if models == "none" and callable(getattr(module, "predict", None)):
+                models += f", but a function predict, which {target.partition(':')[0]} alone names"
             raise ConfigurationError(f"{target}: there is no {attribute!r} in {module.__name__}; its models: {models}")
         thing = getattr(thing, part)
     return thing

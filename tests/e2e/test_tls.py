@@ -85,4 +85,4 @@ def test_a_key_that_does_not_fit_ends_the_server_with_the_reason(tmp_path: Path,
 def test_a_certificate_that_is_missing_ends_the_server_with_the_reason(tmp_path: Path) -> None:
     with serving(tmp_path, SOURCE, "--ssl_certfile=missing.pem", scheme="https") as server:
         assert server.wait_end() != 0
-        assert 'certfile "missing.pem" does not exist' in server.log
+        assert "there is no file missing.pem (--ssl_certfile)" in server.log
