@@ -24,9 +24,11 @@ lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict
 
 check: lint test ## lint, then test
 
-bench: $(INSTALLED) ## print the memory of one worker and of four, and what large bodies take
+bench: $(INSTALLED) ## print memory, what large bodies take, how evenly workers share, how soon liveness is told
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/large_bodies.py
+	$(BIN)/python benchmarks/balance.py
+	$(BIN)/python benchmarks/liveness.py
 
 clean: ## remove the environment, caches and build outputs
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -5,6 +5,7 @@ import http.client
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,55 @@ def test_the_successor_of_a_killed_worker_gets_its_share_of_kept_connections_and
             stop.set()
         assert isinstance(held, int), held  # an error: a request was lost
         assert abs(held - CONNECTIONS // 2) <= 2
+
+
+SLEEPS = """
+import os, time
+from mpserve import Model
+
+class Sleeps(Model):
+    name = "m"
+
+    def predict(self, payload, headers=None):
+        time.sleep(0.01)
+        return {"predictions": [os.getpid()]}
+"""
+
+
+def test_requests_on_connections_of_their_own_are_spread_evenly(tmp_path: Path) -> None:
+    """No worker answers less than half of its share."""
+    with serving(tmp_path, SLEEPS, f"--workers={WORKERS}") as server, ThreadPoolExecutor(CONNECTIONS) as clients:
+        server.wait_ready(workers=WORKERS)
+
+        def ask(_: int) -> int:
+            with contextlib.closing(
+                http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            ) as connection:
+                return ask_on(connection)
+
+        def shared() -> bool:
+            found = spread(list(clients.map(ask, range(4 * CONNECTIONS))))
+            return len(found) == WORKERS and found[0] >= 2 * EVEN
+
+        eventually(shared)  # on a machine that is held up, once more
+
+
+def test_a_worker_whose_clients_ask_more_gives_some_up_to_one_that_holds_as_many(tmp_path: Path) -> None:
+    with serving(tmp_path, SLEEPS, "--workers=2") as server, connections(server) as made:
+        one, other = server.wait_ready(workers=2).workers()
+        server.client.close()
+        busy = [connection for connection in made if ask_on(connection) == one]
+        assert len(busy) >= EVEN
+        over = threading.Event()
+        answered: list[int] = [one] * len(busy)
+
+        def ask_on_and_on(number: int) -> None:
+            while not over.is_set():
+                answered[number] = ask_on(busy[number])
+
+        traffic = [Background(lambda number=number: ask_on_and_on(number)) for number in range(len(busy))]
+        try:
+            eventually(lambda: answered.count(other) >= len(busy) // 4)
+        finally:
+            over.set()
+        assert [client.result() for client in traffic] == [None] * len(busy)  # an error: a request was lost

@@ -1,7 +1,6 @@
 """Requests that are predicted together: joined, split and settled so that nobody notices but by the time it takes."""
 
 import asyncio
-import random
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -285,55 +284,3 @@ def test_batches_that_cannot_be_are_refused_before_serving(model: Model) -> None
 
     with pytest.raises(ConfigurationError, match=r"generator|first dimension|arrays|preferred"):
         with_core(model, test)
-
-
-class Random(TensorModel):
-    name = "m"
-    max_batch_size = 16
-
-    def predict(self, x: Any) -> Any:
-        if (x < 0).any():
-            raise ValueError("negative")
-        return x * 3 + 1
-
-
-class AsyncRandom(Random):
-    async def predict(self, x: Any) -> Any:  # type: ignore[override]
-        await asyncio.sleep(0)
-        return super().predict(x)
-
-
-class Delayed(Random):
-    max_batch_delay = 0.0005
-    preferred_batch_sizes = (4, 12)
-    concurrency = 2
-
-
-@pytest.mark.parametrize("model", [Random(), AsyncRandom(), Delayed()], ids=lambda m: type(m).__name__)
-def test_no_answer_is_changed_lost_or_given_to_another(model: Model) -> None:
-    seeded = random.Random(type(model).__name__)
-
-    async def test(core: ServerCore, ask: Any) -> None:
-        async def client(number: int) -> int:
-            answered = 0
-            for turn in range(84):
-                shape = [seeded.randint(1, 4), *[seeded.randint(1, 3)] * seeded.randint(0, 1)]
-                rows = np.full(shape, number * 100 + turn, np.float32)
-                fails = seeded.random() < 0.02
-                task = asyncio.create_task(ask(request(-rows - 1 if fails else rows)))
-                if seeded.random() < 0.1:
-                    for _ in range(seeded.randint(0, 4)):
-                        await asyncio.sleep(0)
-                    task.cancel()
-                [answer] = await asyncio.gather(task, return_exceptions=True)
-                if isinstance(answer, BaseException):
-                    assert (isinstance(answer, InferenceError) and fails) or task.cancelled(), answer
-                else:
-                    assert not fails
-                    assert values(answer) == (rows * 3 + 1).tolist()
-                answered += 1
-            return answered
-
-        assert sum(await asyncio.gather(*map(client, range(40)))) == 3360
-
-    with_core(model, test)
