@@ -54,6 +54,8 @@ PREPARATION = v1(INSTANCES, "resting")
 CASES = [
     # V1
     Case("v1 unknown model", 404, r"Model with name nope does not exist\.", *v1(INSTANCES, "nope")),
+    Case("v1 unknown model, bad JSON", 404, r"Model with name nope does not exist\.", *v1(b"{", "nope")),
+    Case("v2 unknown model, bad JSON", 404, r"Model with name nope does not exist\.", *v2(b"{", "nope")),
     Case("v1 not ready", 503, r"Model with name resting is not ready\.", *PREPARATION),
     Case("v1 bad JSON", 400, r"Unrecognized request format: .*line 1 column 2", *v1(b"{instances")),
     Case("v1 not UTF-8", 400, "Unrecognized request format", *v1(b'{"instances": ["\xff"]}')),

@@ -83,6 +83,7 @@ async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
     """V2 ``POST /v2/models/{model}[/versions/{version}]/infer``, JSON and binary."""
     nonfinite = plane.core.settings.nonfinite
     header_length = call.headers.get(BINARY_HEADER)
+    declared = plane.declared_inputs(call.model, call.version)  # first of all: whether there is such a model
     if header_length is None:
         document = parse_object(body, "data")
         at_once = plane.express(express.infer, document, nonfinite) if call.version is None else None
@@ -90,7 +91,6 @@ async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
             return Answer(200, JSON_ONLY, at_once)
         request = v2.request_of(document, call.model, call.version)
     else:
-        declared = plane.declared_inputs(call.model, call.version) if header_length == "0" else ()
         request = v2.decode_request(body, call.model, call.version, header_length, declared)
     result, response_headers = await plane.run("predict", call.model, call.version, request, call.headers)
     if not isinstance(result, InferResponse):

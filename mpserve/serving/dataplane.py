@@ -121,7 +121,8 @@ class Dataplane:
         Raises:
             ModelNotFound: no such model or version.
         """
-        return verb == "predict" and self.core.find(name, version).pipeline.begins_with_arrays
+        served = self.core.find(name, version)
+        return verb == "predict" and served.pipeline.begins_with_arrays
 
     def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> None:
         """Nothing can be answered at once here: on the event loop, what can be awaited is."""
