@@ -15,8 +15,8 @@ from mpserve.http.requests import INLINE, read_body, read_headers
 from mpserve.http.responses import JSON_ONLY, Answer, Headers, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol import cloudevents, compression, v1, v2
-from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferResponse
+from mpserve.protocol.plain import read_request
 from mpserve.serving import express
 from mpserve.serving.dataplane import Dataplane, Plane
 from mpserve.serving.stream import ModelStream
@@ -84,14 +84,14 @@ async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
     nonfinite = plane.core.settings.nonfinite
     header_length = call.headers.get(BINARY_HEADER)
     declared = plane.declared_inputs(call.model, call.version)  # first of all: whether there is such a model
-    if header_length is None:
-        document = parse_object(body, "data")
-        at_once = plane.express(express.infer, document, nonfinite) if call.version is None else None
+    plain = read_request(body) if header_length is None else None
+    if plain is None:
+        request = v2.decode_request(body, call.model, call.version, header_length, declared)
+    else:
+        at_once = None if call.version else plane.express(express.infer, plain, nonfinite)
         if at_once is not None:
             return Answer(200, JSON_ONLY, at_once)
-        request = v2.request_of(document, call.model, call.version)
-    else:
-        request = v2.decode_request(body, call.model, call.version, header_length, declared)
+        request = v2.request_of(plain, call.model, call.version)
     result, response_headers = await plane.run("predict", call.model, call.version, request, call.headers)
     if not isinstance(result, InferResponse):
         if isinstance(result, ModelStream):

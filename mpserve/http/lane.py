@@ -146,7 +146,10 @@ class InOneGo(Completion[Answer | StreamedAnswer]):
         return answer
 
     def told(self, outcome: Answer | StreamedAnswer) -> None:
-        self._context.run(self._lane.note, self._asked.target, outcome.status, self._start, self._client)
+        if self._lane.accounts.access_log:
+            self._context.run(self._lane.note, self._asked.target, outcome.status, self._start, self._client)
+        else:
+            self._lane.accounts.count(self._asked.target.template, outcome.status)
         self._tell(outcome, self._identity.encode())
 
     def failed(self, error: BaseException) -> Answer:

@@ -14,11 +14,8 @@ from mpserve.protocol.binary import Declared, Rest, decode_raw, split
 from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
-from mpserve.protocol.plain import entries_of, read_inputs
+from mpserve.protocol.plain import Request, entries_of
 from mpserve.protocol.wire import SHORT, Encoded, dump, read_request, write
-
-PLAIN_FIELDS = frozenset({"id", "inputs"})
-"""Of a request that asks for nothing but an answer."""
 
 
 def decode_request(
@@ -39,7 +36,7 @@ def decode_request(
         InvalidInput: anything else that the protocol does not allow; the message says where, what was got and expected.
     """
     if header_length is None:
-        return request_of(parse_object(body, "data"), model_name, model_version)
+        return InferRequest(model_name, **read_request(parse_object(body, "data"), None), model_version=model_version)
     json, rest = split(body, header_length)
     if json:
         return InferRequest(model_name, **read_request(parse_object(json), Rest(rest)), model_version=model_version)
@@ -49,17 +46,10 @@ def decode_request(
     return InferRequest(model_name, [tensor], parameters={"binary_data_output": True}, model_version=model_version)
 
 
-def is_plain(document: dict[str, Any]) -> bool:
-    """Whether a request object has no fields but its id and its inputs: all outputs are wanted, as JSON."""
-    request_id = document.get("id")
-    return document.keys() <= PLAIN_FIELDS and (request_id is None or type(request_id) is str)
-
-
-def request_of(document: dict[str, Any], model_name: str, model_version: str | None) -> InferRequest:
-    """As ``decode_request``, of a body that is an object of nothing but JSON."""
-    if is_plain(document) and (inputs := read_inputs(document)) is not None:
-        return InferRequest(model_name, inputs, document.get("id"), model_version=model_version)
-    return InferRequest(model_name, **read_request(document, None), model_version=model_version)
+def request_of(plain: Request, model_name: str, model_version: str | None) -> InferRequest:
+    """The message of a plain request."""
+    inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in plain.inputs]
+    return InferRequest(model_name, inputs, plain.id, model_version=model_version)
 
 
 def encode_request(request: InferRequest) -> Encoded:

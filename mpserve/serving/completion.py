@@ -65,9 +65,9 @@ class InThread:
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
         return verb == "predict" and self.visit.served.pipeline.begins_with_arrays
 
-    def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
+    def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> bytes | None:
         model = self.visit.served.express
-        return None if model is None else answer(self.visit, model, document, nonfinite)
+        return None if model is None else answer(self.visit, model, request, nonfinite)
 
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
@@ -110,7 +110,7 @@ class Resumed:
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
         return False
 
-    def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> None:
+    def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> None:
         """The answer is there already."""
 
     async def run(

@@ -29,7 +29,7 @@ from mpserve.serving.visit import Visit
 T = TypeVar("T")
 
 
-Express = Callable[[Visit, TensorModel, dict[str, Any], NonFinite], bytes | None]
+Express = Callable[[Visit, TensorModel, Any, NonFinite], bytes | None]
 """``express.infer`` or ``express.predict``."""
 
 
@@ -54,8 +54,8 @@ class Plane(Protocol):
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
         """As ``Dataplane.takes_numbers``."""
 
-    def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> bytes | None:
-        """The JSON that answers a request object, where it can be given at once; else None, and ``run`` is for it."""
+    def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> bytes | None:
+        """The JSON that answers what has been read, where it can be given at once; else None, and ``run`` is for it."""
 
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
@@ -124,7 +124,7 @@ class Dataplane:
         served = self.core.find(name, version)
         return verb == "predict" and served.pipeline.begins_with_arrays
 
-    def express(self, answer: Express, document: dict[str, Any], nonfinite: NonFinite) -> None:
+    def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> None:
         """Nothing can be answered at once here: on the event loop, what can be awaited is."""
 
     def visit(self, served: Served) -> Visit:

@@ -14,7 +14,7 @@ from mpserve.errors import MPServeError
 from mpserve.logging import model as model_in_log
 from mpserve.protocol import plain, v1, v2
 from mpserve.protocol.datatypes import Array, NonFinite
-from mpserve.protocol.messages import InferRequest
+from mpserve.protocol.plain import Request
 from mpserve.serving.conversion import to_arrays, to_response
 from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING
@@ -24,29 +24,28 @@ from mpserve.serving.tally import INFER, INPUT, OUTPUT
 from mpserve.serving.tensors import TensorModel
 from mpserve.serving.visit import Visit
 
-Document = dict[str, Any]
-Write = Callable[[TensorModel, Document, Any, NonFinite], bytes]
+Write = Callable[[TensorModel, Any, Any, NonFinite], bytes]
 
 
-def infer(visit: Visit, model: TensorModel, document: Document, nonfinite: NonFinite) -> bytes | None:
-    """The JSON of the answer to a V2 request object, in the model's thread; None if it is one for the ordinary way.
+def infer(visit: Visit, model: TensorModel, request: Request, nonfinite: NonFinite) -> bytes | None:
+    """The JSON of the answer to a V2 request, in the model's thread; None if it is one for the ordinary way.
 
     Raises:
         MPServeError: as ``Dataplane.run``.
         InParts: the answer is one in parts.
     """
-    arrays = _arrays(model, document) if v2.is_plain(document) else None
-    return None if arrays is None else _answer(visit, model, document, arrays, _written_v2, nonfinite)
+    arrays = _arrays(model, request)
+    return None if arrays is None else _answer(visit, model, request, arrays, _written_v2, nonfinite)
 
 
-def predict(visit: Visit, model: TensorModel, document: Document, nonfinite: NonFinite) -> bytes:
+def predict(visit: Visit, model: TensorModel, document: dict[str, Any], nonfinite: NonFinite) -> bytes:
     """As ``infer``, for V1."""
     model_in_log.set(visit.served.label)
     return _answer(visit, model, document, to_arrays(model, document), _written_v1, nonfinite)
 
 
 def _answer(
-    visit: Visit, model: TensorModel, document: Document, arrays: list[Array], write: Write, nonfinite: NonFinite
+    visit: Visit, model: TensorModel, request: Any, arrays: list[Array], write: Write, nonfinite: NonFinite
 ) -> bytes:
     served, watch = visit.served, visit.watch
     model_in_log.set(served.label)
@@ -56,7 +55,7 @@ def _answer(
     try:
         result = model.invoke(arrays)
         watch.lap(INFER)
-        json = write(model, document, result, nonfinite)
+        json = write(model, request, result, nonfinite)
     except (MPServeError, InParts):
         raise
     except BaseException as error:
@@ -68,19 +67,14 @@ def _answer(
     return json
 
 
-def _arrays(model: TensorModel, document: dict[str, Any]) -> list[Array] | None:
-    """The arrays that the model declares, in their order, if they came in it and in a plain way."""
-    declared, entries = model.inputs, document.get("inputs")
-    if type(entries) is not list or len(entries) != len(declared) or not declared:
+def _arrays(model: TensorModel, request: Request) -> list[Array] | None:
+    """The arrays that the model declares, in their order, if they came in it."""
+    declared = model.inputs
+    if len(request.inputs) != len(declared):
         return None
     arrays = []
-    for tensor, entry in zip(declared, entries, strict=True):
-        if type(entry) is not dict or len(entry) != 4 or entry.get("name") != tensor.name:
-            return None
-        if entry.get("datatype") != tensor.datatype:
-            return None
-        array = plain.array(entry.get("data"), tensor.datatype, entry.get("shape"))
-        if array is None or not tensor.fits(array.shape):
+    for tensor, (name, datatype, array) in zip(declared, request.inputs, strict=True):
+        if name != tensor.name or datatype != tensor.datatype or not tensor.fits(array.shape):
             return None
         arrays.append(array)
     return arrays
@@ -92,20 +86,19 @@ def _is_as_declared(model: TensorModel, result: Any) -> bool:
     return len(declared) == 1 and plain.is_writable(result, declared[0].datatype) and declared[0].fits(result.shape)
 
 
-def _written_v2(model: TensorModel, document: Document, result: Any, nonfinite: NonFinite) -> bytes:
+def _written_v2(model: TensorModel, request: Request, result: Any, nonfinite: NonFinite) -> bytes:
     if _is_as_declared(model, result):
         name, datatype, _ = model.outputs[0]
-        entries = [plain.entry(name, datatype, result)]
-        json = v2.write_plain(model.name, None, document.get("id"), entries, nonfinite)
+        json = v2.write_plain(model.name, None, request.id, [plain.entry(name, datatype, result)], nonfinite)
         if json is not None:
             return json
-    request = InferRequest(model.name, plain.read_inputs(document) or [], document.get("id"))
+    message = v2.request_of(request, model.name, None)
     if is_stream(result):
-        raise InParts(request, result, {}, NOTHING)
-    return v2.encode_response(to_response(model, request, result), nonfinite)
+        raise InParts(message, result, {}, NOTHING)
+    return v2.encode_response(to_response(model, message, result), nonfinite)
 
 
-def _written_v1(model: TensorModel, document: Document, result: Any, nonfinite: NonFinite) -> bytes:
+def _written_v1(model: TensorModel, document: dict[str, Any], result: Any, nonfinite: NonFinite) -> bytes:
     if is_stream(result):
         raise InParts(document, result, {}, NOTHING)
     if _is_as_declared(model, result) and (nonfinite == "null" or np.isfinite(result).all()):
