@@ -54,6 +54,7 @@ async def explain(plane: Plane, call: Call, body: bytes) -> Answer | StreamedAns
 
 async def _v1(plane: Plane, verb: str, call: Call, body: bytes) -> Answer | StreamedAnswer:
     settings = plane.core.settings
+    plane.refuse_early(call.model, call.version)
     event = cloudevents.unwrap(call.headers, body) if cloudevents.is_event(call.headers) else None
     if event is None:
         numbers = plane.takes_numbers(verb, call.model, call.version)
@@ -82,6 +83,7 @@ async def _v1(plane: Plane, verb: str, call: Call, body: bytes) -> Answer | Stre
 async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
     """V2 ``POST /v2/models/{model}[/versions/{version}]/infer``, JSON and binary."""
     nonfinite = plane.core.settings.nonfinite
+    plane.refuse_early(call.model, call.version)
     header_length = call.headers.get(BINARY_HEADER)
     if header_length is None:
         document = parse_object(body, "data")
