@@ -9,6 +9,8 @@
     ├── RegionNotFound        no shared memory region of that name
     ├── ModelNotReady         the model is known and not loaded
     ├── ServerNotReady        the server as a whole cannot answer yet, or no longer
+    ├── Overloaded            refused before any work was done for it: too many others wait
+    ├── DeadlineExceeded      not answered in the time that the request had
     ├── NotSupported          understood, and not offered by this model or server
     ├── InferenceError        the model's fault: it raised, or its answer cannot be encoded
     ├── PredictorError        a transformer's predictor refused, failed, was not there or took too long; its code says which
@@ -37,6 +39,7 @@ class Code(str, Enum):
     TOO_MANY = "too_many"
     NOT_FOUND = "not_found"
     NOT_READY = "not_ready"
+    OVERLOADED = "overloaded"
     NOT_SUPPORTED = "not_supported"
     TIMED_OUT = "timed_out"
     MODEL_FAILED = "model_failed"
@@ -109,6 +112,23 @@ class ServerNotReady(MPServeError, RuntimeError):
 
     def __init__(self, message: str = "Server is not ready.") -> None:
         super().__init__(message)
+
+
+class Overloaded(MPServeError):
+    """More requests wait for the model than may, or than can be answered in time; asking again makes sense."""
+
+    code = Code.OVERLOADED
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        """``retry_after``: whole seconds, 1 or more."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(MPServeError):
+    """The time that the request had is over."""
+
+    code = Code.TIMED_OUT
 
 
 class NotSupported(MPServeError):

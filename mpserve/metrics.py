@@ -90,6 +90,11 @@ class Metrics:
         }
         self.requests = Counter("mpserve_requests", "HTTP requests answered, by route and status.", ["route", "status"])
         self.calls = Counter("mpserve_grpc_requests", "gRPC calls ended, by method and status.", ["method", "status"])
+        self.refusals = Counter(
+            "mpserve_requests_refused",
+            "Inference requests not answered for lack of time or of room in the queue, by reason.",
+            ["model_name", "reason"],
+        )
         self.load_seconds = Histogram(
             "mpserve_model_load_seconds",
             "Time from the start of load() to the end of warmup(), in seconds.",
@@ -99,6 +104,7 @@ class Metrics:
 
         self._durations: dict[tuple[str, str, frozenset[str]], Durations] = {}
         self._answered: dict[tuple[str, int], int] = {}
+        self._refused: dict[tuple[str, str], int] = {}
 
     def stage_observers(
         self, model_name: str, absent: frozenset[str] = frozenset()
@@ -122,11 +128,19 @@ class Metrics:
         answered = self._answered
         answered[route, status] = answered.get((route, status), 0) + 1
 
+    def count_refusal(self, model_name: str, reason: str) -> None:
+        """Count a request that was refused, or given up, by admission. On the event loop only."""
+        refused = self._refused
+        refused[model_name, reason] = refused.get((model_name, reason), 0) + 1
+
     def flush(self) -> None:
         """Write what has been noted to where it can be scraped. On the event loop only; to be called often."""
         answered, self._answered = self._answered, {}
         for (route, status), count in answered.items():
             self.requests.labels(route, status).inc(count)
+        refused, self._refused = self._refused, {}
+        for (model_name, reason), count in refused.items():
+            self.refusals.labels(model_name, reason).inc(count)
         for durations in self._durations.values():
             durations.flush()
 
@@ -184,8 +198,10 @@ class ScoreboardCollector(Collector):
         used = list(self.board.used())
         live = [row for row in used if row.is_live()]
         in_flight = sum(row.in_flight for row in live)
+        waiting = sum(row.waiting for row in live)
         connections = sum(row.connections for row in live)
         yield GaugeMetricFamily("mpserve_requests_in_flight", "Inference requests being answered.", in_flight)
+        yield GaugeMetricFamily("mpserve_requests_waiting", "Inference requests in a model's queue.", waiting)
         yield GaugeMetricFamily("mpserve_connections", "Open client connections.", connections)
         workers = GaugeMetricFamily("mpserve_workers", "Live workers by state.", labels=["state"])
         for state in (State.LOADING, State.READY, State.DRAINING):

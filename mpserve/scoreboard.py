@@ -1,7 +1,7 @@
 """Shared memory: one row of numbers per worker slot, written by that slot's worker and read by all.
 
 The memory is an anonymous ``mmap`` made in the master before the first fork, so every worker, also one forked hours
-later, sees the same bytes. A row is one cache line of eight aligned 8-byte integers. Each cell has one writer at any
+later, sees the same bytes. A row is three cache lines of eight aligned 8-byte integers. Each cell has one writer at any
 time (the arbiter while the slot is being given, the worker afterwards), so no lock is needed. It knows nothing of
 models beyond a bit each.
 
@@ -16,7 +16,7 @@ from enum import IntEnum
 
 from mpserve.counters import SLOT, Counters
 
-CELLS = 16
+CELLS = 24
 IN_FLIGHT = 4
 """The cell of a row that each request changes twice, without going through the attribute, which costs four times as much."""
 MODEL_CELLS = range(8, 16)
@@ -66,6 +66,8 @@ class Row:
     restarts = Cell(6)
     generation = Cell(7)
     """The newest wish for models that this worker has done what it could for."""
+    waiting = Cell(16)
+    """Requests in the queues of its models, as of its last tick."""
 
     def __init__(self, slot: int, cells: memoryview) -> None:
         self.slot = slot

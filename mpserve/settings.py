@@ -108,6 +108,26 @@ class Settings:
         0.0, "Batching", "Seconds for which an idle model waits for a fuller batch", minimum=0
     )
 
+    max_queue_size: int = option(
+        0,
+        "Overload",
+        "Requests that may wait for a model in a worker, beyond those that it answers at once; more are refused. 0: any number",
+        minimum=0,
+    )
+    request_timeout: float = option(
+        0.0,
+        "Overload",
+        "Seconds in which an inference request must be answered, its time in the queue included; 0: any time",
+        minimum=0,
+    )
+    stuck_grace: float = option(
+        30.0,
+        "Overload",
+        "Seconds beyond request_timeout after which a predict that still runs is stuck and its worker is replaced;"
+        " without a request_timeout none is",
+        minimum=0.1,
+    )
+
     load_timeout: float = option(600.0, "Life", "Seconds in which a worker must load its models", minimum=0.1)
     ready_when: str = option(
         "any", "Life", "Ready is: every model loaded in any worker, or in all workers", choices=("any", "all")

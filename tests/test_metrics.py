@@ -145,8 +145,10 @@ def test_what_is_true_of_the_living_is_read_from_the_scoreboard() -> None:
                                          (State.LOADING, os.getpid()), (State.EXITED, os.getpid())]):
         row = board.row(slot)
         row.state, row.pid, row.in_flight, row.connections, row.restarts = state, pid, 10 + slot, 20 + slot, slot
+        row.waiting = 5 + slot
     found = samples()
     assert found["mpserve_requests_in_flight",] == 10 + 12
+    assert found["mpserve_requests_waiting",] == 5 + 7
     assert found["mpserve_connections",] == 20 + 22
     assert [found["mpserve_workers", s] for s in ("loading", "ready", "draining")] == [1, 1, 0]
     assert found["mpserve_worker_restarts_total",] == 0 + 1 + 2 + 3

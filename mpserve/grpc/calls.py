@@ -6,6 +6,7 @@ The one table of error codes and gRPC statuses is here. Knows no method and no m
 import asyncio
 import base64
 import logging
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -40,6 +41,7 @@ STATUS = {
     Code.CONFIGURATION: grpc.StatusCode.INTERNAL,
     Code.NOT_SUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
     Code.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+    Code.OVERLOADED: grpc.StatusCode.UNAVAILABLE,  # what clients try again, unlike RESOURCE_EXHAUSTED
     Code.TIMED_OUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.UNSUPPORTED_ENCODING: grpc.StatusCode.UNIMPLEMENTED,  # grpc's own answer to a compression it does not know
 }
@@ -111,6 +113,12 @@ def received_headers(context: Context) -> Headers:
     return {
         name: value if isinstance(value, str) else base64.b64encode(value).decode("ascii") for name, value in metadata
     }
+
+
+def time_left(context: Context) -> float:
+    """Seconds until the deadline of a call; infinite if it has none."""
+    seconds: float | None = context.time_remaining()
+    return math.inf if seconds is None else seconds
 
 
 def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:

@@ -31,14 +31,14 @@ class InferenceCalls:
     def __init__(self, dataplane: Dataplane) -> None:
         self.dataplane = dataplane
 
-    async def infer(self, data: bytes, headers: Headers, response_headers: Headers) -> bytes:
-        """The ModelInferResponse to a ModelInferRequest.
+    async def infer(self, data: bytes, headers: Headers, response_headers: Headers, within: float) -> bytes:
+        """The ModelInferResponse to a ModelInferRequest, for which the client waits ``within`` so many seconds.
 
         Raises:
             MPServeError: as ``Dataplane.run``; NotSupported also if the model answers in parts.
         """
         request, typed = decode_request(data)
-        result, given = await self._run(request, headers)
+        result, given = await self._run(request, headers, within)
         if isinstance(result, ModelStream):
             await result.refuse(
                 "ModelInfer doesn't support models with decoupled transaction policy: model"
@@ -47,7 +47,7 @@ class InferenceCalls:
         response_headers.update(given)
         return b"".join(_encoded(request, result, typed, {}))
 
-    async def stream(self, data: bytes, headers: Headers) -> AsyncGenerator[bytes, None]:
+    async def stream(self, data: bytes, headers: Headers, within: float) -> AsyncGenerator[bytes, None]:
         """Each ModelStreamInferResponse to a ModelInferRequest; an error is told in the last one.
 
         A whole answer is the one that is final. Of parts none is, since which is the last is not known: a client that
@@ -55,7 +55,7 @@ class InferenceCalls:
         """
         try:
             request, typed = decode_request(data)
-            result, _ = await self._run(request, headers)
+            result, _ = await self._run(request, headers, within)
             if not isinstance(result, ModelStream):
                 yield _streamed(_encoded(request, result, typed, {FINAL: True}))
                 return
@@ -70,8 +70,8 @@ class InferenceCalls:
             response.infer_response.parameters[FINAL].bool_param = True
             yield response.SerializeToString()
 
-    async def _run(self, request: InferRequest, headers: Headers) -> tuple[Any, Headers]:
-        return await self.dataplane.run("predict", request.model_name, request.model_version, request, headers)
+    async def _run(self, request: InferRequest, headers: Headers, within: float) -> tuple[Any, Headers]:
+        return await self.dataplane.run("predict", request.model_name, request.model_version, request, headers, within)
 
 
 def _encoded(request: InferRequest, result: Any, typed: bool, parameters: Mapping[str, Any]) -> Parts:

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
-from mpserve.grpc.calls import Answer, Calls, Context, Headers
+from mpserve.grpc.calls import Answer, Calls, Context, Headers, time_left
 from mpserve.grpc.configuration import ConfigurationCalls
 from mpserve.grpc.inference import InferenceCalls
 from mpserve.grpc.monitoring import MonitoringCalls
@@ -68,7 +68,7 @@ class Servicer:
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},
             **{name: self._unary(name, _refusing(words)) for name, words in NOT_OFFERED.items()},
-            "ModelInfer": self._unary("ModelInfer", self.inference.infer),
+            "ModelInfer": grpc.unary_unary_rpc_method_handler(self._model_infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
         }
         return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
@@ -109,9 +109,15 @@ class Servicer:
             outputs=map(_tensor_metadata, outputs),
         )
 
+    async def _model_infer(self, data: bytes, context: Context) -> bytes:
+        async def work(headers: Headers, response_headers: Headers) -> bytes:
+            return await self.inference.infer(data, headers, response_headers, time_left(context))
+
+        return await self.calls.run("ModelInfer", context, work)
+
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         async def work(headers: Headers, response_headers: Headers) -> None:
-            stream = Stream(requests, lambda data: self.inference.stream(data, headers))
+            stream = Stream(requests, lambda data: self.inference.stream(data, headers, time_left(context)))
             self._streams.add(stream)
             try:
                 if self._ending:

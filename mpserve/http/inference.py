@@ -54,6 +54,7 @@ async def explain(plane: Plane, call: Call, body: bytes) -> Answer | StreamedAns
 
 async def _v1(plane: Plane, verb: str, call: Call, body: bytes) -> Answer | StreamedAnswer:
     settings = plane.core.settings
+    plane.refuse_early(call.model, call.version)
     event = cloudevents.unwrap(call.headers, body) if cloudevents.is_event(call.headers) else None
     if event is None:
         numbers = plane.takes_numbers(verb, call.model, call.version)
@@ -82,10 +83,11 @@ async def _v1(plane: Plane, verb: str, call: Call, body: bytes) -> Answer | Stre
 async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
     """V2 ``POST /v2/models/{model}[/versions/{version}]/infer``, JSON and binary."""
     nonfinite = plane.core.settings.nonfinite
+    plane.refuse_early(call.model, call.version)
     header_length = call.headers.get(BINARY_HEADER)
-    declared = plane.declared_inputs(call.model, call.version)  # first of all: whether there is such a model
     plain = read_request(body) if header_length is None else None
     if plain is None:
+        declared = plane.declared_inputs(call.model, call.version) if header_length == "0" else ()
         request = v2.decode_request(body, call.model, call.version, header_length, declared)
     else:
         at_once = None if call.version else plane.express(express.infer, plain, nonfinite)

@@ -34,6 +34,9 @@ ROUTES: dict[str, tuple[str, Inference]] = {
 Tell = Callable[[Answer | StreamedAnswer, bytes], object]
 """Takes an answer and the id of its request."""
 
+TIMEOUT = b'"timeout"'
+"""In a body it may be the parameter, the time of a request that must be known while it waits for the model's thread."""
+
 KNOWN = 1024
 """Addresses that are remembered, more than a server has models: a client that invents addresses must not fill memory."""
 
@@ -101,7 +104,7 @@ class Lane:
             served = self.dataplane.core.find(target.model, target.version)
         except MPServeError:  # which is for the request to be told
             return None
-        if not fits(served, target.verb, len(body)):
+        if TIMEOUT in body or not fits(served, target.verb, len(body)):
             return None
         return InOneGo(self, served, asked, body, client, tell)
 

@@ -23,8 +23,8 @@ FAULTS = {
     429: "The predictor that the model asks has too much to do",
     500: "The model failed",
     501: "The model, or the server, does not do this",
-    503: "The model, or the server, is not ready",
-    504: "The predictor that the model asks took too long",
+    503: "The model, or the server, is not ready or has too much to do",
+    504: "The request, or the predictor that the model asks, took too long",
 }
 """Why ``{"error": ...}`` is answered, by status."""
 

@@ -24,10 +24,11 @@ CONNECT_TIMEOUT = 5.0
 """Seconds for a connection, so that a host that swallows packets is told from one that takes its time to predict."""
 
 MEANING = {
-    **{status: code for code, status in STATUS.items() if status != 500},
+    **{status: code for code, status in reversed(STATUS.items()) if status != 500},
     502: Code.NOT_READY,  # of a proxy that could not reach the predictor
 }
-"""What a status of the predictor means here: STATUS, read backwards. Another 4xx is a wrong request, the rest a failure."""
+"""What a status of the predictor means here: STATUS, read backwards, the first of several. Another 4xx is a wrong request, and
+the rest a failure."""
 
 MAX_REASON = 1000
 """Characters of the predictor's own words that are passed on."""

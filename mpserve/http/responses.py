@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import Send
 
-from mpserve.errors import Code, MPServeError
+from mpserve.errors import Code, MPServeError, Overloaded
 from mpserve.protocol.compression import OFFERED
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ STATUS = {
     Code.CONFIGURATION: 500,
     Code.NOT_SUPPORTED: 501,
     Code.NOT_READY: 503,
+    Code.OVERLOADED: 503,  # not 429, which blames one client for what all do together (RFC 6585, 4; RFC 9110, 15.6.4)
     Code.TIMED_OUT: 504,
 }
 
@@ -81,6 +82,8 @@ def error_answer(error: Exception) -> Answer:
     # torch raises NotImplementedError for an operation that a device lacks, which someone has to find.
     if status == 500 or (error.code is Code.NOT_SUPPORTED and error.__cause__ is not None):
         logger.error("the model failed: %s", error, exc_info=error.__cause__ or error)
+    if isinstance(error, Overloaded):
+        return _error(str(error), status, [(b"retry-after", b"%d" % error.retry_after)])
     return _error(str(error), status, HINTS.get(error.code, []))
 
 

@@ -1,7 +1,7 @@
 """One request and its answer on the fast lane. The protocol keeps it where it otherwise keeps uvicorn's cycle."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 
 
 ID_HEADER = b"x-request-id"
+
+
+class Begun(Protocol):
+    """What answers a request."""
+
+    def cancel(self) -> bool:
+        """Answer it no more, since nobody is there. Whether that makes a difference."""
 
 
 class Exchange:
@@ -29,7 +36,7 @@ class Exchange:
 
     def __init__(self, asked: "Asked", keep_alive: bool) -> None:
         self.asked = asked
-        self.begun: object = None
+        self.begun: Begun | None = None
         self.keep_alive = keep_alive
         self.more_body = True
         self.disconnected = False

@@ -38,6 +38,9 @@ class LaneProtocol(Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(self.cycle, Exchange):
             self.cycle.disconnected = True
+            begun = self.cycle.begun
+            if begun is not None and begun.cancel():  # so that it leaves its model's queue
+                self.tasks.discard(begun)
             self.cycle = None  # uvicorn would look for its event
         super().connection_lost(exc)
 
@@ -103,7 +106,8 @@ class LaneProtocol(Protocol):
         body = exchange.take_body()
         begun = self.lane.begin(exchange.asked, body, self.client, partial(self._told, exchange))
         if begun is None:
-            self.tasks.add(self.loop.create_task(self._answer(exchange, body)))
+            exchange.begun = task = self.loop.create_task(self._answer(exchange, body))
+            self.tasks.add(task)
         else:
             exchange.begun = begun
             self.tasks.add(begun)  # type: ignore[arg-type]  # it is only counted there, and kept

@@ -90,6 +90,8 @@ class Life:
         """Told to end, for whatever reason."""
         self.hurried = False
         self.orphaned = False
+        self.stuck = False
+        """Whether a model does not come back from a call, so that only a new worker can serve it."""
         self._patience = float(config.timeout_graceful_shutdown or 0) - MARGIN
         self._deadline = math.inf
 
@@ -135,7 +137,7 @@ class Life:
         spent = self.config.limit_max_requests is not None and (
             self.state.total_requests >= self.config.limit_max_requests
         )
-        return self.hurried or self.orphaned or spent or self.core.board.stopping
+        return self.hurried or self.orphaned or self.stuck or spent or self.core.board.stopping
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -176,6 +178,7 @@ class Life:
             self.log_settings.follow()
             self._expire_connections()
             self._balance()
+            self._look_at_models()
             metrics().flush()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
@@ -191,6 +194,17 @@ class Life:
         others = [row for row in ready_others(self.core.board, self.row) if row.is_live()]
         sheds = self.row.state == State.READY
         self.shedding.look(load_of(self.row), [load_of(row) for row in others] if sheds else [])
+
+    def _look_at_models(self) -> None:
+        """Tell how many requests wait, and make way for a successor where a model's call does not come back."""
+        models = [served for group in self.core.served.values() for served in group]
+        self.row.waiting = sum(served.admission.waiting for served in models)
+        now = time.monotonic()
+        found = [served.label for served in models if served.find_stuck(now)]
+        if found and not self.stuck:
+            self.stuck = True
+            self.row.restarts += 1
+            logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(found))
 
     async def _catch_up(self) -> None:
         """Make a wish true that came while the models were loaded, before the first client can ask.

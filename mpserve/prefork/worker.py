@@ -139,7 +139,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         if row.state in (State.LOADING, State.READY):  # its last holder did not leave of its own will
             row.restarts += 1
         metrics.forget_live(self.slot)
-        row.pid = row.in_flight = row.connections = row.models = row.generation = 0
+        row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = 0
         row.age = self.age
         row.state = State.LOADING
 

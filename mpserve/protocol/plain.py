@@ -97,22 +97,26 @@ def _check_shape(shape: list[Any], size: int) -> None:
 
 def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:
     """Numbers that were read as the widest of their kind, as a narrower dtype; ValueError if it cannot hold one of them."""
-    array: Array
-    if dtype is _FP32 and flat.size <= FEW and flat.dot(flat) < FP32_SQUARE:
-        array = flat.astype(dtype)
-        return array
-    if dtype is flat.dtype:
-        return flat.copy()  # what was read belongs to the parser, and a model may well write into its input
     if dtype is _FP32:
-        with np.errstate(all="ignore"):
-            array = flat.astype(dtype)
-        if not np.isfinite(array).all():
+        return _fp32(flat)
+    array: Array = flat.astype(
+        dtype
+    )  # a copy of its own, since what was read is the parser's, and a model may write into it
+    if dtype is not flat.dtype:
+        limits = np.iinfo(dtype)
+        if flat.min() < limits.min or flat.max() > limits.max:
             raise ValueError
+    return array
+
+
+def _fp32(flat: Array) -> Array:
+    if flat.size <= FEW and flat.dot(flat) < FP32_SQUARE:
+        array: Array = flat.astype(_FP32)
         return array
-    limits = np.iinfo(dtype)
-    if flat.min() < limits.min or flat.max() > limits.max:
+    with np.errstate(all="ignore"):
+        array = flat.astype(_FP32)
+    if not np.isfinite(array).all():
         raise ValueError
-    array = flat.astype(dtype)
     return array
 
 

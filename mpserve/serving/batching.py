@@ -20,7 +20,7 @@ from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.conversion import STREAMS, to_arrays, to_outputs
 from mpserve.serving.executor import Executor, as_failure
 from mpserve.serving.model import Model
-from mpserve.serving.tally import INFER, INPUT, OUTPUT, Stopwatch
+from mpserve.serving.tally import INFER, INPUT, OUTPUT, QUEUE, Stopwatch
 from mpserve.serving.tensors import TensorModel, answers_in_parts
 from mpserve.settings import Settings
 
@@ -345,6 +345,8 @@ class Batcher:
         return (members[:number], True) if best else (members, full)
 
     def _begin(self, members: list[Member]) -> None:
+        for member in members:
+            member.watch.lap(QUEUE)  # which says that it waits no more
         batch = Batch(self.model, members, self.limits.pad_value)
         self._idle -= 1
         # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.

@@ -45,7 +45,7 @@ BRIEF = 1_000_000
 
 def fits(served: Served, verb: str, length: int) -> bool:
     """Whether a request with a body of this length is one to run to completion."""
-    if served.pipeline.waits(verb) or not served.model.ready:
+    if served.pipeline.waits(verb) or not served.model.ready or not served.admission.is_open:
         return False
     return length <= SMALL or (length <= LARGE and served.last_infer < BRIEF)
 
@@ -61,6 +61,9 @@ class InThread:
 
     def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
         return declared_inputs(self.visit.served)
+
+    def refuse_early(self, name: str, version: str | None) -> None:
+        """It has been let in already."""
 
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
         return verb == "predict" and self.visit.served.pipeline.begins_with_arrays
@@ -107,6 +110,9 @@ class Resumed:
     def declared_inputs(self, name: str, version: str | None) -> Sequence[Tensor]:
         return declared_inputs(self.visit.served)
 
+    def refuse_early(self, name: str, version: str | None) -> None:
+        """It has been let in already."""
+
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
         return False
 
@@ -117,7 +123,8 @@ class Resumed:
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
     ) -> tuple[ModelStream, Headers]:
         found = self.found
-        return stream(self.visit, verb, found.payload, found.parts, found.deliveries), found.headers
+        within = self.visit.served.admission.policy.seconds
+        return stream(self.visit, verb, found.payload, found.parts, found.deliveries, within), found.headers
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         return await self.dataplane.offload(function, *args)
@@ -126,12 +133,15 @@ class Resumed:
 class Completion(ABC, Generic[T]):
     """A request that is run to completion: the executor settles it as it would the future of its outcome."""
 
-    __slots__ = ("_dataplane", "_plane", "_resumed")
+    __slots__ = ("_dataplane", "_deadline", "_is_over", "_plane", "_resumed")
 
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
         self._dataplane = dataplane
-        self._plane = InThread(dataplane.core, dataplane.visit(served))
+        visit = dataplane.visit(served)
+        self._plane = InThread(dataplane.core, visit)
         self._resumed: asyncio.Task[T] | None = None
+        self._is_over = False
+        self._deadline = served.admission.limit(visit.watch, self._give_up)
         served.executor.submit(self._run, self)
 
     @abstractmethod
@@ -158,23 +168,49 @@ class Completion(ABC, Generic[T]):
         raise RuntimeError("a request that was run to completion waited for something")
 
     def done(self) -> bool:
-        """Nobody cancels it."""
-        return False
+        """Whether it has been settled, given up or cancelled."""
+        return self._is_over
 
     cancelled = done
 
+    def cancel(self) -> bool:
+        """Take it out of the queue, if it is still there: nobody wants its answer. Whether that was so."""
+        visit = self._plane.visit
+        if self._is_over or visit.watch.spent[QUEUE]:
+            return False
+        self._over()
+        visit.end()
+        return True
+
+    def _give_up(self, error: MPServeError) -> None:
+        """Tell ``error`` at once, whatever the thread is at; what that comes to is dropped."""
+        self._over()
+        self._plane.visit.end()
+        self.told(self.failed(error))
+
+    def _over(self) -> None:
+        self._is_over = True
+        if self._deadline is not None:
+            self._deadline.close()
+
     def set_result(self, outcome: T | InParts) -> None:
         """The road has ended."""
+        self._over()
         if isinstance(outcome, InParts):
             resumed = Resumed(self._dataplane, self._plane.visit, outcome)
             self._resumed = asyncio.get_running_loop().create_task(self.road(resumed))
             self._resumed.add_done_callback(self._end)
         else:
-            self._plane.visit.end()
+            visit = self._plane.visit
+            visit.end()
+            admission = visit.served.admission
+            if admission.learns and visit.is_answered:
+                admission.note(visit.watch, visit.place)
             self.told(outcome)
 
     def set_exception(self, error: BaseException) -> None:
         """The road was cut short."""
+        self._over()
         self._plane.visit.end()
         self.told(self.failed(error))
 

@@ -4,6 +4,7 @@ A front end decodes bytes into a payload before this and encodes the outcome aft
 and gRPC cannot differ in behaviour. It logs nothing: how an error is told, and to whom, is the front end's affair.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import isawaitable
@@ -57,6 +58,9 @@ class Plane(Protocol):
     def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> bytes | None:
         """The JSON that answers what has been read, where it can be given at once; else None, and ``run`` is for it."""
 
+    def refuse_early(self, name: str, version: str | None) -> None:
+        """As ``Dataplane.refuse_early``."""
+
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
     ) -> tuple[Any, Headers]:
@@ -81,17 +85,29 @@ class Dataplane:
         """
         return declared_inputs(self.core.find(name, version))
 
+    def refuse_early(self, name: str, version: str | None) -> None:
+        """Refuse a request that ``run`` would refuse, before its body is decoded.
+
+        Raises:
+            ModelNotFound: no such model or version.
+            Overloaded: too many wait for it.
+        """
+        self.core.find(name, version).admission.admit(None, math.inf)
+
     async def run(
-        self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
+        self, verb: str, name: str, version: str | None, payload: Any, headers: Headers, within: float = math.inf
     ) -> tuple[Any, Headers]:
         """Run ``verb`` (``predict`` or ``explain``) of a model; gives its answer and the response headers it set.
 
         The answer of a generator is a ``ModelStream``, which the caller reads or closes. Until the first part is there,
-        its headers may still be set.
+        its headers may still be set. ``within``: seconds that the client still waits, as far as the front end knows. The
+        shortest time that anybody gives is for a whole answer, or for the first part of one, counted from its iterator on.
 
         Raises:
             ModelNotFound: no such model or version.
             ModelNotReady: the model has taken itself out of service.
+            Overloaded: too many others wait for it, or it cannot be answered in time.
+            DeadlineExceeded: it was not answered in time.
             InvalidInput: the model, or its declaration, refuses the request.
             NotSupported: the model does not implement the verb, or the request names shared memory, which is not offered.
             InferenceError: the model failed; what it raised is the ``__cause__``.
@@ -99,12 +115,17 @@ class Dataplane:
         served = self.core.find(name, version)
         if not served.model.ready:
             raise ModelNotReady(served.label)
+        admission = served.admission
+        within = admission.admit(payload, within)
         visit = self.visit(served)
         try:
             deliveries = prepared(visit, payload, self.core)
-            result, response_headers = await served.pipeline.run(verb, payload, headers, visit.watch)
+            work = served.pipeline.run(verb, payload, headers, visit.watch)
+            if within != math.inf:
+                work = admission.until(within, work, visit.watch)
+            result, response_headers = await work
             if is_stream(result):
-                return stream(visit, verb, payload, result, deliveries), response_headers
+                return stream(visit, verb, payload, result, deliveries, within), response_headers
             result = completed(result, payload, deliveries, verb)
         except BaseException as error:
             visit.end()
@@ -113,6 +134,8 @@ class Dataplane:
             raise blamed(error, name, verb) from error
         visit.is_answered = True
         visit.end()
+        if admission.learns:
+            admission.note(visit.watch, visit.place)
         return result, response_headers
 
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
@@ -182,8 +205,8 @@ def is_stream(result: Any) -> bool:
     return not isinstance(result, InferResponse | dict) and isinstance(result, STREAMS)
 
 
-def stream(visit: Visit, verb: str, payload: Any, parts: Any, deliveries: Deliveries) -> ModelStream:
-    """An answer in parts, which the visit lasts as long as."""
+def stream(visit: Visit, verb: str, payload: Any, parts: Any, deliveries: Deliveries, within: float) -> ModelStream:
+    """An answer in parts, which the visit lasts as long as. Its first part must be there in ``within`` seconds."""
 
     def ended(is_whole: bool) -> None:
         visit.watch.lap(INFER)
@@ -191,7 +214,7 @@ def stream(visit: Visit, verb: str, payload: Any, parts: Any, deliveries: Delive
         visit.end()
 
     complete = partial(_completed, request=payload, deliveries=deliveries)
-    return ModelStream(visit.served, verb, parts, complete, ended).begin()
+    return ModelStream(visit.served, verb, parts, complete, ended, within).begin()
 
 
 def _refuse_promise(result: object, verb: str) -> None:

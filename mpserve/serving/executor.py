@@ -87,6 +87,8 @@ class Executor:
         self.on_start = on_start
         self._queue: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._started: list[threading.Thread] = []
+        self.steps = [0] * threads
+        """Of each thread: how many calls it has begun and how many it has ended, so an odd number while one runs."""
         self._home: LoopSide | None = None
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
@@ -126,6 +128,11 @@ class Executor:
         stacks = (traceback.extract_stack(frames[t.ident]) for t in self._started if t.ident in frames)
         return "; ".join(" < ".join(map(_place, stack[: -1 - DEPTH_SHOWN : -1])) for stack in stacks)
 
+    def stack(self, number: int) -> str:
+        """Where a thread is, in many lines."""
+        frame = sys._current_frames().get(self._started[number].ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
     def close(self) -> None:
         """Let the threads end once the queue is empty. Does not wait for them."""
         if self._home is not None:
@@ -137,19 +144,24 @@ class Executor:
     def _start(self) -> None:
         # Threads do not survive a fork, so they are made on first use, which is always in the process that serves.
         for number in range(self.threads):
-            thread = threading.Thread(target=self._work, name=f"mpserve-{self.name}-{number}", daemon=True)
+            thread = threading.Thread(
+                target=self._work, args=(number,), name=f"mpserve-{self.name}-{number}", daemon=True
+            )
             thread.start()
             self._started.append(thread)
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         try:
             self.on_start()
         except Exception:  # without the thread every request would wait for ever
             logger.exception("thread %s could not be prepared; it goes on as it is", threading.current_thread().name)
+        steps = self.steps
         while (jobs := self._queue.get()) is not None:
             jobs.reverse()
             while jobs:
+                steps[number] += 1
                 _perform(jobs.pop())  # and keep nothing of the request or its answer until the next one
+                steps[number] += 1
 
 
 def _perform(job: Job) -> None:

@@ -29,6 +29,8 @@ class Model:
         device: ``"cpu"`` or ``"cuda:0"``, set before ``load()``.
         concurrency: how many calls may run at once in one worker. None means one for synchronous models, and no limit
             for ``async def predict``.
+        max_queue_size: requests that may wait for it in one worker, 0: any number; None: as many as the option says.
+        request_timeout: seconds in which each of its requests must be answered, 0: any time; None: as the option says.
         sample: a request's payload to predict once with before the model counts as ready; None: no such warm-up.
         engine: whether ``start_engine()`` is to be awaited in each worker after ``load()`` (SDK).
         required_response_headers: whether ``predict`` and ``postprocess`` take a third argument, a dict that they fill
@@ -40,6 +42,8 @@ class Model:
     ready: bool = False
     device: str = "cpu"
     concurrency: int | None = None
+    max_queue_size: int | None = None
+    request_timeout: float | None = None
     sample: Any = None
     engine: bool = False
     platform: str = ""

@@ -5,6 +5,7 @@ the model is added. A wholly synchronous model costs one hop to its executor per
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from inspect import Parameter, iscoroutinefunction, signature
@@ -58,6 +59,14 @@ class Pipeline:
         # Members of a batch must be let in together, and the batcher keeps to the concurrency itself.
         gated = model.concurrency is not None and self.batcher is None
         self.gate: Gate = asyncio.Semaphore(model.concurrency or 1) if gated else nullcontext()
+        self.slots = self._slots(limits)
+        """Requests that can be answered at once; infinite where none ever waits."""
+
+    def _slots(self, limits: Limits | None) -> float:
+        if self.batcher is None and self.model.concurrency is None:
+            return math.inf if all(stage.is_async for stage in self._stages["predict"]) else 1
+        size = limits.size if limits is not None and self.batcher is not None else 1
+        return size * (self.model.concurrency or 1)
 
     async def run(self, verb: str, payload: Any, headers: Headers, watch: Stopwatch) -> tuple[Any, Headers]:
         """The model's answer and the response headers it set. Whatever the model raises comes through."""

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from mpserve.errors import ConfigurationError
+from mpserve.errors import ConfigurationError, ServerNotReady
 from mpserve.metrics import metrics
+from mpserve.serving.admission import Admission, Hold, policy
 from mpserve.serving.batching import limits
 from mpserve.serving.controlplane import Wanted
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
 from mpserve.serving.pipeline import Pipeline, absent_stages
+from mpserve.serving.stuck import Watchdog
 from mpserve.serving.tally import Tally
 from mpserve.serving.versions import SEPARATOR, age
 from mpserve.settings import Settings
@@ -30,45 +32,14 @@ class Closing(Protocol):
     async def aclose(self) -> None: ...
 
 
-class Hold:
-    """Counts those who are within it, at the same time or one in another."""
-
-    __slots__ = ("_count", "_given_up", "_idle")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._idle: asyncio.Event | None = None
-        self._given_up = False
-
-    def enter(self) -> None:
-        self._count += 1
-
-    def leave(self) -> None:
-        self._count -= 1
-        if self._idle is not None and not self._count:
-            self._idle.set()
-
-    async def until_idle(self) -> None:
-        """Wait until there is nobody within, or ``give_up``."""
-        if self._count and not self._given_up:
-            if self._idle is None or self._idle.is_set():
-                self._idle = asyncio.Event()
-            await self._idle.wait()
-
-    def give_up(self) -> None:
-        """Let nobody wait any longer."""
-        self._given_up = True
-        if self._idle is not None:
-            self._idle.set()
-
-
 class Served:
     """One version of a model in a worker: its threads and its pipeline.
 
     ``one_of_several`` says that the model has other versions, so that logs and answers have to tell them apart.
 
     Raises:
-        ConfigurationError: the model declares what cannot be: its concurrency, its batches, or a tensor's datatype.
+        ConfigurationError: the model declares what cannot be: its concurrency, its batches, its
+            queue or deadline, or a tensor's datatype.
     """
 
     def __init__(self, model: Model, on_thread: Callable[[], object], one_of_several: bool, settings: Settings) -> None:
@@ -94,11 +65,43 @@ class Served:
         """Nanoseconds that it took for the last request."""
         self.held = Hold()
         """Keeps the model from being stopped, while a request is being answered by it."""
+        rules = policy(model, settings)
+        self.admission = Admission(model.name, self.label, self.pipeline.slots, rules, self.held)
+        """Its door."""
+        self.stuck = False
+        """Whether all its threads are in calls that do not come back."""
+        self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)
+        self._own_calls = 0
         self._streams: set[Closing] = set()
 
     async def call(self, method: Callable[[], Any]) -> Any:
         """A method of the model: in its thread if it is synchronous, on the loop if it is not."""
-        return await call(method, self.executor)
+        self._own_calls += 1
+        try:
+            return await call(method, self.executor)
+        finally:
+            self._own_calls -= 1
+
+    def find_stuck(self, now: float) -> bool:
+        """Whether one of its threads, at ``now``, has been in one request for so long that it will not come back.
+
+        The model is out of service from then on, and what waits for its last thread is refused. To be called often.
+        """
+        stuck = self._watchdog.look(now)
+        if not stuck or self._own_calls:  # a load may take its time
+            return False
+        if self.model.ready:
+            self.model.ready = False
+            logger.error(
+                "model %s: a call has run for more than %g s (request_timeout and stuck_grace); it is given up and the"
+                " model is out of service. Its thread is at:\n%s",
+                self.label, self._watchdog.patience, self._watchdog.stacks(stuck),
+            )  # fmt: skip
+        self.stuck = len(stuck) == self.executor.threads
+        if self.stuck:
+            words = f"Model {self.label} is stuck in an earlier request; this worker is being replaced."
+            self.admission.abandon(ServerNotReady(words))
+        return True
 
     @contextmanager
     def streaming(self, stream: "Closing") -> Iterator[None]:
@@ -122,12 +125,16 @@ class Served:
         """Run the model's ``stop`` in its own thread, and let its threads go. A failing one is logged."""
         await asyncio.gather(*(stream.aclose() for stream in self._streams))
         try:
+            if self.stuck:
+                logger.error("stop() of model %s is left out, since no thread is free for it", self.label)
+                return
             await self.call(self.model.stop)
             if self.model.engine:
                 await self.call(self.model.stop_engine)
         except Exception:
             logger.exception("stop() of model %s failed", self.label)
-        self.executor.close()
+        finally:
+            self.executor.close()
 
 
 class Group:

@@ -7,6 +7,7 @@ held until the end or ``aclose``.
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -41,6 +42,7 @@ class ModelStream(AsyncIterator[Any]):
         source: what the model returned.
         complete: makes what is handed out of a part.
         ended: told when it has ended, and whether with a whole answer.
+        within: seconds in which its first part must be there; infinite: any number.
     """
 
     def __init__(
@@ -50,11 +52,14 @@ class ModelStream(AsyncIterator[Any]):
         source: Source,
         complete: Callable[[Any], Any],
         ended: Callable[[bool], None],
+        within: float = math.inf,
     ) -> None:
         self.served = served
         self.verb = verb
         self._complete = complete
         self._ended = ended
+        self._within = within
+        self._late = False
         self._steps: Steps = (
             OnLoop(source, served.pipeline.gate)
             if isinstance(source, AsyncIterator)
@@ -74,7 +79,8 @@ class ModelStream(AsyncIterator[Any]):
         """The next part. At an error and at the end the stream is closed.
 
         Raises:
-            MPServeError: as ``Dataplane.run``; ServerNotReady if the worker had to end before the answer did.
+            MPServeError: as ``Dataplane.run``; DeadlineExceeded if it is the first and
+                late; ServerNotReady if the worker had to end before the answer did.
         """
         if self._exhausted:
             raise StopAsyncIteration
@@ -95,7 +101,11 @@ class ModelStream(AsyncIterator[Any]):
         if self._closing is None:
             self._step = asyncio.ensure_future(self._steps.step())
             # Not awaited itself, since a reader that is cancelled is something else than a step that is.
-            await asyncio.wait({self._step})
+            within, self._within = self._within, math.inf
+            await asyncio.wait({self._step}, timeout=None if within == math.inf else within)
+            if not self._step.done():
+                self._late = True
+                raise self.served.admission.late(within)
             if not self._step.cancelled():
                 return self._step.result()
         raise ServerNotReady("the answer was cut short: its generator was closed")
@@ -104,7 +114,8 @@ class ModelStream(AsyncIterator[Any]):
         """Advance the model no further, run the ``finally`` blocks of its generator, and let it go."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
-        await asyncio.shield(self._closing)
+        if not self._late:  # else the client would wait for the step that is late
+            await asyncio.shield(self._closing)
 
     async def refuse(self, words: str) -> NoReturn:
         """Close it, and raise NotSupported."""

@@ -12,7 +12,7 @@ from mpserve.serving.tally import INFER, Stopwatch, Tally
 class Visit:
     """Begins with its construction. Begun and ended on the event loop, whose thread alone writes what it counts in."""
 
-    __slots__ = ("_cells", "_tally", "is_answered", "rows", "served", "watch")
+    __slots__ = ("_cells", "_tally", "is_answered", "place", "rows", "served", "watch")
 
     def __init__(self, served: Served, tally: Tally, cells: memoryview) -> None:
         """``cells`` are those of the worker's row in the scoreboard."""
@@ -23,7 +23,8 @@ class Visit:
         self._tally = tally
         self._cells = cells
         cells[IN_FLIGHT] += 1
-        served.held.enter()
+        self.place = served.held.enter()
+        """Among those who are with the model."""
 
     def carries(self, payload: object) -> None:
         """Count it as so many rows as this payload has."""
@@ -37,8 +38,8 @@ class Visit:
         """Once, whatever becomes of the request: ``is_answered`` says what."""
         self._cells[IN_FLIGHT] -= 1
         self.served.held.leave()
-        self.served.last_infer = self.watch.spent[INFER]
         if self.is_answered:
+            self.served.last_infer = self.watch.spent[INFER]
             self._tally.succeeded(self.watch, self.rows)
         else:
             self._tally.failed(self.watch)

@@ -27,11 +27,11 @@ class Pid(TensorModel):
 
 
 @contextmanager
-def speaking(folder: Path, *flags: str, source: str = PID) -> Iterator[tuple[Server, str]]:
+def speaking(folder: Path, *flags: str, source: str = PID, target: str = "model.py") -> Iterator[tuple[Server, str]]:
     """A server that speaks gRPC, and its address."""
     port = free_port()
     flags = ("--enable_grpc=yes", f"--grpc_port={port}", *flags)
-    with serving(folder, source, *flags) as server:
+    with serving(folder, source, *flags, target=target) as server:
         yield server, f"127.0.0.1:{port}"
 
 
@@ -44,7 +44,7 @@ def call(address: str, method: str, request: Any, answer: Any, **options: Any) -
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer.FromString,
         )
-        return stub(request, timeout=30, **options)
+        return stub(request, **{"timeout": 30, **options})
 
 
 def infer(address: str, seconds: float = 0.0) -> int:
