@@ -110,17 +110,6 @@ class Protocol(HttpToolsProtocol):
         if self._in_body:
             self._deadline = self.loop.time() + self.limits.pause
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether to go on writing to a client that sends no more.
-
-        Many simple clients end their side behind the request (``nc``), and one that is gone does the same. So who waits for an
-        answer gets it; who has begun to get parts is taken for gone. TLS has no half of a connection.
-        """
-        if not self._unanswered or self._in_head or self._in_body or self.cycle.response_started:
-            return False
-        self.cycle.keep_alive = False
-        return self.scheme == "http"
-
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
