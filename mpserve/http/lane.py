@@ -13,14 +13,15 @@ from typing import NamedTuple
 
 from mpserve.errors import MPServeError
 from mpserve.http.accounts import Accounts
-from mpserve.http.inference import Call, Inference, explain, infer, predict, respond
+from mpserve.http.inference import BINARY_HEADER, Call, Inference, explain, infer, predict, respond
 from mpserve.http.requests import RawHeaders, read_headers
-from mpserve.http.responses import Answer, error_answer
+from mpserve.http.responses import JSON_ONLY, Answer, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import begin_request
-from mpserve.serving.completion import Completion, fits
+from mpserve.serving.completion import Completion, Ticket, fits
 from mpserve.serving.dataplane import Dataplane, Plane
 from mpserve.serving.executor import as_failure
+from mpserve.serving.joining import Given, Joining, read
 from mpserve.serving.served import Served
 
 ROUTES: dict[str, tuple[str, Inference]] = {
@@ -36,6 +37,9 @@ Tell = Callable[[Answer | StreamedAnswer, bytes], object]
 
 TIMEOUT = b'"timeout"'
 """In a body it may be the parameter, the time of a request that must be known while it waits for the model's thread."""
+
+PARTICULAR = frozenset({BINARY_HEADER, "accept-encoding"})
+"""Headers of requests whose answer is not just JSON."""
 
 KNOWN = 1024
 """Addresses that are remembered, more than a server has models: a client that invents addresses must not fill memory."""
@@ -97,16 +101,19 @@ class Lane:
             self._known[address] = target
         return target
 
-    def begin(self, asked: Asked, body: bytes, client: object, tell: Tell) -> "InOneGo | None":
-        """Begin to answer a request in its model's thread, and ``tell`` the answer; None if it must be awaited here."""
+    def begin(self, asked: Asked, body: bytes, client: object, tell: Tell) -> "InOneGo | InBatch | None":
+        """Begin to answer a request where its model runs, and ``tell`` the answer; None if it must be awaited here."""
         target = asked.target
         try:
             served = self.dataplane.core.find(target.model, target.version)
         except MPServeError:  # which is for the request to be told
             return None
-        if TIMEOUT in body or not fits(served, target.verb, len(body)):
+        if TIMEOUT in body:
             return None
-        return InOneGo(self, served, asked, body, client, tell)
+        if target.inference is infer and served.joins is not None and not PARTICULAR.intersection(asked.call.headers):
+            given = None if target.version else read(served, body)
+            return None if given is None else InBatch(self, given, asked, client, tell)
+        return InOneGo(self, served, asked, body, client, tell) if fits(served, target.verb, len(body)) else None
 
     async def answer(self, asked: Asked, body: bytes, client: object) -> tuple[Answer | StreamedAnswer, bytes]:
         """The answer to a request, whatever becomes of it, and the id of the request; ``client`` is for the access log."""
@@ -124,29 +131,17 @@ class Lane:
 _NO_CONTEXT = contextvars.Context()
 
 
-class InOneGo(Completion[Answer | StreamedAnswer]):
-    """A request on the lane that is run to completion."""
+class Asking(Ticket[Answer | StreamedAnswer]):
+    """A request on the lane that is answered without a task."""
 
-    __slots__ = ("_asked", "_body", "_client", "_context", "_identity", "_lane", "_start", "_tell")
-
-    def __init__(self, lane: Lane, served: Served, asked: Asked, body: bytes, client: object, tell: Tell) -> None:
+    def _come(self, lane: Lane, asked: Asked, client: object, tell: Tell) -> None:
         self._lane = lane
         self._asked = asked
-        self._body = body
         self._client = client
         self._tell = tell
         self._start = time.perf_counter()
         self._identity = ""
         self._context = _NO_CONTEXT
-        super().__init__(lane.dataplane, served)
-
-    async def road(self, plane: Plane) -> Answer | StreamedAnswer:
-        target, call, _ = self._asked
-        self._identity = begin_request(self._identity or call.headers.get("x-request-id", ""))
-        answer = await respond(plane, target.inference, call, self._body)
-        if self._lane.accounts.access_log:  # its line names what the thread was at
-            self._context = contextvars.copy_context()
-        return answer
 
     def told(self, outcome: Answer | StreamedAnswer) -> None:
         if self._lane.accounts.access_log:
@@ -157,6 +152,36 @@ class InOneGo(Completion[Answer | StreamedAnswer]):
 
     def failed(self, error: BaseException) -> Answer:
         return error_answer(as_failure(error))
+
+
+class InOneGo(Asking, Completion[Answer | StreamedAnswer]):
+    """One that is run to completion."""
+
+    def __init__(self, lane: Lane, served: Served, asked: Asked, body: bytes, client: object, tell: Tell) -> None:
+        self._come(lane, asked, client, tell)
+        self._body = body
+        super().__init__(lane.dataplane, served)
+
+    async def road(self, plane: Plane) -> Answer | StreamedAnswer:
+        target, call, _ = self._asked
+        self._identity = begin_request(self._identity or call.headers.get("x-request-id", ""))
+        answer = await respond(plane, target.inference, call, self._body)
+        if self._lane.accounts.access_log:  # its line names what the thread was at
+            self._context = contextvars.copy_context()
+        return answer
+
+
+class InBatch(Asking, Joining[Answer | StreamedAnswer]):
+    """One that joins a batch."""
+
+    def __init__(self, lane: Lane, given: Given, asked: Asked, client: object, tell: Tell) -> None:
+        self._come(lane, asked, client, tell)
+        self._context = contextvars.copy_context()
+        self._identity = self._context.run(begin_request, asked.call.headers.get("x-request-id", ""))
+        super().__init__(lane.dataplane, given, self._context)
+
+    def answered(self, json: bytes) -> Answer:
+        return Answer(200, JSON_ONLY, json)
 
 
 def _target(address: bytes) -> Target | None:

@@ -6,9 +6,11 @@ refuses anything, and what is taken here means what it means there.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from mpserve.protocol.datatypes import FIXED, Array
 from mpserve.protocol.tensors import InferOutput
@@ -20,6 +22,12 @@ except ImportError:  # there are no wheels for Python 3.14
 
 MAX_RANK = 32
 
+SHORT = 512
+"""Bytes of a body up to which Python objects cost less than what simdjson takes for each value that it is asked for."""
+
+_INTEGERS = frozenset({int})
+_NUMBERS = frozenset({int, float})
+
 _KINDS = {
     datatype: ("d" if dtype.kind == "f" else "u" if datatype == "UINT64" else "i", dtype)
     for datatype, dtype in FIXED.items()
@@ -27,6 +35,18 @@ _KINDS = {
 }
 """By datatype: as what its numbers are read, and its dtype."""
 _FP32 = FIXED["FP32"]
+FP32_END = 3.4028234e38
+"""A little less than the largest FP32, from which on a number may become infinite."""
+
+_LIMITS: dict[str, tuple[frozenset[type], float, float]] = {
+    datatype: (_NUMBERS, -FP32_END, FP32_END)
+    if datatype == "FP32"
+    else (_NUMBERS, -inf, inf)
+    if kind == "d"
+    else (_INTEGERS, int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    for datatype, (kind, dtype) in _KINDS.items()
+}
+"""By datatype: the types of its elements in Python, and between which of them all are taken as they are."""
 _READ = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
 
 FEW = 4096
@@ -35,7 +55,7 @@ FP32_SQUARE = 1.1e77
 """What no sum of squares reaches of numbers that an FP32 holds; a little less than the square of the largest of them."""
 
 _NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)
-"""What simdjson raises for text that it does not take and for values of another type than was asked for."""
+"""What is raised for text that is no JSON, for what is not there, and for values of another type than was asked for."""
 
 
 class Read(NamedTuple):
@@ -55,37 +75,45 @@ class Request(NamedTuple):
 
 def read_request(body: bytes) -> Request | None:
     """The V2 request in a body of nothing but JSON; None if it is not plain."""
-    if simdjson is None or not body.startswith(b"{"):  # it takes a byte order mark, which JSON has none of
+    is_short = len(body) < SHORT or simdjson is None
+    # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more than these.
+    if not (is_short or body.startswith(b"{")):
         return None
     try:
-        document = simdjson.Parser().parse(body)
+        document = orjson.loads(body) if is_short else simdjson.Parser().parse(body)
         request_id = document["id"] if len(document) > 1 else None
-        inputs = [_read(entry) for entry in document["inputs"]]
+        inputs = [_read(entry, is_short) for entry in document["inputs"]]
     except _NOT_PLAIN:
         return None
     if len(document) > 2 or type(request_id) is not (str if len(document) > 1 else type(None)):
         return None
-    # A list in a shape or in data would be one bracket more. simdjson flattens whatever it is given.
-    if not inputs or body.count(b"[") != 1 + 2 * len(inputs):
+    if not (is_short or body.count(b"[") == 1 + 2 * len(inputs)):
         return None
-    if len(inputs) > 1 and len({read.name for read in inputs}) < len(inputs):
+    if not inputs or (len(inputs) > 1 and len({read.name for read in inputs}) < len(inputs)):
         return None
     return Request(request_id, inputs)
 
 
-def _read(entry: Any) -> Read:
+def _read(entry: Any, is_short: bool) -> Read:
     """An input; one of ``_NOT_PLAIN`` if it is not plain."""
-    name, datatype = entry["name"], entry["datatype"]
+    name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
     if len(entry) != 4 or type(name) is not str:
         raise ValueError
     kind, dtype = _KINDS[datatype]
-    shape = entry["shape"].as_list()
-    flat = np.frombuffer(entry["data"].as_buffer(of_type=kind), _READ[kind])
-    _check_shape(shape, flat.size)
-    return Read(name, datatype, narrowed(flat, dtype).reshape(shape))
+    if is_short:
+        return Read(name, datatype, _of_objects(data, datatype, dtype, _checked(shape, len(data))))
+    flat = np.frombuffer(data.as_buffer(of_type=kind), _READ[kind])
+    return Read(name, datatype, narrowed(flat, dtype).reshape(_checked(shape.as_list(), flat.size)))
 
 
-def _check_shape(shape: list[Any], size: int) -> None:
+def _of_objects(data: list[Any], datatype: str, dtype: np.dtype[Any], shape: list[int]) -> Array:
+    types, low, high = _LIMITS[datatype]
+    if not types.issuperset(map(type, data)) or min(data) < low or max(data) > high:
+        raise ValueError
+    return np.array(data, dtype).reshape(shape)
+
+
+def _checked(shape: list[Any], size: int) -> list[int]:
     elements = 1
     for length in shape:
         if type(length) is not int or length < 0:
@@ -93,6 +121,7 @@ def _check_shape(shape: list[Any], size: int) -> None:
         elements *= length
     if elements != size or len(shape) > MAX_RANK:
         raise ValueError
+    return shape
 
 
 def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:

@@ -19,6 +19,7 @@ from mpserve.protocol.datatypes import Array
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.conversion import STREAMS, to_arrays, to_outputs
 from mpserve.serving.executor import Executor, as_failure
+from mpserve.serving.executor import Outcome as Settled
 from mpserve.serving.model import Model
 from mpserve.serving.tally import INFER, INPUT, OUTPUT, QUEUE, Stopwatch
 from mpserve.serving.tensors import TensorModel, answers_in_parts
@@ -79,12 +80,9 @@ def _obstacle(model: Model) -> str | None:
 class Member:
     """A request that waits for its answer. ``kind`` is alike for those that can be joined."""
 
-    __slots__ = ("arrays", "context", "future", "kind", "payload", "rows", "watch")
+    __slots__ = ("arrays", "context", "future", "kind", "rows", "watch")
 
-    def __init__(
-        self, payload: Any, arrays: list[Array], kind: object, watch: Stopwatch, future: "asyncio.Future[InferResponse]"
-    ) -> None:
-        self.payload = payload
+    def __init__(self, arrays: list[Array], kind: object, watch: Stopwatch, future: "Settled[Parts]") -> None:
         self.arrays = arrays
         self.rows = int(arrays[0].shape[0])
         self.kind = kind
@@ -93,7 +91,10 @@ class Member:
         self.context = contextvars.copy_context()
 
 
-Outcome = InferResponse | Exception
+Parts = list[tuple[str, str, Array]]
+"""Name, datatype and rows of each output."""
+
+Outcome = Parts | Exception
 
 
 class Batch:
@@ -183,8 +184,8 @@ def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
     return whole
 
 
-def split(model: TensorModel, members: Sequence[Member], result: Any) -> list[InferResponse]:
-    """Each member's response, whose arrays are views of its rows.
+def split(model: TensorModel, members: Sequence[Member], result: Any) -> list[Parts]:
+    """Each member's outputs, which are views of its rows.
 
     Raises:
         InferenceError: the model returned another number of rows than it was given, or what it does not declare.
@@ -199,16 +200,14 @@ def split(model: TensorModel, members: Sequence[Member], result: Any) -> list[In
                 f"output {output.name!r}: the model was given a batch of {rows} rows and returned shape {output.shape};"
                 f" expected {rows} as its first dimension"
             )
-    arrays = [(output, output.as_numpy(), output.shape[1:]) for output in outputs]
-    responses = []
+    arrays = [(output.name, output.datatype, output.as_numpy()) for output in outputs]
+    parts = []
     start = 0
     for member in members:
         end = start + member.rows
-        own = [InferOutput(o.name, [member.rows, *shape], o.datatype, array[start:end]) for o, array, shape in arrays]
-        request_id = member.payload.id if isinstance(member.payload, InferRequest) else None
-        responses.append(InferResponse(request_id, model.name, own))
+        parts.append([(name, datatype, array[start:end]) for name, datatype, array in arrays])
         start = end
-    return responses
+    return parts
 
 
 def _alike(error: Exception) -> Exception:
@@ -247,18 +246,25 @@ class Batcher:
             InvalidInput: it does not fit what the model declares, or is no batch, or one that is too large.
             Exception: whatever the model raised for it.
         """
-        arrays = to_arrays(self.model, payload)
+        future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
+        self.enter(to_arrays(self.model, payload), watch, future)
+        outputs = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in await future]
+        return InferResponse(payload.id if isinstance(payload, InferRequest) else None, self.model.name, outputs)
+
+    def enter(self, arrays: list[Array], watch: Stopwatch, future: "Settled[Parts]") -> None:
+        """Let a request join the queue, and settle the future with its outputs.
+
+        Raises:
+            InvalidInput: it is no batch, or one that is too large.
+        """
         self._check(arrays)
         watch.lap(INPUT)
-        loop = asyncio.get_running_loop()
         kind = None if self._alike else self._kind(arrays)
-        member = Member(payload, arrays, kind, watch, loop.create_future())
         queue = self._queues.get(kind)
         if queue is None:
             queue = self._queues[kind] = deque()
-        queue.append(member)
-        self._call(loop)
-        return await member.future
+        queue.append(Member(arrays, kind, watch, future))
+        self._call(asyncio.get_running_loop())
 
     def _check(self, arrays: list[Array]) -> None:
         sizes = {array.shape[:1] for array in arrays}

@@ -130,23 +130,16 @@ class Resumed:
         return await self.dataplane.offload(function, *args)
 
 
-class Completion(ABC, Generic[T]):
-    """A request that is run to completion: the executor settles it as it would the future of its outcome."""
+class Ticket(ABC, Generic[T]):
+    """A request that is answered without a task: who answers it settles it as it would the future of its outcome.
 
-    __slots__ = ("_dataplane", "_deadline", "_is_over", "_plane", "_resumed")
+    ``served`` has been found to be ready and open.
+    """
 
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
-        self._dataplane = dataplane
-        visit = dataplane.visit(served)
-        self._plane = InThread(dataplane.core, visit)
-        self._resumed: asyncio.Task[T] | None = None
+        self._visit = dataplane.visit(served)
         self._is_over = False
-        self._deadline = served.admission.limit(visit.watch, self._give_up)
-        served.executor.submit(self._run, self)
-
-    @abstractmethod
-    async def road(self, plane: Plane) -> T:
-        """From the request to its answer, which may well be that of an error; waits for nothing but ``plane``."""
+        self._deadline = served.admission.limit(self._visit.watch, self._give_up)
 
     @abstractmethod
     def told(self, outcome: T) -> None:
@@ -154,18 +147,7 @@ class Completion(ABC, Generic[T]):
 
     @abstractmethod
     def failed(self, error: BaseException) -> T:
-        """The answer to a request whose road was cut short."""
-
-    def _run(self) -> T | InParts:
-        self._plane.visit.watch.lap(QUEUE)
-        try:
-            self.road(self._plane).send(None)
-        except StopIteration as end:
-            answer: T = end.value
-            return answer
-        except InParts as found:
-            return found
-        raise RuntimeError("a request that was run to completion waited for something")
+        """The answer to a request that could not be answered as it asked."""
 
     def done(self) -> bool:
         """Whether it has been settled, given up or cancelled."""
@@ -175,44 +157,69 @@ class Completion(ABC, Generic[T]):
 
     def cancel(self) -> bool:
         """Take it out of the queue, if it is still there: nobody wants its answer. Whether that was so."""
-        visit = self._plane.visit
-        if self._is_over or visit.watch.spent[QUEUE]:
+        if self._is_over or self._visit.watch.spent[QUEUE]:
             return False
         self._over()
-        visit.end()
+        self._visit.end()
         return True
 
-    def _give_up(self, error: MPServeError) -> None:
-        """Tell ``error`` at once, whatever the thread is at; what that comes to is dropped."""
+    def set_exception(self, error: BaseException) -> None:
+        """It could not be answered."""
         self._over()
-        self._plane.visit.end()
+        self._visit.end()
         self.told(self.failed(error))
+
+    _give_up = set_exception
+    """Tell an error at once, whatever the model is at; what that comes to is dropped."""
 
     def _over(self) -> None:
         self._is_over = True
         if self._deadline is not None:
             self._deadline.close()
 
+    def _answer(self, outcome: T) -> None:
+        visit = self._visit
+        visit.end()
+        admission = visit.served.admission
+        if admission.learns and visit.is_answered:
+            admission.note(visit.watch, visit.place)
+        self.told(outcome)
+
+
+class Completion(Ticket[T]):
+    """A request that is run to completion."""
+
+    def __init__(self, dataplane: Dataplane, served: Served) -> None:
+        super().__init__(dataplane, served)
+        self._dataplane = dataplane
+        self._plane = InThread(dataplane.core, self._visit)
+        self._resumed: asyncio.Task[T] | None = None
+        served.executor.submit(self._run, self)
+
+    @abstractmethod
+    async def road(self, plane: Plane) -> T:
+        """From the request to its answer, which may well be that of an error; waits for nothing but ``plane``."""
+
+    def _run(self) -> T | InParts:
+        self._visit.watch.lap(QUEUE)
+        try:
+            self.road(self._plane).send(None)
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
+        except InParts as found:
+            return found
+        raise RuntimeError("a request that was run to completion waited for something")
+
     def set_result(self, outcome: T | InParts) -> None:
         """The road has ended."""
         self._over()
         if isinstance(outcome, InParts):
-            resumed = Resumed(self._dataplane, self._plane.visit, outcome)
+            resumed = Resumed(self._dataplane, self._visit, outcome)
             self._resumed = asyncio.get_running_loop().create_task(self.road(resumed))
             self._resumed.add_done_callback(self._end)
         else:
-            visit = self._plane.visit
-            visit.end()
-            admission = visit.served.admission
-            if admission.learns and visit.is_answered:
-                admission.note(visit.watch, visit.place)
-            self.told(outcome)
-
-    def set_exception(self, error: BaseException) -> None:
-        """The road was cut short."""
-        self._over()
-        self._plane.visit.end()
-        self.told(self.failed(error))
+            self._answer(outcome)
 
     def _end(self, done: "asyncio.Task[T]") -> None:
         error = asyncio.CancelledError() if done.cancelled() else done.exception()

@@ -34,7 +34,7 @@ def infer(visit: Visit, model: TensorModel, request: Request, nonfinite: NonFini
         MPServeError: as ``Dataplane.run``.
         InParts: the answer is one in parts.
     """
-    arrays = _arrays(model, request)
+    arrays = arrays_of(model, request)
     return None if arrays is None else _answer(visit, model, request, arrays, _written_v2, nonfinite)
 
 
@@ -67,7 +67,7 @@ def _answer(
     return json
 
 
-def _arrays(model: TensorModel, request: Request) -> list[Array] | None:
+def arrays_of(model: TensorModel, request: Request) -> list[Array] | None:
     """The arrays that the model declares, in their order, if they came in it."""
     declared = model.inputs
     if len(request.inputs) != len(declared):

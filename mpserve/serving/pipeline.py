@@ -100,6 +100,12 @@ class Pipeline:
         is_alone = len(self._stages["predict"]) == 1 and not self.waits("predict")
         return self.model if is_alone and isinstance(self.model, TensorModel) else None
 
+    @property
+    def only_batches(self) -> TensorModel | None:
+        """The model, if there is nothing to a predict but to join a batch with its arrays."""
+        is_alone = len(self._stages["predict"]) == 1 and self.batcher is not None
+        return self.model if is_alone and isinstance(self.model, TensorModel) else None
+
     def observe_predict(self, nanoseconds: int) -> None:
         """Note a predict that did not come this way."""
         self._observe_predict(nanoseconds * NANO)
