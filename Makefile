@@ -31,7 +31,7 @@ bench: $(INSTALLED) ## print memory, what large bodies take, how evenly workers 
 	$(BIN)/python benchmarks/liveness.py
 
 bench-peers: $(INSTALLED) ## measure mpserve beside other servers, and write docs/benchmarks.md (needs wrk)
-	$(BIN)/python -m benchmarks.peers install
+	-$(BIN)/python -m benchmarks.peers install
 	$(BIN)/python -m benchmarks.peers run $(ARGS)
 	$(BIN)/python -m benchmarks.peers report
 
