@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 
 from benchmarks.peers.processes import NotServing, Running
-from benchmarks.peers.results import TREE, Record, median_ratio
+from benchmarks.peers.results import TREE, Record, ratios
 from benchmarks.peers.sections import BATCH, SERVER_CPU, measure, prepare
 from benchmarks.peers.servers import ASYNC, MPSERVE, Server
-from benchmarks.peers.tables import number, table
+from benchmarks.peers.tables import number, spread, table
 from benchmarks.peers.workloads import IDENTITY, MLP, SMALL, Workload, WrongAnswer
 
 ROUNDS, SECONDS = 3, 1
@@ -52,18 +53,14 @@ def checked_out(revision: str) -> Iterator[Path]:
 def take_turns(pair: list[Running], workload: Workload, rounds: int) -> list[str]:
     """Measure both, the other one first in every second round; a row of the table."""
     found: tuple[list[Record], list[Record]] = ([], [])
-
     for turn in range(rounds):
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
             measure("against", pair[side], workload, workload.connections, turn, SECONDS, found[side].append)
     if failed := [row.failure for rows in found for row in rows if row.failure]:
         return [title(pair[0], workload), "-", "-", "-", failed[0]]
-    here, there = found
-    ratios = [mine.cpu_ms / its.cpu_ms for mine, its in zip(here, there, strict=True) if its.cpu_ms]
-    middle = [number(sorted(row.cpu_ms for row in rows)[len(rows) // 2]) for rows in found]
+    middle = [number(median(row.cpu_ms for row in rows)) for rows in found]
     errors = sum(row.errors for rows in found for row in rows)
-    spread = f"{median_ratio(here, there):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    return [title(pair[0], workload), *middle, spread, str(errors)]
+    return [title(pair[0], workload), *middle, spread(ratios(*found)), str(errors)]
 
 
 def title(running: Running, workload: Workload) -> str:

@@ -66,7 +66,7 @@ def main() -> None:
     runs.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     runs.add_argument("--servers", default="", help="names, with commas; all that are installed if left out")
     runs.add_argument("--rounds", type=int, default=3)
-    runs.add_argument("--seconds", type=int, default=2, help="of load for each measurement")
+    runs.add_argument("--seconds", type=int, default=1, help="of load for each measurement")
     for each in (runs, verbs.add_parser("report")):
         each.add_argument("--results", type=Path, default=report.RESULTS)
     given = parser.parse_args()

@@ -61,7 +61,7 @@ def install(environment: str) -> None:
 @cache
 def versions(environment: str) -> dict[str, str]:
     """Of Python and of each required package, as they are installed."""
-    required = ["numpy", "orjson", "torch", "uvicorn", "uvloop", "httptools", "gunicorn", "starlette"]
+    required = ["mpserve", "numpy", "orjson", "torch", "uvicorn", "uvloop", "httptools", "gunicorn", "starlette"]
     if environment != THIS_TREE:
         lines = _requirements(environment).read_text().splitlines()
         required = [line.partition("==")[0] for line in lines]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from benchmarks.peers import pictures, tables
 from benchmarks.peers.results import TREE, Record, Results
+from benchmarks.peers.sections import SECTIONS
 from benchmarks.peers.workloads import BINARY, LARGE, MEDIUM, SMALL
 
 DOCUMENT = TREE / "docs" / "benchmarks.md"
@@ -29,14 +31,18 @@ def progress(record: Record) -> str:
     return f"{words}, round {record.round}: {speed}, {record.errors} errors"
 
 
-def where(results: Results) -> str:
-    """When, where and of what: a sentence for each set of sections that were measured together."""
+def where(results: Results, sections: Collection[str] = tuple(SECTIONS)) -> str:
+    """When, where and of what: a sentence for each set of sections that were measured alike."""
     told: dict[str, list[str]] = {}
     for section, heading in results.headings.items():
-        rounds = f"{heading['rounds']} rounds of {heading['seconds']} s"
-        words = f"{heading['date']}, revision {heading['revision']}: {heading['machine']}; {heading['wrk']}; {rounds}"
+        if section not in sections:
+            continue
+        rounds = f"{heading['rounds']} round{'s' * (heading['rounds'] > 1)} of {heading['seconds']} s"
+        words = (
+            f"{heading['date']}, revision {heading['revision']}: {heading['machine']}; wrk {heading['wrk']}; {rounds}"
+        )
         told.setdefault(words, []).append(section)
-    return "\n".join(f"Measured ({', '.join(sections)}) on {words}.  " for words, sections in told.items())
+    return "\n".join(f"Measured ({', '.join(names)}) on {words}.  " for words, names in told.items())
 
 
 def parts(results: Results) -> dict[str, str]:
@@ -51,7 +57,7 @@ def parts(results: Results) -> dict[str, str]:
         "memory": tables.memory(results),
         "versions": tables.versions(results),
         "faults": tables.faults(results),
-        "summary": tables.cpu(results, (SMALL, MEDIUM, LARGE, BINARY)) + "\n\n" + where(results),
+        "summary": tables.cpu(results, (SMALL, MEDIUM, LARGE, BINARY)) + "\n\n" + where(results, ("identity",)),
     }
 
 

@@ -92,14 +92,14 @@ class Results:
 
     def ratio(self, section: str, of: dict[str, Any], to: dict[str, Any]) -> float | None:
         """CPU time per request of one over that of another: the median of what each round says."""
-        return median_ratio(self.select(section, **of), self.select(section, **to))
+        found = ratios(self.select(section, **of), self.select(section, **to))
+        return median(found) if found else None
 
 
-def median_ratio(of: Iterable[Record], to: Iterable[Record]) -> float | None:
-    """Of the CPU times per request in the rounds that both have."""
+def ratios(of: Iterable[Record], to: Iterable[Record]) -> list[float]:
+    """Of the CPU times per request, in each round that both have."""
     others = {record.round: record.cpu_ms for record in to}
-    ratios = [record.cpu_ms / others[record.round] for record in of if others.get(record.round)]
-    return median(ratios) if ratios else None
+    return [record.cpu_ms / others[record.round] for record in of if others.get(record.round)]
 
 
 def heading(section: str, chosen: Iterable[Server], rounds: int, seconds: int) -> dict[str, Any]:

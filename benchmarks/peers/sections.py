@@ -101,12 +101,12 @@ def measure(
     section: str, each: Running, workload: Workload, connections: int, number: int, seconds: int, record: Recorder
 ) -> None:
     """Check an answer, then drive the server and record CPU time, throughput, latency and errors."""
-    seconds *= 2 if workload.is_slow else 1
+    seconds *= 3 if workload.is_slow else 1
     row = partial(
         Record, section, each.server.name, workload.name, connections=connections, batch=each.setup.batch, round=number
     )
     try:
-        if number == 0:
+        if number == 0 and connections == workload.connections:
             wrk.drive(each.url(workload), workload, connections, 1)  # to warm up
         each.ask(workload)  # and what was under way is done when this is answered
         before = each.cpu_seconds()

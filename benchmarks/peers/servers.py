@@ -39,7 +39,6 @@ class Server:
 
     Attributes:
         environment: whose Python runs it (environments.py).
-        package: the distribution whose version is its own.
         paths: by protocol; ``{rank}`` is the tensor's number of dimensions.
         batches: whether it can join requests.
         scales: whether it runs several workers.
@@ -47,7 +46,6 @@ class Server:
 
     name: str
     environment: str
-    package: str
     command: Callable[[Setup], list[str]]
     paths: Mapping[str, str]
     batches: bool = True
@@ -78,20 +76,19 @@ def _gunicorn(setup: Setup) -> list[str]:
     return [program("bare", "gunicorn"), "bare_app:app", "--preload", "--log-level=warning", *options]
 
 
-MPSERVE = Server("mpserve", THIS_TREE, "mpserve", _mpserve("mpserve_app"), ALL)
-ASYNC = Server("mpserve async", THIS_TREE, "mpserve", _mpserve("mpserve_async_app"), ALL)
-RAW = Server("raw", "bare", "uvloop", _app("bare", "raw_app"), V2, batches=False, scales=False)
-BARE = Server("bare", "bare", "uvicorn", _gunicorn, ALL, batches=False)
-MOSEC = Server("mosec", "mosec", "mosec", _app("mosec", "mosec_app"), {"v2": "/inference"})
+MPSERVE = Server("mpserve", THIS_TREE, _mpserve("mpserve_app"), ALL)
+ASYNC = Server("mpserve async", THIS_TREE, _mpserve("mpserve_async_app"), ALL)
+RAW = Server("raw", "bare", _app("bare", "raw_app"), V2, batches=False, scales=False)
+BARE = Server("bare", "bare", _gunicorn, ALL, batches=False)
+MOSEC = Server("mosec", "mosec", _app("mosec", "mosec_app"), {"v2": "/inference"})
 TRITON = Server(
     "Triton",
     "triton",
-    "nvidia-pytriton",
     _app("triton", "triton_app"),
     {protocol: "/v2/models/bench{rank}/infer" for protocol in ("v2", "binary")},
 )
-MLSERVER = Server("MLServer", "mlserver", "mlserver", _app("mlserver", "mlserver_app"), V2)
-LITSERVE = Server("LitServe", "litserve", "litserve", _app("litserve", "litserve_app"), V2)
-KSERVE = Server("kserve", "kserve", "kserve", _app("kserve", "kserve_app"), ALL, batches=False)
+MLSERVER = Server("MLServer", "mlserver", _app("mlserver", "mlserver_app"), V2)
+LITSERVE = Server("LitServe", "litserve", _app("litserve", "litserve_app"), V2)
+KSERVE = Server("kserve", "kserve", _app("kserve", "kserve_app"), ALL, batches=False)
 EVERY = (RAW, MPSERVE, ASYNC, BARE, MOSEC, TRITON, MLSERVER, LITSERVE, KSERVE)
 """In the order in which tables show them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from benchmarks.peers import servers
-from benchmarks.peers.results import Results
+from benchmarks.peers.results import Results, ratios
 from benchmarks.peers.sections import BATCH
 from benchmarks.peers.workloads import BINARY, LARGE, MEDIUM, MLP, SMALL, V1_MEDIUM, V1_SMALL, Workload
 
@@ -19,8 +19,9 @@ class Target(NamedTuple):
     of: dict[str, Any]
     to: dict[str, Any]
 
-    def reached(self, results: Results) -> float | None:
-        return results.ratio(self.section, self.of, self.to)
+    def reached(self, results: Results) -> list[float]:
+        """The ratio in each round."""
+        return ratios(results.select(self.section, **self.of), results.select(self.section, **self.to))
 
 
 def _identity(server: servers.Server, workload: Workload) -> dict[str, Any]:

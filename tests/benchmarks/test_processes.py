@@ -21,7 +21,7 @@ def test_a_server_is_asked_measured_and_ended_with_all_its_processes() -> None:
 
 
 def test_a_server_that_ends_is_told_with_its_last_words() -> None:
-    broken = Server("broken", "", "", lambda setup: ["python3", "-c", "import sys; sys.exit('no luck')"], {"v2": "/"})
+    broken = Server("broken", "", lambda setup: ["python3", "-c", "import sys; sys.exit('no luck')"], {"v2": "/"})
     running = Running(broken, os.sched_getaffinity(0))
     try:
         with pytest.raises(NotServing, match="no luck"):

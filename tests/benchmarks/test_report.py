@@ -30,8 +30,8 @@ def test_a_target_says_what_was_measured_and_if_it_is_reached() -> None:
     records = [measured("v2_small", "mpserve", 0.07), measured("v2_small", "bare", 0.10)]
     records += [measured("v2_medium", "mpserve", 0.09), measured("v2_medium", "bare", 0.10)]
     rows = report.parts(Results({}, records))["targets"].splitlines()
-    assert "| V2 JSON [1,4], over bare | ≤ 0.75 | 0.70 | yes |" in rows
-    assert "| V2 JSON [32,128], over bare | ≤ 0.80 | 0.90 | **no** |" in rows
+    assert "| V2 JSON [1,4], over bare | ≤ 0.75 | 0.70 (0.70 to 0.70) | yes |" in rows
+    assert "| V2 JSON [32,128], over bare | ≤ 0.80 | 0.90 (0.90 to 0.90) | **no** |" in rows
     assert len(rows) == 2 + len(TARGETS)
 
 
