@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench clean
+.PHONY: help demo test lint check bench bench-peers bench-against clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## serve the digits example on two workers and ask it (KEEP=1 leaves it running)
 	$(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
@@ -29,6 +29,14 @@ bench: $(INSTALLED) ## print memory, what large bodies take, how evenly workers 
 	$(BIN)/python benchmarks/large_bodies.py
 	$(BIN)/python benchmarks/balance.py
 	$(BIN)/python benchmarks/liveness.py
+
+bench-peers: $(INSTALLED) ## measure mpserve beside other servers, and write docs/benchmarks.md (needs wrk)
+	-$(BIN)/python -m benchmarks.peers install
+	$(BIN)/python -m benchmarks.peers run $(ARGS)
+	$(BIN)/python -m benchmarks.peers report
+
+bench-against: $(INSTALLED) ## compare this tree with another revision of it: REV=main (needs wrk)
+	$(BIN)/python -m benchmarks.against $(REV)
 
 clean: ## remove the environment, caches and build outputs
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

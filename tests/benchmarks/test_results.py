@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers.results import Record, Results
+
+
+def row(server: str, number: int, cpu_s: float, **more: object) -> Record:
+    return Record("identity", server, "v2_small", 16, round=number, requests=1000, seconds=1.0, cpu_s=cpu_s)._replace(
+        **more
+    )
+
+
+DRIFTING = [row("ours", 0, 0.1), row("bare", 0, 0.2), row("ours", 1, 0.5), row("bare", 1, 1.0)]
+
+
+def test_a_ratio_is_taken_within_each_round() -> None:
+    results = Results({}, [*DRIFTING, row("ours", 2, 0.9), row("bare", 2, 1.0)])
+    assert results.ratio("identity", {"server": "ours"}, {"server": "bare"}) == pytest.approx(0.5)
+
+
+def test_a_round_that_one_of_both_lacks_does_not_count() -> None:
+    results = Results({}, [*DRIFTING, row("ours", 2, 9.0), row("bare", 2, 0.0, failure="it ended")])
+    assert results.ratio("identity", {"server": "ours"}, {"server": "bare"}) == pytest.approx(0.5)
+
+
+def test_there_is_no_ratio_to_what_was_not_measured() -> None:
+    assert Results({}, DRIFTING).ratio("identity", {"server": "ours"}, {"server": "kserve"}) is None
+
+
+def test_cpu_time_is_per_request() -> None:
+    assert Results({}, DRIFTING).value(lambda r: r.cpu_ms, "identity", server="bare", round=0) == pytest.approx(0.2)
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    headings = {"identity": {"section": "identity", "machine": "a machine"}}
+    Results(headings, DRIFTING).write(tmp_path / "results.jsonl")
+    read = Results.read(tmp_path / "results.jsonl")
+    assert (read.headings, read.records) == (headings, DRIFTING)
+
+
+def test_a_section_that_is_measured_again_leaves_the_others() -> None:
+    memory = Record("memory", "ours", "v2_small", pss_mb=60.0)
+    results = Results({"identity": {}, "memory": {}}, [*DRIFTING, memory]).without("identity")
+    assert (list(results.headings), results.records) == (["memory"], [memory])
