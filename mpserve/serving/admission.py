@@ -130,8 +130,9 @@ class Admission:
         """Seconds of the model's own time that a request takes, one of those that are answered at once."""
         self._passage = Mean()
         """Seconds that a request takes for each that is before it, whatever they are spent on."""
-        self._is_unlimited = policy == Policy(math.inf, math.inf)
-        self.learns = not self._is_unlimited
+        self.is_limited = policy != Policy(math.inf, math.inf)
+        """Whether there is a queue or a time for every request."""
+        self.learns = self.is_limited
         """Whether anybody wants to know how long requests take."""
         self._hold = hold
         self._deadlines: set[Deadline] = set()
@@ -148,8 +149,8 @@ class Admission:
 
     @property
     def is_open(self) -> bool:
-        """Whether a request that asks for nothing special would be admitted."""
-        return self._is_unlimited or self._obstacle(self.policy.seconds) is None
+        """Whether a request that asks for nothing special would be admitted; always, where nothing is limited."""
+        return self._obstacle(self.policy.seconds) is None
 
     def admit(self, payload: Any, within: float) -> float:
         """The seconds that a request has, the least of what the policy, the client and ``within`` say; infinite: any number.
@@ -165,6 +166,8 @@ class Admission:
             seconds = min(seconds, _asked(payload.parameters[TIMEOUT]))
         if seconds != math.inf:
             self.learns = True
+        elif not self.is_limited:
+            return seconds
         obstacle = self._obstacle(seconds)
         if obstacle is None:
             return seconds

@@ -24,6 +24,7 @@ from mpserve.serving.dataplane import (
     prepared,
     stream,
 )
+from mpserve.serving.deadline import Deadline
 from mpserve.serving.executor import as_failure
 from mpserve.serving.pipeline import Headers
 from mpserve.serving.served import Served
@@ -45,7 +46,9 @@ BRIEF = 1_000_000
 
 def fits(served: Served, verb: str, length: int) -> bool:
     """Whether a request with a body of this length is one to run to completion."""
-    if served.pipeline.waits(verb) or not served.model.ready or not served.admission.is_open:
+    if served.pipeline.waits(verb) or not served.model.ready:
+        return False
+    if served.admission.is_limited and not served.admission.is_open:
         return False
     return length <= SMALL or (length <= LARGE and served.last_infer < BRIEF)
 
@@ -139,7 +142,9 @@ class Ticket(ABC, Generic[T]):
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
         self._visit = dataplane.visit(served)
         self._is_over = False
-        self._deadline = served.admission.limit(self._visit.watch, self._give_up)
+        self._deadline: Deadline | None = None
+        if served.admission.is_limited:
+            self._deadline = served.admission.limit(self._visit.watch, self._give_up)
 
     @abstractmethod
     def told(self, outcome: T) -> None:
@@ -213,7 +218,9 @@ class Completion(Ticket[T]):
 
     def set_result(self, outcome: T | InParts) -> None:
         """The road has ended."""
-        self._over()
+        self._is_over = True
+        if self._deadline is not None:
+            self._deadline.close()
         if isinstance(outcome, InParts):
             resumed = Resumed(self._dataplane, self._visit, outcome)
             self._resumed = asyncio.get_running_loop().create_task(self.road(resumed))

@@ -36,7 +36,9 @@ class Given:
 def read(served: Served, body: bytes) -> Given | None:
     """What is in a body of nothing but JSON, if it is plain and the model is one that it can be given to at once."""
     batcher, model = served.pipeline.batcher, served.joins
-    if batcher is None or model is None or len(body) > LARGE or not (served.model.ready and served.admission.is_open):
+    if batcher is None or model is None or len(body) > LARGE or not served.model.ready:
+        return None
+    if served.admission.is_limited and not served.admission.is_open:
         return None
     request = plain.read_request(body)
     arrays = None if request is None else arrays_of(model, request)
