@@ -39,6 +39,9 @@ FIXED = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype != "
 
 DATATYPES = (*_DTYPES, "BF16")
 
+MAX_RANK = 32
+"""Dimensions of a tensor; numpy before 2.0 stops there."""
+
 
 def numpy_dtype(datatype: str) -> np.dtype[Any]:
     """The numpy dtype of a V2 datatype (upper case): ``FP32`` is float32, ``BYTES`` is object (elements of ``bytes``).

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from mpserve.protocol.datatypes import Array
+from mpserve.protocol.datatypes import MAX_RANK, Array
 
 try:
     import simdjson
@@ -65,7 +65,9 @@ class Numbers:
 
     @cached_property
     def shape(self) -> list[int] | None:
-        """How it is nested, an empty list as one of one element; None if unevenly."""
+        """How it is nested, an empty list as one of one element; None if unevenly, or deeper than a tensor."""
+        if self._is_flat():
+            return [self._text.count(b",") + 1]
         return self._rows() or self._nesting()
 
     def _rows(self) -> list[int] | None:
@@ -78,6 +80,8 @@ class Numbers:
     def _nesting(self) -> list[int] | None:
         structure = self._text.translate(None, _NO_STRUCTURE)
         rank = len(structure) - len(structure.lstrip(b"["))
+        if rank > MAX_RANK:
+            return None
         shape: list[int] = []
         unit = b""
         for depth in range(1, rank + 1):

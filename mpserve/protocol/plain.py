@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from mpserve.protocol.datatypes import FIXED, Array
+from mpserve.protocol.datatypes import FIXED, MAX_RANK, Array
 from mpserve.protocol.tensors import InferOutput
 
 try:
     import simdjson
 except ImportError:  # there are no wheels for Python 3.14
     simdjson = None
-
-MAX_RANK = 32
 
 SHORT = 512
 """Bytes of a body up to which Python objects cost less than what simdjson takes for each value that it is asked for."""
@@ -114,12 +112,14 @@ def _of_objects(data: list[Any], datatype: str, dtype: np.dtype[Any], shape: lis
 
 
 def _checked(shape: list[Any], size: int) -> list[int]:
+    if len(shape) > MAX_RANK:  # before its sizes are multiplied
+        raise ValueError
     elements = 1
     for length in shape:
         if type(length) is not int or length < 0:
             raise ValueError
         elements *= length
-    if elements != size or len(shape) > MAX_RANK:
+    if elements != size:
         raise ValueError
     return shape
 
@@ -128,9 +128,8 @@ def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:
     """Numbers that were read as the widest of their kind, as a narrower dtype; ValueError if it cannot hold one of them."""
     if dtype is _FP32:
         return _fp32(flat)
-    array: Array = flat.astype(
-        dtype
-    )  # a copy of its own, since what was read is the parser's, and a model may write into it
+    # A copy of its own, since what was read is the parser's, and a model may write into it.
+    array: Array = flat.astype(dtype)
     if dtype is not flat.dtype:
         limits = np.iinfo(dtype)
         if flat.min() < limits.min or flat.max() > limits.max:
@@ -156,8 +155,8 @@ def is_writable(value: Any, datatype: str) -> bool:
 
 def entry(name: str, datatype: str, written: Array) -> dict[str, Any]:
     """An output of a response, as the JSON writer takes it."""
-    data = written if written.ndim == 1 else written.ravel()
-    return {"name": name, "shape": written.shape, "datatype": datatype, "data": data}
+    # Also one of one dimension, which may be a column of a table: the writer takes no strides.
+    return {"name": name, "shape": written.shape, "datatype": datatype, "data": written.ravel()}
 
 
 def entries_of(outputs: Sequence[InferOutput]) -> list[dict[str, Any]] | None:

@@ -79,14 +79,16 @@ def encode_answer(response: InferResponse, request: InferRequest, nonfinite: Non
 
 
 def write_plain(
-    model_name: str,
+    model_name: str | None,
     model_version: str | None,
     response_id: str | None,
     entries: list[dict[str, Any]],
     nonfinite: NonFinite,
 ) -> bytes | None:
     """The JSON of a plain response; None if a value is none of JSON's, and that is not to be null."""
-    document: dict[str, Any] = {"model_name": model_name}
+    document: dict[str, Any] = {}
+    if model_name is not None:
+        document["model_name"] = model_name
     if model_version is not None:
         document["model_version"] = model_version
     if response_id is not None:

@@ -29,7 +29,7 @@ from mpserve.serving.executor import as_failure
 from mpserve.serving.pipeline import Headers
 from mpserve.serving.served import Served
 from mpserve.serving.stream import ModelStream, blamed
-from mpserve.serving.tally import QUEUE
+from mpserve.serving.tally import INPUT, QUEUE
 from mpserve.serving.tensors import Tensor
 from mpserve.serving.visit import Visit
 
@@ -86,6 +86,7 @@ class InThread:
         visit = self.visit
         try:
             deliveries = prepared(visit, payload, self.core)
+            visit.watch.lap(INPUT)  # the body was decoded in this thread, which is no stage of the model
             result, response_headers = visit.served.pipeline.run_here(verb, payload, headers, visit.watch)
             if is_stream(result):
                 raise InParts(payload, result, response_headers, deliveries)
@@ -184,7 +185,7 @@ class Ticket(ABC, Generic[T]):
 
     def _answer(self, outcome: T) -> None:
         visit = self._visit
-        visit.end()
+        visit.end(is_counted=visit.is_read)  # what cannot be read is not counted elsewhere either
         admission = visit.served.admission
         if admission.learns and visit.is_answered:
             admission.note(visit.watch, visit.place)

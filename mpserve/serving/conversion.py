@@ -20,6 +20,9 @@ from mpserve.protocol.numbers import Numbers
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 
+UNSIGNED = 2.0**63
+"""From here on an integer is none of 64 bits with a sign."""
+
 WHOLE = (np.ndarray, dict, tuple, list)
 """What an answer mostly is; to ask whether it is an iterator costs ten times as much."""
 
@@ -40,32 +43,34 @@ def tensor_stage(model: TensorModel) -> tuple[Callable[..., Any], bool]:
         except InvalidInput as error:
             raise ConfigurationError(f"model {model.name} declares {tensor.name!r}: {error}") from error
 
-    def answered(payload: Any, result: Any) -> Any:
-        if isinstance(result, WHOLE):
-            return to_response(model, payload, result)
-        if isinstance(result, Iterator):
-            return _responses(model, payload, result)
-        if isinstance(result, AsyncIterator):
-            return _responses_async(model, payload, result)
-        return to_response(model, payload, result)
-
     def stage(payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> Any:
         arrays = to_arrays(model, payload)
         watch.lap(INPUT)
         result = model.invoke(arrays)
         watch.lap(INFER)
-        return answered(payload, result)
+        return to_answer(model, payload, result)
 
     async def async_stage(payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> Any:
         arrays = to_arrays(model, payload)
         watch.lap(INPUT)
         result = await model.invoke(arrays)
         watch.lap(INFER)
-        return answered(payload, result)
+        return to_answer(model, payload, result)
 
     if iscoroutinefunction(model.invoke) or iscoroutinefunction(model.predict):
         return async_stage, True
     return stage, False
+
+
+def to_answer(model: TensorModel, payload: Any, result: Any) -> Any:
+    """As ``to_response``; of an answer in parts an iterator of as many responses."""
+    if isinstance(result, WHOLE):
+        return to_response(model, payload, result)
+    if isinstance(result, Iterator):
+        return _responses(model, payload, result)
+    if isinstance(result, AsyncIterator):
+        return _responses_async(model, payload, result)
+    return to_response(model, payload, result)
 
 
 def _responses(model: TensorModel, payload: Any, results: Iterator[Any]) -> Iterator[InferResponse]:
@@ -155,9 +160,12 @@ def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
 def _of_numbers(declared: Sequence[Tensor], numbers: Numbers) -> Array | None:
     """The array of these rows; None if it takes a closer look at them to make it, or to say what is wrong."""
     if not declared:
-        return numbers.array("id")
+        return _as_numpy_would(numbers)
     dtype = numpy_dtype(declared[0].datatype)
-    array = numbers.array({"i": "i", "u": "u", "f": "d"}.get(dtype.kind, ""))
+    if dtype.kind == "f" and dtype.itemsize < 8:
+        array = _as_numpy_would(numbers)
+    else:
+        array = numbers.array({"i": "i", "u": "u", "f": "d"}.get(dtype.kind, ""))
     if array is None or not declared[0].fits(array.shape):
         return None
     if dtype.kind in "iu":
@@ -170,10 +178,16 @@ def _of_numbers(declared: Sequence[Tensor], numbers: Numbers) -> Array | None:
     return array if np.isfinite(array).all() else None
 
 
+def _as_numpy_would(numbers: Numbers) -> Array | None:
+    """Integers where all are, lest one of more than 53 bits be rounded on the way; None if they may have 64 bits unsigned."""
+    array = numbers.array("id")
+    return None if array is None or (array.dtype.kind == "f" and (array >= UNSIGNED).any()) else array
+
+
 def _of_rows(tensor: Tensor, rows: Any) -> Array | None:
     """As ``_of_numbers``, of a list."""
     dtype = FIXED.get(tensor.datatype)
-    if dtype is None or dtype.kind != "f" or not rows or isinstance(rows[0], dict | str):
+    if dtype is None or dtype.kind != "f" or not isinstance(rows, list) or not rows or isinstance(rows[0], dict | str):
         return None
     try:
         array = np.array(rows)
@@ -200,6 +214,8 @@ def _column(declared: Sequence[Tensor], index: int, values: list[Any]) -> Array:
         array = np.array(decoded)
     except (ValueError, OverflowError) as error:
         raise InvalidInput(f"input {name}: expected instances of one shape, of numbers, booleans or strings") from error
+    if array.dtype.kind == "f" and (not declared or declared[index].datatype == "UINT64"):
+        array = _unsigned(array, decoded)
     if array.dtype.kind not in "biufUS":
         got = _kinds(array.ravel().tolist())
         raise InvalidInput(f"input {name}: expected numbers, booleans or strings, got {got}")
@@ -215,6 +231,15 @@ def _column(declared: Sequence[Tensor], index: int, values: list[Any]) -> Array:
     if cast_array.dtype.kind not in "biuO" and not np.isfinite(cast_array).all():
         raise InvalidInput(f"input {name}: a value is out of range for {datatype_of(cast_array.dtype)}")
     return declared[index].checked(cast_array) if declared else cast_array
+
+
+def _unsigned(array: Array, values: list[Any]) -> Array:
+    """The array of these values, of integers also where some need 64 bits unsigned: numpy makes them floats."""
+    if not (array >= UNSIGNED).any():
+        return array
+    objects = np.array(values, dtype=object)
+    elements = objects.ravel().tolist()
+    return objects.astype(np.uint64) if set(map(type, elements)) == {int} and min(elements) >= 0 else array
 
 
 def _kinds(values: list[Any]) -> str:

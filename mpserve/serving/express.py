@@ -15,7 +15,7 @@ from mpserve.logging import model as model_in_log
 from mpserve.protocol import plain, v1, v2
 from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.plain import Request
-from mpserve.serving.conversion import to_arrays, to_response
+from mpserve.serving.conversion import to_answer, to_arrays
 from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING
 from mpserve.serving.executor import as_failure
@@ -24,7 +24,7 @@ from mpserve.serving.tally import INFER, INPUT, OUTPUT
 from mpserve.serving.tensors import TensorModel
 from mpserve.serving.visit import Visit
 
-Write = Callable[[TensorModel, Any, Any, NonFinite], bytes]
+Write = Callable[[Visit, TensorModel, Any, Any, NonFinite], bytes]
 
 
 def infer(visit: Visit, model: TensorModel, request: Request, nonfinite: NonFinite) -> bytes | None:
@@ -35,27 +35,33 @@ def infer(visit: Visit, model: TensorModel, request: Request, nonfinite: NonFini
         InParts: the answer is one in parts.
     """
     arrays = arrays_of(model, request)
-    return None if arrays is None else _answer(visit, model, request, arrays, _written_v2, nonfinite)
+    if arrays is None:
+        return None
+    visit.carries_array(arrays[0])
+    return _answer(visit, model, request, arrays, _written_v2, nonfinite)
 
 
 def predict(visit: Visit, model: TensorModel, document: dict[str, Any], nonfinite: NonFinite) -> bytes:
     """As ``infer``, for V1."""
-    model_in_log.set(visit.served.label)
-    return _answer(visit, model, document, to_arrays(model, document), _written_v1, nonfinite)
+    visit.carries(document)
+    return _answer(visit, model, document, None, _written_v1, nonfinite)
 
 
 def _answer(
-    visit: Visit, model: TensorModel, request: Any, arrays: list[Array], write: Write, nonfinite: NonFinite
+    visit: Visit, model: TensorModel, request: Any, arrays: list[Array] | None, write: Write, nonfinite: NonFinite
 ) -> bytes:
+    """``arrays`` is None where they are still to be made of the request."""
     served, watch = visit.served, visit.watch
     model_in_log.set(served.label)
-    visit.carries_array(arrays[0])
     watch.lap(INPUT)
     begun = watch.now
     try:
+        if arrays is None:
+            arrays = to_arrays(model, request)
+            watch.lap(INPUT)
         result = model.invoke(arrays)
         watch.lap(INFER)
-        json = write(model, request, result, nonfinite)
+        json = write(visit, model, request, result, nonfinite)
     except (MPServeError, InParts):
         raise
     except BaseException as error:
@@ -86,23 +92,27 @@ def _is_as_declared(model: TensorModel, result: Any) -> bool:
     return len(declared) == 1 and plain.is_writable(result, declared[0].datatype) and declared[0].fits(result.shape)
 
 
-def _written_v2(model: TensorModel, request: Request, result: Any, nonfinite: NonFinite) -> bytes:
+def _written_v2(visit: Visit, model: TensorModel, request: Request, result: Any, nonfinite: NonFinite) -> bytes:
     if _is_as_declared(model, result):
         name, datatype, _ = model.outputs[0]
         json = v2.write_plain(model.name, None, request.id, [plain.entry(name, datatype, result)], nonfinite)
         if json is not None:
             return json
     message = v2.request_of(request, model.name, None)
-    if is_stream(result):
-        raise InParts(message, result, {}, NOTHING)
-    return v2.encode_response(to_response(model, message, result), nonfinite)
+    return v2.encode_response(_response(visit, model, message, result), nonfinite)
 
 
-def _written_v1(model: TensorModel, document: dict[str, Any], result: Any, nonfinite: NonFinite) -> bytes:
-    if is_stream(result):
-        raise InParts(document, result, {}, NOTHING)
+def _written_v1(visit: Visit, model: TensorModel, document: dict[str, Any], result: Any, nonfinite: NonFinite) -> bytes:
     if _is_as_declared(model, result) and (nonfinite == "null" or np.isfinite(result).all()):
         json, _ = v1.encode_response({"predictions": result}, "null")
     else:
-        json, _ = v1.encode_response(to_response(model, document, result), nonfinite)
+        json, _ = v1.encode_response(_response(visit, model, document, result), nonfinite)
     return json
+
+
+def _response(visit: Visit, model: TensorModel, payload: Any, result: Any) -> Any:
+    answer = to_answer(model, payload, result)
+    if is_stream(answer):
+        raise InParts(payload, answer, {}, NOTHING)
+    visit.is_answered = True  # as in the ordinary way, also if it cannot be written
+    return answer

@@ -69,7 +69,11 @@ class Pipeline:
         return size * (self.model.concurrency or 1)
 
     async def run(self, verb: str, payload: Any, headers: Headers, watch: Stopwatch) -> tuple[Any, Headers]:
-        """The model's answer and the response headers it set. Whatever the model raises comes through."""
+        """The model's answer and the response headers it set. Whatever the model raises comes through.
+
+        The model is given a copy of the headers, since some change them, and other requests may share them.
+        """
+        headers = headers.copy()
         response_headers: Headers = {}
         if verb not in self._waits:
             result = await self.executor.run(
@@ -87,7 +91,7 @@ class Pipeline:
     def run_here(self, verb: str, payload: Any, headers: Headers, watch: Stopwatch) -> tuple[Any, Headers]:
         """As ``run``, in the model's thread."""
         response_headers: Headers = {}
-        return _run_sync(self._stages[verb], payload, headers, response_headers, watch), response_headers
+        return _run_sync(self._stages[verb], payload, headers.copy(), response_headers, watch), response_headers
 
     @property
     def begins_with_arrays(self) -> bool:

@@ -12,7 +12,7 @@ from mpserve.serving.tally import INFER, Stopwatch, Tally
 class Visit:
     """Begins with its construction. Begun and ended on the event loop, whose thread alone writes what it counts in."""
 
-    __slots__ = ("_cells", "_tally", "is_answered", "place", "rows", "served", "watch")
+    __slots__ = ("_cells", "_tally", "is_answered", "is_read", "place", "rows", "served", "watch")
 
     def __init__(self, served: Served, tally: Tally, cells: memoryview) -> None:
         """``cells`` are those of the worker's row in the scoreboard."""
@@ -20,6 +20,8 @@ class Visit:
         self.watch = Stopwatch()
         self.rows = 1
         self.is_answered = False
+        self.is_read = False
+        """Whether it is known what is asked."""
         self._tally = tally
         self._cells = cells
         cells[IN_FLIGHT] += 1
@@ -28,16 +30,20 @@ class Visit:
 
     def carries(self, payload: object) -> None:
         """Count it as so many rows as this payload has."""
+        self.is_read = True
         self.rows = self._tally.rows(payload)
 
     def carries_array(self, array: Array) -> None:
         """Count it as so many rows as this input has."""
+        self.is_read = True
         self.rows = self._tally.rows_of(array.shape)
 
-    def end(self) -> None:
+    def end(self, is_counted: bool = True) -> None:
         """Once, whatever becomes of the request: ``is_answered`` says what."""
         self._cells[IN_FLIGHT] -= 1
         self.served.held.leave()
+        if not is_counted:
+            return
         if self.is_answered:
             self.served.last_infer = self.watch.spent[INFER]
             self._tally.succeeded(self.watch, self.rows)

@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,12 @@ SENT: dict[str, bytes] = {
     "V1, 100-continue": request({"instances": [1]}, "expect: 100-continue"),
     "V1, HTTP/1.0": request({"instances": [1]}, version="1.0"),
     "V1, close": request({"instances": [1]}, "connection: close"),
+    "V1, line ends before it": b"\r\n\r\n" + request({"instances": [1]}),
+    "V1, bare line ends": request({"instances": [1]}).replace(b"\r\n", b"\n"),
+    "V1, two lengths": request({"instances": [1]}, "content-length: 3"),
+    "V1, a length of capitals": request(b"{}", "Content-LENGTH: 2", "HOST: y", length=False),
+    "V1, columns": request({"inputs": {"x": [1]}}, path="/v1/models/sum:predict"),
+    "V1, arrays": request({"instances": [1, 2.5]}, path="/v1/models/sum:predict"),
     "V1, an upgrade": request({"instances": [1]}, "connection: upgrade", "upgrade: h2c"),
     "V1, a CloudEvent": request(
         {"instances": [1]},
@@ -169,6 +176,80 @@ def test_a_request_may_come_byte_by_byte(servers: list[Server], sent: bytes) -> 
             answer = connection.response()
         assert answer.body in whole
         assert answer.status == 200
+
+
+ONE, TWO, THREE = (request({"instances": [n]}) for n in ("é", "é2", "é3"))
+HEAD_OF_TWO, _, BODY_OF_TWO = TWO.partition(b"\r\n\r\n")
+HEAD_OF_TWO += b"\r\n\r\n"
+FAILING = request({"fail": "model"})
+MINE = request({"instances": [1]}, "X-Mine: 1")
+V2_JSON = request(V2, path="/v2/models/sum/infer")
+
+AGAIN: dict[str, list[tuple[bytes, int]]] = {
+    "the same": [(ONE, 1)] * 3,
+    "the same of V2": [(V2_JSON, 1)] * 3,
+    "another body": [(TWO, 1), (THREE, 1), (TWO, 1)],
+    "another length": [(ONE, 1), (TWO, 1), (ONE, 1)],
+    "a body that fails": [(FAILING, 1)] * 2 + [(HEAD_OF_TWO.replace(b"%d" % len(BODY_OF_TWO), b"1") + b"{", 1)] * 2,
+    "pipelined": [(TWO, 1), (TWO + THREE, 2), (TWO + THREE + ONE, 3), (TWO, 1)],
+    "pipelined behind another": [(TWO, 1), (ONE + TWO, 2), (TWO, 1)],
+    "half a body": [(TWO, 1), (TWO[:-5], 0), (TWO[-5:], 1), (THREE, 1)],
+    "no body yet": [(TWO, 1), (HEAD_OF_TWO, 0), (BODY_OF_TWO, 1), (THREE, 1)],
+    "half a head": [(TWO, 1), (TWO[:20], 0), (TWO[20:], 1), (THREE, 1)],
+    "the next one in the rest of a body": [(TWO, 1), (TWO[:-3], 0), (TWO[-3:] + THREE, 2), (TWO, 1)],
+    "the next head in the rest of a body": [(TWO, 1), (TWO[:-3], 0), (TWO[-3:] + HEAD_OF_TWO, 1), (BODY_OF_TWO, 1)],
+    "rubbish behind a known one": [(TWO, 1), (TWO + b"rubbish\r\n\r\n", 2)],
+    "close": [(request({"instances": [1]}, "connection: close"), 1)],
+    "a length of 0": [(request(b""), 1)] * 2,
+    "no length": [(request(b"", length=False), 1)] * 2,
+    "no length, and another": [(request(b"", length=False), 1), (request(b"", length=False) + ONE, 2)],
+    "100-continue": [(request({"instances": [1]}, "expect: 100-continue"), 1), (TWO, 1)],
+    "100-continue, and then a known one": [
+        (TWO, 1),
+        (request({"instances": [1]}, "expect: 100-continue"), 1),
+        (TWO, 1),
+    ],
+    "line ends before it": [(b"\r\n" + TWO, 1), (TWO, 1), (b"\r\n" + TWO, 1), (b"\r\n\r\n" + TWO, 1)],
+    "names in capitals": [(MINE, 1), (MINE.lower().replace(b"http", b"HTTP").replace(b"post", b"POST"), 1), (MINE, 1)],
+    "an id": [(request({"instances": [1]}, "x-request-id: mine"), 1)] * 2,
+    "gzip": [(request({"instances": ["x" * 5000]}, "accept-encoding: gzip"), 1)] * 2,
+    "HTTP/1.0": [(request({"instances": [1]}, version="1.0"), 1)],
+    "a long head": [(request({"instances": [1]}, f"x-long: {'x' * 5000}"), 1)] * 2,
+    "an ordinary one between": [(TWO, 1), (b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n", 1), (TWO, 1)],
+    "an async one between": [(TWO, 1), (request({"instances": [1]}, path="/v1/models/later:predict"), 1), (TWO, 1)],
+}
+"""What is sent in one piece, and how many answers are awaited before the next."""
+
+
+def told(server: Server, pieces: list[tuple[bytes, int]]) -> list[Any]:
+    """The answers on one connection, but for what differs each time."""
+    answers = []
+    with wire(server) as connection:
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece, awaited in pieces:
+            connection.send(piece)
+            answers += [connection.response() for _ in range(awaited)]
+    for answer in answers:
+        answer.headers.pop("date", None)
+        if answer.headers.get("x-request-id") != "mine":
+            answer.headers.pop("x-request-id", None)
+    return answers
+
+
+@pytest.mark.parametrize("pieces", AGAIN.values(), ids=AGAIN)
+def test_a_head_that_has_come_before_is_answered_as_the_first_time(
+    servers: list[Server], pieces: list[tuple[bytes, int]]
+) -> None:
+    """Of a worker's connections, each by itself: what is known of a head outlives them."""
+    fast, ordinary = ([told(server, pieces) for _ in range(3)] for server in servers)
+    assert fast == ordinary
+    assert fast[0] == fast[1] == fast[2]
+
+
+def test_each_body_under_a_known_head_gets_its_own_answer(servers: list[Server]) -> None:
+    for server in servers:
+        bodies = [json.loads(answer.body)["predictions"][0] for answer in told(server, AGAIN["pipelined"])]
+        assert bodies == [["é2"], ["é2"], ["é3"], ["é2"], ["é3"], ["é"], ["é2"]]
 
 
 def test_many_requests_go_over_one_connection(servers: list[Server]) -> None:

@@ -149,3 +149,36 @@ def test_no_more_lists_are_looked_at_than_a_request_has(monkeypatch: pytest.Monk
     looked_at.clear()
     assert numbers.parse_with_numbers(b'[{"data":[1]},' * (numbers.MOST + 1), "data") is None
     assert not looked_at
+
+
+def shape_of(value):
+    """How a list is nested, an empty one as one of one element; None if unevenly."""
+    if not isinstance(value, list):
+        return []
+    shapes = [shape_of(item) for item in value] or [[]]
+    return [len(shapes), *shapes[0]] if shapes[0] is not None and shapes.count(shapes[0]) == len(shapes) else None
+
+
+NESTINGS = st.recursive(
+    st.integers(-9, 99), lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner).map(list), max_leaves=12
+).filter(lambda value: isinstance(value, list))
+
+
+@settings(deadline=None)
+@given(NESTINGS | st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), min_size=1, max_size=4))
+def test_a_shape_is_that_of_the_nesting_or_none(value):
+    assert Numbers(orjson.dumps(value)).shape == shape_of(value)
+    spaced = _json(value).replace(",", " , ").replace("[", "[\n").encode()
+    assert Numbers(spaced).shape == shape_of(value)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 31, 32])
+def test_a_list_may_be_as_deep_as_a_tensor(depth):
+    assert Numbers(b"[" * depth + b"1,2" + b"]" * depth).shape == [1] * (depth - 1) + [2]
+
+
+@pytest.mark.parametrize("depth", [33, 64, 65, 900])
+def test_a_deeper_list_is_left_to_who_looks_at_each_element(depth):
+    deep = Numbers(b"[" * depth + b"1,2" + b"]" * depth)
+    assert deep.shape is None
+    assert deep.array("d") is None

@@ -3,12 +3,17 @@
 import asyncio
 from typing import Any
 
+import hypothesis
 import ml_dtypes
 import numpy as np
+import orjson
 import pytest
+from hypothesis import strategies as st
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, NotSupported
+from mpserve.protocol import v1
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
+from mpserve.protocol.numbers import LONG, Numbers
 from mpserve.serving.conversion import tensor_stage, to_arrays, to_response
 from mpserve.serving.tally import Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
@@ -61,6 +66,9 @@ def test_v1_instances_become_arrays(inputs: tuple[Tensor, ...], payload: Any, ar
     ("inputs", "payload", "says"),
     [
         pytest.param((X,), {}, 'expected a JSON object with a list of "instances"', id="no instances"),
+        pytest.param((X,), {"inputs": {"x": [1, 2]}}, 'expected a JSON object with a list of "instances"', id="columns"),
+        pytest.param((X,), {"inputs": 5}, 'expected a JSON object with a list of "instances"', id="a number"),
+        pytest.param((X,), {"inputs": "ab"}, 'expected a JSON object with a list of "instances"', id="a string"),
         pytest.param((X,), b"raw", 'expected a JSON object with a list of "instances"', id="raw bytes"),
         pytest.param((X,), {"instances": [[1, 2, 3]]}, r"input 'x': expected shape \[-1, 2\], got \[1, 3\]", id="shape"),
         pytest.param((X,), {"instances": [[1, 2], [3]]}, "input 'x': expected instances of one shape", id="ragged"),
@@ -225,3 +233,106 @@ def test_a_tensor_model_without_predict_is_not_supported() -> None:
     stage, _ = tensor_stage(TensorModel("m"))
     with pytest.raises(NotSupported, match="Model m does not implement predict"):
         stage({"instances": [1]}, {}, {}, Stopwatch())
+
+
+DATATYPES = [
+    "FP16",
+    "FP32",
+    "FP64",
+    "BF16",
+    "BOOL",
+    "BYTES",
+    *(f"{u}INT{n}" for u in ("", "U") for n in (8, 16, 32, 64)),
+]
+LEAVES = [
+    "0", "-0", "-0.0", "1", "-1", "1.5", "1e5", "127", "128", "255", "256", "65504", "65520", "3.4028235e38", "3.5e38", "1e-50",
+    "16777217", "9007199254740993", str(2**60 + 2**36 + 1), str(2**63 - 1), str(2**63), str(2**64 - 1), str(2**64), str(-(2**63)),
+    "true", "null", '"a"', '{"b64":"YQ=="}', '{"x":1}', "{}", "[]", "[1]",
+]  # fmt: skip
+NUMBERS = LEAVES[:24]
+
+
+def arrays_of(body: bytes, declared: tuple[Tensor, ...], numbers: bool) -> Any:
+    try:
+        given = to_arrays(model_of(*declared), v1.decode_request(body, None, numbers))
+    except InvalidInput as error:
+        return str(error)
+    return [(a.dtype, a.shape, a.tolist() if a.dtype.kind == "O" else a.tobytes(), a.flags.writeable) for a in given]
+
+
+def both_ways(rows: str, declared: tuple[Tensor, ...]) -> Any:
+    """What comes of rows that are read as ``Numbers``, and of the same read as a list."""
+    body = f'{{"instances":[{" " * LONG}{rows[1:]}}}'.encode()
+    told = arrays_of(body, declared, numbers=True)
+    assert told == arrays_of(body, declared, numbers=False)
+    assert told == arrays_of(f'{{"instances":{rows}}}'.encode(), declared, numbers=True)
+    return told
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> tuple[str, list[int]]:
+    """Rows as JSON text, mostly even and mostly numbers, and their shape."""
+    shape = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    leaf = st.sampled_from(draw(st.sampled_from([NUMBERS, NUMBERS[:9], LEAVES])))
+    ragged = draw(st.integers(0, 5)) == 0
+
+    def nested(sizes: list[int]) -> str:
+        if not sizes:
+            return draw(leaf)
+        size = draw(st.integers(0, 3)) if ragged else sizes[0]
+        return f"[{','.join(nested(sizes[1:]) for _ in range(size))}]"
+
+    return nested(shape), shape
+
+
+@hypothesis.settings(deadline=None, max_examples=300)
+@hypothesis.given(rows(), st.sampled_from(DATATYPES), st.sampled_from(["none", "any", "fits", "other", "two"]))
+def test_rows_are_taken_or_refused_alike_as_numbers_and_as_a_list(
+    given_rows: tuple[str, list[int]], datatype: str, declaration: str
+) -> None:
+    text, shape = given_rows
+    declared = {
+        "none": (),
+        "any": (Tensor("x", datatype, [-1] * len(shape)),),
+        "fits": (Tensor("x", datatype, shape),),
+        "other": (Tensor("x", datatype, [-1, *shape]),),
+        "two": (Tensor("x", datatype, [-1]), N),
+    }[declaration]
+    both_ways(text, declared)
+
+
+@pytest.mark.parametrize("datatype", [None, *DATATYPES])
+@pytest.mark.parametrize("element", LEAVES)
+def test_an_element_of_a_row_is_taken_or_refused_alike(datatype: str | None, element: str) -> None:
+    declared = () if datatype is None else (Tensor("x", datatype, (-1, 2)),)
+    both_ways(f"[[{element},1]]", declared)
+    both_ways(f"[[{element},{element}]]", declared)
+    both_ways(f"[[-1,{element}]]", declared)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 32, 33, 64, 65, 100, 900])
+def test_deep_rows_are_taken_or_refused_alike(depth: int) -> None:
+    for declared in ((), (Tensor("x", "FP32", [-1] * depth),), (X,)):
+        both_ways("[" * depth + "1" + "]" * depth, declared)
+
+
+def test_a_large_integer_is_rounded_once() -> None:
+    between = 2**60 + 2**36 + 1  # to FP64 first it would become the middle of two of FP32, and be rounded down
+    [(_, _, contents, _)] = both_ways(f"[{between}]", (Tensor("x", "FP32", (-1,)),))
+    assert np.frombuffer(contents, np.float32)[0] == 2**60 + 2**37
+
+
+def test_integers_of_64_bits_unsigned_are_kept_among_smaller_ones() -> None:
+    for declared in ((), (Tensor("x", "UINT64", (-1,)),)):
+        [(dtype, _, contents, _)] = both_ways(f"[{2**64 - 1},1]", declared)
+        assert np.frombuffer(contents, dtype).tolist() == [2**64 - 1, 1]
+
+
+def test_long_rows_are_not_made_python_objects() -> None:
+    pytest.importorskip("simdjson")
+    table = np.random.default_rng(3).standard_normal((40, 20)).astype(np.float32)
+    payload = v1.decode_request(orjson.dumps({"instances": table.tolist()}), None, numbers=True)
+    assert isinstance(payload, dict)
+    assert isinstance(payload["instances"], Numbers)
+    [array] = to_arrays(model_of(Tensor("x", "FP32", (-1, 20))), payload)
+    np.testing.assert_array_equal(array, table)

@@ -1,0 +1,106 @@
+"""Heads that have come before are known by their very bytes, and not too many of them."""
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpserve.http.lane import Asked
+from mpserve.prefork import heads as module
+from mpserve.prefork.heads import LONGEST, MOST, Head, Heads
+
+HEAD = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
+
+
+def head(length: int = 4, name: str = "") -> Head:
+    return Head(cast("Asked", name), True, length)
+
+
+def knowing(data: bytes = HEAD + b"body", length: int = 4) -> Heads:
+    heads = Heads()
+    heads.remember(data, head(length))
+    return heads
+
+
+def test_one_whole_request_with_a_known_head_is_found() -> None:
+    assert knowing().find(HEAD + b"1234") == (head(), b"1234")
+    assert knowing().find(HEAD + b"\r\n\r\n") == (head(), b"\r\n\r\n")
+    assert knowing(HEAD, 0).find(HEAD) == (head(0), b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"POST",
+        HEAD,
+        HEAD[:-1],
+        HEAD[:-2] + b"body",
+        HEAD + b"bod",
+        HEAD + b"body5",
+        HEAD + b"body" + HEAD,
+        HEAD + b"body" + HEAD + b"body",
+        b"\r\n" + HEAD + b"body",
+        b"\r\n\r\n" + HEAD + b"body",
+        b" " + HEAD + b"body",
+        HEAD.replace(b"host", b"Host") + b"body",
+        HEAD.replace(b"x\r\n", b"x\r\nconnection: close\r\n") + b"body",
+        HEAD.replace(b": 4", b": 5") + b"body5",
+    ],
+)
+def test_nothing_else_is(data: bytes) -> None:
+    assert knowing().find(data) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n" + HEAD,
+        b"\r\n\r\n" + HEAD,
+        b"\n" + HEAD,
+        HEAD.replace(b"POST", b"post"),
+        b"GET" + HEAD[4:],
+        HEAD[:-2],
+        b"",
+        b"\r\n\r\n",
+    ],
+)
+def test_what_does_not_begin_with_a_whole_head_of_a_post_is_not_remembered(data: bytes) -> None:
+    assert knowing(data)._known == {}
+
+
+@pytest.mark.parametrize(("size", "is_kept"), [(LONGEST, True), (LONGEST + 1, False), (2 * LONGEST, False)])
+def test_a_long_head_is_not_remembered(size: int, is_kept: bool) -> None:
+    long = HEAD.replace(b"host: x", b"host: x" + b"x" * (size - len(HEAD)))
+    assert len(long) == size
+    heads = knowing(long + b"body")
+    assert (heads.find(long + b"body") is not None) == is_kept
+    assert bool(heads._known) == is_kept
+
+
+def test_no_more_than_so_many_are_remembered_and_new_ones_always() -> None:
+    heads = Heads()
+    for number in range(3 * MOST):
+        text = HEAD.replace(b": x", b": %d" % number)
+        heads.remember(text, head(name=str(number)))
+        assert len(heads._known) <= MOST
+        found: Any = heads.find(text + b"body")
+        assert found[0].asked == str(number)
+
+
+def test_the_latest_meaning_of_a_head_counts() -> None:
+    heads = knowing()
+    heads.remember(HEAD + b"body", head(name="again"))
+    assert heads.find(HEAD + b"body") == (head(name="again"), b"body")
+
+
+@given(st.lists(st.sampled_from([HEAD, b"\r\n", b"POST ", b"body", b"x", HEAD[:-2]]), max_size=6).map(b"".join))
+def test_what_is_found_is_the_remembered_bytes_and_as_many_more(data: bytes) -> None:
+    found = knowing().find(data)
+    assert (found is not None) == (data.startswith(HEAD) and len(data) == len(HEAD) + 4)
+    assert found is None or found[1] == data[len(HEAD) :]
+
+
+def test_all_that_is_remembered_is_small() -> None:
+    assert module.MOST * module.LONGEST <= 4 * 1024 * 1024

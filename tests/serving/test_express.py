@@ -1,0 +1,163 @@
+"""What is answered without messages, what is left to the ordinary way, and what is counted of it."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from mpserve.errors import InferenceError, InvalidInput
+from mpserve.logging import model as model_in_log
+from mpserve.protocol import plain
+from mpserve.serving import express
+from mpserve.serving.completion import InThread
+from mpserve.serving.dataplane import Dataplane, Express, InParts
+from mpserve.serving.tally import INFER, INPUT, OUTPUT
+from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.serving.visit import Visit
+from tests.asgi import loaded
+
+X = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2.5]}
+N = {"name": "n", "shape": [1], "datatype": "INT8", "data": [3]}
+
+
+class Scales(TensorModel):
+    name = "m"
+    inputs = (Tensor("x", "FP32", (-1,)), Tensor("n", "INT8", (1,)))
+    outputs = (Tensor("y", "FP32", (-1,)),)
+    asked = 0
+    logged_as = ""
+
+    def predict(self, x: Any, n: Any) -> Any:
+        self.asked += 1
+        self.logged_as = model_in_log.get()
+        return x * np.float32(n[0])
+
+
+def expressed(model: TensorModel, answer: Express, document: Any, nonfinite: Any = "error") -> tuple[Any, Visit]:
+    """What is answered at once, and the visit."""
+
+    async def main() -> tuple[Any, Visit]:
+        async with loaded(model) as core:
+            served = core.find("m")
+            visit = Dataplane(core).visit(served)
+            try:
+                request = plain.read_request(orjson.dumps(document)) if answer is express.infer else document
+                return (None if request is None else InThread(core, visit).express(answer, request, nonfinite)), visit
+            except InferenceError as error:
+                return error, visit
+            finally:
+                visit.end()
+
+    return asyncio.run(main())
+
+
+def test_a_plain_request_is_answered_at_once() -> None:
+    model = Scales()
+    json, visit = expressed(model, express.infer, {"inputs": [X, N], "id": "7"})
+    output = {"name": "y", "shape": [2], "datatype": "FP32", "data": [3.0, 7.5]}
+    assert orjson.loads(json) == {"model_name": "m", "id": "7", "outputs": [output]}
+    assert (model.asked, model.logged_as, visit.is_answered, visit.rows) == (1, "m", True, 1)
+    assert min(visit.watch.spent[part] for part in (INPUT, INFER, OUTPUT)) > 0
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"inputs": None},
+        {"inputs": {}},
+        {"inputs": [X]},
+        {"inputs": [N, X]},
+        {"inputs": [X, N, X]},
+        {"inputs": [X, 5]},
+        {"inputs": [X, {**N, "name": "m"}]},
+        {"inputs": [X, {**N, "datatype": "INT16"}]},
+        {"inputs": [X, {**N, "datatype": "int8"}]},
+        {"inputs": [X, {**N, "datatype": None}]},
+        {"inputs": [X, {**N, "shape": [2]}]},
+        {"inputs": [X, {**N, "shape": [1, 1]}]},
+        {"inputs": [X, {**N, "data": [300]}]},
+        {"inputs": [X, {**N, "data": [True]}]},
+        {"inputs": [X, {**N, "data": [1.0]}]},
+        {"inputs": [X, {**N, "parameters": {"a": 1}}]},
+        {"inputs": [X, N], "id": 7},
+        {"inputs": [X, N], "outputs": [{"name": "y"}]},
+        {"inputs": [X, N], "parameters": {"binary_data_output": True}},
+        {"inputs": [X, N], "other": 1},
+    ],
+)
+def test_whatever_is_not_plainly_as_declared_is_left_alone(document: Any) -> None:
+    model = Scales()
+    json, visit = expressed(model, express.infer, document)
+    assert (json, model.asked, visit.is_read) == (None, 0, False)
+
+
+class Rows(Scales):
+    inputs = (Tensor("x", "FP32", (-1,)),)
+
+    def predict(self, x: Any) -> Any:  # type: ignore[override]
+        return x * 2
+
+
+def test_v1_is_answered_at_once_or_refused_and_its_rows_are_counted() -> None:
+    json, visit = expressed(Rows(), express.predict, {"instances": [1, 2, 3]})
+    assert (json, visit.rows, visit.is_answered) == (b'{"predictions":[2.0,4.0,6.0]}', 3, True)
+    with pytest.raises(InvalidInput, match="expected numbers for FP32, got a string"):
+        expressed(Rows(), express.predict, {"instances": ["a"]})
+
+
+class Square(Rows):
+    inputs = (Tensor("x", "FP32", (3,)),)
+
+
+def test_v1_rows_are_counted_also_of_a_model_that_takes_no_batches() -> None:
+    _, visit = expressed(Square(), express.predict, {"instances": [1, 2, 3]})
+    assert visit.rows == 3
+
+
+class Wrong(Rows):
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+    def predict(self, x: Any) -> Any:
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+@pytest.mark.parametrize("answer", [express.infer, express.predict])
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (ValueError("bad"), "ValueError : bad"),
+        (SystemExit(3), "RuntimeError : SystemExit: 3"),
+        (np.float32([[1]]), r"declared with shape \[-1\], the model gave \[1, 1\]"),
+        (np.float32([np.nan]), "NaN or infinity"),
+        ({"z": 1}, "the model returned outputs"),
+    ],
+)
+def test_a_models_fault_is_told_as_such(answer: Any, result: Any, words: str) -> None:
+    error, _ = expressed(Wrong(result), answer, {"inputs": [X]} if answer is express.infer else {"instances": [1]})
+    assert isinstance(error, InferenceError)
+    with pytest.raises(InferenceError, match=words):
+        raise error
+
+
+def test_what_is_not_finite_may_be_null() -> None:
+    json, _ = expressed(Wrong(np.float32([np.nan, 1])), express.infer, {"inputs": [X]}, "null")
+    assert orjson.loads(json)["outputs"][0]["data"] == [None, 1.0]
+    json, _ = expressed(Wrong(np.float32([np.inf, 1])), express.predict, {"instances": [1]}, "null")
+    assert json == b'{"predictions":[null,1.0]}'
+
+
+@pytest.mark.parametrize("answer", [express.infer, express.predict])
+def test_an_answer_in_parts_is_handed_to_the_loop(answer: Any) -> None:
+    with pytest.raises(InParts) as caught:
+        expressed(
+            Wrong(iter([np.float32([1])])), answer, {"inputs": [X]} if answer is express.infer else {"instances": [1]}
+        )
+    [part] = list(caught.value.parts)
+    assert part.outputs[0].as_numpy().tolist() == [1.0]
