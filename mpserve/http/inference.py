@@ -17,7 +17,6 @@ from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol import cloudevents, compression, v1, v2
 from mpserve.protocol.messages import InferResponse
 from mpserve.protocol.plain import read_request
-from mpserve.serving import express
 from mpserve.serving.dataplane import Dataplane, Plane
 from mpserve.serving.stream import ModelStream
 
@@ -59,10 +58,6 @@ async def _v1(plane: Plane, verb: str, call: Call, body: bytes) -> Answer | Stre
     if event is None:
         numbers = plane.takes_numbers(verb, call.model, call.version)
         payload = v1.decode_request(body, call.headers.get("content-type"), numbers)
-        if numbers and isinstance(payload, dict):
-            at_once = plane.express(express.predict, payload, settings.nonfinite)
-            if at_once is not None:
-                return Answer(200, JSON_ONLY, at_once)
     else:
         payload = event.data
     result, response_headers = await plane.run(verb, call.model, call.version, payload, call.headers)
@@ -90,9 +85,6 @@ async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
         declared = plane.declared_inputs(call.model, call.version) if header_length == "0" else ()
         request = v2.decode_request(body, call.model, call.version, header_length, declared)
     else:
-        at_once = None if call.version else plane.express(express.infer, plain, nonfinite)
-        if at_once is not None:
-            return Answer(200, JSON_ONLY, at_once)
         request = v2.request_of(plain, call.model, call.version)
     result, response_headers = await plane.run("predict", call.model, call.version, request, call.headers)
     if not isinstance(result, InferResponse):
@@ -170,13 +162,20 @@ async def respond(plane: Plane, inference: Inference, call: Call, body: bytes) -
 
 async def compressed(plane: Plane, answer: Answer, accept_encoding: str) -> Answer:
     """The answer in a content coding that the client takes, where that saves bytes and the model has not chosen one."""
+    coding = coding_for(answer, accept_encoding)
+    if coding is None:
+        return answer
+    return in_coding(answer, coding) if len(answer.body) <= INLINE else await plane.offload(in_coding, answer, coding)
+
+
+def coding_for(answer: Answer, accept_encoding: str) -> compression.Coding | None:
+    """The content coding in which to send an answer, if any."""
     coding = compression.choose(accept_encoding)
     chosen_by_model = any(name == b"content-encoding" for name, _ in answer.headers)
-    if coding is None or chosen_by_model or not compression.worthwhile([answer.body]):
-        return answer
-    if len(answer.body) <= INLINE:
-        body = compression.compress(coding, [answer.body])
-    else:
-        body = await plane.offload(compression.compress, coding, [answer.body])
+    return None if coding is None or chosen_by_model or not compression.worthwhile([answer.body]) else coding
+
+
+def in_coding(answer: Answer, coding: compression.Coding) -> Answer:
+    """The answer in that coding."""
     headers = [*answer.headers, (b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
-    return Answer(answer.status, headers, body)
+    return Answer(answer.status, headers, compression.compress(coding, [answer.body]))

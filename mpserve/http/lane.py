@@ -5,24 +5,24 @@ is left to the application. Its middleware would not see what goes this way, so 
 the user's has no lane.
 """
 
-import contextvars
 import re
 import time
-from collections.abc import Callable
-from typing import NamedTuple
 
 from mpserve.errors import MPServeError
 from mpserve.http.accounts import Accounts
+from mpserve.http.asking import Asked, Asking, InBatch, InOneGo, InTask, Target, Tell
 from mpserve.http.inference import BINARY_HEADER, Call, Inference, explain, infer, predict, respond
 from mpserve.http.requests import RawHeaders, read_headers
-from mpserve.http.responses import JSON_ONLY, Answer, error_answer
+from mpserve.http.responses import Answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import begin_request
-from mpserve.serving.completion import Completion, Ticket, fits
-from mpserve.serving.dataplane import Dataplane, Plane
-from mpserve.serving.executor import as_failure
-from mpserve.serving.joining import Given, Joining, read
-from mpserve.serving.served import Served
+from mpserve.protocol.cloudevents import is_event
+from mpserve.protocol.v1 import is_json
+from mpserve.serving import express
+from mpserve.serving.completion import fits
+from mpserve.serving.dataplane import Dataplane
+from mpserve.serving.express import Reader, read_here
+from mpserve.serving.joining import read_joining
 
 ROUTES: dict[str, tuple[str, Inference]] = {
     "/v1/models/{model}:predict": ("predict", predict),
@@ -32,14 +32,8 @@ ROUTES: dict[str, tuple[str, Inference]] = {
 }
 """By path template, what is asked of the model, and what asks it; ``app.py`` makes its routes of them too."""
 
-Tell = Callable[[Answer | StreamedAnswer, bytes], object]
-"""Takes an answer and the id of its request."""
-
 TIMEOUT = b'"timeout"'
 """In a body it may be the parameter, the time of a request that must be known while it waits for the model's thread."""
-
-PARTICULAR = frozenset({BINARY_HEADER, "accept-encoding"})
-"""Headers of requests whose answer is not just JSON."""
 
 KNOWN = 1024
 """Addresses that are remembered, more than a server has models: a client that invents addresses must not fill memory."""
@@ -50,25 +44,6 @@ _PATTERNS = [
     (re.compile(re.sub(r"\\{(\w+)\\}", _SEGMENT, re.escape(template)).encode()), template, verb, inference)
     for template, (verb, inference) in ROUTES.items()
 ]
-
-
-class Target(NamedTuple):
-    """What an address stands for."""
-
-    path: str
-    template: str
-    verb: str
-    inference: Inference
-    model: str
-    version: str | None
-
-
-class Asked(NamedTuple):
-    """A request but for its body, which has ``length`` bytes."""
-
-    target: Target
-    call: Call
-    length: int
 
 
 class Lane:
@@ -93,7 +68,7 @@ class Lane:
             return None
         if self.accounts.access_log and "x-forwarded-for" in headers:
             return None
-        return Asked(target, Call(target.model, target.version, headers), length)
+        return Asked(target, Call(target.model, target.version, headers), length, _reader(target, headers))
 
     def _find(self, address: bytes) -> Target | None:
         target = _target(address)
@@ -101,7 +76,7 @@ class Lane:
             self._known[address] = target
         return target
 
-    def begin(self, asked: Asked, body: bytes, client: object, tell: Tell) -> "InOneGo | InBatch | None":
+    def begin(self, asked: Asked, body: bytes, client: object, tell: Tell) -> "Asking | None":
         """Begin to answer a request where its model runs, and ``tell`` the answer; None if it must be awaited here."""
         target = asked.target
         try:
@@ -110,10 +85,17 @@ class Lane:
             return None
         if TIMEOUT in body:
             return None
-        if target.inference is infer and served.joins is not None and not PARTICULAR.intersection(asked.call.headers):
-            given = None if target.version else read(served, body)
-            return None if given is None else InBatch(self, given, asked, client, tell)
-        return InOneGo(self, served, asked, body, client, tell) if fits(served, target.verb, len(body)) else None
+        asking = (self.dataplane, served, self.accounts, asked, body, client, tell)
+        if fits(served, target.verb, len(body)):
+            return InOneGo(*asking)
+        batcher = served.pipeline.batcher
+        if asked.read is None or (batcher is not None and "accept-encoding" in asked.call.headers):
+            return None
+        if batcher is not None:
+            given = read_joining(served, batcher, asked.read, body)
+            return None if given is None else InBatch(batcher, given, *asking)
+        given = read_here(served, asked.read, body)
+        return None if given is None else InTask(given, *asking)
 
     async def answer(self, asked: Asked, body: bytes, client: object) -> tuple[Answer | StreamedAnswer, bytes]:
         """The answer to a request, whatever becomes of it, and the id of the request; ``client`` is for the access log."""
@@ -128,60 +110,15 @@ class Lane:
         self.accounts.note(target.template, status, start, client, "POST", target.path)
 
 
-_NO_CONTEXT = contextvars.Context()
-
-
-class Asking(Ticket[Answer | StreamedAnswer]):
-    """A request on the lane that is answered without a task."""
-
-    def _come(self, lane: Lane, asked: Asked, client: object, tell: Tell) -> None:
-        self._lane = lane
-        self._asked = asked
-        self._client = client
-        self._tell = tell
-        self._start = time.perf_counter()
-        self._identity = ""
-        self._context = _NO_CONTEXT
-
-    def told(self, outcome: Answer | StreamedAnswer) -> None:
-        if self._lane.accounts.access_log:
-            self._context.run(self._lane.note, self._asked.target, outcome.status, self._start, self._client)
-        else:
-            self._lane.accounts.count(self._asked.target.template, outcome.status)
-        self._tell(outcome, self._identity.encode())
-
-    def failed(self, error: BaseException) -> Answer:
-        return error_answer(as_failure(error))
-
-
-class InOneGo(Asking, Completion[Answer | StreamedAnswer]):
-    """One that is run to completion."""
-
-    def __init__(self, lane: Lane, served: Served, asked: Asked, body: bytes, client: object, tell: Tell) -> None:
-        self._come(lane, asked, client, tell)
-        self._body = body
-        super().__init__(lane.dataplane, served)
-
-    async def road(self, plane: Plane) -> Answer | StreamedAnswer:
-        target, call, _ = self._asked
-        self._identity = begin_request(self._identity or call.headers.get("x-request-id", ""))
-        answer = await respond(plane, target.inference, call, self._body)
-        if self._lane.accounts.access_log:  # its line names what the thread was at
-            self._context = contextvars.copy_context()
-        return answer
-
-
-class InBatch(Asking, Joining[Answer | StreamedAnswer]):
-    """One that joins a batch."""
-
-    def __init__(self, lane: Lane, given: Given, asked: Asked, client: object, tell: Tell) -> None:
-        self._come(lane, asked, client, tell)
-        self._context = contextvars.copy_context()
-        self._identity = self._context.run(begin_request, asked.call.headers.get("x-request-id", ""))
-        super().__init__(lane.dataplane, given, self._context)
-
-    def answered(self, json: bytes) -> Answer:
-        return Answer(200, JSON_ONLY, json)
+def _reader(target: Target, headers: dict[str, str]) -> Reader | None:
+    """What reads a plain request of this head; None: it is not a plain one."""
+    if target.version is not None:
+        return None
+    if target.inference is infer:
+        return None if BINARY_HEADER in headers else express.read_v2
+    if target.inference is predict and is_json(headers.get("content-type")) and not is_event(headers):
+        return express.read_v1
+    return None
 
 
 def _target(address: bytes) -> Target | None:

@@ -42,14 +42,16 @@ class Exchange:
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes] | None = None
 
     def receive(self, chunk: bytes) -> None:
+        if self._chunks is None:
+            self._chunks = []
         self._chunks.append(chunk)
 
     def take_body(self) -> bytes:
         """The whole body, which is not kept here any longer."""
-        chunks, self._chunks = self._chunks, []
+        chunks, self._chunks = self._chunks or [b""], None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def head(self, answer: "Answer", identity: bytes, server_headers: Iterable[tuple[bytes, bytes]]) -> bytes:

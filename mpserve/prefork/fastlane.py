@@ -11,7 +11,7 @@ from uvicorn._types import ASGI3Application
 
 from mpserve.prefork.cycles import for_parts
 from mpserve.prefork.exchange import ID_HEADER, Exchange
-from mpserve.prefork.heads import Head, Heads
+from mpserve.prefork.heads import USUAL, Head, Heads
 from mpserve.prefork.http1 import Protocol
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ class LaneProtocol(Protocol):
                 self.heads.remember(data, self._first)
         else:
             head, body = found
-            exchange = self._begin_exchange(head)
-            exchange.receive(body)
-            self._complete_exchange(exchange)
+            self._complete_exchange(self._begin_exchange(head), body)
 
     def _begin_request(self) -> None:
         head = self._head()
@@ -94,16 +92,15 @@ class LaneProtocol(Protocol):
         if exchange is None:
             super()._complete_request()
         else:
-            self._complete_exchange(exchange)
+            self._complete_exchange(exchange, exchange.take_body())
 
     def _abandon_request(self) -> None:
         if self._receiving is None:
             super()._abandon_request()
         self._receiving = None
 
-    def _complete_exchange(self, exchange: Exchange) -> None:
+    def _complete_exchange(self, exchange: Exchange, body: bytes) -> None:
         exchange.more_body = False
-        body = exchange.take_body()
         begun = self.lane.begin(exchange.asked, body, self.client, partial(self._told, exchange))
         if begun is None:
             exchange.begun = task = self.loop.create_task(self._answer(exchange, body))
@@ -149,11 +146,15 @@ class LaneProtocol(Protocol):
         await cycle.run_asgi(cast("ASGI3Application", answer))
 
     def _write(self, exchange: Exchange, answer: "Answer", identity: bytes) -> None:
-        head = exchange.head(answer, identity, self.server_state.default_headers)
-        if len(answer.body) < COPIED:
-            self.transport.write(head + answer.body)
+        status, headers, body = answer
+        if status == 200 and headers == USUAL and exchange.keep_alive:
+            head = self.heads.usual(self.server_state.default_headers, len(body), identity)
         else:
-            self.transport.writelines((head, answer.body))
+            head = exchange.head(answer, identity, self.server_state.default_headers)
+        if len(body) < COPIED:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
         exchange.response_complete = True
         if not exchange.keep_alive:
             self.transport.close()

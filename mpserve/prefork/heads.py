@@ -1,4 +1,4 @@
-"""Request heads that have come before, byte for byte, and what they were found to ask for.
+"""Heads that come again and again: of requests, byte for byte, with what they were found to ask for, and of the usual answer.
 
 A client that keeps its connection writes the same head before each request of one length, and to parse it costs as much as
 to answer a small request. What is known here the parser has taken once and the lane too, so the same bytes mean the same.
@@ -6,8 +6,15 @@ to answer a small request. What is known here the parser has taken once and the 
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 if TYPE_CHECKING:
     from mpserve.http.lane import Asked  # which brings Starlette and numpy
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+USUAL: RawHeaders = [(b"content-type", b"application/json")]
+"""The headers of most answers."""
 
 END = b"\r\n\r\n"
 BEGIN = b"POST "
@@ -32,6 +39,8 @@ class Heads:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
+        self._server_headers: RawHeaders | None = None
+        self._begin = b""
 
     def find(self, data: bytes) -> tuple[Head, bytes] | None:
         """The head and the body of what is one whole request, if its head is known."""
@@ -47,3 +56,11 @@ class Heads:
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[data[:end]] = head
+
+    def usual(self, server_headers: RawHeaders, length: int, identity: bytes) -> bytes:
+        """The head of an answer of status 200 with the ``USUAL`` headers and so many bytes, on a connection that stays."""
+        if server_headers is not self._server_headers:  # they change every second
+            self._server_headers = server_headers
+            fields = [b"%b: %b\r\n" % field for field in (*server_headers, *USUAL)]
+            self._begin = STATUS_LINE[200] + b"".join(fields)
+        return b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (self._begin, length, identity)

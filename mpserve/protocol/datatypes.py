@@ -76,6 +76,11 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     return datatype
 
 
+def plain_datatype(dtype: np.dtype[Any]) -> str | None:
+    """The V2 datatype that stands for exactly this dtype, elements of one size in the machine's byte order; None if none does."""
+    return None if dtype.kind == "O" else _DATATYPES.get(dtype)
+
+
 def cast(array: Array, datatype: str) -> Array:
     """The array as `datatype`, without a copy where it is that already.
 

@@ -5,22 +5,22 @@ Whatever is not plainly such is left to ``wire``, which reads and writes everyth
 refuses anything, and what is taken here means what it means there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
 
 from mpserve.protocol.datatypes import FIXED, MAX_RANK, Array
-from mpserve.protocol.tensors import InferOutput
+from mpserve.protocol.wire import SHORT
 
 try:
     import simdjson
 except ImportError:  # there are no wheels for Python 3.14
     simdjson = None
 
-SHORT = 512
+FEW_BYTES = 512
 """Bytes of a body up to which Python objects cost less than what simdjson takes for each value that it is asked for."""
 
 _INTEGERS = frozenset({int})
@@ -36,16 +36,19 @@ _FP32 = FIXED["FP32"]
 FP32_END = 3.4028234e38
 """A little less than the largest FP32, from which on a number may become infinite."""
 
-_LIMITS: dict[str, tuple[frozenset[type], float, float]] = {
-    datatype: (_NUMBERS, -FP32_END, FP32_END)
-    if datatype == "FP32"
-    else (_NUMBERS, -inf, inf)
-    if kind == "d"
-    else (_INTEGERS, int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
-    for datatype, (kind, dtype) in _KINDS.items()
-}
-"""By datatype: the types of its elements in Python, and between which of them all are taken as they are."""
+
+def _limits(dtype: np.dtype[Any]) -> tuple[frozenset[type], float, float]:
+    if dtype.kind == "f":
+        end = FP32_END if dtype is _FP32 else inf
+        return _NUMBERS, -end, end
+    return _INTEGERS, int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+
+
+_OBJECTS = {datatype: (dtype, *_limits(dtype)) for datatype, (_, dtype) in _KINDS.items()}
+"""By datatype: its dtype, the types of its elements in Python, and between which of them all are taken as they are."""
 _READ = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
+WRITABLE = {datatype: dtype for datatype, dtype in FIXED.items() if datatype != "FP16"}
+"""By datatype: the dtype of arrays that the JSON writer takes as they are."""
 
 FEW = 4096
 """Elements whose squares are added up, which costs less than to look at each, as long as it is not left to several threads."""
@@ -56,59 +59,54 @@ _NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)
 """What is raised for text that is no JSON, for what is not there, and for values of another type than was asked for."""
 
 
-class Read(NamedTuple):
-    """An input of a request."""
+Read = tuple[str, str, Array]
+"""An input of a request: its name, its datatype and its array."""
 
-    name: str
-    datatype: str
-    array: Array
-
-
-class Request(NamedTuple):
-    """A request that asks for nothing but an answer."""
-
-    id: str | None
-    inputs: list[Read]
+Request = tuple[str | None, list[Read]]
+"""The id and the inputs of a request that asks for nothing but an answer. Tuples, since to make one with names takes as long
+as to make an array."""
 
 
 def read_request(body: bytes) -> Request | None:
     """The V2 request in a body of nothing but JSON; None if it is not plain."""
-    is_short = len(body) < SHORT or simdjson is None
-    # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more than these.
-    if not (is_short or body.startswith(b"{")):
-        return None
     try:
-        document = orjson.loads(body) if is_short else simdjson.Parser().parse(body)
-        request_id = document["id"] if len(document) > 1 else None
-        inputs = [_read(entry, is_short) for entry in document["inputs"]]
+        if len(body) < FEW_BYTES or simdjson is None:
+            document = orjson.loads(body)
+            inputs = [_of_objects(**entry) for entry in document["inputs"]]
+        else:
+            document = simdjson.Parser().parse(body)
+            inputs = [_of_text(entry) for entry in document["inputs"]]
+            # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more.
+            if not body.startswith(b"{") or body.count(b"[") != 1 + 2 * len(inputs):
+                return None
+        request_id = None
+        if len(document) > 1:
+            request_id = document["id"]
+            if len(document) > 2 or type(request_id) is not str:
+                return None
     except _NOT_PLAIN:
         return None
-    if len(document) > 2 or type(request_id) is not (str if len(document) > 1 else type(None)):
+    if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
         return None
-    if not (is_short or body.count(b"[") == 1 + 2 * len(inputs)):
-        return None
-    if not inputs or (len(inputs) > 1 and len({read.name for read in inputs}) < len(inputs)):
-        return None
-    return Request(request_id, inputs)
+    return request_id, inputs
 
 
-def _read(entry: Any, is_short: bool) -> Read:
-    """An input; one of ``_NOT_PLAIN`` if it is not plain."""
+def _of_text(entry: Any) -> Read:
+    """An input that simdjson has read; one of ``_NOT_PLAIN`` if it is not plain."""
     name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
+    kind, dtype = _KINDS[datatype]
     if len(entry) != 4 or type(name) is not str:
         raise ValueError
-    kind, dtype = _KINDS[datatype]
-    if is_short:
-        return Read(name, datatype, _of_objects(data, datatype, dtype, _checked(shape, len(data))))
     flat = np.frombuffer(data.as_buffer(of_type=kind), _READ[kind])
-    return Read(name, datatype, narrowed(flat, dtype).reshape(_checked(shape.as_list(), flat.size)))
+    return name, datatype, narrowed(flat, dtype).reshape(_checked(shape.as_list(), flat.size))
 
 
-def _of_objects(data: list[Any], datatype: str, dtype: np.dtype[Any], shape: list[int]) -> Array:
-    types, low, high = _LIMITS[datatype]
-    if not types.issuperset(map(type, data)) or min(data) < low or max(data) > high:
+def _of_objects(name: str, datatype: str, shape: list[Any], data: list[Any]) -> Read:
+    """As ``_of_text``, of what orjson has read."""
+    dtype, types, low, high = _OBJECTS[datatype]
+    if type(name) is not str or not types.issuperset(map(type, data)) or min(data) < low or max(data) > high:
         raise ValueError
-    return np.array(data, dtype).reshape(shape)
+    return name, datatype, np.array(data, dtype).reshape(_checked(shape, len(data)))
 
 
 def _checked(shape: list[Any], size: int) -> list[int]:
@@ -148,23 +146,9 @@ def _fp32(flat: Array) -> Array:
     return array
 
 
-def is_writable(value: Any, datatype: str) -> bool:
-    """Whether it is an array of this datatype, which the JSON writer takes as it is."""
-    return type(value) is np.ndarray and value.dtype is FIXED.get(datatype) and datatype != "FP16"
-
-
-def entry(name: str, datatype: str, written: Array) -> dict[str, Any]:
-    """An output of a response, as the JSON writer takes it."""
-    # Also one of one dimension, which may be a column of a table: the writer takes no strides.
-    return {"name": name, "shape": written.shape, "datatype": datatype, "data": written.ravel()}
-
-
-def entries_of(outputs: Sequence[InferOutput]) -> list[dict[str, Any]] | None:
-    """The outputs as the JSON writer takes them; None if one is not plain."""
-    entries = []
-    for output in outputs:
-        held: Any = output._data
-        if output.parameters or not is_writable(held, output.datatype) or list(held.shape) != output.shape:
-            return None
-        entries.append(entry(output.name, output.datatype, held))
-    return entries
+def is_finite(json: bytes, arrays: Iterable[Array]) -> bool:
+    """Whether none of the values in this JSON is null for want of a number that JSON has."""
+    # In a short text it costs less to look for a null, which a string may hold too, than to look at each array.
+    if len(json) <= SHORT:
+        return b"null" not in json
+    return all(np.isfinite(array).all() for array in arrays)

@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol import plain
 from mpserve.protocol.datatypes import Array, NonFinite, json_values
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferResponse
@@ -29,9 +30,17 @@ def decode_request(body: bytes, content_type: str | None, numbers: bool = False)
     Raises:
         InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
     """
+    return read_document(body, numbers) if is_json(content_type) else body
+
+
+def is_json(content_type: str | None) -> bool:
+    """Whether a body of this content type is JSON."""
     media_type = (content_type or "").partition(";")[0].strip().lower()
-    if media_type not in _JSON_MEDIA_TYPES and not media_type.endswith("+json"):
-        return body
+    return media_type in _JSON_MEDIA_TYPES or media_type.endswith("+json")
+
+
+def read_document(body: bytes, numbers: bool) -> dict[str, Any]:
+    """As ``decode_request``, of a body that is JSON."""
     document = parse_object(body, "instances" if numbers else "")
     if not isinstance(document.get("instances", []), list | Numbers):
         raise InvalidInput('Expected "instances" to be a list')
@@ -66,6 +75,14 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
     if nonfinite == "error" and b"null" in body and _holds_non_finite(result):
         raise InferenceError("the model's result holds NaN or infinity, which JSON cannot carry")
     return body, "application/json"
+
+
+def write_plain(array: Array, datatype: str, nonfinite: NonFinite) -> bytes | None:
+    """The JSON of a response of one output; None if that is not plain, or a value is none of JSON's, which is not to be null."""
+    if array.dtype is not plain.WRITABLE.get(datatype) or not (array.ndim and array.flags.c_contiguous):
+        return None
+    body = orjson.dumps({"predictions": array}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return body if nonfinite == "null" or plain.is_finite(body, [array]) else None
 
 
 def encode_part(part: object) -> bytes:

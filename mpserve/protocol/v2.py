@@ -5,17 +5,17 @@ Knows the one header that divides a body, as text, and nothing else of HTTP.
 Source: Open Inference Protocol (inference_rest.md); Triton's docs/protocol/extension_binary_data.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mpserve.protocol.binary import Declared, Rest, decode_raw, split
-from mpserve.protocol.datatypes import NonFinite
+from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
-from mpserve.protocol.plain import Request, entries_of
-from mpserve.protocol.wire import SHORT, Encoded, dump, read_request, write
+from mpserve.protocol.plain import WRITABLE, Request, is_finite
+from mpserve.protocol.wire import Encoded, dump, read_request, write
 
 
 def decode_request(
@@ -48,8 +48,9 @@ def decode_request(
 
 def request_of(plain: Request, model_name: str, model_version: str | None) -> InferRequest:
     """The message of a plain request."""
-    inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in plain.inputs]
-    return InferRequest(model_name, inputs, plain.id, model_version=model_version)
+    request_id, read = plain
+    inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in read]
+    return InferRequest(model_name, inputs, request_id, model_version=model_version)
 
 
 def encode_request(request: InferRequest) -> Encoded:
@@ -69,23 +70,34 @@ def encode_answer(response: InferResponse, request: InferRequest, nonfinite: Non
             that are not UTF-8, and NaN or infinity, unless `nonfinite` is "null", which is what they become then.
     """
     if not (request.request_outputs or request.use_binary_outputs or response.parameters):
-        entries = entries_of(response.outputs)
-        if entries is not None:
-            json = write_plain(response.model_name, response.model_version, response.id, entries, nonfinite)
-            if json is not None:
-                return Encoded([json], None)
+        json = _write_plainly(response, nonfinite)
+        if json is not None:
+            return Encoded([json], None)
     outputs = [(output, request.wants_binary(output.name)) for output in response.outputs]
     return write(response.head(), "outputs", outputs, nonfinite)
+
+
+def _write_plainly(response: InferResponse, nonfinite: NonFinite) -> bytes | None:
+    outputs = []
+    for output in response.outputs:
+        held: Any = output._data
+        if output.parameters or type(held) is not np.ndarray or list(held.shape) != output.shape:
+            return None
+        outputs.append((output.name, output.datatype, held))
+    return write_plain(response.model_name, response.model_version, response.id, outputs, nonfinite)
 
 
 def write_plain(
     model_name: str | None,
     model_version: str | None,
     response_id: str | None,
-    entries: list[dict[str, Any]],
+    outputs: Iterable[tuple[str, str, Array]],
     nonfinite: NonFinite,
 ) -> bytes | None:
-    """The JSON of a plain response; None if a value is none of JSON's, and that is not to be null."""
+    """The JSON of a response with these outputs (name, datatype, array) and nothing else.
+
+    None if one is not plain, or a value is none of JSON's, and that is not to be null.
+    """
     document: dict[str, Any] = {}
     if model_name is not None:
         document["model_name"] = model_name
@@ -93,15 +105,14 @@ def write_plain(
         document["model_version"] = model_version
     if response_id is not None:
         document["id"] = response_id
-    document["outputs"] = entries
+    document["outputs"] = entries = []
+    for name, datatype, array in outputs:
+        if array.dtype is not WRITABLE.get(datatype):
+            return None
+        # Also one of one dimension is made flat, which may be a column of a table: the writer takes no strides.
+        entries.append({"name": name, "shape": array.shape, "datatype": datatype, "data": array.ravel()})
     json = dump(document)
-    if nonfinite == "null":
-        return json
-    # In a short text it costs less to look for a null, which a string may hold too, than to look at each array.
-    is_finite = (
-        b"null" not in json if len(json) <= SHORT else all(np.isfinite(entry["data"]).all() for entry in entries)
-    )
-    return json if is_finite else None
+    return json if nonfinite == "null" or is_finite(json, [entry["data"] for entry in entries]) else None
 
 
 def encode_response(response: InferResponse, nonfinite: NonFinite = "error") -> bytes:

@@ -8,14 +8,12 @@ stays in one thread stays in its cache. It knows no front end.
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from mpserve.errors import MPServeError
-from mpserve.protocol.datatypes import NonFinite
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import (
     Dataplane,
-    Express,
     InParts,
     Plane,
     completed,
@@ -71,10 +69,6 @@ class InThread:
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
         return verb == "predict" and self.visit.served.pipeline.begins_with_arrays
 
-    def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> bytes | None:
-        model = self.visit.served.express
-        return None if model is None else answer(self.visit, model, request, nonfinite)
-
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
     ) -> tuple[Any, Headers]:
@@ -120,9 +114,6 @@ class Resumed:
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
         return False
 
-    def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> None:
-        """The answer is there already."""
-
     async def run(
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
     ) -> tuple[ModelStream, Headers]:
@@ -140,10 +131,12 @@ class Ticket(ABC, Generic[T]):
     ``served`` has been found to be ready and open.
     """
 
+    _is_over = False
+    _deadline: Deadline | None = None
+
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
+        self._dataplane = dataplane
         self._visit = dataplane.visit(served)
-        self._is_over = False
-        self._deadline: Deadline | None = None
         if served.admission.is_limited:
             self._deadline = served.admission.limit(self._visit.watch, self._give_up)
 
@@ -197,35 +190,37 @@ class Completion(Ticket[T]):
 
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
         super().__init__(dataplane, served)
-        self._dataplane = dataplane
-        self._plane = InThread(dataplane.core, self._visit)
-        self._resumed: asyncio.Task[T] | None = None
         served.executor.submit(self._run, self)
+
+    @abstractmethod
+    def at_once(self) -> T | None:
+        """The answer, where there is a shorter way to it than ``road``."""
 
     @abstractmethod
     async def road(self, plane: Plane) -> T:
         """From the request to its answer, which may well be that of an error; waits for nothing but ``plane``."""
 
     def _run(self) -> T | InParts:
-        self._visit.watch.lap(QUEUE)
+        visit = self._visit
+        visit.watch.lap(QUEUE)
         try:
-            self.road(self._plane).send(None)
+            answer = self.at_once()
+            if answer is not None:
+                return answer
+            self.road(InThread(self._dataplane.core, visit)).send(None)
         except StopIteration as end:
-            answer: T = end.value
-            return answer
+            return cast("T", end.value)
         except InParts as found:
             return found
         raise RuntimeError("a request that was run to completion waited for something")
 
     def set_result(self, outcome: T | InParts) -> None:
         """The road has ended."""
-        self._is_over = True
-        if self._deadline is not None:
-            self._deadline.close()
+        self._over()
         if isinstance(outcome, InParts):
             resumed = Resumed(self._dataplane, self._visit, outcome)
-            self._resumed = asyncio.get_running_loop().create_task(self.road(resumed))
-            self._resumed.add_done_callback(self._end)
+            self._road = asyncio.get_running_loop().create_task(self.road(resumed))
+            self._road.add_done_callback(self._end)
         else:
             self._answer(outcome)
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar
 
 from mpserve.errors import InferenceError, InvalidInput, ModelNotReady, MPServeError
 from mpserve.logging import model as model_in_log
-from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.conversion import STREAMS
 from mpserve.serving.core import ServerCore
@@ -28,10 +27,6 @@ from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.serving.visit import Visit
 
 T = TypeVar("T")
-
-
-Express = Callable[[Visit, TensorModel, Any, NonFinite], bytes | None]
-"""``express.infer`` or ``express.predict``."""
 
 
 class InParts(BaseException):
@@ -54,9 +49,6 @@ class Plane(Protocol):
 
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
         """As ``Dataplane.takes_numbers``."""
-
-    def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> bytes | None:
-        """The JSON that answers what has been read, where it can be given at once; else None, and ``run`` is for it."""
 
     def refuse_early(self, name: str, version: str | None) -> None:
         """As ``Dataplane.refuse_early``."""
@@ -146,9 +138,6 @@ class Dataplane:
         """
         served = self.core.find(name, version)
         return verb == "predict" and served.pipeline.begins_with_arrays
-
-    def express(self, answer: Express, request: Any, nonfinite: NonFinite) -> None:
-        """Nothing can be answered at once here: on the event loop, what can be awaited is."""
 
     def visit(self, served: Served) -> Visit:
         """Begin a request to this model."""

@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,14 +45,8 @@ class Outcome(Protocol[R_contra]):
         """There will be none."""
 
 
-class Job(NamedTuple):
-    """A call that waits for its turn, in the context of its caller."""
-
-    context: contextvars.Context
-    function: Callable[..., Any]
-    args: tuple[object, ...]
-    outcome: Outcome[Any]
-    home: "LoopSide"
+Job = tuple[contextvars.Context, Callable[..., Any], tuple[object, ...], Outcome[Any], "LoopSide"]
+"""A call that waits for its turn, in the context of its caller, and where its outcome is wanted."""
 
 
 class LoopSide:
@@ -108,7 +102,7 @@ class Executor:
         loop = asyncio.get_running_loop()
         if home is None or home.loop is not loop:
             home = self._home = LoopSide(loop)
-        home.gathered.append(Job(contextvars.copy_context(), function, args, outcome, home))
+        home.gathered.append((contextvars.copy_context(), function, args, outcome, home))
         if len(home.gathered) == 1:
             loop.call_soon(self._hand_over, home)
 
@@ -165,14 +159,15 @@ class Executor:
 
 
 def _perform(job: Job) -> None:
-    if job.outcome.cancelled():
+    context, function, args, outcome, home = job
+    if outcome.cancelled():
         return
     try:
-        result = job.context.run(job.function, *job.args)
+        result = context.run(function, *args)
     except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
-        job.home.tell(job.outcome, None, error)
+        home.tell(outcome, None, error)
     else:
-        job.home.tell(job.outcome, result, None)
+        home.tell(outcome, result, None)
 
 
 def _place(frame: traceback.FrameSummary) -> str:

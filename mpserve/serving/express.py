@@ -1,118 +1,210 @@
-"""Arrays in, arrays out: a plain request to a synchronous tensor model, without the messages in between.
+"""Arrays in, arrays out: a plain request to a tensor model, without the messages in between.
 
-The messages and tensors that a small request is made into, and checked in, are half of what it costs in the model's thread.
-Here it goes from JSON to the arrays that the model declares, and back. Whatever is not plainly as declared goes the ordinary
-way before the model has seen it, to be refused there if it must be.
+The messages and tensors that a small request is made into, and checked in, are half of what it costs. Here it goes from JSON to
+the arrays that the model takes, and back. What is not plainly so is left to the ordinary way before the model has seen it, to be
+refused there if it must be. It knows no front end.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from mpserve.errors import MPServeError
+from mpserve.errors import InvalidInput, MPServeError
 from mpserve.logging import model as model_in_log
 from mpserve.protocol import plain, v1, v2
-from mpserve.protocol.datatypes import Array, NonFinite
-from mpserve.protocol.plain import Request
+from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
+from mpserve.protocol.messages import InferOutput, InferResponse
+from mpserve.protocol.plain import Read, Request
 from mpserve.serving.conversion import to_answer, to_arrays
 from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING
 from mpserve.serving.executor import as_failure
+from mpserve.serving.served import Served
 from mpserve.serving.stream import blamed
 from mpserve.serving.tally import INFER, INPUT, OUTPUT
-from mpserve.serving.tensors import TensorModel
+from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.serving.visit import Visit
 
-Write = Callable[[Visit, TensorModel, Any, Any, NonFinite], bytes]
+Parts = Sequence[tuple[str, str, Array]]
+"""Name, datatype and array of each output."""
 
 
-def infer(visit: Visit, model: TensorModel, request: Request, nonfinite: NonFinite) -> bytes | None:
-    """The JSON of the answer to a V2 request, in the model's thread; None if it is one for the ordinary way.
+class Given(ABC):
+    """A plain request: what it gives to the model, and how it wants its answer."""
+
+    __slots__ = ("arrays", "model")
+
+    model: TensorModel
+    arrays: list[Array]
+
+    @abstractmethod
+    def count(self, visit: Visit) -> None:
+        """Count it as so many rows as it has."""
+
+    @abstractmethod
+    def payload(self) -> Any:
+        """It as what a model is given elsewhere."""
+
+    @abstractmethod
+    def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
+        """The JSON of the answer.
+
+        Raises:
+            InferenceError: there is none.
+        """
+
+
+Reader = Callable[[TensorModel, bytes], Given | None]
+"""``read_v2`` or ``read_v1``: what is in a body, if it is plain and the model takes it as it is."""
+
+
+class _GivenV2(Given):
+    __slots__ = ("request",)
+
+    def __init__(self, model: TensorModel, arrays: list[Array], request: Request) -> None:
+        self.model = model
+        self.arrays = arrays
+        self.request = request
+
+    def count(self, visit: Visit) -> None:
+        visit.carries_array(self.arrays[0])
+
+    def payload(self) -> Any:
+        return v2.request_of(self.request, self.model.name, None)
+
+    def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
+        request_id, _ = self.request
+        json = v2.write_plain(self.model.name, None, request_id, outputs, nonfinite)
+        return json or v2.encode_response(_response(request_id, self.model, outputs), nonfinite)
+
+
+class _GivenV1(Given):
+    __slots__ = ("document",)
+
+    def __init__(self, model: TensorModel, arrays: list[Array], document: dict[str, Any]) -> None:
+        self.model = model
+        self.arrays = arrays
+        self.document = document
+
+    def count(self, visit: Visit) -> None:
+        visit.carries(self.document)
+
+    def payload(self) -> Any:
+        return self.document
+
+    def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
+        json = v1.write_plain(outputs[0][2], outputs[0][1], nonfinite) if len(outputs) == 1 else None
+        return json or v1.encode_response(_response(None, self.model, outputs), nonfinite)[0]
+
+
+def read_v2(model: TensorModel, body: bytes) -> Given | None:
+    """What is in a body of nothing but JSON."""
+    request = plain.read_request(body)
+    arrays = None if request is None else _arrays(model.inputs, request[1])
+    return None if request is None or arrays is None else _GivenV2(model, arrays, request)
+
+
+def read_v1(model: TensorModel, body: bytes) -> Given | None:
+    """As ``read_v2``."""
+    try:
+        document = v1.read_document(body, numbers=True)
+        return _GivenV1(model, to_arrays(model, document), document)
+    except InvalidInput:
+        return None
+
+
+def read_here(served: Served, reader: Reader, body: bytes) -> Given | None:
+    """What is in a body, if it is plain and the model may answer it on the event loop without more ado."""
+    model, pipeline = served.express, served.pipeline
+    if model is None or not model.ready or model.concurrency is not None or served.admission.is_limited:
+        return None
+    return reader(model, body) if pipeline.waits("predict") and pipeline.batcher is None else None
+
+
+def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
+    """The JSON of the answer, in the model's thread.
 
     Raises:
         MPServeError: as ``Dataplane.run``.
         InParts: the answer is one in parts.
     """
-    arrays = arrays_of(model, request)
-    if arrays is None:
-        return None
-    visit.carries_array(arrays[0])
-    return _answer(visit, model, request, arrays, _written_v2, nonfinite)
-
-
-def predict(visit: Visit, model: TensorModel, document: dict[str, Any], nonfinite: NonFinite) -> bytes:
-    """As ``infer``, for V1."""
-    visit.carries(document)
-    return _answer(visit, model, document, None, _written_v1, nonfinite)
-
-
-def _answer(
-    visit: Visit, model: TensorModel, request: Any, arrays: list[Array] | None, write: Write, nonfinite: NonFinite
-) -> bytes:
-    """``arrays`` is None where they are still to be made of the request."""
-    served, watch = visit.served, visit.watch
-    model_in_log.set(served.label)
-    watch.lap(INPUT)
-    begun = watch.now
+    begun = _begin(visit, given)
     try:
-        if arrays is None:
-            arrays = to_arrays(model, request)
-            watch.lap(INPUT)
-        result = model.invoke(arrays)
-        watch.lap(INFER)
-        json = write(visit, model, request, result, nonfinite)
+        result = given.model.invoke(given.arrays)
+        visit.watch.lap(INFER)
+        return _written(visit, given, result, nonfinite)
     except (MPServeError, InParts):
         raise
     except BaseException as error:
-        raise blamed(as_failure(error), model.name, "predict") from error
+        raise blamed(as_failure(error), given.model.name, "predict") from error
     finally:
-        watch.lap(OUTPUT)
-        served.pipeline.observe_predict(watch.now - begun)
-    visit.is_answered = True
-    return json
+        visit.served.pipeline.observe_predict(visit.watch.lap(OUTPUT) - begun)
 
 
-def arrays_of(model: TensorModel, request: Request) -> list[Array] | None:
-    """The arrays that the model declares, in their order, if they came in it."""
-    declared = model.inputs
-    if len(request.inputs) != len(declared):
+async def answer_async(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
+    """As ``answer``, of a model whose predict is ``async def``, on the event loop."""
+    begun = _begin(visit, given)
+    try:
+        result = await given.model.invoke(given.arrays)
+        visit.watch.lap(INFER)
+        return _written(visit, given, result, nonfinite)
+    except MPServeError:
+        raise
+    except (Exception, SystemExit) as error:  # SystemExit would end the loop
+        raise blamed(as_failure(error), given.model.name, "predict") from error
+    finally:
+        visit.served.pipeline.observe_predict(visit.watch.lap(OUTPUT) - begun)
+
+
+def _begin(visit: Visit, given: Given) -> int:
+    model_in_log.set(visit.served.label)
+    given.count(visit)
+    return visit.watch.lap(INPUT)
+
+
+def _written(visit: Visit, given: Given, result: Any, nonfinite: NonFinite) -> bytes:
+    outputs = _as_declared(given.model.outputs, result) or _converted(given, result)
+    visit.is_answered = True  # as in the ordinary way, also if it cannot be written
+    return given.write(outputs, nonfinite)
+
+
+def _arrays(declared: Sequence[Tensor], inputs: list[Read]) -> list[Array] | None:
+    """The arrays that a model takes, if the inputs are those that it declares, and in their order."""
+    if not declared:
+        return [array for _, _, array in inputs]
+    if len(inputs) != len(declared):
         return None
     arrays = []
-    for tensor, (name, datatype, array) in zip(declared, request.inputs, strict=True):
+    for tensor, (name, datatype, array) in zip(declared, inputs, strict=True):
         if name != tensor.name or datatype != tensor.datatype or not tensor.fits(array.shape):
             return None
         arrays.append(array)
     return arrays
 
 
-def _is_as_declared(model: TensorModel, result: Any) -> bool:
-    """Whether it is one array that is just what the model declares."""
-    declared = model.outputs
-    return len(declared) == 1 and plain.is_writable(result, declared[0].datatype) and declared[0].fits(result.shape)
+def _as_declared(declared: Sequence[Tensor], result: Any) -> Parts | None:
+    """The one output, if it is an array that is just what the model declares, or the model declares none."""
+    if type(result) is not np.ndarray:
+        return None
+    if not declared:
+        datatype = plain_datatype(result.dtype)
+        return None if datatype is None else [("output-0", datatype, result)]
+    name, datatype, _ = declared[0]
+    is_one = len(declared) == 1 and result.dtype is FIXED.get(datatype) and declared[0].fits(result.shape)
+    return [(name, datatype, result)] if is_one else None
 
 
-def _written_v2(visit: Visit, model: TensorModel, request: Request, result: Any, nonfinite: NonFinite) -> bytes:
-    if _is_as_declared(model, result):
-        name, datatype, _ = model.outputs[0]
-        json = v2.write_plain(model.name, None, request.id, [plain.entry(name, datatype, result)], nonfinite)
-        if json is not None:
-            return json
-    message = v2.request_of(request, model.name, None)
-    return v2.encode_response(_response(visit, model, message, result), nonfinite)
+def _converted(given: Given, result: Any) -> Parts:
+    """The outputs, as in the ordinary way."""
+    payload = given.payload()
+    response = to_answer(given.model, payload, result)
+    if is_stream(response):
+        raise InParts(payload, response, {}, NOTHING)
+    return [(output.name, output.datatype, output.as_numpy()) for output in response.outputs]
 
 
-def _written_v1(visit: Visit, model: TensorModel, document: dict[str, Any], result: Any, nonfinite: NonFinite) -> bytes:
-    if _is_as_declared(model, result) and (nonfinite == "null" or np.isfinite(result).all()):
-        json, _ = v1.encode_response({"predictions": result}, "null")
-    else:
-        json, _ = v1.encode_response(_response(visit, model, document, result), nonfinite)
-    return json
-
-
-def _response(visit: Visit, model: TensorModel, payload: Any, result: Any) -> Any:
-    answer = to_answer(model, payload, result)
-    if is_stream(answer):
-        raise InParts(payload, answer, {}, NOTHING)
-    visit.is_answered = True  # as in the ordinary way, also if it cannot be written
-    return answer
+def _response(request_id: str | None, model: TensorModel, outputs: Parts) -> InferResponse:
+    tensors = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in outputs]
+    return InferResponse(request_id, model.name, tensors)

@@ -100,14 +100,8 @@ class Pipeline:
 
     @property
     def only_tensors(self) -> TensorModel | None:
-        """The model, if there is nothing to a predict but its arrays, and it does not wait."""
-        is_alone = len(self._stages["predict"]) == 1 and not self.waits("predict")
-        return self.model if is_alone and isinstance(self.model, TensorModel) else None
-
-    @property
-    def only_batches(self) -> TensorModel | None:
-        """The model, if there is nothing to a predict but to join a batch with its arrays."""
-        is_alone = len(self._stages["predict"]) == 1 and self.batcher is not None
+        """The model, if there is nothing to a predict but its arrays, whether it joins a batch with them or not."""
+        is_alone = len(self._stages["predict"]) == 1
         return self.model if is_alone and isinstance(self.model, TensorModel) else None
 
     def observe_predict(self, nanoseconds: int) -> None:

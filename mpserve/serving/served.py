@@ -59,8 +59,6 @@ class Served:
         )
         self.express = None if one_of_several else self.pipeline.only_tensors
         """The model, if a plain request can be answered without a message being made of it."""
-        self.joins = None if one_of_several else self.pipeline.only_batches
-        """The model, if a plain request can join a batch without a message being made of it."""
         self.tally: Tally | None = None
         """Its counts in this worker, from its first request on."""
         self.last_infer = 0

@@ -37,11 +37,12 @@ class Stopwatch:
         self.spent = [0, 0, 0, 0]
         self.executions = 1
 
-    def lap(self, part: int) -> None:
-        """What has passed since the last lap was spent on ``part``."""
+    def lap(self, part: int) -> int:
+        """What has passed since the last lap was spent on ``part``. Gives this moment."""
         now = perf_counter_ns()
         self.spent[part] += now - self.now
         self.now = now
+        return now
 
     def follow(self, batch: "Stopwatch", executions: int) -> None:
         """What has passed since the last lap was waiting for a batch, and then what that has spent."""
@@ -62,11 +63,11 @@ class Tally:
         batched: whether the first dimension of the model's inputs is its batch.
     """
 
-    __slots__ = ("_batched", "_cells", "_key", "wish")
+    __slots__ = ("_cells", "_key", "batched", "wish")
 
     def __init__(self, cells: memoryview, wish: Wish, batched: bool) -> None:
         self.wish = wish
-        self._batched = batched
+        self.batched = batched
         self._cells = cells
         self._key = cells[KEY]
 
@@ -81,7 +82,7 @@ class Tally:
 
     def rows_of(self, shape: Sequence[int]) -> int:
         """The rows of a request whose first input has this shape."""
-        return shape[0] if self._batched and shape else 1
+        return shape[0] if self.batched and shape else 1
 
     def succeeded(self, watch: Stopwatch, rows: int) -> None:
         """Count a request that was answered, and its rows."""

@@ -36,7 +36,8 @@ class Visit:
     def carries_array(self, array: Array) -> None:
         """Count it as so many rows as this input has."""
         self.is_read = True
-        self.rows = self._tally.rows_of(array.shape)
+        if self._tally.batched:
+            self.rows = self._tally.rows_of(array.shape)
 
     def end(self, is_counted: bool = True) -> None:
         """Once, whatever becomes of the request: ``is_answered`` says what."""

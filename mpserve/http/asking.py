@@ -1,0 +1,179 @@
+"""A request on the fast lane that is answered without an ASGI cycle, in one of three ways: run to completion, in a task, in a batch.
+
+Each tells its answer as soon as it is there, and is counted and logged as in the ordinary way. Which way a request goes is for
+``lane`` to say.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mpserve.http.accounts import Accounts
+from mpserve.http.inference import Call, Inference, coding_for, compressed, in_coding, respond
+from mpserve.http.responses import JSON_ONLY, Answer, error_answer
+from mpserve.http.streaming import StreamedAnswer
+from mpserve.logging import begin_request, request_id
+from mpserve.serving import express
+from mpserve.serving.batching import Batcher
+from mpserve.serving.completion import Completion, Resumed, Ticket
+from mpserve.serving.dataplane import Dataplane, InParts, Plane
+from mpserve.serving.executor import as_failure
+from mpserve.serving.express import Given, Reader
+from mpserve.serving.joining import Joining
+from mpserve.serving.served import Served
+
+Tell = Callable[[Answer | StreamedAnswer, bytes], object]
+"""Takes an answer and the id of its request."""
+
+NANO = 1e-9
+_NO_CONTEXT = contextvars.Context()
+
+
+class Target(NamedTuple):
+    """What an address stands for."""
+
+    path: str
+    template: str
+    verb: str
+    inference: Inference
+    model: str
+    version: str | None
+
+
+class Asked(NamedTuple):
+    """A request but for its body, which has ``length`` bytes. ``read`` reads one that is plain; None: its head is not."""
+
+    target: Target
+    call: Call
+    length: int
+    read: Reader | None
+
+
+class Asking(Ticket[Answer | StreamedAnswer]):
+    """What the three ways have in common."""
+
+    _identity = ""
+    _context = _NO_CONTEXT
+    """What its line in the access log is logged in."""
+
+    def __init__(
+        self,
+        dataplane: Dataplane,
+        served: Served,
+        accounts: Accounts,
+        asked: Asked,
+        body: bytes,
+        client: object,
+        tell: Tell,
+    ) -> None:
+        self._accounts = accounts
+        self._asked = asked
+        self._body = body
+        self._client = client
+        self._tell = tell
+        super().__init__(dataplane, served)
+
+    def _begin(self) -> None:
+        """Where the model runs, before all else."""
+        self._identity = begin_request(self._asked.call.headers.get("x-request-id", ""))
+
+    def _leave(self) -> None:
+        """Where the model has run: the line in the access log names what that was at."""
+        if self._accounts.access_log:
+            self._context = contextvars.copy_context()
+
+    async def road(self, plane: Plane) -> Answer | StreamedAnswer:
+        """The ordinary way."""
+        request_id.set(self._identity)
+        answer = await respond(plane, self._asked.target.inference, self._asked.call, self._body)
+        self._leave()
+        return answer
+
+    def told(self, outcome: Answer | StreamedAnswer) -> None:
+        target = self._asked.target
+        if self._accounts.access_log:
+            start = self._visit.watch.begun * NANO
+            note = self._accounts.note
+            self._context.run(note, target.template, outcome.status, start, self._client, "POST", target.path)
+        else:
+            self._accounts.count(target.template, outcome.status)
+        self._tell(outcome, self._identity.encode())
+
+    def failed(self, error: BaseException) -> Answer:
+        return error_answer(as_failure(error))
+
+
+class InOneGo(Asking, Completion[Answer | StreamedAnswer]):
+    """One that is run to completion."""
+
+    def at_once(self) -> Answer | None:
+        self._begin()
+        _, call, _, read = self._asked
+        visit = self._visit
+        model = visit.served.express
+        given = None if read is None or model is None else read(model, self._body)
+        if given is None:
+            return None
+        try:
+            answer = Answer(200, JSON_ONLY, express.answer(visit, given, self._dataplane.core.settings.nonfinite))
+            if "accept-encoding" in call.headers and (coding := coding_for(answer, call.headers["accept-encoding"])):
+                answer = in_coding(answer, coding)
+        except Exception as error:
+            answer = error_answer(error)
+        self._leave()
+        return answer
+
+
+class InTask(Asking):
+    """A plain one to a model whose predict is ``async def``, on the event loop."""
+
+    def __init__(self, given: Given, *asking: Any) -> None:
+        super().__init__(*asking)
+        self._given = given
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def cancel(self) -> bool:
+        """Cancel its predict."""
+        if self._is_over:
+            return False
+        self._over()
+        return self._task.cancel()
+
+    async def _run(self) -> None:
+        self._begin()
+        try:
+            answer = await self._awaited()
+        except InParts as found:  # the visit lasts as long as they do
+            self.told(await self.road(Resumed(self._dataplane, self._visit, found)))
+            return
+        except BaseException as error:
+            answer = self.failed(error)
+        self._leave()
+        if self._is_over:
+            self._visit.end()
+        else:
+            self._over()
+            self._answer(answer)
+
+    async def _awaited(self) -> Answer:
+        json = await express.answer_async(self._visit, self._given, self._dataplane.core.settings.nonfinite)
+        answer = Answer(200, JSON_ONLY, json)
+        accept_encoding = self._asked.call.headers.get("accept-encoding")
+        return answer if accept_encoding is None else await compressed(self._dataplane, answer, accept_encoding)
+
+
+class InBatch(Asking, Joining[Answer | StreamedAnswer]):
+    """A plain one that joins a batch."""
+
+    def __init__(self, batcher: Batcher, given: Given, *asking: Any) -> None:
+        super().__init__(*asking)
+        self._context = contextvars.copy_context()
+        self._context.run(self._begin)
+        self.join(batcher, given, self._context)
+
+    def answered(self, json: bytes) -> Answer:
+        return Answer(200, JSON_ONLY, json)
+
+    def failed(self, error: BaseException) -> Answer:
+        return self._context.run(super().failed, error)  # not in that of another request of the batch
