@@ -7,7 +7,7 @@ import contextvars
 from abc import abstractmethod
 from typing import TypeVar
 
-from mpserve.errors import MPServeError
+from mpserve.errors import InvalidInput, MPServeError
 from mpserve.logging import model as model_in_log
 from mpserve.protocol import plain, v2
 from mpserve.protocol.datatypes import Array, NonFinite
@@ -42,7 +42,13 @@ def read(served: Served, body: bytes) -> Given | None:
         return None
     request = plain.read_request(body)
     arrays = None if request is None else arrays_of(model, request)
-    return None if request is None or arrays is None else Given(served, batcher, request.id, arrays)
+    if request is None or arrays is None:
+        return None
+    try:
+        batcher.check(arrays)
+    except InvalidInput:
+        return None  # to be refused where it can be told: a ticket is not answered before there is one
+    return Given(served, batcher, request.id, arrays)
 
 
 class Joining(Ticket[T]):
@@ -59,10 +65,7 @@ class Joining(Ticket[T]):
     def _enter(self) -> None:
         given = self._given
         model_in_log.set(given.served.label)
-        try:
-            given.batcher.enter(given.arrays, self._visit.watch, self)
-        except Exception as error:
-            self.set_exception(error)
+        given.batcher.enter(given.arrays, self._visit.watch, self)
 
     @abstractmethod
     def answered(self, json: bytes) -> T:
