@@ -183,6 +183,10 @@ class InBatch(Asking, Joining[Answer | StreamedAnswer]):
     def answered(self, json: bytes) -> Answer:
         return Answer(200, JSON_ONLY, json)
 
+    def failed(self, error: BaseException) -> Answer:
+        # A batch is settled in the context of whoever caused it to be formed, and what is logged is to name this request.
+        return self._context.run(super().failed, error)
+
 
 def _target(address: bytes) -> Target | None:
     for pattern, template, verb, inference in _PATTERNS:

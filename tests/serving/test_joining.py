@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -371,19 +372,35 @@ def fails_with_a_row_of_minus_one(x: Any) -> Any:
     return x * 2
 
 
-def test_a_failing_row_is_told_to_its_own_request_alone() -> None:
-    model = Held(fails_with_a_row_of_minus_one)
+class Lines(logging.Handler):
+    """What is logged, each line with the model and the request that it would name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[str, str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((model_in_log.get(), request_id.get(), record.getMessage()))
+
+
+def test_a_failing_row_is_told_to_its_own_request_alone_and_logged_under_its_id() -> None:
+    model, handler = Held(fails_with_a_row_of_minus_one), Lines()
 
     async def test(client: Client) -> None:
         first = await client.hold(model)
-        joined = [client.join(v2(row))[1] for row in (1, -1, 2)]
+        joined = [client.join(v2(row), f"of{row}")[1] for row in (1, -1, 2)]
         model.go.release(MANY)
         assert data(await first) == [0.0]
         one, failed, two = await asyncio.gather(*joined)
         assert [data(one), data(two)] == [[2.0], [4.0]]
         assert (failed.status, words(failed)) == (500, "ValueError : a row of -1")
+        assert handler.lines == [("m", "of-1", "the model failed: ValueError : a row of -1")]
 
-    with_client(model, test)
+    logging.getLogger("mpserve.http.responses").addHandler(handler)
+    try:
+        with_client(model, test)
+    finally:
+        logging.getLogger("mpserve.http.responses").removeHandler(handler)
 
 
 def test_what_is_no_json_is_an_error_of_its_own_request_alone() -> None:
