@@ -1,7 +1,6 @@
-"""A request on the fast lane that is answered without an ASGI cycle, in one of three ways: run to completion, in a task, in a batch.
+"""A request on the fast lane and its answer, which comes in one of three ways: run to completion, in a task, in a batch.
 
-Each tells its answer as soon as it is there, and is counted and logged as in the ordinary way. Which way a request goes is for
-``lane`` to say.
+Each is counted and logged as in the ordinary way. Which of them a request goes, if any, is for ``lane`` to say.
 """
 
 import asyncio
@@ -169,11 +168,15 @@ class InBatch(Asking, Joining[Answer | StreamedAnswer]):
     def __init__(self, batcher: Batcher, given: Given, *asking: Any) -> None:
         super().__init__(*asking)
         self._context = contextvars.copy_context()
-        self._context.run(self._begin)
-        self.join(batcher, given, self._context)
+        self._context.run(self._enter, batcher, given)
+
+    def _enter(self, batcher: Batcher, given: Given) -> None:
+        self._begin()
+        self.join(batcher, given)
 
     def answered(self, json: bytes) -> Answer:
         return Answer(200, JSON_ONLY, json)
 
     def failed(self, error: BaseException) -> Answer:
-        return self._context.run(super().failed, error)  # not in that of another request of the batch
+        # A batch is settled in the context of whoever caused it to be formed, and what is logged is to name this request.
+        return self._context.run(super().failed, error)

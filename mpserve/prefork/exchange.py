@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 if TYPE_CHECKING:
-    from mpserve.http.lane import Asked  # which brings Starlette and numpy
+    from mpserve.http.asking import Asked  # which brings Starlette and numpy
     from mpserve.http.responses import Answer
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 if TYPE_CHECKING:
-    from mpserve.http.lane import Asked  # which brings Starlette and numpy
+    from mpserve.http.asking import Asked  # which brings Starlette and numpy
 
 RawHeaders = list[tuple[bytes, bytes]]
 

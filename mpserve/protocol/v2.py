@@ -105,7 +105,8 @@ def write_plain(
         document["model_version"] = model_version
     if response_id is not None:
         document["id"] = response_id
-    document["outputs"] = entries = []
+    entries: list[dict[str, Any]] = []
+    document["outputs"] = entries
     for name, datatype, array in outputs:
         if array.dtype is not WRITABLE.get(datatype):
             return None

@@ -247,17 +247,14 @@ class Batcher:
             Exception: whatever the model raised for it.
         """
         future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
-        self.enter(to_arrays(self.model, payload), watch, future)
+        arrays = to_arrays(self.model, payload)
+        self.check(arrays)
+        self.enter(arrays, watch, future)
         outputs = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in await future]
         return InferResponse(payload.id if isinstance(payload, InferRequest) else None, self.model.name, outputs)
 
     def enter(self, arrays: list[Array], watch: Stopwatch, future: "Settled[Parts]") -> None:
-        """Let a request join the queue, and settle the future with its outputs.
-
-        Raises:
-            InvalidInput: it is no batch, or one that is too large.
-        """
-        self._check(arrays)
+        """Let a request whose arrays have been checked join the queue, and settle the future with its outputs."""
         watch.lap(INPUT)
         kind = None if self._alike else self._kind(arrays)
         queue = self._queues.get(kind)
@@ -266,7 +263,12 @@ class Batcher:
         queue.append(Member(arrays, kind, watch, future))
         self._call(asyncio.get_running_loop())
 
-    def _check(self, arrays: list[Array]) -> None:
+    def check(self, arrays: list[Array]) -> None:
+        """See that the arrays are ones for a batch.
+
+        Raises:
+            InvalidInput: they are no batch, or one that is too large.
+        """
         sizes = {array.shape[:1] for array in arrays}
         if len(sizes) != 1 or () in sizes:
             shapes = ", ".join(str(list(array.shape)) for array in arrays) or "none"

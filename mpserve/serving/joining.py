@@ -3,16 +3,13 @@
 It joins the batch along with those that go the ordinary way, whose answers are the same. It knows no front end.
 """
 
-import contextvars
 from abc import abstractmethod
 from typing import TypeVar
 
-from mpserve.errors import MPServeError
+from mpserve.errors import InvalidInput, MPServeError
 from mpserve.logging import model as model_in_log
-from mpserve.protocol.datatypes import NonFinite
 from mpserve.serving.batching import Batcher, Parts
 from mpserve.serving.completion import LARGE, Ticket
-from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.executor import as_failure
 from mpserve.serving.express import Given, Reader
 from mpserve.serving.served import Served
@@ -21,37 +18,34 @@ from mpserve.serving.stream import blamed
 T = TypeVar("T")
 
 
-def read_joining(served: Served, reader: Reader, body: bytes) -> Given | None:
-    """What is in a body, if it is plain and the model is one that it can be given to at once."""
+def read_joining(served: Served, batcher: Batcher, reader: Reader, body: bytes) -> Given | None:
+    """What is in a body, if it is plain and the model is one whose next batch it can join at once."""
     model = served.express
-    if served.pipeline.batcher is None or model is None or len(body) > LARGE or not served.model.ready:
+    if model is None or len(body) > LARGE or not served.model.ready:
         return None
     if served.admission.is_limited and not served.admission.is_open:
         return None
-    return reader(model, body)
+    given = reader(model, body)
+    if given is not None:
+        try:
+            batcher.check(given.arrays)
+        except InvalidInput:
+            return None  # to be refused where it can be told: a ticket is not answered before there is one
+    return given
 
 
 class Joining(Ticket[T]):
     """Such a request, from its joining the queue to its answer."""
 
-    def __init__(
-        self, dataplane: Dataplane, served: Served, batcher: Batcher, given: Given, context: contextvars.Context
-    ) -> None:
-        """``context`` is that of the request, for what the model logs."""
-        super().__init__(dataplane, served)
-        self._batcher = batcher
-        self._given = given
-        self._nonfinite: NonFinite = dataplane.core.settings.nonfinite
-        given.count(self._visit)
-        context.run(self._enter)
+    _given: Given
 
-    def _enter(self) -> None:
+    def join(self, batcher: Batcher, given: Given) -> None:
+        """Enter the queue, in the context of the request."""
         visit = self._visit
+        self._given = given
         model_in_log.set(visit.served.label)
-        try:
-            self._batcher.enter(self._given.arrays, visit.watch, self)
-        except Exception as error:
-            self.set_exception(error)
+        given.count(visit)
+        batcher.enter(given.arrays, visit.watch, self)
 
     @abstractmethod
     def answered(self, json: bytes) -> T:
@@ -70,7 +64,7 @@ class Joining(Ticket[T]):
         self._over()
         self._visit.is_answered = True
         try:
-            json = self._given.write(outputs, self._nonfinite)
+            json = self._given.write(outputs, self._dataplane.core.settings.nonfinite)
         except Exception as error:  # what is no JSON
             self._answer(self.failed(error))
         else:

@@ -47,7 +47,18 @@ class Later(Model):
     async def predict(self, payload, headers=None):
         return payload
 
-MODELS = [Many(), Sum(), Later()]
+class Rows(TensorModel):
+    name = "rows"
+    max_batch_size = 4
+    inputs = [Tensor("x", "FP32", [-1])]
+    outputs = [Tensor("y", "FP32", [-1])]
+
+    def predict(self, x):
+        if (x < 0).any():
+            raise ValueError("as asked")
+        return x * 2
+
+MODELS = [Many(), Sum(), Later(), Rows()]
 """
 
 
@@ -73,6 +84,13 @@ def request(
 
 
 V2 = {"id": "7", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}]}
+
+
+def rows(*numbers: int) -> bytes:
+    entry = {"name": "x", "shape": [len(numbers)], "datatype": "FP32", "data": numbers}
+    return request({"id": "7", "inputs": [entry]}, path="/v2/models/rows/infer")
+
+
 JSON_PART = json.dumps(
     {
         "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}],
@@ -135,6 +153,10 @@ SENT: dict[str, bytes] = {
         JSON_PART + bytes(9), f"Inference-Header-Content-Length: {len(JSON_PART)}", path="/v2/models/sum/infer"
     ),
     "V2, a wrong shape": request({**V2, "inputs": [{**V2["inputs"][0], "shape": [3]}]}, path="/v2/models/sum/infer"),  # type: ignore[dict-item, index]
+    "V2, a batch": rows(1, 2),
+    "V2, a batch that is too large": rows(1, 2, 3, 4, 5),
+    "V2, a batch that fails": rows(-1),
+    "V2, batches, pipelined": rows(1) + rows(1, 2, 3, 4, 5) + rows(2),
     "two, pipelined": request({"instances": [1]}) + request({"instances": [2]}),
     "three, pipelined, of several ways": request({"instances": [1]})
     + b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -188,6 +210,8 @@ V2_JSON = request(V2, path="/v2/models/sum/infer")
 AGAIN: dict[str, list[tuple[bytes, int]]] = {
     "the same": [(ONE, 1)] * 3,
     "the same of V2": [(V2_JSON, 1)] * 3,
+    "the same of a batch": [(rows(1), 1)] * 3,
+    "the same of a batch that is too large": [(rows(1, 2, 3, 4, 5), 1)] * 3,
     "another body": [(TWO, 1), (THREE, 1), (TWO, 1)],
     "another length": [(ONE, 1), (TWO, 1), (ONE, 1)],
     "a body that fails": [(FAILING, 1)] * 2 + [(HEAD_OF_TWO.replace(b"%d" % len(BODY_OF_TWO), b"1") + b"{", 1)] * 2,
