@@ -82,7 +82,7 @@ def write_plain(array: Array, datatype: str, nonfinite: NonFinite) -> bytes | No
     if array.dtype is not plain.WRITABLE.get(datatype) or not (array.ndim and array.flags.c_contiguous):
         return None
     body = orjson.dumps({"predictions": array}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return body if nonfinite == "null" or plain.is_finite(body, [array]) else None
+    return body if nonfinite == "null" or plain.is_finite(body, b"predictions", [array]) else None
 
 
 def encode_part(part: object) -> bytes:

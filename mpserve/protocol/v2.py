@@ -113,7 +113,7 @@ def write_plain(
         # Also one of one dimension is made flat, which may be a column of a table: the writer takes no strides.
         entries.append({"name": name, "shape": array.shape, "datatype": datatype, "data": array.ravel()})
     json = dump(document)
-    return json if nonfinite == "null" or is_finite(json, [entry["data"] for entry in entries]) else None
+    return json if nonfinite == "null" or is_finite(json, b"data", [entry["data"] for entry in entries]) else None
 
 
 def encode_response(response: InferResponse, nonfinite: NonFinite = "error") -> bytes:

@@ -173,9 +173,7 @@ def _of_numbers(declared: Sequence[Tensor], numbers: Numbers) -> Array | None:
             return narrow(array, declared[0].datatype)
         except InvalidInput:
             return None
-    with np.errstate(all="ignore"):
-        array = array.astype(dtype, copy=False)
-    return array if np.isfinite(array).all() else None
+    return _as_floats(array, dtype)
 
 
 def _as_numpy_would(numbers: Numbers) -> Array | None:
@@ -195,9 +193,16 @@ def _of_rows(tensor: Tensor, rows: Any) -> Array | None:
         return None
     if array.dtype.kind not in "iuf" or not tensor.fits(array.shape):
         return None
-    with np.errstate(all="ignore"):
-        array = array.astype(dtype, copy=False)
-    return array if np.isfinite(array).all() else None
+    return _as_floats(array, dtype)
+
+
+def _as_floats(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    """Finite numbers as a float dtype; None if it cannot hold one of them."""
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype, copy=False)
+    except FloatingPointError:
+        return None
 
 
 def _field(row: Any, name: str, names: Sequence[str]) -> Any:
