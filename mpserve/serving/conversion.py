@@ -23,6 +23,13 @@ from mpserve.serving.tensors import Tensor, TensorModel
 UNSIGNED = 2.0**63
 """From here on an integer is none of 64 bits with a sign."""
 
+FEW = 64
+"""Elements up to which it costs less to add up their squares than to watch a cast for overflow."""
+FP32_SQUARE = 1.1e77
+"""What no sum of squares reaches of numbers that an FP32 holds; a little less than the square of the largest of them."""
+
+_NUMBERS_OR_LISTS = frozenset({int, float, list})
+
 WHOLE = (np.ndarray, dict, tuple, list)
 """What an answer mostly is; to ask whether it is an iterator costs ten times as much."""
 
@@ -140,7 +147,7 @@ def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
         if len(declared) < 2 and (array := _of_numbers(declared, rows)) is not None:
             return [array]
         rows = rows.to_list()
-    elif len(declared) == 1 and (array := _of_rows(declared[0], rows)) is not None:
+    elif len(declared) < 2 and (array := _of_rows(declared, rows)) is not None:
         return [array]
     if not isinstance(rows, list):
         raise InvalidInput('expected a JSON object with a list of "instances"')
@@ -182,22 +189,29 @@ def _as_numpy_would(numbers: Numbers) -> Array | None:
     return None if array is None or (array.dtype.kind == "f" and (array >= UNSIGNED).any()) else array
 
 
-def _of_rows(tensor: Tensor, rows: Any) -> Array | None:
+def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
     """As ``_of_numbers``, of a list."""
-    dtype = FIXED.get(tensor.datatype)
-    if dtype is None or dtype.kind != "f" or not isinstance(rows, list) or not rows or isinstance(rows[0], dict | str):
+    if type(rows) is not list or not rows or type(rows[0]) not in _NUMBERS_OR_LISTS:
         return None
     try:
         array = np.array(rows)
     except (ValueError, OverflowError):
         return None
-    if array.dtype.kind not in "iuf" or not tensor.fits(array.shape):
+    kind = array.dtype.kind
+    if not declared:
+        return array if kind == "i" or (kind == "f" and array.size and array.max() < UNSIGNED) else None
+    dtype = FIXED.get(declared[0].datatype)
+    if dtype is None or dtype.kind != "f" or kind not in "iuf" or not declared[0].fits(array.shape):
         return None
     return _as_floats(array, dtype)
 
 
 def _as_floats(array: Array, dtype: np.dtype[Any]) -> Array | None:
     """Finite numbers as a float dtype; None if it cannot hold one of them."""
+    if array.size <= FEW and array.dtype.kind == "f" and dtype.itemsize >= 4:
+        flat = array.ravel()
+        if flat.dot(flat) < FP32_SQUARE:
+            return array.astype(dtype, copy=False)
     try:
         with np.errstate(over="raise"):
             return array.astype(dtype, copy=False)
