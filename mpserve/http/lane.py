@@ -83,11 +83,10 @@ class Lane:
             served = self.dataplane.core.find(target.model, target.version)
         except MPServeError:  # which is for the request to be told
             return None
-        if TIMEOUT in body:
-            return None
         asking = (self.dataplane, served, self.accounts, asked, body, client, tell)
         if fits(served, target.verb, len(body)):
-            return InOneGo(*asking)
+            # Most bodies are numbers, in which one letter is found to be missing in a twentieth of the time.
+            return None if b"o" in body and TIMEOUT in body else InOneGo(*asking)
         batcher = served.pipeline.batcher
         if asked.read is None or (batcher is not None and "accept-encoding" in asked.call.headers):
             return None

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from mpserve.protocol.datatypes import FIXED, MAX_RANK, Array
+from mpserve.protocol.numbers import has_more
 from mpserve.protocol.wire import SHORT
 
 try:
@@ -72,7 +73,7 @@ def read_request(body: bytes) -> Request | None:
             document = simdjson.Parser().parse(body)
             inputs = [_of_text(entry) for entry in document["inputs"]]
             # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more.
-            if not body.startswith(b"{") or _has_more_lists(body, 1 + 2 * len(inputs)):
+            if not body.startswith(b"{") or has_more(body, b"[", 1 + 2 * len(inputs)):
                 return None
         request_id = None
         if len(document) > 1:
@@ -84,16 +85,6 @@ def read_request(body: bytes) -> Request | None:
     if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
         return None
     return request_id, inputs
-
-
-def _has_more_lists(body: bytes, number: int) -> bool:
-    """Whether more than so many lists begin in a text. To find a byte takes a tenth of what it takes to count it."""
-    at = -1
-    for _ in range(number + 1):
-        at = body.find(b"[", at + 1)
-        if at < 0:
-            return False
-    return True
 
 
 def _of_text(entry: Any) -> Read:

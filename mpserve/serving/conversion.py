@@ -186,7 +186,7 @@ def _of_numbers(declared: Sequence[Tensor], numbers: Numbers) -> Array | None:
 def _as_numpy_would(numbers: Numbers) -> Array | None:
     """Integers where all are, lest one of more than 53 bits be rounded on the way; None if they may have 64 bits unsigned."""
     array = numbers.array("id")
-    return None if array is None or (array.dtype.kind == "f" and (array >= UNSIGNED).any()) else array
+    return None if array is None or (array.dtype.kind == "f" and array.max() >= UNSIGNED) else array
 
 
 def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
