@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint check bench bench-peers bench-against clean
@@ -14,8 +15,8 @@ help: ## list the verbs
 demo: $(INSTALLED) ## serve the digits example on two workers and ask it (KEEP=1 leaves it running)
 	$(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
 
-test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED) ## run the tests, JOBS=2 files at a time
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .
