@@ -1,10 +1,11 @@
-"""What a small ModelInfer costs in CPU, against an echo on bare grpc.aio, in the same run.
+"""What a small ModelInfer costs in CPU, against an echo on bare grpc.aio, and against kserve, in the same run.
 
     python benchmarks/grpc_calls.py [ROUNDS]
 
 One process answers, pinned to one core; the client is on another, with 16 calls in flight. The figure is the CPU time of the
 whole server tree per call (/proc/PID/stat); rounds are interleaved, and the median counts. The echo parses no message: it
-gives back the bytes that it gets. Exits with 1 when mpserve needs more than twice the echo's.
+gives back the bytes that it gets. kserve is measured where ``python -m benchmarks.peers install kserve`` has installed it. Exits
+with 1 when mpserve needs more than twice the echo's, or more than kserve's.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from peers.environments import is_installed, program
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 
@@ -55,6 +57,25 @@ async def main():
     await server.wait_for_termination()
 
 asyncio.run(main())
+"""
+KSERVE = """
+import sys, kserve
+from kserve import logging
+
+for name in ("kserve", "kserve.trace", "uvicorn.access"):
+    logging.KSERVE_LOG_CONFIG["loggers"][name]["level"] = "WARNING"
+
+class Echo(kserve.Model):
+    def __init__(self):
+        super().__init__("echo")
+        self.ready = True
+
+    def predict(self, payload, headers=None, response_headers=None):
+        output = kserve.InferOutput("y", [1, 4], "FP32")
+        output.set_data_from_numpy(payload.inputs[0].as_numpy(), binary_data=True)
+        return kserve.InferResponse(payload.id, "echo", [output])
+
+kserve.ModelServer(grpc_port=int(sys.argv[1]), http_port=int(sys.argv[2]), enable_latency_logging=False).start([Echo()])
 """
 
 
@@ -109,24 +130,20 @@ async def drive(port: int, calls: int, check: bool) -> None:
 def measure(folder: Path, name: str) -> float:
     """Microseconds of the server's CPU time per call."""
     port = free_port()
-    if name == "mpserve":
-        command = [
-            "-m",
-            "mpserve",
-            "serve",
-            "model.py",
-            f"--grpc_port={port}",
-            f"--http_port={free_port()}",
-            "--host=127.0.0.1",
-        ]
-    else:
-        command = ["bare.py", str(port)]
-    server = subprocess.Popen([sys.executable, *command], cwd=folder, env=os.environ | {"MPSERVE_LOG_LEVEL": "warning"})
+    command = {
+        "grpc.aio": [sys.executable, "bare.py", str(port)],
+        "mpserve": [
+            sys.executable, "-m", "mpserve", "serve", "model.py",
+            f"--grpc_port={port}", f"--http_port={free_port()}", "--host=127.0.0.1",
+        ],
+        "kserve": [program("kserve"), "sdk.py", str(port), str(free_port())],
+    }[name]  # fmt: skip
+    server = subprocess.Popen(command, cwd=folder, env=os.environ | {"MPSERVE_LOG_LEVEL": "warning"})
     try:
-        asyncio.run(drive(port, WARM, check=name == "mpserve"))
+        asyncio.run(drive(port, WARM, check=name != "grpc.aio"))
         pin(server.pid, 0)
         before, start = cpu_seconds(server.pid), time.monotonic()
-        asyncio.run(drive(port, CALLS, check=name == "mpserve"))
+        asyncio.run(drive(port, CALLS, check=name != "grpc.aio"))
         spent, seconds = cpu_seconds(server.pid) - before, time.monotonic() - start
         print(f"  {name:10s} {spent / CALLS * 1e6:6.0f} µs of CPU per call  {CALLS / seconds:6.0f} calls/s")
         return spent / CALLS * 1e6
@@ -143,10 +160,14 @@ def main() -> None:
         folder = Path(name)
         (folder / "model.py").write_text(MODEL)
         (folder / "bare.py").write_text(BARE)
-        results = [(measure(folder, "grpc.aio"), measure(folder, "mpserve")) for _ in range(rounds)]
-    ratio = statistics.median(ours for _, ours in results) / statistics.median(bare for bare, _ in results)
-    print(f"mpserve needs {ratio:.2f} times the CPU of a bare echo (at most {LIMIT:g})")
-    sys.exit(0 if ratio <= LIMIT else 1)
+        (folder / "sdk.py").write_text(KSERVE)
+        names = ["grpc.aio", "mpserve", *(["kserve"] if is_installed("kserve") else [])]
+        results = [[measure(folder, name) for name in names] for _ in range(rounds)]
+    bare, ours, *kserves = map(statistics.median, zip(*results, strict=True))
+    print(f"mpserve needs {ours / bare:.2f} times the CPU of a bare echo (at most {LIMIT:g})")
+    for kserve in kserves:
+        print(f"kserve needs {kserve / ours:.2f} times the CPU of mpserve (at least 1)")
+    sys.exit(0 if ours <= LIMIT * bare and all(ours <= kserve for kserve in kserves) else 1)
 
 
 if __name__ == "__main__":
