@@ -104,6 +104,7 @@ class Metrics:
 
         self._durations: dict[tuple[str, str, frozenset[str]], Durations] = {}
         self._answered: dict[tuple[str, int], int] = {}
+        self._called: dict[tuple[str, str], int] = {}
         self._refused: dict[tuple[str, str], int] = {}
 
     def stage_observers(
@@ -124,23 +125,30 @@ class Metrics:
         return known
 
     def count_answer(self, route: str, status: int) -> None:
-        """Count an HTTP request that was answered. On the event loop only."""
-        answered = self._answered
-        answered[route, status] = answered.get((route, status), 0) + 1
+        """Count an HTTP request that was answered. On the event loop only, as all that is noted here."""
+        noted = self._answered
+        noted[route, status] = noted.get((route, status), 0) + 1
+
+    def count_call(self, method: str, status: str) -> None:
+        """Count a gRPC call that has ended."""
+        noted = self._called
+        noted[method, status] = noted.get((method, status), 0) + 1
 
     def count_refusal(self, model_name: str, reason: str) -> None:
-        """Count a request that was refused, or given up, by admission. On the event loop only."""
-        refused = self._refused
-        refused[model_name, reason] = refused.get((model_name, reason), 0) + 1
+        """Count a request that was refused, or given up, by admission."""
+        noted = self._refused
+        noted[model_name, reason] = noted.get((model_name, reason), 0) + 1
 
     def flush(self) -> None:
-        """Write what has been noted to where it can be scraped. On the event loop only; to be called often."""
-        answered, self._answered = self._answered, {}
-        for (route, status), count in answered.items():
-            self.requests.labels(route, status).inc(count)
-        refused, self._refused = self._refused, {}
-        for (model_name, reason), count in refused.items():
-            self.refusals.labels(model_name, reason).inc(count)
+        """Write what has been noted to where it can be scraped. To be called often."""
+        for counter, noted in (
+            (self.requests, self._answered),
+            (self.calls, self._called),
+            (self.refusals, self._refused),
+        ):
+            for labels, count in noted.items():
+                counter.labels(*labels).inc(count)
+            noted.clear()
         for durations in self._durations.values():
             durations.flush()
 

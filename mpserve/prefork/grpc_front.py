@@ -54,7 +54,7 @@ def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
         tls=_tls(cfg),
         max_receive=settings.grpc_max_receive_message_length,
         max_send=settings.grpc_max_send_message_length,
-        count=lambda method, status: metrics().calls.labels(method, status).inc(),
+        count=metrics().count_call,
     )
 
 

@@ -65,6 +65,8 @@ def _content(data: bytes, kind: int, at: int) -> tuple[int, int]:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """The number at ``at``, and where it ends."""
+    if at < len(data) and data[at] < 128:  # most are this small
+        return data[at], at + 1
     value = 0
     for position, byte in enumerate(data[at : at + 10]):
         value |= (byte & 127) << 7 * position
