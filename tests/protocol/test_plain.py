@@ -90,7 +90,8 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
 
 def spoil(draw: st.DrawFn, document: dict[str, Any]) -> None:
     """Change something in it."""
-    entry = draw(st.sampled_from(document["inputs"])) if isinstance(document.get("inputs"), list) else document
+    inputs = document.get("inputs")
+    entry = draw(st.sampled_from(inputs)) if isinstance(inputs, list) and inputs else document
     what = draw(st.sampled_from(["element", "size", "rank", "field", "top", "gone", "extra", "datatype"]))
     if not isinstance(entry, dict):
         return
@@ -350,3 +351,37 @@ def test_a_column_of_a_table_is_written() -> None:
     table = np.arange(6, dtype=np.float32).reshape(3, 2)
     response = InferResponse(None, "m", [InferOutput("y", [3], "FP32", table[:, 1])])
     assert orjson.loads(v2.encode_answer(response, REQUESTS[0]).join())["outputs"][0]["data"] == [1, 3, 5]
+
+
+NAMES = ["y", "n", "null", '"data":[', '"data":[n', "data\\", "é"]
+
+
+@pytest.mark.parametrize("at", [0, 2500, 4999])
+@pytest.mark.parametrize("model_name", NAMES)
+@pytest.mark.parametrize("name", NAMES)
+def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
+    name: str, model_name: str, at: int
+) -> None:
+    finite, spoilt = np.ones(5000), np.ones(5000)
+    spoilt[at] = np.nan
+    good, bad, other = (
+        InferOutput(f"{name}{suffix}", [5000], "FP64", array)
+        for suffix, array in (("", finite), ("", spoilt), ("2", finite))
+    )
+    for outputs in ([bad], [bad, other], [other, bad]):
+        response = InferResponse(None, model_name, outputs)
+        assert "holds NaN or infinity" in written(lambda response=response: v2.encode_answer(response, REQUESTS[0]))[1]
+    for outputs in ([good], [good, other]):
+        response = InferResponse("null", model_name, outputs)
+        answer = orjson.loads(v2.encode_answer(response, REQUESTS[0]).join())
+        assert [output["data"] for output in answer["outputs"]] == [finite.tolist()] * len(outputs)
+
+
+@pytest.mark.parametrize("count", [3, 3000], ids=["short", "long"])
+def test_of_one_output_finite_values_are_told_from_others(count: int) -> None:
+    array = np.ones(count)
+    json = b'{"n":"n\\"data\\":[","data":%b}' % orjson.dumps(array.tolist())
+    assert plain.is_finite(json, b"data", [array])
+    array[-1] = np.inf
+    json = b'{"n":"n","data":%b}' % orjson.dumps(array.tolist())
+    assert not plain.is_finite(json, b"data", [array])
