@@ -137,23 +137,41 @@ class InTask(Asking):
         if self._is_over:
             return False
         self._over()
+        if not self._visit.is_read:  # nor will it be: a task that is cancelled before its first step has none
+            self._visit.end(is_counted=False)
         return self._task.cancel()
 
     async def _run(self) -> None:
         self._begin()
+        answer: Answer | None
         try:
             answer = await self._awaited()
-        except InParts as found:  # the visit lasts as long as they do
-            self.told(await self.road(Resumed(self._dataplane, self._visit, found)))
+        except InParts as found:
+            await self._hand_out(found)
             return
         except BaseException as error:
-            answer = self.failed(error)
+            answer = self._fault(error)
         self._leave()
-        if self._is_over:
+        if answer is None or self._is_over:
             self._visit.end()
         else:
             self._over()
             self._answer(answer)
+
+    async def _hand_out(self, found: InParts) -> None:
+        """Tell the parts of the answer, which the visit lasts as long as."""
+        answer: Answer | StreamedAnswer | None
+        try:
+            answer = await self.road(Resumed(self._dataplane, self._visit, found))
+        except BaseException as error:  # the model had cancelled the task that it runs in, or the client has gone
+            self._leave()
+            answer = self._fault(error)
+        if answer is not None:
+            self.told(answer)
+
+    def _fault(self, error: BaseException) -> Answer | None:
+        """What to tell of an error; None if it is that the request was cancelled, which is nobody's fault."""
+        return None if self._is_over and isinstance(error, asyncio.CancelledError) else self.failed(error)
 
     async def _awaited(self) -> Answer:
         json = await express.answer_async(self._visit, self._given, self._dataplane.core.settings.nonfinite)

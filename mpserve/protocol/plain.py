@@ -148,8 +148,8 @@ def is_finite(json: bytes, field: bytes, arrays: Sequence[Array]) -> bool:
     # same is true of a single byte, if only one array is there, and numpy would let go of the GIL.
     if len(json) <= SHORT:
         return b"null" not in json
-    if len(arrays) == 1 and json.rfind(b"n") < json.find(
-        b'"%b":[' % field
-    ):  # which no string holds: its quotes are escaped
-        return True
+    if len(arrays) == 1:
+        begin = b'"%b":[' % field  # which no string holds: its quotes are escaped
+        if json.find(b"n", json.find(begin) + len(begin)) < 0:
+            return True
     return all(np.isfinite(array).all() for array in arrays)

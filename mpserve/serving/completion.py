@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from mpserve.errors import MPServeError
+from mpserve.logging import model as model_in_log
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import (
     Dataplane,
@@ -118,6 +119,7 @@ class Resumed:
         self, verb: str, name: str, version: str | None, payload: Any, headers: Headers
     ) -> tuple[ModelStream, Headers]:
         found = self.found
+        model_in_log.set(self.visit.served.label)
         within = self.visit.served.admission.policy.seconds
         return stream(self.visit, verb, found.payload, found.parts, found.deliveries, within), found.headers
 

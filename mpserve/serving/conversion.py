@@ -17,16 +17,15 @@ from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow, numpy_dtype
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.numbers import Numbers
+from mpserve.protocol.plain import FP32_END
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 
 UNSIGNED = 2.0**63
 """From here on an integer is none of 64 bits with a sign."""
 
-FEW = 64
-"""Elements up to which it costs less to add up their squares than to watch a cast for overflow."""
-FP32_SQUARE = 1.1e77
-"""What no sum of squares reaches of numbers that an FP32 holds; a little less than the square of the largest of them."""
+FEW = 16
+"""Elements up to which it costs less to look at each in Python than to watch a cast for overflow."""
 
 _NUMBERS_OR_LISTS = frozenset({int, float, list})
 
@@ -208,15 +207,21 @@ def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
 
 def _as_floats(array: Array, dtype: np.dtype[Any]) -> Array | None:
     """Finite numbers as a float dtype; None if it cannot hold one of them."""
-    if array.size <= FEW and array.dtype.kind == "f" and dtype.itemsize >= 4:
-        flat = array.ravel()
-        if flat.dot(flat) < FP32_SQUARE:
-            return array.astype(dtype, copy=False)
+    if dtype.itemsize == 8 or (dtype.itemsize == 4 and (array.dtype.kind != "f" or _are_few_fp32(array))):
+        return array.astype(dtype, copy=False)
     try:
         with np.errstate(over="raise"):
             return array.astype(dtype, copy=False)
     except FloatingPointError:
         return None
+
+
+def _are_few_fp32(array: Array) -> bool:
+    """Whether there are few elements, and all within FP32. Not by their squares, of which numpy 2 warns if they overflow."""
+    if not 0 < array.size <= FEW:
+        return False
+    elements = array.ravel().tolist()
+    return bool(min(elements) > -FP32_END and max(elements) < FP32_END)
 
 
 def _field(row: Any, name: str, names: Sequence[str]) -> Any:

@@ -165,9 +165,10 @@ def _begin(visit: Visit, given: Given) -> int:
 
 
 def _written(visit: Visit, given: Given, result: Any, nonfinite: NonFinite) -> bytes:
-    outputs = _as_declared(given.model.outputs, result) or _converted(given, result)
+    outputs = _as_declared(given.model.outputs, result)
+    converted = () if outputs else _converted(given, result)
     visit.is_answered = True  # as in the ordinary way, also if it cannot be written
-    return given.write(outputs, nonfinite)
+    return given.write(outputs or [(made.name, made.datatype, made.as_numpy()) for made in converted], nonfinite)
 
 
 def _arrays(declared: Sequence[Tensor], inputs: list[Read]) -> list[Array] | None:
@@ -196,13 +197,14 @@ def _as_declared(declared: Sequence[Tensor], result: Any) -> Parts | None:
     return [(name, datatype, result)] if is_one else None
 
 
-def _converted(given: Given, result: Any) -> Parts:
+def _converted(given: Given, result: Any) -> Sequence[InferOutput]:
     """The outputs, as in the ordinary way."""
     payload = given.payload()
     response = to_answer(given.model, payload, result)
     if is_stream(response):
         raise InParts(payload, response, {}, NOTHING)
-    return [(output.name, output.datatype, output.as_numpy()) for output in response.outputs]
+    outputs: Sequence[InferOutput] = response.outputs
+    return outputs
 
 
 def _response(request_id: str | None, model: TensorModel, outputs: Parts) -> InferResponse:

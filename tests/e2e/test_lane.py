@@ -13,8 +13,10 @@ from tests.e2e.wire import wire
 from tests.running import Server, eventually, serving
 
 SOURCE = """
+import asyncio
 import os
 from pathlib import Path
+import numpy as np
 from mpserve import InvalidInput, Model, Tensor, TensorModel
 
 class Many(Model):
@@ -58,7 +60,29 @@ class Rows(TensorModel):
             raise ValueError("as asked")
         return x * 2
 
-MODELS = [Many(), Sum(), Later(), Rows()]
+class Awaits(TensorModel):
+    name = "awaits"
+
+    async def predict(self, x):
+        await asyncio.sleep(0)
+        if x[0] == 1:
+            raise ValueError("as asked")
+        if x[0] == 2:
+            raise SystemExit(3)
+        if x[0] == 3:
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
+        if x[0] == 4:
+            return (each for each in [x])
+        if x[0] == 5:
+            Path("begun").touch()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                Path("ended").touch()
+        return np.zeros(int(x[1])) if len(x) > 1 else x
+
+MODELS = [Many(), Sum(), Later(), Rows(), Awaits()]
 """
 
 
@@ -89,6 +113,15 @@ V2 = {"id": "7", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "dat
 def rows(*numbers: int) -> bytes:
     entry = {"name": "x", "shape": [len(numbers)], "datatype": "FP32", "data": numbers}
     return request({"id": "7", "inputs": [entry]}, path="/v2/models/rows/infer")
+
+
+def awaits(*numbers: int, fields: tuple[str, ...] = ()) -> bytes:
+    return request({"instances": numbers}, *fields, path="/v1/models/awaits:predict")
+
+
+def awaits_v2(*numbers: int, fields: tuple[str, ...] = ()) -> bytes:
+    entry = {"name": "z", "shape": [len(numbers)], "datatype": "INT64", "data": numbers}
+    return request({"id": "7", "inputs": [entry]}, *fields, path="/v2/models/awaits/infer")
 
 
 JSON_PART = json.dumps(
@@ -157,6 +190,25 @@ SENT: dict[str, bytes] = {
     "V2, a batch that is too large": rows(1, 2, 3, 4, 5),
     "V2, a batch that fails": rows(-1),
     "V2, batches, pipelined": rows(1) + rows(1, 2, 3, 4, 5) + rows(2),
+    "V1, a batch": request({"instances": [1, 2]}, path="/v1/models/rows:predict"),
+    "V1, a batch that is too large": request({"instances": [1, 2, 3, 4, 5]}, path="/v1/models/rows:predict"),
+    "V1, a batch that fails": request({"instances": [-1]}, path="/v1/models/rows:predict"),
+    **{
+        f"{name}, {what}": ask(*numbers, fields=fields)
+        for name, ask in (("V1", awaits), ("V2", awaits_v2))
+        for what, numbers, fields in (
+            ("an async function of arrays", (0,), ()),
+            ("an async failure", (1,), ()),
+            ("an async end of the process", (2,), ()),
+            ("an async answer in parts", (4,), ()),
+            ("an async answer, long", (0, 30000), ()),
+            ("an async answer, gzip", (0, 30000), ("accept-encoding: gzip",)),
+            ("an async answer, too little for gzip", (0,), ("accept-encoding: gzip",)),
+            ("an async answer, an id", (0,), ("x-request-id: mine",)),
+            ("an async answer, close", (0,), ("connection: close",)),
+        )
+    },
+    "async ones, pipelined": awaits(0) + awaits(1) + awaits_v2(0),
     "two, pipelined": request({"instances": [1]}) + request({"instances": [2]}),
     "three, pipelined, of several ways": request({"instances": [1]})
     + b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -328,3 +380,29 @@ def test_both_ways_count_and_log_alike(servers: list[Server]) -> None:
         for server in servers
     )
     assert fast == ordinary
+
+
+def test_an_async_model_that_cancels_its_own_task_fails_that_request_and_the_connection_goes_on(
+    servers: list[Server],
+) -> None:
+    with wire(servers[0]) as connection:
+        for ask in (awaits, awaits_v2):
+            connection.send(ask(3))
+            assert connection.response().status == 500
+            connection.send(ask(0))
+            assert connection.response().status == 200
+
+
+def test_a_client_that_goes_away_cancels_an_async_predict_and_nothing_is_logged_of_it(servers: list[Server]) -> None:
+    server = servers[0]
+    folder = server.log_file.parent
+    logged = len(server.log)
+    with wire(server) as connection:
+        connection.send(awaits(5))
+        eventually((folder / "begun").exists)
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    eventually((folder / "ended").exists)
+    with wire(server) as connection:
+        connection.send(awaits(0))
+        assert connection.response().status == 200
+    assert "failed" not in server.log[logged:]

@@ -1,30 +1,22 @@
 """Run to completion and the ordinary way: whatever is asked, the same is answered, counted and let go on both."""
 
 import asyncio
-import json
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import REGISTRY
 from starlette.exceptions import HTTPException
 
 from mpserve.errors import InvalidInput, ModelNotReady
 from mpserve.http.accounts import Accounts
 from mpserve.http.lane import Lane
-from mpserve.http.streaming import StreamedAnswer
-from mpserve.metrics import STAGES, metrics
 from mpserve.protocol.messages import InferOutput, InferResponse
-from mpserve.serving import tally
-from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.model import Model
-from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.serving.tensors import Tensor
 from tests.asgi import loaded
-
-Function = Callable[..., Any]
-RawHeaders = list[tuple[bytes, bytes]]
+from tests.lanes import ROWS, V1, V2, Arrays, Case, Function, awaited, begun, case, nan_at, outcome, raising, v2
 
 
 class Whole(Model):
@@ -61,21 +53,6 @@ class Explaining(Whole):
         return self.answer(payload)
 
 
-class Arrays(TensorModel):
-    name = "m"
-    inputs = (Tensor("x", "FP32", (-1,)),)
-    outputs = (Tensor("y", "FP32", (-1,)),)
-
-    def __init__(self, answer: Function, **declared: Any) -> None:
-        super().__init__()
-        self.answer = answer
-        for name, value in declared.items():
-            setattr(self, name, value)
-
-    def predict(self, *arrays: Any) -> Any:
-        return self.answer(*arrays)
-
-
 class Guarded(Arrays):
     def validate(self, payload: Any) -> Any:
         if not payload:
@@ -89,23 +66,7 @@ def versioned(version: str) -> Model:
     return model
 
 
-def raising(error: BaseException) -> Function:
-    def fail(*given: Any) -> None:
-        raise error
-
-    return fail
-
-
 async def _coroutine(*given: Any) -> None: ...
-
-
-def nan_at(position: int) -> Function:
-    def answer(x: Any) -> Any:
-        x = x.copy()
-        x[position] = np.nan
-        return x
-
-    return answer
 
 
 def parts(*given: Any) -> Iterator[Any]:
@@ -126,30 +87,6 @@ def fails_at_once(*given: Any) -> Iterator[Any]:
 def array_parts(x: Any) -> Iterator[Any]:
     yield x
     yield x
-
-
-class Case(NamedTuple):
-    models: Callable[[], list[Model]]
-    path: str
-    body: bytes
-    headers: RawHeaders = []  # noqa: RUF012 (never changed)
-    options: dict[str, Any] = {}  # noqa: RUF012
-    begins: bool = True
-    """Whether it is one to run to completion."""
-
-
-V1, V2 = "/v1/models/m:predict", "/v2/models/m/infer"
-ROWS = {"instances": [1, 2.5]}
-
-
-def v2(data: Any = (1, 2.5), shape: Any = (2,), datatype: str = "FP32", name: str = "x", **more: Any) -> dict[str, Any]:
-    return {"inputs": [{"name": name, "shape": shape, "datatype": datatype, "data": data}], **more}
-
-
-def case(model: Function | list[Function], path: str, body: Any, **more: Any) -> Case:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    makers = model if isinstance(model, list) else [model]
-    return Case(lambda: [make() for make in makers], path, raw, **more)
 
 
 RESPONSE = InferResponse(None, "m", [InferOutput("y", [1], "INT64", [7])])
@@ -287,77 +224,9 @@ CASES |= {
 }  # fmt: skip
 
 
-async def sent(answer: Any) -> tuple[int, Any, bytes]:
-    """Status, headers and body, of parts too, and how those ended."""
-    if not isinstance(answer, StreamedAnswer):
-        return answer.status, answer.headers, answer.body
-    messages: list[Any] = []
-
-    async def send(message: Any) -> None:
-        messages.append(message)
-
-    async def receive() -> Any:
-        await asyncio.Event().wait()
-
-    await answer({}, receive, send)
-    return answer.status, answer.headers, b"|".join(message.get("body", b"") for message in messages)
-
-
-async def begun(lane: Lane, case: Case) -> Any:
-    """What is told of a request that is run to completion; None if it is none to begin so."""
-    told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    asked = lane.accept(case.path.encode(), case.headers)
-    assert asked is not None
-    one = lane.begin(asked, case.body, None, lambda answer, identity: told.set_result((answer, identity)))
-    return None if one is None else await told
-
-
-async def awaited(lane: Lane, case: Case) -> Any:
-    asked = lane.accept(case.path.encode(), case.headers)
-    assert asked is not None
-    return await lane.answer(asked, case.body, None)
-
-
-def counted(core: ServerCore) -> dict[str, Any]:
-    """What is counted of each model by now."""
-    metrics().flush()
-    observed = {
-        stage: REGISTRY.get_sample_value(f"request_{stage}_seconds_count", {"model_name": "m"}) for stage in STAGES
-    }
-    cells = {
-        served.model.version: [served.tally._cells[cell] for cell in COUNTED] if served.tally else [0] * len(COUNTED)
-        for served in core.served["m"]
-    }
-    return {**observed, **cells}
-
-
-COUNTED = (tally.SUCCESSES, tally.FAILURES, tally.ROWS, tally.EXECUTIONS)
-
-
-def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value if isinstance(value, list) else value - (before.get(name) or 0) for name, value in after.items()
-    }
-
-
-async def outcome(case: Case, way: Callable[[Lane, Case], Any]) -> Any:
-    async with loaded(*case.models(), **case.options) as core:
-        before = counted(core)
-        told = await way(Lane(Dataplane(core), Accounts(access_log=False)), case)
-        if told is None:
-            return None
-        answer, identity = told
-        got = await sent(answer)
-        assert core.row.in_flight == 0
-        for served in core.served["m"]:
-            await asyncio.wait_for(served.held.until_idle(), 10)
-        assert identity
-        return got, difference(before, counted(core))
-
-
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_request_is_answered_and_counted_alike_both_ways(case: Case) -> None:
+def test_a_request_is_answered_counted_and_logged_alike_both_ways(case: Case) -> None:
     at_once = asyncio.run(outcome(case, begun))
     assert (at_once is not None) == case.begins
     if at_once is not None:

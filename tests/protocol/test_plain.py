@@ -43,13 +43,23 @@ def outcome(read: Any, document: Any) -> Any:
         return str(error)
 
 
+def read_shorter(text: bytes) -> InferRequest:
+    """As the front end reads a body of nothing but JSON."""
+    request = plain.read_request(text)
+    return v2.decode_request(text, "m", "3") if request is None else v2.request_of(request, "m", "3")
+
+
 def text_ways(text: bytes) -> Any:
-    shorter = outcome(lambda body: v2.decode_request(body, "m", "3"), text)
-    strict = outcome(
-        lambda body: InferRequest("m", **wire.read_request(parse_object(body), None), model_version="3"), text
-    )
-    assert shorter == strict
+    """What becomes of a text either way, and of one that is too long to be read into Python objects."""
+    padded = text + b" " * plain.FEW_BYTES
+    assert outcome(read_shorter, padded) == outcome(read_strictly, padded)
+    shorter = outcome(read_shorter, text)
+    assert shorter == outcome(read_strictly, text)
     return shorter
+
+
+def read_strictly(text: bytes) -> InferRequest:
+    return InferRequest("m", **wire.read_request(parse_object(text), None), model_version="3")
 
 
 def both_ways(document: dict[str, Any]) -> Any:
@@ -80,7 +90,8 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
 
 def spoil(draw: st.DrawFn, document: dict[str, Any]) -> None:
     """Change something in it."""
-    entry = draw(st.sampled_from(document["inputs"])) if isinstance(document.get("inputs"), list) else document
+    inputs = document.get("inputs")
+    entry = draw(st.sampled_from(inputs)) if isinstance(inputs, list) and inputs else document
     what = draw(st.sampled_from(["element", "size", "rank", "field", "top", "gone", "extra", "datatype"]))
     if not isinstance(entry, dict):
         return
@@ -114,7 +125,7 @@ def test_any_request_is_taken_or_refused_as_by_the_strict_way(data: st.DataObjec
 @pytest.mark.parametrize("datatype", [*DATATYPES, "fp32", "FLOAT"])
 @pytest.mark.parametrize("element", NUMBERS, ids=repr)
 def test_an_element_is_taken_or_refused_as_by_the_strict_way(datatype: str, element: Any) -> None:
-    for count in (1, plain.FEW - 1, plain.FEW):  # the last is one too many
+    for count in (1, plain.FEW_BYTES, 5000):  # with Python objects, without, and with more threads than one
         data = [element, *[1] * count]
         both_ways({"inputs": [{"name": "x", "shape": [len(data)], "datatype": datatype, "data": data}]})
 
@@ -146,9 +157,7 @@ def test_a_shape_is_taken_or_refused_as_by_the_strict_way(shape: Any, data: Any,
 def test_very_many_sizes_are_refused_before_they_are_multiplied() -> None:
     """Which would take longer than this test suite has patience for."""
     entry = {"name": "x", "shape": [2**62] * 1_000_000, "datatype": "FP32", "data": [1]}
-    assert "1000000 dimensions" in outcome(
-        lambda body: v2.decode_request(body, "m", None), orjson.dumps({"inputs": [entry]})
-    )
+    assert "1000000 dimensions" in outcome(read_shorter, orjson.dumps({"inputs": [entry]}))
 
 
 def test_names_are_unique() -> None:
@@ -161,9 +170,10 @@ PLAIN = b'{"id":"1","inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data"
 
 def test_a_plain_request_does_go_the_shorter_way() -> None:
     pytest.importorskip("simdjson")
-    request_id, [read] = plain.read_request(PLAIN) or (None, [])
-    assert (request_id, read.name, read.datatype, read.array.tolist()) == ("1", "x", "FP32", [[1, 2.5]])
-    assert plain.read_request(PLAIN.replace(b'"id"', b'"outputs"')) is None
+    for text in (PLAIN, PLAIN + b" " * plain.FEW_BYTES):
+        request_id, [(name, datatype, array)] = plain.read_request(text) or (None, [])
+        assert (request_id, name, datatype, array.tolist()) == ("1", "x", "FP32", [[1, 2.5]])
+        assert plain.read_request(text.replace(b'"id"', b'"outputs"')) is None
 
 
 ODD = [
@@ -341,3 +351,37 @@ def test_a_column_of_a_table_is_written() -> None:
     table = np.arange(6, dtype=np.float32).reshape(3, 2)
     response = InferResponse(None, "m", [InferOutput("y", [3], "FP32", table[:, 1])])
     assert orjson.loads(v2.encode_answer(response, REQUESTS[0]).join())["outputs"][0]["data"] == [1, 3, 5]
+
+
+NAMES = ["y", "n", "null", '"data":[', '"data":[n', "data\\", "é"]
+
+
+@pytest.mark.parametrize("at", [0, 2500, 4999])
+@pytest.mark.parametrize("model_name", NAMES)
+@pytest.mark.parametrize("name", NAMES)
+def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
+    name: str, model_name: str, at: int
+) -> None:
+    finite, spoilt = np.ones(5000), np.ones(5000)
+    spoilt[at] = np.nan
+    good, bad, other = (
+        InferOutput(f"{name}{suffix}", [5000], "FP64", array)
+        for suffix, array in (("", finite), ("", spoilt), ("2", finite))
+    )
+    for outputs in ([bad], [bad, other], [other, bad]):
+        response = InferResponse(None, model_name, outputs)
+        assert "holds NaN or infinity" in written(lambda response=response: v2.encode_answer(response, REQUESTS[0]))[1]
+    for outputs in ([good], [good, other]):
+        response = InferResponse("null", model_name, outputs)
+        answer = orjson.loads(v2.encode_answer(response, REQUESTS[0]).join())
+        assert [output["data"] for output in answer["outputs"]] == [finite.tolist()] * len(outputs)
+
+
+@pytest.mark.parametrize("count", [3, 3000], ids=["short", "long"])
+def test_of_one_output_finite_values_are_told_from_others(count: int) -> None:
+    array = np.ones(count)
+    json = b'{"n":"n\\"data\\":[","data":%b}' % orjson.dumps(array.tolist())
+    assert plain.is_finite(json, b"data", [array])
+    array[-1] = np.inf
+    json = b'{"n":"n","data":%b}' % orjson.dumps(array.tolist())
+    assert not plain.is_finite(json, b"data", [array])

@@ -6,8 +6,9 @@ import orjson
 import pytest
 
 from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol.datatypes import FIXED
 from mpserve.protocol.messages import InferOutput, InferResponse
-from mpserve.protocol.v1 import decode_request, encode_response
+from mpserve.protocol.v1 import decode_request, encode_response, write_plain
 
 NAN = float("nan")
 
@@ -209,3 +210,24 @@ def test_non_finite_outputs_become_null_if_that_is_wanted():
     outputs = [output("y", np.array([np.nan, 1.5])), output("z", np.array([[1, np.inf], [2, 3]]), "FP32")]
     body, _ = encode_response(InferResponse("1", "m", outputs), "null")
     assert orjson.loads(body) == {"predictions": [{"y": None, "z": [1, None]}, {"y": 1.5, "z": [2, 3]}]}
+
+
+@pytest.mark.parametrize("nonfinite", ["error", "null"])
+@pytest.mark.parametrize("count", [3, 5000], ids=["short", "long"])
+@pytest.mark.parametrize("datatype", [*FIXED, "BYTES"])
+@pytest.mark.parametrize("odd", [0, np.nan, np.inf])
+def test_one_output_is_written_plainly_as_in_the_ordinary_way_or_not_at_all(datatype, count, nonfinite, odd):
+    array = np.zeros(count, FIXED.get(datatype, object))
+    if array.dtype.kind == "f":
+        array[-1] = odd
+    is_error = nonfinite == "error" and array.dtype.kind == "f" and not np.isfinite(odd)
+    plain = write_plain(array, datatype, nonfinite)
+    assert (plain is None) == (is_error or datatype in ("FP16", "BYTES"))
+    if plain is not None:
+        response = InferResponse(None, "m", [InferOutput("y", [count], datatype, array)])
+        assert (plain, "application/json") == encode_response(response, nonfinite)
+
+
+@pytest.mark.parametrize("array", [np.ones(4)[::2], np.ones((2, 3)).T, np.array(1.0), np.ones(3, ">f8")])
+def test_what_the_json_writer_does_not_take_is_not_written_plainly(array):
+    assert write_plain(array, "FP64", "error") is None

@@ -92,6 +92,9 @@ class Road(Completion[str]):
         self.heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         super().__init__(dataplane, dataplane.core.find("m"))
 
+    def at_once(self) -> str | None:
+        return threading.current_thread().name if self.ends == "at once" else None
+
     async def road(self, plane: Plane) -> str:
         if isinstance(self.ends, BaseException):
             raise self.ends
@@ -110,6 +113,7 @@ class Road(Completion[str]):
 @pytest.mark.parametrize(
     ("ends", "heard"),
     [
+        ("at once", "mpserve-m-0"),
         ("well", "well mpserve-m-0"),
         ("waits", "RuntimeError('a request that was run to completion waited for something')"),
         (ValueError("bad"), "ValueError('bad')"),

@@ -336,3 +336,17 @@ def test_long_rows_are_not_made_python_objects() -> None:
     assert isinstance(payload["instances"], Numbers)
     [array] = to_arrays(model_of(Tensor("x", "FP32", (-1, 20))), payload)
     np.testing.assert_array_equal(array, table)
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 1000])
+@pytest.mark.parametrize("value", [1e155, -1e308, 1.7976931348623157e308])
+def test_numbers_whose_squares_are_beyond_any_float_are_taken_or_refused_without_a_warning(
+    value: float, count: int
+) -> None:
+    """Of which numpy makes one, that would be an error here."""
+    rows = [*[1.0] * (count - 1), value]
+    [array] = to_arrays(model_of(Tensor("x", "FP64", (-1,))), {"instances": rows})
+    assert array.tolist() == rows
+    for datatype in ("FP32", "FP16"):
+        with pytest.raises(InvalidInput, match=f"out of range for {datatype}"):
+            to_arrays(model_of(Tensor("x", datatype, (-1,))), {"instances": rows})

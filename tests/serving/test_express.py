@@ -7,12 +7,11 @@ import numpy as np
 import orjson
 import pytest
 
-from mpserve.errors import InferenceError, InvalidInput
+from mpserve.errors import InferenceError
 from mpserve.logging import model as model_in_log
-from mpserve.protocol import plain
 from mpserve.serving import express
-from mpserve.serving.completion import InThread
-from mpserve.serving.dataplane import Dataplane, Express, InParts
+from mpserve.serving.dataplane import Dataplane, InParts
+from mpserve.serving.express import Reader
 from mpserve.serving.tally import INFER, INPUT, OUTPUT
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.serving.visit import Visit
@@ -35,16 +34,20 @@ class Scales(TensorModel):
         return x * np.float32(n[0])
 
 
-def expressed(model: TensorModel, answer: Express, document: Any, nonfinite: Any = "error") -> tuple[Any, Visit]:
-    """What is answered at once, and the visit."""
+def expressed(model: TensorModel, read: Reader, document: Any, nonfinite: Any = "error") -> tuple[Any, Visit]:
+    """What is answered without messages, on the model's way, and the visit; None: it is left to the ordinary way."""
 
     async def main() -> tuple[Any, Visit]:
         async with loaded(model) as core:
             served = core.find("m")
             visit = Dataplane(core).visit(served)
             try:
-                request = plain.read_request(orjson.dumps(document)) if answer is express.infer else document
-                return (None if request is None else InThread(core, visit).express(answer, request, nonfinite)), visit
+                given = read(model, orjson.dumps(document))
+                if given is None:
+                    return None, visit
+                if served.pipeline.waits("predict"):
+                    return await express.answer_async(visit, given, nonfinite), visit
+                return express.answer(visit, given, nonfinite), visit
             except InferenceError as error:
                 return error, visit
             finally:
@@ -55,7 +58,7 @@ def expressed(model: TensorModel, answer: Express, document: Any, nonfinite: Any
 
 def test_a_plain_request_is_answered_at_once() -> None:
     model = Scales()
-    json, visit = expressed(model, express.infer, {"inputs": [X, N], "id": "7"})
+    json, visit = expressed(model, express.read_v2, {"inputs": [X, N], "id": "7"})
     output = {"name": "y", "shape": [2], "datatype": "FP32", "data": [3.0, 7.5]}
     assert orjson.loads(json) == {"model_name": "m", "id": "7", "outputs": [output]}
     assert (model.asked, model.logged_as, visit.is_answered, visit.rows) == (1, "m", True, 1)
@@ -90,7 +93,7 @@ def test_a_plain_request_is_answered_at_once() -> None:
 )
 def test_whatever_is_not_plainly_as_declared_is_left_alone(document: Any) -> None:
     model = Scales()
-    json, visit = expressed(model, express.infer, document)
+    json, visit = expressed(model, express.read_v2, document)
     assert (json, model.asked, visit.is_read) == (None, 0, False)
 
 
@@ -98,14 +101,34 @@ class Rows(Scales):
     inputs = (Tensor("x", "FP32", (-1,)),)
 
     def predict(self, x: Any) -> Any:  # type: ignore[override]
+        self.asked += 1
         return x * 2
 
 
-def test_v1_is_answered_at_once_or_refused_and_its_rows_are_counted() -> None:
-    json, visit = expressed(Rows(), express.predict, {"instances": [1, 2, 3]})
+def test_v1_is_answered_at_once_and_its_rows_are_counted() -> None:
+    json, visit = expressed(Rows(), express.read_v1, {"instances": [1, 2, 3]})
     assert (json, visit.rows, visit.is_answered) == (b'{"predictions":[2.0,4.0,6.0]}', 3, True)
-    with pytest.raises(InvalidInput, match="expected numbers for FP32, got a string"):
-        expressed(Rows(), express.predict, {"instances": ["a"]})
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {},
+        {"instances": 5},
+        {"instances": None},
+        {"instances": ["a"]},
+        {"instances": [[1], [1, 2]]},
+        {"instances": [[1]]},
+        {"instances": [1e39]},
+        {"instances": [{"z": 1}]},
+        {"inputs": {"x": [1]}},
+    ],
+)
+def test_v1_that_is_to_be_refused_is_left_to_the_ordinary_way(document: Any) -> None:
+    model = Rows()
+    json, visit = expressed(model, express.read_v1, document)
+    assert (json, model.asked, visit.is_read) == (None, 0, False)
 
 
 class Square(Rows):
@@ -113,7 +136,7 @@ class Square(Rows):
 
 
 def test_v1_rows_are_counted_also_of_a_model_that_takes_no_batches() -> None:
-    _, visit = expressed(Square(), express.predict, {"instances": [1, 2, 3]})
+    _, visit = expressed(Square(), express.read_v1, {"instances": [1, 2, 3]})
     assert visit.rows == 3
 
 
@@ -128,7 +151,7 @@ class Wrong(Rows):
         return self.result
 
 
-@pytest.mark.parametrize("answer", [express.infer, express.predict])
+@pytest.mark.parametrize("read", [express.read_v2, express.read_v1])
 @pytest.mark.parametrize(
     ("result", "words"),
     [
@@ -139,25 +162,25 @@ class Wrong(Rows):
         ({"z": 1}, "the model returned outputs"),
     ],
 )
-def test_a_models_fault_is_told_as_such(answer: Any, result: Any, words: str) -> None:
-    error, _ = expressed(Wrong(result), answer, {"inputs": [X]} if answer is express.infer else {"instances": [1]})
+def test_a_models_fault_is_told_as_such(read: Any, result: Any, words: str) -> None:
+    error, _ = expressed(Wrong(result), read, {"inputs": [X]} if read is express.read_v2 else {"instances": [1]})
     assert isinstance(error, InferenceError)
     with pytest.raises(InferenceError, match=words):
         raise error
 
 
 def test_what_is_not_finite_may_be_null() -> None:
-    json, _ = expressed(Wrong(np.float32([np.nan, 1])), express.infer, {"inputs": [X]}, "null")
+    json, _ = expressed(Wrong(np.float32([np.nan, 1])), express.read_v2, {"inputs": [X]}, "null")
     assert orjson.loads(json)["outputs"][0]["data"] == [None, 1.0]
-    json, _ = expressed(Wrong(np.float32([np.inf, 1])), express.predict, {"instances": [1]}, "null")
+    json, _ = expressed(Wrong(np.float32([np.inf, 1])), express.read_v1, {"instances": [1]}, "null")
     assert json == b'{"predictions":[null,1.0]}'
 
 
-@pytest.mark.parametrize("answer", [express.infer, express.predict])
-def test_an_answer_in_parts_is_handed_to_the_loop(answer: Any) -> None:
+@pytest.mark.parametrize("read", [express.read_v2, express.read_v1])
+def test_an_answer_in_parts_is_handed_to_the_loop(read: Any) -> None:
     with pytest.raises(InParts) as caught:
         expressed(
-            Wrong(iter([np.float32([1])])), answer, {"inputs": [X]} if answer is express.infer else {"instances": [1]}
+            Wrong(iter([np.float32([1])])), read, {"inputs": [X]} if read is express.read_v2 else {"instances": [1]}
         )
     [part] = list(caught.value.parts)
     assert part.outputs[0].as_numpy().tolist() == [1.0]

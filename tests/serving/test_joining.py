@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from mpserve.errors import InvalidInput, ServerNotReady
 from mpserve.http.accounts import Accounts
-from mpserve.http.lane import InBatch, Lane
+from mpserve.http.asking import InBatch
+from mpserve.http.lane import Lane
 from mpserve.http.responses import Answer
 from mpserve.logging import model as model_in_log
 from mpserve.logging import request_id
@@ -25,7 +26,8 @@ from mpserve.serving.batching import Batcher
 from mpserve.serving.completion import LARGE
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
-from mpserve.serving.joining import read
+from mpserve.serving.express import read_v2
+from mpserve.serving.joining import read_joining
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
 
@@ -96,7 +98,8 @@ class Client:
         return batcher
 
     def is_read(self, body: bytes) -> bool:
-        return read(self.served, body) is not None
+        batcher = self.served.pipeline.batcher
+        return batcher is not None and read_joining(self.served, batcher, read_v2, body) is not None
 
     def join(self, body: bytes, identity: str = "") -> "tuple[InBatch, asyncio.Future[Answer]]":
         """The request in the batcher's queue, and what will be told of it."""
@@ -170,6 +173,8 @@ CASES = {
     "an async model": Case(lambda: Later(lambda x: x + 1), v2(1, 2)),
     "an async model that fails": Case(lambda: Later(raising(ValueError("bad"))), v2(1), 500),
     "no declared outputs": Case(lambda: Rows(outputs=()), v2(1, 2)),
+    "no declared inputs": Case(lambda: Rows(inputs=()), v2(1, 2)),
+    "nothing declared": Case(lambda: Rows(inputs=(), outputs=()), v2(1, 2, datatype="INT64", name="z", id="7")),
     "two outputs": Case(lambda: Rows(lambda x: (x.astype(int), np.stack([x, x], 1)), outputs=TWO), v2(1, 2, id="7")),
     "a dict of outputs": Case(lambda: Rows(lambda x: {"z": np.stack([x, x], 1), "y": x.astype(int)}, outputs=TWO), v2(1)),
     "FP64 for FP32": Case(lambda: Rows(lambda x: x.astype(float)), v2(1)),
@@ -277,8 +282,8 @@ def test_a_body_that_is_just_not_too_large_joins() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [Rows(max_batch_size=0), Rows(inputs=()), Rows(postprocess=lambda payload, headers=None: payload)],
-    ids=["no batches", "nothing declared", "a stage of its own"],
+    [Rows(max_batch_size=0), Rows(postprocess=lambda payload, headers=None: payload)],
+    ids=["no batches", "a stage of its own"],
 )
 def test_a_request_to_a_model_that_takes_more_than_arrays_or_no_batches_is_not_read(model: Rows) -> None:
     async def test(client: Client) -> None:
