@@ -5,6 +5,7 @@ import pytest
 from benchmarks.peers.processes import NotServing, Running, family
 from benchmarks.peers.servers import MPSERVE, Server
 from benchmarks.peers.workloads import SMALL, V1_SMALL
+from tests.running import eventually
 
 
 def test_a_server_is_asked_measured_and_ended_with_all_its_processes() -> None:
@@ -12,7 +13,9 @@ def test_a_server_is_asked_measured_and_ended_with_all_its_processes() -> None:
     try:
         running.wait_until_ready(SMALL)
         running.ask(V1_SMALL)
-        assert len(running.pids()) == 3  # the master and two workers
+        eventually(
+            lambda: len(running.pids()) == 3
+        )  # the master and two workers, of which one may have answered already
         assert running.cpu_seconds() > 0
         assert running.settled_pss() > 1
     finally:
