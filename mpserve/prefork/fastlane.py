@@ -1,9 +1,10 @@
-"""The fast lane on the wire: a whole inference request that came alone is answered without an ASGI cycle.
+"""The fast lane on the wire: an inference request that came alone is answered without an ASGI cycle.
 
 Half of what a small request costs is that machinery. Others, and what the lane does not plainly understand, are uvicorn's.
 """
 
 import asyncio
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +33,8 @@ class LaneProtocol(Protocol):
         self.heads = heads
         self._receiving: Exchange | None = None
         """The request of the lane whose body is still to come."""
+        self._missing = 0
+        """Bytes of that body that are to come, where its head was known: the parser has not seen it."""
         self._first: Head | None = None
         """The first head of what is being read, if it is one for the lane."""
 
@@ -45,6 +48,9 @@ class LaneProtocol(Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._missing and self._receiving is not None:
+            self._receive(self._receiving, data)
+            return
         if self._unanswered or self._in_head or self._in_body or self._refusal is not None or self._hung_up:
             super().data_received(data)
             return
@@ -56,7 +62,29 @@ class LaneProtocol(Protocol):
                 self.heads.remember(data, self._first)
         else:
             head, body = found
-            self._complete_exchange(self._begin_exchange(head), body)
+            exchange = self._begin_exchange(head)
+            if len(body) == head.length:
+                self._complete_exchange(exchange, body)
+            else:
+                self._in_body = True
+                self._receiving = exchange
+                self._missing = head.length
+                self._receive(exchange, body)
+
+    def _receive(self, exchange: Exchange, data: bytes) -> None:
+        """Take more of a body whose head was known. To go through the parser it would be copied once more."""
+        missing = self._missing
+        exchange.receive(data if len(data) <= missing else data[:missing])
+        if len(data) < missing:
+            self._missing = missing - len(data)
+            self._deadline = self.loop.time() + self.limits.pause
+            return
+        self._missing = 0
+        self._in_body = False
+        self._deadline = math.inf
+        self._complete_request()
+        if len(data) > missing:
+            self.data_received(data[missing:])
 
     def _begin_request(self) -> None:
         head = self._head()
@@ -98,6 +126,7 @@ class LaneProtocol(Protocol):
         if self._receiving is None:
             super()._abandon_request()
         self._receiving = None
+        self._missing = 0
 
     def _complete_exchange(self, exchange: Exchange, body: bytes) -> None:
         exchange.more_body = False

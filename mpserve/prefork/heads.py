@@ -43,10 +43,10 @@ class Heads:
         self._begin = b""
 
     def find(self, data: bytes) -> tuple[Head, bytes] | None:
-        """The head and the body of what is one whole request, if its head is known."""
+        """The head, and what is there of the body, of what is one request or the beginning of one, if its head is known."""
         end = data.find(END) + 4
         head = self._known.get(data[:end])
-        return (head, data[end:]) if head is not None and len(data) == end + head.length else None
+        return (head, data[end:]) if head is not None and len(data) <= end + head.length else None
 
     def remember(self, data: bytes, head: Head) -> None:
         """``data`` began with a request that asks for this."""

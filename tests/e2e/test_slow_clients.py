@@ -56,7 +56,7 @@ LONG_BODY = head(b"content-length: %d" % len(BODY))
 CHUNKS = head(b"transfer-encoding: chunked") + b"12\r\n"
 
 
-@pytest.mark.parametrize("before", [b"", LIVE], ids=["first", "second"])
+@pytest.mark.parametrize("before", [b"", LIVE, LONG_BODY + BODY], ids=["first", "second", "known"])
 @pytest.mark.parametrize("begun", [LONG_BODY, LONG_BODY + BODY[:5], CHUNKS + BODY[:5]], ids=["none", "some", "chunk"])
 def test_a_body_that_does_not_go_on_is_answered_with_408(server: Server, before: bytes, begun: bytes) -> None:
     with wire(server) as conn:

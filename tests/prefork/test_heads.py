@@ -23,6 +23,11 @@ def knowing(data: bytes = HEAD + b"body", length: int = 4) -> Heads:
     return heads
 
 
+@pytest.mark.parametrize("body", [b"", b"1", b"123"])
+def test_the_beginning_of_a_request_with_a_known_head_is_found(body: bytes) -> None:
+    assert knowing().find(HEAD + body) == (head(), body)
+
+
 def test_one_whole_request_with_a_known_head_is_found() -> None:
     assert knowing().find(HEAD + b"1234") == (head(), b"1234")
     assert knowing().find(HEAD + b"\r\n\r\n") == (head(), b"\r\n\r\n")
@@ -34,10 +39,8 @@ def test_one_whole_request_with_a_known_head_is_found() -> None:
     [
         b"",
         b"POST",
-        HEAD,
         HEAD[:-1],
         HEAD[:-2] + b"body",
-        HEAD + b"bod",
         HEAD + b"body5",
         HEAD + b"body" + HEAD,
         HEAD + b"body" + HEAD + b"body",
@@ -96,9 +99,9 @@ def test_the_latest_meaning_of_a_head_counts() -> None:
 
 
 @given(st.lists(st.sampled_from([HEAD, b"\r\n", b"POST ", b"body", b"x", HEAD[:-2]]), max_size=6).map(b"".join))
-def test_what_is_found_is_the_remembered_bytes_and_as_many_more(data: bytes) -> None:
+def test_what_is_found_is_the_remembered_bytes_and_at_most_as_many_more(data: bytes) -> None:
     found = knowing().find(data)
-    assert (found is not None) == (data.startswith(HEAD) and len(data) == len(HEAD) + 4)
+    assert (found is not None) == (data.startswith(HEAD) and len(data) <= len(HEAD) + 4)
     assert found is None or found[1] == data[len(HEAD) :]
 
 
