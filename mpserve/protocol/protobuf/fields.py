@@ -146,7 +146,9 @@ def encode_response(response: Response, typed: bool) -> Parts:
     return _with_tensors(message, message.outputs, response.outputs, RAW_OUTPUT, typed)
 
 
-def _refuse_doubles(role: str, entries: Iterable[Any]) -> None:
+def _refuse_doubles(role: str, entries: Sequence[Any]) -> None:
+    if len(entries) < 2:
+        return
     names = set()
     for entry in entries:
         if entry.name in names:
@@ -155,7 +157,7 @@ def _refuse_doubles(role: str, entries: Iterable[Any]) -> None:
 
 
 def _refuse_both(entries: Iterable[Any], raw: Sequence[memoryview]) -> None:
-    if raw and any(entry.contents.ListFields() for entry in entries):
+    if raw and any(entry.HasField("contents") and entry.contents.ListFields() for entry in entries):
         raise InvalidInput("got typed and raw contents, expected one or the other")
 
 

@@ -18,13 +18,15 @@ def read_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters |
     Raises:
         InvalidInput: a parameter without a value.
     """
+    if not parameters:  # nearly always, and to iterate over an empty map costs ten times as much
+        return None
     values = {}
     for name, parameter in parameters.items():
         field = parameter.WhichOneof("parameter_choice")
         if field is None:
             raise InvalidInput(f"parameter '{name[:MAX_SHOWN]}' has no value")
         values[name] = getattr(parameter, field)
-    return values or None
+    return values
 
 
 def write_parameters(target: Any, parameters: Parameters | None) -> None:
