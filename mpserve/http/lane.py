@@ -76,7 +76,7 @@ class Lane:
             self._known[address] = target
         return target
 
-    def begin(self, asked: Asked, body: bytes, client: object, tell: Tell) -> "Asking | None":
+    def begin(self, asked: Asked, body: bytes, client: object, tell: Tell) -> Asking | None:
         """Begin to answer a request where its model runs, and ``tell`` the answer; None if it must be awaited here."""
         target = asked.target
         try:

@@ -1,6 +1,6 @@
 """Requests and answers in JSON as nearly all of them are, read and written in one go: numbers, and nothing but numbers.
 
-simdjson reads a body straight into arrays: of 128 numbers that takes a quarter of the time that a list of Python objects does.
+simdjson reads a body straight into arrays: 512 numbers in little more than a third of the time that Python objects take.
 Whatever is not plainly such is left to ``wire``, which reads and writes everything, and says what is wrong. So nothing here
 refuses anything, and what is taken here means what it means there.
 """

@@ -17,6 +17,7 @@ from mpserve.protocol import plain, v1, v2
 from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.protocol.plain import Read, Request
+from mpserve.serving.batching import Parts
 from mpserve.serving.conversion import to_answer, to_arrays
 from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING
@@ -26,9 +27,6 @@ from mpserve.serving.stream import blamed
 from mpserve.serving.tally import INFER, INPUT, OUTPUT
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.serving.visit import Visit
-
-Parts = Sequence[tuple[str, str, Array]]
-"""Name, datatype and array of each output."""
 
 
 class Given(ABC):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpserve.http.lane import Asked
+from mpserve.http.asking import Asked
 from mpserve.prefork import heads as module
 from mpserve.prefork.heads import LONGEST, MOST, Head, Heads
 
