@@ -140,25 +140,26 @@ AT_ONCE = 50
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_of_many_requests_in_several_threads_each_gets_its_own_answer_and_all_are_counted(concurrency: int) -> None:
     model = Doubles()
+    model.name = "many"  # of which no thread of another test can count a late predict
     model.concurrency = concurrency
 
     def body_of(number: int) -> tuple[str, bytes, Any]:
         """Address, body, and the answer's body or status."""
         kind, x = number % 4, float(number)
         if kind == 0:
-            return "/v1/models/m:predict", orjson.dumps({"instances": [x, 1]}), {"predictions": [2 * x, 2.0]}
+            return "/v1/models/many:predict", orjson.dumps({"instances": [x, 1]}), {"predictions": [2 * x, 2.0]}
         if kind == 1:
-            return "/v1/models/m:predict", orjson.dumps({"instances": [-x]}), 500
+            return "/v1/models/many:predict", orjson.dumps({"instances": [-x]}), 500
         if kind == 2:
-            return "/v1/models/m:predict", orjson.dumps({"instances": ["a"]}), 400
+            return "/v1/models/many:predict", orjson.dumps({"instances": ["a"]}), 400
         entry = {"name": "x", "shape": [1], "datatype": "FP64", "data": [x]}
         output = {"name": "y", "shape": [1], "datatype": "FP64", "data": [2 * x]}
-        answer = {"model_name": "m", "id": str(number), "outputs": [output]}
-        return "/v2/models/m/infer", orjson.dumps({"id": str(number), "inputs": [entry]}), answer
+        answer = {"model_name": "many", "id": str(number), "outputs": [output]}
+        return "/v2/models/many/infer", orjson.dumps({"id": str(number), "inputs": [entry]}), answer
 
     def observed() -> float:
         metrics().flush()
-        return REGISTRY.get_sample_value("request_predict_seconds_count", {"model_name": "m"}) or 0
+        return REGISTRY.get_sample_value("request_predict_seconds_count", {"model_name": "many"}) or 0
 
     async def main() -> None:
         async with loaded(model) as core:
@@ -181,7 +182,7 @@ def test_of_many_requests_in_several_threads_each_gets_its_own_answer_and_all_ar
                         assert (answer.status, orjson.loads(answer.body)) == (200, expected)
 
             await asyncio.wait_for(asyncio.gather(*(client() for _ in range(AT_ONCE))), 120)
-            served = core.find("m")
+            served = core.find("many")
             assert served.tally is not None
             counted = [served.tally._cells[cell] for cell in (tally.SUCCESSES, tally.FAILURES, tally.ROWS)]
             quarter = REQUESTS // 4
