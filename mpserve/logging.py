@@ -12,6 +12,7 @@ import logging.config
 import os
 import re
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +29,6 @@ model: ContextVar[str] = ContextVar("model", default="-")
 
 # Visible ASCII only: an id goes back in a header and into every log line, where it must not pass for another field.
 _ACCEPTED_ID = re.compile(r"[!-~]{1,128}")
-_numbers = itertools.count(1)
 
 _process: dict[str, int | str] = {"slot": "-"}
 
@@ -46,27 +46,24 @@ _QUIET = ("uvicorn.error", "httpx")
 
 def begin_request(given: str) -> str:
     """The id of a request, which every line logged in its context carries: the client's, or a new one if that will not do."""
-    if given and _ACCEPTED_ID.fullmatch(given):
-        identity = given
-    else:  # unique over workers and respawns; a uuid4 costs ten times as much
-        if not _Ids.prefix:
-            _Ids.prefix = f"{os.getpid():x}-{time.time_ns() >> 20:x}"
-        identity = f"{_Ids.prefix}-{next(_numbers):x}"
+    identity = given if given and _ACCEPTED_ID.fullmatch(given) else next(_Ids.new)
     request_id.set(identity)
     return identity
 
 
 class _Ids:
-    """What the ids that this process makes begin with."""
+    """Those that this process makes: unique over workers and respawns. A uuid4 costs ten times as much."""
 
-    prefix = ""
+    new: Iterator[str]
 
     @classmethod
-    def forget(cls) -> None:
-        cls.prefix = ""
+    def begin(cls) -> None:
+        begin = f"{os.getpid():x}-{time.time_ns() >> 20:x}-"
+        cls.new = map((begin + "%x").__mod__, itertools.count(1))
 
 
-os.register_at_fork(after_in_child=_Ids.forget)
+_Ids.begin()
+os.register_at_fork(after_in_child=_Ids.begin)
 
 
 def set_slot(slot: int) -> None:

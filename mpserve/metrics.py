@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 
 import prometheus_client
@@ -183,7 +184,7 @@ class Durations:
             number = len(self._noted)  # others go on noting
             noted = self._noted[:number]
             del self._noted[:number]
-            for bucket, count in Counts(bisect_left(self._bounds, seconds) for seconds in noted).items():
+            for bucket, count in Counts(map(bisect_left, repeat(self._bounds), noted)).items():
                 self._histogram._buckets[bucket].inc(count)
             self._histogram._sum.inc(sum(noted))
             for other in self._untimed:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from mpserve.http.accounts import Accounts
 from mpserve.http.lane import Lane
+from mpserve.http.responses import JSON_ONLY, Answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import model as model_in_log
 from mpserve.logging import request_id
@@ -21,6 +22,7 @@ from mpserve.serving import tally
 from mpserve.serving.core import ServerCore
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.model import Model
+from mpserve.serving.served import Served
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
 
@@ -83,8 +85,14 @@ def case(model: Function | list[Function], path: str, body: Any, **more: Any) ->
     return Case(lambda: [make() for make in makers], path, raw, **more)
 
 
+def whole(answer: Any) -> Any:
+    """What is told, with its status and headers also if they are the usual ones."""
+    return Answer(200, JSON_ONLY, answer) if isinstance(answer, bytes) else answer
+
+
 async def sent(answer: Any) -> tuple[int, Any, bytes]:
     """Status, headers and body, of parts too, and how those ended."""
+    answer = whole(answer)
     if not isinstance(answer, StreamedAnswer):
         return answer.status, answer.headers, answer.body
     messages: list[Any] = []
@@ -104,7 +112,7 @@ async def begun(lane: Lane, case: Case) -> Any:
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     asked = lane.accept(case.path.encode(), case.headers)
     assert asked is not None
-    one = lane.begin(asked, case.body, None, lambda answer, identity: told.set_result((answer, identity)))
+    one = lane.begin(asked, case.body, None, lambda answer, identity: told.set_result((whole(answer), identity)))
     return None if one is None else await told
 
 
@@ -114,16 +122,21 @@ async def awaited(lane: Lane, case: Case) -> Any:
     return await lane.answer(asked, case.body, None)
 
 
+def tallied(served: Served, cells: Sequence[int]) -> list[int]:
+    """What is counted of a model by now; zeros before its first request."""
+    if served.tally is None:
+        return [0] * len(cells)
+    served.tally.flush()
+    return [served.tally._cells[cell] for cell in cells]
+
+
 def counted(core: ServerCore) -> dict[str, Any]:
     """What is counted of each model by now."""
     metrics().flush()
     observed = {
         stage: REGISTRY.get_sample_value(f"request_{stage}_seconds_count", {"model_name": "m"}) for stage in STAGES
     }
-    cells = {
-        served.model.version: [served.tally._cells[cell] for cell in COUNTED] if served.tally else [0] * len(COUNTED)
-        for served in core.served["m"]
-    }
+    cells = {served.model.version: tallied(served, COUNTED) for served in core.served["m"]}
     return {**observed, **cells}
 
 

@@ -6,7 +6,7 @@ Each is counted and logged as in the ordinary way. Which of them a request goes,
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mpserve.http.accounts import Accounts
 from mpserve.http.inference import Call, Inference, coding_for, compressed, in_coding, respond
@@ -22,7 +22,10 @@ from mpserve.serving.express import Given, Reader
 from mpserve.serving.joining import Joining
 from mpserve.serving.served import Served
 
-Tell = Callable[[Answer | StreamedAnswer, bytes], object]
+Told = bytes | Answer | StreamedAnswer
+"""What answers a request. Bytes are the JSON of a usual answer, which has status 200 and no headers of its own."""
+
+Tell = Callable[[Told, bytes], object]
 """Takes an answer and the id of its request."""
 
 NANO = 1e-9
@@ -49,7 +52,7 @@ class Asked(NamedTuple):
     read: Reader | None
 
 
-class Asking(Ticket[Answer | StreamedAnswer]):
+class Asking(Ticket[Told]):
     """What the three ways have in common."""
 
     _identity = ""
@@ -71,7 +74,9 @@ class Asking(Ticket[Answer | StreamedAnswer]):
         self._body = body
         self._client = client
         self._tell = tell
-        super().__init__(dataplane, served)
+        Ticket.__init__(
+            self, dataplane, served
+        )  # it is the next one in each of the three ways; super() has to look for it
 
     def _begin(self) -> None:
         """Where the model runs, before all else."""
@@ -82,53 +87,64 @@ class Asking(Ticket[Answer | StreamedAnswer]):
         if self._accounts.access_log:
             self._context = contextvars.copy_context()
 
-    async def road(self, plane: Plane) -> Answer | StreamedAnswer:
+    async def road(self, plane: Plane) -> Told:
         """The ordinary way."""
         request_id.set(self._identity)
         answer = await respond(plane, self._asked.target.inference, self._asked.call, self._body)
         self._leave()
         return answer
 
-    def told(self, outcome: Answer | StreamedAnswer) -> None:
+    def told(self, outcome: Told) -> None:
         target = self._asked.target
+        status = 200 if isinstance(outcome, bytes) else outcome.status
         if self._accounts.access_log:
-            start = self._visit.watch.begun * NANO
+            start = self._visit.begun * NANO
             note = self._accounts.note
-            self._context.run(note, target.template, outcome.status, start, self._client, "POST", target.path)
+            self._context.run(note, target.template, status, start, self._client, "POST", target.path)
         else:
-            self._accounts.count(target.template, outcome.status)
+            self._accounts.count(target.template, status)
         self._tell(outcome, self._identity.encode())
 
     def failed(self, error: BaseException) -> Answer:
         return error_answer(as_failure(error))
 
 
-class InOneGo(Asking, Completion[Answer | StreamedAnswer]):
+class InOneGo(Asking, Completion[Told]):
     """One that is run to completion."""
 
-    def at_once(self) -> Answer | None:
+    def at_once(self) -> Told | None:
         self._begin()
-        _, call, _, read = self._asked
         visit = self._visit
+        asked = self._asked
         model = visit.served.express
-        given = None if read is None or model is None else read(model, self._body)
+        given = None if asked.read is None or model is None else asked.read(model, self._body)
         if given is None:
             return None
+        answer: Told
         try:
-            answer = Answer(200, JSON_ONLY, express.answer(visit, given, self._dataplane.core.settings.nonfinite))
-            if "accept-encoding" in call.headers and (coding := coding_for(answer, call.headers["accept-encoding"])):
-                answer = in_coding(answer, coding)
+            answer = express.answer(visit, given, self._dataplane.core.settings.nonfinite)
+            if "accept-encoding" in asked.call.headers:
+                answer = _in_coding(answer, asked.call.headers["accept-encoding"])
         except Exception as error:
             answer = error_answer(error)
         self._leave()
         return answer
 
 
+def _in_coding(json: bytes, accept_encoding: str) -> Told:
+    answer = Answer(200, JSON_ONLY, json)
+    coding = coding_for(answer, accept_encoding)
+    return in_coding(answer, coding) if coding else json
+
+
 class InTask(Asking):
     """A plain one to a model whose predict is ``async def``, on the event loop."""
 
-    def __init__(self, given: Given, *asking: Any) -> None:
-        super().__init__(*asking)
+    _given: Given
+    _task: asyncio.Task[None]
+
+    def begin(self, given: Given) -> None:
+        """Answer it in a task of its own."""
         self._given = given
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -143,9 +159,12 @@ class InTask(Asking):
 
     async def _run(self) -> None:
         self._begin()
-        answer: Answer | None
+        answer: Told | None
         try:
-            answer = await self._awaited()
+            answer = await express.answer_async(self._visit, self._given, self._dataplane.core.settings.nonfinite)
+            if "accept-encoding" in self._asked.call.headers:
+                accept_encoding = self._asked.call.headers["accept-encoding"]
+                answer = await compressed(self._dataplane, Answer(200, JSON_ONLY, answer), accept_encoding)
         except InParts as found:
             await self._hand_out(found)
             return
@@ -160,7 +179,7 @@ class InTask(Asking):
 
     async def _hand_out(self, found: InParts) -> None:
         """Tell the parts of the answer, which the visit lasts as long as."""
-        answer: Answer | StreamedAnswer | None
+        answer: Told | None
         try:
             answer = await self.road(Resumed(self._dataplane, self._visit, found))
         except BaseException as error:  # the model had cancelled the task that it runs in, or the client has gone
@@ -173,27 +192,18 @@ class InTask(Asking):
         """What to tell of an error; None if it is that the request was cancelled, which is nobody's fault."""
         return None if self._is_over and isinstance(error, asyncio.CancelledError) else self.failed(error)
 
-    async def _awaited(self) -> Answer:
-        json = await express.answer_async(self._visit, self._given, self._dataplane.core.settings.nonfinite)
-        answer = Answer(200, JSON_ONLY, json)
-        accept_encoding = self._asked.call.headers.get("accept-encoding")
-        return answer if accept_encoding is None else await compressed(self._dataplane, answer, accept_encoding)
 
-
-class InBatch(Asking, Joining[Answer | StreamedAnswer]):
+class InBatch(Asking, Joining[Told]):
     """A plain one that joins a batch."""
 
-    def __init__(self, batcher: Batcher, given: Given, *asking: Any) -> None:
-        super().__init__(*asking)
+    def begin(self, batcher: Batcher, given: Given) -> None:
+        """Join the queue."""
         self._context = contextvars.copy_context()
-        self._context.run(self._enter, batcher, given)
+        self._context.run(self._join, batcher, given)
 
-    def _enter(self, batcher: Batcher, given: Given) -> None:
+    def _join(self, batcher: Batcher, given: Given) -> None:
         self._begin()
         self.join(batcher, given)
-
-    def answered(self, json: bytes) -> Answer:
-        return Answer(200, JSON_ONLY, json)
 
     def failed(self, error: BaseException) -> Answer:
         # A batch is settled in the context of whoever caused it to be formed, and what is logged is to name this request.

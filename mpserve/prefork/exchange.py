@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from mpserve.prefork.heads import RawHeaders
+
 if TYPE_CHECKING:
     from mpserve.http.asking import Asked  # which brings Starlette and numpy
-    from mpserve.http.responses import Answer
-
 
 ID_HEADER = b"x-request-id"
 
@@ -54,18 +54,25 @@ class Exchange:
         chunks, self._chunks = self._chunks or [b""], None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def head(self, answer: "Answer", identity: bytes, server_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    def head(
+        self,
+        status: int,
+        headers: RawHeaders,
+        length: int,
+        identity: bytes,
+        server_headers: Iterable[tuple[bytes, bytes]],
+    ) -> bytes:
         """The head of the answer, as uvicorn would write it, with the id of the request if the model has set none."""
-        parts = [STATUS_LINE[answer.status]]
+        parts = [STATUS_LINE[status]]
         for name, value in server_headers:
             parts += (name, b": ", value, b"\r\n")
         closes = False
-        for name, value in answer.headers:
+        for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
             if name == ID_HEADER:
                 identity = b""
             closes = closes or (name == b"connection" and b"close" in value.lower())
-        parts.append(b"content-length: %d\r\n" % len(answer.body))
+        parts.append(b"content-length: %d\r\n" % length)
         if identity:
             parts.append(b"x-request-id: %b\r\n" % identity)
         if closes:

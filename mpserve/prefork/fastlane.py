@@ -16,7 +16,8 @@ from mpserve.prefork.heads import USUAL, Head, Heads
 from mpserve.prefork.http1 import Protocol
 
 if TYPE_CHECKING:
-    from mpserve.http.lane import Lane  # which brings Starlette and numpy
+    from mpserve.http.asking import Told  # which brings Starlette and numpy
+    from mpserve.http.lane import Lane
     from mpserve.http.responses import Answer
     from mpserve.http.streaming import StreamedAnswer
 
@@ -148,17 +149,17 @@ class LaneProtocol(Protocol):
         finally:
             self.tasks.discard(asyncio.current_task())
 
-    def _told(self, exchange: Exchange, answer: "Answer | StreamedAnswer", identity: bytes) -> None:
-        if answer.body is None or self.flow.write_paused:
+    def _told(self, exchange: Exchange, answer: "Told", identity: bytes) -> None:
+        self.tasks.discard(exchange.begun)
+        if self.flow.write_paused or (not isinstance(answer, bytes) and answer.body is None):
             sending = self.loop.create_task(self._send(exchange, answer, identity))
             self.tasks.add(sending)
             sending.add_done_callback(self.tasks.discard)
         elif not exchange.disconnected:
             self._write(exchange, answer, identity)
-        self.tasks.discard(exchange.begun)
 
-    async def _send(self, exchange: Exchange, answer: "Answer | StreamedAnswer", identity: bytes) -> None:
-        if answer.body is None:
+    async def _send(self, exchange: Exchange, answer: "Told", identity: bytes) -> None:
+        if not isinstance(answer, bytes) and answer.body is None:
             if all(name != ID_HEADER for name, _ in answer.headers):
                 answer.headers.append((ID_HEADER, identity))
             await self._send_parts(exchange, answer)
@@ -174,12 +175,14 @@ class LaneProtocol(Protocol):
             self.cycle = cycle
         await cycle.run_asgi(cast("ASGI3Application", answer))
 
-    def _write(self, exchange: Exchange, answer: "Answer", identity: bytes) -> None:
-        status, headers, body = answer
-        if status == 200 and headers == USUAL and exchange.keep_alive:
-            head = self.heads.usual(self.server_state.default_headers, len(body), identity)
+    def _write(self, exchange: Exchange, answer: "bytes | Answer", identity: bytes) -> None:
+        default_headers = self.server_state.default_headers
+        if isinstance(answer, bytes) and exchange.keep_alive:
+            body = answer
+            head = self.heads.usual(default_headers, len(body), identity)
         else:
-            head = exchange.head(answer, identity, self.server_state.default_headers)
+            status, headers, body = (200, USUAL, answer) if isinstance(answer, bytes) else answer
+            head = exchange.head(status, headers, len(body), identity, default_headers)
         if len(body) < COPIED:
             self.transport.write(head + body)
         else:

@@ -81,8 +81,8 @@ class InThread:
         visit = self.visit
         try:
             deliveries = prepared(visit, payload, self.core)
-            visit.watch.lap(INPUT)  # the body was decoded in this thread, which is no stage of the model
-            result, response_headers = visit.served.pipeline.run_here(verb, payload, headers, visit.watch)
+            visit.lap(INPUT)  # the body was decoded in this thread, which is no stage of the model
+            result, response_headers = visit.served.pipeline.run_here(verb, payload, headers, visit)
             if is_stream(result):
                 raise InParts(payload, result, response_headers, deliveries)
             result = completed(result, payload, deliveries, verb)
@@ -140,7 +140,7 @@ class Ticket(ABC, Generic[T]):
         self._dataplane = dataplane
         self._visit = dataplane.visit(served)
         if served.admission.is_limited:
-            self._deadline = served.admission.limit(self._visit.watch, self._give_up)
+            self._deadline = served.admission.limit(self._visit, self._give_up)
 
     @abstractmethod
     def told(self, outcome: T) -> None:
@@ -158,7 +158,7 @@ class Ticket(ABC, Generic[T]):
 
     def cancel(self) -> bool:
         """Take it out of the queue, if it is still there: nobody wants its answer. Whether that was so."""
-        if self._is_over or self._visit.watch.spent[QUEUE]:
+        if self._is_over or self._visit.spent[QUEUE]:
             return False
         self._over()
         self._visit.end()
@@ -183,16 +183,16 @@ class Ticket(ABC, Generic[T]):
         visit.end(is_counted=visit.is_read)  # what cannot be read is not counted elsewhere either
         admission = visit.served.admission
         if admission.learns and visit.is_answered:
-            admission.note(visit.watch, visit.place)
+            admission.note(visit, visit.place)
         self.told(outcome)
 
 
 class Completion(Ticket[T]):
     """A request that is run to completion."""
 
-    def __init__(self, dataplane: Dataplane, served: Served) -> None:
-        super().__init__(dataplane, served)
-        served.executor.submit(self._run, self)
+    def begin(self) -> None:
+        """Go to the model's thread."""
+        self._visit.served.executor.submit(self._run, self)
 
     @abstractmethod
     def at_once(self) -> T | None:
@@ -204,7 +204,7 @@ class Completion(Ticket[T]):
 
     def _run(self) -> T | InParts:
         visit = self._visit
-        visit.watch.lap(QUEUE)
+        visit.lap(QUEUE)
         try:
             answer = self.at_once()
             if answer is not None:

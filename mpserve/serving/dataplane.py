@@ -112,9 +112,9 @@ class Dataplane:
         visit = self.visit(served)
         try:
             deliveries = prepared(visit, payload, self.core)
-            work = served.pipeline.run(verb, payload, headers, visit.watch)
+            work = served.pipeline.run(verb, payload, headers, visit)
             if within != math.inf:
-                work = admission.until(within, work, visit.watch)
+                work = admission.until(within, work, visit)
             result, response_headers = await work
             if is_stream(result):
                 return stream(visit, verb, payload, result, deliveries, within), response_headers
@@ -127,7 +127,7 @@ class Dataplane:
         visit.is_answered = True
         visit.end()
         if admission.learns:
-            admission.note(visit.watch, visit.place)
+            admission.note(visit, visit.place)
         return result, response_headers
 
     def takes_numbers(self, verb: str, name: str, version: str | None) -> bool:
@@ -198,7 +198,7 @@ def stream(visit: Visit, verb: str, payload: Any, parts: Any, deliveries: Delive
     """An answer in parts, which the visit lasts as long as. Its first part must be there in ``within`` seconds."""
 
     def ended(is_whole: bool) -> None:
-        visit.watch.lap(INFER)
+        visit.lap(INFER)
         visit.is_answered = is_whole
         visit.end()
 

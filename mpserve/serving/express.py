@@ -22,6 +22,7 @@ from mpserve.serving.conversion import to_answer, to_arrays
 from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING
 from mpserve.serving.executor import as_failure
+from mpserve.serving.pipeline import NANO
 from mpserve.serving.served import Served
 from mpserve.serving.stream import blamed
 from mpserve.serving.tally import INFER, INPUT, OUTPUT
@@ -131,14 +132,14 @@ def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
     begun = _begin(visit, given)
     try:
         result = given.model.invoke(given.arrays)
-        visit.watch.lap(INFER)
+        visit.lap(INFER)
         return _written(visit, given, result, nonfinite)
     except (MPServeError, InParts):
         raise
     except BaseException as error:
         raise blamed(as_failure(error), given.model.name, "predict") from error
     finally:
-        visit.served.pipeline.observe_predict(visit.watch.lap(OUTPUT) - begun)
+        visit.served.pipeline.observe_predict((visit.lap(OUTPUT) - begun) * NANO)
 
 
 async def answer_async(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
@@ -146,20 +147,20 @@ async def answer_async(visit: Visit, given: Given, nonfinite: NonFinite) -> byte
     begun = _begin(visit, given)
     try:
         result = await given.model.invoke(given.arrays)
-        visit.watch.lap(INFER)
+        visit.lap(INFER)
         return _written(visit, given, result, nonfinite)
     except MPServeError:
         raise
     except (Exception, SystemExit) as error:  # SystemExit would end the loop
         raise blamed(as_failure(error), given.model.name, "predict") from error
     finally:
-        visit.served.pipeline.observe_predict(visit.watch.lap(OUTPUT) - begun)
+        visit.served.pipeline.observe_predict((visit.lap(OUTPUT) - begun) * NANO)
 
 
 def _begin(visit: Visit, given: Given) -> int:
     model_in_log.set(visit.served.label)
     given.count(visit)
-    return visit.watch.lap(INPUT)
+    return visit.lap(INPUT)
 
 
 def _written(visit: Visit, given: Given, result: Any, nonfinite: NonFinite) -> bytes:

@@ -3,7 +3,6 @@
 It joins the batch along with those that go the ordinary way, whose answers are the same. It knows no front end.
 """
 
-from abc import abstractmethod
 from typing import TypeVar
 
 from mpserve.errors import InvalidInput, MPServeError
@@ -34,7 +33,7 @@ def read_joining(served: Served, batcher: Batcher, reader: Reader, body: bytes) 
     return given
 
 
-class Joining(Ticket[T]):
+class Joining(Ticket[T | bytes]):
     """Such a request, from its joining the queue to its answer."""
 
     _given: Given
@@ -45,11 +44,7 @@ class Joining(Ticket[T]):
         self._given = given
         model_in_log.set(visit.served.label)
         given.count(visit)
-        batcher.enter(given.arrays, visit.watch, self)
-
-    @abstractmethod
-    def answered(self, json: bytes) -> T:
-        """The answer of this JSON."""
+        batcher.enter(given.arrays, visit, self)
 
     def set_exception(self, error: BaseException) -> None:
         """The batch could not be answered, or not this request."""
@@ -68,4 +63,4 @@ class Joining(Ticket[T]):
         except Exception as error:  # what is no JSON
             self._answer(self.failed(error))
         else:
-            self._answer(self.answered(json))
+            self._answer(json)

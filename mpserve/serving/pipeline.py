@@ -54,7 +54,8 @@ class Pipeline:
         if limits is not None and isinstance(model, TensorModel):
             self.batcher = Batcher(model, executor, limits, observers.get("predict", unobserved))
         self._stages = {verb: _stages(model, verb, observers, self.batcher) for verb in VERBS}
-        self._observe_predict = observers.get("predict", unobserved)
+        self.observe_predict = observers.get("predict", unobserved)
+        """Notes the seconds of a predict that did not come this way."""
         self._waits = {verb for verb, stages in self._stages.items() if any(stage.is_async for stage in stages)}
         # Members of a batch must be let in together, and the batcher keeps to the concurrency itself.
         gated = model.concurrency is not None and self.batcher is None
@@ -103,10 +104,6 @@ class Pipeline:
         """The model, if there is nothing to a predict but its arrays, whether it joins a batch with them or not."""
         is_alone = len(self._stages["predict"]) == 1
         return self.model if is_alone and isinstance(self.model, TensorModel) else None
-
-    def observe_predict(self, nanoseconds: int) -> None:
-        """Note a predict that did not come this way."""
-        self._observe_predict(nanoseconds * NANO)
 
     async def _run_mixed(
         self, stages: list[Stage], payload: Any, headers: Headers, response_headers: Headers, watch: Stopwatch

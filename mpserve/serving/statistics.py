@@ -5,6 +5,7 @@ and includes what workers counted that are gone. A model that is loaded anew beg
 front end: what it tells has Triton's fields, for JSON and protobuf alike.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Iterable
 from itertools import chain
@@ -43,7 +44,7 @@ class Statistics:
         revision = wish.models[model.name].revision
         cells = core.board.counters.claim(core.row.slot, self._key(served), revision, live)
         batched = isinstance(model, TensorModel) and all(list(tensor.shape[:1]) == [-1] for tensor in model.inputs)
-        served.tally = Tally(cells, wish, batched)
+        served.tally = Tally(cells, wish, batched, asyncio.get_running_loop().call_soon)
         return served.tally
 
     def _key(self, served: Served) -> int:
@@ -69,6 +70,8 @@ class Statistics:
 
     def _of(self, served: Served) -> dict[str, Any]:
         board = self.core.board
+        if served.tally is not None:
+            served.tally.flush()
         blocks = board.counters.of((row.slot for row in board.used()), self._key(served)) or [[0] * CELLS]
         total = [sum(cells) for cells in zip(*blocks, strict=True)]
         answered = total[tally.SUCCESSES]

@@ -34,6 +34,7 @@ from tests.lanes import (
     nan_at,
     outcome,
     raising,
+    tallied,
     v2,
 )
 
@@ -294,8 +295,7 @@ def test_v1_requests_join_one_batch_with_those_of_v2_and_each_gets_its_own_rows(
             assert answers[2][0].body == b'{"predictions":[12.0]}'
             assert sizes == [6]
             served = core.find("m")
-            assert served.tally is not None
-            assert [served.tally._cells[cell] for cell in COUNTED] == [3, 0, 6, 1]
+            assert tallied(served, COUNTED) == [3, 0, 6, 1]
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
@@ -392,9 +392,8 @@ def test_a_client_that_goes_cancels_predict_and_the_visit_lasts_until_that_has_e
                 assert told == []
                 assert lines == []
                 served = core.find("m")
-                assert served.tally is not None
                 answered = swallows and kind is Waits
-                assert [served.tally._cells[cell] for cell in (tally.SUCCESSES, tally.FAILURES)] == [
+                assert tallied(served, (tally.SUCCESSES, tally.FAILURES)) == [
                     answered,
                     not answered,
                 ]
@@ -413,8 +412,7 @@ def test_a_request_that_is_cancelled_before_its_task_has_begun_ends_its_visit_an
             assert core.row.in_flight == 0
             await asyncio.gather(one._task, return_exceptions=True)
             served = core.find("m")
-            assert served.tally is not None
-            assert [served.tally._cells[cell] for cell in COUNTED] == [0, 0, 0, 0]
+            assert tallied(served, COUNTED) == [0, 0, 0, 0]
             assert (core.row.in_flight, served.held.count, model.begun.is_set()) == (0, 0, False)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))

@@ -62,7 +62,7 @@ def test_a_plain_request_is_answered_at_once() -> None:
     output = {"name": "y", "shape": [2], "datatype": "FP32", "data": [3.0, 7.5]}
     assert orjson.loads(json) == {"model_name": "m", "id": "7", "outputs": [output]}
     assert (model.asked, model.logged_as, visit.is_answered, visit.rows) == (1, "m", True, 1)
-    assert min(visit.watch.spent[part] for part in (INPUT, INFER, OUTPUT)) > 0
+    assert min(visit.spent[part] for part in (INPUT, INFER, OUTPUT)) > 0
 
 
 @pytest.mark.parametrize(

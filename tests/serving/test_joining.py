@@ -30,6 +30,7 @@ from mpserve.serving.express import read_v2
 from mpserve.serving.joining import read_joining
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
+from tests.lanes import tallied, whole
 
 PATIENCE = 30.0
 MANY = 100
@@ -106,7 +107,7 @@ class Client:
         told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         asked = self.lane.accept(b"/v2/models/m/infer", [(b"x-request-id", identity.encode())])
         assert asked is not None
-        ticket = self.lane.begin(asked, body, None, lambda answer, identity: told.set_result(answer))
+        ticket = self.lane.begin(asked, body, None, lambda answer, identity: told.set_result(whole(answer)))
         assert isinstance(ticket, InBatch)
         assert not told.done()
         return ticket, told
@@ -211,9 +212,7 @@ async def outcome(case: Case, joins: bool, access_log: bool) -> Any:
         client, before = Client(core, access_log), observed()
         answer: Any = await (client.join(case.body)[1] if joins else client.go_ordinarily(case.body))
         await client.until_idle()
-        served_tally = client.served.tally
-        assert served_tally is not None
-        return tuple(answer), observed() - before, [served_tally._cells[cell] for cell in COUNTED]
+        return tuple(answer), observed() - before, tallied(client.served, COUNTED)
 
 
 @pytest.mark.parametrize("access_log", [False, True], ids=["", "logged"])
@@ -519,9 +518,8 @@ def test_of_many_requests_each_gets_its_own_answer_and_all_are_counted(kind: Cal
 
         await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
         await client.until_idle()
-        assert client.served.tally is not None
         failures = REQUESTS // 50
-        counted = [client.served.tally._cells[cell] for cell in (tally.SUCCESSES, tally.FAILURES)]
+        counted = tallied(client.served, (tally.SUCCESSES, tally.FAILURES))
         assert counted == [REQUESTS - failures, failures]
 
     with_client(kind(fails_with_a_row_of_minus_one), test)

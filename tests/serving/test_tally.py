@@ -17,7 +17,7 @@ WISH = Wish(1, {})
 
 
 def new(counters: Counters, key: int = 11, batched: bool = True) -> Tally:
-    return Tally(counters.claim(0, key, 1, {1}), WISH, batched)
+    return Tally(counters.claim(0, key, 1, {1}), WISH, batched, lambda write: None)
 
 
 def cells(counters: Counters, key: int = 11) -> list[int]:
@@ -46,6 +46,7 @@ def test_a_success_adds_its_rows_and_its_parts_and_a_failure_only_its_time() -> 
     counted.succeeded(watch, 5)
     counted.succeeded(watch, 6)
     counted.failed(watch)
+    counted.flush()
     told = cells(counters)
     assert [told[cell] for cell in (tally.SUCCESSES, tally.FAILURES, tally.ROWS)] == [2, 1, 11]
     assert [told[c] for c in (tally.QUEUE_NS, tally.INPUT_NS, tally.INFER_NS, tally.OUTPUT_NS)] == [2, 4, 6, 8]
@@ -60,6 +61,7 @@ def test_a_late_request_of_a_replaced_model_adds_nothing_to_its_successor() -> N
     counters.claim(0, 13, 2, {2})
     old.succeeded(Stopwatch(), 1)
     old.failed(Stopwatch())
+    old.flush()
     assert not any(cells(counters, 13)[2:])
 
 
@@ -86,4 +88,5 @@ def test_an_empty_tensor_that_claims_all_rows_there_can_be_breaks_no_later_reque
     counted = new(counters)
     for _ in range(2):
         counted.succeeded(Stopwatch(), 2**63 - 1)
+        counted.flush()
     assert cells(counters)[tally.SUCCESSES] == 2

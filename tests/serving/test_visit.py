@@ -15,6 +15,7 @@ from mpserve.serving.tally import INFER
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.serving.visit import Visit
 from tests.asgi import loaded
+from tests.lanes import tallied
 
 
 class Doubles(TensorModel):
@@ -38,8 +39,7 @@ def visited(*stays: Callable[[Visit], None]) -> list[int]:
                 stay(visit)
                 visit.end(is_counted=visit.is_read)
                 assert (core.row.in_flight, is_held(core)) == (0, False), number
-            assert served.tally is not None
-            return [served.tally._cells[cell] for cell in (tally.SUCCESSES, tally.FAILURES, tally.ROWS)]
+            return tallied(served, (tally.SUCCESSES, tally.FAILURES, tally.ROWS))
 
     return asyncio.run(main())
 
@@ -82,8 +82,8 @@ def test_how_long_the_model_took_is_known_of_the_last_one() -> None:
         async with loaded(Doubles()) as core:
             visit = Dataplane(core).visit(core.find("m"))
             visit.is_answered = True
-            visit.watch.lap(INFER)
+            visit.lap(INFER)
             visit.end()
-            assert core.find("m").last_infer == visit.watch.spent[INFER] > 0
+            assert core.find("m").last_infer == visit.spent[INFER] > 0
 
     asyncio.run(main())
