@@ -151,6 +151,9 @@ class LaneProtocol(Protocol):
 
     def _told(self, exchange: Exchange, answer: "Told", identity: bytes) -> None:
         self.tasks.discard(exchange.begun)
+        exchange.begun = (
+            None  # which knows whom to tell: a circle, whose body and arrays only the garbage collector would free
+        )
         if self.flow.write_paused or (not isinstance(answer, bytes) and answer.body is None):
             sending = self.loop.create_task(self._send(exchange, answer, identity))
             self.tasks.add(sending)

@@ -15,6 +15,7 @@ from tests.running import Server, eventually, serving
 
 SOURCE = """
 import asyncio
+import gc
 import os
 from pathlib import Path
 import numpy as np
@@ -83,7 +84,14 @@ class Awaits(TensorModel):
                 Path("ended").touch()
         return np.zeros(int(x[1])) if len(x) > 1 else x
 
-MODELS = [Many(), Sum(), Later(), Rows(), Awaits()]
+class Garbage(Model):
+    name = "garbage"
+
+    def predict(self, payload, headers=None):
+        gc.disable()
+        return {"predictions": [gc.collect()]}
+
+MODELS = [Many(), Sum(), Later(), Rows(), Awaits(), Garbage()]
 """
 
 
@@ -251,6 +259,23 @@ def test_a_request_may_come_byte_by_byte(servers: list[Server], sent: bytes) -> 
             answer = connection.response()
         assert answer.body in whole
         assert answer.status == 200
+
+
+GARBAGE = request({"instances": []}, path="/v1/models/garbage:predict")
+
+
+@pytest.mark.parametrize(
+    "name", ["V1", "V2", "V1, async", "V2, a batch", "V2, an async function of arrays", "V1, an async answer, gzip"]
+)
+def test_what_a_request_is_made_of_goes_with_its_answer_and_leaves_nothing_to_the_garbage_collector(
+    servers: list[Server], name: str
+) -> None:
+    with wire(servers[0]) as connection:
+        for each in (GARBAGE, *[SENT[name]] * 20):
+            connection.send(each)
+            assert connection.response().status == 200
+        connection.send(GARBAGE)
+        assert json.loads(connection.response().body)["predictions"][0] < 20
 
 
 ONE, TWO, THREE = (request({"instances": [n]}) for n in ("é", "é2", "é3"))
