@@ -5,10 +5,8 @@ import asyncio
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from mpserve.prefork.exchange import Exchange
 
-
-def for_parts(protocol: HttpToolsProtocol, exchange: Exchange) -> RequestResponseCycle:
+def for_parts(protocol: HttpToolsProtocol, keep_alive: bool, disconnected: bool) -> RequestResponseCycle:
     """A cycle for the rest of a request on the lane: it frames the parts of the answer, and hears of a client that leaves."""
     scope: HTTPScope = {"method": "POST"}  # type: ignore[typeddict-item]  # all that a cycle itself looks at
     cycle = RequestResponseCycle(
@@ -21,11 +19,11 @@ def for_parts(protocol: HttpToolsProtocol, exchange: Exchange) -> RequestRespons
         default_headers=protocol.server_state.default_headers,
         message_event=asyncio.Event(),
         expect_100_continue=False,
-        keep_alive=exchange.keep_alive,
+        keep_alive=keep_alive,
         on_response=protocol.on_response_complete,
     )
     cycle.more_body = False
-    cycle.disconnected = exchange.disconnected
+    cycle.disconnected = disconnected
     return cycle
 
 

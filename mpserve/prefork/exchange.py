@@ -1,16 +1,23 @@
-"""One request and its answer on the fast lane. The protocol keeps it where it otherwise keeps uvicorn's cycle."""
+"""One request on the fast lane and its answer on the wire. The protocol keeps it where it otherwise keeps uvicorn's cycle."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from mpserve.prefork.heads import RawHeaders
+from mpserve.prefork.cycles import for_parts
+from mpserve.prefork.heads import USUAL, Head, Heads, RawHeaders
+from mpserve.prefork.http1 import Protocol as Connection
 
 if TYPE_CHECKING:
-    from mpserve.http.asking import Asked  # which brings Starlette and numpy
+    from mpserve.http.asking import Told  # which brings Starlette and numpy
+    from mpserve.http.responses import Answer
+    from mpserve.http.streaming import StreamedAnswer
 
 ID_HEADER = b"x-request-id"
+
+COPIED = 65536
+"""Bytes of an answer's body from which on it is not copied behind its head to be sent as one."""
 
 
 class Begun(Protocol):
@@ -25,6 +32,8 @@ class Exchange:
 
     __slots__ = (
         "_chunks",
+        "_connection",
+        "_heads",
         "asked",
         "begun",
         "disconnected",
@@ -34,15 +43,17 @@ class Exchange:
         "response_started",
     )
 
-    def __init__(self, asked: "Asked", keep_alive: bool) -> None:
-        self.asked = asked
+    def __init__(self, connection: Connection, head: Head, heads: Heads) -> None:
+        self._connection = connection
+        self._heads = heads
+        self._chunks: list[bytes] | None = None
+        self.asked = head.asked
         self.begun: Begun | None = None
-        self.keep_alive = keep_alive
+        self.keep_alive = head.keep_alive
         self.more_body = True
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        self._chunks: list[bytes] | None = None
 
     def receive(self, chunk: bytes) -> None:
         if self._chunks is None:
@@ -54,18 +65,60 @@ class Exchange:
         chunks, self._chunks = self._chunks or [b""], None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def head(
-        self,
-        status: int,
-        headers: RawHeaders,
-        length: int,
-        identity: bytes,
-        server_headers: Iterable[tuple[bytes, bytes]],
-    ) -> bytes:
+    def tell(self, answer: "Told", identity: bytes) -> None:
+        """Send the answer to the request, which has this id."""
+        connection = self._connection
+        connection.tasks.discard(self.begun)
+        self.begun = (
+            None  # which knows whom to tell: a circle, whose body and arrays only the garbage collector would free
+        )
+        if connection.flow.write_paused or (not isinstance(answer, bytes) and answer.body is None):
+            sending = connection.loop.create_task(self.send(answer, identity))
+            connection.tasks.add(sending)
+            sending.add_done_callback(connection.tasks.discard)
+        elif not self.disconnected:
+            self._write(answer, identity)
+
+    async def send(self, answer: "Told", identity: bytes) -> None:
+        """As ``tell``, as soon as the connection takes it."""
+        if not isinstance(answer, bytes) and answer.body is None:
+            if all(name != ID_HEADER for name, _ in answer.headers):
+                answer.headers.append((ID_HEADER, identity))
+            await self._send_parts(answer)
+            return
+        if self._connection.flow.write_paused:
+            await self._connection.flow.drain()
+        if not self.disconnected:
+            self._write(answer, identity)
+
+    async def _send_parts(self, answer: "StreamedAnswer") -> None:
+        connection = self._connection
+        cycle = for_parts(connection, self.keep_alive, self.disconnected)
+        if isinstance(connection.cycle, Exchange):  # not the one of a request that came behind it
+            connection.cycle = cycle
+        await cycle.run_asgi(cast("ASGI3Application", answer))
+
+    def _write(self, answer: "bytes | Answer", identity: bytes) -> None:
+        connection = self._connection
+        server_headers = connection.server_state.default_headers
+        if isinstance(answer, bytes) and self.keep_alive:
+            body = answer
+            head = self._heads.usual(server_headers, len(body), identity)
+        else:
+            status, headers, body = (200, USUAL, answer) if isinstance(answer, bytes) else answer
+            head = self._head(status, [*server_headers, *headers], len(body), identity)
+        if len(body) < COPIED:
+            connection.transport.write(head + body)
+        else:
+            connection.transport.writelines((head, body))
+        self.response_complete = True
+        if not self.keep_alive:
+            connection.transport.close()
+        connection.on_response_complete()
+
+    def _head(self, status: int, headers: RawHeaders, length: int, identity: bytes) -> bytes:
         """The head of the answer, as uvicorn would write it, with the id of the request if the model has set none."""
         parts = [STATUS_LINE[status]]
-        for name, value in server_headers:
-            parts += (name, b": ", value, b"\r\n")
         closes = False
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")

@@ -5,24 +5,14 @@ Half of what a small request costs is that machinery. Others, and what the lane 
 
 import asyncio
 import math
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from uvicorn._types import ASGI3Application
-
-from mpserve.prefork.cycles import for_parts
-from mpserve.prefork.exchange import ID_HEADER, Exchange
-from mpserve.prefork.heads import USUAL, Head, Heads
+from mpserve.prefork.exchange import Exchange
+from mpserve.prefork.heads import Head, Heads
 from mpserve.prefork.http1 import Protocol
 
 if TYPE_CHECKING:
-    from mpserve.http.asking import Told  # which brings Starlette and numpy
-    from mpserve.http.lane import Lane
-    from mpserve.http.responses import Answer
-    from mpserve.http.streaming import StreamedAnswer
-
-COPIED = 65536
-"""Bytes of an answer's body from which on it is not copied behind its head to be sent as one."""
+    from mpserve.http.lane import Lane  # which brings Starlette and numpy
 
 
 class LaneProtocol(Protocol):
@@ -38,6 +28,8 @@ class LaneProtocol(Protocol):
         """Bytes of that body that are to come, where its head was known: the parser has not seen it."""
         self._first: Head | None = None
         """The first head of what is being read, if it is one for the lane."""
+        self._last: Head | None = None
+        """The known head that came last, which is most likely to come again."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(self.cycle, Exchange):
@@ -55,22 +47,22 @@ class LaneProtocol(Protocol):
         if self._unanswered or self._in_head or self._in_body or self._refusal is not None or self._hung_up:
             super().data_received(data)
             return
-        found = self.heads.find(data)
-        if found is None:
+        head = self._last
+        if head is None or not data.startswith(head.text):
+            head = self._last = self.heads.find(data)
+        size = 0 if head is None else len(head.text)
+        if head is None or len(data) > size + head.length:
             self._first = None
             super().data_received(data)
             if self._first is not None:
                 self.heads.remember(data, self._first)
+        elif len(data) == size + head.length:
+            self._complete_exchange(self._begin_exchange(head), data[size:])
         else:
-            head, body = found
-            exchange = self._begin_exchange(head)
-            if len(body) == head.length:
-                self._complete_exchange(exchange, body)
-            else:
-                self._in_body = True
-                self._receiving = exchange
-                self._missing = head.length
-                self._receive(exchange, body)
+            self._in_body = True
+            self._missing = head.length
+            self._receiving = exchange = self._begin_exchange(head)
+            self._receive(exchange, data[size:])
 
     def _receive(self, exchange: Exchange, data: bytes) -> None:
         """Take more of a body whose head was known. To go through the parser it would be copied once more."""
@@ -105,7 +97,7 @@ class LaneProtocol(Protocol):
         return None if asked is None else Head(asked, self.parser.should_keep_alive(), asked.length)
 
     def _begin_exchange(self, head: Head) -> Exchange:
-        exchange = Exchange(head.asked, head.keep_alive)
+        exchange = Exchange(self, head, self.heads)
         self.cycle = exchange  # type: ignore[assignment]  # it has what is asked of a cycle
         self._begin_answer()
         return exchange
@@ -131,7 +123,7 @@ class LaneProtocol(Protocol):
 
     def _complete_exchange(self, exchange: Exchange, body: bytes) -> None:
         exchange.more_body = False
-        begun = self.lane.begin(exchange.asked, body, self.client, partial(self._told, exchange))
+        begun = self.lane.begin(exchange.asked, body, self.client, exchange.tell)
         if begun is None:
             exchange.begun = task = self.loop.create_task(self._answer(exchange, body))
             self.tasks.add(task)
@@ -142,55 +134,9 @@ class LaneProtocol(Protocol):
     async def _answer(self, exchange: Exchange, body: bytes) -> None:
         try:
             answer, identity = await self.lane.answer(exchange.asked, body, self.client)
-            await self._send(exchange, answer, identity)
+            await exchange.send(answer, identity)
         except BaseException:  # a model that cancels the task that it runs in
             self.transport.close()
             raise
         finally:
             self.tasks.discard(asyncio.current_task())
-
-    def _told(self, exchange: Exchange, answer: "Told", identity: bytes) -> None:
-        self.tasks.discard(exchange.begun)
-        exchange.begun = (
-            None  # which knows whom to tell: a circle, whose body and arrays only the garbage collector would free
-        )
-        if self.flow.write_paused or (not isinstance(answer, bytes) and answer.body is None):
-            sending = self.loop.create_task(self._send(exchange, answer, identity))
-            self.tasks.add(sending)
-            sending.add_done_callback(self.tasks.discard)
-        elif not exchange.disconnected:
-            self._write(exchange, answer, identity)
-
-    async def _send(self, exchange: Exchange, answer: "Told", identity: bytes) -> None:
-        if not isinstance(answer, bytes) and answer.body is None:
-            if all(name != ID_HEADER for name, _ in answer.headers):
-                answer.headers.append((ID_HEADER, identity))
-            await self._send_parts(exchange, answer)
-            return
-        if self.flow.write_paused:
-            await self.flow.drain()
-        if not exchange.disconnected:
-            self._write(exchange, answer, identity)
-
-    async def _send_parts(self, exchange: Exchange, answer: "StreamedAnswer") -> None:
-        cycle = for_parts(self, exchange)
-        if isinstance(self.cycle, Exchange):  # not the one of a request that came behind it
-            self.cycle = cycle
-        await cycle.run_asgi(cast("ASGI3Application", answer))
-
-    def _write(self, exchange: Exchange, answer: "bytes | Answer", identity: bytes) -> None:
-        default_headers = self.server_state.default_headers
-        if isinstance(answer, bytes) and exchange.keep_alive:
-            body = answer
-            head = self.heads.usual(default_headers, len(body), identity)
-        else:
-            status, headers, body = (200, USUAL, answer) if isinstance(answer, bytes) else answer
-            head = exchange.head(status, headers, len(body), identity, default_headers)
-        if len(body) < COPIED:
-            self.transport.write(head + body)
-        else:
-            self.transport.writelines((head, body))
-        exchange.response_complete = True
-        if not exchange.keep_alive:
-            self.transport.close()
-        self.on_response_complete()

@@ -4,7 +4,8 @@ A client that keeps its connection writes the same head before each request of o
 to answer a small request. What is known here the parser has taken once and the lane too, so the same bytes mean the same.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -26,12 +27,17 @@ LONGEST = 4096
 """Bytes of a head that is remembered, so that all of them stay below 4 MB."""
 
 
-class Head(NamedTuple):
-    """What a head asks for, whether the connection stays open after the answer, and the bytes of the body."""
+@dataclass(slots=True)
+class Head:
+    """What a head asks for, whether the connection stays open after the answer, and the bytes of the body.
+
+    ``text`` is the head itself, once it is known.
+    """
 
     asked: "Asked"
     keep_alive: bool
     length: int
+    text: bytes = b""
 
 
 class Heads:
@@ -42,11 +48,9 @@ class Heads:
         self._server_headers: RawHeaders | None = None
         self._begin = b""
 
-    def find(self, data: bytes) -> tuple[Head, bytes] | None:
-        """The head, and what is there of the body, of what is one request or the beginning of one, if its head is known."""
-        end = data.find(END) + 4
-        head = self._known.get(data[:end])
-        return (head, data[end:]) if head is not None and len(data) <= end + head.length else None
+    def find(self, data: bytes) -> Head | None:
+        """The head that ``data`` begins with, if it is known."""
+        return self._known.get(data[: data.find(END) + 4])
 
     def remember(self, data: bytes, head: Head) -> None:
         """``data`` began with a request that asks for this."""
@@ -55,7 +59,8 @@ class Heads:
             return
         if len(self._known) >= MOST:
             self._known.clear()
-        self._known[data[:end]] = head
+        head.text = data[:end]
+        self._known[head.text] = head
 
     def usual(self, server_headers: RawHeaders, length: int, identity: bytes) -> bytes:
         """The head of an answer of status 200 with the ``USUAL`` headers and so many bytes, on a connection that stays."""

@@ -23,15 +23,11 @@ def knowing(data: bytes = HEAD + b"body", length: int = 4) -> Heads:
     return heads
 
 
-@pytest.mark.parametrize("body", [b"", b"1", b"123"])
-def test_the_beginning_of_a_request_with_a_known_head_is_found(body: bytes) -> None:
-    assert knowing().find(HEAD + body) == (head(), body)
-
-
-def test_one_whole_request_with_a_known_head_is_found() -> None:
-    assert knowing().find(HEAD + b"1234") == (head(), b"1234")
-    assert knowing().find(HEAD + b"\r\n\r\n") == (head(), b"\r\n\r\n")
-    assert knowing(HEAD, 0).find(HEAD) == (head(0), b"")
+@pytest.mark.parametrize("behind", [b"", b"1", b"1234", b"12345", b"\r\n\r\n", HEAD])
+def test_a_known_head_is_found_whatever_comes_behind_it(behind: bytes) -> None:
+    found = knowing().find(HEAD + behind)
+    assert found is not None
+    assert (found.length, found.text) == (4, HEAD)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +37,6 @@ def test_one_whole_request_with_a_known_head_is_found() -> None:
         b"POST",
         HEAD[:-1],
         HEAD[:-2] + b"body",
-        HEAD + b"body5",
-        HEAD + b"body" + HEAD,
-        HEAD + b"body" + HEAD + b"body",
         b"\r\n" + HEAD + b"body",
         b"\r\n\r\n" + HEAD + b"body",
         b" " + HEAD + b"body",
@@ -89,20 +82,20 @@ def test_no_more_than_so_many_are_remembered_and_new_ones_always() -> None:
         heads.remember(text, head(name=str(number)))
         assert len(heads._known) <= MOST
         found: Any = heads.find(text + b"body")
-        assert found[0].asked == str(number)
+        assert found.asked == str(number)
 
 
 def test_the_latest_meaning_of_a_head_counts() -> None:
     heads = knowing()
     heads.remember(HEAD + b"body", head(name="again"))
-    assert heads.find(HEAD + b"body") == (head(name="again"), b"body")
+    found = heads.find(HEAD + b"body")
+    assert found is not None
+    assert found.asked == "again"
 
 
 @given(st.lists(st.sampled_from([HEAD, b"\r\n", b"POST ", b"body", b"x", HEAD[:-2]]), max_size=6).map(b"".join))
-def test_what_is_found_is_the_remembered_bytes_and_at_most_as_many_more(data: bytes) -> None:
-    found = knowing().find(data)
-    assert (found is not None) == (data.startswith(HEAD) and len(data) <= len(HEAD) + 4)
-    assert found is None or found[1] == data[len(HEAD) :]
+def test_what_is_found_is_the_remembered_bytes_and_nothing_else(data: bytes) -> None:
+    assert (knowing().find(data) is not None) == data.startswith(HEAD)
 
 
 def test_all_that_is_remembered_is_small() -> None:
