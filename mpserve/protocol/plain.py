@@ -5,15 +5,16 @@ Whatever is not plainly such is left to ``wire``, which reads and writes everyth
 refuses anything, and what is taken here means what it means there.
 """
 
+import re
 from collections.abc import Sequence
-from math import inf
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 import orjson
 
 from mpserve.protocol.datatypes import FIXED, MAX_RANK, Array
-from mpserve.protocol.numbers import has_more
+from mpserve.protocol.numbers import Kind, flattened, has_more, nesting
 from mpserve.protocol.wire import SHORT
 
 try:
@@ -54,6 +55,7 @@ WRITABLE = {datatype: dtype for datatype, dtype in FIXED.items() if datatype != 
 _NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)
 """What is raised for text that is no JSON, for what is not there, and for values of another type than was asked for."""
 
+_INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[')
 
 Read = tuple[str, str, Array]
 """An input of a request: its name, its datatype and its array."""
@@ -116,6 +118,25 @@ def _checked(shape: list[Any], size: int) -> list[int]:
     if elements != size:
         raise ValueError
     return shape
+
+
+def read_instances(body: bytes, kind: Kind) -> Array | None:
+    """The numbers in a V1 body of nothing but ``instances``, as they are nested; None if it is not plain, or short."""
+    begin = None if len(body) < FEW_BYTES or simdjson is None else _INSTANCES.match(body)
+    # Without one more quote there is no other key, and no text.
+    if begin is None or body.find(b'"', begin.end()) >= 0:
+        return None
+    try:
+        rows = simdjson.Parser().parse(body)["instances"]
+    except _NOT_PLAIN:
+        return None
+    flat = flattened(rows, body, kind)
+    if flat is None or not flat.size:
+        return None
+    if not has_more(body, b"[", 1):
+        return flat
+    shape = nesting(rows, body)
+    return None if shape is None or flat.size != prod(shape) else flat.reshape(shape)
 
 
 def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:
