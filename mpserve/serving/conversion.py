@@ -16,9 +16,10 @@ import numpy as np
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow, numpy_dtype
+from mpserve.protocol.elements import FP32_END
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.numbers import UNSIGNED, Kind, Numbers
-from mpserve.protocol.plain import FP32_END, read_instances
+from mpserve.protocol.plain import read_instances
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 
