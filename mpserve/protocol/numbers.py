@@ -109,9 +109,12 @@ def nesting(parsed: Any, text: bytes) -> list[int] | None:
 
 def _of_rows(parsed: Any, text: bytes) -> list[int] | None:
     """Of a list of lists of one length, and nothing deeper: a fifth of what it takes to look at all brackets."""
-    lengths = {len(row) if isinstance(row, simdjson.Array) else -1 for row in parsed}
+    try:
+        lengths = set(map(len, parsed))
+    except TypeError:  # a number among them
+        return None
     size = len(parsed)
-    if len(lengths) > 1 or not lengths.isdisjoint({-1, 0}):
+    if len(lengths) > 1 or 0 in lengths:
         return None
     # To leave them out is the quickest way to count them: of 33 in 45 kB it takes 4 µs, where Python's count takes 18.
     brackets = len(text) - len(text.replace(b"[", b""))
