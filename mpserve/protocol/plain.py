@@ -143,8 +143,8 @@ def _checked(shape: list[Any], size: int) -> list[int]:
 
 
 def read_instances(body: bytes, kind: Kind) -> Array | None:
-    """The numbers in a V1 body of nothing but ``instances``, as they are nested; None if it is not plain, or short."""
-    begin = None if len(body) < FEW_BYTES or simdjson is None else _INSTANCES.match(body)
+    """The numbers in a V1 body of nothing but ``instances``, as they are nested; None if it is not plain."""
+    begin = None if simdjson is None else _INSTANCES.match(body)
     # Without one more quote there is no other key, and no text.
     if begin is None or body.find(b'"', begin.end()) >= 0:
         return None

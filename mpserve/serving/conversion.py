@@ -171,7 +171,7 @@ def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
 
 
 def of_plain_rows(declared: Sequence[Tensor], body: bytes) -> Array | None:
-    """The array of a V1 body that is plainly the rows of one input; None if it has to be read as any other, or is short."""
+    """The array of a V1 body that is plainly the rows of one input; None if it has to be read as any other."""
     return _of_numbers(declared, partial(read_instances, body)) if len(declared) < 2 else None
 
 

@@ -106,7 +106,7 @@ def read_v2(model: TensorModel, body: bytes) -> Given | None:
 
 def read_v1(model: TensorModel, body: bytes) -> Given | None:
     """As ``read_v2``."""
-    array = of_plain_rows(model.inputs, body)
+    array = None if len(body) < plain.FEW_BYTES else of_plain_rows(model.inputs, body)
     if array is not None:
         return _GivenV1(model, [array])
     try:
