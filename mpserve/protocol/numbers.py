@@ -28,8 +28,13 @@ LONG = 2048
 # Lists that are looked at. A request has no more inputs, and a body made of nothing but their beginnings cost 0.1 s for each MB.
 MOST = 1024
 
+UNSIGNED = 2.0**63
+"""From here on an integer is none of 64 bits with a sign."""
+
+Kind = Literal["d", "i", "u", "any"]
+"""What numbers are to be: float64, int64, uint64, or whatever numpy would make of them."""
+
 _DTYPES = {"d": np.float64, "i": np.int64, "u": np.uint64}
-_NO_INTEGERS = str.maketrans("", "", "iu")
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[,]"))
 # What stands for a list set aside. No client can write it, since no answer ever holds it.
 _PLACEHOLDER = secrets.token_hex(16)
@@ -43,58 +48,25 @@ class Numbers:
         self._text = text
         self._parsed = simdjson.Parser().parse(text)
 
-    def flat(self, kind: Literal["d", "i", "u"], shape: Sequence[int]) -> Array | None:
-        """The numbers as float64, int64 or uint64; None if one cannot be that, or they are neither flat nor as `shape`."""
-        array = self._flat(kind)
+    def flat(self, kind: Kind, shape: Sequence[int]) -> Array | None:
+        """The numbers as what they are to be; None if one cannot be that, or they are neither flat nor as `shape`."""
+        array = flattened(self._parsed, self._text, kind)
         if array is None:
             return None
         return array if self._is_flat() or self._is_nested(shape, array.size) else None
 
-    def _flat(self, kind: str) -> Array | None:
-        try:
-            return np.frombuffer(self._parsed.as_buffer(of_type=kind), _DTYPES[kind])
-        except (TypeError, ValueError):
-            return None
-
-    def array(self, kinds: str) -> Array | None:
-        """The numbers in the shape that they are nested in, of the first of these kinds that takes them all; else None."""
+    def array(self, kind: Kind) -> Array | None:
+        """The numbers as what they are to be, in the shape that they are nested in; None if there is no such array."""
         shape = self.shape
-        if shape is None:
-            return None
-        if b"." in self._text:  # nearly always where not all are integers
-            kinds = kinds.translate(_NO_INTEGERS)
-        flat = next((flat for kind in kinds if (flat := self._flat(kind)) is not None), None)
-        return None if flat is None or flat.size != prod(shape) else flat.reshape(shape)
+        flat = None if shape is None else flattened(self._parsed, self._text, kind)
+        return None if shape is None or flat is None or flat.size != prod(shape) else flat.reshape(shape)
 
     @cached_property
     def shape(self) -> list[int] | None:
         """How it is nested, an empty list as one of one element; None if unevenly, or deeper than a tensor."""
         if self._is_flat():
             return [self._text.count(b",") + 1]
-        return self._rows() or self._nesting()
-
-    def _rows(self) -> list[int] | None:
-        """Of a list of lists of one length, and nothing deeper: a fifth of what it takes to look at all brackets."""
-        lengths = {len(row) if isinstance(row, simdjson.Array) else -1 for row in self._parsed}
-        size = len(self._parsed)
-        is_even = len(lengths) == 1 and lengths.isdisjoint({-1, 0}) and not has_more(self._text, b"[", 1 + size)
-        return [size, lengths.pop()] if is_even else None
-
-    def _nesting(self) -> list[int] | None:
-        structure = self._text.translate(None, _NO_STRUCTURE)
-        rank = len(structure) - len(structure.lstrip(b"["))
-        if rank > MAX_RANK:
-            return None
-        shape: list[int] = []
-        unit = b""
-        for depth in range(1, rank + 1):
-            # The first list of this depth begins among the leading brackets, and ends where so many lists end.
-            first = structure[rank - depth : structure.find(b"]" * depth) + depth]
-            shape.insert(0, (len(first) - 1) // (len(unit) + 1))
-            unit = b"[" + b",".join([unit] * shape[0]) + b"]"
-            if unit != first:
-                return None
-        return shape if unit == structure else None
+        return nesting(self._parsed, self._text)
 
     def to_list(self) -> list[Any]:
         """The list as orjson reads it."""
@@ -112,6 +84,58 @@ class Numbers:
         for length in reversed(shape):
             structure = b"[" + b",".join([structure] * length) + b"]"
         return self._text.translate(None, _NO_STRUCTURE) == structure
+
+
+def flattened(parsed: Any, text: bytes, kind: Kind) -> Array | None:
+    """The numbers of a list, however nested, that simdjson has parsed in this text; None if one cannot be what it is to be."""
+    try:
+        if kind != "any":
+            return np.frombuffer(parsed.as_buffer(of_type=kind), _DTYPES[kind])
+        if b"." in text:  # nearly always where not all are integers
+            return np.frombuffer(parsed.as_buffer(of_type="d"), np.float64)
+    except (TypeError, ValueError):
+        return None
+    integers = flattened(parsed, text, "i")
+    if integers is not None:  # lest one of more than 53 bits be rounded on the way
+        return integers
+    floats = flattened(parsed, text, "d")
+    return None if floats is None or floats.max() >= UNSIGNED else floats  # numpy has more to say of those
+
+
+def nesting(parsed: Any, text: bytes) -> list[int] | None:
+    """How a list of lists is nested that simdjson has parsed in a text of no other brackets; None as of ``Numbers.shape``."""
+    return _of_rows(parsed, text) or _of_brackets(text)
+
+
+def _of_rows(parsed: Any, text: bytes) -> list[int] | None:
+    """Of a list of lists of one length, and nothing deeper: a fifth of what it takes to look at all brackets."""
+    try:
+        lengths = set(map(len, parsed))
+    except TypeError:  # a number among them
+        return None
+    size = len(parsed)
+    if len(lengths) > 1 or 0 in lengths:
+        return None
+    # To leave them out is the quickest way to count them: of 33 in 45 kB it takes 4 µs, where Python's count takes 18.
+    brackets = len(text) - len(text.replace(b"[", b""))
+    return [size, lengths.pop()] if brackets == 1 + size else None
+
+
+def _of_brackets(text: bytes) -> list[int] | None:
+    structure = text.translate(None, _NO_STRUCTURE)
+    rank = len(structure) - len(structure.lstrip(b"["))
+    if rank > MAX_RANK:
+        return None
+    shape: list[int] = []
+    unit = b""
+    for depth in range(1, rank + 1):
+        # The first list of this depth begins among the leading brackets, and ends where so many lists end.
+        first = structure[rank - depth : structure.find(b"]" * depth) + depth]
+        shape.insert(0, (len(first) - 1) // (len(unit) + 1))
+        unit = b"[" + b",".join([unit] * shape[0]) + b"]"
+        if unit != first:
+            return None
+    return shape if unit == structure else None
 
 
 def has_more(text: bytes, byte: bytes, number: int) -> bool:

@@ -8,6 +8,7 @@ framework.
 import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -15,17 +16,23 @@ import numpy as np
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow, numpy_dtype
+from mpserve.protocol.elements import FP32_END
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
-from mpserve.protocol.numbers import Numbers
-from mpserve.protocol.plain import FP32_END
+from mpserve.protocol.numbers import UNSIGNED, Kind, Numbers
+from mpserve.protocol.plain import read_instances
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 
-UNSIGNED = 2.0**63
-"""From here on an integer is none of 64 bits with a sign."""
-
 FEW = 16
 """Elements up to which it costs less to look at each in Python than to watch a cast for overflow."""
+
+_READ_AS: dict[str, Kind] = {"f": "any", "i": "i", "u": "u"}
+_KINDS = {
+    datatype: "d" if datatype == "FP64" else _READ_AS[dtype.kind]
+    for datatype, dtype in FIXED.items()
+    if dtype.kind in _READ_AS
+}
+"""By datatype: as what its numbers are read; the shorter floats as what they are, lest a large integer be rounded twice."""
 
 _NUMBERS_OR_LISTS = frozenset({int, float, list})
 
@@ -143,7 +150,7 @@ def _misnamed(given: Iterable[str], declared: Sequence[Tensor]) -> InvalidInput:
 def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
     rows = payload.get("instances", payload.get("inputs")) if isinstance(payload, dict) else None
     if isinstance(rows, Numbers):
-        if len(declared) < 2 and (array := _of_numbers(declared, rows)) is not None:
+        if len(declared) < 2 and (array := _of_numbers(declared, rows.array)) is not None:
             return [array]
         rows = rows.to_list()
     elif len(declared) < 2 and (array := _of_rows(declared, rows)) is not None:
@@ -163,17 +170,20 @@ def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
     return [_column(declared, 0, rows)]
 
 
-def _of_numbers(declared: Sequence[Tensor], numbers: Numbers) -> Array | None:
-    """The array of these rows; None if it takes a closer look at them to make it, or to say what is wrong."""
+def of_plain_rows(declared: Sequence[Tensor], body: bytes) -> Array | None:
+    """The array of a V1 body that is plainly the rows of one input; None if it has to be read as any other."""
+    return _of_numbers(declared, partial(read_instances, body)) if len(declared) < 2 else None
+
+
+def _of_numbers(declared: Sequence[Tensor], read: Callable[[Kind], Array | None]) -> Array | None:
+    """The array of numbers that are read so; None if it takes a closer look at them to make it, or to say what is wrong."""
     if not declared:
-        return _as_numpy_would(numbers)
-    dtype = numpy_dtype(declared[0].datatype)
-    if dtype.kind == "f" and dtype.itemsize < 8:
-        array = _as_numpy_would(numbers)
-    else:
-        array = numbers.array({"i": "i", "u": "u", "f": "d"}.get(dtype.kind, ""))
+        return read("any")
+    kind = _KINDS.get(declared[0].datatype)
+    array = None if kind is None else read(kind)
     if array is None or not declared[0].fits(array.shape):
         return None
+    dtype = FIXED[declared[0].datatype]
     if dtype.kind in "iu":
         try:
             return narrow(array, declared[0].datatype)
@@ -182,14 +192,8 @@ def _of_numbers(declared: Sequence[Tensor], numbers: Numbers) -> Array | None:
     return _as_floats(array, dtype)
 
 
-def _as_numpy_would(numbers: Numbers) -> Array | None:
-    """Integers where all are, lest one of more than 53 bits be rounded on the way; None if they may have 64 bits unsigned."""
-    array = numbers.array("id")
-    return None if array is None or (array.dtype.kind == "f" and array.max() >= UNSIGNED) else array
-
-
 def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
-    """As ``_of_numbers``, of a list."""
+    """As ``_of_numbers``, of what may be a list of them."""
     if type(rows) is not list or not rows or type(rows[0]) not in _NUMBERS_OR_LISTS:
         return None
     try:

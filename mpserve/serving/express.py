@@ -18,7 +18,7 @@ from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.protocol.plain import Read, Request
 from mpserve.serving.batching import Parts
-from mpserve.serving.conversion import to_answer, to_arrays
+from mpserve.serving.conversion import of_plain_rows, to_answer, to_arrays
 from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING
 from mpserve.serving.executor import as_failure
@@ -80,18 +80,18 @@ class _GivenV2(Given):
 
 
 class _GivenV1(Given):
-    __slots__ = ("document",)
+    __slots__ = ()
 
-    def __init__(self, model: TensorModel, arrays: list[Array], document: dict[str, Any]) -> None:
+    def __init__(self, model: TensorModel, arrays: list[Array]) -> None:
         self.model = model
         self.arrays = arrays
-        self.document = document
 
     def count(self, visit: Visit) -> None:
-        visit.carries(self.document)
+        visit.is_read = True
+        visit.rows = len(self.arrays[0])
 
     def payload(self) -> Any:
-        return self.document
+        return {}  # an answer has nothing of it
 
     def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
         json = v1.write_plain(outputs[0][2], outputs[0][1], nonfinite) if len(outputs) == 1 else None
@@ -107,9 +107,11 @@ def read_v2(model: TensorModel, body: bytes) -> Given | None:
 
 def read_v1(model: TensorModel, body: bytes) -> Given | None:
     """As ``read_v2``."""
+    array = None if len(body) < plain.FEW_BYTES else of_plain_rows(model.inputs, body)
+    if array is not None:
+        return _GivenV1(model, [array])
     try:
-        document = v1.read_document(body, numbers=True)
-        return _GivenV1(model, to_arrays(model, document), document)
+        return _GivenV1(model, to_arrays(model, v1.read_document(body, numbers=True)))
     except InvalidInput:
         return None
 

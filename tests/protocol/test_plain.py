@@ -125,7 +125,8 @@ def test_any_request_is_taken_or_refused_as_by_the_strict_way(data: st.DataObjec
 @pytest.mark.parametrize("datatype", [*DATATYPES, "fp32", "FLOAT"])
 @pytest.mark.parametrize("element", NUMBERS, ids=repr)
 def test_an_element_is_taken_or_refused_as_by_the_strict_way(datatype: str, element: Any) -> None:
-    for count in (1, plain.FEW_BYTES, 5000):  # with Python objects, without, and with more threads than one
+    # With Python objects, few and more, without, and with more threads than one.
+    for count in (1, 2 * plain.FEW, plain.FEW_BYTES, 5000):
         data = [element, *[1] * count]
         both_ways({"inputs": [{"name": "x", "shape": [len(data)], "datatype": datatype, "data": data}]})
 
@@ -152,6 +153,20 @@ def test_a_shape_is_taken_or_refused_as_by_the_strict_way(shape: Any, data: Any,
     got = both_ways({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": data}]})
     assert isinstance(got, str) == (words is not None)
     assert words is None or words in got
+
+
+@pytest.mark.parametrize("name", ["x", "input-1", "labels", "\\"])
+@pytest.mark.parametrize("key", ['"data"', '"d\\u0061ta"', '"\\u0064ata"'])
+@pytest.mark.parametrize("value", ["true", "false", "null", '"1"', "1"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_among_many_numbers_nothing_else_is_taken_for_one(name: str, key: str, value: str, at: int) -> None:
+    data = f"{key}:[{','.join(['1'] * plain.FEW)},{value}]"
+    head, shape = f'"name":{orjson.dumps(name).decode()},"datatype":"FP32"', f'"shape":[{plain.FEW + 1}]'
+    for entry in (f"{head},{shape},{data}", f"{head},{data},{shape}"):
+        entries = [f'"name":"{other}","shape":[1],"datatype":"INT8","data":[1]' for other in "ab"]
+        entries.insert(at, entry)
+        got = text_ways(f'{{"inputs":[{{{"},{".join(entries)}}}]}}'.encode())
+        assert isinstance(got, str) == (value != "1")
 
 
 def test_very_many_sizes_are_refused_before_they_are_multiplied() -> None:

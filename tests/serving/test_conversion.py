@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, NotSupported
 from mpserve.protocol import v1
+from mpserve.protocol.datatypes import Array
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
 from mpserve.protocol.numbers import LONG, Numbers
-from mpserve.serving.conversion import tensor_stage, to_arrays, to_response
+from mpserve.serving.conversion import of_plain_rows, tensor_stage, to_arrays, to_response
 from mpserve.serving.tally import Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 
@@ -257,15 +258,27 @@ def arrays_of(body: bytes, declared: tuple[Tensor, ...], numbers: bool) -> Any:
         given = to_arrays(model_of(*declared), v1.decode_request(body, None, numbers))
     except InvalidInput as error:
         return str(error)
-    return [(a.dtype, a.shape, a.tolist() if a.dtype.kind == "O" else a.tobytes(), a.flags.writeable) for a in given]
+    return [bits(array) for array in given]
 
 
-def both_ways(rows: str, declared: tuple[Tensor, ...]) -> Any:
-    """What comes of rows that are read as ``Numbers``, and of the same read as a list."""
+def bits(array: Array) -> Any:
+    contents = array.tolist() if array.dtype.kind == "O" else array.tobytes()
+    return array.dtype, array.shape, contents, array.flags.writeable
+
+
+def all_ways(rows: str, declared: tuple[Tensor, ...]) -> Any:
+    """What comes of rows that are read as ``Numbers``, of the same read as a list, and of a body of nothing but these."""
     body = f'{{"instances":[{" " * LONG}{rows[1:]}}}'.encode()
+    told = body_ways(body, declared)
+    assert told == arrays_of(f'{{"instances":{rows}}}'.encode(), declared, numbers=True)
+    return told
+
+
+def body_ways(body: bytes, declared: tuple[Tensor, ...]) -> Any:
     told = arrays_of(body, declared, numbers=True)
     assert told == arrays_of(body, declared, numbers=False)
-    assert told == arrays_of(f'{{"instances":{rows}}}'.encode(), declared, numbers=True)
+    plain = of_plain_rows(declared, body)
+    assert plain is None or [bits(plain)] == told
     return told
 
 
@@ -298,34 +311,78 @@ def test_rows_are_taken_or_refused_alike_as_numbers_and_as_a_list(
         "other": (Tensor("x", datatype, [-1, *shape]),),
         "two": (Tensor("x", datatype, [-1]), N),
     }[declaration]
-    both_ways(text, declared)
+    all_ways(text, declared)
 
 
 @pytest.mark.parametrize("datatype", [None, *DATATYPES])
 @pytest.mark.parametrize("element", LEAVES)
 def test_an_element_of_a_row_is_taken_or_refused_alike(datatype: str | None, element: str) -> None:
     declared = () if datatype is None else (Tensor("x", datatype, (-1, 2)),)
-    both_ways(f"[[{element},1]]", declared)
-    both_ways(f"[[{element},{element}]]", declared)
-    both_ways(f"[[-1,{element}]]", declared)
+    all_ways(f"[[{element},1]]", declared)
+    all_ways(f"[[{element},{element}]]", declared)
+    all_ways(f"[[-1,{element}]]", declared)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 32, 33, 64, 65, 100, 900])
 def test_deep_rows_are_taken_or_refused_alike(depth: int) -> None:
     for declared in ((), (Tensor("x", "FP32", [-1] * depth),), (X,)):
-        both_ways("[" * depth + "1" + "]" * depth, declared)
+        all_ways("[" * depth + "1" + "]" * depth, declared)
 
 
 def test_a_large_integer_is_rounded_once() -> None:
     between = 2**60 + 2**36 + 1  # to FP64 first it would become the middle of two of FP32, and be rounded down
-    [(_, _, contents, _)] = both_ways(f"[{between}]", (Tensor("x", "FP32", (-1,)),))
+    [(_, _, contents, _)] = all_ways(f"[{between}]", (Tensor("x", "FP32", (-1,)),))
     assert np.frombuffer(contents, np.float32)[0] == 2**60 + 2**37
 
 
 def test_integers_of_64_bits_unsigned_are_kept_among_smaller_ones() -> None:
     for declared in ((), (Tensor("x", "UINT64", (-1,)),)):
-        [(dtype, _, contents, _)] = both_ways(f"[{2**64 - 1},1]", declared)
+        [(dtype, _, contents, _)] = all_ways(f"[{2**64 - 1},1]", declared)
         assert np.frombuffer(contents, dtype).tolist() == [2**64 - 1, 1]
+
+
+PLAIN = b'{"instances":[[1,2],[3,4.5]]}' + b" " * LONG
+
+
+@pytest.mark.parametrize(
+    ("body", "is_plain"),
+    [
+        (PLAIN, True),
+        (b" \n\t\r" + PLAIN.replace(b":", b" : "), True),
+        (PLAIN.replace(b"[[1,2],[3,4.5]]", b"[1,2.5]"), True),
+        (PLAIN.replace(b"[1,2],[3,4.5]", b"[[1],[2]],[[3],[4]]"), True),
+        (PLAIN.replace(b"[1,2],[3,4.5]", b"[\t1 ,2]\n,[ 3,4]"), True),
+        (PLAIN.replace(b"[1,2]", b"[1]"), False),
+        (PLAIN.replace(b"[1,2]", b"[[1,2],[]]"), False),  # two in a list of two
+        (PLAIN.replace(b"[1,2],[3,4.5]", b"[],[]"), False),
+        (PLAIN.replace(b"[[1,2],[3,4.5]]", b"[]"), False),
+        (PLAIN.replace(b"[1,2]", b"1,2"), False),
+        (PLAIN.replace(b"4.5", b"true"), False),
+        (PLAIN.replace(b"4.5", b"null"), False),
+        (PLAIN.replace(b"4.5", b"{}"), False),
+        (PLAIN.replace(b"4.5", b'"4.5"'), False),
+        (PLAIN.replace(b"4.5", b"1e400"), False),
+        (PLAIN.replace(b"4.5", b"04"), False),
+        (PLAIN.replace(b"4.5]]", b"4.5]],"), False),
+        (PLAIN.replace(b"4.5]]", b"4.5]"), False),
+        (PLAIN.replace(b"4.5]]}", b"4.5]]]}"), False),
+        (PLAIN.replace(b"}", b"}}"), False),
+        (PLAIN + b"\x00", False),
+        (PLAIN + PLAIN, False),
+        (b"\xef\xbb\xbf" + PLAIN, False),
+        (b"[" + PLAIN + b"]", False),
+        (PLAIN.replace(b"}", b',"instances":[5]}'), False),
+        (PLAIN.replace(b"}", b',"signature_name":"a"}'), False),
+        (PLAIN.replace(b"{", b'{"signature_name":"a",'), False),
+        (PLAIN.replace(b"instances", b"inputs"), False),
+        (PLAIN.replace(b"instances", b"\\u0069nstances"), False),
+    ],
+)
+def test_a_body_of_nothing_but_rows_of_numbers_is_read_in_one_go(body: bytes, is_plain: bool) -> None:
+    pytest.importorskip("simdjson")
+    assert (of_plain_rows((), body) is not None) == is_plain
+    for declared in ((), (X,), (Tensor("x", "FP32", (-1,)),), (Tensor("x", "INT8", (-1, 2)),)):
+        body_ways(body, declared)
 
 
 def test_long_rows_are_not_made_python_objects() -> None:

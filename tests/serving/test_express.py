@@ -9,6 +9,7 @@ import pytest
 
 from mpserve.errors import InferenceError
 from mpserve.logging import model as model_in_log
+from mpserve.protocol import plain
 from mpserve.serving import express
 from mpserve.serving.dataplane import Dataplane, InParts
 from mpserve.serving.express import Reader
@@ -110,6 +111,22 @@ def test_v1_is_answered_at_once_and_its_rows_are_counted() -> None:
     assert (json, visit.rows, visit.is_answered) == (b'{"predictions":[2.0,4.0,6.0]}', 3, True)
 
 
+@pytest.mark.parametrize("count", [3, plain.FEW_BYTES], ids=["short", "long"])
+@pytest.mark.parametrize("others", [{}, {"signature_name": "s"}], ids=["alone", "beside another key"])
+def test_v1_of_any_length_is_answered_at_once(count: int, others: dict[str, str]) -> None:
+    model = Rows()
+    json, visit = expressed(model, express.read_v1, {"instances": [1.5] * count, **others})
+    assert orjson.loads(json) == {"predictions": [3.0] * count}
+    assert (model.asked, visit.rows, visit.is_answered, visit.is_read) == (1, count, True, True)
+
+
+@pytest.mark.parametrize("rows", [[[1.5, 2]], [[1.5, 2]] * plain.FEW_BYTES], ids=["short", "long"])
+def test_v1_to_a_model_that_declares_nothing_becomes_what_is_written(rows: Any) -> None:
+    json, visit = expressed(Undeclared(), express.read_v1, {"instances": rows})
+    assert json == orjson.dumps({"predictions": (np.array(rows) * 2).tolist()})
+    assert visit.rows == len(rows)
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -129,6 +146,10 @@ def test_v1_that_is_to_be_refused_is_left_to_the_ordinary_way(document: Any) -> 
     model = Rows()
     json, visit = expressed(model, express.read_v1, document)
     assert (json, model.asked, visit.is_read) == (None, 0, False)
+
+
+class Undeclared(Rows):
+    inputs = outputs = ()  # type: ignore[assignment]
 
 
 class Square(Rows):
