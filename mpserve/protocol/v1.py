@@ -81,8 +81,8 @@ def write_plain(array: Array, datatype: str, nonfinite: NonFinite) -> bytes | No
     """The JSON of a response of one output; None if that is not plain, or a value is none of JSON's, which is not to be null."""
     if array.dtype is not plain.WRITABLE.get(datatype) or not (array.ndim and array.flags.c_contiguous):
         return None
-    body = orjson.dumps({"predictions": array}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return body if nonfinite == "null" or plain.is_finite(body, b"predictions", [array]) else None
+    values = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    return None if plain.NULL in values and nonfinite != "null" else b'{"predictions":%b}' % values
 
 
 def encode_part(part: object) -> bytes:

@@ -16,11 +16,8 @@ from mpserve.protocol.binary import Declared, Rest, decode_raw, split
 from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
-from mpserve.protocol.plain import WRITABLE, Request
+from mpserve.protocol.plain import NULL, WRITABLE, Request
 from mpserve.protocol.wire import Encoded, dump, read_request, write
-
-NULL = ord("n")
-"""A letter of null, and of nothing else that an array is written as. To ask for bytes in bytes costs ten times as much."""
 
 KNOWN = 1024
 """Outputs, as far as their data, that need not be written again: those of a model differ in shape, if in anything."""

@@ -390,13 +390,3 @@ def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
         response = InferResponse("null", model_name, outputs)
         answer = orjson.loads(v2.encode_answer(response, REQUESTS[0]).join())
         assert [output["data"] for output in answer["outputs"]] == [finite.tolist()] * len(outputs)
-
-
-@pytest.mark.parametrize("count", [3, 3000], ids=["short", "long"])
-def test_of_one_output_finite_values_are_told_from_others(count: int) -> None:
-    array = np.ones(count)
-    json = b'{"n":"n\\"data\\":[","data":%b}' % orjson.dumps(array.tolist())
-    assert plain.is_finite(json, b"data", [array])
-    array[-1] = np.inf
-    json = b'{"n":"n","data":%b}' % orjson.dumps(array.tolist())
-    assert not plain.is_finite(json, b"data", [array])
