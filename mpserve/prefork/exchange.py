@@ -76,7 +76,13 @@ class Exchange:
             sending = connection.loop.create_task(self.send(answer, identity))
             connection.tasks.add(sending)
             sending.add_done_callback(connection.tasks.discard)
-        elif not self.disconnected:
+        elif self.disconnected:
+            return
+        elif isinstance(answer, bytes) and self.keep_alive and len(answer) < COPIED:
+            connection.transport.write(self._heads.usual(connection.server_state.default_headers, answer, identity))
+            self.response_complete = True
+            connection.on_response_complete()
+        else:
             self._write(answer, identity)
 
     async def send(self, answer: "Told", identity: bytes) -> None:
@@ -100,13 +106,8 @@ class Exchange:
 
     def _write(self, answer: "bytes | Answer", identity: bytes) -> None:
         connection = self._connection
-        server_headers = connection.server_state.default_headers
-        if isinstance(answer, bytes) and self.keep_alive:
-            body = answer
-            head = self._heads.usual(server_headers, len(body), identity)
-        else:
-            status, headers, body = (200, USUAL, answer) if isinstance(answer, bytes) else answer
-            head = self._head(status, [*server_headers, *headers], len(body), identity)
+        status, headers, body = (200, USUAL, answer) if isinstance(answer, bytes) else answer
+        head = self._head(status, [*connection.server_state.default_headers, *headers], len(body), identity)
         if len(body) < COPIED:
             connection.transport.write(head + body)
         else:

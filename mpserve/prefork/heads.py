@@ -62,10 +62,10 @@ class Heads:
         head.text = data[:end]
         self._known[head.text] = head
 
-    def usual(self, server_headers: RawHeaders, length: int, identity: bytes) -> bytes:
-        """The head of an answer of status 200 with the ``USUAL`` headers and so many bytes, on a connection that stays."""
+    def usual(self, server_headers: RawHeaders, body: bytes, identity: bytes) -> bytes:
+        """An answer of status 200 with the ``USUAL`` headers, on a connection that stays."""
         if server_headers is not self._server_headers:  # they change every second
             self._server_headers = server_headers
             fields = [b"%b: %b\r\n" % field for field in (*server_headers, *USUAL)]
             self._begin = STATUS_LINE[200] + b"".join(fields)
-        return b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (self._begin, length, identity)
+        return b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b" % (self._begin, len(body), identity, body)
