@@ -203,7 +203,7 @@ class InBatch(Asking, Joining[Told]):
 
     def _join(self, batcher: Batcher, given: Given) -> None:
         self._begin()
-        self.join(batcher, given)
+        self.join(batcher, given, self._context)
 
     def failed(self, error: BaseException) -> Answer:
         # A batch is settled in the context of whoever caused it to be formed, and what is logged is to name this request.

@@ -82,13 +82,20 @@ class Member:
 
     __slots__ = ("arrays", "context", "future", "kind", "rows", "watch")
 
-    def __init__(self, arrays: list[Array], kind: object, watch: Stopwatch, future: "Settled[Parts]") -> None:
+    def __init__(
+        self,
+        arrays: list[Array],
+        kind: object,
+        watch: Stopwatch,
+        future: "Settled[Parts]",
+        context: contextvars.Context,
+    ) -> None:
         self.arrays = arrays
         self.rows = int(arrays[0].shape[0])
         self.kind = kind
         self.watch = watch
         self.future = future
-        self.context = contextvars.copy_context()
+        self.context = context
 
 
 Parts = list[tuple[str, str, Array]]
@@ -249,18 +256,23 @@ class Batcher:
         future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
         arrays = to_arrays(self.model, payload)
         self.check(arrays)
-        self.enter(arrays, watch, future)
+        self.enter(arrays, watch, future, contextvars.copy_context())
         outputs = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in await future]
         return InferResponse(payload.id if isinstance(payload, InferRequest) else None, self.model.name, outputs)
 
-    def enter(self, arrays: list[Array], watch: Stopwatch, future: "Settled[Parts]") -> None:
-        """Let a request whose arrays have been checked join the queue, and settle the future with its outputs."""
+    def enter(
+        self, arrays: list[Array], watch: Stopwatch, future: "Settled[Parts]", context: contextvars.Context
+    ) -> None:
+        """Let a request whose arrays have been checked join the queue, and settle the future with its outputs.
+
+        The model is run in the context of a batch's first member.
+        """
         watch.lap(INPUT)
         kind = None if self._alike else self._kind(arrays)
         queue = self._queues.get(kind)
         if queue is None:
             queue = self._queues[kind] = deque()
-        queue.append(Member(arrays, kind, watch, future))
+        queue.append(Member(arrays, kind, watch, future, context))
         self._call(asyncio.get_running_loop())
 
     def check(self, arrays: list[Array]) -> None:
@@ -269,7 +281,7 @@ class Batcher:
         Raises:
             InvalidInput: they are no batch, or one that is too large.
         """
-        sizes = {array.shape[:1] for array in arrays}
+        sizes = {array.shape[:1] for array in arrays} if len(arrays) != 1 else (arrays[0].shape[:1],)
         if len(sizes) != 1 or () in sizes:
             shapes = ", ".join(str(list(array.shape)) for array in arrays) or "none"
             raise InvalidInput(

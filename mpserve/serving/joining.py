@@ -3,6 +3,7 @@
 It joins the batch along with those that go the ordinary way, whose answers are the same. It knows no front end.
 """
 
+from contextvars import Context
 from typing import TypeVar
 
 from mpserve.errors import InvalidInput, MPServeError
@@ -38,13 +39,13 @@ class Joining(Ticket[T | bytes]):
 
     _given: Given
 
-    def join(self, batcher: Batcher, given: Given) -> None:
+    def join(self, batcher: Batcher, given: Given, context: Context) -> None:
         """Enter the queue, in the context of the request."""
         visit = self._visit
         self._given = given
         model_in_log.set(visit.served.label)
         given.count(visit)
-        batcher.enter(given.arrays, visit, self)
+        batcher.enter(given.arrays, visit, self, context)
 
     def set_exception(self, error: BaseException) -> None:
         """The batch could not be answered, or not this request."""

@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -473,9 +474,8 @@ def test_a_request_whose_time_is_up_while_it_waits_is_told_so_and_never_reaches_
         await client.until_idle()
         assert model.calls == []
         full: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        client.batcher.enter(
-            [np.arange(SIZE, dtype=np.float32)], tally.Stopwatch(), full
-        )  # which has no time of its own
+        rows = [np.arange(SIZE, dtype=np.float32)]
+        client.batcher.enter(rows, tally.Stopwatch(), full, copy_context())  # which has no time of its own
         await full
         assert model.calls == [list(range(SIZE))]
 
