@@ -74,9 +74,8 @@ class Asking(Ticket[Told]):
         self._body = body
         self._client = client
         self._tell = tell
-        Ticket.__init__(
-            self, dataplane, served
-        )  # it is the next one in each of the three ways; super() has to look for it
+        # It is the next one whichever way this is; super() looks for it each time, which costs as much as half of this.
+        Ticket.__init__(self, dataplane, served)
 
     def _begin(self) -> None:
         """Where the model runs, before all else."""
@@ -112,6 +111,11 @@ class Asking(Ticket[Told]):
 class InOneGo(Asking, Completion[Told]):
     """One that is run to completion."""
 
+    def begin(self) -> Asking:
+        """Go to the model's thread."""
+        self.submit()
+        return self
+
     def at_once(self) -> Told | None:
         self._begin()
         visit = self._visit
@@ -143,10 +147,11 @@ class InTask(Asking):
     _given: Given
     _task: asyncio.Task[None]
 
-    def begin(self, given: Given) -> None:
+    def begin(self, given: Given) -> Asking:
         """Answer it in a task of its own."""
         self._given = given
         self._task = asyncio.get_running_loop().create_task(self._run())
+        return self
 
     def cancel(self) -> bool:
         """Cancel its predict."""
@@ -196,10 +201,11 @@ class InTask(Asking):
 class InBatch(Asking, Joining[Told]):
     """A plain one that joins a batch."""
 
-    def begin(self, batcher: Batcher, given: Given) -> None:
+    def begin(self, batcher: Batcher, given: Given) -> Asking:
         """Join the queue."""
         self._context = contextvars.copy_context()
         self._context.run(self._join, batcher, given)
+        return self
 
     def _join(self, batcher: Batcher, given: Given) -> None:
         self._begin()

@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import orjson
 
 from mpserve.protocol.binary import Declared, Rest, decode_raw, split
 from mpserve.protocol.datatypes import Array, NonFinite
@@ -105,14 +104,14 @@ def write_plain(
     """
     pieces = [_begin(model_name, model_version)]
     if response_id is not None:
-        pieces += (b'"id":', orjson.dumps(response_id), b",")
+        pieces += (b'"id":', dump(response_id), b",")
     pieces.append(b'"outputs":[')
     separator = b""
     for name, datatype, array in outputs:
         if array.dtype is not WRITABLE.get(datatype):
             return None
         # Also one of one dimension is made flat, which may be a column of a table: the writer takes no strides.
-        data = orjson.dumps(array.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
+        data = dump(array.ravel())
         if NULL in data and nonfinite != "null":
             return None
         pieces += (separator, _describe(name, datatype, array.shape), data, b"}")

@@ -243,13 +243,13 @@ def _present(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def dump(document: dict[str, Any]) -> bytes:
-    """The document, which may hold arrays, as JSON.
+def dump(value: object) -> bytes:
+    """The value, which may be or hold arrays, as JSON.
 
     Raises:
         InferenceError: it holds something that JSON does not have.
     """
     try:
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise InferenceError(f"the message cannot be written as JSON: {error}") from error

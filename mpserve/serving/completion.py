@@ -190,7 +190,7 @@ class Ticket(ABC, Generic[T]):
 class Completion(Ticket[T]):
     """A request that is run to completion."""
 
-    def begin(self) -> None:
+    def submit(self) -> None:
         """Go to the model's thread."""
         self._visit.served.executor.submit(self._run, self)
 

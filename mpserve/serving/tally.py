@@ -21,8 +21,8 @@ SUCCESSES, FAILURES, ROWS, LAST, SUCCESS_NS, FAILURE_NS, QUEUE_NS, INPUT_NS, INF
 )
 """Cells of a model's block in shared memory; durations in nanoseconds, LAST in nanoseconds since 1970."""
 
-NOTED = (ROWS, EXECUTIONS, SUCCESS_NS, QUEUE_NS, INPUT_NS, INFER_NS, OUTPUT_NS)
-"""The cells that each request which was answered adds a number of its own to."""
+NOTED = (EXECUTIONS, SUCCESS_NS, QUEUE_NS, INPUT_NS, INFER_NS, OUTPUT_NS)
+"""The cells that each request which was answered adds a number of its own to, besides ROWS."""
 
 _MAX = 2**63 - 1
 
@@ -60,8 +60,8 @@ class Stopwatch:
 class Tally:
     """The counts of one revision of a model, in a block that only this worker writes, and on its event loop only.
 
-    The requests that are answered in one turn of the loop are written together: to write each by itself costs ten times
-    as much as to note it.
+    The requests that are answered in one turn of the loop are written together. Of 16 that takes half of the instructions that
+    it takes to write each by itself.
 
     Args:
         cells: the block.
@@ -105,14 +105,20 @@ class Tally:
         """Write what has been noted."""
         cells, noted = self._cells, self._noted
         self._noted = []
-        if (
-            not noted or cells[KEY] != self._key
-        ):  # late requests of a model that was replaced, whose block is another's by now
+        # Late requests may be of a model that was replaced, whose block is another's by now.
+        if not noted or cells[KEY] != self._key:
             return
         cells[SUCCESSES] += len(noted)
         cells[LAST] = time_ns()
-        for cell, numbers in zip(NOTED, zip(*noted, strict=True), strict=True):
-            cells[cell] = (cells[cell] + sum(numbers)) & _MAX  # a tensor without elements may claim any number of rows
+        total = noted[0] if len(noted) == 1 else map(sum, zip(*noted, strict=True))
+        rows, executions, duration, queue, given, infer, output = total
+        cells[ROWS] = (cells[ROWS] + rows) & _MAX  # a tensor without elements may claim any number of rows
+        cells[EXECUTIONS] += executions
+        cells[SUCCESS_NS] += duration
+        cells[QUEUE_NS] += queue
+        cells[INPUT_NS] += given
+        cells[INFER_NS] += infer
+        cells[OUTPUT_NS] += output
 
     def failed(self, watch: Stopwatch) -> None:
         """Count a request that was not answered, whoever is to blame."""

@@ -18,9 +18,7 @@ class Visit(Stopwatch):
 
     def __init__(self, served: Served, tally: Tally, cells: memoryview) -> None:
         """``cells`` are those of the worker's row in the scoreboard."""
-        self.begun = self.now = (
-            perf_counter_ns()
-        )  # as a stopwatch's: to ask for its own costs as much as all of the rest
+        self.begun = self.now = perf_counter_ns()  # what a stopwatch begins with, without the call
         self.spent = [0, 0, 0, 0]
         self.executions = 1
         self.served = served

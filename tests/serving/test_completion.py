@@ -126,7 +126,7 @@ def test_a_road_ends_in_the_models_thread_and_is_told_on_the_loop(ends: Any, hea
     async def main() -> None:
         async with loaded(Doubles()) as core:
             road = Road(Dataplane(core), ends)
-            road.begin()
+            road.submit()
             assert core.row.in_flight == 1
             assert await asyncio.wait_for(road.heard, 10) == heard
             assert core.row.in_flight == 0
