@@ -74,18 +74,18 @@ class Calls:
         start = time.perf_counter()
         headers = received_headers(context)
         identity = begin_request(headers.get(ID_HEADER, ""))
-        response_headers: Headers = {ID_HEADER: identity}
+        response_headers: Headers = {}
         status = grpc.StatusCode.OK
         try:
             result = await work(headers, response_headers)
-            context.set_trailing_metadata(sendable(response_headers))
+            context.set_trailing_metadata(_trailing(identity, response_headers))
             return result
         except asyncio.CancelledError:
             status = grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
             status = STATUS[error.code] if isinstance(error, MPServeError) else grpc.StatusCode.INTERNAL
-            return await context.abort(status, explained(error), sendable(response_headers))
+            return await context.abort(status, explained(error), _trailing(identity, response_headers))
         finally:
             self._note(method, context, status, start)
 
@@ -119,6 +119,11 @@ def time_left(context: Context) -> float:
     """Seconds until the deadline of a call; infinite if it has none."""
     seconds: float | None = context.time_remaining()
     return math.inf if seconds is None else seconds
+
+
+def _trailing(identity: str, response_headers: Headers) -> tuple[tuple[str, str], ...]:
+    """The metadata behind an answer: its id, unless the model has set another, and whatever else the model has set."""
+    return sendable({ID_HEADER: identity, **response_headers}) if response_headers else ((ID_HEADER, identity),)
 
 
 def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:

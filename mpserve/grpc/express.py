@@ -31,12 +31,13 @@ class _Given(Given):
         visit.carries_array(self.arrays[0])
 
     def payload(self) -> Any:
-        inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in self.request.inputs]
-        return InferRequest(self.model.name, inputs, self.request.id, from_grpc=True)
+        name, request_id, given, _, _ = self.request
+        inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in given]
+        return InferRequest(name, inputs, request_id, from_grpc=True)
 
     def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
         """The ModelInferResponse: unlike JSON it holds any number."""
-        request_id, typed = self.request.id, self.request.typed
+        _, request_id, _, _, typed = self.request
         message = write_response(self.model.name, request_id, outputs, typed)
         if message is None:
             tensors = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in outputs]
@@ -49,12 +50,13 @@ def read(core: ServerCore, data: bytes) -> tuple[Served, Given] | None:
     request = read_request(data)
     if request is None:
         return None
+    name, _, inputs, outputs, _ = request
     try:
-        served = core.find(request.model_name)
+        served = core.find(name)
     except MPServeError:  # which is for the request to be told
         return None
     model = served.express
-    if model is None or (request.outputs and request.outputs != [tensor.name for tensor in model.outputs]):
+    if model is None or (outputs and outputs != [tensor.name for tensor in model.outputs]):
         return None
-    arrays = arrays_for(model.inputs, request.inputs)
+    arrays = arrays_for(model.inputs, inputs)
     return None if arrays is None else (served, _Given(model, arrays, request))

@@ -110,8 +110,8 @@ class Servicer:
         )
 
     async def _model_infer(self, data: bytes, context: Context) -> bytes:
-        async def work(headers: Headers, response_headers: Headers) -> bytes:
-            return await self.inference.infer(data, headers, response_headers, time_left(context))
+        def work(headers: Headers, response_headers: Headers) -> Awaitable[bytes]:
+            return self.inference.infer(data, headers, response_headers, time_left(context))
 
         return await self.calls.run("ModelInfer", context, work)
 

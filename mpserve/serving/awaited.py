@@ -5,6 +5,7 @@ its thread, where it is answered and written in one go. It knows no front end.
 """
 
 import asyncio
+import contextvars
 import math
 from collections.abc import Awaitable
 
@@ -36,7 +37,7 @@ async def answered(dataplane: Dataplane, served: Served, given: Given, within: f
     try:
         work = _work(visit, given, dataplane.core.settings.nonfinite)
         if within != math.inf:
-            work = admission.until(within, work, visit.watch)
+            work = admission.until(within, work, visit)
         answer = await work
         if isinstance(answer, InParts):
             return stream(visit, "predict", answer.payload, answer.parts, answer.deliveries, within)
@@ -47,7 +48,7 @@ async def answered(dataplane: Dataplane, served: Served, given: Given, within: f
         raise blamed(error, served.model.name, "predict") from error
     visit.end()
     if admission.learns:
-        admission.note(visit.watch, visit.place)
+        admission.note(visit, visit.place)
     return answer
 
 
@@ -61,7 +62,7 @@ def _work(visit: Visit, given: Given, nonfinite: NonFinite) -> Awaitable[bytes |
 
 
 def _in_thread(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes | InParts:
-    visit.watch.lap(QUEUE)
+    visit.lap(QUEUE)
     try:
         return express.answer(visit, given, nonfinite)
     except InParts as found:
@@ -71,7 +72,7 @@ def _in_thread(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes | InPa
 async def _on_loop(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes | InParts:
     """As ``_in_thread``, of a model whose predict is ``async def``."""
     async with visit.served.pipeline.gate:
-        visit.watch.lap(QUEUE)
+        visit.lap(QUEUE)
         try:
             return await express.answer_async(visit, given, nonfinite)
         except InParts as found:
@@ -82,7 +83,7 @@ async def _in_batch(batcher: Batcher, visit: Visit, given: Given, nonfinite: Non
     future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
     given.count(visit)
     batcher.check(given.arrays)
-    batcher.enter(given.arrays, visit.watch, future)
+    batcher.enter(given.arrays, visit, future, contextvars.copy_context())
     outputs = await future
     visit.is_answered = True  # as in the ordinary way, also if it cannot be written
     return given.write(outputs, nonfinite)

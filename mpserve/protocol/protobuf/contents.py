@@ -24,7 +24,9 @@ FIELDS = {
 """The field that holds a datatype's elements. FP16 and BF16 have none (Open Inference Protocol, "Tensor Data")."""
 
 _AS_IN_MEMORY = ("BOOL", "FP32", "FP64")
-_NUMBERS: dict[str, int] = {name: field.number for name, field in pb.InferTensorContents.DESCRIPTOR.fields_by_name.items()}
+_NUMBERS: dict[str, int] = {
+    name: field.number for name, field in pb.InferTensorContents.DESCRIPTOR.fields_by_name.items()
+}
 _WIDEST = {"int_contents": "INT32", "int64_contents": "INT64", "uint_contents": "UINT32", "uint64_contents": "UINT64"}
 
 

@@ -7,13 +7,13 @@ anything, and what is taken here means what it means there.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import FIXED, LITTLE, Array
+from mpserve.protocol.datatypes import FIXED, LITTLE
 from mpserve.protocol.elements import check_shape
 from mpserve.protocol.plain import Read
 from mpserve.protocol.protobuf import contents, wire
@@ -36,19 +36,16 @@ _CONTENTS: int = pb.ModelInferResponse.InferOutputTensor.CONTENTS_FIELD_NUMBER
 _NOT_PLAIN = (DecodeError, InvalidInput, KeyError, ValueError)
 
 
-class Request(NamedTuple):
-    """A plain request. ``outputs`` are the names of those that it asks for; none means all."""
-
-    model_name: str
-    id: str | None
-    inputs: list[Read]
-    outputs: list[str]
-    typed: bool
-    """Whether its tensors are typed contents."""
+Request = tuple[str, str | None, list[Read], list[str], bool]
+"""The model, the id, the inputs, the names of the outputs that are asked for (none means all), and whether the tensors are typed
+contents. A tuple, as ``protocol.plain`` has it."""
 
 
 def read_request(data: bytes) -> Request | None:
-    """The request in a serialised ModelInferRequest; None if it is not plain."""
+    """The request in a serialised ModelInferRequest; None if it is not plain.
+
+    Fields that are not known are passed over, also those of a wire type that ``fields`` refuses.
+    """
     if len(data) >= LARGE:
         return None
     try:
@@ -66,26 +63,26 @@ def read_request(data: bytes) -> Request | None:
         return None
     if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
         return None
-    return Request(message.model_name, message.id or None, inputs, outputs, not raw)
+    return message.model_name, message.id or None, inputs, outputs, not raw
 
 
 def write_response(model_name: str, request_id: str | None, outputs: Sequence[Read], typed: bool) -> bytes | None:
     """The ModelInferResponse with these outputs and nothing else, as ``fields`` writes it; None if one is not plain."""
     typed = typed and all(datatype in contents.FIELDS for _, datatype, _ in outputs)
-    parts = [_text(_MODEL_NAME, model_name)]
+    parts: list[bytes | memoryview] = [_text(_MODEL_NAME, model_name)]
     if request_id:
         parts.append(_text(_ID, request_id))
     raw: list[bytes | memoryview] = []
     for name, datatype, array in outputs:
         if array.dtype is not FIXED.get(datatype):
             return None
-        declared = _declared(name, datatype, array.shape)
+        output = _declared(name, datatype, array.shape)
         if typed:
-            declared += _field(_CONTENTS, contents.serialised(array, datatype))
+            output += _field(_CONTENTS, contents.serialised(array, datatype))
         else:
-            data = np.ascontiguousarray(array, LITTLE[datatype]).reshape(-1).view(np.uint8).data
-            raw += [wire.prefix(_RAW_OUTPUT, len(data)), data]
-        parts.append(_field(_OUTPUT, declared))
+            elements = np.ascontiguousarray(array, LITTLE[datatype])
+            raw += (wire.prefix(_RAW_OUTPUT, elements.nbytes), elements.data)
+        parts += (wire.prefix(_OUTPUT, len(output)), output)
     return b"".join(parts + raw)
 
 
