@@ -55,13 +55,8 @@ def to_array(contents: pb.InferTensorContents, datatype: str) -> Array:
     return narrow(np.fromiter(values, numpy_dtype(_WIDEST[field]), len(values)), datatype)
 
 
-def from_array(array: Array, datatype: str) -> pb.InferTensorContents:
-    """The elements of an array of that datatype, row-major."""
-    return pb.InferTensorContents.FromString(serialised(array, datatype))
-
-
 def serialised(array: Array, datatype: str) -> bytes:
-    """As ``from_array``, the bytes of the message."""
+    """The elements of an array of that datatype, row-major, as a serialised InferTensorContents."""
     field = FIELDS[datatype]
     if datatype in _AS_IN_MEMORY and array.size:
         elements = np.ascontiguousarray(array, LITTLE[datatype])

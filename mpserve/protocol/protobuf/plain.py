@@ -13,7 +13,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import FIXED, LITTLE
+from mpserve.protocol.datatypes import FIXED, LITTLE, MAX_RANK, Array
 from mpserve.protocol.elements import check_shape
 from mpserve.protocol.plain import Read
 from mpserve.protocol.protobuf import contents, wire
@@ -23,11 +23,10 @@ LARGE = 262144
 """Bytes of a message that is not read here: its tensors are not to be copied."""
 
 KNOWN = 1024
-"""Outputs of which the declaration is remembered. Their shapes may be as many as clients like."""
+"""Outputs of which the message is remembered, but for its elements. Their shapes may be as many as clients like."""
 
 _RAW = {datatype: dtype for datatype, dtype in LITTLE.items() if datatype != "BOOL"}
 """Of a raw BOOL each byte would have to be looked at."""
-_MODEL_NAME: int = pb.ModelInferResponse.MODEL_NAME_FIELD_NUMBER
 _ID: int = pb.ModelInferResponse.ID_FIELD_NUMBER
 _OUTPUT: int = pb.ModelInferResponse.OUTPUTS_FIELD_NUMBER
 _RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
@@ -51,15 +50,12 @@ def read_request(data: bytes) -> Request | None:
     try:
         message = pb.ModelInferRequest.FromString(data)
         # As slices: protobuf's containers have no iterator of their own, so that each ends with an IndexError, for a microsecond.
-        raw = message.raw_input_contents[:]
-        if raw:
-            inputs = [_raw(*pair) for pair in zip(message.inputs[:], raw, strict=True)]
-        else:
-            inputs = [_typed(entry) for entry in message.inputs[:]]
-        outputs = [_requested(entry) for entry in message.outputs[:]]
+        entries, raw = message.inputs[:], message.raw_input_contents[:]
+        inputs = list(map(_raw, entries, raw)) if raw else list(map(_typed, entries))
+        outputs = list(map(_requested, message.outputs[:]))
     except _NOT_PLAIN:
         return None
-    if message.model_version or message.parameters:
+    if message.model_version or message.parameters or (raw and len(raw) != len(entries)):
         return None
     if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
         return None
@@ -69,20 +65,20 @@ def read_request(data: bytes) -> Request | None:
 def write_response(model_name: str, request_id: str | None, outputs: Sequence[Read], typed: bool) -> bytes | None:
     """The ModelInferResponse with these outputs and nothing else, as ``fields`` writes it; None if one is not plain."""
     typed = typed and all(datatype in contents.FIELDS for _, datatype, _ in outputs)
-    parts: list[bytes | memoryview] = [_text(_MODEL_NAME, model_name)]
+    parts: list[bytes | memoryview] = [_named(model_name)]
     if request_id:
-        parts.append(_text(_ID, request_id))
+        parts.append(_field(_ID, request_id.encode()))
     raw: list[bytes | memoryview] = []
     for name, datatype, array in outputs:
         if array.dtype is not FIXED.get(datatype):
             return None
-        output = _declared(name, datatype, array.shape)
         if typed:
-            output += _field(_CONTENTS, contents.serialised(array, datatype))
+            elements = _field(_CONTENTS, contents.serialised(array, datatype))
+            parts.append(_field(_OUTPUT, _declared(name, datatype, array.shape) + elements))
         else:
-            elements = np.ascontiguousarray(array, LITTLE[datatype])
-            raw += (wire.prefix(_RAW_OUTPUT, elements.nbytes), elements.data)
-        parts += (wire.prefix(_OUTPUT, len(output)), output)
+            parts.append(_without_contents(name, datatype, array.shape))
+            in_order = np.ascontiguousarray(array, LITTLE[datatype])
+            raw += (wire.prefix(_RAW_OUTPUT, in_order.nbytes), in_order.data)
     return b"".join(parts + raw)
 
 
@@ -91,8 +87,7 @@ def _raw(entry: Any, data: bytes) -> Read:
     datatype, shape = entry.datatype, entry.shape[:]
     if entry.parameters or entry.HasField("contents"):
         raise ValueError
-    check_shape(shape)
-    return entry.name, datatype, np.frombuffer(data, _RAW[datatype]).reshape(shape)
+    return entry.name, datatype, _shaped(np.frombuffer(data, _RAW[datatype]), shape)
 
 
 def _typed(entry: Any) -> Read:
@@ -100,8 +95,7 @@ def _typed(entry: Any) -> Read:
     datatype, shape = entry.datatype, entry.shape[:]
     if entry.parameters or datatype not in FIXED or not entry.HasField("contents"):
         raise ValueError
-    check_shape(shape)
-    return entry.name, datatype, contents.to_array(entry.contents, datatype).reshape(shape)
+    return entry.name, datatype, _shaped(contents.to_array(entry.contents, datatype), shape)
 
 
 def _requested(entry: Any) -> str:
@@ -111,14 +105,28 @@ def _requested(entry: Any) -> str:
     return name
 
 
+def _shaped(elements: Array, shape: list[int]) -> Array:
+    array = elements.reshape(shape)
+    # A size of -1 has been found out, and of a tensor without elements the others may be as large as they like.
+    if not array.size or len(shape) > MAX_RANK or list(array.shape) != shape:
+        check_shape(shape)
+    return array
+
+
+@lru_cache(KNOWN)
+def _named(model_name: str) -> bytes:
+    return pb.ModelInferResponse(model_name=model_name).SerializeToString()
+
+
 @lru_cache(KNOWN)
 def _declared(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     output = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
     return output.SerializeToString()
 
 
-def _text(number: int, text: str) -> bytes:
-    return _field(number, text.encode())
+@lru_cache(KNOWN)
+def _without_contents(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return _field(_OUTPUT, _declared(name, datatype, shape))
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -141,6 +141,9 @@ OTHER = {
     "negative sizes": request(inputs=[{**X, "shape": [-1, -2]}]),
     "too many dimensions": request(inputs=[{**X, "shape": [1] * 40 + [2]}]),
     "too large": request(inputs=[{**RAW, "shape": [2**62, 4, 0]}], raw_input_contents=[b""]),
+    "too large, modulo 2**64 not": request(
+        inputs=[{**RAW, "shape": [3, (2**64 + 2) // 3]}], raw_input_contents=[EIGHT]
+    ),
     "text": request(inputs=[{**X, "datatype": "BYTES", "contents": {"bytes_contents": [b"a", b"b"]}}]),
     "a raw BOOL": request(inputs=[{**RAW, "datatype": "BOOL"}], raw_input_contents=[b"\1\2"]),
     "typed FP16": request(inputs=[{**X, "datatype": "FP16"}]),
