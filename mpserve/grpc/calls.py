@@ -27,7 +27,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Count = Callable[[str, str], object]
 Answer = Callable[[Any], Awaitable[Message]]
 """What answers a method: from its request message to its response message."""
+R = TypeVar("R")
 T = TypeVar("T")
+Work = Callable[[R, Context, Headers, Headers], Awaitable[T]]
+"""From a request, its context and its headers to what it is answered with. The other headers are those of the answer."""
 
 STATUS = {
     Code.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -58,7 +61,7 @@ _TRANSPORT = ("connection", "content-length", "content-type", "te", "trailer", "
 
 
 class Calls:
-    """Runs the work of calls.
+    """Makes what answers calls.
 
     Args:
         access_log: whether each call is logged in a line.
@@ -69,25 +72,29 @@ class Calls:
         self.access_log = access_log
         self.count = count
 
-    async def run(self, method: str, context: Context, work: Callable[[Headers, Headers], Awaitable[T]]) -> T:
-        """The result of ``work(headers, response_headers)``; what it raises ends the call with its status."""
-        start = time.perf_counter()
-        headers = received_headers(context)
-        identity = begin_request(headers.get(ID_HEADER, ""))
-        response_headers: Headers = {ID_HEADER: identity}
-        status = grpc.StatusCode.OK
-        try:
-            result = await work(headers, response_headers)
-            context.set_trailing_metadata(sendable(response_headers))
-            return result
-        except asyncio.CancelledError:
-            status = grpc.StatusCode.CANCELLED
-            raise
-        except Exception as error:
-            status = STATUS[error.code] if isinstance(error, MPServeError) else grpc.StatusCode.INTERNAL
-            return await context.abort(status, explained(error), sendable(response_headers))
-        finally:
-            self._note(method, context, status, start)
+    def answering(self, method: str, work: Work[R, T]) -> Callable[[R, Context], Awaitable[T]]:
+        """What answers the calls of a method by ``work``: what that raises ends the call with its status."""
+
+        async def answer(request: R, context: Context) -> T:
+            start = time.perf_counter()
+            headers = received_headers(context)
+            identity = begin_request(headers.get(ID_HEADER, ""))
+            response_headers: Headers = {}
+            status = grpc.StatusCode.OK
+            try:
+                result = await work(request, context, headers, response_headers)
+                context.set_trailing_metadata(_trailing(identity, response_headers))
+                return result
+            except asyncio.CancelledError:
+                status = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as error:
+                status = STATUS[error.code] if isinstance(error, MPServeError) else grpc.StatusCode.INTERNAL
+                return await context.abort(status, explained(error), _trailing(identity, response_headers))
+            finally:
+                self._note(method, context, status, start)
+
+        return answer
 
     def _note(self, method: str, context: Context, status: grpc.StatusCode, start: float) -> None:
         self.count(method, status.name)
@@ -119,6 +126,11 @@ def time_left(context: Context) -> float:
     """Seconds until the deadline of a call; infinite if it has none."""
     seconds: float | None = context.time_remaining()
     return math.inf if seconds is None else seconds
+
+
+def _trailing(identity: str, response_headers: Headers) -> tuple[tuple[str, str], ...]:
+    """The metadata behind an answer: its id, unless the model has set another, and whatever else the model has set."""
+    return sendable({ID_HEADER: identity, **response_headers}) if response_headers else ((ID_HEADER, identity),)
 
 
 def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:

@@ -7,15 +7,17 @@ Source: Open Inference Protocol, open_inference_grpc.proto; for answers in parts
 import copy
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 from mpserve.grpc.calls import Headers, explained
+from mpserve.grpc.express import read
 from mpserve.protocol.generate import text_response
 from mpserve.protocol.messages import InferRequest, InferResponse
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf import wire
 from mpserve.protocol.protobuf.converters import decode_request, response_from_dict
 from mpserve.protocol.protobuf.fields import Parts, encode_response, parse
+from mpserve.serving.awaited import answered
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.stream import ModelStream
 
@@ -37,13 +39,14 @@ class InferenceCalls:
         Raises:
             MPServeError: as ``Dataplane.run``; NotSupported also if the model answers in parts.
         """
+        plain = read(self.dataplane.core, data)
+        if plain is not None:
+            answer = await answered(self.dataplane, *plain, within)
+            return answer if isinstance(answer, bytes) else await _refuse(answer)
         request, typed = decode_request(data)
         result, given = await self._run(request, headers, within)
         if isinstance(result, ModelStream):
-            await result.refuse(
-                "ModelInfer doesn't support models with decoupled transaction policy: model"
-                f" {request.model_name} answers in parts, call ModelStreamInfer"
-            )
+            await _refuse(result)
         response_headers.update(given)
         return b"".join(_encoded(request, result, typed, {}))
 
@@ -72,6 +75,18 @@ class InferenceCalls:
 
     async def _run(self, request: InferRequest, headers: Headers, within: float) -> tuple[Any, Headers]:
         return await self.dataplane.run("predict", request.model_name, request.model_version, request, headers, within)
+
+
+async def _refuse(parts: ModelStream) -> NoReturn:
+    """Refuse an answer in parts.
+
+    Raises:
+        NotSupported: always.
+    """
+    await parts.refuse(
+        "ModelInfer doesn't support models with decoupled transaction policy: model"
+        f" {parts.served.model.name} answers in parts, call ModelStreamInfer"
+    )
 
 
 def _encoded(request: InferRequest, result: Any, typed: bool, parameters: Mapping[str, Any]) -> Parts:

@@ -8,14 +8,14 @@ Source: Open Inference Protocol, open_inference_grpc.proto; Triton's grpc_servic
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
-from mpserve.grpc.calls import Answer, Calls, Context, Headers, time_left
+from mpserve.grpc.calls import Answer, Calls, Context, Headers, Work, time_left
 from mpserve.grpc.configuration import ConfigurationCalls
 from mpserve.grpc.inference import InferenceCalls
 from mpserve.grpc.monitoring import MonitoringCalls
@@ -68,8 +68,10 @@ class Servicer:
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},
             **{name: self._unary(name, _refusing(words)) for name, words in NOT_OFFERED.items()},
-            "ModelInfer": grpc.unary_unary_rpc_method_handler(self._model_infer),
-            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
+            "ModelInfer": self._unary("ModelInfer", self._model_infer),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+                self.calls.answering("ModelStreamInfer", self._model_stream_infer)
+            ),
         }
         return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
@@ -109,49 +111,44 @@ class Servicer:
             outputs=map(_tensor_metadata, outputs),
         )
 
-    async def _model_infer(self, data: bytes, context: Context) -> bytes:
-        async def work(headers: Headers, response_headers: Headers) -> bytes:
-            return await self.inference.infer(data, headers, response_headers, time_left(context))
+    def _model_infer(
+        self, data: bytes, context: Context, headers: Headers, response_headers: Headers
+    ) -> Awaitable[bytes]:
+        return self.inference.infer(data, headers, response_headers, time_left(context))
 
-        return await self.calls.run("ModelInfer", context, work)
+    async def _model_stream_infer(
+        self, requests: AsyncIterator[bytes], context: Context, headers: Headers, response_headers: Headers
+    ) -> None:
+        stream = Stream(requests, lambda data: self.inference.stream(data, headers, time_left(context)))
+        self._streams.add(stream)
+        try:
+            if self._ending:
+                stream.stop_reading()
+            await stream.run(context.write)
+        finally:
+            self._streams.discard(stream)
+        if stream.cut_short:
+            raise ServerNotReady("the server is ending; open the stream again for further requests")
 
-    async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        async def work(headers: Headers, response_headers: Headers) -> None:
-            stream = Stream(requests, lambda data: self.inference.stream(data, headers, time_left(context)))
-            self._streams.add(stream)
-            try:
-                if self._ending:
-                    stream.stop_reading()
-                await stream.run(context.write)
-            finally:
-                self._streams.discard(stream)
-            if stream.cut_short:
-                raise ServerNotReady("the server is ending; open the stream again for further requests")
-
-        await self.calls.run("ModelStreamInfer", context, work)
-
-    def _unary(self, name: str, answer: Callable[[bytes, Headers, Headers], Awaitable[bytes]]) -> Any:
-        async def handle(data: bytes, context: Context) -> bytes:
-            return await self.calls.run(name, context, lambda headers, given: answer(data, headers, given))
-
-        return grpc.unary_unary_rpc_method_handler(handle)
+    def _unary(self, name: str, work: Work[bytes, bytes]) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self.calls.answering(name, work))
 
 
-def _answering(method: str, answer: Answer) -> Callable[[bytes, Headers, Headers], Awaitable[bytes]]:
+def _answering(method: str, answer: Answer) -> Work[bytes, bytes]:
     kind: type[Message] = getattr(pb, SERVICE.methods_by_name[method].input_type.name)
 
-    async def handle(data: bytes, headers: Headers, response_headers: Headers) -> bytes:
+    async def work(data: bytes, context: Context, headers: Headers, response_headers: Headers) -> bytes:
         response = await answer(parse(kind, data))
         return response.SerializeToString()
 
-    return handle
+    return work
 
 
-def _refusing(words: str) -> Callable[[bytes, Headers, Headers], Awaitable[bytes]]:
-    async def handle(data: bytes, headers: Headers, response_headers: Headers) -> bytes:
+def _refusing(words: str) -> Work[bytes, bytes]:
+    async def work(data: bytes, context: Context, headers: Headers, response_headers: Headers) -> bytes:
         raise NotSupported(words)
 
-    return handle
+    return work
 
 
 def _tensor_metadata(spec: Spec) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -36,6 +36,8 @@ _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 
 FIXED = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype != "BYTES"}
 """The datatypes of numpy's own whose elements have one size."""
+LITTLE = {datatype: np.dtype(dtype.newbyteorder("<").str) for datatype, dtype in FIXED.items()}
+"""Their dtypes in little-endian byte order. Where that is the machine's they are those of ``FIXED``, the same objects."""
 
 DATATYPES = (*_DTYPES, "BF16")
 

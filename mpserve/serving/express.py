@@ -101,7 +101,7 @@ class _GivenV1(Given):
 def read_v2(model: TensorModel, body: bytes) -> Given | None:
     """What is in a body of nothing but JSON."""
     request = plain.read_request(body)
-    arrays = None if request is None else _arrays(model.inputs, request[1])
+    arrays = None if request is None else arrays_for(model.inputs, request[1])
     return None if request is None or arrays is None else _GivenV2(model, arrays, request)
 
 
@@ -172,7 +172,7 @@ def _written(visit: Visit, given: Given, result: Any, nonfinite: NonFinite) -> b
     return given.write(outputs or [(made.name, made.datatype, made.as_numpy()) for made in converted], nonfinite)
 
 
-def _arrays(declared: Sequence[Tensor], inputs: list[Read]) -> list[Array] | None:
+def arrays_for(declared: Sequence[Tensor], inputs: list[Read]) -> list[Array] | None:
     """The arrays that a model takes, if the inputs are those that it declares, and in their order."""
     if not declared:
         return [array for _, _, array in inputs]
@@ -187,15 +187,38 @@ def _arrays(declared: Sequence[Tensor], inputs: list[Read]) -> list[Array] | Non
 
 
 def _as_declared(declared: Sequence[Tensor], result: Any) -> Parts | None:
-    """The one output, if it is an array that is just what the model declares, or the model declares none."""
+    """The outputs, if each is an array that is just what the model declares, or the model declares none."""
     if type(result) is not np.ndarray:
-        return None
+        return _several(declared, result)
     if not declared:
         datatype = plain_datatype(result.dtype)
         return None if datatype is None else [("output-0", datatype, result)]
     name, datatype, _ = declared[0]
     is_one = len(declared) == 1 and result.dtype is FIXED.get(datatype) and declared[0].fits(result.shape)
     return [(name, datatype, result)] if is_one else None
+
+
+def _several(declared: Sequence[Tensor], result: Any) -> Parts | None:
+    """As ``_as_declared``, of a dict or a tuple."""
+    if type(result) is dict:
+        names, arrays = list(result), list(result.values())
+    elif type(result) is tuple:
+        names = [tensor.name for tensor in declared] or [f"output-{index}" for index in range(len(result))]
+        arrays = list(result)
+    else:
+        return None
+    if declared and len(declared) != len(arrays):
+        return None
+    parts = []
+    for name, array in zip(names, arrays, strict=True):
+        datatype = plain_datatype(array.dtype) if type(array) is np.ndarray else None
+        if datatype is None or type(name) is not str:
+            return None
+        parts.append((name, datatype, array))
+    for tensor, (name, datatype, array) in zip(declared, parts, strict=False):
+        if name != tensor.name or datatype != tensor.datatype or not tensor.fits(array.shape):
+            return None
+    return parts
 
 
 def _converted(given: Given, result: Any) -> Sequence[InferOutput]:

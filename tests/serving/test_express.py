@@ -205,3 +205,25 @@ def test_an_answer_in_parts_is_handed_to_the_loop(read: Any) -> None:
         )
     [part] = list(caught.value.parts)
     assert part.outputs[0].as_numpy().tolist() == [1.0]
+
+
+ONE, TWO = np.float32([1]), np.int64([2])
+
+
+@pytest.mark.parametrize(
+    ("declared", "result", "names"),
+    [
+        ((), (ONE, TWO), ["output-0", "output-1"]),
+        ((), {"y": ONE, "n": TWO}, ["y", "n"]),
+        ((), {5: ONE}, ["5"]),
+        ((), [ONE], ["output-0"]),
+        ((Tensor("y", "FP32", (-1,)), Tensor("n", "INT64", (1,))), (ONE, TWO), ["y", "n"]),
+        ((Tensor("y", "FP32", (-1,)), Tensor("n", "INT64", (1,))), {"n": TWO, "y": ONE}, ["y", "n"]),
+        ((Tensor("y", "FP32", (-1,)), Tensor("n", "INT32", (1,))), (ONE, TWO), ["y", "n"]),
+    ],
+)
+def test_outputs_are_named_as_declared_or_as_the_model_does(declared: Any, result: Any, names: list[str]) -> None:
+    model = Wrong(result)
+    model.outputs = declared
+    json, _ = expressed(model, express.read_v2, {"inputs": [X]})
+    assert [output["name"] for output in orjson.loads(json)["outputs"]] == names

@@ -209,7 +209,7 @@ def _with_tensors(
         if array is None:
             raw += [] if typed or isinstance(tensor, InferInput) else [b""]
         elif typed:
-            entry.contents.CopyFrom(contents.from_array(array, tensor.datatype))
+            entry.contents.MergeFromString(contents.serialised(array, tensor.datatype))
         else:
             raw.append(encode_tensor(array, tensor.datatype))
     parts: Parts = [message.SerializeToString()]

@@ -48,6 +48,8 @@ def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
 
 def prefix(number: int, size: int) -> bytes:
     """What comes before the ``size`` bytes of a field of that number."""
+    if size < 128 and number < 16:  # each is one byte then
+        return bytes((number << 3 | _LENGTH, size))
     return _encoded(number << 3 | _LENGTH) + _encoded(size)
 
 

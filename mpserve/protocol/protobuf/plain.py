@@ -1,0 +1,133 @@
+"""ModelInferRequest and ModelInferResponse as nearly all of them are, read and written in one go: numbers and nothing else.
+
+protobuf reads a small message at once, and its copies of a small tensor cost less than to keep it out of its hands. Whatever
+is not plain is left to ``fields``, which reads and writes everything, and says what is wrong. So nothing here refuses
+anything, and what is taken here means what it means there.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from mpserve.errors import InvalidInput
+from mpserve.protocol.datatypes import FIXED, LITTLE, MAX_RANK, Array
+from mpserve.protocol.elements import check_shape
+from mpserve.protocol.plain import Read
+from mpserve.protocol.protobuf import contents, wire
+from mpserve.protocol.protobuf import inference_pb2 as pb
+
+LARGE = 262144
+"""Bytes of a message that is not read here: its tensors are not to be copied."""
+
+KNOWN = 1024
+"""Outputs of which the message is remembered, but for its elements. Their shapes may be as many as clients like."""
+
+_RAW = {datatype: dtype for datatype, dtype in LITTLE.items() if datatype != "BOOL"}
+"""Of a raw BOOL each byte would have to be looked at."""
+_ID: int = pb.ModelInferResponse.ID_FIELD_NUMBER
+_OUTPUT: int = pb.ModelInferResponse.OUTPUTS_FIELD_NUMBER
+_RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+_CONTENTS: int = pb.ModelInferResponse.InferOutputTensor.CONTENTS_FIELD_NUMBER
+
+_NOT_PLAIN = (DecodeError, InvalidInput, KeyError, ValueError)
+
+
+Request = tuple[str, str | None, list[Read], list[str], bool]
+"""The model, the id, the inputs, the names of the outputs that are asked for (none means all), and whether the tensors are typed
+contents. A tuple, as ``protocol.plain`` has it."""
+
+
+def read_request(data: bytes) -> Request | None:
+    """The request in a serialised ModelInferRequest; None if it is not plain.
+
+    Fields that are not known are passed over, also those of a wire type that ``fields`` refuses.
+    """
+    if len(data) >= LARGE:
+        return None
+    try:
+        message = pb.ModelInferRequest.FromString(data)
+        # As slices: protobuf's containers have no iterator of their own, so that each ends with an IndexError, for a microsecond.
+        entries, raw = message.inputs[:], message.raw_input_contents[:]
+        inputs = list(map(_raw, entries, raw)) if raw else list(map(_typed, entries))
+        outputs = list(map(_requested, message.outputs[:]))
+    except _NOT_PLAIN:
+        return None
+    if message.model_version or message.parameters or (raw and len(raw) != len(entries)):
+        return None
+    if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
+        return None
+    return message.model_name, message.id or None, inputs, outputs, not raw
+
+
+def write_response(model_name: str, request_id: str | None, outputs: Sequence[Read], typed: bool) -> bytes | None:
+    """The ModelInferResponse with these outputs and nothing else, as ``fields`` writes it; None if one is not plain."""
+    typed = typed and all(datatype in contents.FIELDS for _, datatype, _ in outputs)
+    parts: list[bytes | memoryview] = [_named(model_name)]
+    if request_id:
+        parts.append(_field(_ID, request_id.encode()))
+    raw: list[bytes | memoryview] = []
+    for name, datatype, array in outputs:
+        if array.dtype is not FIXED.get(datatype):
+            return None
+        if typed:
+            elements = _field(_CONTENTS, contents.serialised(array, datatype))
+            parts.append(_field(_OUTPUT, _declared(name, datatype, array.shape) + elements))
+        else:
+            parts.append(_without_contents(name, datatype, array.shape))
+            in_order = np.ascontiguousarray(array, LITTLE[datatype])
+            raw += (wire.prefix(_RAW_OUTPUT, in_order.nbytes), in_order.data)
+    return b"".join(parts + raw)
+
+
+def _raw(entry: Any, data: bytes) -> Read:
+    """An input whose elements are ``data``; one of ``_NOT_PLAIN`` if it is not plain."""
+    datatype, shape = entry.datatype, entry.shape[:]
+    if entry.parameters or entry.HasField("contents"):
+        raise ValueError
+    return entry.name, datatype, _shaped(np.frombuffer(data, _RAW[datatype]), shape)
+
+
+def _typed(entry: Any) -> Read:
+    """As ``_raw``, of one whose elements are its contents."""
+    datatype, shape = entry.datatype, entry.shape[:]
+    if entry.parameters or datatype not in FIXED or not entry.HasField("contents"):
+        raise ValueError
+    return entry.name, datatype, _shaped(contents.to_array(entry.contents, datatype), shape)
+
+
+def _requested(entry: Any) -> str:
+    if entry.parameters:
+        raise ValueError
+    name: str = entry.name
+    return name
+
+
+def _shaped(elements: Array, shape: list[int]) -> Array:
+    array = elements.reshape(shape)
+    # A size of -1 has been found out, and of a tensor without elements the others may be as large as they like.
+    if not array.size or len(shape) > MAX_RANK or list(array.shape) != shape:
+        check_shape(shape)
+    return array
+
+
+@lru_cache(KNOWN)
+def _named(model_name: str) -> bytes:
+    return pb.ModelInferResponse(model_name=model_name).SerializeToString()
+
+
+@lru_cache(KNOWN)
+def _declared(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    output = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
+    return output.SerializeToString()
+
+
+@lru_cache(KNOWN)
+def _without_contents(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return _field(_OUTPUT, _declared(name, datatype, shape))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return wire.prefix(number, len(content)) + content
