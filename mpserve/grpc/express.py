@@ -11,7 +11,7 @@ from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
 from mpserve.protocol.protobuf.fields import encode_response
 from mpserve.protocol.protobuf.plain import Request, read_request, write_response
-from mpserve.serving.batching import Parts
+from mpserve.serving.batch import Parts
 from mpserve.serving.core import ServerCore
 from mpserve.serving.express import Given, arrays_for
 from mpserve.serving.served import Served

@@ -13,7 +13,8 @@ from mpserve.errors import ModelNotReady, MPServeError
 from mpserve.logging import model as model_in_log
 from mpserve.protocol.datatypes import NonFinite
 from mpserve.serving import express
-from mpserve.serving.batching import Batcher, Parts
+from mpserve.serving.batch import Parts
+from mpserve.serving.batching import Batcher
 from mpserve.serving.dataplane import Dataplane, InParts, stream
 from mpserve.serving.express import Given
 from mpserve.serving.served import Served

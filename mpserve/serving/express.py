@@ -17,7 +17,7 @@ from mpserve.protocol import plain, v1, v2
 from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.protocol.plain import Read, Request
-from mpserve.serving.batching import Parts
+from mpserve.serving.batch import Parts
 from mpserve.serving.conversion import of_plain_rows, to_answer, to_arrays
 from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from mpserve.errors import InvalidInput, MPServeError
 from mpserve.logging import model as model_in_log
-from mpserve.serving.batching import Batcher, Parts
+from mpserve.serving.batch import Parts
+from mpserve.serving.batching import Batcher
 from mpserve.serving.completion import LARGE, Ticket
 from mpserve.serving.executor import as_failure
 from mpserve.serving.express import Given, Reader
