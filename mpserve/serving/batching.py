@@ -9,7 +9,6 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Callable
-from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
 
 from mpserve.errors import ConfigurationError, InvalidInput
@@ -21,7 +20,7 @@ from mpserve.serving.executor import Executor, as_failure
 from mpserve.serving.executor import Outcome as Settled
 from mpserve.serving.model import Model
 from mpserve.serving.tally import INPUT, QUEUE, Stopwatch
-from mpserve.serving.tensors import TensorModel, answers_in_parts
+from mpserve.serving.tensors import TensorModel, answers_in_parts, is_async
 from mpserve.settings import Settings
 
 NANO = 1e-9
@@ -86,7 +85,7 @@ class Batcher:
         self.limits = limits
         self._executor = executor
         self._observe = observe
-        self._is_async = iscoroutinefunction(model.invoke) or iscoroutinefunction(model.predict)
+        self._is_async = is_async(model)
         self._idle = model.concurrency or 1
         """How many more batches may run at the same time."""
         self._alike = bool(model.inputs) and all(-1 not in tensor.shape[1:] for tensor in model.inputs)

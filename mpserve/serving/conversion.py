@@ -9,7 +9,6 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from inspect import iscoroutinefunction
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.numbers import UNSIGNED, Kind, Numbers
 from mpserve.protocol.plain import read_instances
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
-from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.serving.tensors import Tensor, TensorModel, is_async
 
 FEW = 16
 """Elements up to which it costs less to look at each in Python than to watch a cast for overflow."""
@@ -70,7 +69,7 @@ def tensor_stage(model: TensorModel) -> tuple[Callable[..., Any], bool]:
         watch.lap(INFER)
         return to_answer(model, payload, result)
 
-    if iscoroutinefunction(model.invoke) or iscoroutinefunction(model.predict):
+    if is_async(model):
         return async_stage, True
     return stage, False
 

@@ -111,8 +111,6 @@ class FunctionModel(TensorModel):
         self._function = predict
         self._loader = load
         self._object: Any = None
-        if iscoroutinefunction(predict):
-            self.invoke = self._invoke_async  # type: ignore[method-assign]
 
     def preload(self) -> None:
         if self._loader is not None and not _takes_device(self._loader):
@@ -126,9 +124,6 @@ class FunctionModel(TensorModel):
     def invoke(self, arrays: Sequence[Array]) -> Any:
         return self._function(*self._arguments(arrays))
 
-    async def _invoke_async(self, arrays: Sequence[Array]) -> Any:
-        return await self._function(*self._arguments(arrays))
-
     def _arguments(self, arrays: Sequence[Array]) -> Sequence[Any]:
         return arrays if self._loader is None else (self._object, *arrays)
 
@@ -141,7 +136,16 @@ def _takes_device(load: Callable[..., Any]) -> bool:
     )
 
 
+def is_async(model: TensorModel) -> bool:
+    """Whether what ``invoke`` gives is to be awaited."""
+    return iscoroutinefunction(_predict_of(model)) or iscoroutinefunction(model.invoke)
+
+
 def answers_in_parts(model: TensorModel) -> bool:
     """Whether its predict is a generator, as far as can be known before it is called."""
-    predict = model._function if isinstance(model, FunctionModel) else model.predict
+    predict = _predict_of(model)
     return isgeneratorfunction(predict) or isasyncgenfunction(predict)
+
+
+def _predict_of(model: TensorModel) -> Callable[..., Any]:
+    return model._function if isinstance(model, FunctionModel) else model.predict
