@@ -6,7 +6,7 @@ Each is counted and logged as in the ordinary way. Which of them a request goes,
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from mpserve.http.accounts import Accounts
 from mpserve.http.inference import Call, Inference, coding_for, compressed, in_coding, respond
@@ -32,7 +32,8 @@ NANO = 1e-9
 _NO_CONTEXT = contextvars.Context()
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Target:
     """What an address stands for."""
 
     path: str
@@ -43,7 +44,8 @@ class Target(NamedTuple):
     version: str | None
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Asked:
     """A request but for its body, which has ``length`` bytes. ``read`` reads one that is plain; None: its head is not."""
 
     target: Target
