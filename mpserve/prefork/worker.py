@@ -272,7 +272,8 @@ def _slots_taken() -> set[int]:
 
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:
-    if name == "asyncio":
+    # A model that has imported nest_asyncio runs a loop within itself, which that can do to asyncio's alone.
+    if name == "asyncio" or (name == "auto" and "nest_asyncio" in sys.modules):
         return asyncio.new_event_loop()
     import uvloop
 

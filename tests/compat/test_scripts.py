@@ -14,7 +14,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call
-from tests.running import Server, eventually, free_port, running
+from tests.running import Server, eventually, free_port, running, serving
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -144,6 +144,30 @@ def test_a_class_in_a_file_that_imports_from_kserve(tmp_path: Path) -> None:
         answer = server.predict("upper", ["a"], headers={"origin": "https://example.org"})
         assert answer.json() == {"predictions": ["A"]}
         assert answer.headers["access-control-allow-origin"] == "*"
+
+
+EXPLAINER = """
+import asyncio
+import nest_asyncio
+from kserve import Model, ModelServer
+
+class Explainer(Model):
+    async def explain(self, payload, headers=None):
+        return {"explanations": [type(asyncio.get_running_loop()).__module__.partition(".")[0]]}
+
+if __name__ == "__main__":
+    ModelServer().start([Explainer("nesting")])
+"""
+
+
+@pytest.mark.parametrize(("asked", "loop"), [("auto", "asyncio"), ("uvloop", "uvloop")])
+def test_a_script_that_imports_nest_asyncio_gets_a_loop_it_can_nest_in(tmp_path: Path, asked: str, loop: str) -> None:
+    """As KServe's explainers do, which wait for their predictor so."""
+    (tmp_path / "nest_asyncio.py").touch()
+    with serving(tmp_path, EXPLAINER, f"--event-loop={asked}", "--kserve_names") as server:
+        server.wait_ready()
+        answer = server.client.post("/v1/models/nesting:explain", json={"instances": [0]})
+        assert answer.json() == {"explanations": [loop]}
 
 
 def grow(folder: Path, *, answers: list[int]) -> None:

@@ -1,0 +1,3 @@
+"""Stands in for the way to Java."""
+
+Py4JBackend = object
