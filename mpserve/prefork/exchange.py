@@ -69,9 +69,8 @@ class Exchange:
         """Send the answer to the request, which has this id."""
         connection = self._connection
         connection.tasks.discard(self.begun)
-        self.begun = (
-            None  # which knows whom to tell: a circle, whose body and arrays only the garbage collector would free
-        )
+        # It knows whom to tell: a circle, whose body and arrays only the garbage collector would free.
+        self.begun = None
         if connection.flow.write_paused or (not isinstance(answer, bytes) and answer.body is None):
             sending = connection.loop.create_task(self.send(answer, identity))
             connection.tasks.add(sending)
