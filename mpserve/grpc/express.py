@@ -7,28 +7,20 @@ left to the ordinary way.
 from typing import Any
 
 from mpserve.errors import MPServeError
-from mpserve.protocol.datatypes import Array, NonFinite
+from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
 from mpserve.protocol.protobuf.fields import encode_response
 from mpserve.protocol.protobuf.plain import Request, read_request, write_response
 from mpserve.serving.batch import Parts
 from mpserve.serving.core import ServerCore
-from mpserve.serving.express import Given, arrays_for
+from mpserve.serving.express import Given, GivenRequest, arrays_for
 from mpserve.serving.served import Served
-from mpserve.serving.tensors import TensorModel
-from mpserve.serving.visit import Visit
 
 
-class _Given(Given):
-    __slots__ = ("request",)
+class _Given(GivenRequest):
+    __slots__ = ()
 
-    def __init__(self, model: TensorModel, arrays: list[Array], request: Request) -> None:
-        self.model = model
-        self.arrays = arrays
-        self.request = request
-
-    def count(self, visit: Visit) -> None:
-        visit.carries_array(self.arrays[0])
+    request: Request
 
     def payload(self) -> Any:
         name, request_id, given, _, _ = self.request

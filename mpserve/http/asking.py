@@ -76,7 +76,7 @@ class Asking(Ticket[Told]):
         self._body = body
         self._client = client
         self._tell = tell
-        # It is the next one whichever way this is; super() looks for it each time, which costs as much as half of this.
+        # It is the next one whichever way this is, and super() would look for it at every request.
         Ticket.__init__(self, dataplane, served)
 
     def _begin(self) -> None:

@@ -59,16 +59,24 @@ Reader = Callable[[TensorModel, bytes], Given | None]
 """``read_v2`` or ``read_v1``: what is in a body, if it is plain and the model takes it as it is."""
 
 
-class _GivenV2(Given):
+class GivenRequest(Given):
+    """One of V2, as it was read from JSON or protobuf: its rows are the first dimension of its first input."""
+
     __slots__ = ("request",)
 
-    def __init__(self, model: TensorModel, arrays: list[Array], request: Request) -> None:
+    def __init__(self, model: TensorModel, arrays: list[Array], request: Any) -> None:
         self.model = model
         self.arrays = arrays
         self.request = request
 
     def count(self, visit: Visit) -> None:
         visit.carries_array(self.arrays[0])
+
+
+class _GivenV2(GivenRequest):
+    __slots__ = ()
+
+    request: Request
 
     def payload(self) -> Any:
         return v2.request_of(self.request, self.model.name, None)
