@@ -49,6 +49,8 @@ HURRY = 1.0
 """Seconds for everything that is left once SIGINT or SIGQUIT came: gunicorn kills after two (arbiter.py, stop)."""
 MARGIN = 1.0
 """Seconds before gunicorn's SIGKILL by which the worker is done on its own."""
+STOPPING = 0.5
+"""Seconds that a drain leaves to ``stop()`` out of what there is, so that the margin is kept whole."""
 
 
 class Life:
@@ -94,6 +96,7 @@ class Life:
         """Whether a model does not come back from a call, so that only a new worker can serve it."""
         self._patience = float(config.timeout_graceful_shutdown or 0) - MARGIN
         self._deadline = math.inf
+        """When all is to be over, ``stop()`` too."""
 
     async def run(self) -> None:
         """Live.
@@ -285,18 +288,21 @@ class Life:
                     connection.retire(at_once=self.hurried or time.monotonic() > idle_until)
             if not (self.state.connections or self.state.tasks) and (calls.done() or self.hurried):
                 return
-            if time.monotonic() >= self._deadline:
+            if self._drain_time_left() <= 0:
                 logger.error("%d request(s) did not finish in time and are abandoned", len(self.state.tasks))
                 return
 
     async def _drain_grpc(self) -> None:
         if self.grpc is not None:
-            await self.grpc.drain(max(self._deadline - time.monotonic(), 0))
+            await self.grpc.drain(max(self._drain_time_left(), 0))
+
+    def _drain_time_left(self) -> float:
+        return self._deadline - STOPPING - time.monotonic()
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless there is no time for it."""
         until = time.monotonic() + seconds
-        while time.monotonic() < min(until, self._deadline) and not (self.hurried or self.orphaned):
+        while time.monotonic() < until and self._drain_time_left() > 0 and not (self.hurried or self.orphaned):
             await asyncio.sleep(TICK)
 
     def _limit(self, seconds: float) -> None:
@@ -304,10 +310,10 @@ class Life:
         self._deadline = min(self._deadline, time.monotonic() + max(seconds, 0))
 
     async def _within_the_limit(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work`` in the time that is left, and in half a second at any rate."""
+        """Do ``work`` in the time that is left, or as long as ``STOPPING`` if that is more."""
         self._limit(self._patience)
         task = asyncio.ensure_future(work())
-        at_least = time.monotonic() + HURRY / 2
+        at_least = time.monotonic() + STOPPING
         # Not asyncio.wait_for, which waits on for a coroutine that refuses to be cancelled.
         while not task.done() and time.monotonic() < max(self._deadline, at_least):
             await asyncio.wait({task}, timeout=TICK)
