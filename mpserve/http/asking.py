@@ -21,6 +21,7 @@ from mpserve.serving.executor import as_failure
 from mpserve.serving.express import Given, Reader
 from mpserve.serving.joining import Joining
 from mpserve.serving.served import Served
+from mpserve.serving.tasks import Tasks
 
 Told = bytes | Answer | StreamedAnswer
 """What answers a request. Bytes are the JSON of a usual answer, which has status 200 and no headers of its own."""
@@ -146,13 +147,13 @@ def _in_coding(json: bytes, accept_encoding: str) -> Told:
 class InTask(Asking):
     """A plain one to a model whose predict is ``async def``, on the event loop."""
 
+    task: asyncio.Task[None] | None = None
     _given: Given
-    _task: asyncio.Task[None]
 
-    def begin(self, given: Given) -> Asking:
-        """Answer it in a task of its own."""
+    def begin(self, tasks: Tasks, given: Given) -> Asking:
+        """Answer it in one of these tasks."""
         self._given = given
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        tasks.start(self)
         return self
 
     def cancel(self) -> bool:
@@ -160,11 +161,13 @@ class InTask(Asking):
         if self._is_over:
             return False
         self._over()
-        if not self._visit.is_read:  # nor will it be: a task that is cancelled before its first step has none
+        if self.task is None:  # nor will it begin
             self._visit.end(is_counted=False)
-        return self._task.cancel()
+            return True
+        return self.task.cancel()
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """From beginning to end."""
         self._begin()
         answer: Told | None
         try:

@@ -23,6 +23,7 @@ from mpserve.serving.completion import fits
 from mpserve.serving.dataplane import Dataplane
 from mpserve.serving.express import Reader, read_here
 from mpserve.serving.joining import read_joining
+from mpserve.serving.tasks import Tasks
 
 ROUTES: dict[str, tuple[str, Inference]] = {
     "/v1/models/{model}:predict": ("predict", predict),
@@ -55,6 +56,7 @@ class Lane:
         self.dataplane = dataplane
         self.accounts = accounts
         self._known: dict[bytes, Target] = {}
+        self._tasks = Tasks()
         self._max_body_size = dataplane.core.settings.max_body_size
 
     def accept(self, address: bytes, raw_headers: RawHeaders) -> Asked | None:
@@ -95,7 +97,7 @@ class Lane:
             given = read_joining(served, batcher, asked.read, body)
             return None if given is None else InBatch(*asking).begin(batcher, given)
         given = read_here(served, asked.read, body)
-        return None if given is None else InTask(*asking).begin(given)
+        return None if given is None else InTask(*asking).begin(self._tasks, given)
 
     async def answer(self, asked: Asked, body: bytes, client: object) -> tuple[Answer | StreamedAnswer, bytes]:
         """The answer to a request, whatever becomes of it, and the id of the request; ``client`` is for the access log."""

@@ -250,7 +250,7 @@ def read_instances(body: bytes, kind: Kind) -> Array | None:
 def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:
     """Numbers that were read as the widest of their kind, as a narrower dtype; ValueError if it cannot hold one of them."""
     if dtype is _FP32:
-        brief = flat.size <= BRIEF and -SAFE < flat.item(flat.argmin()) and flat.item(flat.argmax()) < SAFE
+        brief = flat.size <= BRIEF and flat.item(flat.argmin()) > -SAFE and flat.item(flat.argmax()) < SAFE
         return flat.astype(_FP32) if brief else _fp32(flat)
     array: Array = flat.astype(dtype, copy=False)
     if dtype is not flat.dtype:

@@ -124,7 +124,7 @@ class Batcher:
         if queue is None:
             queue = self._queues[kind] = deque()
         queue.append(Member(arrays, kind, watch, future, context))
-        self._call(asyncio.get_running_loop())
+        self._call()
 
     def check(self, arrays: list[Array]) -> None:
         """See that the arrays are ones for a batch.
@@ -149,11 +149,11 @@ class Batcher:
             return tuple([(array.dtype, array.shape[1:]) for array in arrays])
         return tuple([(a.dtype, a.shape[1:] if a.dtype.kind == "O" else a.ndim) for a in arrays])
 
-    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _call(self) -> None:
         """Look at the queue once what arrives in this turn of the loop is there, if the model may run."""
         if self._idle and not self._is_called:
             self._is_called = True
-            loop.call_soon(self._form)
+            asyncio.get_running_loop().call_soon(self._form)
 
     def _form(self) -> None:
         self._is_called = False
@@ -231,7 +231,7 @@ class Batcher:
     def _settle(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
         """Give each member its own outcome, unless it has gone, and let the next batch begin."""
         self._idle += 1
-        self._call(done.get_loop())
+        self._call()
         seconds = (batch.watch.now - batch.watch.begun) * NANO
         for members, outcomes in batch.outcomes:
             executions = 1

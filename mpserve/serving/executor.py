@@ -99,12 +99,17 @@ class Executor:
         if not self._started:
             self._start()
         home = self._home
-        loop = asyncio.get_running_loop()
+        # Where something has been gathered, that loop is the one that runs. To ask costs a system call, until Python 3.12.
+        if home is None or not home.gathered:
+            home = self._begin_turn(asyncio.get_running_loop())
+        home.gathered.append((contextvars.copy_context(), function, args, outcome, home))
+
+    def _begin_turn(self, loop: asyncio.AbstractEventLoop) -> LoopSide:
+        home = self._home
         if home is None or home.loop is not loop:
             home = self._home = LoopSide(loop)
-        home.gathered.append((contextvars.copy_context(), function, args, outcome, home))
-        if len(home.gathered) == 1:
-            loop.call_soon(self._hand_over, home)
+        loop.call_soon(self._hand_over, home)
+        return home
 
     def _hand_over(self, home: LoopSide) -> None:
         jobs, home.gathered = home.gathered, []
