@@ -47,12 +47,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request but for its body, which has ``length`` bytes. ``read`` reads one that is plain; None: its head is not."""
+    """A request but for its body, which has ``length`` bytes. ``read`` reads one that is plain; None: its head is not.
+
+    ``identity`` is the id that the client has given it, if any; ``accept_encoding`` the content codings that it takes.
+    """
 
     target: Target
     call: Call
     length: int
     read: Reader | None
+    identity: str
+    accept_encoding: str | None
 
 
 class Asking(Ticket[Told]):
@@ -82,7 +87,7 @@ class Asking(Ticket[Told]):
 
     def _begin(self) -> None:
         """Where the model runs, before all else."""
-        self._identity = begin_request(self._asked.call.headers.get("x-request-id", ""))
+        self._identity = begin_request(self._asked.identity)
 
     def _leave(self) -> None:
         """Where the model has run: the line in the access log names what that was at."""
@@ -100,7 +105,7 @@ class Asking(Ticket[Told]):
         target = self._asked.target
         status = 200 if isinstance(outcome, bytes) else outcome.status
         if self._accounts.access_log:
-            start = self._visit.begun * NANO
+            start = self.begun * NANO
             note = self._accounts.note
             self._context.run(note, target.template, status, start, self._client, "POST", target.path)
         else:
@@ -121,17 +126,16 @@ class InOneGo(Asking, Completion[Told]):
 
     def at_once(self) -> Told | None:
         self._begin()
-        visit = self._visit
         asked = self._asked
-        model = visit.served.express
+        model = self.served.express
         given = None if asked.read is None or model is None else asked.read(model, self._body)
         if given is None:
             return None
         answer: Told
         try:
-            answer = express.answer(visit, given, self._dataplane.core.settings.nonfinite)
-            if "accept-encoding" in asked.call.headers:
-                answer = _in_coding(answer, asked.call.headers["accept-encoding"])
+            answer = express.answer(self, given, self._dataplane.core.settings.nonfinite)
+            if asked.accept_encoding is not None:
+                answer = _in_coding(answer, asked.accept_encoding)
         except Exception as error:
             answer = error_answer(error)
         self._leave()
@@ -162,7 +166,7 @@ class InTask(Asking):
             return False
         self._over()
         if self.task is None:  # nor will it begin
-            self._visit.end(is_counted=False)
+            self.end(is_counted=False)
             return True
         return self.task.cancel()
 
@@ -171,9 +175,9 @@ class InTask(Asking):
         self._begin()
         answer: Told | None
         try:
-            answer = await express.answer_async(self._visit, self._given, self._dataplane.core.settings.nonfinite)
-            if "accept-encoding" in self._asked.call.headers:
-                accept_encoding = self._asked.call.headers["accept-encoding"]
+            answer = await express.answer_async(self, self._given, self._dataplane.core.settings.nonfinite)
+            accept_encoding = self._asked.accept_encoding
+            if accept_encoding is not None:
                 answer = await compressed(self._dataplane, Answer(200, JSON_ONLY, answer), accept_encoding)
         except InParts as found:
             await self._hand_out(found)
@@ -182,7 +186,7 @@ class InTask(Asking):
             answer = self._fault(error)
         self._leave()
         if answer is None or self._is_over:
-            self._visit.end()
+            self.end()
         else:
             self._over()
             self._answer(answer)
@@ -191,7 +195,7 @@ class InTask(Asking):
         """Tell the parts of the answer, which the visit lasts as long as."""
         answer: Told | None
         try:
-            answer = await self.road(Resumed(self._dataplane, self._visit, found))
+            answer = await self.road(Resumed(self._dataplane, self, found))
         except BaseException as error:  # the model had cancelled the task that it runs in, or the client has gone
             self._leave()
             answer = self._fault(error)

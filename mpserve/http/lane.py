@@ -72,7 +72,9 @@ class Lane:
             return None
         if self.accounts.access_log and "x-forwarded-for" in headers:
             return None
-        return Asked(target, Call(target.model, target.version, headers), length, _reader(target, headers))
+        call = Call(target.model, target.version, headers)
+        identity, accept_encoding = headers.get("x-request-id", ""), headers.get("accept-encoding")
+        return Asked(target, call, length, _reader(target, headers), identity, accept_encoding)
 
     def _find(self, address: bytes) -> Target | None:
         target = _target(address)
@@ -91,9 +93,11 @@ class Lane:
         if fits(served, target.verb, len(body)):
             return None if LETTER in body and TIMEOUT in body else InOneGo(*asking).begin()
         batcher = served.pipeline.batcher
-        if asked.read is None or (batcher is not None and "accept-encoding" in asked.call.headers):
+        if asked.read is None:
             return None
         if batcher is not None:
+            if asked.accept_encoding is not None:
+                return None
             given = read_joining(served, batcher, asked.read, body)
             return None if given is None else InBatch(*asking).begin(batcher, given)
         given = read_here(served, asked.read, body)
@@ -102,7 +106,7 @@ class Lane:
     async def answer(self, asked: Asked, body: bytes, client: object) -> tuple[Answer | StreamedAnswer, bytes]:
         """The answer to a request, whatever becomes of it, and the id of the request; ``client`` is for the access log."""
         start = time.perf_counter()
-        identity = begin_request(asked.call.headers.get("x-request-id", ""))
+        identity = begin_request(asked.identity)
         answer = await respond(self.dataplane, asked.target.inference, asked.call, body)
         self.note(asked.target, answer.status, start, client)
         return answer, identity.encode()

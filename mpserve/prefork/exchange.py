@@ -1,4 +1,4 @@
-"""One request on the fast lane and its answer on the wire. The protocol keeps it where it otherwise keeps uvicorn's cycle."""
+"""A request on the fast lane and its answer on the wire. The protocol keeps it where it otherwise keeps uvicorn's cycle."""
 
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -10,7 +10,7 @@ from mpserve.prefork.heads import USUAL, Head, Heads, RawHeaders
 from mpserve.prefork.http1 import Protocol as Connection
 
 if TYPE_CHECKING:
-    from mpserve.http.asking import Told  # which brings Starlette and numpy
+    from mpserve.http.asking import Asked, Told  # which bring Starlette and numpy
     from mpserve.http.responses import Answer
     from mpserve.http.streaming import StreamedAnswer
 
@@ -28,7 +28,10 @@ class Begun(Protocol):
 
 
 class Exchange:
-    """``keep_alive``: whether the connection stays open after the answer. The public names are those of uvicorn's cycle."""
+    """Of one connection, whose requests go through it one after the other.
+
+    ``keep_alive``: whether the connection stays open after the answer. The public names are those of uvicorn's cycle.
+    """
 
     __slots__ = (
         "_chunks",
@@ -43,16 +46,21 @@ class Exchange:
         "response_started",
     )
 
-    def __init__(self, connection: Connection, head: Head, heads: Heads) -> None:
+    asked: "Asked"
+
+    def __init__(self, connection: Connection, heads: Heads) -> None:
         self._connection = connection
         self._heads = heads
         self._chunks: list[bytes] | None = None
-        self.asked = head.asked
         self.begun: Begun | None = None
-        self.keep_alive = head.keep_alive
-        self.more_body = True
         self.disconnected = False
         self.response_started = False
+
+    def begin(self, head: Head) -> None:
+        """The head of a request has come."""
+        self.asked = head.asked
+        self.keep_alive = head.keep_alive
+        self.more_body = True
         self.response_complete = False
 
     def receive(self, chunk: bytes) -> None:

@@ -22,6 +22,7 @@ class LaneProtocol(Protocol):
         super().__init__(*args)
         self.lane = lane
         self.heads = heads
+        self._exchange: Exchange | None = None
         self._receiving: Exchange | None = None
         """The request of the lane whose body is still to come."""
         self._missing = 0
@@ -97,7 +98,10 @@ class LaneProtocol(Protocol):
         return None if asked is None else Head(asked, self.parser.should_keep_alive(), asked.length)
 
     def _begin_exchange(self, head: Head) -> Exchange:
-        exchange = Exchange(self, head, self.heads)
+        exchange = self._exchange  # whose last request has been answered
+        if exchange is None:
+            exchange = self._exchange = Exchange(self, self.heads)
+        exchange.begin(head)
         self.cycle = exchange  # type: ignore[assignment]  # it has what is asked of a cycle
         self._begin_answer()
         return exchange

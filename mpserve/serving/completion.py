@@ -127,7 +127,7 @@ class Resumed:
         return await self.dataplane.offload(function, *args)
 
 
-class Ticket(ABC, Generic[T]):
+class Ticket(Visit, ABC, Generic[T]):
     """A request that is answered without a task: who answers it settles it as it would the future of its outcome.
 
     ``served`` has been found to be ready and open.
@@ -138,9 +138,9 @@ class Ticket(ABC, Generic[T]):
 
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
         self._dataplane = dataplane
-        self._visit = dataplane.visit(served)
+        Visit.__init__(self, served, dataplane.tally(served), dataplane.core.row.cells)
         if served.admission.is_limited:
-            self._deadline = served.admission.limit(self._visit, self._give_up)
+            self._deadline = served.admission.limit(self, self._give_up)
 
     @abstractmethod
     def told(self, outcome: T) -> None:
@@ -158,16 +158,16 @@ class Ticket(ABC, Generic[T]):
 
     def cancel(self) -> bool:
         """Take it out of the queue, if it is still there: nobody wants its answer. Whether that was so."""
-        if self._is_over or self._visit.spent[QUEUE]:
+        if self._is_over or self.spent[QUEUE]:
             return False
         self._over()
-        self._visit.end()
+        self.end()
         return True
 
     def set_exception(self, error: BaseException) -> None:
         """It could not be answered."""
         self._over()
-        self._visit.end()
+        self.end()
         self.told(self.failed(error))
 
     _give_up = set_exception
@@ -179,11 +179,10 @@ class Ticket(ABC, Generic[T]):
             self._deadline.close()
 
     def _answer(self, outcome: T) -> None:
-        visit = self._visit
-        visit.end(is_counted=visit.is_read)  # what cannot be read is not counted elsewhere either
-        admission = visit.served.admission
-        if admission.learns and visit.is_answered:
-            admission.note(visit, visit.place)
+        self.end(is_counted=self.is_read)  # what cannot be read is not counted elsewhere either
+        admission = self.served.admission
+        if admission.learns and self.is_answered:
+            admission.note(self, self.place)
         self.told(outcome)
 
 
@@ -192,7 +191,7 @@ class Completion(Ticket[T]):
 
     def submit(self) -> None:
         """Go to the model's thread."""
-        self._visit.served.executor.submit(self._run, self)
+        self.served.executor.submit(self._run, self)
 
     @abstractmethod
     def at_once(self) -> T | None:
@@ -203,13 +202,12 @@ class Completion(Ticket[T]):
         """From the request to its answer, which may well be that of an error; waits for nothing but ``plane``."""
 
     def _run(self) -> T | InParts:
-        visit = self._visit
-        visit.lap(QUEUE)
+        self.lap(QUEUE)
         try:
             answer = self.at_once()
             if answer is not None:
                 return answer
-            self.road(InThread(self._dataplane.core, visit)).send(None)
+            self.road(InThread(self._dataplane.core, self)).send(None)
         except StopIteration as end:
             return cast("T", end.value)
         except InParts as found:
@@ -220,7 +218,7 @@ class Completion(Ticket[T]):
         """The road has ended."""
         self._over()
         if isinstance(outcome, InParts):
-            resumed = Resumed(self._dataplane, self._visit, outcome)
+            resumed = Resumed(self._dataplane, self, outcome)
             self._road = asyncio.get_running_loop().create_task(self.road(resumed))
             self._road.add_done_callback(self._end)
         else:

@@ -22,7 +22,7 @@ from mpserve.serving.served import Served
 from mpserve.serving.shared_memory import fetch
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.stream import ModelStream, blamed
-from mpserve.serving.tally import INFER
+from mpserve.serving.tally import INFER, Tally
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.serving.visit import Visit
 
@@ -141,11 +141,12 @@ class Dataplane:
 
     def visit(self, served: Served) -> Visit:
         """Begin a request to this model."""
-        core = self.core
+        return Visit(served, self.tally(served), self.core.row.cells)
+
+    def tally(self, served: Served) -> Tally:
+        """What its requests are counted in."""
         tally = served.tally
-        if tally is None or tally.wish is not core.wish:
-            tally = self.statistics.tally(served)
-        return Visit(served, tally, core.row.cells)
+        return tally if tally is not None and tally.wish is self.core.wish else self.statistics.tally(served)
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run something slow off the event loop."""

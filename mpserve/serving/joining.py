@@ -42,16 +42,15 @@ class Joining(Ticket[T | bytes]):
 
     def join(self, batcher: Batcher, given: Given, context: Context) -> None:
         """Enter the queue, in the context of the request."""
-        visit = self._visit
         self._given = given
-        model_in_log.set(visit.served.label)
-        given.count(visit)
-        batcher.enter(given.arrays, visit, self, context)
+        model_in_log.set(self.served.label)
+        given.count(self)
+        batcher.enter(given.arrays, self, self, context)
 
     def set_exception(self, error: BaseException) -> None:
         """The batch could not be answered, or not this request."""
         if not isinstance(error, MPServeError):
-            blame = blamed(as_failure(error), self._visit.served.model.name, "predict")
+            blame = blamed(as_failure(error), self.served.model.name, "predict")
             blame.__cause__ = error
             error = blame
         super().set_exception(error)
@@ -59,7 +58,7 @@ class Joining(Ticket[T | bytes]):
     def set_result(self, outputs: Parts) -> None:
         """The batch has been answered."""
         self._over()
-        self._visit.is_answered = True
+        self.is_answered = True
         try:
             json = self._given.write(outputs, self._dataplane.core.settings.nonfinite)
         except Exception as error:  # what is no JSON
