@@ -5,8 +5,9 @@ Each is counted and logged as in the ordinary way. Which of them a request goes,
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from mpserve.http.accounts import Accounts
 from mpserve.http.inference import Call, Inference, coding_for, compressed, in_coding, respond
@@ -154,11 +155,17 @@ class InTask(Asking):
     task: asyncio.Task[None] | None = None
     _given: Given
 
-    def begin(self, tasks: Tasks, given: Given) -> Asking:
+    def submit(self, tasks: Tasks, given: Given) -> Asking:
         """Answer it in one of these tasks."""
         self._given = given
         tasks.start(self)
         return self
+
+    def begin(self, context: contextvars.Context) -> Coroutine[Any, Any, bytes]:
+        """What answers it."""
+        self._context = context
+        self._begin()
+        return express.answer_async(self, self._given, self._dataplane.core.settings.nonfinite)
 
     def cancel(self) -> bool:
         """Cancel its predict."""
@@ -170,41 +177,47 @@ class InTask(Asking):
             return True
         return self.task.cancel()
 
-    async def run(self) -> None:
-        """From beginning to end."""
-        self._begin()
-        answer: Told | None
-        try:
-            answer = await express.answer_async(self, self._given, self._dataplane.core.settings.nonfinite)
-            accept_encoding = self._asked.accept_encoding
-            if accept_encoding is not None:
-                answer = await compressed(self._dataplane, Answer(200, JSON_ONLY, answer), accept_encoding)
-        except InParts as found:
-            await self._hand_out(found)
-            return
-        except BaseException as error:
-            answer = self._fault(error)
-        self._leave()
-        if answer is None or self._is_over:
+    def set_result(self, json: bytes) -> None:
+        """It has been answered."""
+        if self._is_over:
+            self.end()
+        elif self._asked.accept_encoding is None:
+            self._over()
+            self._answer(json)
+        else:
+            self._resume(self._compress(json, self._asked.accept_encoding))
+
+    def set_exception(self, error: BaseException) -> None:
+        """It could not be answered, or turned out to be one in parts, which the visit lasts as long as."""
+        if self._is_over:
+            self.end()
+        elif isinstance(error, InParts):
+            self._resume(self._hand_out(Resumed(self._dataplane, self, error)))
+        else:
+            super().set_exception(error)
+
+    def failed(self, error: BaseException) -> Answer:
+        return self._context.run(super().failed, error)
+
+    def _resume(self, rest: Coroutine[Any, Any, None]) -> None:
+        self.task = self._context.run(asyncio.get_running_loop().create_task, rest)
+
+    async def _compress(self, json: bytes, accept_encoding: str) -> None:
+        answer: Told = await compressed(self._dataplane, Answer(200, JSON_ONLY, json), accept_encoding)
+        if self._is_over:
             self.end()
         else:
             self._over()
             self._answer(answer)
 
-    async def _hand_out(self, found: InParts) -> None:
-        """Tell the parts of the answer, which the visit lasts as long as."""
-        answer: Told | None
+    async def _hand_out(self, resumed: Resumed) -> None:
         try:
-            answer = await self.road(Resumed(self._dataplane, self, found))
+            answer: Told = await self.road(resumed)
         except BaseException as error:  # the model had cancelled the task that it runs in, or the client has gone
-            self._leave()
-            answer = self._fault(error)
-        if answer is not None:
-            self.told(answer)
-
-    def _fault(self, error: BaseException) -> Answer | None:
-        """What to tell of an error; None if it is that the request was cancelled, which is nobody's fault."""
-        return None if self._is_over and isinstance(error, asyncio.CancelledError) else self.failed(error)
+            if self._is_over and isinstance(error, asyncio.CancelledError):
+                return
+            answer = self.failed(error)
+        self.told(answer)
 
 
 class InBatch(Asking, Joining[Told]):

@@ -101,7 +101,7 @@ class Lane:
             given = read_joining(served, batcher, asked.read, body)
             return None if given is None else InBatch(*asking).begin(batcher, given)
         given = read_here(served, asked.read, body)
-        return None if given is None else InTask(*asking).begin(self._tasks, given)
+        return None if given is None else InTask(*asking).submit(self._tasks, given)
 
     async def answer(self, asked: Asked, body: bytes, client: object) -> tuple[Answer | StreamedAnswer, bytes]:
         """The answer to a request, whatever becomes of it, and the id of the request; ``client`` is for the access log."""

@@ -11,11 +11,13 @@ import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
-class Job(Protocol):
-    """What is to be run. It raises nothing."""
+class Job(Protocol[T]):
+    """A coroutine that is to be run, and where its outcome is wanted: what a future is told, it is told."""
 
     task: asyncio.Task[None] | None
     """The task that it has to itself, once it waits."""
@@ -23,18 +25,25 @@ class Job(Protocol):
     def done(self) -> bool:
         """Whether it need not be begun any more."""
 
-    def run(self) -> Coroutine[Any, Any, None]: ...
+    def begin(self, context: contextvars.Context) -> Coroutine[Any, Any, T]:
+        """The coroutine. It is called, and that is run, in a context of its own."""
+
+    def set_result(self, result: T, /) -> None:
+        """It has ended. Told, as the other, in no context in particular."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """It has failed."""
 
 
 class Tasks:
     """Those of one event loop."""
 
     def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Job[Any]] = deque()
         self._is_called = False
 
-    def start(self, job: Job) -> None:
-        """Run it soon, in a context of its own."""
+    def start(self, job: Job[Any]) -> None:
+        """Run it soon."""
         self._jobs.append(job)
         if not self._is_called:
             self._call()
@@ -47,21 +56,22 @@ class Tasks:
     async def _run(self) -> None:
         jobs = self._jobs
         task: Any = asyncio.current_task()
-        while jobs:
+        while jobs and not task._must_cancel:  # as a job may have wished for itself, which must not meet another
             job = jobs.popleft()
             if job.done():
                 continue
             context = contextvars.copy_context()
-            coroutine = job.run()
+            coroutine = context.run(job.begin, context)
             try:
                 awaited = context.run(coroutine.send, None)
-            except StopIteration:
-                if task._must_cancel:  # at its own wish, which must not meet another
-                    break
+            except StopIteration as end:
+                job.set_result(end.value)
+            except BaseException as error:
+                job.set_exception(error)
             else:
                 job.task = task
                 self._go_on()
-                await _rest(context, coroutine, awaited)
+                await _rest(job, context, coroutine, awaited)
                 return
         self._go_on()
 
@@ -73,17 +83,20 @@ class Tasks:
 
 @types.coroutine
 def _rest(
-    context: contextvars.Context, coroutine: Coroutine[Any, Any, None], awaited: Any
+    job: Job[T], context: contextvars.Context, coroutine: Coroutine[Any, Any, T], awaited: Any
 ) -> Generator[Any, Any, None]:
     """A coroutine from where it first waits to its end."""
     while True:
         try:
-            value = yield awaited
+            step: Callable[[], Any] = partial(coroutine.send, (yield awaited))
+        except GeneratorExit:
+            coroutine.close()
+            raise
         except BaseException as error:
-            step: Callable[[], Any] = partial(coroutine.throw, error)
-        else:
-            step = partial(coroutine.send, value)
+            step = partial(coroutine.throw, error)
         try:
             awaited = context.run(step)
-        except StopIteration:
-            return
+        except StopIteration as end:
+            return job.set_result(end.value)
+        except BaseException as error:
+            return job.set_exception(error)
