@@ -16,6 +16,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections import Counter as Counts
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import repeat
@@ -104,9 +105,9 @@ class Metrics:
         )
 
         self._durations: dict[tuple[str, str, frozenset[str]], Durations] = {}
-        self._answered: dict[tuple[str, int], int] = {}
-        self._called: dict[tuple[str, str], int] = {}
-        self._refused: dict[tuple[str, str], int] = {}
+        self._answered: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._called: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._refused: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def stage_observers(
         self, model_name: str, absent: frozenset[str] = frozenset()
@@ -127,18 +128,15 @@ class Metrics:
 
     def count_answer(self, route: str, status: int) -> None:
         """Count an HTTP request that was answered. On the event loop only, as all that is noted here."""
-        noted = self._answered
-        noted[route, status] = noted.get((route, status), 0) + 1
+        self._answered[route, status] += 1
 
     def count_call(self, method: str, status: str) -> None:
         """Count a gRPC call that has ended."""
-        noted = self._called
-        noted[method, status] = noted.get((method, status), 0) + 1
+        self._called[method, status] += 1
 
     def count_refusal(self, model_name: str, reason: str) -> None:
         """Count a request that was refused, or given up, by admission."""
-        noted = self._refused
-        noted[model_name, reason] = noted.get((model_name, reason), 0) + 1
+        self._refused[model_name, reason] += 1
 
     def flush(self) -> None:
         """Write what has been noted to where it can be scraped. To be called often."""

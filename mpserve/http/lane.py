@@ -21,7 +21,7 @@ from mpserve.protocol.v1 import is_json
 from mpserve.serving import express
 from mpserve.serving.completion import fits
 from mpserve.serving.dataplane import Dataplane
-from mpserve.serving.express import Reader, read_here
+from mpserve.serving.express import Reader
 from mpserve.serving.joining import read_joining
 from mpserve.serving.tasks import Tasks
 
@@ -90,18 +90,16 @@ class Lane:
         except MPServeError:  # which is for the request to be told
             return None
         asking = (self.dataplane, served, self.accounts, asked, body, client, tell)
+        if served.here is not None and asked.read is not None:
+            given = asked.read(served.here, body) if served.here.ready else None
+            return None if given is None else InTask(*asking).submit(self._tasks, given)
         if fits(served, target.verb, len(body)):
             return None if LETTER in body and TIMEOUT in body else InOneGo(*asking).begin()
         batcher = served.pipeline.batcher
-        if asked.read is None:
+        if asked.read is None or batcher is None or asked.accept_encoding is not None:
             return None
-        if batcher is not None:
-            if asked.accept_encoding is not None:
-                return None
-            given = read_joining(served, batcher, asked.read, body)
-            return None if given is None else InBatch(*asking).begin(batcher, given)
-        given = read_here(served, asked.read, body)
-        return None if given is None else InTask(*asking).submit(self._tasks, given)
+        given = read_joining(served, batcher, asked.read, body)
+        return None if given is None else InBatch(*asking).begin(batcher, given)
 
     async def answer(self, asked: Asked, body: bytes, client: object) -> tuple[Answer | StreamedAnswer, bytes]:
         """The answer to a request, whatever becomes of it, and the id of the request; ``client`` is for the access log."""

@@ -42,8 +42,8 @@ class LaneProtocol(Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._missing and self._receiving is not None:
-            self._receive(self._receiving, data)
+        if self._missing:
+            self._receive(data)
             return
         if self._unanswered or self._in_head or self._in_body or self._refusal is not None or self._hung_up:
             super().data_received(data)
@@ -51,24 +51,24 @@ class LaneProtocol(Protocol):
         head = self._last
         if head is None or not data.startswith(head.text):
             head = self._last = self.heads.find(data)
-        size = 0 if head is None else len(head.text)
-        if head is None or len(data) > size + head.length:
+        if head is None or len(data) > head.whole:
             self._first = None
             super().data_received(data)
             if self._first is not None:
                 self.heads.remember(data, self._first)
-        elif len(data) == size + head.length:
-            self._complete_exchange(self._begin_exchange(head), data[size:])
+        elif len(data) == head.whole:
+            self._complete_exchange(self._begin_exchange(head), data[-head.length :] if head.length else b"")
         else:
             self._in_body = True
             self._missing = head.length
-            self._receiving = exchange = self._begin_exchange(head)
-            self._receive(exchange, data[size:])
+            self._receiving = self._begin_exchange(head)
+            self._receive(data[head.whole - head.length :])
 
-    def _receive(self, exchange: Exchange, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         """Take more of a body whose head was known. To go through the parser it would be copied once more."""
+        assert self._receiving is not None
         missing = self._missing
-        exchange.receive(data if len(data) <= missing else data[:missing])
+        self._receiving.receive(data if len(data) <= missing else data[:missing])
         if len(data) < missing:
             self._missing = missing - len(data)
             self._deadline = self.loop.time() + self.limits.pause

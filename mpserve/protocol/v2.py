@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from orjson import OPT_SERIALIZE_NUMPY, dumps
 
 from mpserve.protocol.binary import Declared, Rest, decode_raw, split
 from mpserve.protocol.datatypes import Array, NonFinite
@@ -104,14 +105,14 @@ def write_plain(
     """
     pieces = [_begin(model_name, model_version)]
     if response_id is not None:
-        pieces += (b'"id":', dump(response_id), b",")
+        pieces += (b'"id":', dumps(response_id), b",")
     pieces.append(b'"outputs":[')
     separator = b""
     for name, datatype, array in outputs:
         if array.dtype is not WRITABLE.get(datatype):
             return None
         # Also one of one dimension is made flat, which may be a column of a table: the writer takes no strides.
-        data = dump(array.ravel())
+        data = dumps(array.ravel(), None, OPT_SERIALIZE_NUMPY)
         if NULL in data and nonfinite != "null":
             return None
         pieces += (separator, _describe(name, datatype, array.shape), data, b"}")

@@ -133,14 +133,13 @@ class Ticket(Visit, ABC, Generic[T]):
     ``served`` has been found to be ready and open.
     """
 
-    _is_over = False
-    _deadline: Deadline | None = None
+    _deadline: Deadline | None
 
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
+        self._is_over = False  # not of the class, where it would be looked for last
         self._dataplane = dataplane
         Visit.__init__(self, served, dataplane.tally(served), dataplane.core.row.cells)
-        if served.admission.is_limited:
-            self._deadline = served.admission.limit(self, self._give_up)
+        self._deadline = served.admission.limit(self, self._give_up) if served.admission.is_limited else None
 
     @abstractmethod
     def told(self, outcome: T) -> None:

@@ -7,6 +7,7 @@ refused there if it must be. It knows no front end.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from mpserve.serving.dataplane import InParts, is_stream
 from mpserve.serving.delivery import NOTHING
 from mpserve.serving.executor import as_failure
 from mpserve.serving.pipeline import NANO
-from mpserve.serving.served import Served
 from mpserve.serving.stream import blamed
 from mpserve.serving.tally import INFER, INPUT, OUTPUT
 from mpserve.serving.tensors import Tensor, TensorModel
@@ -54,6 +54,8 @@ class Given(ABC):
             InferenceError: there is none.
         """
 
+
+_ARRAY = itemgetter(2)
 
 Reader = Callable[[TensorModel, bytes], Given | None]
 """``read_v2`` or ``read_v1``: what is in a body, if it is plain and the model takes it as it is."""
@@ -124,14 +126,6 @@ def read_v1(model: TensorModel, body: bytes) -> Given | None:
         return None
 
 
-def read_here(served: Served, reader: Reader, body: bytes) -> Given | None:
-    """What is in a body, if it is plain and the model may answer it on the event loop without more ado."""
-    model, pipeline = served.express, served.pipeline
-    if model is None or not model.ready or model.concurrency is not None or served.admission.is_limited:
-        return None
-    return reader(model, body) if pipeline.waits("predict") and pipeline.batcher is None else None
-
-
 def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
     """The JSON of the answer, in the model's thread.
 
@@ -183,7 +177,7 @@ def _written(visit: Visit, given: Given, result: Any, nonfinite: NonFinite) -> b
 def arrays_for(declared: Sequence[Tensor], inputs: list[Read]) -> list[Array] | None:
     """The arrays that a model takes, if the inputs are those that it declares, and in their order."""
     if not declared:
-        return [array for _, _, array in inputs]
+        return list(map(_ARRAY, inputs))
     if len(inputs) != len(declared):
         return None
     arrays = []

@@ -68,6 +68,9 @@ class Served:
         rules = policy(model, settings)
         self.admission = Admission(model.name, self.label, self.pipeline.slots, rules, self.held)
         """Its door."""
+        is_free = model.concurrency is None and self.pipeline.batcher is None and not self.admission.is_limited
+        self.here = self.express if is_free and self.pipeline.waits("predict") else None
+        """The model, if a plain request can be answered on the event loop without more ado."""
         self.stuck = False
         """Whether all its threads are in calls that do not come back."""
         self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)

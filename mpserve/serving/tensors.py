@@ -122,10 +122,7 @@ class FunctionModel(TensorModel):
             self._object = self._loader(device=self.device) if by_name else self._loader(self.device)
 
     def invoke(self, arrays: Sequence[Array]) -> Any:
-        return self._function(*self._arguments(arrays))
-
-    def _arguments(self, arrays: Sequence[Array]) -> Sequence[Any]:
-        return arrays if self._loader is None else (self._object, *arrays)
+        return self._function(*arrays) if self._loader is None else self._function(self._object, *arrays)
 
 
 def _takes_device(load: Callable[..., Any]) -> bool:
