@@ -44,9 +44,14 @@ _THROUGH_ROOT = (
 _QUIET = ("uvicorn.error", "httpx")
 
 
+def identity_for(given: str) -> str:
+    """The id of a request: the client's, or a new one if that will not do."""
+    return given if given and _ACCEPTED_ID.fullmatch(given) else next(_Ids.new)
+
+
 def begin_request(given: str) -> str:
-    """The id of a request, which every line logged in its context carries: the client's, or a new one if that will not do."""
-    identity = given if given and _ACCEPTED_ID.fullmatch(given) else next(_Ids.new)
+    """As ``identity_for``, and from now on every line logged in this context carries it."""
+    identity = identity_for(given)
     request_id.set(identity)
     return identity
 

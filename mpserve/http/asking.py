@@ -13,7 +13,8 @@ from mpserve.http.accounts import Accounts
 from mpserve.http.inference import Call, Inference, coding_for, compressed, in_coding, respond
 from mpserve.http.responses import JSON_ONLY, Answer, error_answer
 from mpserve.http.streaming import StreamedAnswer
-from mpserve.logging import begin_request, request_id
+from mpserve.logging import begin_request, identity_for, request_id
+from mpserve.logging import model as model_in_log
 from mpserve.serving import express
 from mpserve.serving.batching import Batcher
 from mpserve.serving.completion import Completion, Resumed, Ticket
@@ -225,14 +226,22 @@ class InBatch(Asking, Joining[Told]):
 
     def begin(self, batcher: Batcher, given: Given) -> Asking:
         """Join the queue."""
-        self._context = contextvars.copy_context()
-        self._context.run(self._join, batcher, given)
+        self._identity = identity_for(self._asked.identity)
+        self.join(batcher, given)
         return self
 
-    def _join(self, batcher: Batcher, given: Given) -> None:
-        self._begin()
-        self.join(batcher, given, self._context)
+    def context(self) -> contextvars.Context:
+        if self._context is _NO_CONTEXT:
+            self._context = contextvars.copy_context()
+            self._context.run(request_id.set, self._identity)
+            self._context.run(model_in_log.set, self.served.label)
+        return self._context
+
+    def told(self, outcome: Told) -> None:
+        if self._accounts.access_log:
+            self.context()
+        super().told(outcome)
 
     def failed(self, error: BaseException) -> Answer:
         # A batch is settled in the context of whoever caused it to be formed, and what is logged is to name this request.
-        return self._context.run(super().failed, error)
+        return self.context().run(super().failed, error)

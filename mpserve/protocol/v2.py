@@ -106,8 +106,7 @@ def write_plain(
     pieces = [_begin(model_name, model_version)]
     if response_id is not None:
         pieces += (b'"id":', dumps(response_id), b",")
-    pieces.append(b'"outputs":[')
-    separator = b""
+    before = b'"outputs":['
     for name, datatype, array in outputs:
         if array.dtype is not WRITABLE.get(datatype):
             return None
@@ -115,9 +114,9 @@ def write_plain(
         data = dumps(array.ravel(), None, OPT_SERIALIZE_NUMPY)
         if NULL in data and nonfinite != "null":
             return None
-        pieces += (separator, _describe(name, datatype, array.shape), data, b"}")
-        separator = b","
-    pieces.append(b"]}")
+        pieces += (before, _describe(name, datatype, array.shape), data)
+        before = b"},"
+    pieces.append(b"}]}" if len(before) == 2 else b'"outputs":[]}')
     return b"".join(pieces)
 
 

@@ -84,7 +84,7 @@ async def _in_batch(batcher: Batcher, visit: Visit, given: Given, nonfinite: Non
     future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
     given.count(visit)
     batcher.check(given.arrays)
-    batcher.enter(given.arrays, visit, future, contextvars.copy_context())
+    batcher.enter(given.arrays, visit, future, contextvars.copy_context().copy)
     outputs = await future
     visit.is_answered = True  # as in the ordinary way, also if it cannot be written
     return given.write(outputs, nonfinite)

@@ -4,7 +4,7 @@ It knows neither the queue that they came from nor the event loop.
 """
 
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ Outcome = Parts | Exception
 
 
 class Member:
-    """A request that waits for its answer. ``kind`` is alike for those that can be joined."""
+    """A request that waits for its answer. ``kind`` is alike for those that can be joined, ``context`` makes its own."""
 
     __slots__ = ("arrays", "context", "future", "kind", "rows", "watch")
 
@@ -34,10 +34,10 @@ class Member:
         kind: object,
         watch: Stopwatch,
         future: Settled[Parts],
-        context: contextvars.Context,
+        context: Callable[[], contextvars.Context],
     ) -> None:
         self.arrays = arrays
-        self.rows = int(arrays[0].shape[0])
+        self.rows: int = arrays[0].shape[0]
         self.kind = kind
         self.watch = watch
         self.future = future

@@ -107,16 +107,20 @@ class Batcher:
         future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
         arrays = to_arrays(self.model, payload)
         self.check(arrays)
-        self.enter(arrays, watch, future, contextvars.copy_context())
+        self.enter(arrays, watch, future, contextvars.copy_context().copy)
         outputs = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in await future]
         return InferResponse(payload.id if isinstance(payload, InferRequest) else None, self.model.name, outputs)
 
     def enter(
-        self, arrays: list[Array], watch: Stopwatch, future: "Settled[Parts]", context: contextvars.Context
+        self,
+        arrays: list[Array],
+        watch: Stopwatch,
+        future: "Settled[Parts]",
+        context: Callable[[], contextvars.Context],
     ) -> None:
         """Let a request whose arrays have been checked join the queue, and settle the future with its outputs.
 
-        The model is run in the context of a batch's first member.
+        The model is run in the context of a batch's first member, so only that one's has to be made.
         """
         watch.lap(INPUT)
         kind = None if self._alike else self._kind(arrays)
@@ -132,7 +136,9 @@ class Batcher:
         Raises:
             InvalidInput: they are no batch, or one that is too large.
         """
-        sizes = {array.shape[:1] for array in arrays} if len(arrays) != 1 else (arrays[0].shape[:1],)
+        if len(arrays) == 1 and (shape := arrays[0].shape) and shape[0] <= self.limits.size:
+            return
+        sizes = {array.shape[:1] for array in arrays}
         if len(sizes) != 1 or () in sizes:
             shapes = ", ".join(str(list(array.shape)) for array in arrays) or "none"
             raise InvalidInput(
@@ -146,6 +152,8 @@ class Batcher:
 
     def _kind(self, arrays: list[Array]) -> object:
         if self.limits.pad_value is None:
+            if len(arrays) == 1:
+                return arrays[0].dtype, arrays[0].shape[1:]
             return tuple([(array.dtype, array.shape[1:]) for array in arrays])
         return tuple([(a.dtype, a.shape[1:] if a.dtype.kind == "O" else a.ndim) for a in arrays])
 
@@ -221,7 +229,7 @@ class Batcher:
         batch = Batch(self.model, members, self.limits.pad_value)
         self._idle -= 1
         # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.
-        future = members[0].context.run(self._start, batch)
+        future = members[0].context().run(self._start, batch)
         future.add_done_callback(lambda done: self._settle(batch, done))
 
     def _start(self, batch: Batch) -> "asyncio.Future[Batch]":

@@ -3,11 +3,11 @@
 It joins the batch along with those that go the ordinary way, whose answers are the same. It knows no front end.
 """
 
+from abc import abstractmethod
 from contextvars import Context
 from typing import TypeVar
 
 from mpserve.errors import InvalidInput, MPServeError
-from mpserve.logging import model as model_in_log
 from mpserve.serving.batch import Parts
 from mpserve.serving.batching import Batcher
 from mpserve.serving.completion import LARGE, Ticket
@@ -40,12 +40,15 @@ class Joining(Ticket[T | bytes]):
 
     _given: Given
 
-    def join(self, batcher: Batcher, given: Given, context: Context) -> None:
-        """Enter the queue, in the context of the request."""
+    @abstractmethod
+    def context(self) -> Context:
+        """That of the request: what is logged in it names the request."""
+
+    def join(self, batcher: Batcher, given: Given) -> None:
+        """Enter the queue."""
         self._given = given
-        model_in_log.set(self.served.label)
         given.count(self)
-        batcher.enter(given.arrays, self, self, context)
+        batcher.enter(given.arrays, self, self, self.context)
 
     def set_exception(self, error: BaseException) -> None:
         """The batch could not be answered, or not this request."""

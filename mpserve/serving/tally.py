@@ -49,10 +49,9 @@ class Stopwatch:
 
     def follow(self, batch: "Stopwatch", executions: int) -> None:
         """What has passed since the last lap was waiting for a batch, and then what that has spent."""
-        spent = self.spent
-        spent[QUEUE] += batch.begun - self.now
-        for part in (INPUT, INFER, OUTPUT):
-            spent[part] += batch.spent[part]
+        queue, given, infer, output = self.spent
+        _, batch_given, batch_infer, batch_output = batch.spent
+        self.spent = [queue + batch.begun - self.now, given + batch_given, infer + batch_infer, output + batch_output]
         self.now = batch.now
         self.executions = executions
 

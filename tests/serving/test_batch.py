@@ -40,7 +40,7 @@ def outcomes(model: Noting, requests: Iterable[Any], pad_value: float | None = N
     loop = asyncio.new_event_loop()
     try:
         arrays = [np.asarray(rows, np.float32) for rows in requests]
-        members = [Member([array], None, Stopwatch(), loop.create_future(), copy_context()) for array in arrays]
+        members = [Member([array], None, Stopwatch(), loop.create_future(), copy_context) for array in arrays]
         batch = Batch(model, members, pad_value)
         if isinstance(model, AsyncNoting):
             loop.run_until_complete(batch.run_async())

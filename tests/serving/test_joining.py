@@ -475,7 +475,7 @@ def test_a_request_whose_time_is_up_while_it_waits_is_told_so_and_never_reaches_
         assert model.calls == []
         full: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         rows = [np.arange(SIZE, dtype=np.float32)]
-        client.batcher.enter(rows, tally.Stopwatch(), full, copy_context())  # which has no time of its own
+        client.batcher.enter(rows, tally.Stopwatch(), full, copy_context().copy)  # which has no time of its own
         await full
         assert model.calls == [list(range(SIZE))]
 
