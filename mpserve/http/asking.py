@@ -183,7 +183,7 @@ class InTask(Asking):
         if self._is_over:
             self.end()
         elif self._asked.accept_encoding is None:
-            self._over()
+            self._is_over = True  # it has no deadline that would have to be closed
             self._answer(json)
         else:
             self._resume(self._compress(json, self._asked.accept_encoding))

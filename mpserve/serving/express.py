@@ -8,6 +8,7 @@ refused there if it must be. It knows no front end.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from operator import itemgetter
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -133,38 +134,52 @@ def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
         MPServeError: as ``Dataplane.run``.
         InParts: the answer is one in parts.
     """
-    begun = _begin(visit, given)
+    begun = now = _begin(visit, given)
     try:
         result = given.model.invoke(given.arrays)
-        visit.lap(INFER)
+        now = perf_counter_ns()
         return _written(visit, given, result, nonfinite)
     except (MPServeError, InParts):
         raise
     except BaseException as error:
         raise blamed(as_failure(error), given.model.name, "predict") from error
     finally:
-        visit.served.pipeline.observe_predict((visit.lap(OUTPUT) - begun) * NANO)
+        _end(visit, begun, now)
 
 
 async def answer_async(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
     """As ``answer``, of a model whose predict is ``async def``, on the event loop."""
-    begun = _begin(visit, given)
+    begun = now = _begin(visit, given)
     try:
         result = await given.model.invoke(given.arrays)
-        visit.lap(INFER)
+        now = perf_counter_ns()
         return _written(visit, given, result, nonfinite)
     except MPServeError:
         raise
     except (Exception, SystemExit) as error:  # SystemExit would end the loop
         raise blamed(as_failure(error), given.model.name, "predict") from error
     finally:
-        visit.served.pipeline.observe_predict((visit.lap(OUTPUT) - begun) * NANO)
+        _end(visit, begun, now)
 
 
 def _begin(visit: Visit, given: Given) -> int:
+    """The moment at which the model is asked."""
     model_in_log.set(visit.served.label)
     given.count(visit)
-    return visit.lap(INPUT)
+    now = perf_counter_ns()
+    visit.spent[INPUT] += now - visit.now
+    return now
+
+
+def _end(visit: Visit, asked: int, answered: int) -> None:
+    """The answer is written or there is none; the model was asked and has answered at these moments, the same if it has not."""
+    visit.now = now = perf_counter_ns()
+    spent = visit.spent
+    if answered == asked:
+        answered = now
+    spent[INFER] += answered - asked
+    spent[OUTPUT] += now - answered
+    visit.served.pipeline.observe_predict((now - asked) * NANO)
 
 
 def _written(visit: Visit, given: Given, result: Any, nonfinite: NonFinite) -> bytes:

@@ -40,8 +40,8 @@ class Visit(Stopwatch):
     def carries_array(self, array: Array) -> None:
         """Count it as so many rows as this input has."""
         self.is_read = True
-        if self._tally.batched and array.ndim:
-            self.rows = array.shape[0]
+        if self._tally.batched and (shape := array.shape):
+            self.rows = shape[0]
 
     def end(self, is_counted: bool = True) -> None:
         """Once, whatever becomes of the request: ``is_answered`` says what."""
