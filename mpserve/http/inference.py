@@ -15,8 +15,8 @@ from mpserve.http.requests import INLINE, read_body, read_headers
 from mpserve.http.responses import JSON_ONLY, Answer, Headers, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol import cloudevents, compression, v1, v2
+from mpserve.protocol.beginnings import read_request
 from mpserve.protocol.messages import InferResponse
-from mpserve.protocol.plain import read_request
 from mpserve.serving.dataplane import Dataplane, Plane
 from mpserve.serving.stream import ModelStream
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import prod
 from struct import Struct
 from struct import error as StructError
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
@@ -45,36 +45,25 @@ KNOWN = 1024
 
 _NUMBERS = frozenset({int, float})
 
-_READ = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
+READ = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
 _FP32 = FIXED["FP32"]
 _CODES = {"FP32": "f", "FP64": "d", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q"}
 _CODES |= {f"U{datatype}": code.upper() for datatype, code in _CODES.items() if datatype.startswith("I")}
-_KINDS = {
+KINDS = {
     datatype: ("d" if code in "fd" else "u" if datatype == "UINT64" else "i", FIXED[datatype], code)
     for datatype, code in _CODES.items()
 }
 """By datatype: as what simdjson reads its numbers, its dtype, and what struct calls it."""
 _LIMITS = {
-    dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for _, dtype, _ in _KINDS.values() if dtype.kind in "iu"
+    dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for _, dtype, _ in KINDS.values() if dtype.kind in "iu"
 }
-U, L = b"ul"
 NULL = ord("n")
 """A letter of null, and of nothing else that an array is written as. To ask for bytes in bytes costs nine times as much."""
 WRITABLE = {datatype: dtype for datatype, dtype in FIXED.items() if datatype != "FP16"}
 """By datatype: the dtype of arrays that the JSON writer takes as they are."""
 
-_NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, StructError)
+NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, StructError)
 """What is raised for text that is no JSON, for what is not there, and for values of another type than was asked for."""
-
-DATA = b'"data":'
-END = b"}]}"
-"""What stands around the numbers of most requests."""
-LONGEST = 512
-"""Bytes that a request may begin with until its numbers, for that to be remembered."""
-SHORT = 64
-"""Numbers of such a request up to which Python objects cost less than simdjson."""
-MEDIUM = 16384
-"""Bytes of a body from which on it is not worth a copy of the numbers to know the rest."""
 
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[')
 
@@ -86,37 +75,8 @@ Request = tuple[str | None, list[Read]]
 as to make an array."""
 
 
-class _Known(NamedTuple):
-    """All of a request but its numbers, and what writes them into an array if they are few."""
-
-    request_id: str | None
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    size: int
-    write: Callable[..., None] | None
-    kind: str
-    dtype: np.dtype[Any]
-
-
-_known: dict[bytes, _Known] = {}
-"""By what requests begin with. Clients send the like again and again."""
-
-
 def read_request(body: bytes) -> Request | None:
     """The V2 request in a body of nothing but JSON; None if it is not plain."""
-    at = body.find(DATA, 0, LONGEST) + len(DATA)
-    begin = body[:at]
-    known = _known.get(begin)
-    request = None if known is None else _read_like(known, body, at)
-    if request is None:
-        request = _read_request(body)
-        if request is not None and known is None:
-            _remember(begin, body, request)
-    return request
-
-
-def _read_request(body: bytes) -> Request | None:
     try:
         if len(body) < FEW_BYTES or simdjson is None:
             document = orjson.loads(body)
@@ -132,79 +92,39 @@ def _read_request(body: bytes) -> Request | None:
             request_id = document["id"]
             if len(document) > 2 or type(request_id) is not str:
                 return None
-    except _NOT_PLAIN:
+    except NOT_PLAIN:
         return None
     if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
         return None
     return request_id, inputs
 
 
-def _remember(begin: bytes, body: bytes, request: Request) -> None:
-    """What begins and ends like this request differs in its numbers alone.
-
-    Without an escape in it, what the beginning ends with is a key. Its value, a list, is followed by the ends of an object, a
-    list and the document: so that is the last input, and as there is but one, and all keys are known, the beginning has all
-    the rest.
-    """
-    request_id, [(name, datatype, array), *others] = request
-    if others or b"\\" in begin or not begin.endswith(DATA) or not body.endswith(b"]" + END):
-        return
-    if len(_known) >= KNOWN:
-        _known.clear()
-    kind, dtype, code = _KINDS[datatype]
-    write = _packer(code, array.size) if array.size <= SHORT or simdjson is None else None
-    _known[begin] = _Known(request_id, name, datatype, array.shape, array.size, write, kind, dtype)
-
-
-def _read_like(known: _Known, body: bytes, at: int) -> Request | None:
-    """A request of which all is known but its numbers, which begin ``at``; None if it is another or not plain."""
-    request_id, name, datatype, shape, size, write, kind, dtype = known
-    if len(body) > MEDIUM or not body.endswith(END):
-        return None
-    text = body[at:-3]
-    try:
-        if write is not None:
-            data = orjson.loads(text)
-            if len(data) != size or U in text or L in text:  # of true or false, which are numbers to struct
-                return None
-            array: Array = np.empty(shape, dtype)
-            write(array, 0, *data)
-        else:
-            if not text.startswith(b"[") or text.find(b"[", 1) > 0:
-                return None
-            flat = np.frombuffer(simdjson.Parser().parse(text).as_buffer(of_type=kind), _READ[kind])
-            array = narrowed(flat, dtype).reshape(shape)
-    except _NOT_PLAIN:
-        return None
-    return request_id, [(name, datatype, array)]
-
-
 def _of_text(entry: Any) -> Read:
-    """An input that simdjson has read; one of ``_NOT_PLAIN`` if it is not plain."""
+    """An input that simdjson has read; one of ``NOT_PLAIN`` if it is not plain."""
     name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
-    kind, dtype, _ = _KINDS[datatype]
+    kind, dtype, _ = KINDS[datatype]
     if len(entry) != 4 or type(name) is not str:
         raise ValueError
-    flat = np.frombuffer(data.as_buffer(of_type=kind), _READ[kind])
+    flat = np.frombuffer(data.as_buffer(of_type=kind), READ[kind])
     return name, datatype, narrowed(flat, dtype).reshape(_checked(shape.as_list(), flat.size))
 
 
 def _of_objects(entry: Any, body: bytes) -> Read:
     """As ``_of_text``, of what orjson has read."""
     name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
-    _, dtype, code = _KINDS[datatype]
+    _, dtype, code = KINDS[datatype]
     size = len(data)
     if not size or len(entry) != 4 or type(name) is not str:
         raise ValueError
     if (size <= FEW or _may_hold_booleans(body)) and not _NUMBERS.issuperset(map(type, data)):
         raise ValueError
     array: Array = np.empty(_checked(shape, size), dtype)
-    _packer(code, size)(array, 0, *data)
+    packer(code, size)(array, 0, *data)
     return name, datatype, array
 
 
 @lru_cache(KNOWN)
-def _packer(code: str, size: int) -> Callable[..., None]:
+def packer(code: str, size: int) -> Callable[..., None]:
     """What writes so many numbers into an array, unless one is out of range or, among integers, has a fraction."""
     return Struct(f"={size}{code}").pack_into  # "=" is of the standard sizes, and without it floats become infinite
 
@@ -236,7 +156,7 @@ def read_instances(body: bytes, kind: Kind) -> Array | None:
         return None
     try:
         rows = simdjson.Parser().parse(body)["instances"]
-    except _NOT_PLAIN:
+    except NOT_PLAIN:
         return None
     flat = flattened(rows, body, kind)
     if flat is None or not flat.size:

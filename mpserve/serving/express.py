@@ -16,6 +16,7 @@ import numpy as np
 from mpserve.errors import InvalidInput, MPServeError
 from mpserve.logging import model as model_in_log
 from mpserve.protocol import plain, v1, v2
+from mpserve.protocol.beginnings import read_request
 from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.protocol.plain import Read, Request
@@ -111,7 +112,7 @@ class _GivenV1(Given):
 
 def read_v2(model: TensorModel, body: bytes) -> Given | None:
     """What is in a body of nothing but JSON."""
-    request = plain.read_request(body)
+    request = read_request(body)
     arrays = None if request is None else arrays_for(model.inputs, request[1])
     return None if request is None or arrays is None else _GivenV2(model, arrays, request)
 
