@@ -65,6 +65,7 @@ WRITABLE = {datatype: dtype for datatype, dtype in FIXED.items() if datatype != 
 NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, StructError)
 """What is raised for text that is no JSON, for what is not there, and for values of another type than was asked for."""
 
+INSTANCES = b'{"instances":'
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[')
 
 Read = tuple[str, str, Array]
@@ -165,6 +166,16 @@ def read_instances(body: bytes, kind: Kind) -> Array | None:
         return flat
     shape = nesting(rows, body)
     return None if shape is None or flat.size != prod(shape) else flat.reshape(shape)
+
+
+def read_few_instances(body: bytes) -> Any:
+    """What the ``instances`` are in a short V1 body of nothing else; None if that is not plain to see."""
+    if not (body.startswith(INSTANCES) and body.endswith(b"}")):
+        return None
+    try:
+        return orjson.loads(body[len(INSTANCES) : -1])
+    except orjson.JSONDecodeError:
+        return None
 
 
 def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:

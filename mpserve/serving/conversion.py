@@ -18,7 +18,7 @@ from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow, 
 from mpserve.protocol.elements import FP32_END
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.numbers import UNSIGNED, Kind, Numbers
-from mpserve.protocol.plain import read_instances
+from mpserve.protocol.plain import FEW_BYTES, read_few_instances, read_instances
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel, is_async
 
@@ -171,7 +171,11 @@ def _from_instances(declared: Sequence[Tensor], payload: Any) -> list[Array]:
 
 def of_plain_rows(declared: Sequence[Tensor], body: bytes) -> Array | None:
     """The array of a V1 body that is plainly the rows of one input; None if it has to be read as any other."""
-    return _of_numbers(declared, partial(read_instances, body)) if len(declared) < 2 else None
+    if len(declared) > 1:
+        return None
+    if len(body) >= FEW_BYTES:
+        return _of_numbers(declared, partial(read_instances, body))
+    return _of_rows(declared, read_few_instances(body))
 
 
 def _of_numbers(declared: Sequence[Tensor], read: Callable[[Kind], Array | None]) -> Array | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mpserve.errors import InvalidInput, MPServeError
 from mpserve.logging import model as model_in_log
-from mpserve.protocol import plain, v1, v2
+from mpserve.protocol import v1, v2
 from mpserve.protocol.beginnings import read_request
 from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
 from mpserve.protocol.messages import InferOutput, InferResponse
@@ -119,7 +119,7 @@ def read_v2(model: TensorModel, body: bytes) -> Given | None:
 
 def read_v1(model: TensorModel, body: bytes) -> Given | None:
     """As ``read_v2``."""
-    array = None if len(body) < plain.FEW_BYTES else of_plain_rows(model.inputs, body)
+    array = of_plain_rows(model.inputs, body)
     if array is not None:
         return _GivenV1(model, [array])
     try:
