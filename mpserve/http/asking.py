@@ -11,6 +11,7 @@ from typing import Any
 
 from mpserve.http.accounts import Accounts
 from mpserve.http.inference import Call, Inference, coding_for, compressed, in_coding, respond
+from mpserve.http.requests import INLINE
 from mpserve.http.responses import JSON_ONLY, Answer, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import begin_request, identity_for, request_id
@@ -156,13 +157,13 @@ class InTask(Asking):
     task: asyncio.Task[None] | None = None
     _given: Given
 
-    def submit(self, tasks: Tasks, given: Given) -> Asking:
+    def begin(self, tasks: Tasks, given: Given) -> Asking:
         """Answer it in one of these tasks."""
         self._given = given
         tasks.start(self)
         return self
 
-    def begin(self, context: contextvars.Context) -> Coroutine[Any, Any, bytes]:
+    def run(self, context: contextvars.Context) -> Coroutine[Any, Any, bytes]:
         """What answers it."""
         self._context = context
         self._begin()
@@ -180,13 +181,17 @@ class InTask(Asking):
 
     def set_result(self, json: bytes) -> None:
         """It has been answered."""
+        accept_encoding = self._asked.accept_encoding
         if self._is_over:
             self.end()
-        elif self._asked.accept_encoding is None:
+        elif accept_encoding is None:
             self._is_over = True  # it has no deadline that would have to be closed
             self._answer(json)
+        elif len(json) <= INLINE:
+            self._is_over = True
+            self._answer(_in_coding(json, accept_encoding))
         else:
-            self._resume(self._compress(json, self._asked.accept_encoding))
+            self._resume(self._compress(json, accept_encoding))
 
     def set_exception(self, error: BaseException) -> None:
         """It could not be answered, or turned out to be one in parts, which the visit lasts as long as."""
@@ -202,14 +207,16 @@ class InTask(Asking):
 
     def _resume(self, rest: Coroutine[Any, Any, None]) -> None:
         self.task = self._context.run(asyncio.get_running_loop().create_task, rest)
+        self.task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # perhaps before its first step
+            self.end()
 
     async def _compress(self, json: bytes, accept_encoding: str) -> None:
         answer: Told = await compressed(self._dataplane, Answer(200, JSON_ONLY, json), accept_encoding)
-        if self._is_over:
-            self.end()
-        else:
-            self._over()
-            self._answer(answer)
+        self._over()
+        self._answer(answer)
 
     async def _hand_out(self, resumed: Resumed) -> None:
         try:

@@ -92,7 +92,7 @@ class Lane:
         asking = (self.dataplane, served, self.accounts, asked, body, client, tell)
         if served.here is not None and asked.read is not None:
             given = asked.read(served.here, body) if served.here.ready else None
-            return None if given is None else InTask(*asking).submit(self._tasks, given)
+            return None if given is None else InTask(*asking).begin(self._tasks, given)
         if fits(served, target.verb, len(body)):
             return None if LETTER in body and TIMEOUT in body else InOneGo(*asking).begin()
         batcher = served.pipeline.batcher

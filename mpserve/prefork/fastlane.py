@@ -39,6 +39,7 @@ class LaneProtocol(Protocol):
             if begun is not None and begun.cancel():  # so that it leaves its model's queue
                 self.tasks.discard(begun)
             self.cycle = None  # uvicorn would look for its event
+        self._exchange = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -25,8 +25,8 @@ class Job(Protocol[T]):
     def done(self) -> bool:
         """Whether it need not be begun any more."""
 
-    def begin(self, context: contextvars.Context) -> Coroutine[Any, Any, T]:
-        """The coroutine. It is called, and that is run, in a context of its own."""
+    def run(self, context: contextvars.Context) -> Coroutine[Any, Any, T]:
+        """The coroutine. It is made, and goes on, in this context, which is its own."""
 
     def set_result(self, result: T, /) -> None:
         """It has ended. Told, as the other, in no context in particular."""
@@ -61,7 +61,7 @@ class Tasks:
             if job.done():
                 continue
             context = contextvars.copy_context()
-            coroutine = context.run(job.begin, context)
+            coroutine = context.run(job.run, context)
             try:
                 awaited = context.run(coroutine.send, None)
             except StopIteration as end:

@@ -419,6 +419,27 @@ def test_a_request_that_is_cancelled_before_its_task_has_begun_ends_its_visit_an
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
+class AtOnce(Arrays):
+    async def predict(self, *arrays: Any) -> Any:
+        return self.answer(*arrays)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("answer", [lambda x: np.zeros(90000, np.float32), parts], ids=["compressed", "in parts"])
+def test_a_client_that_goes_when_predict_has_just_ended_ends_the_visit(answer: Function, way: str) -> None:
+    async def main() -> None:
+        async with loaded(AtOnce(answer)) as core:
+            one = await ticket(Lane(Dataplane(core), Accounts(access_log=False)), case([], *WAYS[way], headers=GZIP))
+            assert isinstance(one, InTask)
+            while one.task is None:
+                await asyncio.sleep(0)
+            assert one.cancel()
+            await core.find("m").held.until_idle()
+            assert core.row.in_flight == 0
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
 class CancelsItself(TensorModel):
     name = "m"
 

@@ -27,7 +27,7 @@ class Job:
     def done(self) -> bool:
         return self.is_over
 
-    def begin(self, context: contextvars.Context) -> Coroutine[Any, Any, Any]:
+    def run(self, context: contextvars.Context) -> Coroutine[Any, Any, Any]:
         return self.predict()
 
     def set_result(self, result: Any) -> None:
