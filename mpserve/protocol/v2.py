@@ -105,7 +105,7 @@ def write_plain(
     """
     pieces = [_begin(model_name, model_version)]
     if response_id is not None:
-        pieces += (b'"id":', dumps(response_id), b",")
+        pieces += (b'"id":', dump(response_id), b",")
     before = b'"outputs":['
     for name, datatype, array in outputs:
         if array.dtype is not WRITABLE.get(datatype):
