@@ -88,7 +88,7 @@ def _read_like(known: Beginning, body: bytes, at: int) -> Request | None:
     request_id, name, datatype, shape, size, write, kind, dtype = known
     if len(body) > MEDIUM or not body.endswith(END):
         return None
-    text = body[at:-3]
+    text = body[at : -len(END)]
     try:
         if write is not None:
             data = orjson.loads(text)

@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 
 from mpserve.protocol.datatypes import FIXED, MAX_RANK, Array
+from mpserve.protocol.elements import FP32_END
 from mpserve.protocol.numbers import Kind, flattened, has_more, nesting
 
 try:
@@ -35,8 +36,6 @@ those that become FP32 beyond 128 (1.4 kB).
 FEW = 16
 """Elements up to which it costs less to look at the type of each than to search the body for what a boolean is written with."""
 
-SAFE = 3.4e38
-"""A number that FP32 can hold."""
 BRIEF = 500
 """Numbers up to which to look for the largest costs less than to have numpy raise what it finds too large."""
 
@@ -181,7 +180,7 @@ def read_few_instances(body: bytes) -> Any:
 def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:
     """Numbers that were read as the widest of their kind, as a narrower dtype; ValueError if it cannot hold one of them."""
     if dtype is _FP32:
-        brief = flat.size <= BRIEF and flat.item(flat.argmin()) > -SAFE and flat.item(flat.argmax()) < SAFE
+        brief = flat.size <= BRIEF and flat.item(flat.argmin()) > -FP32_END and flat.item(flat.argmax()) < FP32_END
         return flat.astype(_FP32) if brief else _fp32(flat)
     array: Array = flat.astype(dtype, copy=False)
     if dtype is not flat.dtype:

@@ -19,6 +19,8 @@ from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
 from mpserve.protocol.plain import NULL, WRITABLE, Request
 from mpserve.protocol.wire import Encoded, dump, read_request, write
 
+OUTPUTS = b'"outputs":['
+
 KNOWN = 1024
 """Outputs, as far as their data, that need not be written again: those of a model differ in shape, if in anything."""
 
@@ -106,7 +108,7 @@ def write_plain(
     pieces = [_begin(model_name, model_version)]
     if response_id is not None:
         pieces += (b'"id":', dump(response_id), b",")
-    before = b'"outputs":['
+    before = OUTPUTS
     for name, datatype, array in outputs:
         if array.dtype is not WRITABLE.get(datatype):
             return None
@@ -116,7 +118,7 @@ def write_plain(
             return None
         pieces += (before, _describe(name, datatype, array.shape), data)
         before = b"},"
-    pieces.append(b"}]}" if len(before) == 2 else b'"outputs":[]}')
+    pieces += (OUTPUTS, b"]}") if before is OUTPUTS else (b"}]}",)
     return b"".join(pieces)
 
 

@@ -56,7 +56,8 @@ class Tasks:
     async def _run(self) -> None:
         jobs = self._jobs
         task: Any = asyncio.current_task()
-        while jobs and not task._must_cancel:  # as a job may have wished for itself, which must not meet another
+        # A job may have cancelled its own task, which must not meet another. Python 3.10 has no public way to ask.
+        while jobs and not task._must_cancel:
             job = jobs.popleft()
             if job.done():
                 continue
