@@ -67,7 +67,7 @@ class Asking(Ticket[Told]):
     """What the three ways have in common."""
 
     _identity = ""
-    _context = _NO_CONTEXT
+    context = _NO_CONTEXT
     """What its line in the access log is logged in."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Asking(Ticket[Told]):
     def _leave(self) -> None:
         """Where the model has run: the line in the access log names what that was at."""
         if self._accounts.access_log:
-            self._context = contextvars.copy_context()
+            self.context = contextvars.copy_context()
 
     async def road(self, plane: Plane) -> Told:
         """The ordinary way."""
@@ -110,7 +110,7 @@ class Asking(Ticket[Told]):
         if self._accounts.access_log:
             start = self.begun * NANO
             note = self._accounts.note
-            self._context.run(note, target.template, status, start, self._client, "POST", target.path)
+            self.context.run(note, target.template, status, start, self._client, "POST", target.path)
         else:
             self._accounts.count(target.template, status)
         self._tell(outcome, self._identity.encode())
@@ -163,9 +163,8 @@ class InTask(Asking):
         tasks.start(self)
         return self
 
-    def run(self, context: contextvars.Context) -> Coroutine[Any, Any, bytes]:
+    def run(self) -> Coroutine[Any, Any, bytes]:
         """What answers it."""
-        self._context = context
         self._begin()
         return express.answer_async(self, self._given, self._dataplane.core.settings.nonfinite)
 
@@ -203,10 +202,10 @@ class InTask(Asking):
             super().set_exception(error)
 
     def failed(self, error: BaseException) -> Answer:
-        return self._context.run(super().failed, error)
+        return self.context.run(super().failed, error)
 
     def _resume(self, rest: Coroutine[Any, Any, None]) -> None:
-        self.task = self._context.run(asyncio.get_running_loop().create_task, rest)
+        self.task = self.context.run(asyncio.get_running_loop().create_task, rest)
         self.task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -237,18 +236,18 @@ class InBatch(Asking, Joining[Told]):
         self.join(batcher, given)
         return self
 
-    def context(self) -> contextvars.Context:
-        if self._context is _NO_CONTEXT:
-            self._context = contextvars.copy_context()
-            self._context.run(request_id.set, self._identity)
-            self._context.run(model_in_log.set, self.served.label)
-        return self._context
+    def own_context(self) -> contextvars.Context:
+        if self.context is _NO_CONTEXT:
+            self.context = contextvars.copy_context()
+            self.context.run(request_id.set, self._identity)
+            self.context.run(model_in_log.set, self.served.label)
+        return self.context
 
     def told(self, outcome: Told) -> None:
         if self._accounts.access_log:
-            self.context()
+            self.own_context()
         super().told(outcome)
 
     def failed(self, error: BaseException) -> Answer:
         # A batch is settled in the context of whoever caused it to be formed, and what is logged is to name this request.
-        return self.context().run(super().failed, error)
+        return self.own_context().run(super().failed, error)

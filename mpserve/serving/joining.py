@@ -41,14 +41,14 @@ class Joining(Ticket[T | bytes]):
     _given: Given
 
     @abstractmethod
-    def context(self) -> Context:
+    def own_context(self) -> Context:
         """That of the request: what is logged in it names the request."""
 
     def join(self, batcher: Batcher, given: Given) -> None:
         """Enter the queue."""
         self._given = given
         given.count(self)
-        batcher.enter(given.arrays, self, self, self.context)
+        batcher.enter(given.arrays, self, self, self.own_context)
 
     def set_exception(self, error: BaseException) -> None:
         """The batch could not be answered, or not this request."""

@@ -19,6 +19,7 @@ Predict = Callable[[], Coroutine[Any, Any, Any]]
 class Job:
     def __init__(self, predict: Predict) -> None:
         self.predict = predict
+        self.context = contextvars.copy_context()
         self.task: asyncio.Task[None] | None = None
         self.is_over = False
         self.outcome: Any = None
@@ -27,7 +28,7 @@ class Job:
     def done(self) -> bool:
         return self.is_over
 
-    def run(self, context: contextvars.Context) -> Coroutine[Any, Any, Any]:
+    def run(self) -> Coroutine[Any, Any, Any]:
         return self.predict()
 
     def set_result(self, result: Any) -> None:
