@@ -6,10 +6,10 @@ read as a whole, so what is taken here means what it means there.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TypeAlias
 
 import numpy as np
-import orjson
+from orjson import loads
 
 from mpserve.protocol import plain
 from mpserve.protocol.datatypes import Array
@@ -36,37 +36,33 @@ SHORT = 64
 MEDIUM = 16384
 """Bytes of a body from which on to know the rest is not worth a copy of the numbers."""
 
+Numbers: TypeAlias = Callable[[bytes], Array]
+"""Reads what stands between a beginning and its end; raises one of ``NOT_PLAIN`` if that is not as many numbers as before."""
 
-class Beginning(NamedTuple):
-    """All of a request but its numbers, and what writes them into an array if they are few."""
-
-    request_id: str | None
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    size: int
-    write: Callable[..., None] | None
-    kind: str
-    dtype: np.dtype[Any]
-
-
-_known: dict[bytes, Beginning] = {}
+_known: dict[bytes, tuple[str | None, str, str, Numbers]] = {}
+"""By beginning: the id of the request, its input's name and datatype, and what reads its numbers."""
 
 
 def read_request(body: bytes) -> Request | None:
     """As ``plain.read_request``."""
-    at = body.find(DATA, 0, LONGEST) + len(DATA)
-    begin = body[:at]
+    if len(body) > MEDIUM:
+        return plain.read_request(body)
+    begin, _, rest = body.partition(DATA)
+    text = rest.removesuffix(END)
     known = _known.get(begin)
-    request = None if known is None else _read_like(known, body, at)
-    if request is None:
-        request = plain.read_request(body)
-        if request is not None and known is None:
-            _remember(begin, body, request)
+    if known is not None and len(text) < len(rest):
+        request_id, name, datatype, numbers = known
+        try:
+            return request_id, [(name, datatype, numbers(text))]
+        except NOT_PLAIN:
+            return plain.read_request(body)
+    request = plain.read_request(body)
+    if request is not None and known is None and len(text) < len(rest):
+        _remember(begin, text, request)
     return request
 
 
-def _remember(begin: bytes, body: bytes, request: Request) -> None:
+def _remember(begin: bytes, text: bytes, request: Request) -> None:
     """Remember the beginning of a request, if it has all but the numbers.
 
     Without an escape in it, what it ends with is a key. Where that one's value, a list, is followed by the ends of an object, a
@@ -74,34 +70,40 @@ def _remember(begin: bytes, body: bytes, request: Request) -> None:
     the rest.
     """
     request_id, [(name, datatype, array), *others] = request
-    if others or b"\\" in begin or not begin.endswith(DATA) or not body.endswith(b"]" + END):
+    if others or b"\\" in begin or len(begin) > LONGEST or not text.endswith(b"]"):
         return
     if len(_known) >= KNOWN:
         _known.clear()
-    kind, dtype, code = KINDS[datatype]
-    write = packer(code, array.size) if array.size <= SHORT or simdjson is None else None
-    _known[begin] = Beginning(request_id, name, datatype, array.shape, array.size, write, kind, dtype)
+    numbers = (_few if array.size <= SHORT or simdjson is None else _many)(datatype, array)
+    _known[begin] = request_id, name, datatype, numbers
 
 
-def _read_like(known: Beginning, body: bytes, at: int) -> Request | None:
-    """A request of which all is known but its numbers, which begin ``at``; None if it is another or not plain."""
-    request_id, name, datatype, shape, size, write, kind, dtype = known
-    if len(body) > MEDIUM or not body.endswith(END):
-        return None
-    text = body[at : -len(END)]
-    try:
-        if write is not None:
-            data = orjson.loads(text)
-            if len(data) != size or U in text or L in text:
-                return None
-            array: Array = np.empty(shape, dtype)
-            write(array, 0, *data)
-        else:
-            # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more.
-            if not text.startswith(b"[") or text.find(b"[", 1) > 0:
-                return None
-            flat = np.frombuffer(simdjson.Parser().parse(text).as_buffer(of_type=kind), READ[kind])
-            array = narrowed(flat, dtype).reshape(shape)
-    except NOT_PLAIN:
-        return None
-    return request_id, [(name, datatype, array)]
+def _few(datatype: str, like: Array) -> Numbers:
+    """For as many numbers as an array has, through Python objects."""
+    shape, size, dtype = like.shape, like.size, like.dtype
+    write = packer(KINDS[datatype][2], size)
+
+    def read(text: bytes) -> Array:
+        data = loads(text)
+        if len(data) != size or U in text or L in text:
+            raise ValueError
+        array: Array = np.empty(shape, dtype)
+        write(array, 0, *data)
+        return array
+
+    return read
+
+
+def _many(datatype: str, like: Array) -> Numbers:
+    """As ``_few``, without."""
+    kind, dtype, _ = KINDS[datatype]
+    shape = like.shape
+
+    def read(text: bytes) -> Array:
+        # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more.
+        if not text.startswith(b"[") or text.find(b"[", 1) > 0:
+            raise ValueError
+        flat = np.frombuffer(simdjson.Parser().parse(text).as_buffer(of_type=kind), READ[kind])
+        return narrowed(flat, dtype).reshape(shape)
+
+    return read
