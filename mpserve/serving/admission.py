@@ -59,7 +59,7 @@ def policy(model: Model, settings: Settings) -> Policy:
 
 
 class Hold:
-    """Counts those who are within it, at the same time or one in another."""
+    """Counts those who are within it, at the same time or one in another: who comes adds one to ``count``."""
 
     __slots__ = ("_given_up", "_idle", "count")
 
@@ -68,12 +68,8 @@ class Hold:
         self._idle: asyncio.Event | None = None
         self._given_up = False
 
-    def enter(self) -> int:
-        """The place among those within; the first is 1."""
-        self.count += 1
-        return self.count
-
     def leave(self) -> None:
+        """One has gone."""
         self.count -= 1
         if self._idle is not None and not self.count:
             self._idle.set()

@@ -138,7 +138,7 @@ class Ticket(Visit, ABC, Generic[T]):
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
         self._is_over = False  # not of the class, where it would be looked for last
         self._dataplane = dataplane
-        Visit.__init__(self, served, dataplane.tally(served), dataplane.core.row.cells)
+        Visit.__init__(self, served, dataplane.tally(served), dataplane.core.in_flight)
         self._deadline = served.admission.limit(self, self._give_up) if served.admission.is_limited else None
 
     @abstractmethod

@@ -101,7 +101,7 @@ def with_core(model: Model, test: Callable[[ServerCore, Ask], Awaitable[None]], 
             finally:
                 if isinstance(model, (Held, Batched)):
                     model.go.release(100)
-            assert core.row.in_flight == core.find("m").held.count == 0
+            assert core.in_flight.count == core.find("m").held.count == 0
 
     asyncio.run(main())
 
@@ -365,7 +365,7 @@ def admission(inside: int, slots: float = 1, queue: float = math.inf, pace: floa
     """The door of a model that has so many requests within."""
     hold = Hold()
     for _ in range(inside):
-        hold.enter()
+        hold.count += 1
     door = Admission("m", "m", slots, Policy(queue, math.inf), hold)
     door.service.known = pace * slots
     return door
