@@ -6,7 +6,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from mpserve.prefork.cycles import for_parts
-from mpserve.prefork.heads import USUAL, Head, Heads, RawHeaders
+from mpserve.prefork.heads import USUAL, Heads, RawHeaders
 from mpserve.prefork.http1 import Protocol as Connection
 
 if TYPE_CHECKING:
@@ -55,13 +55,7 @@ class Exchange:
         self.begun: Begun | None = None
         self.disconnected = False
         self.response_started = False
-
-    def begin(self, head: Head) -> None:
-        """The head of a request has come."""
-        self.asked = head.asked
-        self.keep_alive = head.keep_alive
-        self.more_body = True
-        self.response_complete = False
+        self.more_body = False
 
     def receive(self, chunk: bytes) -> None:
         if self._chunks is None:
@@ -76,20 +70,20 @@ class Exchange:
     def tell(self, answer: "Told", identity: bytes) -> None:
         """Send the answer to the request, which has this id."""
         connection = self._connection
-        connection.tasks.discard(self.begun)
         # It knows whom to tell: a circle, whose body and arrays only the garbage collector would free.
-        self.begun = None
+        begun, self.begun = self.begun, None
+        is_usual = type(answer) is bytes and self.keep_alive and len(answer) < COPIED
+        if is_usual and not (self.disconnected or connection.flow.write_paused):
+            connection.transport.write(self._heads.usual(connection.server_state.default_headers, answer, identity))
+            self.response_complete = True
+            connection.on_response_complete()
+            return
+        connection.tasks.discard(begun)
         if connection.flow.write_paused or (not isinstance(answer, bytes) and answer.body is None):
             sending = connection.loop.create_task(self.send(answer, identity))
             connection.tasks.add(sending)
             sending.add_done_callback(connection.tasks.discard)
-        elif self.disconnected:
-            return
-        elif isinstance(answer, bytes) and self.keep_alive and len(answer) < COPIED:
-            connection.transport.write(self._heads.usual(connection.server_state.default_headers, answer, identity))
-            self.response_complete = True
-            connection.on_response_complete()
-        else:
+        elif not self.disconnected:
             self._write(answer, identity)
 
     async def send(self, answer: "Told", identity: bytes) -> None:

@@ -32,38 +32,47 @@ class LaneProtocol(Protocol):
         self._last: Head | None = None
         """The known head that came last, which is most likely to come again."""
 
+    @property
+    def begun(self) -> object | None:
+        return None if self._exchange is None else self._exchange.begun
+
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(self.cycle, Exchange):
             self.cycle.disconnected = True
             begun = self.cycle.begun
-            if begun is not None and begun.cancel():  # so that it leaves its model's queue
-                self.tasks.discard(begun)
+            if begun is not None and not begun.cancel():  # so that it leaves its model's queue, unless it has done so
+                self.tasks.add(begun)  # type: ignore[arg-type]  # it is only counted there, and kept
             self.cycle = None  # uvicorn would look for its event
         self._exchange = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._missing:
-            self._receive(data)
-            return
         if self._unanswered or self._in_head or self._in_body or self._refusal is not None or self._hung_up:
-            super().data_received(data)
+            if self._missing:
+                self._receive(data)
+            else:
+                super().data_received(data)
             return
         head = self._last
-        if head is None or not data.startswith(head.text):
+        if head is None or len(data) != head.whole or not data.startswith(head.text):
             head = self._last = self.heads.find(data)
+            if head is None or len(data) != head.whole:
+                self._receive_first(data, head)
+                return
+        self._complete_exchange(self._begin_exchange(head), data[head.size :])
+
+    def _receive_first(self, data: bytes, head: Head | None) -> None:
+        """Take the first bytes of a request, which may begin with a known head, and are not just the whole of it."""
         if head is None or len(data) > head.whole:
             self._first = None
             super().data_received(data)
             if self._first is not None:
                 self.heads.remember(data, self._first)
-        elif len(data) == head.whole:
-            self._complete_exchange(self._begin_exchange(head), data[-head.length :] if head.length else b"")
         else:
             self._in_body = True
             self._missing = head.length
-            self._receiving = self._begin_exchange(head)
-            self._receive(data[head.whole - head.length :])
+            self._await_body(head)
+            self._receive(data[head.size :])
 
     def _receive(self, data: bytes) -> None:
         """Take more of a body whose head was known. To go through the parser it would be copied once more."""
@@ -87,7 +96,7 @@ class LaneProtocol(Protocol):
             super()._begin_request()
         else:
             self._first = head
-            self._receiving = self._begin_exchange(head)
+            self._await_body(head)
 
     def _head(self) -> Head | None:
         """The head that has been read, unless the request is one that must go the ordinary way."""
@@ -102,10 +111,16 @@ class LaneProtocol(Protocol):
         exchange = self._exchange  # whose last request has been answered
         if exchange is None:
             exchange = self._exchange = Exchange(self, self.heads)
-        exchange.begin(head)
+        exchange.asked = head.asked
+        exchange.keep_alive = head.keep_alive
+        exchange.response_complete = False
         self.cycle = exchange  # type: ignore[assignment]  # it has what is asked of a cycle
         self._begin_answer()
         return exchange
+
+    def _await_body(self, head: Head) -> None:
+        self._receiving = self._begin_exchange(head)
+        self._receiving.more_body = True
 
     def on_body(self, body: bytes) -> None:
         if self._receiving is not None:
@@ -118,6 +133,7 @@ class LaneProtocol(Protocol):
         if exchange is None:
             super()._complete_request()
         else:
+            exchange.more_body = False
             self._complete_exchange(exchange, exchange.take_body())
 
     def _abandon_request(self) -> None:
@@ -127,14 +143,10 @@ class LaneProtocol(Protocol):
         self._missing = 0
 
     def _complete_exchange(self, exchange: Exchange, body: bytes) -> None:
-        exchange.more_body = False
-        begun = self.lane.begin(exchange.asked, body, self.client, exchange.tell)
-        if begun is None:
+        exchange.begun = self.lane.begin(exchange.asked, body, self.client, exchange.tell)
+        if exchange.begun is None:
             exchange.begun = task = self.loop.create_task(self._answer(exchange, body))
             self.tasks.add(task)
-        else:
-            exchange.begun = begun
-            self.tasks.add(begun)  # type: ignore[arg-type]  # it is only counted there, and kept
 
     async def _answer(self, exchange: Exchange, body: bytes) -> None:
         try:

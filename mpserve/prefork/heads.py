@@ -31,13 +31,14 @@ LONGEST = 4096
 class Head:
     """What a head asks for, whether the connection stays open after the answer, and the bytes of the body.
 
-    ``text`` is the head itself, and ``whole`` the bytes of head and body, once they are known.
+    ``text`` is the head itself, ``size`` its bytes, and ``whole`` those of head and body, once they are known.
     """
 
     asked: "Asked"
     keep_alive: bool
     length: int
     text: bytes = b""
+    size: int = 0
     whole: int = 0
 
 
@@ -61,6 +62,7 @@ class Heads:
         if len(self._known) >= MOST:
             self._known.clear()
         head.text = data[:end]
+        head.size = end
         head.whole = end + head.length
         self._known[head.text] = head
 

@@ -29,6 +29,10 @@ LINGER = 1.0
 the connection, and the client would lose the answer."""
 
 
+NOT_YET = -math.inf
+"""The deadline of a connection that has become idle since the last look: to ask for the time after each answer costs more."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Of a request head: bytes of the request line, number of fields, bytes of one field, seconds to receive it.
@@ -82,6 +86,11 @@ class Protocol(HttpToolsProtocol):
         self._refusal: tuple[int, str] | None = None
         self._hung_up = False
         self._closed_at: float | None = None
+
+    @property
+    def begun(self) -> object | None:
+        """What answers a request of this connection, if it is no task."""
+        return None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -212,10 +221,12 @@ class Protocol(HttpToolsProtocol):
             # A client that was not told to go on may send the body or leave it out, so the next bytes could mean both.
             self._hang_up()
         else:
-            self._deadline = self.loop.time() + self.timeout_keep_alive
+            self._deadline = NOT_YET
 
     def expire(self, now: float) -> None:
         """Give up waiting for a head or more of a body that is late by now, or for the next request of an idle client."""
+        if self._deadline == NOT_YET:
+            self._deadline = now + self.timeout_keep_alive
         if self.flow.read_paused or self._unanswered > 1:  # what is not read, or not yet needed, is not late
             self._deadline = max(self._deadline, now + self.limits.pause)
         if now < self._deadline or self.transport.is_closing():

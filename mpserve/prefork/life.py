@@ -289,8 +289,12 @@ class Life:
             if not (self.state.connections or self.state.tasks) and (calls.done() or self.hurried):
                 return
             if self._drain_time_left() <= 0:
-                logger.error("%d request(s) did not finish in time and are abandoned", len(self.state.tasks))
+                logger.error("%d request(s) did not finish in time and are abandoned", self._unfinished())
                 return
+
+    def _unfinished(self) -> int:
+        begun = (connection.begun for connection in self.state.connections if isinstance(connection, Protocol))
+        return len({*self.state.tasks, *begun} - {None})
 
     async def _drain_grpc(self) -> None:
         if self.grpc is not None:
