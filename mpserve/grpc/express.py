@@ -4,8 +4,6 @@ What is plain is for ``protobuf.plain`` to say, and how such a request is answer
 left to the ordinary way.
 """
 
-from typing import Any
-
 from mpserve.errors import MPServeError
 from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
@@ -13,28 +11,29 @@ from mpserve.protocol.protobuf.fields import encode_response
 from mpserve.protocol.protobuf.plain import Request, read_request, write_response
 from mpserve.serving.batch import Parts
 from mpserve.serving.core import ServerCore
-from mpserve.serving.express import Given, GivenRequest, arrays_for
+from mpserve.serving.express import Form, Given, arrays_for
 from mpserve.serving.served import Served
+from mpserve.serving.tensors import TensorModel
+from mpserve.serving.visit import Visit
 
 
-class _Given(GivenRequest):
-    __slots__ = ()
+def _request_of(request: Request, model: TensorModel) -> InferRequest:
+    name, request_id, given, _, _ = request
+    inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in given]
+    return InferRequest(name, inputs, request_id, from_grpc=True)
 
-    request: Request
 
-    def payload(self) -> Any:
-        name, request_id, given, _, _ = self.request
-        inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in given]
-        return InferRequest(name, inputs, request_id, from_grpc=True)
+def _write(request: Request, model: TensorModel, outputs: Parts, nonfinite: NonFinite) -> bytes:
+    """The ModelInferResponse: unlike JSON it holds any number."""
+    _, request_id, _, _, typed = request
+    message = write_response(model.name, request_id, outputs, typed)
+    if message is None:
+        tensors = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in outputs]
+        message = b"".join(encode_response(InferResponse(request_id, model.name, tensors), typed))
+    return message
 
-    def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
-        """The ModelInferResponse: unlike JSON it holds any number."""
-        _, request_id, _, _, typed = self.request
-        message = write_response(self.model.name, request_id, outputs, typed)
-        if message is None:
-            tensors = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in outputs]
-            message = b"".join(encode_response(InferResponse(request_id, self.model.name, tensors), typed))
-        return message
+
+PROTOBUF = Form(Visit.carries_array, _request_of, _write)
 
 
 def read(core: ServerCore, data: bytes) -> tuple[Served, Given] | None:
@@ -51,4 +50,4 @@ def read(core: ServerCore, data: bytes) -> tuple[Served, Given] | None:
     if model is None or (outputs and outputs != [tensor.name for tensor in model.outputs]):
         return None
     arrays = arrays_for(model.inputs, inputs)
-    return None if arrays is None else (served, _Given(model, arrays, request))
+    return None if arrays is None else (served, (PROTOBUF, model, arrays, request))

@@ -72,8 +72,8 @@ class Exchange:
         connection = self._connection
         # It knows whom to tell: a circle, whose body and arrays only the garbage collector would free.
         begun, self.begun = self.begun, None
-        is_usual = type(answer) is bytes and self.keep_alive and len(answer) < COPIED
-        if is_usual and not (self.disconnected or connection.flow.write_paused):
+        is_open = self.keep_alive and not (self.disconnected or connection.flow.write_paused)
+        if is_open and type(answer) is bytes and len(answer) < COPIED:
             connection.transport.write(self._heads.usual(connection.server_state.default_headers, answer, identity))
             self.response_complete = True
             connection.on_response_complete()

@@ -41,7 +41,7 @@ class LaneProtocol(Protocol):
             self.cycle.disconnected = True
             begun = self.cycle.begun
             if begun is not None and not begun.cancel():  # so that it leaves its model's queue, unless it has done so
-                self.tasks.add(begun)  # type: ignore[arg-type]  # it is only counted there, and kept
+                self.tasks.add(begun)  # it is only counted there, and kept
             self.cycle = None  # uvicorn would look for its event
         self._exchange = None
         super().connection_lost(exc)

@@ -82,9 +82,10 @@ async def _on_loop(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes | 
 
 async def _in_batch(batcher: Batcher, visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
     future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
-    given.count(visit)
-    batcher.check(given.arrays)
-    batcher.enter(given.arrays, visit, future, contextvars.copy_context().copy)
+    form, model, arrays, request = given
+    form.count(visit, arrays[0])
+    batcher.check(arrays)
+    batcher.enter(arrays, visit, future, contextvars.copy_context().copy)
     outputs = await future
     visit.is_answered = True  # as in the ordinary way, also if it cannot be written
-    return given.write(outputs, nonfinite)
+    return form.write(request, model, outputs, nonfinite)

@@ -5,11 +5,11 @@ the arrays that the model takes, and back. What is not plainly so is left to the
 refused there if it must be. It knows no front end.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,103 +27,76 @@ from mpserve.serving.delivery import NOTHING
 from mpserve.serving.executor import as_failure
 from mpserve.serving.pipeline import NANO
 from mpserve.serving.stream import blamed
-from mpserve.serving.tally import INFER, INPUT, OUTPUT
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.serving.visit import Visit
 
 
-class Given(ABC):
-    """A plain request: what it gives to the model, and how it wants its answer."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What kind of plain request it is: how it is counted and answered.
 
-    __slots__ = ("arrays", "model")
+    Attributes:
+        count: counts it as so many rows as it has, which its first array tells.
+        payload: makes it what a model is given elsewhere, of what was read, for this model.
+        write: makes the answer, for what was read, of this model with these outputs. Raises InferenceError: there is none.
+    """
 
-    model: TensorModel
-    arrays: list[Array]
-
-    @abstractmethod
-    def count(self, visit: Visit) -> None:
-        """Count it as so many rows as it has."""
-
-    @abstractmethod
-    def payload(self) -> Any:
-        """It as what a model is given elsewhere."""
-
-    @abstractmethod
-    def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
-        """The JSON of the answer.
-
-        Raises:
-            InferenceError: there is none.
-        """
+    count: Callable[[Visit, Array], None]
+    payload: Callable[[Any, TensorModel], Any]
+    write: Callable[[Any, TensorModel, Parts, NonFinite], bytes]
 
 
-_ARRAY = itemgetter(2)
+Given: TypeAlias = tuple[Form, TensorModel, list[Array], Any]
+"""A plain request: its form, the model, the arrays that this is given, and what else was read. A tuple, since to make an object
+takes as long as to read a number from JSON."""
 
 Reader = Callable[[TensorModel, bytes], Given | None]
 """``read_v2`` or ``read_v1``: what is in a body, if it is plain and the model takes it as it is."""
 
-
-class GivenRequest(Given):
-    """One of V2, as it was read from JSON or protobuf: its rows are the first dimension of its first input."""
-
-    __slots__ = ("request",)
-
-    def __init__(self, model: TensorModel, arrays: list[Array], request: Any) -> None:
-        self.model = model
-        self.arrays = arrays
-        self.request = request
-
-    def count(self, visit: Visit) -> None:
-        visit.carries_array(self.arrays[0])
+_ARRAY = itemgetter(2)
 
 
-class _GivenV2(GivenRequest):
-    __slots__ = ()
-
-    request: Request
-
-    def payload(self) -> Any:
-        return v2.request_of(self.request, self.model.name, None)
-
-    def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
-        request_id, _ = self.request
-        json = v2.write_plain(self.model.name, None, request_id, outputs, nonfinite)
-        return json or v2.encode_response(_response(request_id, self.model, outputs), nonfinite)
+def _write_v2(request: Request, model: TensorModel, outputs: Parts, nonfinite: NonFinite) -> bytes:
+    request_id, _ = request
+    json = v2.write_plain(model.name, None, request_id, outputs, nonfinite)
+    return json or v2.encode_response(_response(request_id, model, outputs), nonfinite)
 
 
-class _GivenV1(Given):
-    __slots__ = ()
+def _request_of(request: Request, model: TensorModel) -> Any:
+    return v2.request_of(request, model.name, None)
 
-    def __init__(self, model: TensorModel, arrays: list[Array]) -> None:
-        self.model = model
-        self.arrays = arrays
 
-    def count(self, visit: Visit) -> None:
-        visit.is_read = True
-        visit.rows = len(self.arrays[0])
+V2 = Form(Visit.carries_array, _request_of, _write_v2)
+"""Its rows are the first dimension of its first input."""
 
-    def payload(self) -> Any:
-        return {}  # an answer has nothing of it
 
-    def write(self, outputs: Parts, nonfinite: NonFinite) -> bytes:
-        json = v1.write_plain(outputs[0][2], outputs[0][1], nonfinite) if len(outputs) == 1 else None
-        return json or v1.encode_response(_response(None, self.model, outputs), nonfinite)[0]
+def _carries_instances(visit: Visit, rows: Array) -> None:
+    visit.is_read = True
+    visit.rows = len(rows)
+
+
+def _write_v1(request: None, model: TensorModel, outputs: Parts, nonfinite: NonFinite) -> bytes:
+    json = v1.write_plain(outputs[0][2], outputs[0][1], nonfinite) if len(outputs) == 1 else None
+    return json or v1.encode_response(_response(None, model, outputs), nonfinite)[0]
+
+
+V1 = Form(_carries_instances, lambda request, model: {}, _write_v1)  # an answer has nothing of the request
 
 
 def read_v2(model: TensorModel, body: bytes) -> Given | None:
     """What is in a body of nothing but JSON."""
     request = read_request(body)
     arrays = None if request is None else arrays_for(model.inputs, request[1])
-    return None if request is None or arrays is None else _GivenV2(model, arrays, request)
+    return None if request is None or arrays is None else (V2, model, arrays, request)
 
 
 def read_v1(model: TensorModel, body: bytes) -> Given | None:
     """As ``read_v2``."""
     array = of_plain_rows(model.inputs, body)
     if array is not None:
-        return _GivenV1(model, [array])
+        return V1, model, [array], None
     try:
-        return _GivenV1(model, to_arrays(model, v1.read_document(body, numbers=True)))
+        return V1, model, to_arrays(model, v1.read_document(body, numbers=True)), None
     except InvalidInput:
         return None
 
@@ -135,59 +108,59 @@ def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
         MPServeError: as ``Dataplane.run``.
         InParts: the answer is one in parts.
     """
-    begun = now = _begin(visit, given)
+    form, model, arrays, _ = given
+    model_in_log.set(visit.served.label)
+    form.count(visit, arrays[0])
+    asked = answered = perf_counter_ns()
     try:
-        result = given.model.invoke(given.arrays)
-        now = perf_counter_ns()
+        result = model.invoke(arrays)
+        answered = perf_counter_ns()
         return _written(visit, given, result, nonfinite)
     except (MPServeError, InParts):
         raise
     except BaseException as error:
-        raise blamed(as_failure(error), given.model.name, "predict") from error
+        raise blamed(as_failure(error), model.name, "predict") from error
     finally:
-        _end(visit, begun, now)
+        _note(visit, asked, answered)
 
 
 async def answer_async(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
     """As ``answer``, of a model whose predict is ``async def``, on the event loop."""
-    begun = now = _begin(visit, given)
+    form, model, arrays, _ = given
+    model_in_log.set(visit.served.label)
+    form.count(visit, arrays[0])
+    asked = answered = perf_counter_ns()
     try:
-        result = await given.model.invoke(given.arrays)
-        now = perf_counter_ns()
+        result = await model.invoke(arrays)
+        answered = perf_counter_ns()
         return _written(visit, given, result, nonfinite)
     except MPServeError:
         raise
     except (Exception, SystemExit) as error:  # SystemExit would end the loop
-        raise blamed(as_failure(error), given.model.name, "predict") from error
+        raise blamed(as_failure(error), model.name, "predict") from error
     finally:
-        _end(visit, begun, now)
+        _note(visit, asked, answered)
 
 
-def _begin(visit: Visit, given: Given) -> int:
-    """The moment at which the model is asked."""
-    model_in_log.set(visit.served.label)
-    given.count(visit)
-    now = perf_counter_ns()
-    visit.spent[INPUT] += now - visit.now
-    return now
-
-
-def _end(visit: Visit, asked: int, answered: int) -> None:
+def _note(visit: Visit, asked: int, answered: int) -> None:
     """The answer is written or there is none; the model was asked and has answered at these moments, the same if it has not."""
-    visit.now = now = perf_counter_ns()
-    spent = visit.spent
+    now = perf_counter_ns()
     if answered == asked:
         answered = now
-    spent[INFER] += answered - asked
-    spent[OUTPUT] += now - answered
+    queue, given, _, _ = visit.spent
+    visit.spent = [queue, given + asked - visit.now, answered - asked, now - answered]
+    visit.now = now
     visit.served.pipeline.observe_predict((now - asked) * NANO)
 
 
 def _written(visit: Visit, given: Given, result: Any, nonfinite: NonFinite) -> bytes:
-    outputs = _as_declared(given.model.outputs, result)
+    form, model, _, request = given
+    outputs = _as_declared(model.outputs, result)
     converted = () if outputs else _converted(given, result)
     visit.is_answered = True  # as in the ordinary way, also if it cannot be written
-    return given.write(outputs or [(made.name, made.datatype, made.as_numpy()) for made in converted], nonfinite)
+    if not outputs:
+        outputs = [(made.name, made.datatype, made.as_numpy()) for made in converted]
+    return form.write(request, model, outputs, nonfinite)
 
 
 def arrays_for(declared: Sequence[Tensor], inputs: list[Read]) -> list[Array] | None:
@@ -241,8 +214,9 @@ def _several(declared: Sequence[Tensor], result: Any) -> Parts | None:
 
 def _converted(given: Given, result: Any) -> Sequence[InferOutput]:
     """The outputs, as in the ordinary way."""
-    payload = given.payload()
-    response = to_answer(given.model, payload, result)
+    form, model, _, request = given
+    payload = form.payload(request, model)
+    response = to_answer(model, payload, result)
     if is_stream(response):
         raise InParts(payload, response, {}, NOTHING)
     outputs: Sequence[InferOutput] = response.outputs

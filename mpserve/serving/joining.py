@@ -29,7 +29,7 @@ def read_joining(served: Served, batcher: Batcher, reader: Reader, body: bytes) 
     given = reader(model, body)
     if given is not None:
         try:
-            batcher.check(given.arrays)
+            batcher.check(given[2])
         except InvalidInput:
             return None  # to be refused where it can be told: a ticket is not answered before there is one
     return given
@@ -47,8 +47,9 @@ class Joining(Ticket[T | bytes]):
     def join(self, batcher: Batcher, given: Given) -> None:
         """Enter the queue."""
         self._given = given
-        given.count(self)
-        batcher.enter(given.arrays, self, self, self.own_context)
+        form, _, arrays, _ = given
+        form.count(self, arrays[0])
+        batcher.enter(arrays, self, self, self.own_context)
 
     def set_exception(self, error: BaseException) -> None:
         """The batch could not be answered, or not this request."""
@@ -62,8 +63,9 @@ class Joining(Ticket[T | bytes]):
         """The batch has been answered."""
         self._over()
         self.is_answered = True
+        form, model, _, request = self._given
         try:
-            json = self._given.write(outputs, self._dataplane.core.settings.nonfinite)
+            json = form.write(request, model, outputs, self._dataplane.core.settings.nonfinite)
         except Exception as error:  # what is no JSON
             self._answer(self.failed(error))
         else:

@@ -77,7 +77,8 @@ class Tasks:
             job.task = task
             self._runner = _Runner()
             self._go_on()
-            return await _rest(job, runner, awaited)
+            await _rest(job, runner, awaited)
+            return
         self._go_on()
 
     def _go_on(self) -> None:
@@ -101,7 +102,7 @@ class _Runner:
     small request; what awaits the coroutine is just given the outcome.
     """
 
-    __slots__ = ("end", "send", "throw", "close")
+    __slots__ = ("close", "end", "send", "throw")
 
     def __init__(self) -> None:
         self.end = _End()
