@@ -5,7 +5,7 @@ Knows the one header that divides a body, as text, and nothing else of HTTP.
 Source: Open Inference Protocol (inference_rest.md); Triton's docs/protocol/extension_binary_data.md.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +18,6 @@ from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
 from mpserve.protocol.plain import NULL, WRITABLE, Request
 from mpserve.protocol.wire import Encoded, dump, read_request, write
-
-OUTPUTS = b'"outputs":['
 
 KNOWN = 1024
 """Outputs, as far as their data, that need not be written again: those of a model differ in shape, if in anything."""
@@ -98,28 +96,58 @@ def write_plain(
     model_name: str | None,
     model_version: str | None,
     response_id: str | None,
-    outputs: Iterable[tuple[str, str, Array]],
+    outputs: Sequence[tuple[str, str, Array]],
     nonfinite: NonFinite,
 ) -> bytes | None:
     """The JSON of a response with these outputs (name, datatype, array) and nothing else.
 
     None if one is not plain, or a value is none of JSON's, and that is not to be null.
     """
+    if len(outputs) != 1:
+        return _write_several(model_name, model_version, response_id, outputs, nonfinite)
+    [(name, datatype, array)] = outputs
+    data = _numbers(datatype, array, nonfinite)
+    if data is None:
+        return None
+    begin, before = _around(model_name, model_version, name, datatype, array.shape)
+    if response_id is None:
+        return b"".join((begin, before, data, b"}]}"))
+    return b"".join((begin, b'"id":', dump(response_id), b",", before, data, b"}]}"))
+
+
+def _write_several(
+    model_name: str | None,
+    model_version: str | None,
+    response_id: str | None,
+    outputs: Sequence[tuple[str, str, Array]],
+    nonfinite: NonFinite,
+) -> bytes | None:
     pieces = [_begin(model_name, model_version)]
     if response_id is not None:
         pieces += (b'"id":', dump(response_id), b",")
-    before = OUTPUTS
+    pieces.append(b'"outputs":[')
     for name, datatype, array in outputs:
-        if array.dtype is not WRITABLE.get(datatype):
+        data = _numbers(datatype, array, nonfinite)
+        if data is None:
             return None
-        # Also one of one dimension is made flat, which may be a column of a table: the writer takes no strides.
-        data = dumps(array.ravel(), None, OPT_SERIALIZE_NUMPY)
-        if NULL in data and nonfinite != "null":
-            return None
-        pieces += (before, _describe(name, datatype, array.shape), data)
-        before = b"},"
-    pieces += (OUTPUTS, b"]}") if before is OUTPUTS else (b"}]}",)
-    return b"".join(pieces)
+        pieces += (_describe(name, datatype, array.shape), data, b"},")
+    return b"".join(pieces).removesuffix(b",") + b"]}"
+
+
+def _numbers(datatype: str, array: Array, nonfinite: NonFinite) -> bytes | None:
+    if array.dtype is not WRITABLE.get(datatype):
+        return None
+    # Also one of one dimension is made flat, which may be a column of a table: the writer takes no strides.
+    data = dumps(array.ravel(), None, OPT_SERIALIZE_NUMPY)
+    return None if NULL in data and nonfinite != "null" else data
+
+
+@lru_cache(KNOWN)
+def _around(
+    model_name: str | None, model_version: str | None, name: str, datatype: str, shape: tuple[int, ...]
+) -> tuple[bytes, bytes]:
+    """Of a response of one output: all up to its id, and from there to the data."""
+    return _begin(model_name, model_version), b'"outputs":[' + _describe(name, datatype, shape)
 
 
 @lru_cache(KNOWN)
