@@ -51,7 +51,7 @@ def identity_for(given: str) -> str:
 
 def begin_request(given: str) -> str:
     """As ``identity_for``, and from now on every line logged in this context carries it."""
-    identity = identity_for(given)
+    identity = identity_for(given) if given else next(_Ids.new)
     request_id.set(identity)
     return identity
 

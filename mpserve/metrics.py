@@ -105,7 +105,7 @@ class Metrics:
         )
 
         self._durations: dict[tuple[str, str, frozenset[str]], Durations] = {}
-        self._answered: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._answered: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._called: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._refused: defaultdict[tuple[str, str], int] = defaultdict(int)
 
@@ -126,9 +126,12 @@ class Metrics:
             self._durations[stage, model_name, absent] = known
         return known
 
-    def count_answer(self, route: str, status: int) -> None:
-        """Count an HTTP request that was answered. On the event loop only, as all that is noted here."""
-        self._answered[route, status] += 1
+    def answered(self, route: str) -> defaultdict[int, int]:
+        """By status, how many HTTP requests to this route were answered and not written yet: one is counted by adding it.
+
+        On the event loop only, as all that is noted here.
+        """
+        return self._answered[route]
 
     def count_call(self, method: str, status: str) -> None:
         """Count a gRPC call that has ended."""
@@ -140,11 +143,11 @@ class Metrics:
 
     def flush(self) -> None:
         """Write what has been noted to where it can be scraped. To be called often."""
-        for counter, noted in (
-            (self.requests, self._answered),
-            (self.calls, self._called),
-            (self.refusals, self._refused),
-        ):
+        for route, answered in self._answered.items():
+            for status, count in answered.items():
+                self.requests.labels(route, status).inc(count)
+            answered.clear()
+        for counter, noted in ((self.calls, self._called), (self.refusals, self._refused)):
             for labels, count in noted.items():
                 counter.labels(*labels).inc(count)
             noted.clear()

@@ -42,7 +42,7 @@ def worker(slot, work, killed=False):
 def answer(count, route="/v2"):
     def work():
         for _ in range(count):
-            own.count_answer(route, 200)
+            own.answered(route)[200] += 1
             own.stage_observers("m")["predict"](0.25)
         own.flush()
     return work

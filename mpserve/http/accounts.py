@@ -14,11 +14,11 @@ class Accounts:
 
     def __init__(self, access_log: bool) -> None:
         self.access_log = access_log
-        self.count = metrics().count_answer
+        self.answered = metrics().answered
 
     def note(self, route: str, status: int, start: float, client: object, method: str, path: str) -> None:
         """A request to ``route``, a path template, was answered; it began at ``start`` (``time.perf_counter``)."""
-        self.count(route, status)
+        self.answered(route)[status] += 1
         if self.access_log:
             host, port = client if isinstance(client, tuple) else ("-", 0)
             access_logger.info(

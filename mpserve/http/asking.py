@@ -5,6 +5,7 @@ Each is counted and logged as in the ordinary way. Which of them a request goes,
 
 import asyncio
 import contextvars
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ _NO_CONTEXT = contextvars.Context()
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What an address stands for."""
+    """What an address stands for. ``answered``: the count of the answers to its template, by status."""
 
     path: str
     template: str
@@ -46,6 +47,7 @@ class Target:
     inference: Inference
     model: str
     version: str | None
+    answered: defaultdict[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Asking(Ticket[Told]):
             note = self._accounts.note
             self.context.run(note, target.template, status, start, self._client, "POST", target.path)
         else:
-            self._accounts.count(target.template, status)
+            target.answered[status] += 1
         self._tell(outcome, self._identity.encode())
 
     def failed(self, error: BaseException) -> Answer:
@@ -165,12 +167,12 @@ class InTask(Asking):
 
     def run(self) -> Coroutine[Any, Any, bytes]:
         """What answers it."""
-        self._begin()
+        self._identity = begin_request(self._asked.identity)
         return express.answer_async(self, self._given, self._dataplane.core.settings.nonfinite)
 
     def cancel(self) -> bool:
         """Cancel its predict."""
-        if self._is_over:
+        if self.is_over:
             return False
         self._over()
         if self.task is None:  # nor will it begin
@@ -181,20 +183,20 @@ class InTask(Asking):
     def set_result(self, json: bytes) -> None:
         """It has been answered."""
         accept_encoding = self._asked.accept_encoding
-        if self._is_over:
+        if self.is_over:
             self.end()
         elif accept_encoding is None:
-            self._is_over = True  # it has no deadline that would have to be closed
+            self.is_over = True  # it has no deadline that would have to be closed
             self._answer(json)
         elif len(json) <= INLINE:
-            self._is_over = True
+            self.is_over = True
             self._answer(_in_coding(json, accept_encoding))
         else:
             self._resume(self._compress(json, accept_encoding))
 
     def set_exception(self, error: BaseException) -> None:
         """It could not be answered, or turned out to be one in parts, which the visit lasts as long as."""
-        if self._is_over:
+        if self.is_over:
             self.end()
         elif isinstance(error, InParts):
             self._resume(self._hand_out(Resumed(self._dataplane, self, error)))
@@ -221,7 +223,7 @@ class InTask(Asking):
         try:
             answer: Told = await self.road(resumed)
         except BaseException as error:  # the model had cancelled the task that it runs in, or the client has gone
-            if self._is_over and isinstance(error, asyncio.CancelledError):
+            if self.is_over and isinstance(error, asyncio.CancelledError):
                 return
             answer = self.failed(error)
         self.told(answer)

@@ -77,10 +77,20 @@ class Lane:
         return Asked(target, call, length, _reader(target, headers), identity, accept_encoding)
 
     def _find(self, address: bytes) -> Target | None:
-        target = _target(address)
+        target = self._target(address)
         if target is not None and len(self._known) < KNOWN:
             self._known[address] = target
         return target
+
+    def _target(self, address: bytes) -> Target | None:
+        for pattern, template, verb, inference in _PATTERNS:
+            if match := pattern.fullmatch(address):
+                named = {name: value.decode() for name, value in match.groupdict().items()}
+                answered = self.accounts.answered(template)
+                return Target(
+                    address.decode(), template, verb, inference, named["model"], named.get("version"), answered
+                )
+        return None
 
     def begin(self, asked: Asked, body: bytes, client: object, tell: Tell) -> Asking | None:
         """Begin to answer a request where its model runs, and ``tell`` the answer; None if it must be awaited here."""
@@ -122,12 +132,4 @@ def _reader(target: Target, headers: dict[str, str]) -> Reader | None:
         return None if BINARY_HEADER in headers else express.read_v2
     if target.inference is predict and is_json(headers.get("content-type")) and not is_event(headers):
         return express.read_v1
-    return None
-
-
-def _target(address: bytes) -> Target | None:
-    for pattern, template, verb, inference in _PATTERNS:
-        if match := pattern.fullmatch(address):
-            named = {name: value.decode() for name, value in match.groupdict().items()}
-            return Target(address.decode(), template, verb, inference, named["model"], named.get("version"))
     return None

@@ -136,7 +136,8 @@ class Ticket(Visit, ABC, Generic[T]):
     _deadline: Deadline | None
 
     def __init__(self, dataplane: Dataplane, served: Served) -> None:
-        self._is_over = False  # not of the class, where it would be looked for last
+        self.is_over = False  # not of the class, where it would be looked for last
+        """Whether it has been settled, given up or cancelled."""
         self._dataplane = dataplane
         Visit.__init__(self, served, dataplane.tally(served), dataplane.core.in_flight)
         self._deadline = served.admission.limit(self, self._give_up) if served.admission.is_limited else None
@@ -150,14 +151,14 @@ class Ticket(Visit, ABC, Generic[T]):
         """The answer to a request that could not be answered as it asked."""
 
     def done(self) -> bool:
-        """Whether it has been settled, given up or cancelled."""
-        return self._is_over
+        """As of a future."""
+        return self.is_over
 
     cancelled = done
 
     def cancel(self) -> bool:
         """Take it out of the queue, if it is still there: nobody wants its answer. Whether that was so."""
-        if self._is_over or self.spent[QUEUE]:
+        if self.is_over or self.spent[QUEUE]:
             return False
         self._over()
         self.end()
@@ -173,7 +174,7 @@ class Ticket(Visit, ABC, Generic[T]):
     """Tell an error at once, whatever the model is at; what that comes to is dropped."""
 
     def _over(self) -> None:
-        self._is_over = True
+        self.is_over = True
         if self._deadline is not None:
             self._deadline.close()
 

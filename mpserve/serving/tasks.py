@@ -23,9 +23,8 @@ class Job(Protocol[T]):
     """In which the coroutine is made, and goes on; its own, given to it before."""
     task: asyncio.Task[None] | None
     """The task that it has to itself, once it waits."""
-
-    def done(self) -> bool:
-        """Whether it need not be begun any more."""
+    is_over: bool
+    """Whether it need not be begun any more."""
 
     def run(self) -> Coroutine[Any, Any, T]:
         """The coroutine."""
@@ -62,7 +61,7 @@ class Tasks:
         # A job may have cancelled its own task, which must not meet another. Python 3.10 has no public way to ask.
         while jobs and not task._must_cancel:
             job = jobs.popleft()
-            if job.done():
+            if job.is_over:
                 continue
             job.context = context = contextvars.copy_context()
             try:

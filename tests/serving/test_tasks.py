@@ -25,9 +25,6 @@ class Job:
         self.outcome: Any = None
         self.ended = asyncio.Event()
 
-    def done(self) -> bool:
-        return self.is_over
-
     def run(self) -> Coroutine[Any, Any, Any]:
         return self.predict()
 
