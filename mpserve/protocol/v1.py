@@ -79,10 +79,13 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
 
 def write_plain(array: Array, datatype: str, nonfinite: NonFinite) -> bytes | None:
     """The JSON of a response of one output; None if that is not plain, or a value is none of JSON's, which is not to be null."""
-    if array.dtype is not plain.WRITABLE.get(datatype) or not (array.ndim and array.flags.c_contiguous):
+    if array.dtype is not plain.WRITABLE.get(datatype):
         return None
-    values = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
-    return None if plain.NULL in values and nonfinite != "null" else b'{"predictions":%b}' % values
+    try:
+        values = orjson.dumps(array, None, orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:  # it takes neither strides nor an array of no dimensions
+        return None
+    return None if plain.NULL in values and nonfinite != "null" else b"".join((b'{"predictions":', values, b"}"))
 
 
 def encode_part(part: object) -> bytes:

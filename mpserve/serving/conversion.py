@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
+from mpserve.protocol import plain
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow, numpy_dtype
 from mpserve.protocol.elements import FP32_END
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.numbers import UNSIGNED, Kind, Numbers
-from mpserve.protocol.plain import FEW_BYTES, read_few_instances, read_instances
 from mpserve.serving.tally import INFER, INPUT, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel, is_async
 
@@ -173,9 +173,9 @@ def of_plain_rows(declared: Sequence[Tensor], body: bytes) -> Array | None:
     """The array of a V1 body that is plainly the rows of one input; None if it has to be read as any other."""
     if len(declared) > 1:
         return None
-    if len(body) >= FEW_BYTES:
-        return _of_numbers(declared, partial(read_instances, body))
-    return _of_rows(declared, read_few_instances(body))
+    if len(body) >= plain.FEW_BYTES:
+        return _of_numbers(declared, partial(plain.read_instances, body))
+    return _of_rows(declared, plain.read_few_instances(body))
 
 
 def _of_numbers(declared: Sequence[Tensor], read: Callable[[Kind], Array | None]) -> Array | None:
@@ -199,6 +199,9 @@ def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
     """As ``_of_numbers``, of what may be a list of them."""
     if type(rows) is not list or not rows or type(rows[0]) not in _NUMBERS_OR_LISTS:
         return None
+    floats = plain.floats(rows, declared[0].datatype if declared else "FP64")
+    if floats is not None and (not declared or declared[0].fits(floats.shape)):
+        return floats
     try:
         array = np.array(rows)
     except (ValueError, OverflowError):
