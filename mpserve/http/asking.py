@@ -108,7 +108,7 @@ class Asking(Ticket[Told]):
 
     def told(self, outcome: Told) -> None:
         target = self._asked.target
-        status = 200 if isinstance(outcome, bytes) else outcome.status
+        status = 200 if type(outcome) is bytes else outcome.status
         if self._accounts.access_log:
             start = self.begun * NANO
             note = self._accounts.note
@@ -162,6 +162,7 @@ class InTask(Asking):
     def begin(self, tasks: Tasks, given: Given) -> Asking:
         """Answer it in one of these tasks."""
         self._given = given
+        self.context = self.served.context.copy()
         tasks.start(self)
         return self
 

@@ -42,6 +42,16 @@ class Head:
     whole: int = 0
 
 
+class _Lengths(dict[int, bytes]):
+    """What stands in an answer between its first fields and its id, by the length of its body: to write a number takes longer."""
+
+    def __missing__(self, length: int) -> bytes:
+        if len(self) >= MOST:
+            self.clear()
+        self[length] = text = b"content-length: %d\r\nx-request-id: " % length
+        return text
+
+
 class Heads:
     """Those of one worker, all its connections together."""
 
@@ -49,6 +59,7 @@ class Heads:
         self._known: dict[bytes, Head] = {}
         self._server_headers: RawHeaders | None = None
         self._begin = b""
+        self._lengths = _Lengths()
 
     def find(self, data: bytes) -> Head | None:
         """The head that ``data`` begins with, if it is known."""
@@ -72,4 +83,4 @@ class Heads:
             self._server_headers = server_headers
             fields = [b"%b: %b\r\n" % field for field in (*server_headers, *USUAL)]
             self._begin = STATUS_LINE[200] + b"".join(fields)
-        return b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b" % (self._begin, len(body), identity, body)
+        return b"".join((self._begin, self._lengths[len(body)], identity, END, body))

@@ -59,33 +59,30 @@ def policy(model: Model, settings: Settings) -> Policy:
 
 
 class Hold:
-    """Counts those who are within it, at the same time or one in another: who comes adds one to ``count``."""
+    """Counts those who are within it, at the same time or one in another.
 
-    __slots__ = ("_given_up", "_idle", "count")
+    Who comes adds one to ``count``, and who leaves takes it away, and sets ``idle``, if it is there and nobody is left.
+    """
+
+    __slots__ = ("_given_up", "count", "idle")
 
     def __init__(self) -> None:
         self.count = 0
-        self._idle: asyncio.Event | None = None
+        self.idle: asyncio.Event | None = None
         self._given_up = False
-
-    def leave(self) -> None:
-        """One has gone."""
-        self.count -= 1
-        if self._idle is not None and not self.count:
-            self._idle.set()
 
     async def until_idle(self) -> None:
         """Wait until there is nobody within, or ``give_up``."""
         if self.count and not self._given_up:
-            if self._idle is None or self._idle.is_set():
-                self._idle = asyncio.Event()
-            await self._idle.wait()
+            if self.idle is None or self.idle.is_set():
+                self.idle = asyncio.Event()
+            await self.idle.wait()
 
     def give_up(self) -> None:
         """Let nobody wait any longer."""
         self._given_up = True
-        if self._idle is not None:
-            self._idle.set()
+        if self.idle is not None:
+            self.idle.set()
 
 
 class Mean:

@@ -179,7 +179,7 @@ class Ticket(Visit, ABC, Generic[T]):
             self._deadline.close()
 
     def _answer(self, outcome: T) -> None:
-        self.end(is_counted=self.is_read)  # what cannot be read is not counted elsewhere either
+        self.end(self.is_read)  # what cannot be read is not counted elsewhere either
         admission = self.served.admission
         if admission.learns and self.is_answered:
             admission.note(self, self.place)

@@ -128,9 +128,8 @@ def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
 
 
 async def answer_async(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
-    """As ``answer``, of a model whose predict is ``async def``, on the event loop."""
+    """As ``answer``, of a model whose predict is ``async def``, on the event loop, in a context that names the model."""
     form, model, arrays, _ = given
-    model_in_log.set(visit.served.label)
     form.count(visit, arrays[0])
     asked = answered = perf_counter_ns()
     try:

@@ -4,6 +4,7 @@ Nothing here knows how a model comes to be loaded, or that there are other worke
 """
 
 import asyncio
+import contextvars
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from mpserve.errors import ConfigurationError, ServerNotReady
+from mpserve.logging import model as model_in_log
 from mpserve.metrics import metrics
 from mpserve.serving.admission import Admission, Hold, policy
 from mpserve.serving.batching import limits
@@ -71,6 +73,9 @@ class Served:
         is_free = model.concurrency is None and self.pipeline.batcher is None and not self.admission.is_limited
         self.here = self.express if is_free and self.pipeline.waits("predict") else None
         """The model, if a plain request can be answered on the event loop without more ado."""
+        self.context = contextvars.copy_context()
+        """What a request on the event loop has a copy of: lines that are logged in it name the model."""
+        self.context.run(model_in_log.set, self.label)
         self.stuck = False
         """Whether all its threads are in calls that do not come back."""
         self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)

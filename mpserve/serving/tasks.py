@@ -20,7 +20,7 @@ class Job(Protocol[T]):
     """A coroutine that is to be run, and where its outcome is wanted: what a future is told, it is told."""
 
     context: contextvars.Context
-    """In which the coroutine is made, and goes on; its own, given to it before."""
+    """In which the coroutine is made, and goes on: its own."""
     task: asyncio.Task[None] | None
     """The task that it has to itself, once it waits."""
     is_over: bool
@@ -63,9 +63,8 @@ class Tasks:
             job = jobs.popleft()
             if job.is_over:
                 continue
-            job.context = context = contextvars.copy_context()
             try:
-                awaited = context.run(runner.send, job)
+                awaited = job.context.run(runner.send, job)
             except BaseException as error:
                 job.set_exception(error)
                 self._runner = runner = _Runner()

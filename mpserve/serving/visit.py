@@ -47,7 +47,10 @@ class Visit(Stopwatch):
     def end(self, is_counted: bool = True) -> None:
         """Once, whatever becomes of the request: ``is_answered`` says what."""
         self._in_flight.count -= 1
-        self.served.held.leave()
+        held = self.served.held
+        held.count -= 1
+        if held.idle is not None and not held.count:
+            held.idle.set()
         if not is_counted:
             return
         if self.is_answered:
