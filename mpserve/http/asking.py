@@ -90,10 +90,6 @@ class Asking(Ticket[Told]):
         # It is the next one whichever way this is, and super() would look for it at every request.
         Ticket.__init__(self, dataplane, served)
 
-    def _begin(self) -> None:
-        """Where the model runs, before all else."""
-        self._identity = begin_request(self._asked.identity)
-
     def _leave(self) -> None:
         """Where the model has run: the line in the access log names what that was at."""
         if self._accounts.access_log:
@@ -108,7 +104,7 @@ class Asking(Ticket[Told]):
 
     def told(self, outcome: Told) -> None:
         target = self._asked.target
-        status = 200 if type(outcome) is bytes else outcome.status
+        status = 200 if isinstance(outcome, bytes) else outcome.status
         if self._accounts.access_log:
             start = self.begun * NANO
             note = self._accounts.note
@@ -130,8 +126,8 @@ class InOneGo(Asking, Completion[Told]):
         return self
 
     def at_once(self) -> Told | None:
-        self._begin()
         asked = self._asked
+        self._identity = begin_request(asked.identity)
         model = self.served.express
         given = None if asked.read is None or model is None else asked.read(model, self._body)
         if given is None:

@@ -191,7 +191,8 @@ class Completion(Ticket[T]):
 
     def submit(self) -> None:
         """Go to the model's thread."""
-        self.served.executor.submit(self._run, self)
+        served = self.served
+        served.executor.submit(served.context.copy(), self._run, self)
 
     @abstractmethod
     def at_once(self) -> T | None:
@@ -216,7 +217,9 @@ class Completion(Ticket[T]):
 
     def set_result(self, outcome: T | InParts) -> None:
         """The road has ended."""
-        self._over()
+        self.is_over = True
+        if self._deadline is not None:
+            self._deadline.close()
         if isinstance(outcome, InParts):
             resumed = Resumed(self._dataplane, self, outcome)
             self._road = asyncio.get_running_loop().create_task(self.road(resumed))

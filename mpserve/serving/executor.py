@@ -46,7 +46,7 @@ class Outcome(Protocol[R_contra]):
 
 
 Job = tuple[contextvars.Context, Callable[..., Any], tuple[object, ...], Outcome[Any], "LoopSide"]
-"""A call that waits for its turn, in the context of its caller, and where its outcome is wanted."""
+"""A call that waits for its turn, in which context, and where its outcome is wanted."""
 
 
 class LoopSide:
@@ -91,18 +91,20 @@ class Executor:
         A caller that is cancelled while its job is still queued takes the job with it.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.submit(function, future, *args)
+        self.submit(contextvars.copy_context(), function, future, *args)
         return await future
 
-    def submit(self, function: Callable[..., T], outcome: "Outcome[T]", *args: object) -> None:
-        """Run ``function(*args)`` in a thread, in the caller's context, and settle ``outcome`` on the loop."""
+    def submit(
+        self, context: contextvars.Context, function: Callable[..., T], outcome: "Outcome[T]", *args: object
+    ) -> None:
+        """Run ``function(*args)`` in a thread, in this context, which is its own, and settle ``outcome`` on the loop."""
         if not self._started:
             self._start()
         home = self._home
         # Where something has been gathered, that loop is the one that runs. To ask costs a system call, until Python 3.12.
         if home is None or not home.gathered:
             home = self._begin_turn(asyncio.get_running_loop())
-        home.gathered.append((contextvars.copy_context(), function, args, outcome, home))
+        home.gathered.append((context, function, args, outcome, home))
 
     def _begin_turn(self, loop: asyncio.AbstractEventLoop) -> LoopSide:
         home = self._home

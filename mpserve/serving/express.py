@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mpserve.errors import InvalidInput, MPServeError
-from mpserve.logging import model as model_in_log
 from mpserve.protocol import v1, v2
 from mpserve.protocol.beginnings import read_request
 from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
@@ -105,14 +104,13 @@ def read_v1(model: TensorModel, body: bytes) -> Given | None:
 
 
 def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
-    """The JSON of the answer, in the model's thread.
+    """The JSON of the answer, in the model's thread and a context that names the model.
 
     Raises:
         MPServeError: as ``Dataplane.run``.
         InParts: the answer is one in parts.
     """
     form, model, arrays, _ = given
-    model_in_log.set(visit.served.label)
     form.count(visit, arrays[0])
     asked = answered = perf_counter_ns()
     try:
@@ -128,7 +126,7 @@ def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
 
 
 async def answer_async(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
-    """As ``answer``, of a model whose predict is ``async def``, on the event loop, in a context that names the model."""
+    """As ``answer``, of a model whose predict is ``async def``, on the event loop."""
     form, model, arrays, _ = given
     form.count(visit, arrays[0])
     asked = answered = perf_counter_ns()

@@ -74,7 +74,7 @@ class Served:
         self.here = self.express if is_free and self.pipeline.waits("predict") else None
         """The model, if a plain request can be answered on the event loop without more ado."""
         self.context = contextvars.copy_context()
-        """What a request on the event loop has a copy of: lines that are logged in it name the model."""
+        """What a request has a copy of: lines that are logged in it name the model."""
         self.context.run(model_in_log.set, self.label)
         self.stuck = False
         """Whether all its threads are in calls that do not come back."""

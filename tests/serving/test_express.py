@@ -48,7 +48,7 @@ def expressed(model: TensorModel, read: Reader, document: Any, nonfinite: Any = 
                     return None, visit
                 if served.pipeline.waits("predict"):
                     return await express.answer_async(visit, given, nonfinite), visit
-                return express.answer(visit, given, nonfinite), visit
+                return served.context.copy().run(express.answer, visit, given, nonfinite), visit
             except InferenceError as error:
                 return error, visit
             finally:
