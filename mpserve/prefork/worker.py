@@ -62,6 +62,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         threads.hold_to_one(os.environ)
         forksafety.arm()
         forksafety.watch_threads()
+        Arbiter.spawn_workers = _spawn_workers
 
     @staticmethod
     def check_config(cfg: GunicornConfig, log: object) -> None:
@@ -258,6 +259,15 @@ def _core_of(app: Any) -> ServerCore:
             Arbiter.APP_LOAD_ERROR,
         )
     return core
+
+
+def _spawn_workers(arbiter: Arbiter) -> None:
+    """As gunicorn's, which sleeps up to a tenth of a second after each: most of what four workers took longer than one.
+
+    A crowd at the accept is the gate's affair, and one that dies again and again the back-off's.
+    """
+    for _ in range(arbiter.num_workers - len(arbiter.WORKERS)):
+        arbiter.spawn_worker()
 
 
 @cache
