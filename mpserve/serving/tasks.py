@@ -70,7 +70,7 @@ class Tasks:
                 self._runner = runner = _Runner()
                 continue
             if awaited is runner.end:
-                job.set_result(runner.end.outcome)
+                job.set_result(runner.end.take())
                 continue
             job.task = task
             self._runner = _Runner()
@@ -92,6 +92,11 @@ class _End:
 
     outcome: Any
 
+    def take(self) -> Any:
+        """The outcome, which is not kept here any longer."""
+        outcome, self.outcome = self.outcome, None
+        return outcome
+
 
 class _Runner:
     """Runs the jobs that it is sent, and gives what they wait for, or its ``end``. One that a job has failed in is spent.
@@ -112,8 +117,7 @@ class _Runner:
 @types.coroutine
 def _steps(end: _End) -> Generator[Any, Any, None]:
     while True:
-        job = yield end
-        end.outcome = yield from job.run()
+        end.outcome = yield from (yield end).run()  # and keep nothing of a job until the next one
 
 
 @types.coroutine
@@ -133,4 +137,4 @@ def _rest(job: Job[Any], runner: _Runner, awaited: Any) -> Generator[Any, Any, N
         except BaseException as error:
             return job.set_exception(error)
         if awaited is runner.end:
-            return job.set_result(runner.end.outcome)
+            return job.set_result(runner.end.take())

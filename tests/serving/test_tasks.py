@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import gc
 import sys
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -159,6 +161,35 @@ def test_one_that_is_over_before_it_has_begun_is_not_begun() -> None:
         over.is_over = True
         await last.ended.wait()
         assert over.outcome is None
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_nothing_of_one_that_has_ended_is_kept(waits: bool) -> None:
+    class Large:
+        pass
+
+    async def predict() -> Large:
+        if waits:
+            await asyncio.sleep(0)
+        return Large()
+
+    async def ended(tasks: Tasks) -> list[weakref.ref[Any]]:
+        job = Job(predict)
+        tasks.start(job)
+        await job.ended.wait()
+        return [weakref.ref(job), weakref.ref(job.outcome)]
+
+    async def main() -> None:
+        tasks = Tasks()
+        gc.disable()  # which would hide a circle
+        try:
+            kept = await ended(tasks)
+            await asyncio.sleep(0)  # for the task to end
+            assert [reference() for reference in kept] == [None, None]
+        finally:
+            gc.enable()
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
