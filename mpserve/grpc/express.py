@@ -36,7 +36,7 @@ def _write(request: Request, model: TensorModel, outputs: Parts, nonfinite: NonF
 PROTOBUF = Form(Visit.carries_array, _request_of, _write)
 
 
-def read(core: ServerCore, data: bytes) -> tuple[Served, Given] | None:
+def read(core: ServerCore, data: bytes) -> tuple[Served, Given[bytes]] | None:
     """Whom a serialised ModelInferRequest asks and what it gives, if it is plain and the model takes it as it is."""
     request = read_request(data)
     if request is None:

@@ -11,24 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpserve.http.accounts import Accounts
-from mpserve.http.inference import Call, Inference, coding_for, compressed, in_coding, respond
+from mpserve.http.inference import Call, Inference, binary_answer, coding_for, compressed, in_coding, respond
 from mpserve.http.requests import INLINE
 from mpserve.http.responses import JSON_ONLY, Answer, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import begin_request, identity_for, request_id
-from mpserve.logging import model as model_in_log
+from mpserve.protocol.wire import Encoded
 from mpserve.serving import express
 from mpserve.serving.batching import Batcher
 from mpserve.serving.completion import Completion, Resumed, Ticket
 from mpserve.serving.dataplane import Dataplane, InParts, Plane
 from mpserve.serving.executor import as_failure
-from mpserve.serving.express import Given, Reader
+from mpserve.serving.express import Given, Reader, Written
 from mpserve.serving.joining import Joining
 from mpserve.serving.served import Served
 from mpserve.serving.tasks import Tasks
 
 Told = bytes | Answer | StreamedAnswer
 """What answers a request. Bytes are the JSON of a usual answer, which has status 200 and no headers of its own."""
+
+Outcome = Told | Encoded
+"""What has come of a request, of which an answer is yet to be made where tensors stand behind the JSON."""
 
 Tell = Callable[[Told, bytes], object]
 """Takes an answer and the id of its request."""
@@ -52,20 +55,22 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request but for its body, which has ``length`` bytes. ``read`` reads one that is plain; None: its head is not.
+    """A request but for its body, which has ``length`` bytes, of which the first ``json`` are to be decoded.
 
-    ``identity`` is the id that the client has given it, if any; ``accept_encoding`` the content codings that it takes.
+    ``read`` reads a body that is plain; None: the head is of none. ``identity`` is the id that the client has given it, if
+    any; ``accept_encoding`` the content codings that it takes.
     """
 
     target: Target
     call: Call
     length: int
+    json: int
     read: Reader | None
     identity: str
     accept_encoding: str | None
 
 
-class Asking(Ticket[Told]):
+class Asking(Ticket[Outcome]):
     """What the three ways have in common."""
 
     _identity = ""
@@ -102,8 +107,10 @@ class Asking(Ticket[Told]):
         self._leave()
         return answer
 
-    def told(self, outcome: Told) -> None:
+    def told(self, outcome: Outcome) -> None:
         target = self._asked.target
+        if isinstance(outcome, Encoded):
+            outcome = binary_answer(outcome)
         status = 200 if isinstance(outcome, bytes) else outcome.status
         if self._accounts.access_log:
             start = self.begun * NANO
@@ -117,7 +124,7 @@ class Asking(Ticket[Told]):
         return error_answer(as_failure(error))
 
 
-class InOneGo(Asking, Completion[Told]):
+class InOneGo(Asking, Completion[Outcome]):
     """One that is run to completion."""
 
     def begin(self) -> Asking:
@@ -134,9 +141,11 @@ class InOneGo(Asking, Completion[Told]):
             return None
         answer: Told
         try:
-            answer = express.answer(self, given, self._dataplane.core.settings.nonfinite)
-            if asked.accept_encoding is not None:
-                answer = _in_coding(answer, asked.accept_encoding)
+            written = express.answer(self, given, self._dataplane.core.settings.nonfinite)
+            if isinstance(written, Encoded):
+                answer = binary_answer(written)  # here, since the model may use its arrays again in the next predict
+            else:
+                answer = written if asked.accept_encoding is None else _in_coding(written, asked.accept_encoding)
         except Exception as error:
             answer = error_answer(error)
         self._leave()
@@ -153,16 +162,16 @@ class InTask(Asking):
     """A plain one to a model whose predict is ``async def``, on the event loop."""
 
     task: asyncio.Task[None] | None = None
-    _given: Given
+    _given: Given[Written]
 
-    def begin(self, tasks: Tasks, given: Given) -> Asking:
+    def begin(self, tasks: Tasks, given: Given[Written]) -> Asking:
         """Answer it in one of these tasks."""
         self._given = given
         self.context = self.served.context.copy()
         tasks.start(self)
         return self
 
-    def run(self) -> Coroutine[Any, Any, bytes]:
+    def run(self) -> Coroutine[Any, Any, Written]:
         """What answers it."""
         self._identity = begin_request(self._asked.identity)
         return express.answer_async(self, self._given, self._dataplane.core.settings.nonfinite)
@@ -177,19 +186,19 @@ class InTask(Asking):
             return True
         return self.task.cancel()
 
-    def set_result(self, json: bytes) -> None:
+    def set_result(self, written: Written) -> None:
         """It has been answered."""
         accept_encoding = self._asked.accept_encoding
         if self.is_over:
             self.end()
-        elif accept_encoding is None:
+        elif accept_encoding is None or isinstance(written, Encoded):
             self.is_over = True  # it has no deadline that would have to be closed
-            self._answer(json)
-        elif len(json) <= INLINE:
+            self._answer(written)
+        elif len(written) <= INLINE:
             self.is_over = True
-            self._answer(_in_coding(json, accept_encoding))
+            self._answer(_in_coding(written, accept_encoding))
         else:
-            self._resume(self._compress(json, accept_encoding))
+            self._resume(self._compress(written, accept_encoding))
 
     def set_exception(self, error: BaseException) -> None:
         """It could not be answered, or turned out to be one in parts, which the visit lasts as long as."""
@@ -226,10 +235,10 @@ class InTask(Asking):
         self.told(answer)
 
 
-class InBatch(Asking, Joining[Told]):
+class InBatch(Asking, Joining[Outcome]):
     """A plain one that joins a batch."""
 
-    def begin(self, batcher: Batcher, given: Given) -> Asking:
+    def begin(self, batcher: Batcher, given: Given[Written]) -> Asking:
         """Join the queue."""
         self._identity = identity_for(self._asked.identity)
         self.join(batcher, given)
@@ -237,12 +246,11 @@ class InBatch(Asking, Joining[Told]):
 
     def own_context(self) -> contextvars.Context:
         if self.context is _NO_CONTEXT:
-            self.context = contextvars.copy_context()
+            self.context = self.served.context.copy()
             self.context.run(request_id.set, self._identity)
-            self.context.run(model_in_log.set, self.served.label)
         return self.context
 
-    def told(self, outcome: Told) -> None:
+    def told(self, outcome: Outcome) -> None:
         if self._accounts.access_log:
             self.own_context()
         super().told(outcome)

@@ -17,6 +17,7 @@ from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol import cloudevents, compression, v1, v2
 from mpserve.protocol.beginnings import read_request
 from mpserve.protocol.messages import InferResponse
+from mpserve.protocol.wire import Encoded
 from mpserve.serving.dataplane import Dataplane, Plane
 from mpserve.serving.stream import ModelStream
 
@@ -99,8 +100,17 @@ async def infer(plane: Plane, call: Call, body: bytes) -> Answer:
     answer = v2.encode_answer(result, request, nonfinite)
     if answer.json_length is None:
         return _answer(answer.join(), response_headers, JSON)
+    if not response_headers:
+        return binary_answer(answer)
     binary = {"content-type": "application/octet-stream", BINARY_HEADER: str(answer.json_length)}
     return _answer(answer.join(), {**response_headers, **binary}, {})
+
+
+def binary_answer(encoded: Encoded) -> Answer:
+    """An answer that has tensors behind its JSON."""
+    length = b"%d" % (encoded.json_length or 0)
+    headers = [(b"content-type", b"application/octet-stream"), (BINARY_HEADER.encode(), length)]
+    return Answer(200, headers, encoded.join())
 
 
 def _answer(body: bytes, headers: dict[str, str], defaults: dict[str, str]) -> Answer:

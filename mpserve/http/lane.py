@@ -12,7 +12,7 @@ from mpserve.errors import MPServeError
 from mpserve.http.accounts import Accounts
 from mpserve.http.asking import Asked, Asking, InBatch, InOneGo, InTask, Target, Tell
 from mpserve.http.inference import BINARY_HEADER, Call, Inference, explain, infer, predict, respond
-from mpserve.http.requests import RawHeaders, read_headers
+from mpserve.http.requests import CONTENT_LENGTH, RawHeaders, read_headers
 from mpserve.http.responses import Answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import begin_request
@@ -74,7 +74,8 @@ class Lane:
             return None
         call = Call(target.model, target.version, headers)
         identity, accept_encoding = headers.get("x-request-id", ""), headers.get("accept-encoding")
-        return Asked(target, call, length, _reader(target, headers), identity, accept_encoding)
+        json = _json_length(target, headers, length)
+        return Asked(target, call, length, json, _reader(target, headers, json), identity, accept_encoding)
 
     def _find(self, address: bytes) -> Target | None:
         target = self._target(address)
@@ -103,8 +104,9 @@ class Lane:
         if served.here is not None and asked.read is not None:
             given = asked.read(served.here, body) if served.here.ready else None
             return None if given is None else InTask(*asking).begin(self._tasks, given)
-        if fits(served, target.verb, len(body)):
-            return None if LETTER in body and TIMEOUT in body else InOneGo(*asking).begin()
+        if fits(served, target.verb, asked.json):
+            json = body if asked.json == asked.length else body[: asked.json]
+            return None if LETTER in json and TIMEOUT in json else InOneGo(*asking).begin()
         batcher = served.pipeline.batcher
         if asked.read is None or batcher is None or asked.accept_encoding is not None:
             return None
@@ -124,12 +126,20 @@ class Lane:
         self.accounts.note(target.template, status, start, client, "POST", target.path)
 
 
-def _reader(target: Target, headers: dict[str, str]) -> Reader | None:
-    """What reads a plain request of this head; None: it is not a plain one."""
+def _json_length(target: Target, headers: dict[str, str], length: int) -> int:
+    """Bytes of the body that are JSON, as far as the head is right. What tensors stand behind it cost nothing to decode."""
+    told = headers.get(BINARY_HEADER, "") if target.inference is infer else ""
+    return min(int(told), length) if CONTENT_LENGTH.fullmatch(told) else length
+
+
+def _reader(target: Target, headers: dict[str, str], json: int) -> Reader | None:
+    """What reads a plain request of this head, of so many bytes of JSON; None: it is not a plain one."""
     if target.version is not None:
         return None
     if target.inference is infer:
-        return None if BINARY_HEADER in headers else express.read_v2
+        if BINARY_HEADER not in headers:
+            return express.read_v2
+        return None if "accept-encoding" in headers else express.binary_reader(json)
     if target.inference is predict and is_json(headers.get("content-type")) and not is_event(headers):
         return express.read_v1
     return None

@@ -108,7 +108,7 @@ def _of_text(entry: Any) -> Read:
     if len(entry) != 4 or type(name) is not str:
         raise ValueError
     flat = np.frombuffer(data.as_buffer(of_type=kind), READ[kind])
-    return name, datatype, narrowed(flat, dtype).reshape(_checked(shape.as_list(), flat.size))
+    return name, datatype, narrowed(flat, dtype).reshape(checked(shape.as_list(), flat.size))
 
 
 def _of_objects(entry: Any, body: bytes) -> Read:
@@ -120,7 +120,7 @@ def _of_objects(entry: Any, body: bytes) -> Read:
         raise ValueError
     if (size <= FEW or _may_hold_booleans(body)) and not _NUMBERS.issuperset(map(type, data)):
         raise ValueError
-    array: Array = np.empty(_checked(shape, size), dtype)
+    array: Array = np.empty(checked(shape, size), dtype)
     packer(code, size)(array, 0, *data)
     return name, datatype, array
 
@@ -137,7 +137,8 @@ def _may_hold_booleans(body: bytes) -> bool:
     return body.find(b"u", at) >= 0 or body.find(b"l", at) >= 0 or b"\\" in body
 
 
-def _checked(shape: list[Any], size: int) -> list[int]:
+def checked(shape: list[Any], size: int) -> list[int]:
+    """The shape, if it is one of so many elements; ValueError if not."""
     if type(shape) is not list or len(shape) > MAX_RANK:  # before its sizes are multiplied
         raise ValueError
     elements = 1

@@ -23,7 +23,9 @@ from mpserve.serving.tally import QUEUE
 from mpserve.serving.visit import Visit
 
 
-async def answered(dataplane: Dataplane, served: Served, given: Given, within: float = math.inf) -> bytes | ModelStream:
+async def answered(
+    dataplane: Dataplane, served: Served, given: Given[bytes], within: float = math.inf
+) -> bytes | ModelStream:
     """The answer to a plain request to ``served.express``, for which the client waits ``within`` so many seconds.
 
     Raises:
@@ -53,7 +55,7 @@ async def answered(dataplane: Dataplane, served: Served, given: Given, within: f
     return answer
 
 
-def _work(visit: Visit, given: Given, nonfinite: NonFinite) -> Awaitable[bytes | InParts]:
+def _work(visit: Visit, given: Given[bytes], nonfinite: NonFinite) -> Awaitable[bytes | InParts]:
     pipeline = visit.served.pipeline
     if not pipeline.waits("predict"):
         return visit.served.executor.run(_in_thread, visit, given, nonfinite)
@@ -62,7 +64,7 @@ def _work(visit: Visit, given: Given, nonfinite: NonFinite) -> Awaitable[bytes |
     return _on_loop(visit, given, nonfinite)
 
 
-def _in_thread(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes | InParts:
+def _in_thread(visit: Visit, given: Given[bytes], nonfinite: NonFinite) -> bytes | InParts:
     visit.lap(QUEUE)
     try:
         return express.answer(visit, given, nonfinite)
@@ -70,7 +72,7 @@ def _in_thread(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes | InPa
         return found
 
 
-async def _on_loop(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes | InParts:
+async def _on_loop(visit: Visit, given: Given[bytes], nonfinite: NonFinite) -> bytes | InParts:
     """As ``_in_thread``, of a model whose predict is ``async def``."""
     async with visit.served.pipeline.gate:
         visit.lap(QUEUE)
@@ -80,7 +82,7 @@ async def _on_loop(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes | 
             return found
 
 
-async def _in_batch(batcher: Batcher, visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
+async def _in_batch(batcher: Batcher, visit: Visit, given: Given[bytes], nonfinite: NonFinite) -> bytes:
     future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
     form, model, arrays, request = given
     form.count(visit, arrays[0])

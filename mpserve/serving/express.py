@@ -9,16 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from time import perf_counter_ns
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from mpserve.errors import InvalidInput, MPServeError
-from mpserve.protocol import v1, v2
+from mpserve.protocol import plain_binary, v1, v2
 from mpserve.protocol.beginnings import read_request
 from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.protocol.plain import Read, Request
+from mpserve.protocol.wire import Encoded
 from mpserve.serving.batch import Parts
 from mpserve.serving.conversion import of_plain_rows, to_answer, to_arrays
 from mpserve.serving.dataplane import InParts, is_stream
@@ -29,9 +30,11 @@ from mpserve.serving.stream import blamed
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.serving.visit import Visit
 
+W_co = TypeVar("W_co", covariant=True)
+
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class Form(Generic[W_co]):
     """What kind of plain request it is: how it is counted and answered.
 
     Attributes:
@@ -42,15 +45,18 @@ class Form:
 
     count: Callable[[Visit, Array], None]
     payload: Callable[[Any, TensorModel], Any]
-    write: Callable[[Any, TensorModel, Parts, NonFinite], bytes]
+    write: Callable[[Any, TensorModel, Parts, NonFinite], W_co]
 
 
-Given: TypeAlias = tuple[Form, TensorModel, list[Array], Any]
+Given: TypeAlias = tuple[Form[W_co], TensorModel, list[Array], Any]
 """A plain request: its form, the model, the arrays that this is given, and what else was read. A tuple, since to make an object
 takes as long as to read a number from JSON."""
 
-Reader = Callable[[TensorModel, bytes], Given | None]
-"""``read_v2`` or ``read_v1``: what is in a body, if it is plain and the model takes it as it is."""
+Written: TypeAlias = bytes | Encoded
+"""An answer: all JSON, or with tensors behind it."""
+
+Reader: TypeAlias = Callable[[TensorModel, bytes], Given[Written] | None]
+"""``read_v2`` or ``read_v1``, or ``binary_reader``: what is in a body, if it is plain and the model takes it as it is."""
 
 _ARRAY = itemgetter(2)
 
@@ -85,14 +91,41 @@ def _write_v1(request: None, model: TensorModel, outputs: Parts, nonfinite: NonF
 V1 = Form(_carries_instances, lambda request, model: {}, _write_v1)  # an answer has nothing of the request
 
 
-def read_v2(model: TensorModel, body: bytes) -> Given | None:
+def _wants_binary(request: Request, model: TensorModel) -> Any:
+    message = v2.request_of(request, model.name, None)
+    message.parameters = {plain_binary.WANTED: True}
+    return message
+
+
+def _write_binary(request: Request, model: TensorModel, outputs: Parts, nonfinite: NonFinite) -> Encoded:
+    request_id, _ = request
+    encoded = plain_binary.write_response(model.name, request_id, outputs)
+    return encoded or v2.encode_answer(_response(request_id, model, outputs), _wants_binary(request, model))
+
+
+BINARY = Form(Visit.carries_array, _wants_binary, _write_binary)
+"""As ``V2``, of which the answer is to be binary too."""
+
+
+def read_v2(model: TensorModel, body: bytes) -> Given[bytes] | None:
     """What is in a body of nothing but JSON."""
     request = read_request(body)
     arrays = None if request is None else arrays_for(model.inputs, request[1])
     return None if request is None or arrays is None else (V2, model, arrays, request)
 
 
-def read_v1(model: TensorModel, body: bytes) -> Given | None:
+def binary_reader(length: int) -> Reader:
+    """What reads a body of so many bytes of JSON and tensors behind it."""
+
+    def read(model: TensorModel, body: bytes) -> Given[Encoded] | None:
+        request = plain_binary.read_request(body, length)
+        arrays = None if request is None else arrays_for(model.inputs, request[1])
+        return None if request is None or arrays is None else (BINARY, model, arrays, request)
+
+    return read
+
+
+def read_v1(model: TensorModel, body: bytes) -> Given[bytes] | None:
     """As ``read_v2``."""
     array = of_plain_rows(model.inputs, body)
     if array is not None:
@@ -103,8 +136,8 @@ def read_v1(model: TensorModel, body: bytes) -> Given | None:
         return None
 
 
-def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
-    """The JSON of the answer, in the model's thread and a context that names the model.
+def answer(visit: Visit, given: Given[W_co], nonfinite: NonFinite) -> W_co:
+    """What the answer is written as, in the model's thread and a context that names the model.
 
     Raises:
         MPServeError: as ``Dataplane.run``.
@@ -125,7 +158,7 @@ def answer(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
         _note(visit, asked, answered)
 
 
-async def answer_async(visit: Visit, given: Given, nonfinite: NonFinite) -> bytes:
+async def answer_async(visit: Visit, given: Given[W_co], nonfinite: NonFinite) -> W_co:
     """As ``answer``, of a model whose predict is ``async def``, on the event loop."""
     form, model, arrays, _ = given
     form.count(visit, arrays[0])
@@ -153,7 +186,7 @@ def _note(visit: Visit, asked: int, answered: int) -> None:
     visit.served.pipeline.observe_predict((now - asked) * NANO)
 
 
-def _written(visit: Visit, given: Given, result: Any, nonfinite: NonFinite) -> bytes:
+def _written(visit: Visit, given: Given[W_co], result: Any, nonfinite: NonFinite) -> W_co:
     form, model, _, request = given
     outputs = _as_declared(model.outputs, result)
     converted = () if outputs else _converted(given, result)
@@ -212,7 +245,7 @@ def _several(declared: Sequence[Tensor], result: Any) -> Parts | None:
     return parts
 
 
-def _converted(given: Given, result: Any) -> Sequence[InferOutput]:
+def _converted(given: Given[Any], result: Any) -> Sequence[InferOutput]:
     """The outputs, as in the ordinary way."""
     form, model, _, request = given
     payload = form.payload(request, model)

@@ -12,14 +12,14 @@ from mpserve.serving.batch import Parts
 from mpserve.serving.batching import Batcher
 from mpserve.serving.completion import LARGE, Ticket
 from mpserve.serving.executor import as_failure
-from mpserve.serving.express import Given, Reader
+from mpserve.serving.express import Given, Reader, Written
 from mpserve.serving.served import Served
 from mpserve.serving.stream import blamed
 
 T = TypeVar("T")
 
 
-def read_joining(served: Served, batcher: Batcher, reader: Reader, body: bytes) -> Given | None:
+def read_joining(served: Served, batcher: Batcher, reader: Reader, body: bytes) -> Given[Written] | None:
     """What is in a body, if it is plain and the model is one whose next batch it can join at once."""
     model = served.express
     if model is None or len(body) > LARGE or not served.model.ready:
@@ -35,16 +35,16 @@ def read_joining(served: Served, batcher: Batcher, reader: Reader, body: bytes) 
     return given
 
 
-class Joining(Ticket[T | bytes]):
+class Joining(Ticket[T | Written]):
     """Such a request, from its joining the queue to its answer."""
 
-    _given: Given
+    _given: Given[Written]
 
     @abstractmethod
     def own_context(self) -> Context:
         """That of the request: what is logged in it names the request."""
 
-    def join(self, batcher: Batcher, given: Given) -> None:
+    def join(self, batcher: Batcher, given: Given[Written]) -> None:
         """Enter the queue."""
         self._given = given
         form, _, arrays, _ = given
@@ -65,8 +65,8 @@ class Joining(Ticket[T | bytes]):
         self.is_answered = True
         form, model, _, request = self._given
         try:
-            json = form.write(request, model, outputs, self._dataplane.core.settings.nonfinite)
+            written = form.write(request, model, outputs, self._dataplane.core.settings.nonfinite)
         except Exception as error:  # what is no JSON
             self._answer(self.failed(error))
         else:
-            self._answer(json)
+            self._answer(written)
