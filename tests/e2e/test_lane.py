@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.e2e.wire import wire
@@ -133,6 +134,15 @@ def awaits_v2(*numbers: int, fields: tuple[str, ...] = ()) -> bytes:
     return request({"id": "7", "inputs": [entry]}, *fields, path="/v2/models/awaits/infer")
 
 
+def binary(model: str, name: str, datatype: str, numbers: Any, *fields: str, **others: Any) -> bytes:
+    tensor = numbers.tobytes()
+    entry = {"name": name, "shape": numbers.shape, "datatype": datatype}
+    told = {"inputs": [entry | {"parameters": {"binary_data_size": len(tensor)}}], **others}
+    part = json.dumps(told | {"parameters": {"binary_data_output": True}}).encode()
+    length = f"Inference-Header-Content-Length: {len(part)}"
+    return request(part + tensor, length, *fields, path=f"/v2/models/{model}/infer")
+
+
 JSON_PART = json.dumps(
     {
         "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}],
@@ -194,6 +204,19 @@ SENT: dict[str, bytes] = {
     "V2, bytes left over": request(
         JSON_PART + bytes(9), f"Inference-Header-Content-Length: {len(JSON_PART)}", path="/v2/models/sum/infer"
     ),
+    "V2, binary, an id": binary("sum", "x", "FP32", np.float32([1, 2]), id="7"),
+    "V2, binary, a wrong shape": binary("sum", "x", "FP32", np.float32([[[1]]])),
+    "V2, binary, another input": binary("sum", "q", "FP32", np.float32([1, 2])),
+    "V2, binary, an output by name": binary("sum", "x", "FP32", np.float32([1]), outputs=[{"name": "y"}]),
+    "V2, binary, gzip asked for": binary("rows", "x", "FP32", np.zeros(4, np.float32), "accept-encoding: gzip"),
+    "V2, binary, large": binary("sum", "x", "FP32", np.arange(70_000, dtype=np.float32)),
+    "V2, binary, a batch": binary("rows", "x", "FP32", np.float32([1, 2])),
+    "V2, binary, a batch that is too large": binary("rows", "x", "FP32", np.float32([1, 2, 3, 4, 5])),
+    "V2, binary, a batch that fails": binary("rows", "x", "FP32", np.float32([-1])),
+    "V2, binary, async": binary("awaits", "z", "INT64", np.int64([0])),
+    "V2, binary, async, gzip asked for": binary("awaits", "z", "INT64", np.int64([0, 30000]), "accept-encoding: gzip"),
+    "V2, binary, an async failure": binary("awaits", "z", "INT64", np.int64([1])),
+    "V2, binary, an async answer in parts": binary("awaits", "z", "INT64", np.int64([4])),
     "V2, a wrong shape": request({**V2, "inputs": [{**V2["inputs"][0], "shape": [3]}]}, path="/v2/models/sum/infer"),  # type: ignore[dict-item, index]
     "V2, a batch": rows(1, 2),
     "V2, a batch that is too large": rows(1, 2, 3, 4, 5),
