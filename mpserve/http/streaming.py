@@ -1,6 +1,7 @@
 """Answers that are sent while the model still makes them, one chunk for each of its parts."""
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +43,8 @@ class StreamedAnswer:
         self.headers: Headers = []
         self._first = b""
         self._gone = False
+        # That of the request, which the task that sends need not be in: what is logged is to name it.
+        self._context = contextvars.copy_context()
 
     async def begin(self) -> "StreamedAnswer":
         """Await the first part, so that whatever fails until then raises here and is answered with its own status."""
@@ -76,7 +79,7 @@ class StreamedAnswer:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         if self._first:
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
-        last = b""
+        last: bytes | None = b""
         try:
             async for part in self.stream:
                 await send({"type": "http.response.body", "body": self.encode(part), "more_body": True})
@@ -85,9 +88,15 @@ class StreamedAnswer:
         except Exception as error:
             if self._gone:
                 return
-            told = error_answer(error).body
-            if self.tell is None:
-                logger.error("an answer was cut off, since its head was out already: %s", told.decode())
+            last = self._context.run(self._told, error)
+            if last is None:
                 return
-            last = self.tell(told)
         await send({"type": "http.response.body", "body": last})
+
+    def _told(self, error: Exception) -> bytes | None:
+        """The last chunk, after a failure; None: the answer is cut off."""
+        told = error_answer(error).body
+        if self.tell is not None:
+            return self.tell(told)
+        logger.error("an answer was cut off, since its head was out already: %s", told.decode())
+        return None
