@@ -28,8 +28,9 @@ def read_joining(served: Served, batcher: Batcher, reader: Reader, body: bytes) 
         return None
     given = reader(model, body)
     if given is not None:
+        _, _, arrays, _ = given
         try:
-            batcher.check(given[2])
+            batcher.check(arrays)
         except InvalidInput:
             return None  # to be refused where it can be told: a ticket is not answered before there is one
     return given
