@@ -99,7 +99,8 @@ LARGE = Workload("v2_large", "V2 JSON [1,3,224,224]", "v2", (1, 3, 224, 224), co
 V1_SMALL = Workload("v1_small", "V1 JSON [1,4]", "v1", (1, 4))
 V1_MEDIUM = Workload("v1_medium", "V1 JSON [32,128]", "v1", (32, 128))
 BINARY = Workload("binary_large", "V2 binary [1,3,224,224]", "binary", (1, 3, 224, 224), connections=4)
-IDENTITY = (SMALL, MEDIUM, LARGE, BINARY, V1_SMALL, V1_MEDIUM)
+IDENTITY = (SMALL, V1_SMALL, MEDIUM, V1_MEDIUM, LARGE, BINARY)
+"""In the order in which they are measured: what is compared with each other shortly after one another."""
 MLP = Workload("mlp", "torch MLP", "v2", (1, 128), connections=32, model="mlp")
 LOADS = (1, 4, 16, 64)
 """Connections at which latency is looked at, with SMALL."""

@@ -13,7 +13,7 @@ from orjson import loads
 
 from mpserve.protocol import plain
 from mpserve.protocol.datatypes import Array
-from mpserve.protocol.plain import KINDS, NOT_PLAIN, READ, Request, narrowed, packer
+from mpserve.protocol.plain import KINDS, NOT_PLAIN, READ, Request, narrowed
 
 try:
     import simdjson
@@ -81,7 +81,8 @@ def _remember(begin: bytes, text: bytes, request: Request) -> None:
 def _few(datatype: str, like: Array) -> Numbers:
     """For as many numbers as an array has, through Python objects."""
     shape, size, dtype = like.shape, like.size, like.dtype
-    write = packer(KINDS[datatype][2], size)
+    _, _, packers = KINDS[datatype]
+    write = packers[size]
 
     def read(text: bytes) -> Array:
         data = loads(text)

@@ -8,7 +8,6 @@ refuses anything, and what is taken here means what it means there.
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from itertools import chain
 from math import prod
 from struct import Struct
@@ -46,15 +45,33 @@ KNOWN = 1024
 _NUMBERS = frozenset({int, float})
 _FLOATS = frozenset({float})
 
+
+class Packers(dict[int, Callable[..., None]]):
+    """What writes numbers into an array of one datatype, by how many there are, unless one is out of range.
+
+    Among integers, one with a fraction is refused as well. ``code`` is what struct calls the datatype.
+    """
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def __missing__(self, size: int) -> Callable[..., None]:
+        if len(self) >= KNOWN:
+            self.clear()
+        # "=" is of the standard sizes, and without it floats become infinite.
+        self[size] = write = Struct(f"={size}{self.code}").pack_into
+        return write
+
+
 READ = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
 _FP32 = FIXED["FP32"]
 _CODES = {"FP32": "f", "FP64": "d", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q"}
 _CODES |= {f"U{datatype}": code.upper() for datatype, code in _CODES.items() if datatype.startswith("I")}
 KINDS = {
-    datatype: ("d" if code in "fd" else "u" if datatype == "UINT64" else "i", FIXED[datatype], code)
+    datatype: ("d" if code in "fd" else "u" if datatype == "UINT64" else "i", FIXED[datatype], Packers(code))
     for datatype, code in _CODES.items()
 }
-"""By datatype: as what simdjson reads its numbers, its dtype, and what struct calls it."""
+"""By datatype: as what simdjson reads its numbers, its dtype, and what writes them."""
 _LIMITS = {
     dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for _, dtype, _ in KINDS.values() if dtype.kind in "iu"
 }
@@ -114,21 +131,15 @@ def _of_text(entry: Any) -> Read:
 def _of_objects(entry: Any, body: bytes) -> Read:
     """As ``_of_text``, of what orjson has read."""
     name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
-    _, dtype, code = KINDS[datatype]
+    _, dtype, packers = KINDS[datatype]
     size = len(data)
     if not size or len(entry) != 4 or type(name) is not str:
         raise ValueError
     if (size <= FEW or _may_hold_booleans(body)) and not _NUMBERS.issuperset(map(type, data)):
         raise ValueError
     array: Array = np.empty(checked(shape, size), dtype)
-    packer(code, size)(array, 0, *data)
+    packers[size](array, 0, *data)
     return name, datatype, array
-
-
-@lru_cache(KNOWN)
-def packer(code: str, size: int) -> Callable[..., None]:
-    """What writes so many numbers into an array, unless one is out of range or, among integers, has a fraction."""
-    return Struct(f"={size}{code}").pack_into  # "=" is of the standard sizes, and without it floats become infinite
 
 
 def _may_hold_booleans(body: bytes) -> bool:
@@ -190,14 +201,17 @@ def floats(rows: list[Any], datatype: str) -> Array | None:
     try:
         if type(rows[0]) is list:
             shape = (len(rows), len(rows[0]))
-            if {*map(len, rows)} != {shape[1]}:
+            if len(rows) == 1:
+                [rows] = rows
+            elif {*map(len, rows)} == {shape[1]}:
+                rows = [*chain.from_iterable(rows)]
+            else:
                 return None
-            rows = rows[0] if len(rows) == 1 else [*chain.from_iterable(rows)]
         if not _FLOATS.issuperset(map(type, rows)):
             return None
-        _, dtype, code = KINDS[datatype]
+        _, dtype, packers = KINDS[datatype]
         array: Array = np.empty(shape, dtype)
-        packer(code, len(rows))(array, 0, *rows)
+        packers[len(rows)](array, 0, *rows)
     except NOT_PLAIN:
         return None
     return array
