@@ -190,7 +190,7 @@ async def outcome(case: Case, way: Callable[[Lane, Case], Any], access_log: bool
                 return None
         answer, identity = told
         got = await sent(answer)
-        assert core.in_flight.count == 0
+        assert core.row.in_flight == 0
         for served in core.served["m"]:
             await asyncio.wait_for(served.held.until_idle(), 10)
         assert identity

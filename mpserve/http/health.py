@@ -95,6 +95,5 @@ class Health:
     async def metrics(self, request: Request) -> Answer:
         """``GET /metrics``: the sum over all workers, whichever is asked."""
         metrics().flush()
-        self.core.count_requests()
         body, content_type = await self.core.offload(render, self.core.board, request.headers.get("accept", ""))
         return Answer(200, [(b"content-type", content_type.encode())], body)

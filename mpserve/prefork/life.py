@@ -178,7 +178,6 @@ class Life:
                 logger.error("the arbiter is gone; finishing what is in hand, then ending")
             self.core.reconciler.kick()
             self.core.follow_regions()
-            self.core.count_requests()
             self.log_settings.follow()
             self._expire_connections()
             self._balance()
@@ -200,8 +199,9 @@ class Life:
         self.shedding.look(load_of(self.row), [load_of(row) for row in others] if sheds else [])
 
     def _look_at_models(self) -> None:
-        """Make way for a successor where a model's call does not come back."""
+        """Tell how many requests wait, and make way for a successor where a model's call does not come back."""
         models = [served for group in self.core.served.values() for served in group]
+        self.row.waiting = sum(served.admission.waiting for served in models)
         now = time.monotonic()
         found = [served.label for served in models if served.find_stuck(now)]
         if found and not self.stuck:

@@ -139,7 +139,7 @@ class Ticket(Visit, ABC, Generic[T]):
         self.is_over = False  # not of the class, where it would be looked for last
         """Whether it has been settled, given up or cancelled."""
         self._dataplane = dataplane
-        Visit.__init__(self, served, dataplane.tally(served), dataplane.core.in_flight)
+        Visit.__init__(self, served, dataplane.tally(served), dataplane.core.row.cells)
         self._deadline = served.admission.limit(self, self._give_up) if served.admission.is_limited else None
 
     @abstractmethod

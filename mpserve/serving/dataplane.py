@@ -141,7 +141,7 @@ class Dataplane:
 
     def visit(self, served: Served) -> Visit:
         """Begin a request to this model."""
-        return Visit(served, self.tally(served), self.core.in_flight)
+        return Visit(served, self.tally(served), self.core.row.cells)
 
     def tally(self, served: Served) -> Tally:
         """What its requests are counted in."""

@@ -18,7 +18,6 @@ from mpserve.logging import model as model_in_log
 from mpserve.metrics import metrics
 from mpserve.scoreboard import Row, Scoreboard
 from mpserve.serving import shelf
-from mpserve.serving.admission import Hold
 from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted, Wish
 from mpserve.serving.executor import Executor
 from mpserve.serving.loader import Library, ModelSource
@@ -51,8 +50,6 @@ class ModelHost:
         self.library: Library | None = None
         """Where models come from that were not known at the start, if the user has such a thing."""
         self.served: dict[str, Group] = {}
-        self.in_flight = Hold()
-        """All requests that are being answered."""
         self.loading = ""
         """What is being loaded right now, for the words of a deadline."""
         self._on_thread: Callable[[], object] = lambda: None
@@ -184,11 +181,6 @@ class ModelHost:
         self.row.models = sum(
             1 << group.wanted.bit for group in self.served.values() if all(map(self.can_answer, group))
         )
-
-    def count_requests(self) -> None:
-        """Write to the scoreboard how many requests are being answered here, and how many wait. To be called often."""
-        self.row.in_flight = self.in_flight.count
-        self.row.waiting = sum(served.admission.waiting for group in self.served.values() for served in group)
 
     def can_answer(self, served: Served) -> bool:
         """Whether this model can answer here, and its predictor, where that is watched."""

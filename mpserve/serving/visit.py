@@ -6,7 +6,7 @@ It is on the way of every request and written to cost little. It knows neither w
 from time import perf_counter_ns
 
 from mpserve.protocol.datatypes import Array
-from mpserve.serving.admission import Hold
+from mpserve.scoreboard import IN_FLIGHT
 from mpserve.serving.served import Served
 from mpserve.serving.tally import INFER, Stopwatch, Tally
 
@@ -14,10 +14,10 @@ from mpserve.serving.tally import INFER, Stopwatch, Tally
 class Visit(Stopwatch):
     """Begins with its construction. Begun and ended on the event loop, whose thread alone writes what it counts in."""
 
-    __slots__ = ("_in_flight", "_tally", "is_answered", "is_read", "place", "rows", "served")
+    __slots__ = ("_cells", "_tally", "is_answered", "is_read", "place", "rows", "served")
 
-    def __init__(self, served: Served, tally: Tally, in_flight: Hold) -> None:
-        """``in_flight`` are all requests of the worker."""
+    def __init__(self, served: Served, tally: Tally, cells: memoryview) -> None:
+        """``cells`` are those of the worker's row in the scoreboard."""
         self.begun = self.now = perf_counter_ns()  # what a stopwatch begins with, without the call
         self.spent = [0, 0, 0, 0]
         self.executions = 1
@@ -27,8 +27,8 @@ class Visit(Stopwatch):
         self.is_read = False
         """Whether it is known what is asked."""
         self._tally = tally
-        self._in_flight = in_flight
-        in_flight.count += 1
+        self._cells = cells
+        cells[IN_FLIGHT] += 1
         held = served.held
         held.count = self.place = held.count + 1
         """Among those who are with the model."""
@@ -46,7 +46,7 @@ class Visit(Stopwatch):
 
     def end(self, is_counted: bool = True) -> None:
         """Once, whatever becomes of the request: ``is_answered`` says what."""
-        self._in_flight.count -= 1
+        self._cells[IN_FLIGHT] -= 1
         held = self.served.held
         held.count -= 1
         if held.idle is not None and not held.count:

@@ -59,7 +59,7 @@ def test_a_worker_that_blocks_its_loop_for_longer_than_timeout_is_replaced_with_
         assert f'File "{tmp_path / "model.py"}", line 12 in predict' in server.log
         server.wait_ready(workers=2)
         assert len(workers & set(server.workers())) == 1
-        eventually(lambda: server.metric("mpserve_requests_in_flight") == 0)
+        assert server.metric("mpserve_requests_in_flight") == 0
 
 
 def test_a_load_longer_than_timeout_is_not_taken_for_a_blocked_loop(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_a_call_that_does_not_come_back_has_its_worker_replaced_and_the_rest_is_
         assert f'File "{tmp_path / "model.py"}", line 8, in wait_for' in server.log
         assert "go" not in asked(tmp_path)[: asked(tmp_path).index("other")]
         assert server.metric("mpserve_worker_restarts_total") == 1
-        eventually(lambda: in_flight(server) == 0)
+        assert in_flight(server) == 0
 
 
 def test_a_call_that_is_late_and_comes_back_costs_no_worker(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_killed_worker_takes_only_its_own_connections_with_it(folder: Path, lo
         request = waiting_request(server, folder)  # one that is in flight in the worker that will be killed
         (killed,) = pids(folder, "waiting")
         with Traffic(server) as traffic:
-            eventually(lambda: server.metric("mpserve_requests_in_flight") >= 1)
+            assert server.metric("mpserve_requests_in_flight") >= 1
             kill(killed)
             traffic.flow(100)
             eventually(lambda: settled(server, 2))
@@ -46,7 +46,7 @@ def test_a_killed_worker_takes_only_its_own_connections_with_it(folder: Path, lo
         assert {loss.pid for loss in traffic.losses} <= {killed, None}
         assert killed not in server.workers()
         assert server.metric("mpserve_worker_restarts_total") == 1
-        eventually(lambda: server.metric("mpserve_requests_in_flight") == 0)
+        assert server.metric("mpserve_requests_in_flight") == 0
 
 
 def test_after_hup_the_old_workers_serve_until_the_new_ones_are_ready(folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_each_part_arrives_before_the_next_is_made(tmp_path: Path, model: str, l
         server.wait_ready(workers=2)
         with reading(server, model) as (response, lines):
             assert response.headers["transfer-encoding"] == "chunked"
-            eventually(lambda: server.metric("mpserve_requests_in_flight") == 1)
+            assert server.metric("mpserve_requests_in_flight") == 1
             for number in (1, 2):
                 go(tmp_path, number)
                 assert next(lines) == f"part {number}"

@@ -382,12 +382,12 @@ def test_a_client_that_goes_cancels_predict_and_the_visit_lasts_until_that_has_e
                     assert one.cancel()
                     assert not one.cancel()
                     await model.cancelled.wait()
-                    assert (core.in_flight.count, core.find("m").held.count) == (1, 1)
+                    assert (core.row.in_flight, core.find("m").held.count) == (1, 1)
                     model.go.set()
                 await core.find("m").held.until_idle()
                 while one.task is not None and not one.task.done():
                     await asyncio.sleep(0)
-            assert core.in_flight.count == 0
+            assert core.row.in_flight == 0
             if kind is Waits or way == "V1":
                 assert told == []
                 assert lines == []
@@ -409,12 +409,12 @@ def test_a_request_that_is_cancelled_before_its_task_has_begun_ends_its_visit_an
             assert isinstance(one, InTask)
             assert one.cancel()
             await core.find("m").held.until_idle()
-            assert core.in_flight.count == 0
+            assert core.row.in_flight == 0
             for _ in range(3):
                 await asyncio.sleep(0)
             served = core.find("m")
             assert tallied(served, COUNTED) == [0, 0, 0, 0]
-            assert (core.in_flight.count, served.held.count, model.begun.is_set()) == (0, 0, False)
+            assert (core.row.in_flight, served.held.count, model.begun.is_set()) == (0, 0, False)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
@@ -435,7 +435,7 @@ def test_a_client_that_goes_when_predict_has_just_ended_ends_the_visit(answer: F
                 await asyncio.sleep(0)
             assert one.cancel()
             await core.find("m").held.until_idle()
-            assert core.in_flight.count == 0
+            assert core.row.in_flight == 0
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
@@ -459,7 +459,7 @@ def test_a_model_that_cancels_its_own_task_fails_that_request_alone(way: str) ->
             lane = Lane(Dataplane(core), Accounts(access_log=True))
             with logged() as lines:
                 answer, identity = await begun(lane, case([], *WAYS[way]))
-            assert (answer.status, core.in_flight.count) == (500, 0)
+            assert (answer.status, core.row.in_flight) == (500, 0)
             assert {line[2] for line in lines} == {identity.decode()}
             assert [line[0] for line in lines] == ["mpserve.http.responses", "mpserve.access"]
             answer, _ = await begun(lane, case([], V1, {"instances": [0]}))

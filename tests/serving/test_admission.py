@@ -101,7 +101,7 @@ def with_core(model: Model, test: Callable[[ServerCore, Ask], Awaitable[None]], 
             finally:
                 if isinstance(model, (Held, Batched)):
                     model.go.release(100)
-            assert core.in_flight.count == core.find("m").held.count == 0
+            assert core.row.in_flight == core.find("m").held.count == 0
 
     asyncio.run(main())
 

@@ -127,9 +127,9 @@ def test_a_road_ends_in_the_models_thread_and_is_told_on_the_loop(ends: Any, hea
         async with loaded(Doubles()) as core:
             road = Road(Dataplane(core), ends)
             road.submit()
-            assert core.in_flight.count == 1
+            assert core.row.in_flight == 1
             assert await asyncio.wait_for(road.heard, 10) == heard
-            assert core.in_flight.count == 0
+            assert core.row.in_flight == 0
             await asyncio.wait_for(core.find("m").held.until_idle(), 10)
 
     asyncio.run(main())
@@ -194,7 +194,7 @@ def test_of_many_requests_in_several_threads_each_gets_its_own_answer_and_all_ar
             quarter = REQUESTS // 4
             assert counted == [2 * quarter, 2 * quarter, 3 * quarter]
             assert observed() - before == REQUESTS
-            assert (core.in_flight.count, served.held.count) == (0, 0)
+            assert (core.row.in_flight, served.held.count) == (0, 0)
             assert len(identities) == REQUESTS
             assert len(model.threads) <= concurrency
 

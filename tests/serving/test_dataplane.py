@@ -28,7 +28,7 @@ def run(model: Model, payload: Any = None, version: str | None = None, verb: str
             try:
                 result, _ = await Dataplane(core).run(verb, model.name, version, payload, {})
             finally:
-                assert core.in_flight.count == 0
+                assert core.row.in_flight == 0
             return result
 
     return asyncio.run(main())
@@ -96,8 +96,8 @@ def test_an_unknown_model_or_version_is_not_found(name: str, version: str | None
 def test_requests_in_flight_are_counted_while_they_are() -> None:
     async def main() -> list[int]:
         async with loaded(model) as core:
-            counts.append(lambda: core.in_flight.count)
-            return [(await Dataplane(core).run("predict", "m", None, {}, {}))[0], core.in_flight.count]
+            counts.append(lambda: core.row.in_flight)
+            return [(await Dataplane(core).run("predict", "m", None, {}, {}))[0], core.row.in_flight]
 
     counts: list[Callable[[], int]] = []
     model = Answering(lambda payload: counts[0]())

@@ -128,7 +128,7 @@ class Client:
 
     async def until_idle(self) -> None:
         await self.served.held.until_idle()
-        assert self.core.in_flight.count == 0
+        assert self.core.row.in_flight == 0
 
 
 def with_client(model: TensorModel, test: Callable[[Client], Awaitable[None]], **options: Any) -> None:
@@ -436,7 +436,7 @@ def test_a_request_that_is_cancelled_leaves_the_queue_and_takes_nothing_from_its
         ticket, told = joined.pop(gone)
         assert ticket.cancel()
         assert not ticket.cancel()
-        assert (client.served.held.count, client.core.in_flight.count) == (3, 3)
+        assert (client.served.held.count, client.core.row.in_flight) == (3, 3)
         model.go.release(MANY)
         rest = [row for row in (1.0, 2.0, 3.0) if row != gone + 1]
         assert [data(await answer) for _, answer in joined] == [[2 * row] for row in rest]

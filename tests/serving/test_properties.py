@@ -198,7 +198,7 @@ def test_ten_thousand_requests_have_each_its_own_answer(case: Case) -> None:
             assert max(model.calls) <= case.size
             served = core.find("m")
             await served.held.until_idle()
-            assert core.in_flight.count == 0
+            assert core.row.in_flight == 0
             await one_client(dataplane, model, case, CLIENTS)  # what went wrong, or went away, has cost nothing
             assert served.pipeline.batcher is not None
             while len(served.pipeline.batcher):  # the last one left a moment ago

@@ -97,7 +97,7 @@ def streaming(model: Model, test: Callable[[ModelStream, ServerCore], Awaitable[
             stream, _ = await Dataplane(core).run("predict", model.name, None, payload, {})
             assert isinstance(stream, ModelStream)
             result = await test(stream, core)
-            assert core.in_flight.count == 0
+            assert core.row.in_flight == 0
             await core.find(model.name).retire()
             return result
 
@@ -147,7 +147,7 @@ def test_the_model_is_held_and_the_request_in_flight_until_the_end(kind: Any) ->
         retiring = asyncio.ensure_future(core.find("m").retire())
         assert await anext(stream) == "a"
         await core.offload(int)
-        assert (core.in_flight.count, retiring.done()) == (1, False)
+        assert (core.row.in_flight, retiring.done()) == (1, False)
         assert [part async for part in stream] == ["b"]
         await retiring
 

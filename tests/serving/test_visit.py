@@ -35,10 +35,10 @@ def visited(*stays: Callable[[Visit], None]) -> list[int]:
             dataplane = Dataplane(core)
             for number, stay in enumerate(stays):
                 visit = dataplane.visit(served)
-                assert (core.in_flight.count, is_held(core)) == (1, True), number
+                assert (core.row.in_flight, is_held(core)) == (1, True), number
                 stay(visit)
                 visit.end(is_counted=visit.is_read)
-                assert (core.in_flight.count, is_held(core)) == (0, False), number
+                assert (core.row.in_flight, is_held(core)) == (0, False), number
             return tallied(served, (tally.SUCCESSES, tally.FAILURES, tally.ROWS))
 
     return asyncio.run(main())
