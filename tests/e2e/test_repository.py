@@ -73,14 +73,15 @@ def post(server: Server, path: str, body: Any = None) -> httpx.Response:
 
 
 def of_each_worker(server: Server, path: str) -> dict[int, int]:
-    """The status of ``GET path`` as each worker gives it, by pid; each request has a connection of its own."""
+    """The status of ``GET path`` as each worker gives it, by pid. Connections that stay open go to all of them."""
     found: dict[int, int] = {}
-    for _ in range(400):
-        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+    with contextlib.ExitStack() as held:
+        for _ in range(100):
+            client = held.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE))
             pid = client.post("/v1/models/pid:predict", json={"instances": []}).json()["predictions"][0]
             found.setdefault(pid, client.get(path).status_code)  # the connection stays with its worker
-        if len(found) == WORKERS:
-            break
+            if len(found) == WORKERS:
+                break
     assert set(found) == set(server.workers())
     return found
 
@@ -88,11 +89,13 @@ def of_each_worker(server: Server, path: str) -> dict[int, int]:
 def tags(server: Server) -> set[str]:
     """Which tags workers answer with, and each worker is asked."""
     found: dict[int, str] = {}
-    for _ in range(400):
-        pid, text = post(server, "/v1/models/b:predict", {"instances": []}).json()["predictions"]
-        assert found.setdefault(pid, text) == text
-        if len(found) == WORKERS:
-            break
+    with contextlib.ExitStack() as held:
+        for _ in range(100):
+            client = held.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE))
+            pid, text = client.post("/v1/models/b:predict", json={"instances": []}).json()["predictions"]
+            assert found.setdefault(pid, text) == text
+            if len(found) == WORKERS:
+                break
     assert set(found) == set(server.workers())
     return set(found.values())
 

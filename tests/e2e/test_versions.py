@@ -1,5 +1,6 @@
 """Several versions of a model, from folders of a model directory, in two workers; each worker is asked."""
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -64,13 +65,15 @@ def answers(server: Server, address: str = "/v2/models/m") -> set[tuple[str, int
     """The version and the factor that the workers answer with; each is asked."""
     request = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [1]}]}
     found: dict[int, tuple[str, int]] = {}
-    for _ in range(400):
-        answer = post(server, f"{address}/infer", request).raise_for_status().json()
-        [pid], [factor] = (output["data"] for output in answer["outputs"])
-        told = answer["model_version"], factor
-        assert found.setdefault(pid, told) == told
-        if len(found) == WORKERS:
-            break
+    with contextlib.ExitStack() as held:  # connections that stay open go to all of them
+        for _ in range(100):
+            client = held.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE))
+            answer = client.post(f"{address}/infer", json=request).raise_for_status().json()
+            [pid], [factor] = (output["data"] for output in answer["outputs"])
+            told = answer["model_version"], factor
+            assert found.setdefault(pid, told) == told
+            if len(found) == WORKERS:
+                break
     assert set(found) == set(server.workers())
     return set(found.values())
 
