@@ -43,7 +43,6 @@ KNOWN = 1024
 """Lengths of data, by datatype, for which it is kept what writes them; those that a model is given are few."""
 
 _NUMBERS = frozenset({int, float})
-_FLOATS = frozenset({float})
 
 
 class Packers(dict[int, Callable[..., None]]):
@@ -84,6 +83,7 @@ NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, Over
 """What is raised for text that is no JSON, for what is not there, and for values of another type than was asked for."""
 
 INSTANCES = b'{"instances":'
+AROUND = len(INSTANCES) + 1
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[')
 
 Read = tuple[str, str, Array]
@@ -184,7 +184,7 @@ def read_instances(body: bytes, kind: Kind) -> Array | None:
 def read_few_instances(body: bytes) -> Any:
     """What the ``instances`` are in a short V1 body of nothing else; None if that is not plain to see."""
     text = body.removeprefix(INSTANCES).removesuffix(b"}")
-    if len(text) != len(body) - len(INSTANCES) - 1:
+    if len(text) != len(body) - AROUND:
         return None
     try:
         return orjson.loads(text)
@@ -197,17 +197,21 @@ def floats(rows: list[Any], datatype: str) -> Array | None:
 
     Less than half of what numpy takes to find out what is in a few lists.
     """
+    first = rows[0]
     shape: tuple[int, ...] = (len(rows),)
     try:
-        if type(rows[0]) is list:
-            shape = (len(rows), len(rows[0]))
+        if type(first) is not float:
+            shape = (len(rows), len(first))
             if len(rows) == 1:
-                [rows] = rows
-            elif {*map(len, rows)} == {shape[1]}:
+                rows = first
+            elif {*map(len, rows)} == {len(first)}:
                 rows = [*chain.from_iterable(rows)]
             else:
                 return None
-        if not _FLOATS.issuperset(map(type, rows)):
+        for number in rows:
+            if type(number) is not float:
+                return None
+        if not rows:  # a list without elements, or what is none
             return None
         _, dtype, packers = KINDS[datatype]
         array: Array = np.empty(shape, dtype)

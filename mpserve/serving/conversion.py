@@ -197,11 +197,13 @@ def _of_numbers(declared: Sequence[Tensor], read: Callable[[Kind], Array | None]
 
 def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
     """As ``_of_numbers``, of what may be a list of them."""
-    if type(rows) is not list or not rows or type(rows[0]) not in _NUMBERS_OR_LISTS:
+    if type(rows) is not list or not rows:
         return None
     floats = plain.floats(rows, declared[0].datatype if declared else "FP64")
     if floats is not None and (not declared or declared[0].fits(floats.shape)):
         return floats
+    if type(rows[0]) not in _NUMBERS_OR_LISTS:
+        return None
     try:
         array = np.array(rows)
     except (ValueError, OverflowError):
