@@ -196,8 +196,10 @@ def test_events_of_generate_stream_arrive_one_by_one(tmp_path: Path) -> None:
 
 
 @contextmanager
-def asked_over_grpc(folder: Path, *flags: str) -> Iterator[tuple[Server, Iterator[pb.ModelStreamInferResponse]]]:
-    """The synchronous model's responses as they arrive; the first has arrived."""
+def asked_over_grpc(
+    folder: Path, *flags: str
+) -> Iterator[tuple[Server, Iterator[pb.ModelStreamInferResponse], grpc.Channel]]:
+    """The synchronous model's responses as they arrive, of which the first has arrived, and their channel."""
     port = free_port()
     with serving(folder, "--enable_grpc=yes", f"--grpc_port={port}", *flags) as server:
         server.wait_ready()
@@ -211,11 +213,11 @@ def asked_over_grpc(folder: Path, *flags: str) -> Iterator[tuple[Server, Iterato
             request.inputs.add(name="x", datatype="INT64", shape=[1]).contents.int64_contents.append(1)
             responses = call(iter([request]), timeout=PATIENCE)
             assert next(responses).error_message == ""
-            yield server, responses
+            yield server, responses, channel
 
 
 def test_over_grpc_a_drain_finishes_it(tmp_path: Path) -> None:
-    with asked_over_grpc(tmp_path, "--workers=2") as (server, responses):
+    with asked_over_grpc(tmp_path, "--workers=2") as (server, responses, _):
         server.signal(signal.SIGTERM)
         eventually(server.refuses)
         go(tmp_path, 1, 2)
@@ -225,7 +227,7 @@ def test_over_grpc_a_drain_finishes_it(tmp_path: Path) -> None:
 
 
 def test_over_grpc_a_generator_that_never_gets_on_does_not_keep_the_worker(tmp_path: Path) -> None:
-    with asked_over_grpc(tmp_path, "--graceful_timeout=3") as (server, responses):
+    with asked_over_grpc(tmp_path, "--graceful_timeout=3") as (server, responses, _):
         server.signal(signal.SIGTERM)
         assert server.wait_end(within=20) == 0
         with pytest.raises(grpc.RpcError):
@@ -234,7 +236,9 @@ def test_over_grpc_a_generator_that_never_gets_on_does_not_keep_the_worker(tmp_p
 
 
 def test_over_grpc_a_client_that_cancels_has_the_generator_closed(tmp_path: Path) -> None:
-    with asked_over_grpc(tmp_path) as (_, responses):
+    with asked_over_grpc(tmp_path) as (_, responses, channel):
         responses.cancel()  # type: ignore[attr-defined]
+        # It goes the same way behind that, so that the server knows of it before the model gets on.
+        channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=PATIENCE)
         go(tmp_path, 1)
         there(tmp_path, "closed")
