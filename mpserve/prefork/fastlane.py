@@ -34,7 +34,7 @@ class LaneProtocol(Protocol):
 
     @property
     def begun(self) -> object | None:
-        return None if self._exchange is None else self._exchange.begun
+        return self._exchange.begun if self._exchange is not None and self._unanswered else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(self.cycle, Exchange):

@@ -96,7 +96,7 @@ def _few(datatype: str, like: Array) -> Numbers:
 
 
 def _many(datatype: str, like: Array) -> Numbers:
-    """As ``_few``, without."""
+    """As ``_few``, without Python objects."""
     kind, dtype, _ = KINDS[datatype]
     shape = like.shape
 

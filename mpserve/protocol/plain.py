@@ -195,7 +195,7 @@ def read_few_instances(body: bytes) -> Any:
 def floats(rows: list[Any], datatype: str) -> Array | None:
     """Python floats, in a list or in lists of one length, as FP32 or FP64; None if they are anything else or out of range.
 
-    Less than half of what numpy takes to find out what is in a few lists.
+    numpy takes longer to find out what is in a few lists.
     """
     first = rows[0]
     shape: tuple[int, ...] = (len(rows),)

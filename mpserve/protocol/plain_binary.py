@@ -1,7 +1,8 @@
 """Binary V2 requests and answers as nearly all of them are: JSON that tells of tensors of numbers, and their bytes behind it.
 
-Of a small model with large tensors the messages in between are a fifth of what a request costs. As in ``plain``, nothing here
-refuses anything: what is not plainly such is left to ``wire``, and what is taken means what it means there.
+Copies apart, the messages in between are half of the instructions that such a request takes to a model that does nothing. As
+in ``plain``, nothing here refuses anything: what is not plainly such is left to ``wire``, and what is taken means what it means
+there.
 """
 
 from collections.abc import Sequence

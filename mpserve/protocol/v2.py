@@ -103,29 +103,13 @@ def write_plain(
 
     None if one is not plain, or a value is none of JSON's, and that is not to be null.
     """
-    if len(outputs) != 1:
-        return _write_several(model_name, model_version, response_id, outputs, nonfinite)
-    [(name, datatype, array)] = outputs
-    data = _numbers(datatype, array, nonfinite)
-    if data is None:
-        return None
-    begin, before = _around(model_name, model_version, name, datatype, array.shape)
-    if response_id is None:
-        return b"".join((begin, before, data, b"}]}"))
-    return b"".join((begin, b'"id":', dump(response_id), b",", before, data, b"}]}"))
-
-
-def _write_several(
-    model_name: str | None,
-    model_version: str | None,
-    response_id: str | None,
-    outputs: Sequence[tuple[str, str, Array]],
-    nonfinite: NonFinite,
-) -> bytes | None:
-    pieces = [_begin(model_name, model_version)]
-    if response_id is not None:
-        pieces += (b'"id":', dump(response_id), b",")
-    pieces.append(b'"outputs":[')
+    identity = b"" if response_id is None else b'"id":%b,' % dump(response_id)
+    if len(outputs) == 1:  # as nearly all are
+        [(name, datatype, array)] = outputs
+        data = _numbers(datatype, array, nonfinite)
+        begin, before = _around(model_name, model_version, name, datatype, array.shape)
+        return None if data is None else b"".join((begin, identity, before, data, b"}]}"))
+    pieces = [_begin(model_name, model_version), identity, b'"outputs":[']
     for name, datatype, array in outputs:
         data = _numbers(datatype, array, nonfinite)
         if data is None:

@@ -217,9 +217,7 @@ class Completion(Ticket[T]):
 
     def set_result(self, outcome: T | InParts) -> None:
         """The road has ended."""
-        self.is_over = True
-        if self._deadline is not None:
-            self._deadline.close()
+        self._over()
         if isinstance(outcome, InParts):
             resumed = Resumed(self._dataplane, self, outcome)
             self._road = asyncio.get_running_loop().create_task(self.road(resumed))

@@ -50,7 +50,7 @@ class Form(Generic[W_co]):
 
 Given: TypeAlias = tuple[Form[W_co], TensorModel, list[Array], Any]
 """A plain request: its form, the model, the arrays that this is given, and what else was read. A tuple, since to make an object
-takes as long as to read a number from JSON."""
+takes nearly as long as to read four numbers from JSON."""
 
 Written: TypeAlias = bytes | Encoded
 """An answer: all JSON, or with tensors behind it."""
