@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import logging
+import os
 import re
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
@@ -246,3 +248,22 @@ def test_neither_request_nor_answer_stays_in_memory_until_the_next(executor: Exe
         eventually(lambda: all(reference() is None for reference in references))
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wanted"),
+    [(os.SCHED_OTHER, os.SCHED_BATCH), (os.SCHED_IDLE, os.SCHED_IDLE)],
+    ids=["usual", "the user's"],
+)
+def test_a_thread_does_not_interrupt_the_loop_that_wakes_it_unless_the_user_has_it_otherwise(
+    chosen: int, wanted: int
+) -> None:
+    executor = Executor("m")
+
+    async def main() -> tuple[int, int]:
+        os.sched_setscheduler(0, chosen, os.sched_param(0))  # of this thread, which the other one has it from
+        return await executor.run(os.sched_getscheduler, 0), os.sched_getscheduler(0)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(asyncio.run, main()).result(PATIENCE) == (wanted, chosen)
+    executor.close()
