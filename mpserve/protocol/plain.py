@@ -84,6 +84,7 @@ NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, Over
 
 INSTANCES = b'{"instances":'
 AROUND = len(INSTANCES) + 1
+POINT = ord(".")
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[')
 
 Read = tuple[str, str, Array]
@@ -192,30 +193,30 @@ def read_few_instances(body: bytes) -> Any:
         return None
 
 
-def floats(rows: list[Any], datatype: str) -> Array | None:
-    """Python floats, in a list or in lists of one length, as FP32 or FP64; None if they are anything else or out of range.
+def floats(rows: Any, points: int, datatype: str) -> Array | None:
+    """Floats, in a list or in lists of one length, as FP32 or FP64; None if they are anything else or out of range.
 
-    numpy takes longer to find out what is in a few lists.
+    ``points`` is how many there are in their text. Integers and booleans, which struct takes for floats, have none, and a
+    float has no more than one. numpy takes longer to find out what is in a few lists.
     """
-    first = rows[0]
-    shape: tuple[int, ...] = (len(rows),)
+    if not points:
+        return None
     try:
-        if type(first) is not float:
-            shape = (len(rows), len(first))
-            if len(rows) == 1:
-                rows = first
-            elif {*map(len, rows)} == {len(first)}:
-                rows = [*chain.from_iterable(rows)]
-            else:
-                return None
-        for number in rows:
-            if type(number) is not float:
-                return None
-        if not rows:  # a list without elements, or what is none
-            return None
         _, dtype, packers = KINDS[datatype]
+        first = rows[0]
+        if type(first) is float:
+            shape: tuple[int, ...] = (points,)
+        elif len(rows) == 1:
+            rows = first
+            shape = (1, points)
+        else:
+            [columns] = {*map(len, rows)}
+            shape = (len(rows), columns)
+            rows = [*chain.from_iterable(rows)]
+        if len(rows) != points:
+            return None
         array: Array = np.empty(shape, dtype)
-        packers[len(rows)](array, 0, *rows)
+        packers[points](array, 0, *rows)
     except NOT_PLAIN:
         return None
     return array

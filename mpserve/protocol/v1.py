@@ -5,6 +5,7 @@ Knows content types as words only: no HTTP, no routes, no status codes.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +78,14 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
     return body, "application/json"
 
 
-def write_plain(array: Array, datatype: str, nonfinite: NonFinite) -> bytes | None:
-    """The JSON of a response of one output; None if that is not plain, or a value is none of JSON's, which is not to be null."""
+def write_plain(outputs: Sequence[tuple[str, str, Array]], nonfinite: NonFinite) -> bytes | None:
+    """The JSON of a response with this output (name, datatype, array).
+
+    None if it is not plain or one of several, or a value is none of JSON's, and that is not to be null.
+    """
+    if len(outputs) != 1:
+        return None
+    [(_, datatype, array)] = outputs
     if array.dtype is not plain.WRITABLE.get(datatype):
         return None
     try:

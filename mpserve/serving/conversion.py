@@ -175,7 +175,11 @@ def of_plain_rows(declared: Sequence[Tensor], body: bytes) -> Array | None:
         return None
     if len(body) >= plain.FEW_BYTES:
         return _of_numbers(declared, partial(plain.read_instances, body))
-    return _of_rows(declared, plain.read_few_instances(body))
+    rows = plain.read_few_instances(body)
+    floats = plain.floats(rows, body.count(plain.POINT), declared[0].datatype if declared else "FP64")
+    if floats is None:
+        return _of_rows(declared, rows)
+    return floats if not declared or declared[0].fits(floats.shape) else None
 
 
 def _of_numbers(declared: Sequence[Tensor], read: Callable[[Kind], Array | None]) -> Array | None:
@@ -199,9 +203,6 @@ def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
     """As ``_of_numbers``, of what may be a list of them."""
     if type(rows) is not list or not rows:
         return None
-    floats = plain.floats(rows, declared[0].datatype if declared else "FP64")
-    if floats is not None and (not declared or declared[0].fits(floats.shape)):
-        return floats
     if type(rows[0]) not in _NUMBERS_OR_LISTS:
         return None
     try:

@@ -81,10 +81,7 @@ def _carries_instances(visit: Visit, rows: Array) -> None:
 
 
 def _write_v1(request: None, model: TensorModel, outputs: Parts, nonfinite: NonFinite) -> bytes:
-    json = None
-    if len(outputs) == 1:
-        [(_, datatype, array)] = outputs
-        json = v1.write_plain(array, datatype, nonfinite)
+    json = v1.write_plain(outputs, nonfinite)
     return json or v1.encode_response(_response(None, model, outputs), nonfinite)[0]
 
 

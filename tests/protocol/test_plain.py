@@ -433,3 +433,33 @@ def test_short_instances_are_those_of_the_whole_document_or_left_alone(text: byt
         assert read is None
     else:
         assert read == (document["instances"] if len(document) == 1 and text.count(b"instances") == 1 else None)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "[1.5,-0.5]", "[[1.5,-0.5]]", "[[1.5],[-0.5]]", "[[0.1,1e300],[-0.0,2.5]]", "[1.5]", "[[1.5]]", "[1.0,2.0,3.25]",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("datatype", ["FP64", "FP32"])
+def test_floats_in_rows_become_the_array_that_numpy_makes_of_them_or_are_left_alone(rows: str, datatype: str) -> None:
+    wanted = np.array(orjson.loads(rows))
+    array = plain.floats(orjson.loads(rows), rows.count("."), datatype)
+    if datatype == "FP32" and "1e300" in rows:
+        assert array is None
+    else:
+        assert array is not None
+        assert bits(array) == bits(wanted.astype(plain.KINDS[datatype][1]))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "[]", "[[]]", "[[],[1.5]]", "[1,2]", "[1.5,2]", "[[1.5,2]]", "[[1.5,true]]", "[[1.5,null]]", "[[1.5],[1.5,2.5]]",
+        "[[1.5,2.5],[1.5]]", "[[[1.5,2.5]]]", "[[[1.5]]]", "[1.5,[2.5]]", "[[1.5],2.5]", '["1.5"]', '[["1.5"]]', '["."]',
+        '".."', '"."', '[[1.5,"."]]', '[{"x":1.5}]', '{"x":1.5}', "1.5", "null", "[1e5]", "[[1.5,1e5]]", '["a.b",1]',
+    ],
+)  # fmt: skip
+def test_what_is_not_floats_in_rows_of_one_length_is_left_alone(rows: str) -> None:
+    assert plain.floats(orjson.loads(rows), rows.count("."), "FP64") is None
+    assert plain.floats([[1.5, 2.5]], 2, "INT32") is None

@@ -221,7 +221,7 @@ def test_one_output_is_written_plainly_as_in_the_ordinary_way_or_not_at_all(data
     if array.dtype.kind == "f":
         array[-1] = odd
     is_error = nonfinite == "error" and array.dtype.kind == "f" and not np.isfinite(odd)
-    plain = write_plain(array, datatype, nonfinite)
+    plain = write_plain([("y", datatype, array)], nonfinite)
     assert (plain is None) == (is_error or datatype in ("FP16", "BYTES"))
     if plain is not None:
         response = InferResponse(None, "m", [InferOutput("y", [count], datatype, array)])
@@ -230,4 +230,4 @@ def test_one_output_is_written_plainly_as_in_the_ordinary_way_or_not_at_all(data
 
 @pytest.mark.parametrize("array", [np.ones(4)[::2], np.ones((2, 3)).T, np.array(1.0), np.ones(3, ">f8")])
 def test_what_the_json_writer_does_not_take_is_not_written_plainly(array):
-    assert write_plain(array, "FP64", "error") is None
+    assert write_plain([("y", "FP64", array)], "error") is None
