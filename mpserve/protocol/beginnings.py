@@ -23,8 +23,8 @@ except ImportError:  # there are no wheels for Python 3.14
 DATA = b'"data":'
 END = b"}]}"
 """What stands around the numbers of most requests."""
-U, L = b"ul"
-"""Letters of which true and false, which are numbers to struct, each have one, and numbers none."""
+E, U, L = b"eul"
+"""True and false are numbers to struct. Both have an ``e``, as few numbers have, and one of the other letters, as none has."""
 
 LONGEST = 512
 """Bytes of a beginning that is remembered."""
@@ -86,7 +86,7 @@ def _few(datatype: str, like: Array) -> Numbers:
 
     def read(text: bytes) -> Array:
         data = loads(text)
-        if len(data) != size or U in text or L in text:
+        if len(data) != size or (E in text and (U in text or L in text)):
             raise ValueError
         array: Array = np.empty(shape, dtype)
         write(array, 0, *data)

@@ -36,6 +36,8 @@ _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 
 FIXED = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype != "BYTES"}
 """The datatypes of numpy's own whose elements have one size."""
+OF_FIXED = {dtype: datatype for datatype, dtype in FIXED.items()}
+"""The other way round: the datatype that stands for exactly this dtype, in the machine's byte order."""
 LITTLE = {datatype: np.dtype(dtype.newbyteorder("<").str) for datatype, dtype in FIXED.items()}
 """Their dtypes in little-endian byte order. Where that is the machine's they are those of ``FIXED``, the same objects."""
 
@@ -76,11 +78,6 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     if datatype is None:
         raise InvalidInput(f"numpy dtype {dtype} has no V2 datatype, expected one of {' '.join(DATATYPES)}")
     return datatype
-
-
-def plain_datatype(dtype: np.dtype[Any]) -> str | None:
-    """The V2 datatype that stands for exactly this dtype, elements of one size in the machine's byte order; None if none does."""
-    return None if dtype.kind == "O" else _DATATYPES.get(dtype)
 
 
 def cast(array: Array, datatype: str) -> Array:

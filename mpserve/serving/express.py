@@ -7,7 +7,6 @@ refused there if it must be. It knows no front end.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from time import perf_counter_ns
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -16,7 +15,7 @@ import numpy as np
 from mpserve.errors import InvalidInput, MPServeError
 from mpserve.protocol import plain_binary, v1, v2
 from mpserve.protocol.beginnings import read_request
-from mpserve.protocol.datatypes import FIXED, Array, NonFinite, plain_datatype
+from mpserve.protocol.datatypes import FIXED, OF_FIXED, Array, NonFinite
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.protocol.plain import Read, Request
 from mpserve.protocol.wire import Encoded
@@ -57,8 +56,6 @@ Written: TypeAlias = bytes | Encoded
 
 Reader: TypeAlias = Callable[[TensorModel, bytes], Given[Written] | None]
 """``read_v2`` or ``read_v1``, or ``binary_reader``: what is in a body, if it is plain and the model takes it as it is."""
-
-_ARRAY = itemgetter(2)
 
 
 def _write_v2(request: Request, model: TensorModel, outputs: Parts, nonfinite: NonFinite) -> bytes:
@@ -196,7 +193,7 @@ def _written(visit: Visit, given: Given[W_co], result: Any, nonfinite: NonFinite
 def arrays_for(declared: Sequence[Tensor], inputs: list[Read]) -> list[Array] | None:
     """The arrays that a model takes, if the inputs are those that it declares, and in their order."""
     if not declared:
-        return list(map(_ARRAY, inputs))
+        return [inputs[0][2]] if len(inputs) == 1 else [array for _, _, array in inputs]
     if len(inputs) != len(declared):
         return None
     arrays = []
@@ -212,7 +209,7 @@ def _as_declared(declared: Sequence[Tensor], result: Any) -> Parts | None:
     if type(result) is not np.ndarray:
         return _several(declared, result)
     if not declared:
-        datatype = plain_datatype(result.dtype)
+        datatype = OF_FIXED.get(result.dtype)
         return None if datatype is None else [("output-0", datatype, result)]
     name, datatype, _ = declared[0]
     is_one = len(declared) == 1 and result.dtype is FIXED.get(datatype) and declared[0].fits(result.shape)
@@ -232,7 +229,7 @@ def _several(declared: Sequence[Tensor], result: Any) -> Parts | None:
         return None
     parts = []
     for name, array in zip(names, arrays, strict=True):
-        datatype = plain_datatype(array.dtype) if type(array) is np.ndarray else None
+        datatype = OF_FIXED.get(array.dtype) if type(array) is np.ndarray else None
         if datatype is None or type(name) is not str:
             return None
         parts.append((name, datatype, array))

@@ -438,14 +438,14 @@ def test_short_instances_are_those_of_the_whole_document_or_left_alone(text: byt
 @pytest.mark.parametrize(
     "rows",
     [
-        "[1.5,-0.5]", "[[1.5,-0.5]]", "[[1.5],[-0.5]]", "[[0.1,1e300],[-0.0,2.5]]", "[1.5]", "[[1.5]]", "[1.0,2.0,3.25]",
+        "[1.5,-0.5]", "[[1.5,-0.5]]", "[[1.5],[-0.5]]", "[[0.1,1.5e300],[-0.0,2.5]]", "[1.5]", "[[1.5]]", "[1.0,2.0,3.25]",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("datatype", ["FP64", "FP32"])
 def test_floats_in_rows_become_the_array_that_numpy_makes_of_them_or_are_left_alone(rows: str, datatype: str) -> None:
     wanted = np.array(orjson.loads(rows))
     array = plain.floats(orjson.loads(rows), rows.count("."), datatype)
-    if datatype == "FP32" and "1e300" in rows:
+    if datatype == "FP32" and "e300" in rows:
         assert array is None
     else:
         assert array is not None
