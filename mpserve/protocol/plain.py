@@ -29,8 +29,8 @@ except ImportError:  # there are no wheels for Python 3.14
 FEW_BYTES = 1536
 """Bytes of a body up to which Python objects cost less than what simdjson takes for each value that it is asked for.
 
-Of V2's FP32 that is so up to 350 elements (4 kB), of its integers up to 128 (0.8 kB); of V1's floats up to 64 (0.7 kB), and of
-those that become FP32 beyond 128 (1.4 kB).
+Of V2's FP32 that is so up to 350 elements (4 kB), of its integers up to 128 (0.8 kB); of V1's floats up to 128 (1.4 kB), and of
+those that become FP32 beyond 192 (2.1 kB).
 """
 
 FEW = 16
