@@ -174,8 +174,8 @@ def _wake_behind_the_loop() -> None:
     between threads for each small request on one CPU, not 0.14, and 12 % of its CPU time. It takes nothing from the thread's
     share of the CPU (sched(7), SCHED_BATCH), and a loop that wakes interrupts the model. What the model starts inherits it.
     """
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:  # or the user has chosen something else
-        with contextlib.suppress(OSError):  # a sandbox may refuse it
+    with contextlib.suppress(OSError):  # a sandbox may refuse it, and musl refuses it always
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # or the user has chosen something else
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
