@@ -213,10 +213,8 @@ def floats(rows: Any, points: int, datatype: str) -> Array | None:
             [columns] = {*map(len, rows)}
             shape = (len(rows), columns)
             rows = [*chain.from_iterable(rows)]
-        if len(rows) != points:
-            return None
         array: Array = np.empty(shape, dtype)
-        packers[points](array, 0, *rows)
+        packers[points](array, 0, *rows)  # which takes just as many
     except NOT_PLAIN:
         return None
     return array

@@ -224,6 +224,15 @@ def test_a_model_that_declares_nothing_is_answered_and_counted_alike(
     assert short == asyncio.run(outcome(one, awaited))
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["sync", "async"])
+def test_a_model_that_declares_nothing_is_given_several_inputs_in_the_order_of_the_request(waits: bool) -> None:
+    inputs = [v2([number], [1])["inputs"][0] | {"name": name} for number, name in enumerate("zay")]
+    one = case(lambda: functions(lambda *given: np.concatenate(given), waits), V2, {"inputs": inputs})
+    short = asyncio.run(outcome(one, begun))
+    assert short is not None
+    assert short == asyncio.run(outcome(one, awaited))
+
+
 async def both(core: ServerCore, path: str, body: bytes) -> tuple[int, bytes]:
     """The answer to a request, which is the same both ways."""
     lane, given = Lane(Dataplane(core), Accounts(access_log=False)), case([], path, body)
