@@ -19,12 +19,13 @@ if TYPE_CHECKING:
         PredictorError,
         ServerNotReady,
     )
+    from mpserve.protocol.declaration import Tensor
     from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
     from mpserve.runtimes.pytorch import TorchModel
     from mpserve.server import ModelServer, asgi_app
     from mpserve.serving.model import Model
     from mpserve.serving.predictor import PredictorConfig
-    from mpserve.serving.tensors import Tensor, TensorModel
+    from mpserve.serving.tensors import TensorModel
 
 _HOMES = {
     "InferenceError": "mpserve.errors",
@@ -44,7 +45,7 @@ _HOMES = {
     "asgi_app": "mpserve.server",
     "Model": "mpserve.serving.model",
     "PredictorConfig": "mpserve.serving.predictor",
-    "Tensor": "mpserve.serving.tensors",
+    "Tensor": "mpserve.protocol.declaration",
     "TensorModel": "mpserve.serving.tensors",
 }
 

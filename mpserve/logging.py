@@ -46,12 +46,17 @@ _QUIET = ("uvicorn.error", "httpx")
 
 def identity_for(given: str) -> str:
     """The id of a request: the client's, or a new one if that will not do."""
-    return given if given and _ACCEPTED_ID.fullmatch(given) else next(_Ids.new)
+    return given if given and _ACCEPTED_ID.fullmatch(given) else next(Ids.new)
+
+
+def accepted_id(given: str) -> str:
+    """The client's id, if it will do; else nothing."""
+    return given if given and _ACCEPTED_ID.fullmatch(given) else ""
 
 
 def begin_request(given: str) -> str:
     """As ``identity_for``, and from now on every line logged in this context carries it."""
-    identity = identity_for(given) if given else next(_Ids.new)  # without the call, since most come with none
+    identity = identity_for(given) if given else next(Ids.new)  # without the call, since most come with none
     request_id.set(identity)
     return identity
 
@@ -59,8 +64,11 @@ def begin_request(given: str) -> str:
 _BYTES = [f"{byte:02x}" for byte in range(256)]
 
 
-class _Ids:
-    """Those that this process makes, 10^12: unique over workers and respawns. A uuid4 costs ten times as much."""
+class Ids:
+    """The ids that this process makes, 10^12, by ``next(Ids.new)``: unique over workers and respawns.
+
+    A uuid4 costs ten times as much.
+    """
 
     new: Iterator[str]
 
@@ -70,8 +78,8 @@ class _Ids:
         cls.new = map("".join, product((begin,), *repeat(_BYTES, 5)))
 
 
-_Ids.begin()
-os.register_at_fork(after_in_child=_Ids.begin)
+Ids.begin()
+os.register_at_fork(after_in_child=Ids.begin)
 
 
 def set_slot(slot: int) -> None:

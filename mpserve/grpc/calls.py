@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from mpserve.errors import Code, MPServeError
 from mpserve.logging import begin_request
+from mpserve.serving.faults import report
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("mpserve.access")
@@ -72,8 +73,11 @@ class Calls:
         self.access_log = access_log
         self.count = count
 
-    def answering(self, method: str, work: Work[R, T]) -> Callable[[R, Context], Awaitable[T]]:
-        """What answers the calls of a method by ``work``: what that raises ends the call with its status."""
+    def answering(self, method: str, work: Work[R, T], reports: bool = True) -> Callable[[R, Context], Awaitable[T]]:
+        """What answers the calls of a method by ``work``: what that raises ends the call with its status.
+
+        ``reports``: whether failures of the server are logged here. Those of an inference request have been.
+        """
 
         async def answer(request: R, context: Context) -> T:
             start = time.perf_counter()
@@ -90,7 +94,11 @@ class Calls:
                 raise
             except Exception as error:
                 status = STATUS[error.code] if isinstance(error, MPServeError) else grpc.StatusCode.INTERNAL
-                return await context.abort(status, explained(error), _trailing(identity, response_headers))
+                if not isinstance(error, MPServeError):
+                    logger.error("unexpected error while answering a call", exc_info=error)
+                elif reports:
+                    report(error)
+                return await context.abort(status, details(error), _trailing(identity, response_headers))
             finally:
                 self._note(method, context, status, start)
 
@@ -103,14 +111,10 @@ class Calls:
             access_logger.info('%s "%s" %s %.1f ms', quote(context.peer(), ":/[]"), method, status.name, milliseconds)
 
 
-def explained(error: Exception) -> str:
-    """What the client may read of it; the model's faults and our own are logged with their traceback."""
+def details(error: Exception) -> str:
+    """What the client may read of it."""
     if not isinstance(error, MPServeError):
-        logger.error("unexpected error while answering a call", exc_info=error)
         return "internal server error"
-    # torch raises NotImplementedError for an operation that a device lacks, which someone has to find.
-    if STATUS[error.code] is grpc.StatusCode.INTERNAL or (error.code is Code.NOT_SUPPORTED and error.__cause__):
-        logger.error("the model failed: %s", error, exc_info=error.__cause__ or error)
     return str(error).encode(errors="replace")[:MAX_DETAILS].decode(errors="ignore")
 
 

@@ -20,7 +20,6 @@ from mpserve.grpc.health import Health
 from mpserve.grpc.servicer import SERVICE, Servicer
 from mpserve.protocol.protobuf import inference_pb2
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
 
 SERVICES = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
 UNLIMITED = -1
@@ -66,7 +65,7 @@ class GrpcServer:
             ("grpc.max_receive_message_length", max_receive),
             ("grpc.max_send_message_length", max_send),
         )
-        self._servicer = Servicer(Dataplane(core), Calls(core.settings.access_log, count))
+        self._servicer = Servicer(core, Calls(core.settings.access_log, count))
         self._health = Health(core, SERVICES)
         self._server: grpc.aio.Server | None = None
 

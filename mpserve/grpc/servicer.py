@@ -25,7 +25,7 @@ from mpserve.grpc.statistics import StatisticsCalls
 from mpserve.grpc.stream import Stream
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.fields import parse
-from mpserve.serving.dataplane import Dataplane
+from mpserve.serving.core import ServerCore
 from mpserve.serving.extensions import extensions
 from mpserve.serving.model import Spec
 from mpserve.serving.regions import CUDA_REFUSED
@@ -42,11 +42,11 @@ NOT_OFFERED = {
 
 
 class Servicer:
-    """Answers calls with the models behind a ``Dataplane``."""
+    """Answers calls with the models behind a core."""
 
-    def __init__(self, dataplane: Dataplane, calls: Calls) -> None:
-        self.inference = InferenceCalls(dataplane)
-        self.core = dataplane.core
+    def __init__(self, core: ServerCore, calls: Calls) -> None:
+        self.inference = InferenceCalls(core)
+        self.core = core
         self.calls = calls
         self._streams: set[Stream] = set()
         self._ending = False
@@ -68,7 +68,7 @@ class Servicer:
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},
             **{name: self._unary(name, _refusing(words)) for name, words in NOT_OFFERED.items()},
-            "ModelInfer": self._unary("ModelInfer", self._model_infer),
+            "ModelInfer": self._unary("ModelInfer", self._model_infer, reports=False),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
                 self.calls.answering("ModelStreamInfer", self._model_stream_infer)
             ),
@@ -130,8 +130,8 @@ class Servicer:
         if stream.cut_short:
             raise ServerNotReady("the server is ending; open the stream again for further requests")
 
-    def _unary(self, name: str, work: Work[bytes, bytes]) -> Any:
-        return grpc.unary_unary_rpc_method_handler(self.calls.answering(name, work))
+    def _unary(self, name: str, work: Work[bytes, bytes], reports: bool = True) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self.calls.answering(name, work, reports))
 
 
 def _answering(method: str, answer: Answer) -> Work[bytes, bytes]:

@@ -17,20 +17,19 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpserve.errors import NotSupported
-from mpserve.http.accounts import Accounts
-from mpserve.http.generate import generate, generate_stream
 from mpserve.http.health import Health
-from mpserve.http.inference import Endpoint, Inference
-from mpserve.http.lane import ROUTES, Lane
+from mpserve.http.inference.direct import DirectRoutes
+from mpserve.http.inference.endpoint import Endpoint
+from mpserve.http.inference.routes import ROUTES, InferenceRoutes
 from mpserve.http.middleware import RequestContext
 from mpserve.http.monitoring import MonitoringRoutes
 from mpserve.http.openapi import OpenApi
 from mpserve.http.repository import RepositoryRoutes
-from mpserve.http.responses import Answer, error_answer, on_http_exception
+from mpserve.http.request_log import RequestLog
+from mpserve.http.responses import Answer, error_answer, failure_answer, on_http_exception
 from mpserve.http.shared_memory import SharedMemoryRoutes
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
 
 REFUSED = {
     "/openai": "the OpenAI protocol is not offered here; ask /v1/models/{model}:predict or /v2/models/{model}/infer",
@@ -56,21 +55,21 @@ register_url_convertor("v1name", ModelName())
 
 def build_app(core: ServerCore) -> Starlette:
     """The ASGI application that serves ``core``'s models. Its ``state.core`` is that core."""
-    dataplane = Dataplane(core)
-    accounts = Accounts(core.settings.access_log)
+    log = RequestLog(core.settings.access_log)
+    inference = InferenceRoutes(core.settings, log)
     app = Starlette(
-        routes=_routes(core, dataplane),
-        middleware=[Middleware(RequestContext, accounts=accounts)],
+        routes=_routes(core, inference),
+        middleware=[Middleware(RequestContext, log=log)],
         exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
         lifespan=_lifespan,
     )
     app.state.core = core
-    app.state.lane = Lane(dataplane, accounts)
+    app.state.direct = DirectRoutes(core, inference)
     app.state.as_built = _shape(app)
     return app
 
 
-def _routes(core: ServerCore, dataplane: Dataplane) -> list[BaseRoute]:
+def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
     health = Health(core)
     monitoring = MonitoringRoutes(core)
     repository = RepositoryRoutes(core)
@@ -80,12 +79,8 @@ def _routes(core: ServerCore, dataplane: Dataplane) -> list[BaseRoute]:
     def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], *methods: str) -> Route:
         return Route(path, _answering(answer), methods=methods or ["GET"])
 
-    def post(path: str, inference: Inference) -> Route:
-        return Route(path, Endpoint(dataplane, inference), methods=["POST"])
-
-    def hot(path: str) -> Route:
-        _, inference = ROUTES[path]
-        return post(path, inference)
+    def ask(path: str) -> Route:
+        return Route(path, Endpoint(core, inference, ROUTES[path]), methods=["POST"])
 
     return [
         asked("/", health.alive),
@@ -95,8 +90,8 @@ def _routes(core: ServerCore, dataplane: Dataplane) -> list[BaseRoute]:
         # V1
         asked("/v1/models", health.models),
         asked("/v1/models/{model:v1name}", health.model_status),
-        hot("/v1/models/{model}:predict"),
-        hot("/v1/models/{model}:explain"),
+        ask("/v1/models/{model}:predict"),
+        ask("/v1/models/{model}:explain"),
         # V2, the Open Inference Protocol
         asked("/v2", health.server),
         asked("/v2/health/live", health.live),
@@ -105,15 +100,15 @@ def _routes(core: ServerCore, dataplane: Dataplane) -> list[BaseRoute]:
         asked("/v2/models/stats", health.model_statistics),  # before a model of this name, as Triton has it
         asked("/v2/models/{model}", health.model_metadata),
         asked("/v2/models/{model}/ready", health.model_status),
-        hot("/v2/models/{model}/infer"),
+        ask("/v2/models/{model}/infer"),
         asked("/v2/models/{model}/versions/{version}", health.model_metadata),
         asked("/v2/models/{model}/versions/{version}/ready", health.model_status),
-        hot("/v2/models/{model}/versions/{version}/infer"),
+        ask("/v2/models/{model}/versions/{version}/infer"),
         # Generate extension
-        post("/v2/models/{model}/generate", generate),
-        post("/v2/models/{model}/generate_stream", generate_stream),
-        post("/v2/models/{model}/versions/{version}/generate", generate),
-        post("/v2/models/{model}/versions/{version}/generate_stream", generate_stream),
+        ask("/v2/models/{model}/generate"),
+        ask("/v2/models/{model}/generate_stream"),
+        ask("/v2/models/{model}/versions/{version}/generate"),
+        ask("/v2/models/{model}/versions/{version}/generate_stream"),
         # Model configuration extension
         asked("/v2/models/{model}/config", health.model_configuration),
         asked("/v2/models/{model}/versions/{version}/config", health.model_configuration),
@@ -154,13 +149,13 @@ def find_core(app: Any) -> ServerCore | None:
     return None
 
 
-def find_lane(app: Any) -> Lane | None:
-    """The fast lane beside an application, if the application is as ``build_app`` made it: a user's middleware or routes
+def find_direct(app: Any) -> DirectRoutes | None:
+    """The inference routes without ASGI, if the application is as ``build_app`` made it: a user's middleware or routes
     would not see what goes that way.
     """
     if isinstance(app, Starlette) and getattr(app.state, "as_built", None) == _shape(app):
-        lane: Lane = app.state.lane
-        return lane
+        direct: DirectRoutes = app.state.direct
+        return direct
     return None
 
 
@@ -173,7 +168,7 @@ def _answering(answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Requ
         try:
             return await answer(request)
         except Exception as error:  # Starlette would answer it, and then raise it again, which costs the connection
-            return error_answer(error)
+            return failure_answer(error)
 
     return endpoint
 
@@ -186,7 +181,7 @@ def _refusing(words: str) -> ASGIApp:
 
 
 async def _on_error(request: Request, error: Exception) -> Any:
-    return error_answer(error)
+    return failure_answer(error)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mpserve.http.accounts import Accounts
+from mpserve.http.request_log import RequestLog
 from mpserve.logging import begin_request
 
 ID_HEADER = b"x-request-id"
@@ -19,9 +19,9 @@ class RequestContext:
     The id is the client's ``x-request-id``, or a new one where that is missing or not acceptable.
     """
 
-    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
         self.app = app
-        self.accounts = accounts
+        self.log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,7 +40,7 @@ class RequestContext:
                 # Starlette sets it from 1.7 on. The template, since paths would make as many time series as a client likes.
                 route = getattr(scope.get("route"), "path_format", "unmatched")
                 status, client = message["status"], scope.get("client")
-                self.accounts.note(route, status, start, client, scope["method"], scope["path"])
+                self.log.note(route, status, start, client, scope["method"], scope["path"])
             await send(message)
 
         await self.app(scope, receive, send_with_id)

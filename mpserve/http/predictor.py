@@ -13,7 +13,7 @@ import httpx
 import orjson
 
 from mpserve.errors import Code, ConfigurationError, InferenceError, InvalidInput, PredictorError
-from mpserve.http.inference import BINARY_HEADER
+from mpserve.http.inference.routes import BINARY_HEADER
 from mpserve.http.responses import STATUS
 from mpserve.protocol import v1, v2
 from mpserve.protocol.messages import InferRequest, InferResponse

@@ -39,7 +39,7 @@ async def read_body(core: ServerCore, headers: dict[str, str], receive: Receive)
         InvalidInput: ``content-length`` is no number, or the body is not what its content coding says.
     """
     limit = core.settings.max_body_size
-    body = await _receive(receive, headers, limit)
+    body = await receive_body(headers, receive, limit)
     if body is None or "content-encoding" not in headers:
         return body
     if len(body) <= INLINE:
@@ -58,7 +58,13 @@ async def read_document(core: ServerCore, request: Request) -> dict[str, Any]:
     return parse_object(body) if body and body.strip() else {}
 
 
-async def _receive(receive: Receive, headers: dict[str, str], limit: int) -> bytes | None:
+async def receive_body(headers: dict[str, str], receive: Receive, limit: int) -> bytes | None:
+    """The request body as it was sent, or None when the client has gone away.
+
+    Raises:
+        PayloadTooLarge: it is longer than ``limit`` bytes.
+        InvalidInput: ``content-length`` is no number.
+    """
     announced = headers.get("content-length", "0")
     if not CONTENT_LENGTH.fullmatch(announced):
         raise InvalidInput(f"expected a number as content-length, got {announced[:40]!r}")

@@ -15,6 +15,7 @@ from starlette.types import Send
 
 from mpserve.errors import Code, MPServeError, Overloaded
 from mpserve.protocol.compression import OFFERED
+from mpserve.serving.faults import report
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,15 @@ def json_answer(value: Any, status: int = 200, headers: Iterable[tuple[bytes, by
     return Answer(status, [(b"content-type", b"application/json"), *headers], orjson.dumps(value))
 
 
+def failure_answer(error: Exception) -> Answer:
+    """As ``error_answer``; failures of the server are logged with their traceback. For requests that ask no model."""
+    if isinstance(error, MPServeError):
+        report(error)
+    return error_answer(error)
+
+
 def error_answer(error: Exception) -> Answer:
-    """The answer to a request that raised ``error``; the model's faults and our own are logged with their traceback."""
+    """The answer to a request that raised ``error``."""
     if isinstance(error, HTTPException):  # Starlette's own: unknown path, wrong method
         return http_exception_answer(error)
     if isinstance(error.__cause__, HTTPException):  # a model that was written for FastAPI chose its status
@@ -79,9 +87,6 @@ def error_answer(error: Exception) -> Answer:
         logger.error("unexpected error while answering a request", exc_info=error)
         return _error("internal server error", 500)
     status = STATUS[error.code]
-    # torch raises NotImplementedError for an operation that a device lacks, which someone has to find.
-    if status == 500 or (error.code is Code.NOT_SUPPORTED and error.__cause__ is not None):
-        logger.error("the model failed: %s", error, exc_info=error.__cause__ or error)
     if isinstance(error, Overloaded):
         return _error(str(error), status, [(b"retry-after", b"%d" % error.retry_after)])
     return _error(str(error), status, HINTS.get(error.code, []))
@@ -105,7 +110,7 @@ async def on_http_exception(request: Request, error: Exception) -> Any:
         allowed = ", ".join(sorted(_methods_of(request).union(announced)))
         reason = f"{request.method} is not allowed on {path}; it takes {allowed}"
         return _error(reason, 405, [(b"allow", allowed.encode())])
-    return error_answer(error)
+    return failure_answer(error)
 
 
 def _methods_of(request: Request) -> set[str]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from mpserve.protocol.declaration import Tensor
 from mpserve.serving.model import Spec
-from mpserve.serving.tensors import Tensor
 
 Schema = dict[str, Any]
 

@@ -4,12 +4,11 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from mpserve.http.responses import Headers, error_answer
-from mpserve.serving.stream import END, ModelStream
+from mpserve.serving.stream import ModelStream
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +17,11 @@ class StreamedAnswer:
     """An ASGI application that answers 200 with a model's parts, and closes their stream if the client goes away.
 
     Args:
-        stream: the parts.
-        encode: makes the bytes of one.
-        head: gives the response headers, which the model may set until its first part is there.
-        tell: makes a last chunk of the JSON that says what failed once the head was out; without it the answer is cut
+        stream: the parts, of which the first is there.
+        headers: of the answer.
+        last_part: makes a last part of the JSON that says what failed once the head was out; None: the answer is cut
             off, which is how HTTP tells that it is not whole.
+        context: that of the request, which the task that sends need not be in: what is logged is to name it.
     """
 
     status = 200
@@ -32,33 +31,17 @@ class StreamedAnswer:
     def __init__(
         self,
         stream: ModelStream,
-        encode: Callable[[Any], bytes],
-        head: Callable[[], Headers],
-        tell: Callable[[bytes], bytes] | None = None,
+        headers: Headers,
+        last_part: Callable[[bytes], bytes | None],
+        context: contextvars.Context,
     ) -> None:
         self.stream = stream
-        self.encode = encode
-        self.head = head
-        self.tell = tell
-        self.headers: Headers = []
-        self._first = b""
+        self.headers = headers
+        self._last_part = last_part
         self._gone = False
-        # That of the request, which the task that sends need not be in: what is logged is to name it.
-        self._context = contextvars.copy_context()
-
-    async def begin(self) -> "StreamedAnswer":
-        """Await the first part, so that whatever fails until then raises here and is answered with its own status."""
-        try:
-            part = await anext(self.stream, END)
-            self._first = b"" if part is END else self.encode(part)
-            self.headers = self.head()
-        except BaseException:
-            await self.stream.aclose()
-            raise
-        return self
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. Needs ``begin``."""
         watching = asyncio.ensure_future(self._watch(receive))
         try:
             await self._send(send)
@@ -77,26 +60,24 @@ class StreamedAnswer:
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        if self._first:
-            await send({"type": "http.response.body", "body": self._first, "more_body": True})
         last: bytes | None = b""
         try:
             async for part in self.stream:
-                await send({"type": "http.response.body", "body": self.encode(part), "more_body": True})
+                await send({"type": "http.response.body", "body": part, "more_body": True})
         except OSError:
             raise
         except Exception as error:
             if self._gone:
                 return
-            last = self._context.run(self._told, error)
+            last = self._context.copy().run(self._told, error)
             if last is None:
                 return
         await send({"type": "http.response.body", "body": last})
 
     def _told(self, error: Exception) -> bytes | None:
-        """The last chunk, after a failure; None: the answer is cut off."""
+        """The last part, after a failure; None: the answer is cut off."""
         told = error_answer(error).body
-        if self.tell is not None:
-            return self.tell(told)
-        logger.error("an answer was cut off, since its head was out already: %s", told.decode())
-        return None
+        last = self._last_part(told)
+        if last is None:
+            logger.error("an answer was cut off, since its head was out already: %s", told.decode())
+        return last

@@ -1,19 +1,25 @@
-"""Plain V2 requests that begin as others did: what a beginning says need not be read again.
+"""V2 requests in JSON: one reader for all of them, which remembers how plain requests begin and end.
 
 Clients send the same name, datatype and shape again and again, and to read those of a small request costs more than to read
-its numbers. A request that begins and ends like one that was read differs from it in its numbers alone. In case of doubt it is
-read as a whole, so what is taken here means what it means there.
+its numbers. A request that begins and ends like an earlier one differs from it in its numbers alone. In case of doubt the
+request is read as a whole. What is not plain is read strictly, from the document that was parsed already.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import orjson
 from orjson import loads
 
 from mpserve.protocol import plain
+from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import Array
-from mpserve.protocol.plain import KINDS, NOT_PLAIN, READ, Request, narrowed
+from mpserve.protocol.documents import as_object, parse_object
+from mpserve.protocol.messages import InferRequest
+from mpserve.protocol.plain import KINDS, NOT_PLAIN, READ, Plain, narrowed
+from mpserve.protocol.tensors import RequestedOutput
+from mpserve.protocol.wire import read_request
 
 try:
     import simdjson
@@ -21,13 +27,12 @@ except ImportError:  # there are no wheels for Python 3.14
     simdjson = None
 
 DATA = b'"data":'
-END = b"}]}"
-"""What stands around the numbers of most requests."""
+KEY = b'"data"'
 E, U, L = b"eul"
 """True and false are numbers to struct. Both have an ``e``, as few numbers have, and one of the other letters, as none has."""
 
 LONGEST = 512
-"""Bytes of a beginning that is remembered."""
+"""Bytes of a beginning, and of an end, that are remembered."""
 KNOWN = 1024
 """Beginnings that are remembered. Those with something new in each (an id, say) push the others out."""
 
@@ -39,43 +44,76 @@ MEDIUM = 16384
 Numbers: TypeAlias = Callable[[bytes], Array]
 """Reads what stands between a beginning and its end; raises one of ``NOT_PLAIN`` if that is not as many numbers as before."""
 
-_known: dict[bytes, tuple[str | None, str, str, Numbers]] = {}
-"""By beginning: the id of the request, its input's name and datatype, and what reads its numbers."""
+Wanted = tuple[str, bool | None]
+"""An output that is named, and whether it is wanted as bytes; None: the request does not say so."""
+
+_known: dict[bytes, tuple[bytes, str | None, str, str, Numbers, tuple[Wanted, ...]]] = {}
+"""By beginning: the end, the id of the request, its input's name and datatype, what reads its numbers, and the outputs."""
 
 
-def read_request(body: bytes) -> Request | None:
-    """As ``plain.read_request``."""
-    if len(body) > MEDIUM:
-        return plain.read_request(body)
-    begin, _, rest = body.partition(DATA)
-    text = rest.removesuffix(END)
-    known = _known.get(begin)
-    if known is not None and len(text) < len(rest):
-        request_id, name, datatype, numbers = known
-        try:
-            return request_id, [(name, datatype, numbers(text))]
-        except NOT_PLAIN:
-            return plain.read_request(body)
-    request = plain.read_request(body)
-    if request is not None and known is None and len(text) < len(rest):
-        _remember(begin, text, request)
-    return request
+def read(body: bytes) -> Inputs:
+    """The V2 request in a body of nothing but JSON.
 
-
-def _remember(begin: bytes, text: bytes, request: Request) -> None:
-    """Remember the beginning of a request, if it has all but the numbers.
-
-    Without an escape in it, what it ends with is a key. Where that one's value, a list, is followed by the ends of an object, a
-    list and the document, the object is the last input; and as there is but one, and all keys are known, the beginning has all
-    the rest.
+    Raises:
+        InvalidInput: as ``wire.read_request``.
     """
-    request_id, [(name, datatype, array), *others] = request
-    if others or b"\\" in begin or len(begin) > LONGEST or not text.endswith(b"]"):
+    if len(body) > MEDIUM:
+        return _read_whole(body)
+    begin, _, rest = body.partition(DATA)
+    known = _known.get(begin)
+    if known is None:
+        return _read_whole(body, begin, rest)
+    end, request_id, name, datatype, numbers, wanted = known
+    if not rest.endswith(end):
+        return _read_whole(body)
+    try:
+        array = numbers(rest[: len(rest) - len(end)])
+    except NOT_PLAIN:
+        return _read_whole(body)
+    return Inputs([(name, datatype, array)], request_id, [_requested(*each) for each in wanted] if wanted else None)
+
+
+def _requested(name: str, binary: bool | None) -> RequestedOutput:
+    return RequestedOutput(name, None if binary is None else {plain.BINARY_DATA: binary})
+
+
+def _read_whole(body: bytes, begin: bytes = b"", rest: bytes = b"") -> Inputs:
+    """As ``read``; what begins and ends so, if that is not known yet, is remembered."""
+    document: Any = None
+    if len(body) < plain.FEW_BYTES or simdjson is None:
+        try:
+            document = loads(body)
+        except orjson.JSONDecodeError:
+            document = parse_object(body)  # which says what is wrong
+        found = plain.in_document(document, body)
+    else:
+        found = plain.in_text(body)
+    if found is None:
+        document = parse_object(body, "data") if document is None else as_object(document)
+        return Inputs.of(InferRequest("", **read_request(document, None)))
+    if begin:
+        _remember(begin, rest, found)
+    return Inputs(*found)
+
+
+def _remember(begin: bytes, rest: bytes, request: Plain) -> None:
+    """Remember the beginning and the end of a request of one input.
+
+    Without an escape in it, what the beginning ends with is a key, and since all keys of a plain request are known, it is the
+    key of its only input. With neither an escape nor that key in what follows the list, the list is the input's data.
+    """
+    [(name, datatype, array), *others], request_id, requested = request
+    stop = rest.find(b"]") + 1
+    end = rest[stop:]
+    if others or b"\\" in begin or b"\\" in end or KEY in end or not stop or not rest.startswith(b"["):
+        return
+    if len(begin) > LONGEST or len(end) > LONGEST:
         return
     if len(_known) >= KNOWN:
         _known.clear()
     numbers = (_few if array.size <= SHORT or simdjson is None else _many)(datatype, array)
-    _known[begin] = request_id, name, datatype, numbers
+    wanted = tuple((output.name, output.binary_data) for output in requested)
+    _known[begin] = end, request_id, name, datatype, numbers, wanted
 
 
 def _few(datatype: str, like: Array) -> Numbers:

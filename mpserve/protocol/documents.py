@@ -47,6 +47,15 @@ def parse_object(body: bytes | memoryview, numbers: str = "") -> dict[str, Any]:
             document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"Unrecognized request format: {error}") from None
+    return as_object(document)
+
+
+def as_object(document: Any) -> dict[str, Any]:
+    """A JSON document that is an object.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
     if not isinstance(document, dict):
         raise InvalidInput(f"the body is {describe(document)}, expected a JSON object")
     return document

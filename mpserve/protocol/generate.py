@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from mpserve.errors import InferenceError, InvalidInput
+from mpserve.errors import InferenceError, InvalidInput, NotSupported
 from mpserve.protocol import v1
-from mpserve.protocol.binary import Declared
+from mpserve.protocol.codec import JSON, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import NonFinite, json_values
+from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.documents import MAX_SHOWN, describe, parameters_of, parse_object
 from mpserve.protocol.elements import decode_data, show_shape
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
@@ -26,10 +27,66 @@ RESERVED = ("id", "parameters")
 _DATATYPES: dict[type, str] = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64"}
 
 
-def decode_request(
-    body: bytes, model_name: str, model_version: str | None, declared: Sequence[Declared]
-) -> InferRequest:
-    """The request in ``body``, to a model that declares these inputs, or none.
+EVENTS = "text/event-stream; charset=utf-8"
+
+
+class GenerateCodec:
+    """Requests to ``generate``, which are answered with one JSON object.
+
+    The body is JSON whatever its content type says: ``curl -d``, by which the extension is documented, says form.
+
+    ``nonfinite``: what becomes of NaN and infinity in an answer.
+    """
+
+    parts = Parts.ONE
+    part_fields: Mapping[str, str] = {"content-type": JSON}
+
+    def __init__(self, nonfinite: NonFinite) -> None:
+        self.nonfinite = nonfinite
+
+    def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
+        return Inputs.of(decode_request(body, declared))
+
+    def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
+        return Encoded(self.write_part(inputs, outputs), None, self.part_fields)
+
+    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
+        return self._object(inputs, outputs)
+
+    def last_part(self, fault: bytes) -> bytes | None:
+        return None
+
+    def refusal(self, model_name: str) -> NotSupported:
+        return NotSupported(
+            "generate expects the model to produce exactly 1 response; use generate_stream for a model that produces any"
+            " number of them"
+        )
+
+    def _object(self, inputs: Inputs, outputs: Outputs) -> bytes:
+        result = outputs.result if outputs.tensors is None else outputs.response(inputs)
+        return encode_response(result, outputs.model_name, outputs.own_version, inputs.id, self.nonfinite)
+
+
+class GenerateStreamCodec(GenerateCodec):
+    """Requests to ``generate_stream``, which are answered with server-sent events, one for each JSON object."""
+
+    parts = Parts.MANY
+    part_fields: Mapping[str, str] = {"content-type": EVENTS}
+
+    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
+        return event(self._object(inputs, outputs))
+
+    def last_part(self, fault: bytes) -> bytes | None:
+        return event(fault)
+
+
+def event(data: bytes) -> bytes:
+    """A server-sent event with this data."""
+    return b"data: " + data + b"\n\n"
+
+
+def decode_request(body: bytes, declared: Sequence[Tensor]) -> InferRequest:
+    """The request in ``body``, to a model that declares these inputs, or none. The request names no model yet.
 
     A field named as a declared input is that input, also within ``parameters``; any other is a parameter. Without a
     declaration each field is an input, and what is within ``parameters`` is a parameter.
@@ -49,7 +106,7 @@ def decode_request(
         expected = ", ".join(repr(name) for name, *_ in declared) or "a field such as 'text_input'"
         raise InvalidInput(f"the request has no inputs, expected {expected}")
     checked = parameters_of({"parameters": parameters}) if parameters else None
-    return InferRequest(model_name, inputs, request_id or None, parameters=checked, model_version=model_version)
+    return InferRequest("", inputs, request_id or None, parameters=checked)
 
 
 def encode_response(

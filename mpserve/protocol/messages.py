@@ -72,7 +72,7 @@ class InferRequest(Record):
         """Whether the output of that name is wanted as bytes."""
         if not self.request_outputs:
             return self.use_binary_outputs
-        return _binary(name, self.request_outputs, self.use_binary_outputs)
+        return wants_binary(name, self.request_outputs, self.use_binary_outputs)
 
     def get_input_by_name(self, name: str) -> InferInput | None:
         """The input of that name, or None."""
@@ -251,7 +251,7 @@ class InferResponse(Record):
             output = self.get_output_by_name(name)
             if output is None:
                 raise InvalidInput(f"Unexpected inference output '{name}' for model '{self.model_name}'")
-            outputs.append((output, _binary(name, self.requested_outputs, self._use_binary_outputs)))
+            outputs.append((output, wants_binary(name, self.requested_outputs, self._use_binary_outputs)))
         return to_rest(self.head(), "outputs", outputs)
 
     def to_grpc(self) -> "Message":
@@ -287,8 +287,10 @@ class InferResponse(Record):
         return {"id": self.id, "model_name": self.model_name, "outputs": outputs, "parameters": self.parameters}
 
 
-def _binary(name: str, requested: list[RequestedOutput], default: bool) -> bool:
-    """The extension's text: `binary_data` of the output by name wins over `binary_data_output` of the request.
+def wants_binary(name: str, requested: list[RequestedOutput], default: bool) -> bool:
+    """Whether the output of that name is wanted as bytes; ``default`` is what the request as a whole says.
+
+    The extension's text: `binary_data` of the output by name wins over `binary_data_output` of the request.
 
     Triton reads an output that is listed without `binary_data` as JSON, whatever the request says as a whole (seen with
     2.51), and so does the SDK. tritonclient does not notice: it sets `binary_data` on each output that it lists.

@@ -20,6 +20,7 @@ import orjson
 from mpserve.protocol.datatypes import FIXED, MAX_RANK, Array
 from mpserve.protocol.elements import FP32_END
 from mpserve.protocol.numbers import Kind, flattened, has_more, nesting
+from mpserve.protocol.tensors import NamedArray, RequestedOutput
 
 try:
     import simdjson
@@ -87,39 +88,71 @@ AROUND = len(INSTANCES) + 1
 POINT = ord(".")
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[')
 
-Read = tuple[str, str, Array]
-"""An input of a request: its name, its datatype and its array."""
+BINARY_DATA = "binary_data"
 
-Request = tuple[str | None, list[Read]]
-"""The id and the inputs of a request that asks for nothing but an answer. Tuples, since to make one with names takes as long
-as to make an array."""
+Plain = tuple[list[NamedArray], str | None, list[RequestedOutput]]
+"""The inputs of a request, its id, and the outputs that it names."""
 
 
-def read_request(body: bytes) -> Request | None:
-    """The V2 request in a body of nothing but JSON; None if it is not plain."""
+def in_document(document: Any, body: bytes) -> Plain | None:
+    """The V2 request in a JSON document, which orjson has read from ``body``; None if the request is not plain."""
     try:
-        if len(body) < FEW_BYTES or simdjson is None:
-            document = orjson.loads(body)
-            inputs = [_of_objects(entry, body) for entry in document["inputs"]]
-        else:
-            document = simdjson.Parser().parse(body)
-            inputs = [_of_text(entry) for entry in document["inputs"]]
-            # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more.
-            if not body.startswith(b"{") or has_more(body, b"[", 1 + 2 * len(inputs)):
-                return None
-        request_id = None
-        if len(document) > 1:
-            request_id = document["id"]
-            if len(document) > 2 or type(request_id) is not str:
-                return None
+        inputs = [_of_objects(entry, body) for entry in document["inputs"]]
+        return _whole(document, inputs)
     except NOT_PLAIN:
         return None
+
+
+def in_text(body: bytes) -> Plain | None:
+    """The V2 request in a long body of nothing but JSON; None if the request is not plain."""
+    try:
+        document = simdjson.Parser().parse(body)
+        inputs = [_of_text(entry) for entry in document["inputs"]]
+        # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more.
+        if not body.startswith(b"{") or has_more(body, b"[", 1 + 2 * len(inputs) + ("outputs" in document)):
+            return None
+        return _whole(document, inputs)
+    except NOT_PLAIN:
+        return None
+
+
+def _whole(document: Any, inputs: list[NamedArray]) -> Plain | None:
+    """The request whose inputs have been read, unless it asks for more than an answer."""
+    fields = len(document)
+    request_id: str | None = None
+    requested: list[RequestedOutput] = []
+    if fields > 1:
+        if "id" in document:
+            fields -= 1
+            request_id = document["id"]
+            if type(request_id) is not str:
+                return None
+        if "outputs" in document:
+            fields -= 1
+            requested = [named_output(entry) for entry in document["outputs"]]
+        if fields != 1:
+            return None
     if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
         return None
-    return request_id, inputs
+    if len(requested) > 1 and len({output.name for output in requested}) < len(requested):
+        return None
+    return inputs, request_id, requested
 
 
-def _of_text(entry: Any) -> Read:
+def named_output(entry: Any) -> RequestedOutput:
+    """An output that is asked for by name, and perhaps as bytes or not; one of ``NOT_PLAIN`` if there is more to it."""
+    name = entry["name"]
+    if type(name) is not str:
+        raise ValueError
+    if len(entry) == 1:
+        return RequestedOutput(name)
+    binary = entry["parameters"][BINARY_DATA]
+    if len(entry) > 2 or len(entry["parameters"]) > 1 or type(binary) is not bool:
+        raise ValueError
+    return RequestedOutput(name, {BINARY_DATA: binary})
+
+
+def _of_text(entry: Any) -> NamedArray:
     """An input that simdjson has read; one of ``NOT_PLAIN`` if it is not plain."""
     name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
     kind, dtype, _ = KINDS[datatype]
@@ -129,7 +162,7 @@ def _of_text(entry: Any) -> Read:
     return name, datatype, narrowed(flat, dtype).reshape(checked(shape.as_list(), flat.size))
 
 
-def _of_objects(entry: Any, body: bytes) -> Read:
+def _of_objects(entry: Any, body: bytes) -> NamedArray:
     """As ``_of_text``, of what orjson has read."""
     name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
     _, dtype, packers = KINDS[datatype]

@@ -10,27 +10,30 @@ from collections.abc import Sequence
 import numpy as np
 import orjson
 
-from mpserve.protocol.datatypes import FIXED, LITTLE, Array
-from mpserve.protocol.plain import NOT_PLAIN, Read, Request, checked
+from mpserve.protocol.codec import Inputs
+from mpserve.protocol.datatypes import FIXED, LITTLE
+from mpserve.protocol.plain import NOT_PLAIN, checked, named_output
+from mpserve.protocol.tensors import NamedArray
 from mpserve.protocol.wire import Encoded, dump
 
 RAW = {datatype: dtype for datatype, dtype in LITTLE.items() if datatype != "BOOL"}
 """By datatype: as what its bytes are read. Of BOOL each byte has to be looked at."""
 
 WANTED = "binary_data_output"
+FIELDS = frozenset({"id", "inputs", "outputs", "parameters"})
 
 
-def read_request(body: bytes, length: int) -> Request | None:
-    """The request in a body whose first ``length`` bytes are JSON, if it wants all outputs in binary and nothing else.
+def read(body: bytes, length: int) -> Inputs | None:
+    """The request in a body whose first ``length`` bytes are JSON.
 
-    Its arrays are views on the body. None if it is not plain.
+    The arrays are views on the body. None if the request is not plain.
     """
-    inputs: list[Read] = []
+    tensors: list[NamedArray] = []
     at = length
     try:
         document = orjson.loads(memoryview(body)[:length])
-        parameters = document["parameters"]
-        if len(parameters) != 1 or parameters[WANTED] is not True:
+        parameters = document.get("parameters")
+        if parameters is not None and (len(parameters) != 1 or parameters[WANTED] is not True):
             return None
         for entry in document["inputs"]:
             name, datatype, shape = entry["name"], entry["datatype"], entry["shape"]
@@ -41,22 +44,25 @@ def read_request(body: bytes, length: int) -> Request | None:
             array = np.frombuffer(body, dtype, count, at).reshape(checked(shape, count))
             if not count or array.nbytes != size:
                 return None
-            inputs.append((name, datatype, array))
+            tensors.append((name, datatype, array))
             at += size
-        request_id = document["id"] if len(document) > 2 else None
-        if len(document) > 3 or not (request_id is None or type(request_id) is str):
-            return None
+        requested = [named_output(entry) for entry in document["outputs"]] if "outputs" in document else None
+        request_id = document.get("id")
     except NOT_PLAIN:
         return None
-    if at != len(body) or not inputs or len({name for name, _, _ in inputs}) < len(inputs):
+    if not (request_id is None or type(request_id) is str) or not document.keys() <= FIELDS:
         return None
-    return request_id, inputs
+    if at != len(body) or not tensors or len({name for name, _, _ in tensors}) < len(tensors):
+        return None
+    if requested and len({output.name for output in requested}) < len(requested):
+        return None
+    return Inputs(tensors, request_id, requested, parameters)
 
 
 def write_response(
-    model_name: str, response_id: str | None, outputs: Sequence[tuple[str, str, Array]]
+    model_name: str, model_version: str | None, response_id: str | None, outputs: Sequence[NamedArray]
 ) -> Encoded | None:
-    """The response with these outputs (name, datatype, array), all in binary; None if one is not plain."""
+    """The response with these outputs, all in binary; None if one is not plain."""
     told = []
     buffers: list[memoryview] = []
     for name, datatype, array in outputs:
@@ -67,8 +73,11 @@ def write_response(
         parameters = {"binary_data_size": array.nbytes}
         told.append({"name": name, "shape": array.shape, "datatype": datatype, "parameters": parameters})
         buffers.append(array.data.cast("B"))
-    head = {"model_name": model_name, "id": response_id, "outputs": told}
-    if response_id is None:
-        del head["id"]
+    head: dict[str, object] = {"model_name": model_name}
+    if model_version is not None:
+        head["model_version"] = model_version
+    if response_id is not None:
+        head["id"] = response_id
+    head["outputs"] = told
     json = dump(head)
     return Encoded([json, *buffers], len(json)) if buffers else None

@@ -16,6 +16,9 @@ from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, decode_t
 
 Parameters = dict[str, Any]
 
+NamedArray = tuple[str, str, Array]
+"""A tensor without parameters: its name, its datatype and its array. A tuple costs a fifth of an ``InferInput``."""
+
 REGION = "shared_memory_region"
 """The parameter of a tensor that says in which shared memory its data is (Triton, ``extension_shared_memory.md``)."""
 

@@ -16,7 +16,7 @@ from mpserve.protocol.binary import Declared, Rest, decode_raw, split
 from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
-from mpserve.protocol.plain import NULL, WRITABLE, Request
+from mpserve.protocol.plain import NULL, WRITABLE
 from mpserve.protocol.wire import Encoded, dump, read_request, write
 
 KNOWN = 1024
@@ -49,13 +49,6 @@ def decode_request(
     tensor = InferInput(name, array.shape, datatype)
     tensor.set_data_from_numpy(array)
     return InferRequest(model_name, [tensor], parameters={"binary_data_output": True}, model_version=model_version)
-
-
-def request_of(plain: Request, model_name: str, model_version: str | None) -> InferRequest:
-    """The message of a plain request."""
-    request_id, read = plain
-    inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in read]
-    return InferRequest(model_name, inputs, request_id, model_version=model_version)
 
 
 def encode_request(request: InferRequest) -> Encoded:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.protocol.declaration import Tensor
+from mpserve.serving.tensors import TensorModel
 
 DATATYPES = {
     torch.bool: "BOOL",

@@ -6,20 +6,15 @@ take is missing for those that could be answered. It knows no front end, and ask
 
 import asyncio
 import math
-from collections.abc import Awaitable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from mpserve.errors import ConfigurationError, DeadlineExceeded, InvalidInput, MPServeError, Overloaded
 from mpserve.metrics import metrics
-from mpserve.protocol.messages import InferRequest
-from mpserve.serving.deadline import Deadline, Ending, GiveUp
+from mpserve.serving.deadline import Deadline, Expiring
 from mpserve.serving.model import Model
-from mpserve.serving.tally import INFER, INPUT, OUTPUT, Stopwatch
+from mpserve.serving.spans import INFER, INPUT, NANO, OUTPUT
 from mpserve.settings import Settings
 
-T = TypeVar("T")
-
-NANO = 1e-9
 MICRO = 1e-6
 KNOWN = 16
 """Requests that must have been answered before any is refused for what they took: the first ones of a model are slow. They are
@@ -140,39 +135,28 @@ class Admission:
         """Seconds per request in which a model that is never idle gets through its queue; 0: not known yet."""
         return max(self.service.known / self.slots, self._passage.known)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a request that asks for nothing special would be admitted; always, where nothing is limited."""
-        return self._obstacle(self.policy.seconds) is None
+    def admit(self, within: float, others: int) -> float:
+        """The seconds that a request has, the least of what the policy and ``within`` say; infinite: any number.
 
-    def admit(self, payload: Any, within: float) -> float:
-        """The seconds that a request has, the least of what the policy, the client and ``within`` say; infinite: any number.
+        ``others``: the requests that are with the model besides this one.
 
         Raises:
-            Overloaded: the queue is full, or too long for it to be answered in time.
-            InvalidInput: its ``timeout`` is no time.
+            Overloaded: the queue is full, or too long for the request to be answered in time.
         """
-        seconds = self.policy.seconds
-        if within < seconds:
-            seconds = within
-        if isinstance(payload, InferRequest) and payload.parameters and TIMEOUT in payload.parameters:
-            seconds = min(seconds, _asked(payload.parameters[TIMEOUT]))
+        seconds = min(self.policy.seconds, within)
         if seconds != math.inf:
             self.learns = True
-        elif not self.is_limited:
-            return seconds
-        obstacle = self._obstacle(seconds)
+        obstacle = self._obstacle(seconds, others)
         if obstacle is None:
             return seconds
         reason, words = obstacle
         metrics().count_refusal(self.model, reason)
         # By then the model will have got through what it has now.
-        retry_after = max(math.ceil(self._hold.count * self.pace), 1)
+        retry_after = max(math.ceil(others * self.pace), 1)
         raise Overloaded(f"Model {self.label} is overloaded: {words}.", retry_after)
 
-    def _obstacle(self, seconds: float) -> tuple[str, str] | None:
+    def _obstacle(self, seconds: float, inside: int) -> tuple[str, str] | None:
         """Why a request with so much time cannot be admitted: as it is counted, and in words."""
-        inside = self._hold.count
         if inside < self.slots:
             return None
         if inside - self.slots >= self.policy.queue:
@@ -183,27 +167,9 @@ class Admission:
             return "deadline", f"it would take {expected:.3g} s, and the request has {seconds:.3g} s"
         return None
 
-    async def until(self, seconds: float, work: Awaitable[T], watch: Stopwatch) -> T:
-        """The result of ``work``, which is cancelled when the time is up: what waits leaves the queue, what a thread has
-        begun goes on there and is dropped.
-
-        Raises:
-            DeadlineExceeded: the time was up.
-        """
-        with Ending() as ending:
-            deadline = self._limit(seconds, watch, ending.end)
-            try:
-                return await work
-            finally:
-                deadline.close()
-
-    def limit(self, watch: Stopwatch, give_up: GiveUp) -> "Deadline | None":
-        """The deadline of a request that asks for nothing special, to be closed when it is over; None if it has none."""
-        seconds = self.policy.seconds
-        return None if seconds == math.inf else self._limit(seconds, watch, give_up)
-
-    def _limit(self, seconds: float, watch: Stopwatch, give_up: GiveUp) -> Deadline:
-        return Deadline(seconds, self.service.known * LAST_CALL, watch, self.late, give_up, self._deadlines)
+    def deadline(self, request: Expiring, seconds: float) -> Deadline:
+        """The deadline of a request, to be closed when the request is over."""
+        return Deadline(seconds, self.service.known * LAST_CALL, request, self.late, self._deadlines)
 
     def late(self, seconds: float) -> DeadlineExceeded:
         """What a request is told, and counted, that was not answered in its ``seconds``."""
@@ -215,14 +181,19 @@ class Admission:
         for deadline in list(self._deadlines):
             deadline.end(error)
 
-    def note(self, watch: Stopwatch, place: int) -> None:
+    def note(self, request: Expiring, place: int) -> None:
         """Learn from a request that was answered, and was in this place among those within when it came."""
-        spent = watch.spent
-        self.service.add((spent[INPUT] + spent[INFER] + spent[OUTPUT]) * NANO)
-        self._passage.add((watch.now - watch.begun) * NANO / (place - 1 + self.slots))
+        durations = request.durations
+        self.service.add((durations[INPUT] + durations[INFER] + durations[OUTPUT]) * NANO)
+        self._passage.add((request.mark - request.arrived) * NANO / (place - 1 + self.slots))
 
 
-def _asked(timeout: object) -> float:
+def asked_seconds(timeout: object) -> float:
+    """The seconds that the request parameter ``timeout`` gives; infinite: any number.
+
+    Raises:
+        InvalidInput: the parameter is no time.
+    """
     if type(timeout) is not int or timeout < 0:
         raise InvalidInput(f"parameter timeout is {timeout!r}, expected a whole number of microseconds, 0 or more")
     return timeout * MICRO or math.inf  # 0 is "not given" (Triton)

@@ -1,47 +1,60 @@
 """One batch of requests: their arrays joined, predicted, and the answer split among them again.
 
-It knows neither the queue that they came from nor the event loop.
+Each request encodes its own part of the answer at once, in the model's thread: a model may use its arrays again in its next
+predict. It knows neither the queue that the requests came from nor the event loop.
 """
 
+import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from time import perf_counter_ns
+from typing import Any, Protocol
 
 import numpy as np
 
 from mpserve.errors import InferenceError
 from mpserve.protocol.datatypes import Array
-from mpserve.serving.conversion import STREAMS, to_outputs
-from mpserve.serving.executor import Outcome as Settled
+from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.executor import as_failure
-from mpserve.serving.tally import INFER, INPUT, OUTPUT, Stopwatch
+from mpserve.serving.fit import fit_outputs, is_stream
 from mpserve.serving.tensors import TensorModel
 
-Parts = list[tuple[str, str, Array]]
-"""Name, datatype and rows of each output."""
 
-Outcome = Parts | Exception
+class Batched(Protocol):
+    """A request that waits for its part of a batch's answer."""
 
+    value: Any
+    """The arrays that the model is given of it."""
+    rows: int
+    """The first dimension of its arrays."""
+    kind: object
+    """Alike for requests that can be joined."""
+    begun: bool
+    """Whether the model has begun with it."""
+    context: contextvars.Context
+    """Its own: what is logged in it names the request."""
 
-class Member:
-    """A request that waits for its answer. ``kind`` is alike for those that can be joined, ``context`` makes its own."""
+    @property
+    def mark(self) -> int:
+        """The moment of the last lap."""
 
-    __slots__ = ("arrays", "context", "future", "kind", "rows", "watch")
+    def lap(self, span: int) -> int:
+        """Account the time since the last lap to a span. Gives this moment."""
 
-    def __init__(
-        self,
-        arrays: list[Array],
-        kind: object,
-        watch: Stopwatch,
-        future: Settled[Parts],
-        context: Callable[[], contextvars.Context],
-    ) -> None:
-        self.arrays = arrays
-        self.rows: int = arrays[0].shape[0]
-        self.kind = kind
-        self.watch = watch
-        self.future = future
-        self.context = context
+    def follow(self, batch: "Batch", executions: int) -> None:
+        """Account the time since the last lap as the batch has spent it, and stand for so many executions of the model."""
+
+    def complete(self, tensors: list[NamedArray]) -> Any:
+        """What the request makes of its part of the answer, in memory of its own."""
+
+    def done(self) -> bool:
+        """Whether nobody waits for it any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Take what ``complete`` gave."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """There will be no answer."""
 
 
 class Batch:
@@ -50,13 +63,14 @@ class Batch:
     Asked in turns: ``next`` gives the arrays of an attempt, ``answered`` or ``failed`` takes what came of it.
     """
 
-    def __init__(self, model: TensorModel, members: list[Member], pad_value: float | None) -> None:
+    def __init__(self, model: TensorModel, members: list[Batched], pad_value: float | None) -> None:
         self.model = model
         self.members = members
         self.pad_value = pad_value
-        self.outcomes: list[tuple[list[Member], Sequence[Outcome]]] = []
-        """Of each attempt that was the last of its members."""
-        self.watch = Stopwatch()
+        self.outcomes: list[tuple[list[Batched], Sequence[Any]]] = []
+        """Of each attempt that was the last of its members, and what came of each of these."""
+        self.begun = self.mark = perf_counter_ns()
+        self.input_ns = self.infer_ns = self.output_ns = 0
         self._todo = [members]
         self._attempt = members
 
@@ -66,16 +80,18 @@ class Batch:
             return None
         self._attempt = members = self._todo.pop()
         if len(members) == 1:
-            arrays = members[0].arrays
+            arrays: list[Array] = members[0].value
         else:
-            columns = zip(*(member.arrays for member in members), strict=True)
+            columns = zip(*(member.value for member in members), strict=True)
             arrays = [joined(column, self.pad_value) for column in columns]
-        self.watch.lap(INPUT)
+        now = perf_counter_ns()
+        self.input_ns += now - self.mark
+        self.mark = now
         return arrays
 
     def failed(self, error: BaseException) -> None:
         """The model raised: halve the attempt, or blame its only member."""
-        self.watch.lap(INFER)
+        self._lap_infer()
         members = self._attempt
         if len(members) == 1:
             self.outcomes.append((members, [as_failure(error)]))
@@ -83,16 +99,24 @@ class Batch:
             half = len(members) // 2
             self._todo += [members[half:], members[:half]]
 
+    def _lap_infer(self) -> None:
+        now = perf_counter_ns()
+        self.infer_ns += now - self.mark
+        self.mark = now
+
     def answered(self, result: Any) -> None:
         """The model returned: split it. What is not as many rows as were given fails the whole attempt."""
-        self.watch.lap(INFER)
+        self._lap_infer()
         members = self._attempt
         try:
-            outcomes: Sequence[Outcome] = split(self.model, members, result)
+            parts = split(self.model, members, result)
         except Exception as error:
-            outcomes = [error, *(_alike(error) for _ in members[1:])]
-        self.outcomes.append((members, outcomes))
-        self.watch.lap(OUTPUT)
+            self.outcomes.append((members, [error, *(_alike(error) for _ in members[1:])]))
+        else:
+            self.outcomes.append((members, list(map(_encoded, members, parts))))
+        now = perf_counter_ns()
+        self.output_ns += now - self.mark
+        self.mark = now
 
     def run(self) -> "Batch":
         """All attempts, in the model's thread."""
@@ -110,7 +134,7 @@ class Batch:
         while (arrays := self.next()) is not None:
             try:
                 result = await self.model.invoke(arrays)
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
                 self.failed(error)
             else:
                 self.answered(result)
@@ -131,23 +155,22 @@ def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
     return whole
 
 
-def split(model: TensorModel, members: Sequence[Member], result: Any) -> list[Parts]:
+def split(model: TensorModel, members: Sequence[Batched], result: Any) -> list[list[NamedArray]]:
     """Each member's outputs, which are views of its rows.
 
     Raises:
         InferenceError: the model returned another number of rows than it was given, or what it does not declare.
     """
-    if isinstance(result, STREAMS):
+    if is_stream(result):
         raise InferenceError("the model answered in parts, which it cannot with max_batch_size; expected arrays")
     rows = sum(member.rows for member in members)
-    outputs = to_outputs(model, result)
-    for output in outputs:
-        if output.shape[:1] != [rows]:
+    arrays = fit_outputs(model.outputs, result)
+    for name, _, array in arrays:
+        if array.shape[:1] != (rows,):
             raise InferenceError(
-                f"output {output.name!r}: the model was given a batch of {rows} rows and returned shape {output.shape};"
+                f"output {name!r}: the model was given a batch of {rows} rows and returned shape {list(array.shape)};"
                 f" expected {rows} as its first dimension"
             )
-    arrays = [(output.name, output.datatype, output.as_numpy()) for output in outputs]
     parts = []
     start = 0
     for member in members:
@@ -155,6 +178,14 @@ def split(model: TensorModel, members: Sequence[Member], result: Any) -> list[Pa
         parts.append([(name, datatype, array[start:end]) for name, datatype, array in arrays])
         start = end
     return parts
+
+
+def _encoded(member: Batched, tensors: list[NamedArray]) -> Any:
+    """What one member makes of its part, or why it cannot."""
+    try:
+        return member.complete(tensors)
+    except Exception as error:
+        return error
 
 
 def _alike(error: Exception) -> Exception:

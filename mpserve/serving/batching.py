@@ -1,29 +1,28 @@
 """Dynamic batching: the requests to one model that wait at the same moment are predicted together.
 
-A request whose arrays are checked becomes a member of the queue, on the event loop. Whenever the model may run, the members
-that can be joined go to it as one batch, up to ``max_batch_size`` rows; while it runs the next batch gathers. So the size adapts
-to the load, and an idle server adds no delay unless ``max_batch_delay`` asks for one. It knows no front end.
+A request whose arrays are known enters the queue, on the event loop. Whenever the model may run, the requests that can be
+joined go to it as one batch, up to ``max_batch_size`` rows; while it runs the next batch gathers. So the size adapts to the
+load, and an idle server adds no delay unless ``max_batch_delay`` asks for one. It knows no front end and no format.
 """
 
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable
+from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from mpserve.errors import ConfigurationError, InvalidInput
+from mpserve.metrics import Durations
 from mpserve.protocol.datatypes import Array
-from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
-from mpserve.serving.batch import Batch, Member, Parts
-from mpserve.serving.conversion import to_arrays
+from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.batch import Batch, Batched
 from mpserve.serving.executor import Executor, as_failure
-from mpserve.serving.executor import Outcome as Settled
 from mpserve.serving.model import Model
-from mpserve.serving.tally import INPUT, QUEUE, Stopwatch
+from mpserve.serving.spans import INPUT, NANO, QUEUE
 from mpserve.serving.tensors import TensorModel, answers_in_parts, is_async
 from mpserve.settings import Settings
 
-NANO = 1e-9
+__all__ = ["Batched", "Batcher", "Joined", "Limits", "limits"]
 
 
 class Limits(NamedTuple):
@@ -75,21 +74,60 @@ def _obstacle(model: Model) -> str | None:
     return None
 
 
+class Joined:
+    """The stage of a request that waits for its batch, where the model has stages around its predict.
+
+    The arrays of its answer are its own: a model may use its arrays again in its next predict, and a stage comes behind.
+    """
+
+    __slots__ = ("_request", "begun", "context", "future", "kind", "rows", "value")
+
+    def __init__(self, arrays: list[Array], request: Any) -> None:
+        self.value = arrays
+        self.rows = 1
+        self.kind: object = None
+        self.begun = False
+        self.context = contextvars.copy_context()
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._request = request
+
+    @property
+    def mark(self) -> int:
+        mark: int = self._request.mark
+        return mark
+
+    def lap(self, span: int) -> int:
+        now: int = self._request.lap(span)
+        return now
+
+    def follow(self, batch: Batch, executions: int) -> None:
+        self._request.follow(batch, executions)
+
+    def complete(self, tensors: list[NamedArray]) -> dict[str, Array]:
+        return {name: array.copy() for name, _, array in tensors}
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def set_result(self, result: Any, /) -> None:
+        self.future.set_result(result)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self.future.set_exception(error)
+
+
 class Batcher:
     """The queue of one model in a worker. All but ``Batch.run`` is on the event loop, so there is nothing to lock."""
 
-    def __init__(
-        self, model: TensorModel, executor: Executor, limits: Limits, observe: Callable[[float], None]
-    ) -> None:
+    def __init__(self, model: TensorModel, executor: Executor, limits: Limits, durations: Durations | None) -> None:
         self.model = model
         self.limits = limits
         self._executor = executor
-        self._observe = observe
+        self._durations = durations
         self._is_async = is_async(model)
         self._idle = model.concurrency or 1
         """How many more batches may run at the same time."""
-        self._alike = bool(model.inputs) and all(-1 not in tensor.shape[1:] for tensor in model.inputs)
-        self._queues: dict[object, deque[Member]] = {}
+        self._queues: dict[object, deque[Batched]] = {}
         self._is_called = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -97,47 +135,39 @@ class Batcher:
         """Requests that wait, those included that were cancelled a moment ago."""
         return sum(map(len, self._queues.values()))
 
-    async def predict(self, payload: Any, headers: object, response_headers: object, watch: Stopwatch) -> InferResponse:
-        """The predict stage of one request.
+    async def join(self, arrays: list[Array], request: Any) -> Any:
+        """The predict stage of a request that has other stages: what the model returns for these arrays.
 
         Raises:
-            InvalidInput: it does not fit what the model declares, or is no batch, or one that is too large.
+            InvalidInput: as ``enter``.
             Exception: whatever the model raised for it.
         """
-        future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
-        arrays = to_arrays(self.model, payload)
-        self.check(arrays)
-        self.enter(arrays, watch, future, contextvars.copy_context().copy)
-        outputs = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in await future]
-        return InferResponse(payload.id if isinstance(payload, InferRequest) else None, self.model.name, outputs)
+        joined = Joined(arrays, request)
+        self.enter(joined)
+        return await joined.future
 
-    def enter(
-        self,
-        arrays: list[Array],
-        watch: Stopwatch,
-        future: "Settled[Parts]",
-        context: Callable[[], contextvars.Context],
-    ) -> None:
-        """Let a request whose arrays have been checked join the queue, and settle the future with its outputs.
+    def enter(self, member: Batched) -> None:
+        """Let a request join the queue, and tell it its outcome.
 
-        The model is run in the context of a batch's first member, so only that one's has to be made.
+        The model is run in the context of a batch's first member.
+
+        Raises:
+            InvalidInput: the arrays are no batch, or one that is too large.
         """
-        watch.lap(INPUT)
-        kind = None if self._alike else self._kind(arrays)
+        arrays = member.value
+        if len(arrays) != 1 or not (shape := arrays[0].shape) or shape[0] > self.limits.size:
+            self._check(arrays)
+        member.rows = arrays[0].shape[0]
+        member.lap(INPUT)
+        kind = member.kind = self._kind(arrays)
         queue = self._queues.get(kind)
         if queue is None:
             queue = self._queues[kind] = deque()
-        queue.append(Member(arrays, kind, watch, future, context))
-        self._call()
+        queue.append(member)
+        if self._idle and not self._is_called:
+            self._call()
 
-    def check(self, arrays: list[Array]) -> None:
-        """See that the arrays are ones for a batch.
-
-        Raises:
-            InvalidInput: they are no batch, or one that is too large.
-        """
-        if len(arrays) == 1 and (shape := arrays[0].shape) and shape[0] <= self.limits.size:
-            return
+    def _check(self, arrays: list[Array]) -> None:
         sizes = {array.shape[:1] for array in arrays}
         if len(sizes) != 1 or () in sizes:
             shapes = ", ".join(str(list(array.shape)) for array in arrays) or "none"
@@ -151,6 +181,7 @@ class Batcher:
             )
 
     def _kind(self, arrays: list[Array]) -> object:
+        """What is alike of requests that can be joined."""
         if self.limits.pad_value is None:
             if len(arrays) == 1:
                 return arrays[0].dtype, arrays[0].shape[1:]
@@ -158,10 +189,9 @@ class Batcher:
         return tuple([(a.dtype, a.shape[1:] if a.dtype.kind == "O" else a.ndim) for a in arrays])
 
     def _call(self) -> None:
-        """Look at the queue once what arrives in this turn of the loop is there, if the model may run."""
-        if self._idle and not self._is_called:
-            self._is_called = True
-            asyncio.get_running_loop().call_soon(self._form)
+        """Look at the queue once what arrives in this turn of the loop is there."""
+        self._is_called = True
+        asyncio.get_running_loop().call_soon(self._form)
 
     def _form(self) -> None:
         self._is_called = False
@@ -171,18 +201,18 @@ class Batcher:
         while self._idle and (members := self._due()):
             self._begin(members)
 
-    def _due(self) -> list[Member]:
+    def _due(self) -> list[Batched]:
         """The next batch, taken from the queue: of those that wait for nothing more the one that has waited longest."""
-        due: list[Member] = []
+        due: list[Batched] = []
         begun = None
         for kind, queue in list(self._queues.items()):
             members, full = self._candidates(queue)
             if not members:
                 del self._queues[kind]
             elif full or self._wait(members[0]) <= 0:
-                if not due or members[0].watch.now < due[0].watch.now:
+                if not due or members[0].mark < due[0].mark:
                     due = members
-            elif begun is None or members[0].watch.now < begun.watch.now:
+            elif begun is None or members[0].mark < begun.mark:
                 begun = members[0]
         if due:
             queue = self._queues[due[0].kind]
@@ -192,23 +222,23 @@ class Batcher:
             self._timer = asyncio.get_running_loop().call_later(self._wait(begun), self._form)
         return due
 
-    def _wait(self, first: Member) -> float:
+    def _wait(self, first: Batched) -> float:
         """Seconds for which a batch that begins with this member may still wait for others."""
         if not self.limits.delay:
             return 0.0
-        return self.limits.delay - (Stopwatch().now - first.watch.now) * NANO
+        return self.limits.delay - (perf_counter_ns() - first.mark) * NANO
 
-    def _candidates(self, queue: deque[Member]) -> tuple[list[Member], bool]:
+    def _candidates(self, queue: deque[Batched]) -> tuple[list[Batched], bool]:
         """What would be the next batch of this queue, and whether there is no sense in waiting for more.
 
         Those that were cancelled leave the queue here. The first that does not fit ends it, so that none is overtaken.
         """
         size, preferred = self.limits.size, self.limits.preferred
-        members: list[Member] = []
+        members: list[Batched] = []
         rows = best = number = 0
         full = False
-        if any(member.future.done() for member in queue):
-            waiting = [member for member in queue if not member.future.done()]
+        if any(member.done() for member in queue):
+            waiting = [member for member in queue if not member.done()]
             queue.clear()
             queue.extend(waiting)
         for member in queue:
@@ -223,35 +253,39 @@ class Batcher:
             return members, True
         return (members[:number], True) if best else (members, full)
 
-    def _begin(self, members: list[Member]) -> None:
+    def _begin(self, members: list[Batched]) -> None:
         for member in members:
-            member.watch.lap(QUEUE)  # which says that it waits no more
+            member.lap(QUEUE)
+            member.begun = True
         batch = Batch(self.model, members, self.limits.pad_value)
         self._idle -= 1
         # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.
-        future = members[0].context().run(self._start, batch)
-        future.add_done_callback(lambda done: self._settle(batch, done))
-
-    def _start(self, batch: Batch) -> "asyncio.Future[Batch]":
-        running = batch.run_async() if self._is_async else self._executor.run(Batch.run, batch)
-        return asyncio.get_running_loop().create_task(running)
+        if self._is_async:
+            task = members[0].context.copy().run(asyncio.get_running_loop().create_task, batch.run_async())
+            task.add_done_callback(lambda done: self._settle(batch, done))
+        else:
+            future: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda done: self._settle(batch, done))
+            self._executor.submit(members[0].context, batch.run, future)
 
     def _settle(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
         """Give each member its own outcome, unless it has gone, and let the next batch begin."""
         self._idle += 1
-        self._call()
-        seconds = (batch.watch.now - batch.watch.begun) * NANO
+        if not self._is_called:
+            self._call()
+        seconds = batch.infer_ns * NANO
         for members, outcomes in batch.outcomes:
             executions = 1
             for member, outcome in zip(members, outcomes, strict=True):
-                if member.future.done():  # cancelled: nobody waits for it
+                if member.done():  # cancelled: nobody waits for it
                     continue
-                self._observe(seconds)
-                member.watch.follow(batch.watch, executions)
+                if self._durations is not None:
+                    self._durations.note(seconds)
+                member.follow(batch, executions)
                 if isinstance(outcome, Exception):
-                    member.future.set_exception(outcome)
+                    member.set_exception(outcome)
                 else:
-                    member.future.set_result(outcome)
+                    member.set_result(outcome)
                     executions = 0
         self._abandon(batch, done)
 
@@ -259,5 +293,5 @@ class Batcher:
         """Whatever cut the batch short, nobody may wait for ever."""
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         for member in batch.members:
-            if not member.future.done():
-                member.future.set_exception(as_failure(error or RuntimeError("the batch was not completed")))
+            if not member.done():
+                member.set_exception(as_failure(error or RuntimeError("the batch was not completed")))

@@ -13,6 +13,7 @@ from mpserve import rundir
 from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady
 from mpserve.metrics import metrics
 from mpserve.scoreboard import MODELS, Row, Scoreboard, State
+from mpserve.serving.executor import Executor
 from mpserve.serving.host import ModelHost, own_directory
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Spec
@@ -60,6 +61,11 @@ class ServerCore(ModelHost):
             return
         for source in self.sources:
             source.preload()
+
+    @property
+    def helper(self) -> Executor:
+        """Runs what is slow and no model's, off the event loop."""
+        return self._offload
 
     @property
     def names(self) -> list[str]:

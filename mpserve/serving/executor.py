@@ -70,7 +70,14 @@ class LoopSide:
     def _deliver(self) -> None:
         self._is_told = False  # before the look: what comes after it is told anew
         while self._outcomes:
-            _settle(*self._outcomes.popleft())
+            outcome, result, error = self._outcomes.popleft()
+            if outcome.done():  # cancelled meanwhile: nobody waits for it
+                continue
+            if error is None:
+                outcome.set_result(result)
+            else:
+                outcome.set_exception(as_failure(error))
+            del outcome, result  # and keep nothing of a request until the next one
 
 
 class Executor:
@@ -193,15 +200,6 @@ def _perform(job: Job) -> None:
 
 def _place(frame: traceback.FrameSummary) -> str:
     return f"{frame.filename}:{frame.lineno} in {frame.name}"
-
-
-def _settle(outcome: Outcome[Any], result: object, error: BaseException | None) -> None:
-    if outcome.done():  # cancelled meanwhile: nobody waits for it
-        return
-    if error is None:
-        outcome.set_result(result)
-    else:
-        outcome.set_exception(as_failure(error))
 
 
 def as_failure(error: BaseException) -> Exception:

@@ -16,6 +16,7 @@ from mpserve import rundir
 from mpserve.errors import ConfigurationError, ModelLoadError, NotSupported
 from mpserve.logging import model as model_in_log
 from mpserve.metrics import metrics
+from mpserve.protocol.declaration import Tensor
 from mpserve.scoreboard import Row, Scoreboard
 from mpserve.serving import shelf
 from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted, Wish
@@ -24,7 +25,8 @@ from mpserve.serving.loader import Library, ModelSource
 from mpserve.serving.model import Model
 from mpserve.serving.predictor import Predictor
 from mpserve.serving.regions import Regions
-from mpserve.serving.served import Group, Served
+from mpserve.serving.served import Group, Served, call
+from mpserve.serving.tensors import TensorModel
 from mpserve.serving.versions import refuse_twins
 from mpserve.settings import Settings
 
@@ -141,10 +143,22 @@ class ModelHost:
             await served.call(model.start)
             if model.engine:
                 await model.start_engine()
+        served.declare(await self._declared_by(served))
         seconds = time.monotonic() - start
         metrics().load_seconds.labels(model.name).observe(seconds)
         model.ready = True
         logger.info("model %s loaded on %s in %.2f s", served.label, self.device, seconds)
+
+    async def _declared_by(self, served: Served) -> list[Tensor]:
+        """The inputs that a model of the kserve SDK declares; none if it cannot tell them."""
+        if isinstance(served.model, TensorModel):
+            return []
+        try:
+            specs = await call(served.model.get_input_types, self._offload)
+            return [Tensor(spec["name"], spec["datatype"], list(spec["shape"])) for spec in specs]
+        except Exception as error:
+            logger.warning("model %s does not tell its inputs: %s: %s", served.label, type(error).__name__, error)
+            return []
 
     def _obtain(self, name: str, wanted: Wanted) -> list[tuple[ModelSource, Model]]:
         """The versions of a model, each constructed."""

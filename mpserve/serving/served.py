@@ -7,21 +7,24 @@ import asyncio
 import contextvars
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from mpserve.errors import ConfigurationError, ServerNotReady
 from mpserve.logging import model as model_in_log
 from mpserve.metrics import metrics
+from mpserve.protocol.declaration import Tensor
 from mpserve.serving.admission import Admission, Hold, policy
-from mpserve.serving.batching import limits
+from mpserve.serving.batching import Batcher, limits
 from mpserve.serving.controlplane import Wanted
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
-from mpserve.serving.pipeline import Pipeline, absent_stages
+from mpserve.serving.model_counters import ModelCounters
+from mpserve.serving.scheduling import BatchScheduler, LoopScheduler, Scheduler, ThreadScheduler
+from mpserve.serving.stages import VERBS, Stages, absent_stages, stages_of
 from mpserve.serving.stuck import Watchdog
-from mpserve.serving.tally import Tally
+from mpserve.serving.tensors import TensorModel
 from mpserve.serving.versions import SEPARATOR, age
 from mpserve.settings import Settings
 
@@ -56,31 +59,60 @@ class Served:
         self.limits = limits(model, settings)
         """Of its batches, if it has any."""
         self.executor = Executor(self.label, model.concurrency or 1, on_thread)
-        self.pipeline = Pipeline(
-            model, self.executor, metrics().stage_observers(model.name, absent_stages(model)), self.limits
+        self.durations = metrics().stage_durations(model.name, absent_stages(model))
+        """The histogram of each stage."""
+        self.batcher = (
+            Batcher(model, self.executor, self.limits, self.durations["predict"])
+            if self.limits is not None and isinstance(model, TensorModel)
+            else None
         )
-        self.express = None if one_of_several else self.pipeline.only_tensors
-        """The model, if a plain request can be answered without a message being made of it."""
-        self.tally: Tally | None = None
+        join = None if self.batcher is None else self.batcher.join
+        self.stages = {verb: stages_of(model, verb, self.durations, join) for verb in VERBS}
+        """By verb."""
+        gated = model.concurrency is not None and self.batcher is None  # the batcher keeps to the concurrency itself
+        self.gate = asyncio.Semaphore(model.concurrency or 1) if gated else None
+        """Lets in as many asynchronous calls as the model allows; None: any number."""
+        self.schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
+        """By verb: who runs a request when."""
+        self.counters: ModelCounters | None = None
         """Its counts in this worker, from its first request on."""
         self.last_infer = 0
         """Nanoseconds that it took for the last request."""
         self.held = Hold()
         """Keeps the model from being stopped, while a request is being answered by it."""
         rules = policy(model, settings)
-        self.admission = Admission(model.name, self.label, self.pipeline.slots, rules, self.held)
-        """Its door."""
-        is_free = model.concurrency is None and self.pipeline.batcher is None and not self.admission.is_limited
-        self.here = self.express if is_free and self.pipeline.waits("predict") else None
-        """The model, if a plain request can be answered on the event loop without more ado."""
+        self.admission = Admission(model.name, self.label, self._slots(), rules, self.held)
         self.context = contextvars.copy_context()
         """What a request has a copy of: lines that are logged in it name the model."""
         self.context.run(model_in_log.set, self.label)
+        self.declare(())
         self.stuck = False
         """Whether all its threads are in calls that do not come back."""
         self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)
         self._own_calls = 0
-        self._streams: set[Closing] = set()
+        self.streams: set[Closing] = set()
+        """Answers in parts that have not come to their end, which ``stop`` closes."""
+
+    def declare(self, inputs: Sequence[Tensor]) -> None:
+        """Keep what the model declares, which its ``load`` may have set; ``inputs`` of a model that speaks no arrays."""
+        model = self.model
+        speaks_arrays = isinstance(model, TensorModel)
+        self.declared: Sequence[Tensor] = model.inputs if isinstance(model, TensorModel) else inputs
+        self.model_outputs: Sequence[Tensor] = model.outputs if isinstance(model, TensorModel) else ()
+        self.is_batched = speaks_arrays and all(list(tensor.shape[:1]) == [-1] for tensor in self.declared)
+        """Whether the first dimension of the inputs is the batch."""
+
+    def _scheduler(self, stages: Stages) -> Scheduler:
+        if self.batcher is not None and stages.only_arrays:
+            return BatchScheduler(self.batcher)
+        return LoopScheduler(self.executor, stages, self.gate) if stages.waits else ThreadScheduler(self.executor)
+
+    def _slots(self) -> float:
+        """Requests that can be answered at once; infinite where none ever waits."""
+        if self.batcher is None and self.model.concurrency is None:
+            return math.inf if all(stage.is_async for stage in self.stages["predict"].stages) else 1
+        size = self.limits.size if self.limits is not None and self.batcher is not None else 1
+        return size * (self.model.concurrency or 1)
 
     async def call(self, method: Callable[[], Any]) -> Any:
         """A method of the model: in its thread if it is synchronous, on the loop if it is not."""
@@ -111,15 +143,6 @@ class Served:
             self.admission.abandon(ServerNotReady(words))
         return True
 
-    @contextmanager
-    def streaming(self, stream: "Closing") -> Iterator[None]:
-        """Know that it answers in parts, so that ``stop`` closes the stream if it has not ended by then."""
-        self._streams.add(stream)
-        try:
-            yield
-        finally:
-            self._streams.discard(stream)
-
     def abandon_requests(self) -> None:
         """Wait for requests in flight no longer: the worker ends."""
         self.held.give_up()
@@ -131,7 +154,7 @@ class Served:
 
     async def stop(self) -> None:
         """Run the model's ``stop`` in its own thread, and let its threads go. A failing one is logged."""
-        await asyncio.gather(*(stream.aclose() for stream in self._streams))
+        await asyncio.gather(*(stream.aclose() for stream in self.streams))
         try:
             if self.stuck:
                 logger.error("stop() of model %s is left out, since no thread is free for it", self.label)

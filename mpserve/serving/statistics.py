@@ -12,22 +12,40 @@ from itertools import chain
 from typing import Any
 
 from mpserve.counters import CELLS
-from mpserve.serving import tally
+from mpserve.serving import model_counters
 from mpserve.serving.core import ServerCore
+from mpserve.serving.model_counters import ModelCounters
 from mpserve.serving.served import Served
-from mpserve.serving.tally import Tally
-from mpserve.serving.tensors import TensorModel
 
 SPANS = {
-    "success": tally.SUCCESS_NS,
-    "queue": tally.QUEUE_NS,
-    "compute_input": tally.INPUT_NS,
-    "compute_infer": tally.INFER_NS,
-    "compute_output": tally.OUTPUT_NS,
+    "success": model_counters.SUCCESS_NS,
+    "queue": model_counters.QUEUE_NS,
+    "compute_input": model_counters.INPUT_NS,
+    "compute_infer": model_counters.INFER_NS,
+    "compute_output": model_counters.OUTPUT_NS,
 }
 """The durations that each answered request adds to, with their cells."""
 
 NONE = {"count": 0, "ns": 0}
+
+
+def counters_of(core: ServerCore, served: Served) -> ModelCounters:
+    """Where this worker counts the requests to a model from now on, until the wish changes; ``served`` keeps it."""
+    wish = core.wish
+    live = {wanted.revision for wanted in (*wish.models.values(), *wish.trials.values())}
+    revision = wish.models[served.model.name].revision
+    cells = core.board.counters.claim(core.row.slot, _key(core, served), revision, live)
+    soon = asyncio.get_running_loop().call_soon
+    served.counters = ModelCounters(cells, wish, list(served.durations.values()), soon)
+    return served.counters
+
+
+def _key(core: ServerCore, served: Served) -> int:
+    """What the counts of this revision of a model are known by, in every worker."""
+    model = served.model
+    told = repr((model.name, model.version, core.wish.models[model.name].revision))
+    digest = hashlib.blake2b(told.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) | 1  # odd: none of the keys that nobody has
 
 
 class Statistics:
@@ -35,24 +53,6 @@ class Statistics:
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
-
-    def tally(self, served: Served) -> Tally:
-        """Where this worker counts the requests to a model from now on, until the wish changes; ``served`` keeps it."""
-        core, model = self.core, served.model
-        wish = core.wish
-        live = {wanted.revision for wanted in (*wish.models.values(), *wish.trials.values())}
-        revision = wish.models[model.name].revision
-        cells = core.board.counters.claim(core.row.slot, self._key(served), revision, live)
-        batched = isinstance(model, TensorModel) and all(list(tensor.shape[:1]) == [-1] for tensor in model.inputs)
-        served.tally = Tally(cells, wish, batched, asyncio.get_running_loop().call_soon)
-        return served.tally
-
-    def _key(self, served: Served) -> int:
-        """What the counts of this revision of a model are known by, in every worker."""
-        model = served.model
-        told = repr((model.name, model.version, self.core.wish.models[model.name].revision))
-        digest = hashlib.blake2b(told.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little", signed=True) | 1  # odd: none of the keys that nobody has
 
     def told(self, name: str = "", version: str | None = None) -> list[dict[str, Any]]:
         """``model_stats`` of one version of a model, of all its versions, or without a name of all that is served.
@@ -70,20 +70,20 @@ class Statistics:
 
     def _of(self, served: Served) -> dict[str, Any]:
         board = self.core.board
-        if served.tally is not None:
-            served.tally.flush()
-        blocks = board.counters.of((row.slot for row in board.used()), self._key(served)) or [[0] * CELLS]
+        if served.counters is not None:
+            served.counters.flush()
+        blocks = board.counters.of((row.slot for row in board.used()), _key(self.core, served)) or [[0] * CELLS]
         total = [sum(cells) for cells in zip(*blocks, strict=True)]
-        answered = total[tally.SUCCESSES]
+        answered = total[model_counters.SUCCESSES]
         return {
             "name": served.model.name,
             "version": served.model.version,
-            "last_inference": max(block[tally.LAST] for block in blocks) // 1_000_000,
-            "inference_count": total[tally.ROWS],
-            "execution_count": total[tally.EXECUTIONS],
+            "last_inference": max(block[model_counters.LAST] for block in blocks) // 1_000_000,
+            "inference_count": total[model_counters.ROWS],
+            "execution_count": total[model_counters.EXECUTIONS],
             "inference_stats": {
                 **{name: {"count": answered, "ns": total[cell]} for name, cell in SPANS.items()},
-                "fail": {"count": total[tally.FAILURES], "ns": total[tally.FAILURE_NS]},
+                "fail": {"count": total[model_counters.FAILURES], "ns": total[model_counters.FAILURE_NS]},
                 "cache_hit": NONE,
                 "cache_miss": NONE,
             },

@@ -11,40 +11,39 @@ import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, Protocol, TypeVar
-
-T = TypeVar("T")
+from typing import Any, Generic, Protocol, TypeVar
 
 
-class Job(Protocol[T]):
+class Job(Protocol):
     """A coroutine that is to be run, and where its outcome is wanted: what a future is told, it is told."""
 
     context: contextvars.Context
     """In which the coroutine is made, and goes on: its own."""
     task: asyncio.Task[None] | None
     """The task that it has to itself, once it waits."""
-    is_over: bool
+    over: bool
     """Whether it need not be begun any more."""
 
-    def run(self) -> Coroutine[Any, Any, T]:
-        """The coroutine."""
-
-    def set_result(self, result: T, /) -> None:
+    def set_result(self, result: Any, /) -> None:
         """It has ended. Told, as the other, in no context in particular."""
 
     def set_exception(self, error: BaseException, /) -> None:
         """It has failed."""
 
 
-class Tasks:
-    """Those of one event loop."""
+J = TypeVar("J", bound=Job)
 
-    def __init__(self) -> None:
-        self._jobs: deque[Job[Any]] = deque()
+
+class CoroutineRunner(Generic[J]):
+    """Runs ``run(job)``, a coroutine, for each job that is started, on the running event loop."""
+
+    def __init__(self, run: Callable[[J], Coroutine[Any, Any, Any]]) -> None:
+        self._jobs: deque[J] = deque()
         self._is_called = False
-        self._runner = _Runner()
+        self._run_job = run
+        self._runner = _Runner(run)
 
-    def start(self, job: Job[Any]) -> None:
+    def start(self, job: J) -> None:
         """Run it soon."""
         self._jobs.append(job)
         if not self._is_called:
@@ -61,19 +60,19 @@ class Tasks:
         # A job may have cancelled its own task, which must not meet another. Python 3.10 has no public way to ask.
         while jobs and not task._must_cancel:
             job = jobs.popleft()
-            if job.is_over:
+            if job.over:
                 continue
             try:
                 awaited = job.context.run(runner.send, job)
             except BaseException as error:
                 job.set_exception(error)
-                self._runner = runner = _Runner()
+                self._runner = runner = _Runner(self._run_job)
                 continue
             if awaited is runner.end:
                 job.set_result(runner.end.take())
                 continue
             job.task = task
-            self._runner = _Runner()
+            self._runner = _Runner(self._run_job)
             self._go_on()
             await _rest(job, runner, awaited)
             return
@@ -107,21 +106,21 @@ class _Runner:
 
     __slots__ = ("close", "end", "send", "throw")
 
-    def __init__(self) -> None:
+    def __init__(self, run: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
         self.end = _End()
-        steps = _steps(self.end)
+        steps = _steps(self.end, run)
         steps.send(None)
         self.send, self.throw, self.close = steps.send, steps.throw, steps.close
 
 
 @types.coroutine
-def _steps(end: _End) -> Generator[Any, Any, None]:
+def _steps(end: _End, run: Callable[[Any], Coroutine[Any, Any, Any]]) -> Generator[Any, Any, None]:
     while True:
-        end.outcome = yield from (yield end).run()  # and keep nothing of a job until the next one
+        end.outcome = yield from run((yield end))  # and keep nothing of a job until the next one
 
 
 @types.coroutine
-def _rest(job: Job[Any], runner: _Runner, awaited: Any) -> Generator[Any, Any, None]:
+def _rest(job: Job, runner: _Runner, awaited: Any) -> Generator[Any, Any, None]:
     """A job from where it first waits to its end."""
     run = job.context.run
     while True:

@@ -5,41 +5,14 @@ How a payload becomes arrays, and arrays an answer, is ``conversion``'s affair.
 
 from collections.abc import Callable, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mpserve.errors import ConfigurationError, InvalidInput, NotSupported
 from mpserve.protocol.datatypes import Array, cast
+from mpserve.protocol.declaration import Tensor
 from mpserve.serving.model import Model, Spec
-
-
-class Tensor(NamedTuple):
-    """A declared input or output: V2 name, datatype and shape; -1 stands for any size."""
-
-    name: str
-    datatype: str
-    shape: Sequence[int]
-
-    def fits(self, shape: Sequence[int]) -> bool:
-        """Whether ``shape`` is one that this declaration allows."""
-        for want, got in zip(self.shape, shape, strict=False):
-            if want not in (got, -1):
-                return False
-        return len(shape) == len(self.shape)
-
-    def checked(self, array: Array) -> Array:
-        """The array, if it is an input of this shape.
-
-        Raises:
-            InvalidInput: it is not.
-        """
-        if not self.fits(array.shape):
-            raise InvalidInput(f"input {self.name!r}: expected shape {list(self.shape)}, got {list(array.shape)}")
-        return array
-
-    def describe(self) -> Spec:
-        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
 
 
 class TensorModel(Model):
@@ -83,7 +56,7 @@ class TensorModel(Model):
         given = [self.sample] if len(self.inputs) == 1 or isinstance(self.sample, np.ndarray) else self.sample
         arrays = [np.asarray(array) for array in given]
         if self.inputs:
-            arrays = [tensor.checked(cast(a, tensor.datatype)) for tensor, a in zip(self.inputs, arrays, strict=True)]
+            arrays = [_checked(tensor, array) for tensor, array in zip(self.inputs, arrays, strict=True)]
         return self.invoke(arrays)
 
     def get_input_types(self) -> list[Spec]:
@@ -91,6 +64,12 @@ class TensorModel(Model):
 
     def get_output_types(self) -> list[Spec]:
         return [tensor.describe() for tensor in self.outputs]
+
+
+def _checked(tensor: Tensor, array: Array) -> Array:
+    if not tensor.fits(array.shape):
+        raise InvalidInput(f"input {tensor.name!r}: expected shape {list(tensor.shape)}, got {list(array.shape)}")
+    return cast(array, tensor.datatype)
 
 
 class FunctionModel(TensorModel):

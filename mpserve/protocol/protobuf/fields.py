@@ -30,6 +30,9 @@ Parts = list[bytes | memoryview]
 _Message = TypeVar("_Message", bound=Message)
 _Tensor = TypeVar("_Tensor", InferInput, InferOutput)
 
+LARGE = 262144
+"""Bytes of a message from which on its raw tensors are kept from being copied."""
+
 RAW_INPUT: int = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 
@@ -66,6 +69,20 @@ def parse(kind: type[_Message], data: bytes) -> _Message:
         return kind.FromString(data)
     except DecodeError as error:
         raise InvalidInput(f"expected a {kind.DESCRIPTOR.full_name}: {error}") from None
+
+
+def addressee(data: bytes) -> tuple[str, str | None]:
+    """The model, and the version of it, that a serialised ModelInferRequest asks.
+
+    Raises:
+        InvalidInput: there is no ModelInferRequest in ``data``.
+    """
+    rest, _ = wire.split(data, RAW_INPUT) if len(data) >= LARGE else (data, None)
+    try:
+        head = pb.ModelReadyRequest.FromString(rest)  # has the same two fields, and passes over all others
+    except DecodeError as error:
+        raise InvalidInput(f"expected a {pb.ModelInferRequest.DESCRIPTOR.full_name}: {error}") from None
+    return head.name, head.version or None
 
 
 def read_request(data: bytes) -> tuple[dict[str, Any], bool]:

@@ -13,11 +13,12 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from mpserve.errors import InvalidInput
+from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import FIXED, LITTLE, MAX_RANK, Array
 from mpserve.protocol.elements import check_shape
-from mpserve.protocol.plain import Read
 from mpserve.protocol.protobuf import contents, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.tensors import NamedArray, RequestedOutput
 
 LARGE = 262144
 """Bytes of a message that is not read here: its tensors are not to be copied."""
@@ -35,12 +36,7 @@ _CONTENTS: int = pb.ModelInferResponse.InferOutputTensor.CONTENTS_FIELD_NUMBER
 _NOT_PLAIN = (DecodeError, InvalidInput, KeyError, ValueError)
 
 
-Request = tuple[str, str | None, list[Read], list[str], bool]
-"""The model, the id, the inputs, the names of the outputs that are asked for (none means all), and whether the tensors are typed
-contents. A tuple, as ``protocol.plain`` has it."""
-
-
-def read_request(data: bytes) -> Request | None:
+def read(data: bytes) -> Inputs | None:
     """The request in a serialised ModelInferRequest; None if it is not plain.
 
     Fields that are not known are passed over, also those of a wire type that ``fields`` refuses.
@@ -51,18 +47,20 @@ def read_request(data: bytes) -> Request | None:
         message = pb.ModelInferRequest.FromString(data)
         # As slices: protobuf's containers have no iterator of their own, so that each ends with an IndexError, for a microsecond.
         entries, raw = message.inputs[:], message.raw_input_contents[:]
-        inputs = list(map(_raw, entries, raw)) if raw else list(map(_typed, entries))
-        outputs = list(map(_requested, message.outputs[:]))
+        tensors = list(map(_raw, entries, raw)) if raw else list(map(_typed, entries))
+        requested = list(map(_requested, message.outputs[:]))
     except _NOT_PLAIN:
         return None
-    if message.model_version or message.parameters or (raw and len(raw) != len(entries)):
+    if message.parameters or (raw and len(raw) != len(entries)):
         return None
-    if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
+    if len(tensors) != 1 and (not tensors or len({name for name, _, _ in tensors}) < len(tensors)):
         return None
-    return message.model_name, message.id or None, inputs, outputs, not raw
+    if len(requested) > 1 and len({output.name for output in requested}) < len(requested):
+        return None
+    return Inputs(tensors, message.id or None, requested, state=not raw)
 
 
-def write_response(model_name: str, request_id: str | None, outputs: Sequence[Read], typed: bool) -> bytes | None:
+def write_response(model_name: str, request_id: str | None, outputs: Sequence[NamedArray], typed: bool) -> bytes | None:
     """The ModelInferResponse with these outputs and nothing else, as ``fields`` writes it; None if one is not plain."""
     typed = typed and all(datatype in contents.FIELDS for _, datatype, _ in outputs)
     parts: list[bytes | memoryview] = [_named(model_name)]
@@ -82,7 +80,7 @@ def write_response(model_name: str, request_id: str | None, outputs: Sequence[Re
     return b"".join(parts + raw)
 
 
-def _raw(entry: Any, data: bytes) -> Read:
+def _raw(entry: Any, data: bytes) -> NamedArray:
     """An input whose elements are ``data``; one of ``_NOT_PLAIN`` if it is not plain."""
     datatype, shape = entry.datatype, entry.shape[:]
     if entry.parameters or entry.HasField("contents"):
@@ -90,7 +88,7 @@ def _raw(entry: Any, data: bytes) -> Read:
     return entry.name, datatype, _shaped(np.frombuffer(data, _RAW[datatype]), shape)
 
 
-def _typed(entry: Any) -> Read:
+def _typed(entry: Any) -> NamedArray:
     """As ``_raw``, of one whose elements are its contents."""
     datatype, shape = entry.datatype, entry.shape[:]
     if entry.parameters or datatype not in FIXED or not entry.HasField("contents"):
@@ -98,11 +96,10 @@ def _typed(entry: Any) -> Read:
     return entry.name, datatype, _shaped(contents.to_array(entry.contents, datatype), shape)
 
 
-def _requested(entry: Any) -> str:
+def _requested(entry: Any) -> RequestedOutput:
     if entry.parameters:
         raise ValueError
-    name: str = entry.name
-    return name
+    return RequestedOutput(entry.name)
 
 
 def _shaped(elements: Array, shape: list[int]) -> Array:

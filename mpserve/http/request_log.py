@@ -9,7 +9,7 @@ from mpserve.metrics import metrics
 access_logger = logging.getLogger("mpserve.access")
 
 
-class Accounts:
+class RequestLog:
     """``access_log``: whether each request is logged in a line."""
 
     def __init__(self, access_log: bool) -> None:

@@ -1,0 +1,68 @@
+"""Inference requests that the worker's own server hands over without an ASGI cycle, half of what a small request costs there.
+
+The ASGI application's middleware does not see them, so an application with middleware or routes of the user's has none.
+"""
+
+from collections.abc import Callable
+
+from mpserve.errors import MPServeError
+from mpserve.http.inference.answers import streamed, whole
+from mpserve.http.inference.routes import DirectHead, InferenceRoutes
+from mpserve.http.requests import RawHeaders
+from mpserve.http.responses import Answer, error_answer
+from mpserve.http.streaming import StreamedAnswer
+from mpserve.protocol.codec import Encoded
+from mpserve.serving.core import ServerCore
+from mpserve.serving.inference import InferenceRequest, begin
+from mpserve.serving.spans import NANO
+from mpserve.serving.stream import ModelStream
+
+Send = Callable[[Answer | StreamedAnswer, bytes], object]
+"""Takes an answer and the id of its request."""
+
+
+class DirectRoutes:
+    """The inference routes over one core."""
+
+    def __init__(self, core: ServerCore, routes: InferenceRoutes) -> None:
+        self.core = core
+        self.routes = routes
+
+    def match(self, target: bytes, headers: RawHeaders) -> DirectHead | None:
+        """What a POST with this head asks for; None: it is the ASGI application's."""
+        return self.routes.match(target, headers)
+
+    def begin(self, head: DirectHead, body: bytes, client: object, send: Send) -> InferenceRequest:
+        """Begin to answer a request, whose answer is sent once, perhaps before this returns."""
+        return begin(self.core, head.head, body, DirectReply(self.routes, head, client, send))
+
+
+class DirectReply:
+    """The answer to one request: noted in the log of requests, and sent."""
+
+    __slots__ = ("_client", "_head", "_routes", "_send")
+
+    def __init__(self, routes: InferenceRoutes, head: DirectHead, client: object, send: Send) -> None:
+        self._routes = routes
+        self._head = head
+        self._client = client
+        self._send = send
+
+    def finish(self, request: InferenceRequest, encoded: Encoded) -> None:
+        self._answer(request, whole(request, encoded))
+
+    def stream(self, request: InferenceRequest, parts: ModelStream) -> None:
+        self._answer(request, streamed(request, parts))
+
+    def fail(self, request: InferenceRequest, fault: MPServeError) -> None:
+        self._answer(request, error_answer(fault))
+
+    def _answer(self, request: InferenceRequest, answer: Answer | StreamedAnswer) -> None:
+        match, log = self._head.match, self._routes.log
+        if log.access_log:
+            start = request.arrived * NANO
+            line = (match.route.template, answer.status, start, self._client, "POST", match.path)
+            request.in_context(log.note, *line)
+        else:
+            match.answered[answer.status] += 1
+        self._send(answer, request.identity.encode())

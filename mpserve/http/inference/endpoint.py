@@ -1,0 +1,43 @@
+"""An inference route as an ASGI application, for any ASGI server, and for what the worker's own server leaves to ASGI."""
+
+from starlette.types import Receive, Scope, Send
+
+from mpserve.errors import MPServeError
+from mpserve.http.inference.answers import streamed, whole
+from mpserve.http.inference.routes import InferenceRoute, InferenceRoutes
+from mpserve.http.requests import read_headers, receive_body
+from mpserve.http.responses import Answer, error_answer, failure_answer
+from mpserve.http.streaming import StreamedAnswer
+from mpserve.logging import request_id
+from mpserve.protocol.codec import Encoded
+from mpserve.serving.core import ServerCore
+from mpserve.serving.inference import RequestHead, answered
+
+
+class Endpoint:
+    """One route."""
+
+    def __init__(self, core: ServerCore, routes: InferenceRoutes, route: InferenceRoute) -> None:
+        self.core = core
+        self.routes = routes
+        self.route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = read_headers(scope["headers"])
+        try:
+            body = await receive_body(headers, receive, self.core.settings.max_body_size)
+        except Exception as error:
+            await failure_answer(error)(scope, receive, send)
+            return
+        if body is not None:
+            named = scope["path_params"]
+            head = self.routes.head(self.route, named["model"], named.get("version"), headers, request_id.get())
+            answer = await self._answer(head, body)
+            await answer(scope, receive, send)
+
+    async def _answer(self, head: RequestHead, body: bytes) -> Answer | StreamedAnswer:
+        try:
+            request, outcome = await answered(self.core, head, body)
+        except MPServeError as fault:
+            return error_answer(fault)
+        return whole(request, outcome) if isinstance(outcome, Encoded) else streamed(request, outcome)

@@ -1,0 +1,154 @@
+"""The inference routes: from a path and headers to a ``RequestHead``, for the ASGI application and for the worker's own server.
+
+Whatever is not plainly an inference request is for Starlette's routes to say.
+"""
+
+import re
+from collections import defaultdict
+from enum import Enum
+from typing import NamedTuple
+
+from mpserve.http.request_log import RequestLog
+from mpserve.http.requests import RawHeaders, read_headers
+from mpserve.logging import accepted_id
+from mpserve.protocol.cloudevents import is_event
+from mpserve.protocol.codec import Codec
+from mpserve.protocol.generate import GenerateCodec, GenerateStreamCodec
+from mpserve.protocol.v1 import is_json
+from mpserve.protocol.v1_codec import CloudEventCodec, V1Codec
+from mpserve.protocol.v2_codec import V2Codec
+from mpserve.serving.inference import RequestHead
+from mpserve.settings import Settings
+
+BINARY_HEADER = "inference-header-content-length"
+
+KNOWN = 1024
+"""Paths that are remembered, more than a server has models: a client that invents paths must not fill memory."""
+
+
+class Format(Enum):
+    """The format that a route speaks."""
+
+    V1 = "v1"
+    V2 = "v2"
+    GENERATE = "generate"
+    GENERATE_STREAM = "generate_stream"
+
+
+class InferenceRoute(NamedTuple):
+    """What a path template stands for."""
+
+    template: str
+    verb: str
+    format: Format
+
+
+ROUTES = {
+    template: InferenceRoute(template, verb, format)
+    for template, verb, format in (
+        ("/v1/models/{model}:predict", "predict", Format.V1),
+        ("/v1/models/{model}:explain", "explain", Format.V1),
+        ("/v2/models/{model}/infer", "predict", Format.V2),
+        ("/v2/models/{model}/versions/{version}/infer", "predict", Format.V2),
+        ("/v2/models/{model}/generate", "predict", Format.GENERATE),
+        ("/v2/models/{model}/generate_stream", "predict", Format.GENERATE_STREAM),
+        ("/v2/models/{model}/versions/{version}/generate", "predict", Format.GENERATE),
+        ("/v2/models/{model}/versions/{version}/generate_stream", "predict", Format.GENERATE_STREAM),
+    )
+}
+"""By path template; ``app.py`` makes its routes of them too."""
+
+# Paths with anything else in them, percent-encoded bytes and queries for example, are Starlette's to read.
+_SEGMENT = r"(?P<\1>[A-Za-z0-9._-]+)"
+_PATTERNS = [
+    (re.compile(re.sub(r"\\{(\w+)\\}", _SEGMENT, re.escape(template)).encode()), route)
+    for template, route in ROUTES.items()
+]
+
+
+class RouteMatch(NamedTuple):
+    """What a path stands for. ``answered``: by status, the count of the answers to its template."""
+
+    path: str
+    route: InferenceRoute
+    model: str
+    version: str | None
+    answered: defaultdict[int, int]
+
+
+class DirectHead(NamedTuple):
+    """A request that the worker's server hands over without ASGI, but for its body."""
+
+    match: RouteMatch
+    head: RequestHead
+
+
+class Codecs:
+    """The codecs of a server with these options."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        nonfinite = settings.nonfinite
+        self._json, self._raw = V1Codec(True, nonfinite), V1Codec(False, nonfinite)
+        self._plain: dict[Format, Codec] = {
+            Format.V2: V2Codec(nonfinite),
+            Format.GENERATE: GenerateCodec(nonfinite),
+            Format.GENERATE_STREAM: GenerateStreamCodec(nonfinite),
+        }
+
+    def of(self, format: Format, headers: dict[str, str]) -> Codec:
+        """The codec of a request with these headers to a route that speaks this format."""
+        if format is Format.V1:
+            if is_event(headers):
+                options = self.settings
+                return CloudEventCodec(headers, self._json, options.ce_source, options.ce_type, options.ce_merge)
+            return self._json if is_json(headers.get("content-type")) else self._raw
+        if format is Format.V2 and BINARY_HEADER in headers:
+            return V2Codec(self.settings.nonfinite, headers[BINARY_HEADER])
+        return self._plain[format]
+
+
+class InferenceRoutes:
+    """The routes of one application."""
+
+    def __init__(self, settings: Settings, log: RequestLog) -> None:
+        self.log = log
+        self._codecs = Codecs(settings)
+        self._known: dict[bytes, RouteMatch] = {}
+
+    def match(self, target: bytes, raw_headers: RawHeaders) -> DirectHead | None:
+        """What a POST with this head asks for; None: it is the ASGI application's."""
+        match = self._known.get(target) or self._find(target)
+        if match is None:
+            return None
+        headers = read_headers(raw_headers)
+        if self.log.access_log and "x-forwarded-for" in headers:  # whose client uvicorn's middleware finds out
+            return None
+        identity = accepted_id(headers.get("x-request-id", ""))
+        return DirectHead(match, self.head(match.route, match.model, match.version, headers, identity))
+
+    def head(
+        self, route: InferenceRoute, model: str, version: str | None, headers: dict[str, str], identity: str
+    ) -> RequestHead:
+        """The head of a request to this model by this route."""
+        return RequestHead(
+            model,
+            version,
+            route.verb,
+            self._codecs.of(route.format, headers),
+            headers,
+            identity,
+            headers.get("content-encoding"),
+            headers.get("accept-encoding"),
+        )
+
+    def _find(self, target: bytes) -> RouteMatch | None:
+        for pattern, route in _PATTERNS:
+            if found := pattern.fullmatch(target):
+                named = {name: value.decode() for name, value in found.groupdict().items()}
+                answered = self.log.answered(route.template)
+                match = RouteMatch(target.decode(), route, named["model"], named.get("version"), answered)
+                if len(self._known) < KNOWN:
+                    self._known[target] = match
+                return match
+        return None

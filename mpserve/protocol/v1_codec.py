@@ -1,0 +1,108 @@
+"""The codecs of V1: JSON or raw bytes, and CloudEvents around them. Knows no HTTP but the words in a request's headers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mpserve.errors import NotSupported
+from mpserve.protocol import cloudevents, v1, v1_rows
+from mpserve.protocol.codec import JSON, NO_FIELDS, Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.datatypes import NonFinite
+from mpserve.protocol.declaration import Tensor
+
+
+class V1Codec:
+    """Requests whose content type says JSON, or any other, and their answers.
+
+    Args:
+        is_json: whether the body is JSON by its content type; any other body is handed to the model as it is.
+        nonfinite: what becomes of NaN and infinity in an answer.
+    """
+
+    parts = Parts.MANY
+    part_fields = NO_FIELDS
+
+    def __init__(self, is_json: bool, nonfinite: NonFinite) -> None:
+        self.is_json = is_json
+        self.nonfinite = nonfinite
+
+    def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
+        if speaks_arrays and self.is_json:
+            tensors = v1_rows.read_plain(declared, body)
+            if tensors is None:
+                return document_inputs(v1.read_document(body, numbers=True), declared, speaks_arrays)
+            return Inputs(tensors, rows=len(tensors[0][2]))
+        payload = v1.read_document(body, numbers=False) if self.is_json else body
+        return document_inputs(payload, declared, speaks_arrays)
+
+    def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
+        if outputs.tensors is None:
+            return Encoded(*v1.encode_response(outputs.result, self.nonfinite))
+        body = v1.write_plain(outputs.tensors, self.nonfinite)
+        return Encoded(body, JSON) if body else Encoded(*v1.encode_response(outputs.response(inputs), self.nonfinite))
+
+    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
+        return v1.encode_part(outputs.result)
+
+    def last_part(self, fault: bytes) -> bytes | None:
+        return None
+
+    def refusal(self, model_name: str) -> NotSupported:
+        return NotSupported(f"Model {model_name} answers in parts.")
+
+
+class CloudEventCodec:
+    """A V1 request in a CloudEvent, and the event that answers it.
+
+    Args:
+        headers: of the request, which hold the attributes of an event in binary mode.
+        answer: the codec of the answer within the event.
+        source, event_type, merge: as ``cloudevents.wrap``.
+    """
+
+    parts = Parts.REFUSED
+    part_fields = NO_FIELDS
+
+    def __init__(
+        self, headers: Mapping[str, str], answer: V1Codec, source: str | None, event_type: str | None, merge: bool
+    ) -> None:
+        self.headers = headers
+        self.answer = answer
+        self.source = source
+        self.event_type = event_type
+        self.merge = merge
+
+    def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
+        event = cloudevents.unwrap(self.headers, body)
+        inputs = document_inputs(event.data, declared, speaks_arrays)
+        inputs.state = event
+        return inputs
+
+    def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
+        body, content_type, _ = self.answer.write(inputs, outputs)
+        fields, wrapped = cloudevents.wrap(
+            inputs.state, body, content_type, outputs.model_name,
+            source=self.source, event_type=self.event_type, merge=self.merge,
+        )  # fmt: skip
+        return Encoded(wrapped, None, fields)
+
+    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
+        raise self.refusal(outputs.model_name)
+
+    def last_part(self, fault: bytes) -> bytes | None:
+        return None
+
+    def refusal(self, model_name: str) -> NotSupported:
+        return NotSupported(f"Model {model_name} answers in parts, which is not offered for a CloudEvent")
+
+
+def document_inputs(document: Any, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
+    """The inputs in a V1 document, as tensors where the model is given nothing but arrays.
+
+    Raises:
+        InvalidInput: as ``v1_rows.tensors_in``.
+    """
+    if speaks_arrays:
+        tensors = v1_rows.tensors_in(declared, document)
+        return Inputs(tensors, rows=len(tensors[0][2]) if tensors and tensors[0][2].ndim else 1)
+    instances = document.get("instances", document.get("inputs")) if isinstance(document, dict) else None
+    return Inputs(payload=document, rows=len(instances) if isinstance(instances, list) else 1)
