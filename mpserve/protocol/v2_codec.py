@@ -40,7 +40,7 @@ class V2Codec:
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         if self.json_length is None:
             return beginnings.read(body)
-        plain = plain_binary.read(body, self._length) if self._length else None
+        plain = plain_binary.read(body, self._length) if self._length and speaks_arrays else None
         return plain or Inputs.of(v2.decode_request(body, "", None, self.json_length, declared))
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:

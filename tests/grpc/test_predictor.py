@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mpserve import InferInput, InferOutput, InferRequest, InferResponse, InvalidInput, Model, ModelNotReady
-from mpserve.http.inference import BINARY_HEADER
+from mpserve.http.inference.routes import BINARY_HEADER
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests import asgi
 from tests.grpc.models import Echo

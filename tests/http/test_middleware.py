@@ -10,7 +10,7 @@ import prometheus_client
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from mpserve.http.accounts import Accounts
+from mpserve.http.request_log import RequestLog
 from mpserve.http.middleware import RequestContext
 from mpserve.logging import request_id
 from mpserve.metrics import metrics
@@ -158,7 +158,7 @@ def test_what_is_no_http_request_passes_untouched() -> None:
         raise AssertionError
 
     lifespan = {"type": "lifespan"}
-    asyncio.run(RequestContext(app, Accounts(access_log=True))(lifespan, receive, send))
+    asyncio.run(RequestContext(app, RequestLog(access_log=True))(lifespan, receive, send))
     assert seen == [lifespan]
 
 
@@ -171,7 +171,7 @@ def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
         await send({"type": "http.response.body", "body": b""})
 
     async def twice() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(RequestContext(app, Accounts(access_log=False)))
+        transport = httpx.ASGITransport(RequestContext(app, RequestLog(access_log=False)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return [await client.get("/") for _ in range(2)]
 

@@ -13,7 +13,7 @@ import pytest
 
 from mpserve import InferInput, InferRequest, InferResponse, Model, PredictorConfig, PredictorError
 from mpserve.errors import Code, ConfigurationError
-from mpserve.http.inference import BINARY_HEADER
+from mpserve.http.inference.routes import BINARY_HEADER
 from mpserve.http.predictor import RestPredictor
 from mpserve.prefork import predictor_front
 from mpserve.prefork.predictor_front import predictor

@@ -13,7 +13,7 @@ from mpserve.errors import ConfigurationError, DeadlineExceeded, InvalidInput, O
 from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.serving.admission import KNOWN, Admission, Hold, Policy
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
+from tests.asking import Asker
 from mpserve.serving.model import Model
 from mpserve.serving.tally import INFER, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
@@ -94,7 +94,7 @@ def with_core(model: Model, test: Callable[[ServerCore, Ask], Awaitable[None]], 
         async with loaded(model, **options) as core:
 
             async def ask(payload: Any, **more: Any) -> Any:
-                return (await Dataplane(core).run("predict", "m", None, payload, {}, **more))[0]
+                return (await Asker(core).run("predict", "m", None, payload, {}, **more))[0]
 
             try:
                 await asyncio.wait_for(test(core, ask), PATIENCE)
@@ -184,7 +184,7 @@ def test_a_model_that_is_asked_for_another_is_not_kept_by_the_first_ones_queue()
         model, other = Held(), Held()
         other.name = "other"
         async with loaded(model, other, max_queue_size=1) as core:
-            run = Dataplane(core).run
+            run = Asker(core).run
             first = await begun(model, run("predict", "m", None, 1, {}))
             second = await queued(core, run("predict", "m", None, 2, {}))
             with pytest.raises(Overloaded):
@@ -426,10 +426,10 @@ def test_large_requests_are_refused_before_they_are_decoded() -> None:
     async def test(core: ServerCore, ask: Ask) -> None:
         tasks = [await queued(core, ask(number)) for number in range(2)]
         with pytest.raises(Overloaded):
-            Dataplane(core).refuse_early("m", None)
+            Asker(core).refuse_early("m", None)
         model.go.release(2)
         await asyncio.gather(*tasks)
-        Dataplane(core).refuse_early("m", None)
+        Asker(core).refuse_early("m", None)
 
     model = Held()
     with_core(model, test, max_queue_size=1)

@@ -12,7 +12,7 @@ from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.serving.batching import limits
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
+from tests.asking import Asker
 from mpserve.serving.model import Model
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.tensors import Tensor, TensorModel
@@ -55,10 +55,10 @@ def values(answer: Any) -> Any:
 def with_core(model: Model, test: Callable[[ServerCore, Callable[[Any], Awaitable[Any]]], Awaitable[None]]) -> None:
     async def main() -> None:
         async with loaded(model) as core:
-            dataplane = Dataplane(core)
+            asker = Asker(core)
 
             async def ask(payload: Any) -> Any:
-                return (await dataplane.run("predict", "m", None, payload, {}))[0]
+                return (await asker.run("predict", "m", None, payload, {}))[0]
 
             await asyncio.wait_for(test(core, ask), PATIENCE)
 

@@ -9,7 +9,7 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady, MPServeError, NotSupported
 from mpserve.logging import model as model_in_log
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
-from mpserve.serving.dataplane import Dataplane
+from tests.asking import Asker
 from mpserve.serving.model import Model
 from tests.asgi import loaded
 
@@ -26,7 +26,7 @@ def run(model: Model, payload: Any = None, version: str | None = None, verb: str
     async def main() -> Any:
         async with loaded(model) as core:
             try:
-                result, _ = await Dataplane(core).run(verb, model.name, version, payload, {})
+                result, _ = await Asker(core).run(verb, model.name, version, payload, {})
             finally:
                 assert core.row.in_flight == 0
             return result
@@ -73,11 +73,11 @@ def test_a_model_that_took_itself_out_of_service_is_not_asked() -> None:
 
     async def main() -> None:
         async with loaded(model) as core:
-            await Dataplane(core).run("predict", "m", None, {}, {})
+            await Asker(core).run("predict", "m", None, {}, {})
             with pytest.raises(ModelNotReady, match="Model with name m is not ready"):
-                await Dataplane(core).run("predict", "m", None, {}, {})
+                await Asker(core).run("predict", "m", None, {}, {})
             model.ready = True
-            await Dataplane(core).run("predict", "m", None, {}, {})
+            await Asker(core).run("predict", "m", None, {}, {})
 
     model = Answering(predict)
     asyncio.run(main())
@@ -88,7 +88,7 @@ def test_an_unknown_model_or_version_is_not_found(name: str, version: str | None
     async def main() -> None:
         async with loaded(Answering(lambda payload: payload)) as core:
             with pytest.raises(ModelNotFound, match=f"Model with name {name} does not exist"):
-                await Dataplane(core).run("predict", name, version, {}, {})
+                await Asker(core).run("predict", name, version, {}, {})
 
     asyncio.run(main())
 
@@ -97,7 +97,7 @@ def test_requests_in_flight_are_counted_while_they_are() -> None:
     async def main() -> list[int]:
         async with loaded(model) as core:
             counts.append(lambda: core.row.in_flight)
-            return [(await Dataplane(core).run("predict", "m", None, {}, {}))[0], core.row.in_flight]
+            return [(await Asker(core).run("predict", "m", None, {}, {}))[0], core.row.in_flight]
 
     counts: list[Callable[[], int]] = []
     model = Answering(lambda payload: counts[0]())
@@ -174,7 +174,7 @@ def test_a_model_with_several_versions_tells_which_one_answered_and_logged(named
     async def main() -> None:
         async with loaded(answering("10"), answering("9")) as core:
             payload = request(model_version=named)
-            result, _ = await Dataplane(core).run("predict", "m", named, payload, {})
+            result, _ = await Asker(core).run("predict", "m", named, payload, {})
             assert (result.model_version, labels) == (told, [f"m@{told}"])
 
     asyncio.run(main())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse, RequestedOutput
-from mpserve.serving.dataplane import Dataplane
+from tests.asking import Asker
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
 
@@ -167,12 +167,12 @@ def check(outcome: Any, asked: Asked, model: Tagged) -> None:
             assert output.as_numpy().tolist() == expected.tolist()
 
 
-async def one_client(dataplane: Dataplane, model: Tagged, case: Case, number: int) -> int:
+async def one_client(asker: Asker, model: Tagged, case: Case, number: int) -> int:
     """Ask again and again, and leave now and then before the answer is there; how many outcomes have been checked."""
     seeded = random.Random(case.seed * CLIENTS + number)
     for turn in range(TURNS):
         ours = asked(case, seeded, number * TURNS + turn)
-        task = asyncio.create_task(dataplane.run("predict", "m", None, ours.payload, {}))
+        task = asyncio.create_task(asker.run("predict", "m", None, ours.payload, {}))
         leaves = False
         if seeded.random() < 0.15:
             for _ in range(seeded.randint(0, 6)):
@@ -192,16 +192,16 @@ def test_ten_thousand_requests_have_each_its_own_answer(case: Case) -> None:
     async def main() -> None:
         model: Tagged = AsyncTagged(case) if case.is_async else Tagged(case)
         async with loaded(model) as core:
-            dataplane = Dataplane(core)
-            clients = (one_client(dataplane, model, case, number) for number in range(CLIENTS))
+            asker = Asker(core)
+            clients = (one_client(asker, model, case, number) for number in range(CLIENTS))
             assert sum(await asyncio.gather(*clients)) == CLIENTS * TURNS
             assert max(model.calls) <= case.size
             served = core.find("m")
             await served.held.until_idle()
             assert core.row.in_flight == 0
-            await one_client(dataplane, model, case, CLIENTS)  # what went wrong, or went away, has cost nothing
-            assert served.pipeline.batcher is not None
-            while len(served.pipeline.batcher):  # the last one left a moment ago
+            await one_client(asker, model, case, CLIENTS)  # what went wrong, or went away, has cost nothing
+            assert served.batcher is not None
+            while len(served.batcher):  # the last one left a moment ago
                 await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))

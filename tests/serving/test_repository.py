@@ -14,7 +14,7 @@ from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, NotSupp
 from mpserve.scoreboard import MODELS, Scoreboard, State
 from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
+from tests.asking import Asker
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
 from mpserve.serving.repository import Entry, Repository
@@ -221,7 +221,7 @@ def test_a_request_in_flight_is_answered_by_the_model_that_began_it(kind: type[C
 
     async def act(core: ServerCore, repository: Repository) -> None:
         kind.answer = answer  # type: ignore[method-assign]
-        asking = asyncio.ensure_future(Dataplane(core).run("predict", "m", None, {}, {}))
+        asking = asyncio.ensure_future(Asker(core).run("predict", "m", None, {}, {}))
         await asyncio.to_thread(begun.wait, PATIENCE)
         unloading = asyncio.ensure_future(repository.unload("m"))
         while "m" in core.served:
@@ -313,7 +313,7 @@ def test_the_index_tells_what_is_ready_and_what_could_be_loaded(kind: type[Count
         assert (await repository.index())[0] == Entry("m", "1", "UNAVAILABLE", "it is not ready in any worker")
         await repository.load("a", {})
         assert await repository.index(ready_only=True) == [Entry("a", "1", "READY", "")]
-        assert (await Dataplane(core).run("predict", "a", None, {"instances": [3]}, {}))[0] == {"predictions": [3]}
+        assert (await Asker(core).run("predict", "a", None, {"instances": [3]}, {}))[0] == {"predictions": [3]}
 
     run(kind, act, model_dir=str(tmp_path))
 
@@ -326,7 +326,7 @@ def test_the_code_of_a_model_directory_is_read_anew(kind: type[Counted], tmp_pat
         for answer in (1, 22):  # of another length: Python looks at time and size of a file
             file.write_text(CODE.format(answer=[answer]))
             await repository.load("a", {})
-            got, _ = await Dataplane(core).run("predict", "a", None, {"instances": []}, {})
+            got, _ = await Asker(core).run("predict", "a", None, {"instances": []}, {})
             assert got == {"predictions": [answer]}
 
     run(kind, act, model_dir=str(tmp_path))
@@ -386,7 +386,7 @@ class Shelf:
 
 
 async def answer_of(core: ServerCore, name: str, version: str | None = None) -> Any:
-    return (await Dataplane(core).run("predict", name, version, {"instances": []}, {}))[0]["predictions"]
+    return (await Asker(core).run("predict", name, version, {"instances": []}, {}))[0]["predictions"]
 
 
 @pytest.fixture(name="models")

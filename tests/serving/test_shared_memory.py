@@ -1,4 +1,4 @@
-"""Tensors in shared memory, as the dataplane takes and gives them, whichever front end they came by."""
+"""Tensors in shared memory, as the asker takes and gives them, whichever front end they came by."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.datatypes import DATATYPES, numpy_dtype
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
+from tests.asking import Asker
 from mpserve.serving.model import Model
 from tests.asgi import loaded
 from tests.memory import memory
@@ -49,7 +49,7 @@ X = np.array([1, 2], np.float32).tobytes()
 async def infer(core: ServerCore, tensor: InferInput, wanted: Any = None) -> InferOutput:
     outputs = [] if wanted is None else [RequestedOutput("x", wanted)]
     request = InferRequest("echo", [tensor], request_outputs=outputs)
-    answer, _ = await Dataplane(core).run("predict", "echo", None, request, {})
+    answer, _ = await Asker(core).run("predict", "echo", None, request, {})
     output: InferOutput = answer.outputs[0]
     return output
 

@@ -12,7 +12,7 @@ import pytest
 from mpserve.errors import InvalidInput, ModelNotFound
 from mpserve.protocol.messages import InferInput, InferRequest, RequestedOutput
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
+from tests.asking import Asker
 from mpserve.serving.model import Model
 from mpserve.serving.repository import Repository
 from mpserve.serving.statistics import Statistics
@@ -59,10 +59,10 @@ class AsyncChoosy(Choosy):
         return super().predict(payload, headers)
 
 
-def with_core(test: Callable[[ServerCore, Dataplane], Awaitable[None]], *models: Model) -> None:
+def with_core(test: Callable[[ServerCore, Asker], Awaitable[None]], *models: Model) -> None:
     async def main() -> None:
         async with loaded(*models) as core:
-            await test(core, Dataplane(core))
+            await test(core, Asker(core))
 
     asyncio.run(main())
 
@@ -72,7 +72,7 @@ def counts(stats: dict[str, Any]) -> dict[str, int]:
 
 
 def test_before_the_first_request_all_is_zero() -> None:
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
+    async def test(core: ServerCore, asker: Asker) -> None:
         zero = {"count": 0, "ns": 0}
         names = ("success", "fail", *PARTS, "cache_hit", "cache_miss")
         assert Statistics(core).told("double") == [
@@ -93,12 +93,12 @@ def test_before_the_first_request_all_is_zero() -> None:
 
 
 def test_v1_and_v2_share_counts_and_rows_are_summed() -> None:
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
+    async def test(core: ServerCore, asker: Asker) -> None:
         array = np.zeros(3, np.float32)
         v2 = InferRequest(model_name="double", infer_inputs=[InferInput("x", [3], "FP32", array)])
         before = time.time_ns() // 1_000_000
-        await dataplane.run("predict", "double", None, v2, {})
-        await Dataplane(core).run("predict", "double", None, {"instances": [1.0, 2.0]}, {})
+        await asker.run("predict", "double", None, v2, {})
+        await Asker(core).run("predict", "double", None, {"instances": [1.0, 2.0]}, {})
         [stats] = Statistics(core).told("double")
         assert (stats["inference_count"], stats["execution_count"]) == (5, 2)
         assert counts(stats) == {**dict.fromkeys(("success", *PARTS), 2), "fail": 0, "cache_hit": 0, "cache_miss": 0}
@@ -116,8 +116,8 @@ def test_v1_and_v2_share_counts_and_rows_are_summed() -> None:
     [("preprocess", "compute_input"), ("predict", "compute_infer"), ("postprocess", "compute_output")],
 )
 def test_each_stage_is_time_of_its_part(model: Model, stage: str, part: str) -> None:
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
-        await dataplane.run("predict", "choosy", None, {"slow": stage}, {})
+    async def test(core: ServerCore, asker: Asker) -> None:
+        await asker.run("predict", "choosy", None, {"slow": stage}, {})
         [stats] = Statistics(core).told("choosy")
         assert stats["inference_stats"][part]["ns"] >= SLEEP * 1e9
 
@@ -132,8 +132,8 @@ def test_waiting_for_the_models_thread_is_time_in_the_queue() -> None:
             assert self.released.wait(60)
             return payload
 
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
-        asked = [asyncio.ensure_future(dataplane.run("predict", "choosy", None, {}, {})) for _ in range(2)]
+    async def test(core: ServerCore, asker: Asker) -> None:
+        asked = [asyncio.ensure_future(asker.run("predict", "choosy", None, {}, {})) for _ in range(2)]
         await asyncio.sleep(0)  # until both are waiting
         await asyncio.sleep(SLEEP)
         Held.released.set()
@@ -145,11 +145,11 @@ def test_waiting_for_the_models_thread_is_time_in_the_queue() -> None:
 
 
 def test_whatever_ends_without_an_answer_is_a_failure_and_no_inference() -> None:
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
+    async def test(core: ServerCore, asker: Asker) -> None:
         for stage in ("preprocess", "predict", "postprocess"):
             with pytest.raises(Exception, match=stage):
-                await dataplane.run("predict", "choosy", None, {"fails": stage}, {})
-        waiting = asyncio.ensure_future(dataplane.run("predict", "choosy", None, {"slow": "predict"}, {}))
+                await asker.run("predict", "choosy", None, {"fails": stage}, {})
+        waiting = asyncio.ensure_future(asker.run("predict", "choosy", None, {"slow": "predict"}, {}))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
@@ -161,11 +161,11 @@ def test_whatever_ends_without_an_answer_is_a_failure_and_no_inference() -> None
 
 
 def test_an_output_that_the_model_does_not_have_is_a_failure_too() -> None:
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
+    async def test(core: ServerCore, asker: Asker) -> None:
         given = InferInput("x", [1], "FP32", np.zeros(1, np.float32))
         request = InferRequest(model_name="double", infer_inputs=[given], request_outputs=[RequestedOutput("z")])
         with pytest.raises(InvalidInput):
-            await dataplane.run("predict", "double", None, request, {})
+            await asker.run("predict", "double", None, request, {})
         [stats] = Statistics(core).told("double")
         assert (counts(stats)["success"], counts(stats)["fail"]) == (0, 1)
 
@@ -173,8 +173,8 @@ def test_an_output_that_the_model_does_not_have_is_a_failure_too() -> None:
 
 
 def test_without_a_name_all_models_are_told_and_each_has_its_own() -> None:
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
-        await dataplane.run("predict", "double", None, {"instances": [1.0]}, {})
+    async def test(core: ServerCore, asker: Asker) -> None:
+        await asker.run("predict", "double", None, {"instances": [1.0]}, {})
         assert {each["name"]: each["execution_count"] for each in Statistics(core).told()} == {"double": 1, "choosy": 0}
 
     with_core(test, Double(), Choosy())
@@ -182,7 +182,7 @@ def test_without_a_name_all_models_are_told_and_each_has_its_own() -> None:
 
 @pytest.mark.parametrize(("name", "version"), [("nope", None), ("double", "2")])
 def test_an_unknown_model_or_version_has_none(name: str, version: str | None) -> None:
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
+    async def test(core: ServerCore, asker: Asker) -> None:
         assert [each["version"] for each in Statistics(core).told("double", "1")] == ["1"]
         with pytest.raises(ModelNotFound):
             Statistics(core).told(name, version)
@@ -191,9 +191,9 @@ def test_an_unknown_model_or_version_has_none(name: str, version: str | None) ->
 
 
 def test_a_model_that_is_loaded_anew_begins_at_zero_and_the_others_go_on() -> None:
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
+    async def test(core: ServerCore, asker: Asker) -> None:
         async def ask(name: str) -> None:
-            await dataplane.run("predict", name, None, {"instances": [1.0]}, {})
+            await asker.run("predict", name, None, {"instances": [1.0]}, {})
 
         for name in ("double", "choosy", "double", "choosy"):
             await ask(name)
@@ -210,9 +210,9 @@ def test_each_version_has_its_own_and_all_are_told_without_one() -> None:
     second = Double()
     second.version = "2"
 
-    async def test(core: ServerCore, dataplane: Dataplane) -> None:
+    async def test(core: ServerCore, asker: Asker) -> None:
         for version in ("1", "1", "2"):
-            await dataplane.run("predict", "double", version, {"instances": [1.0]}, {})
+            await asker.run("predict", "double", version, {"instances": [1.0]}, {})
         told = Statistics(core).told
         assert [(each["version"], each["execution_count"]) for each in told("double")] == [("1", 2), ("2", 1)]
         assert [(each["version"], each["execution_count"]) for each in told("double", "2")] == [("2", 1)]

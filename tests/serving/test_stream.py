@@ -13,7 +13,7 @@ from mpserve.errors import InferenceError, InvalidInput, MPServeError, NotSuppor
 from mpserve.logging import model as model_in_log
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.serving.core import ServerCore
-from mpserve.serving.dataplane import Dataplane
+from tests.asking import Asker
 from mpserve.serving.model import Model
 from mpserve.serving.stream import ModelStream
 from mpserve.serving.tensors import Tensor, TensorModel
@@ -94,7 +94,7 @@ def streaming(model: Model, test: Callable[[ModelStream, ServerCore], Awaitable[
 
     async def main() -> Any:
         async with loaded(model) as core:
-            stream, _ = await Dataplane(core).run("predict", model.name, None, payload, {})
+            stream, _ = await Asker(core).run("predict", model.name, None, payload, {})
             assert isinstance(stream, ModelStream)
             result = await test(stream, core)
             assert core.row.in_flight == 0
@@ -306,7 +306,7 @@ def test_others_are_answered_between_two_steps(kind: Any) -> None:
         model = Giving(kind("a", "b"))
         model.concurrency = 1
         async with loaded(model) as core:
-            streams = [(await Dataplane(core).run("predict", "m", None, None, {}))[0] for _ in range(2)]
+            streams = [(await Asker(core).run("predict", "m", None, None, {}))[0] for _ in range(2)]
             for part in "ab":
                 assert [await anext(stream) for stream in streams] == [part, part]
             for stream in streams:
@@ -331,7 +331,7 @@ def test_steps_of_an_async_generator_keep_to_concurrency() -> None:
         model = Giving(predict)
         model.concurrency = 1
         async with loaded(model) as core:
-            streams = [(await Dataplane(core).run("predict", "m", None, None, {}))[0] for _ in range(3)]
+            streams = [(await Asker(core).run("predict", "m", None, None, {}))[0] for _ in range(3)]
             await asyncio.gather(*(read(stream, core) for stream in streams))
 
     asyncio.run(main())
@@ -339,21 +339,21 @@ def test_steps_of_an_async_generator_keep_to_concurrency() -> None:
 
 
 def test_a_stream_is_one_request_in_the_statistics_and_succeeds_if_it_is_read_to_its_end() -> None:
-    def counts(dataplane: Dataplane) -> list[int]:
-        (told,) = dataplane.statistics.told("m")
+    def counts(asker: Asker) -> list[int]:
+        (told,) = asker.statistics.told("m")
         return [told["inference_stats"][each]["count"] for each in ("success", "fail")]
 
     async def main() -> None:
         async with loaded(Giving(generator("a", "b"))) as core:
-            dataplane = Dataplane(core)
-            streams = [(await dataplane.run("predict", "m", None, None, {}))[0] for _ in range(3)]
-            assert counts(dataplane) == [0, 0]
+            asker = Asker(core)
+            streams = [(await asker.run("predict", "m", None, None, {}))[0] for _ in range(3)]
+            assert counts(asker) == [0, 0]
             await read(streams[0], core)
             await anext(streams[1])
             await streams[1].aclose()
-            assert counts(dataplane) == [1, 1]
+            assert counts(asker) == [1, 1]
             await streams[2].aclose()
-            assert counts(dataplane) == [1, 2]
+            assert counts(asker) == [1, 2]
 
     asyncio.run(main())
 
@@ -361,7 +361,7 @@ def test_a_stream_is_one_request_in_the_statistics_and_succeeds_if_it_is_read_to
 def test_explain_may_answer_in_parts_too() -> None:
     async def main() -> Any:
         async with loaded(Giving(generator("a", ValueError("bad")))) as core:
-            stream, _ = await Dataplane(core).run("explain", "m", None, None, {})
+            stream, _ = await Asker(core).run("explain", "m", None, None, {})
             with pytest.raises(InferenceError, match="bad"):
                 await read(stream, core)
 

@@ -80,8 +80,9 @@ def addressee(data: bytes) -> tuple[str, str | None]:
     rest, _ = wire.split(data, RAW_INPUT) if len(data) >= LARGE else (data, None)
     try:
         head = pb.ModelReadyRequest.FromString(rest)  # has the same two fields, and passes over all others
-    except DecodeError as error:
-        raise InvalidInput(f"expected a {pb.ModelInferRequest.DESCRIPTOR.full_name}: {error}") from None
+    except DecodeError:
+        wire.split(data, RAW_INPUT)  # which says what is wrong, if that is to be seen from outside
+        raise InvalidInput(f"expected a {pb.ModelInferRequest.DESCRIPTOR.full_name}") from None
     return head.name, head.version or None
 
 
