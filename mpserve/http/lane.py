@@ -5,15 +5,17 @@ is left to the application. Its middleware would not see what goes this way, so 
 the user's has no lane.
 """
 
+import asyncio
 import re
 import time
 
 from mpserve.errors import MPServeError
 from mpserve.http.accounts import Accounts
-from mpserve.http.asking import Asked, Asking, InBatch, InOneGo, InTask, Target, Tell
+from mpserve.http.asking import Asked, Asking, InBatch, InOneGo, InTask, Target, Tell, Told
 from mpserve.http.inference import BINARY_HEADER, Call, Inference, explain, infer, predict, respond
 from mpserve.http.requests import CONTENT_LENGTH, RawHeaders, read_headers
-from mpserve.http.responses import Answer
+from mpserve.http.responses import JSON_ONLY, Answer, json_answer
+from mpserve.http.server.routes import Cancellable, Reply
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import begin_request
 from mpserve.protocol.cloudevents import is_event
@@ -124,6 +126,30 @@ class Lane:
     def note(self, target: Target, status: int, start: float, client: object) -> None:
         """A request that began at ``start`` was answered."""
         self.accounts.note(target.template, status, start, client, "POST", target.path)
+
+
+class LaneRoutes:
+    """The lane as the direct routes of the HTTP server."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def match(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> Asked | None:
+        return self._lane.accept(target, headers)
+
+    def begin(self, head: Asked, body: bytes, client: tuple[str, int] | None, reply: Reply) -> Cancellable:
+        def tell(told: Told, identity: bytes) -> None:
+            reply(Answer(200, JSON_ONLY, told) if isinstance(told, bytes) else told, identity)
+
+        begun = self._lane.begin(head, body, client, tell)
+        return asyncio.ensure_future(self._answer(head, body, client, reply)) if begun is None else begun
+
+    async def _answer(self, head: Asked, body: bytes, client: object, reply: Reply) -> None:
+        try:
+            answer, identity = await self._lane.answer(head, body, client)
+        except BaseException:  # a model that cancels the task that it runs in, or the client has gone
+            answer, identity = json_answer({"error": "internal server error"}, 500), head.identity.encode()
+        reply(answer, identity)
 
 
 def _json_length(target: Target, headers: dict[str, str], length: int) -> int:
