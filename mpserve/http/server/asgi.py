@@ -124,10 +124,12 @@ class Cycle(Exchange):
         except BaseException as error:  # also that of an application that cancels the task in which it runs
             if not self.is_disconnected:
                 logger.error("the ASGI application failed", exc_info=error)
-        if self.is_disconnected or self.answered is Answered.WHOLE:
+        else:
+            if not self._is_over:
+                logger.error("the ASGI application returned without a complete response")
+        if self._is_over:
             return
         if self.answered is Answered.PART:
-            logger.error("the ASGI application did not complete its response; the connection is closed")
             self._wire.close()
             return
         self.keep_alive = False
@@ -174,7 +176,7 @@ class Cycle(Exchange):
         status: int = message["status"]
         headers: RawHeaders = message.get("headers", [])
         has_body = self._scope["method"] != "HEAD" and status not in BODILESS
-        may_chunk = has_body and self._scope.get("http_version", "1.1") >= "1.1"
+        may_chunk = has_body and self._scope["http_version"] >= "1.1"
         fields = self._wire.server.server_fields
         self._head = head = response_head(status, fields, headers, keep_alive=self.keep_alive, may_chunk=may_chunk)
         self._left = head.length if has_body else 0

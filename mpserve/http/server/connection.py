@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
                 self._expect(head, data)
             else:
                 exchange = self._direct
-                exchange.request = head.request
+                exchange.head = head
                 exchange.keep_alive = head.keep_alive
                 exchange.body = data[head.size :]
                 exchange.more_body = False
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
         request = routes.match(parsed.target, parsed.headers)
         if request is None:
             return None
-        head = Head(request, parsed.keep_alive, length or 0)
+        head = Head(request, parsed.version, parsed.keep_alive, length or 0)
         if self._fresh and length is not None and not parsed.expects:
             self.server.heads.remember(self._fresh, head)
         exchange = self._direct

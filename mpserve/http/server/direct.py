@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from mpserve.http.server.asgi import Cycle
 from mpserve.http.server.exchange import COPIED, INTERNAL_ERROR, Exchange, Wire
@@ -16,7 +15,7 @@ logger = logging.getLogger(__name__)
 class DirectExchange(Exchange):
     """A direct request and its answer. A connection uses one object again and again, since at most one is being answered."""
 
-    __slots__ = ("_begin", "_begun", "_chunks", "_size", "body", "request")
+    __slots__ = ("_begin", "_begun", "_chunks", "_size", "body", "head")
 
     def __init__(self, wire: Wire, begin: Callable[..., Cancellable]) -> None:
         super().__init__(wire, keep_alive=True, expects=False)
@@ -24,12 +23,12 @@ class DirectExchange(Exchange):
         self._begun: Cancellable | None = None
         self._chunks: list[bytes] = []
         self._size = 0
-        self.request: Any = None
+        self.head: Head
         self.body = b""
 
     def expect(self, head: Head, expects: bool) -> None:
         """Take the head of the next request, whose body is still to come."""
-        self.request = head.request
+        self.head = head
         self.keep_alive = head.keep_alive
         self.expects = expects
         self.more_body = True
@@ -41,7 +40,7 @@ class DirectExchange(Exchange):
             return
         wire = self._wire
         body, self.body = self.body, b""
-        begun = self._begin(self.request, body, wire.client, self.reply)
+        begun = self._begin(self.head.request, body, wire.client, self.reply)
         if wire.exchange is self:  # else the reply has been called already
             self._begun = begun
 
@@ -117,7 +116,8 @@ class DirectExchange(Exchange):
         wire = self._wire
         if all(name != ID_HEADER for name, _ in answer.headers):
             answer.headers.append((ID_HEADER, identity))
-        cycle = Cycle(wire, {"type": "http", "method": "POST"}, answer, self.keep_alive, expects=False)
+        scope = {"type": "http", "method": "POST", "http_version": self.head.version}
+        cycle = Cycle(wire, scope, answer, self.keep_alive, expects=False)
         cycle.complete()
         if wire.exchange is self:
             wire.exchange = cycle

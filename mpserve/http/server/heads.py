@@ -50,6 +50,7 @@ class Head:
     """
 
     request: Any
+    version: str
     keep_alive: bool
     length: int
     text: bytes = b""

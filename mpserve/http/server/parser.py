@@ -93,12 +93,14 @@ class RequestParser:
     def _feed(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+            return
         except httptools.HttpParserUpgrade as offer:
             # httptools takes what follows the head for the other protocol, but the offer is declined (RFC 9110, 7.8).
-            # A new parser, since this one is at its end if the head says `connection: close` too.
-            head = b"".join(self._head_without_upgrade())
-            self._parser = self._new_parser()
-            self._feed(head + data[offer.args[0] :])
+            rest = data[offer.args[0] :]
+        head = b"".join(self._head_without_upgrade())
+        # A new parser, since the old one is at its end if the head says `connection: close` too.
+        self._parser = self._new_parser()
+        self._feed(head + rest)
 
     def _head_without_upgrade(self) -> Iterator[bytes]:
         parser = self._parser

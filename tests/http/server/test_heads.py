@@ -5,16 +5,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mpserve.prefork.heads import LONGEST, MOST, Head, Heads
 
-from mpserve.http.asking import Asked
-from mpserve.prefork import heads as module
+from mpserve.http.server import heads as module
+from mpserve.http.server.heads import LONGEST, MOST, Head, Heads
 
 HEAD = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
 
 
 def head(length: int = 4, name: str = "") -> Head:
-    return Head(name, True, length)
+    return Head(name, "1.1", True, length)
 
 
 def knowing(data: bytes = HEAD + b"body", length: int = 4) -> Heads:
