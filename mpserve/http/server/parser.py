@@ -60,8 +60,10 @@ class RequestParser:
         self._headers: RawHeaders = []
         self._fed = 0
         """Bytes that are being parsed."""
-        self._head_bytes: int | None = None
-        """Bytes of the head that is being read, without those that came with its beginning. None: no head is being read."""
+        self._reads_head = False
+        """Whether a head is being read. What looks like a header field behind it is a trailer."""
+        self._kept = 0
+        """Bytes that httptools may have kept to itself: those since the head began or a part of the body was given out."""
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
@@ -84,11 +86,10 @@ class RequestParser:
             self._feed(data)
         except httptools.HttpParserError as error:
             raise _refusal_of(error) from None
-        if self._head_bytes is not None:
-            # httptools keeps a field to itself until the field is complete.
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head:
-                raise Refusal(431, f"the request head is larger than {self._limits.head} bytes")
+        self._kept += len(data)
+        if self._kept > self._limits.head:  # httptools keeps a field to itself until the field is complete
+            where = "head is" if self._reads_head else "trailers are"
+            raise Refusal(431, f"the request {where} larger than {self._limits.head} bytes")
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -115,7 +116,8 @@ class RequestParser:
     def on_message_begin(self) -> None:
         self._target = b""
         self._headers = []
-        self._head_bytes = -self._fed
+        self._reads_head = True
+        self._kept = -self._fed
         self._sink.begin_head()
 
     def on_url(self, url: bytes) -> None:
@@ -127,7 +129,7 @@ class RequestParser:
         limits = self._limits
         if len(name) + len(value) > limits.field_size:
             raise Refusal(431, f"a header field is larger than {limits.field_size} bytes")
-        if self._head_bytes is None:  # a trailer, which nothing here asks for
+        if not self._reads_head:  # a trailer, which nothing here asks for
             return
         self._headers.append((name.lower(), value))
         if len(self._headers) > limits.fields:
@@ -145,17 +147,19 @@ class RequestParser:
         hosts, length, expects = framing_of(self._headers)
         if hosts > 1 or (is_current and not hosts):  # RFC 9112, 3.2
             raise Refusal(400, f"expected one Host field in the head of the request, got {hosts}")
-        self._head_bytes = None
+        self._reads_head = False
         keep_alive = is_current and parser.should_keep_alive()
         self._sink.take_head(
             ParsedHead(method, self._target, version, self._headers, keep_alive, length, expects and is_current)
         )
 
     def on_body(self, body: bytes) -> None:
+        self._kept = -self._fed
         self._sink.take_body(body)
 
     def on_message_complete(self) -> None:
-        if self._head_bytes is None:  # else the head offers an upgrade, see `_feed`
+        if not self._reads_head:  # else the head offers an upgrade, see `_feed`
+            self._kept = -self._fed
             self._sink.complete_body()
 
 

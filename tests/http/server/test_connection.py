@@ -169,7 +169,7 @@ REFUSED: list[tuple[bytes, int, str]] = [
     (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400, "no HTTP request"),
     (chunked(b"x")[:-5] + b"zzz", 400, "no HTTP request"),
     (chunked(b"x", path=APP)[:-5] + b"zzz", 400, "no HTTP request"),
-    (chunked(b"x")[:-2] + b"t: " + b"y" * 100 + b"\r\n", 431, "a header field is larger"),
+    (chunked(b"x")[:-2] + b"t: " + b"y" * 100 + b"\r\n\r\n", 431, "a header field is larger"),
 ]
 
 
@@ -215,13 +215,18 @@ def test_a_request_that_breaks_a_rule_is_refused_in_words_after_the_answers_befo
 
 def test_a_field_that_has_no_end_is_refused_before_the_parser_gives_it_out() -> None:
     async def test() -> None:
-        for before in (b"", post(b"0")):
+        for begun, where in (
+            (b"GET / HTTP/1.1\r\nhost: x\r\nx: ", "head is"),
+            (post(b"0") + b"GET / HTTP/1.1\r\nhost: x\r\nx: ", "head is"),
+            (chunked(b"x" * 500)[:-2] + b"x: ", "trailers are"),
+        ):
             client = House().client()
-            client.send(before + b"GET / HTTP/1.1\r\nhost: x\r\nx: ")
+            client.send(begun)
             for _ in range(14):
                 client.send(b"y" * 100)
             told = await client.told()
-            assert refusal(told[told.index(b"HTTP/1.1 431") :]) == (431, "the request head is larger than 1200 bytes")
+            reason = f"the request {where} larger than 1200 bytes"
+            assert refusal(told[told.index(b"HTTP/1.1 431") :]) == (431, reason)
 
     run(test)
 
