@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
         if self.state is CLOSING:
             raise Refusal(400, "the request before this one has closed the connection")
         self._enter(HEAD)
-        if not self.unanswered:
+        if self.exchange is None:
             self._deadline = self.loop.time() + self.limits.head_seconds
 
     def take_head(self, head: ParsedHead) -> None:
@@ -194,7 +194,9 @@ class Connection(asyncio.Protocol):
         if self._fresh and length is not None and not parsed.expects:
             self.server.heads.remember(self._fresh, head)
         exchange = self._direct
-        if exchange is None or self.unanswered:  # a request that waits needs an object of its own
+        if (
+            exchange is None or self.exchange is not None or self._waiting
+        ):  # a request that waits needs an object of its own
             exchange = DirectExchange(self, routes.begin)
         exchange.expect(head, parsed.expects)
         return exchange
@@ -240,7 +242,7 @@ class Connection(asyncio.Protocol):
 
     def complete_body(self) -> None:
         self._enter(IDLE)
-        self._deadline = math.inf if self.unanswered else NOT_YET
+        self._deadline = NOT_YET if self.exchange is None else math.inf
         exchange, self._receiving = self._receiving, None
         if exchange is not None:
             exchange.complete()
@@ -265,6 +267,8 @@ class Connection(asyncio.Protocol):
             self.pause_reading()
         elif self._waiting:
             self.exchange = self._waiting.popleft()
+            # The rest of a body was not read meanwhile, so its time starts now.
+            self._deadline = self.loop.time() + self.limits.body_pause if self.state is BODY else math.inf
             self.resume_reading()
             self.exchange.start()
         elif self.state is REFUSED:

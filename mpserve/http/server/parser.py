@@ -61,7 +61,7 @@ class RequestParser:
         self._fed = 0
         """Bytes that are being parsed."""
         self._reads_head = False
-        """Whether a head is being read. What looks like a header field behind it is a trailer."""
+        """Whether a head is being read, rather than a body."""
         self._kept = 0
         """Bytes that httptools may have kept to itself: those since the head began or a part of the body was given out."""
 
@@ -126,14 +126,12 @@ class RequestParser:
             raise Refusal(414, f"the request line is longer than {self._limits.line} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        limits = self._limits
-        if len(name) + len(value) > limits.field_size:
-            raise Refusal(431, f"a header field is larger than {limits.field_size} bytes")
-        if not self._reads_head:  # a trailer, which nothing here asks for
-            return
-        self._headers.append((name.lower(), value))
-        if len(self._headers) > limits.fields:
-            raise Refusal(431, f"the request has more than {limits.fields} header fields")
+        headers = self._headers
+        headers.append((name.lower(), value))
+        if len(headers) > self._limits.fields:
+            raise Refusal(431, f"the request has more than {self._limits.fields} header fields")
+        if len(name) + len(value) > self._limits.field_size:
+            raise Refusal(431, f"a header field is larger than {self._limits.field_size} bytes")
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -144,14 +142,14 @@ class RequestParser:
             return
         version = parser.get_http_version()
         is_current = version >= "1.1"
-        hosts, length, expects = framing_of(self._headers)
+        headers, self._headers = self._headers, []  # which takes the trailers, for which nothing here asks
+        hosts, length, expects = framing_of(headers)
         if hosts > 1 or (is_current and not hosts):  # RFC 9112, 3.2
             raise Refusal(400, f"expected one Host field in the head of the request, got {hosts}")
         self._reads_head = False
         keep_alive = is_current and parser.should_keep_alive()
-        self._sink.take_head(
-            ParsedHead(method, self._target, version, self._headers, keep_alive, length, expects and is_current)
-        )
+        expects = expects and is_current
+        self._sink.take_head(ParsedHead(method, self._target, version, headers, keep_alive, length, expects))
 
     def on_body(self, body: bytes) -> None:
         self._kept = -self._fed

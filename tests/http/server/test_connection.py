@@ -345,6 +345,34 @@ def test_nothing_is_late_while_an_answer_is_due() -> None:
             await asyncio.sleep(0)
             client.later(4)
             assert client.is_kept
+        # An answer that is not read holds up the two behind it, the second of which comes meanwhile.
+        house = House()
+        client = house.client()
+        client.pipe.holds = True
+        client.send(post(b"1") + post(b"2") + post(b"3")[:-1])
+        client.send(b"3")
+        client.pipe.holds = house.routes.at_once = False
+        client.connection.resume_writing()
+        client.later(100)
+        assert client.is_kept
+        assert [begun.body for begun in house.routes.begun] == [b"1", b"2"]
+
+    run(test)
+
+
+def test_a_body_behind_another_request_is_late_once_its_turn_has_come() -> None:
+    async def test() -> None:
+        house = House()
+        house.routes.at_once = False
+        client = house.client()
+        client.send(post() + post()[:-1])
+        client.later(100)
+        house.routes.begun[0].answer()
+        assert await client.told() == usual(b"body")
+        client.later(6)
+        assert client.is_kept
+        client.later(8)
+        assert refusal(await client.told())[0] == 408
 
     run(test)
 
