@@ -170,6 +170,7 @@ class Client:
 
     def leave(self) -> None:
         self.connection.connection_lost(None)
+        self.pipe.connection = None  # as a transport does
 
 
 class House:

@@ -140,7 +140,8 @@ class Cycle(Exchange):
         self._write_body(body, more_body=False)
 
     async def _receive(self) -> Message:
-        self.ask_for_body()
+        if self.expects:
+            self.ask_for_body()
         if not self._is_over:
             self._wire.resume_reading()
             await self._changed.wait()

@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         """Bytes of a body behind a known head: they do not go through the parser, which would copy them."""
         self._last: Head | None = None
         """The known head that came last, which is most likely to come again."""
-        self._refusal: Refusal | None = None
+        self._refusal: tuple[int, str] | None = None
         self._deadline = math.inf
         """When, on the loop's clock, the client is late."""
         self._can_write = True
@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         # These know the connection: circles that only the garbage collector would free.
         self._direct = self._receiving = None
         self._parser.close()
+        del self._parser
         if exchange is not None:
             exchange.disconnect()
 
@@ -162,7 +163,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed(data)
         except Refusal as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal.status, refusal.reason)
         self._fresh = b""
         if self.state is BODY:
             self._deadline = self.loop.time() + self.limits.body_pause
@@ -296,13 +297,13 @@ class Connection(asyncio.Protocol):
 
     # Refusals
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, status: int, reason: str) -> None:
         """Refuse what has come, in the order of the requests. Then close."""
         if self.state in (REFUSED, CLOSING, CLOSED):
             return
         self._enter(REFUSED)
         self._deadline = math.inf
-        self._refusal = refusal
+        self._refusal = status, reason
         self._missing = 0
         receiving, self._receiving = self._receiving, None
         if receiving is not None and not self._abandon(receiving):
@@ -322,10 +323,11 @@ class Connection(asyncio.Protocol):
     def _answer_refusal(self) -> None:
         """Answer in the form of every other error."""
         assert self._refusal is not None
-        body = orjson.dumps({"error": self._refusal.reason})
+        status, reason = self._refusal
+        body = orjson.dumps({"error": reason})
         headers = [*JSON_ONLY, (b"content-length", b"%d" % len(body))]
         fields = self.server.server_fields
-        head = response_head(self._refusal.status, fields, headers, keep_alive=False, may_chunk=False)
+        head = response_head(status, fields, headers, keep_alive=False, may_chunk=False)
         self.transport.write(head.text + body)
         self._hang_up()
 
@@ -342,9 +344,9 @@ class Connection(asyncio.Protocol):
             return
         self._deadline = math.inf
         if self.state is HEAD:
-            self._refuse(Refusal(408, f"the request head was not complete after {limits.head_seconds:g} s"))
+            self._refuse(408, f"the request head was not complete after {limits.head_seconds:g} s")
         elif self.state is BODY and self.exchange is not None:
-            self._refuse(Refusal(408, f"nothing more of the request body came for {limits.body_pause:g} s"))
+            self._refuse(408, f"nothing more of the request body came for {limits.body_pause:g} s")
         else:
             self.close()
 

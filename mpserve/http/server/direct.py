@@ -34,9 +34,10 @@ class DirectExchange(Exchange):
         self.more_body = True
 
     def start(self) -> None:
-        """Begin to answer if the body is there, else ask for it."""
-        if self.more_body:
+        """Begin to answer if the body is there, else wait for it."""
+        if self.expects:
             self.ask_for_body()
+        if self.more_body:
             return
         wire = self._wire
         body, self.body = self.body, b""

@@ -91,7 +91,6 @@ class Exchange(ABC):
         """Give up, since the body is refused. Return whether another answer can be written instead."""
 
     def ask_for_body(self) -> None:
-        """Tell a client that waits for it to send the body."""
-        if self.expects:
-            self.expects = False
-            self._wire.transport.write(CONTINUE)
+        """Tell a client that expects it to send the body, also if the body has come: so all ways write the same."""
+        self.expects = False
+        self._wire.transport.write(CONTINUE)

@@ -1,8 +1,10 @@
 """What a connection reads, in which order it is answered, and how it ends. Direct requests and ASGI requests alike."""
 
 import asyncio
+import gc
 import json
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -509,6 +511,27 @@ def test_a_known_head_costs_three_calls_and_its_usual_answer_two() -> None:
             written = calls_of(house.routes.begun[-1].reply, answer, b"id")
         assert received == ["data_received", "_take", "start", "begin", "__init__"]
         assert written == ["reply", "write", "answered"]
+
+    run(test)
+
+
+def test_a_connection_that_is_lost_leaves_nothing_to_the_garbage_collector() -> None:
+    async def test() -> None:
+        for sent in (b"", post(), post(path=APP), post()[:-1], b"GET / HT", post() + post()[:-1], b"rubbish\r\n\r\n"):
+            house = House()
+            client = house.client()
+            client.send(sent)
+            await client.told()
+            client.leave()
+            await client.told()
+            house.routes.begun.clear()  # which have the replies
+            gone = weakref.ref(client.connection)
+            gc.disable()
+            try:
+                del client
+                assert gone() is None, sent
+            finally:
+                gc.enable()
 
     run(test)
 
