@@ -181,6 +181,7 @@ class House:
         self.row = Scoreboard(1).row(0)
         self.shedding = Shedding()
         self.server = HttpServer(app, {"a": 1}, self.routes, limits, self.row, self.shedding)
+        self.server.set_date(0)
 
     def client(self) -> Client:
         return Client(self.server)

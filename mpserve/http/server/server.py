@@ -1,5 +1,6 @@
 """What all HTTP connections of one worker share. The module knows no protocol: it keeps the lists and the settings."""
 
+import time
 from email.utils import formatdate
 from typing import Any, Protocol
 
@@ -66,7 +67,7 @@ class HttpServer:
         self.total_requests = 0
         """Requests that were answered."""
         self.server_fields = self.usual_head = b""
-        self.set_date(0)
+        self.set_date(time.time())
 
     def set_date(self, now: float) -> None:
         """Write this time (``time.time``) into the answers from now on."""
