@@ -44,7 +44,8 @@ INPUT_OUTPUT = {
     "mmap",
     "signal",
 }
-HTTP = {"starlette", "uvicorn", "httptools", "fastapi", "httpx"}
+WIRE = {"uvicorn", "httptools"}
+HTTP = {"starlette", "fastapi", "httpx"} | WIRE
 GRPC = {"grpc", "grpc_health", "grpc_reflection"}
 GUNICORN = {"gunicorn"}
 FRAMEWORKS = {"torch", "tensorflow", "jax", "sklearn", "onnxruntime", "transformers"}
@@ -56,7 +57,7 @@ FORBIDDEN = {
     "http": GRPC | GUNICORN | FRAMEWORKS,
     "grpc": HTTP | GUNICORN | FRAMEWORKS,
     "runtimes": HTTP | GRPC | GUNICORN,
-    "prefork": FRAMEWORKS | NUMPY,
+    "prefork": FRAMEWORKS | NUMPY | WIRE,
     **dict.fromkeys([name for name, floor in FLOORS.items() if floor in (0, 5)], FRAMEWORKS | NUMPY),
     "compat": FRAMEWORKS,  # its parts are imported when a script names them
 }
@@ -124,6 +125,16 @@ def test_no_imports_go_in_a_circle() -> None:
 def test_no_floor_knows_what_it_must_not(module: str) -> None:
     known = {f"{name}." for name in imported(module)}
     assert not {name for name in known for other in FORBIDDEN[place(module)] if name.startswith(f"{other}.")}
+
+
+def test_one_folder_knows_uvicorn_and_httptools_and_knows_no_application() -> None:
+    server = {module for module in MODULES if module.startswith("mpserve.http.server")}
+    knowing = {module for module in MODULES if WIRE & {name.partition(".")[0] for name in imported(module)}}
+    assert knowing <= server
+    assert {module for module in knowing if "uvicorn" in imported(module)} == {"mpserve.http.server.uvicorn"}
+    for module in server:
+        assert not {name.partition(".")[0] for name in imported(module)} & ({"starlette", "fastapi", "httpx"} | NUMPY)
+        assert {name for name in own_imports(module) if FLOORS[place(name)] > 0} <= server
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -195,6 +206,8 @@ def test_one_module_touches_shared_memory() -> None:
         ("mpserve.serving.core", FRAMEWORKS | HTTP | GUNICORN | GRPC),
         ("mpserve.http.app", FRAMEWORKS | GUNICORN | GRPC),
         ("mpserve.prefork.worker", FRAMEWORKS | {"starlette"}),
+        ("mpserve.http.server.connection", FRAMEWORKS | NUMPY | GUNICORN | GRPC | {"starlette", "uvicorn"}),
+        ("mpserve.http.server.uvicorn", FRAMEWORKS | NUMPY | GUNICORN | GRPC | {"starlette"}),
     ],
 )
 def test_importing_a_module_does_not_bring(module: str, absent: set[str]) -> None:

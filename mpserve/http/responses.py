@@ -14,6 +14,7 @@ from starlette.routing import Match, Route
 from starlette.types import Send
 
 from mpserve.errors import Code, MPServeError, Overloaded
+from mpserve.http.server import response_head
 from mpserve.protocol.compression import OFFERED
 from mpserve.serving.faults import report
 
@@ -41,8 +42,8 @@ RETRY_AFTER_LOADING = b"1"
 
 Headers = list[tuple[bytes, bytes]]
 
-JSON_ONLY: Headers = [(b"content-type", b"application/json")]
-"""The headers of most answers. Never changed, so that who sends them may know them by identity."""
+JSON_ONLY: Headers = response_head.JSON_ONLY
+"""The headers of most answers, which the server knows by identity."""
 
 
 HINTS: dict[Code, Headers] = {

@@ -1,8 +1,7 @@
 """A worker's life on its event loop, from top to bottom: load, open, serve, drain, stop.
 
-uvicorn gives the HTTP protocol, its configuration and its shared state; its ``Server`` is not used, since signals, the
-order of shutdown and the moment of listening are exactly what has to differ (it re-raises SIGTERM, so ``worker_exit``
-never ran).
+The order of the end, the signals and the moment of listening are decided here. The HTTP server only counts and closes its
+connections.
 """
 
 import asyncio
@@ -14,22 +13,19 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from email.utils import formatdate
-from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from uvicorn.config import Config
-from uvicorn.server import ServerState
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mpserve import rundir
 from mpserve.errors import ConfigurationError
+from mpserve.http.server.connection import Connection
+from mpserve.http.server.limits import Limits
+from mpserve.http.server.server import HttpServer
+from mpserve.http.server.uvicorn import Application
 from mpserve.metrics import metrics
 from mpserve.prefork.balance import Shedding, load_of, ready_others
 from mpserve.prefork.door import Door
-from mpserve.prefork.fastlane import LaneProtocol
 from mpserve.prefork.gate import Gate
-from mpserve.prefork.heads import Heads
-from mpserve.prefork.http1 import Limits, Protocol
 from mpserve.prefork.loading import LoadFailed, back_off, load
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
@@ -37,7 +33,7 @@ from mpserve.serving.log_settings import LogSettings
 
 if TYPE_CHECKING:
     from mpserve.grpc.server import GrpcServer
-    from mpserve.http.lane import Lane
+    from mpserve.http.inference.direct import DirectRoutes
 
 logger = logging.getLogger(__name__)
 
@@ -53,40 +49,59 @@ STOPPING = 0.5
 """Seconds that a drain leaves to ``stop()`` out of what there is, so that the margin is kept whole."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What gunicorn asks of a worker.
+
+    Attributes:
+        arbiter: the pid of the parent that the worker must not outlive.
+        backlog: connections that the kernel queues.
+        max_requests: requests after which the worker is replaced. None: never.
+        graceful_timeout: seconds for the whole end of the worker.
+        beat: tells the arbiter that the worker is alive.
+    """
+
+    arbiter: int
+    backlog: int
+    max_requests: int | None
+    graceful_timeout: float
+    beat: Callable[[], None]
+
+
 class Life:
     """One worker's life. ``run`` is the whole of it.
 
     Args:
         core: the models.
-        config: of HTTP.
+        application: the ASGI application.
         listeners: the sockets of HTTP, shared by all workers.
-        limits: of a request head.
-        lane: the fast lane, if the application has one.
-        arbiter: the pid of the parent that it must not outlive.
+        limits: the limits of HTTP requests.
+        routes: the direct routes, if the application has any.
+        terms: what gunicorn asks of the worker.
         grpc: the gRPC server, if there is to be one.
     """
 
     def __init__(
         self,
         core: ServerCore,
-        config: Config,
+        application: Application,
         listeners: Sequence[socket.socket],
         limits: Limits,
-        lane: "Lane | None",
-        arbiter: int,
+        routes: "DirectRoutes | None",
+        terms: Terms,
         grpc: "GrpcServer | None",
     ) -> None:
         self.core = core
-        self.config = config
+        self.application = application
         self.listeners = listeners
         self.limits = limits
-        self.lane = lane
-        self.heads = Heads()
-        self.arbiter = arbiter
+        self.routes = routes
+        self.terms = terms
         self.grpc = grpc
         self.row = core.row
         self.log_settings = LogSettings(core)
-        self.state = ServerState()
+        self.http: HttpServer | None = None
+        """There is one from the moment at which the application is loaded."""
         self.shedding = Shedding()
         self.ending = asyncio.Event()
         """Told to end, for whatever reason."""
@@ -94,7 +109,7 @@ class Life:
         self.orphaned = False
         self.stuck = False
         """Whether a model does not come back from a call, so that only a new worker can serve it."""
-        self._patience = float(config.timeout_graceful_shutdown or 0) - MARGIN
+        self._patience = terms.graceful_timeout - MARGIN
         self._deadline = math.inf
         """When all is to be over, ``stop()`` too."""
 
@@ -110,23 +125,21 @@ class Life:
             at_the_end.callback(ticker.cancel)
             at_the_end.callback(self._leave)
             at_the_end.push_async_callback(self._within_the_limit, self.core.stop)
-            await self._configure()
-            lifespan = self.config.lifespan_class(self.config)
-            door = Door(self.listeners, lambda listener: self._gate(listener, lifespan.state), self.config.backlog)
+            self.http = http = await self._load_application()
+            door = Door(self.listeners, lambda listener: self._gate(listener, http), self.terms.backlog)
             if not await load(self.core, door, self.ending):
                 return
-            at_the_end.push_async_callback(self._within_the_limit, lifespan.shutdown)
-            await lifespan.startup()
-            if lifespan.should_exit:
+            at_the_end.push_async_callback(self._within_the_limit, self.application.shutdown)
+            if not await self.application.startup():
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
             self.core.open()
             await self._catch_up()
-            await self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
+            self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
             await self._open_grpc(at_the_end)
             door.open()
             logger.info("worker ready")
             await self._serve()
-            await self._drain(door)
+            await self._drain(door, http)
 
     def _leave(self) -> None:
         if self.ending.is_set():
@@ -137,9 +150,8 @@ class Life:
     @property
     def final(self) -> bool:
         """Whether this worker must end, rather than give way to a successor that it may wait for."""
-        spent = self.config.limit_max_requests is not None and (
-            self.state.total_requests >= self.config.limit_max_requests
-        )
+        most, http = self.terms.max_requests, self.http
+        spent = most is not None and http is not None and http.total_requests >= most
         return self.hurried or self.orphaned or self.stuck or spent or self.core.board.stopping
 
     def _catch_signals(self) -> None:
@@ -153,17 +165,14 @@ class Life:
         self._limit(HURRY)
         self.ending.set()
 
-    def _gate(self, listener: socket.socket, app_state: dict[str, Any]) -> Gate:
-        make_protocol = partial(self._protocol, app_state)
-        return Gate(listener, make_protocol, self.config.ssl, self.core.board, self.row, self.shedding)
+    def _gate(self, listener: socket.socket, http: HttpServer) -> Gate:
+        def connect() -> Connection:
+            connection = Connection(http)
+            # A client that gets a 503 here while the models load may find a ready worker by its next connection.
+            connection.retiring = self.row.state == State.LOADING
+            return connection
 
-    def _protocol(self, app_state: dict[str, Any]) -> Protocol:
-        made = (self.config, self.state, app_state, self.limits, self.row, self.shedding)
-        lane = self.lane
-        protocol = Protocol(*made) if lane is None else LaneProtocol(*made, lane=lane, heads=self.heads)
-        # Who gets a 503 here while the models load may find a ready worker by its next connection.
-        protocol.retiring = self.row.state == State.LOADING
-        return protocol
+        return Gate(listener, connect, self.application.tls, self.core.board, self.row, self.shedding)
 
     async def _tick(self) -> None:
         """What must happen every second or oftener, whatever stage the worker is in."""
@@ -172,26 +181,21 @@ class Life:
             now = time.monotonic()
             if now - beat >= HEARTBEAT:
                 beat = now
-                await self._beat()
-            if os.getppid() != self.arbiter and not self.orphaned:
+                self._beat()
+            if os.getppid() != self.terms.arbiter and not self.orphaned:
                 self.orphaned = True
                 logger.error("the arbiter is gone; finishing what is in hand, then ending")
             self.core.reconciler.kick()
             self.core.follow_regions()
             self.log_settings.follow()
-            self._expire_connections()
+            if self.http is not None:
+                self.http.expire(asyncio.get_running_loop().time())
             self._balance()
             self._look_at_models()
             metrics().flush()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
             await asyncio.sleep(TICK)
-
-    def _expire_connections(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for connection in list(self.state.connections):
-            if isinstance(connection, Protocol):
-                connection.expire(now)
 
     def _balance(self) -> None:
         others = [row for row in ready_others(self.core.board, self.row) if row.is_live()]
@@ -218,22 +222,27 @@ class Life:
             self.core.reconciler.kick()
             await asyncio.sleep(TICK)
 
-    async def _beat(self) -> None:
-        self.state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
-        if self.row.state in (State.READY, State.DRAINING) and self.config.callback_notify is not None:
+    def _beat(self) -> None:
+        if self.http is not None:
+            self.http.set_date(time.time())
+        if self.row.state in (State.READY, State.DRAINING):
             # Not while loading: gunicorn's clock starts with the first beat, and a load may hold the GIL for minutes.
-            await self.config.callback_notify()
+            self.terms.beat()
         if self.row.state == State.READY:
             self.core.publish()
 
-    async def _configure(self) -> None:
+    async def _load_application(self) -> HttpServer:
+        application = self.application
         try:
-            self.config.load()
+            application.load()
+        except ConfigurationError as error:
+            raise LoadFailed(str(error)) from error
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             self.row.attempts += 1
             if self.core.board.ever_ready:  # without a certificate there is no door, so no client waits for an answer
                 await asyncio.wait({asyncio.ensure_future(self.ending.wait())}, timeout=back_off(self.row.attempts))
             raise LoadFailed(f"TLS cannot be set up with the certificate and key: {error}") from error
+        return HttpServer(application.app, application.state, self.routes, self.limits, self.row, self.shedding)
 
     async def _open_grpc(self, at_the_end: AsyncExitStack) -> None:
         if self.grpc is None:
@@ -271,7 +280,7 @@ class Life:
             await asyncio.sleep(TICK)
         return True
 
-    async def _drain(self, door: Door) -> None:
+    async def _drain(self, door: Door, http: HttpServer) -> None:
         """Not ready any more, but still there for ``drain_delay``; then leave the door and finish what was accepted."""
         self.row.state = State.DRAINING
         self._limit(self._patience)
@@ -283,18 +292,14 @@ class Life:
         idle_until = time.monotonic() + IDLE_GRACE
         while True:
             await asyncio.sleep(TICK)  # at first for the connections that were accepted just now
-            for connection in list(self.state.connections):
-                if isinstance(connection, Protocol):
-                    connection.retire(at_once=self.hurried or time.monotonic() > idle_until)
-            if not (self.state.connections or self.state.tasks) and (calls.done() or self.hurried):
+            http.retire(at_once=self.hurried or time.monotonic() > idle_until)
+            # Of a direct request whose client is gone only the row knows.
+            if http.is_idle and not self.row.in_flight and (calls.done() or self.hurried):
                 return
             if self._drain_time_left() <= 0:
-                logger.error("%d request(s) did not finish in time and are abandoned", self._unfinished())
+                unfinished = max(http.unanswered, self.row.in_flight)
+                logger.error("%d request(s) did not finish in time and are abandoned", unfinished)
                 return
-
-    def _unfinished(self) -> int:
-        begun = (connection.begun for connection in self.state.connections if isinstance(connection, Protocol))
-        return len({*self.state.tasks, *begun} - {None})
 
     async def _drain_grpc(self) -> None:
         if self.grpc is not None:

@@ -24,14 +24,14 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config as GunicornConfig
 from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker as BaseWorker
-from uvicorn.config import Config
 
 from mpserve import metrics
 from mpserve.errors import ConfigurationError
+from mpserve.http.server.limits import Limits
+from mpserve.http.server.uvicorn import Application
 from mpserve.logging import set_slot
 from mpserve.prefork import devices, door, ending, forksafety, grpc_front, memory, threads
-from mpserve.prefork.http1 import Limits
-from mpserve.prefork.life import Life
+from mpserve.prefork.life import Life, Terms
 from mpserve.prefork.loading import LoadFailed
 from mpserve.scoreboard import State, shared
 from mpserve.serving.core import ServerCore
@@ -39,7 +39,7 @@ from mpserve.serving.host import own_directory
 from mpserve.version import VERSION
 
 if TYPE_CHECKING:
-    from mpserve.http.lane import Lane
+    from mpserve.http.inference.direct import DirectRoutes
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Worker(BaseWorker):  # type: ignore[misc]
-    """A gunicorn worker that serves models with uvicorn's HTTP protocol."""
+    """A gunicorn worker that serves models."""
 
     @classmethod
     def setup(cls) -> None:
@@ -187,7 +187,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
             asyncio.set_event_loop(loop)
             listeners = [listener.sock for listener in self.sockets]
             grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
-            life = Life(self.core, self._uvicorn_config(), listeners, self._limits(), self._lane(), self.ppid, grpc)
+            http = self._application()
+            life = Life(self.core, http, listeners, self._limits(), self._routes(), self._terms(), grpc)
             loop.run_until_complete(life.run())
         except LoadFailed as failure:
             if shared().ever_ready:
@@ -202,36 +203,27 @@ class Worker(BaseWorker):  # type: ignore[misc]
             loop.close()
         return 0
 
-    def _lane(self) -> "Lane | None":
-        from mpserve.http.app import find_lane
+    def _routes(self) -> "DirectRoutes | None":
+        from mpserve.http.app import find_direct
 
-        return find_lane(self.wsgi) if self.core.settings.fast_lane else None
+        return find_direct(self.wsgi) if self.core.settings.fast_lane else None
 
-    def _uvicorn_config(self) -> Config:
-        tls = self.cfg.ssl_options
-        return Config(
-            app=self.wsgi,
-            log_config=None,
-            access_log=False,
-            ws="none",
-            server_header=False,
-            backlog=self.cfg.backlog,
-            timeout_keep_alive=self.cfg.keepalive,
-            timeout_graceful_shutdown=self.cfg.graceful_timeout,
-            limit_max_requests=self.max_requests if self.cfg.max_requests else None,
-            callback_notify=self._beat,
-            forwarded_allow_ips=self.cfg.forwarded_allow_ips,
-            ssl_keyfile=tls.get("keyfile"),
-            ssl_certfile=tls.get("certfile"),
-            ssl_ca_certs=tls.get("ca_certs"),
-            ssl_cert_reqs=tls.get("cert_reqs"),
-            ssl_ciphers=tls.get("ciphers"),
-            ssl_context_factory=self._tls_context if self.cfg.is_ssl else None,
-        )
+    def _application(self) -> Application:
+        make_context = self._tls_context if self.cfg.is_ssl else None
+        return Application(self.wsgi, self.cfg.forwarded_allow_ips, self.cfg.ssl_options, make_context)
 
-    def _tls_context(self, config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    def _tls_context(self, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         context: ssl.SSLContext = self.cfg.ssl_context(self.cfg, default)  # gunicorn's hook, which a user may have set
         return context
+
+    def _terms(self) -> Terms:
+        return Terms(
+            arbiter=self.ppid,
+            backlog=self.cfg.backlog,
+            max_requests=self.max_requests if self.cfg.max_requests else None,
+            graceful_timeout=float(self.cfg.graceful_timeout or 0),
+            beat=self.notify,
+        )
 
     def _limits(self) -> Limits:
         cfg = self.cfg
@@ -239,12 +231,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
             line=cfg.limit_request_line or sys.maxsize,
             fields=cfg.limit_request_fields,
             field_size=cfg.limit_request_field_size or sys.maxsize,
-            seconds=self.core.settings.header_timeout,
-            pause=self.core.settings.body_timeout,
+            head_seconds=self.core.settings.header_timeout,
+            body_pause=self.core.settings.body_timeout,
+            idle_seconds=self.cfg.keepalive,
+            body=self.core.settings.max_body_size,
         )
-
-    async def _beat(self) -> None:
-        self.notify()
 
 
 def _core_of(app: Any) -> ServerCore:

@@ -182,7 +182,7 @@ SENT: dict[str, bytes] = {
     "V1, line ends before it": b"\r\n\r\n" + request({"instances": [1]}),
     "V1, bare line ends": request({"instances": [1]}).replace(b"\r\n", b"\n"),
     "V1, two lengths": request({"instances": [1]}, "content-length: 3"),
-    "V1, a length of capitals": request(b"{}", "Content-LENGTH: 2", "HOST: y", length=False),
+    "V1, a length of capitals": request(b"{}", "Content-LENGTH: 2", "X-HOST: y", length=False),
     "V1, columns": request({"inputs": {"x": [1]}}, path="/v1/models/sum:predict"),
     "V1, arrays": request({"instances": [1, 2.5]}, path="/v1/models/sum:predict"),
     "V1, an upgrade": request({"instances": [1]}, "connection: upgrade", "upgrade: h2c"),

@@ -40,6 +40,8 @@ def conn(server: Server) -> Iterator[Wire]:
         (b"hello\r\n\r\n", 400, "no HTTP request"),
         (head(b"content-length: 5", b"transfer-encoding: chunked"), 400, "no HTTP request"),
         (head(b"content-length: -1"), 400, "no HTTP request"),
+        (head(b"Host: y"), 400, "expected one Host field in the head of the request, got 2"),
+        (b"GET /v2/health/live HTTP/1.1\r\n\r\n", 400, "expected one Host field in the head of the request, got 0"),
         (head(b"transfer-encoding: chunked") + b"zzz\r\n", 400, "no HTTP request"),
     ],
 )
@@ -131,6 +133,9 @@ def test_a_request_that_offers_h2c_is_answered_as_http_1(conn: Wire) -> None:
     assert conn.response().body == b'{"predictions":[1]}'
     conn.send(post([2]))
     assert conn.response().body == b'{"predictions":[2]}'
+    conn.send(post([3], b"connection: close", *offer))  # `curl --http2 -H 'Connection: close'`
+    assert conn.response().body == b'{"predictions":[3]}'
+    assert conn.is_closed()
 
 
 def test_one_byte_after_the_other_is_a_request_too(conn: Wire) -> None:

@@ -1,20 +1,19 @@
 """Heads that have come before are known by their very bytes, and not too many of them."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpserve.http.asking import Asked
-from mpserve.prefork import heads as module
-from mpserve.prefork.heads import LONGEST, MOST, Head, Heads
+from mpserve.http.server import heads as module
+from mpserve.http.server.heads import LONGEST, MOST, Head, Heads
 
 HEAD = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
 
 
 def head(length: int = 4, name: str = "") -> Head:
-    return Head(cast("Asked", name), True, length)
+    return Head(name, "1.1", True, length)
 
 
 def knowing(data: bytes = HEAD + b"body", length: int = 4) -> Heads:
@@ -82,7 +81,7 @@ def test_no_more_than_so_many_are_remembered_and_new_ones_always() -> None:
         heads.remember(text, head(name=str(number)))
         assert len(heads._known) <= MOST
         found: Any = heads.find(text + b"body")
-        assert found.asked == str(number)
+        assert found.request == str(number)
 
 
 def test_the_latest_meaning_of_a_head_counts() -> None:
@@ -90,7 +89,7 @@ def test_the_latest_meaning_of_a_head_counts() -> None:
     heads.remember(HEAD + b"body", head(name="again"))
     found = heads.find(HEAD + b"body")
     assert found is not None
-    assert found.asked == "again"
+    assert found.request == "again"
 
 
 @given(st.lists(st.sampled_from([HEAD, b"\r\n", b"POST ", b"body", b"x", HEAD[:-2]]), max_size=6).map(b"".join))

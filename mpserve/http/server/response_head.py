@@ -1,0 +1,101 @@
+"""How the head of a response is written. Every response of the server takes its head from here."""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from http import HTTPStatus
+from typing import NamedTuple
+
+from mpserve.http.server.routes import RawHeaders
+
+END = b"\r\n\r\n"
+ID_HEADER = b"x-request-id"
+
+JSON_ONLY: RawHeaders = [(b"content-type", b"application/json")]
+"""The headers of the usual answer. The server knows the list by identity. Never change it."""
+
+LENGTHS_KEPT = 1024
+
+# RFC 9110, 5.1 and 5.5.
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class ResponseHead(NamedTuple):
+    """The bytes of a head, and what the head promises."""
+
+    text: bytes
+    length: int | None
+    """The bytes of the body. None: the body is chunked, or ends with the connection, or there is none."""
+    is_chunked: bool
+    closes: bool
+    """Whether the connection is closed after the response."""
+
+
+@cache
+def status_line(status: int) -> bytes:
+    """The first line of a response."""
+    if not 100 <= status <= 999:
+        raise ValueError(f"{status} is no HTTP status")
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())
+
+
+def response_head(
+    status: int, server_fields: bytes, headers: Iterable[tuple[bytes, bytes]], *, keep_alive: bool, may_chunk: bool
+) -> ResponseHead:
+    """Write a head.
+
+    Args:
+        status: the status code.
+        server_fields: header fields of the server itself, as bytes that end with a line end.
+        headers: header fields of the response.
+        keep_alive: whether the connection may stay open.
+        may_chunk: whether a body of unknown length is sent in chunks.
+
+    Raises:
+        ValueError: a header field or the status cannot be sent.
+    """
+    parts = [status_line(status), server_fields]
+    length: int | None = None
+    is_chunked = closes = False
+    for name, value in headers:
+        if not _NAME.fullmatch(name) or _NOT_IN_A_VALUE.search(value):
+            raise ValueError(f"the response header {name!r} has the value {value!r}, which HTTP cannot carry")
+        lower = name.lower()
+        if lower == b"content-length":
+            length = int(value)
+        elif lower == b"transfer-encoding":
+            is_chunked = is_chunked or value.lower() == b"chunked"
+        elif lower == b"connection":
+            closes = closes or b"close" in (token.strip() for token in value.lower().split(b","))
+        parts += (lower, b": ", value, b"\r\n")
+    if not (keep_alive or closes):
+        closes = True
+        parts.append(b"connection: close\r\n")
+    if may_chunk and length is None and not is_chunked:
+        is_chunked = True
+        parts.append(b"transfer-encoding: chunked\r\n")
+    parts.append(b"\r\n")
+    return ResponseHead(b"".join(parts), None if is_chunked else length, is_chunked, closes)
+
+
+def usual_head(server_fields: bytes) -> bytes:
+    """The first part of the head of a usual answer: status 200 and ``JSON_ONLY``. The second part is in ``LENGTHS``."""
+    return response_head(200, server_fields, JSON_ONLY, keep_alive=True, may_chunk=False).text[:-2]
+
+
+class _Lengths(dict[int, bytes]):
+    """The second part of the head of a usual answer, up to the request id, by the length of the body."""
+
+    def __missing__(self, length: int) -> bytes:
+        if len(self) >= LENGTHS_KEPT:
+            self.clear()
+        self[length] = text = b"content-length: %d\r\nx-request-id: " % length
+        return text
+
+
+LENGTHS = _Lengths()

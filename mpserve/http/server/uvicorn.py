@@ -1,0 +1,89 @@
+"""uvicorn's part in the HTTP server: the application as uvicorn would load it, its lifespan, and TLS.
+
+This is the only module that knows uvicorn. What uvicorn keeps beside its documented interface is checked when the application
+is loaded. The wire itself, the sockets, the signals and the end of a worker are not uvicorn's here.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.config import Config
+
+from mpserve.errors import ConfigurationError
+from mpserve.http.server.routes import ASGIApp
+
+READ = "0.54"
+"""The version of uvicorn that this module was written against."""
+
+LOADED = ("loaded_app", "lifespan_class", "ssl")
+"""Attributes of a loaded ``Config`` that uvicorn does not document."""
+LIFESPAN = ("startup", "shutdown", "should_exit", "state")
+"""Attributes of its lifespan that uvicorn does not document."""
+
+MakeContext = Callable[[Callable[[], ssl.SSLContext]], ssl.SSLContext]
+"""Makes the TLS context. Its argument makes the default one, from the files."""
+
+
+class Application:
+    """An ASGI application, behind uvicorn's middleware for the headers of proxies.
+
+    Args:
+        app: the application.
+        forwarded_allow_ips: the proxies whose ``X-Forwarded-*`` headers are believed.
+        tls: gunicorn's TLS options.
+        make_context: makes the TLS context. None: the connections are plain.
+    """
+
+    def __init__(
+        self, app: Any, forwarded_allow_ips: list[str] | str, tls: dict[str, Any], make_context: MakeContext | None
+    ) -> None:
+        self._config = Config(
+            app=app,
+            http=asyncio.Protocol,  # never made: the protocol is ours
+            ws="none",
+            log_config=None,
+            access_log=False,
+            forwarded_allow_ips=forwarded_allow_ips,
+            ssl_keyfile=tls.get("keyfile"),
+            ssl_certfile=tls.get("certfile"),
+            ssl_ca_certs=tls.get("ca_certs"),
+            ssl_cert_reqs=tls.get("cert_reqs", ssl.CERT_NONE),
+            ssl_ciphers=tls.get("ciphers"),
+            ssl_context_factory=None if make_context is None else lambda _, default: make_context(default),
+        )
+
+    def load(self) -> None:
+        """Load the application and the certificate.
+
+        Raises:
+            OSError: the certificate or the key cannot be read. An ``ssl.SSLError`` is one.
+            ValueError: a TLS option is wrong.
+            ConfigurationError: this version of uvicorn is not the one that this module knows.
+        """
+        self._config.load()
+        _require(self._config, LOADED)
+        self._lifespan = self._config.lifespan_class(self._config)
+        _require(self._lifespan, LIFESPAN)
+        self.app: ASGIApp = self._config.loaded_app
+        self.tls: ssl.SSLContext | None = self._config.ssl
+        self.state: dict[str, Any] = self._lifespan.state
+
+    async def startup(self) -> bool:
+        """Run the startup of the application's lifespan. Return whether it succeeded."""
+        await self._lifespan.startup()
+        return not self._lifespan.should_exit
+
+    async def shutdown(self) -> None:
+        """Run the shutdown of the application's lifespan."""
+        await self._lifespan.shutdown()
+
+
+def _require(owner: object, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not hasattr(owner, name)]
+    if missing:
+        raise ConfigurationError(
+            f"uvicorn {uvicorn.__version__} has no {type(owner).__name__}.{missing[0]}: install uvicorn {READ}"
+        )
