@@ -60,8 +60,8 @@ class Asker:
         head = RequestHead(name, version, verb, codec, headers)
         request, outcome = await answered(self.core, head, b"", within)
         if isinstance(outcome, Encoded):
-            return codec.answers[0], request.response_headers
-        return PartsOf(outcome, codec), request.response_headers
+            return codec.answers[0], request.response_headers or {}
+        return PartsOf(outcome, codec), request.response_headers or {}
 
 
 class PartsOf(AsyncIterator[Any]):

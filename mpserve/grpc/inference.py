@@ -39,7 +39,7 @@ class InferenceCalls:
         """
         head = RequestHead(*addressee(data), "predict", UNARY, headers, request_id.get())
         request, outcome = await answered(self.core, head, data, within)
-        response_headers.update(request.response_headers)
+        response_headers.update(request.response_headers or {})
         assert isinstance(outcome, Encoded)  # the codec refuses parts
         return outcome.body
 

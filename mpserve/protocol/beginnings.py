@@ -17,6 +17,7 @@ from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.documents import as_object, parse_object
 from mpserve.protocol.messages import InferRequest
+from mpserve.protocol.numbers import has_more
 from mpserve.protocol.plain import KINDS, NOT_PLAIN, READ, Plain, narrowed
 from mpserve.protocol.tensors import RequestedOutput
 from mpserve.protocol.wire import read_request
@@ -28,6 +29,8 @@ except ImportError:  # there are no wheels for Python 3.14
 
 DATA = b'"data":'
 KEY = b'"data"'
+LIST = (b"[", b" [")
+"""How a list begins behind a key, as most clients write it."""
 E, U, L = b"eul"
 """True and false are numbers to struct. Both have an ``e``, as few numbers have, and one of the other letters, as none has."""
 
@@ -47,8 +50,8 @@ Numbers: TypeAlias = Callable[[bytes], Array]
 Wanted = tuple[str, bool | None]
 """An output that is named, and whether it is wanted as bytes; None: the request does not say so."""
 
-_known: dict[bytes, tuple[bytes, str | None, str, str, Numbers, tuple[Wanted, ...]]] = {}
-"""By beginning: the end, the id of the request, its input's name and datatype, what reads its numbers, and the outputs."""
+_known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[Wanted, ...]]] = {}
+"""By beginning and end: the id of the request, its input's name and datatype, what reads its numbers, and the outputs."""
 
 
 def read(body: bytes) -> Inputs:
@@ -60,25 +63,28 @@ def read(body: bytes) -> Inputs:
     if len(body) > MEDIUM:
         return _read_whole(body)
     begin, _, rest = body.partition(DATA)
-    known = _known.get(begin)
+    stop = rest.find(b"]") + 1
+    text, end = rest[:stop], rest[stop:]
+    known = _known.get((begin, end))
     if known is None:
-        return _read_whole(body, begin, rest)
-    end, request_id, name, datatype, numbers, wanted = known
-    if not rest.endswith(end):
-        return _read_whole(body)
+        return _read_whole(body, begin, text, end)
+    request_id, name, datatype, numbers, wanted = known
     try:
-        array = numbers(rest[: len(rest) - len(end)])
+        array = numbers(text)
     except NOT_PLAIN:
         return _read_whole(body)
-    return Inputs([(name, datatype, array)], request_id, [_requested(*each) for each in wanted] if wanted else None)
+    return Inputs([(name, datatype, array)], request_id, _requested(wanted) if wanted else None)
 
 
-def _requested(name: str, binary: bool | None) -> RequestedOutput:
-    return RequestedOutput(name, None if binary is None else {plain.BINARY_DATA: binary})
+def _requested(wanted: tuple[Wanted, ...]) -> list[RequestedOutput]:
+    requested = []
+    for name, binary in wanted:
+        requested.append(RequestedOutput(name, None if binary is None else {plain.BINARY_DATA: binary}))
+    return requested
 
 
-def _read_whole(body: bytes, begin: bytes = b"", rest: bytes = b"") -> Inputs:
-    """As ``read``; what begins and ends so, if that is not known yet, is remembered."""
+def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes = b"") -> Inputs:
+    """As ``read``; how the body begins and ends, around the text of its first list, is remembered if it is plain."""
     document: Any = None
     if len(body) < plain.FEW_BYTES or simdjson is None:
         try:
@@ -91,21 +97,19 @@ def _read_whole(body: bytes, begin: bytes = b"", rest: bytes = b"") -> Inputs:
     if found is None:
         document = parse_object(body, "data") if document is None else as_object(document)
         return Inputs.of(InferRequest("", **read_request(document, None)))
-    if begin:
-        _remember(begin, rest, found)
+    if text.startswith(LIST):
+        _remember(begin, end, found)
     return Inputs(*found)
 
 
-def _remember(begin: bytes, rest: bytes, request: Plain) -> None:
+def _remember(begin: bytes, end: bytes, request: Plain) -> None:
     """Remember the beginning and the end of a request of one input.
 
     Without an escape in it, what the beginning ends with is a key, and since all keys of a plain request are known, it is the
     key of its only input. With neither an escape nor that key in what follows the list, the list is the input's data.
     """
     [(name, datatype, array), *others], request_id, requested = request
-    stop = rest.find(b"]") + 1
-    end = rest[stop:]
-    if others or b"\\" in begin or b"\\" in end or KEY in end or not stop or not rest.startswith(b"["):
+    if others or b"\\" in begin or b"\\" in end or KEY in end:
         return
     if len(begin) > LONGEST or len(end) > LONGEST:
         return
@@ -113,7 +117,7 @@ def _remember(begin: bytes, rest: bytes, request: Plain) -> None:
         _known.clear()
     numbers = (_few if array.size <= SHORT or simdjson is None else _many)(datatype, array)
     wanted = tuple((output.name, output.binary_data) for output in requested)
-    _known[begin] = end, request_id, name, datatype, numbers, wanted
+    _known[begin, end] = request_id, name, datatype, numbers, wanted
 
 
 def _few(datatype: str, like: Array) -> Numbers:
@@ -140,7 +144,7 @@ def _many(datatype: str, like: Array) -> Numbers:
 
     def read(text: bytes) -> Array:
         # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more.
-        if not text.startswith(b"[") or text.find(b"[", 1) > 0:
+        if not text.startswith(LIST) or has_more(text, b"[", 1):
             raise ValueError
         flat = np.frombuffer(simdjson.Parser().parse(text).as_buffer(of_type=kind), READ[kind])
         return narrowed(flat, dtype).reshape(shape)

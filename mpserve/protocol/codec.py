@@ -6,6 +6,7 @@ writer, which knows every case and says what is wrong, takes over.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ JSON = "application/json"
 NO_FIELDS: Mapping[str, str] = {}
 
 
+@dataclass(slots=True)
 class Inputs:
     """What a request holds: tensors, or a message, or a V1 payload.
 
@@ -32,27 +34,14 @@ class Inputs:
         state: whatever the codec needs again to write the answer.
     """
 
-    __slots__ = ("id", "message", "parameters", "payload", "requested", "rows", "state", "tensors")
-
-    def __init__(
-        self,
-        tensors: list[NamedArray] | None = None,
-        id: str | None = None,
-        requested: list[RequestedOutput] | None = None,
-        parameters: Parameters | None = None,
-        message: InferRequest | None = None,
-        payload: Any = None,
-        rows: int | None = None,
-        state: Any = None,
-    ) -> None:
-        self.tensors = tensors
-        self.id = id
-        self.requested = requested
-        self.parameters = parameters
-        self.message = message
-        self.payload = payload
-        self.rows = rows
-        self.state = state
+    tensors: list[NamedArray] | None = None
+    id: str | None = None
+    requested: list[RequestedOutput] | None = None
+    parameters: Parameters | None = None
+    message: InferRequest | None = None
+    payload: Any = None
+    rows: int | None = None
+    state: Any = None
 
     @classmethod
     def of(cls, message: InferRequest, state: Any = None) -> "Inputs":
@@ -76,7 +65,9 @@ class Inputs:
             return self.payload
         message = self.message
         if message is None:
-            inputs = [InferInput(name, array.shape, datatype, array) for name, datatype, array in self.tensors or ()]
+            inputs = []
+            for name, datatype, array in self.tensors or ():
+                inputs.append(InferInput(name, array.shape, datatype, array))
             message = self.message = InferRequest(
                 model_name, inputs, self.id, parameters=self.parameters, request_outputs=self.requested
             )

@@ -60,7 +60,7 @@ def read(body: bytes, length: int) -> Inputs | None:
 
 
 def write_response(
-    model_name: str, model_version: str | None, response_id: str | None, outputs: Sequence[NamedArray]
+    model_name: str | None, model_version: str | None, response_id: str | None, outputs: Sequence[NamedArray]
 ) -> Encoded | None:
     """The response with these outputs, all in binary; None if one is not plain."""
     told = []

@@ -1,10 +1,11 @@
-"""The V2 protocol over REST: request bodies to ``InferRequest``, and ``InferResponse`` to bodies; JSON and binary.
+"""The V2 protocol over REST: the codec of the server, and the messages of a client; JSON, and bytes behind it.
 
 Knows the one header that divides a body, as text, and nothing else of HTTP.
 
 Source: Open Inference Protocol (inference_rest.md); Triton's docs/protocol/extension_binary_data.md.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,15 +13,102 @@ from typing import Any
 import numpy as np
 from orjson import OPT_SERIALIZE_NUMPY, dumps
 
-from mpserve.protocol.binary import Declared, Rest, decode_raw, split
+from mpserve.errors import NotSupported
+from mpserve.protocol import beginnings, plain_binary, v1
+from mpserve.protocol.binary import HEADER, Declared, Rest, decode_raw, split
+from mpserve.protocol.codec import JSON, NO_FIELDS, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import Array, NonFinite
+from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
 from mpserve.protocol.plain import NULL, WRITABLE
-from mpserve.protocol.wire import Encoded, dump, read_request, write
+from mpserve.protocol.tensors import NamedArray
+from mpserve.protocol.wire import Encoded as Chunks
+from mpserve.protocol.wire import dump, read_request, write
 
 KNOWN = 1024
 """Outputs, as far as their data, that need not be written again: those of a model differ in shape, if in anything."""
+
+
+OCTETS = "application/octet-stream"
+LENGTH = re.compile("[0-9]{1,18}")
+"""The header where it is plain; whatever else it holds is refused in words."""
+
+
+class V2Codec:
+    """V2 requests over REST, and their answers.
+
+    Args:
+        nonfinite: what becomes of NaN and infinity in JSON.
+        json_length: the header Inference-Header-Content-Length; None: the body is nothing but JSON.
+    """
+
+    parts = Parts.REFUSED
+    part_fields = NO_FIELDS
+
+    def __init__(self, nonfinite: NonFinite, json_length: str | None = None) -> None:
+        self.nonfinite = nonfinite
+        self.json_length = json_length
+        self._length = int(json_length) if json_length and LENGTH.fullmatch(json_length) else 0
+
+    def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
+        if self.json_length is None:
+            return beginnings.read(body)
+        plain = plain_binary.read(body, self._length) if self._length and speaks_arrays else None
+        return plain or Inputs.of(decode_request(body, "", None, self.json_length, declared))
+
+    def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
+        name, _, version, tensors, result = outputs
+        request_id = inputs.id
+        if tensors is None and isinstance(result, InferResponse):
+            tensors = _plain_tensors(result)
+            name, version, request_id = result.model_name, result.model_version, result.id
+        if tensors is not None:
+            binary = self._binary(inputs, tensors) if inputs.parameters or inputs.requested else 0
+            if not binary:
+                body = write_plain(name, version, request_id, tensors, self.nonfinite)
+                if body is not None:
+                    return Encoded(body, JSON)
+            elif binary == len(tensors):
+                message = plain_binary.write_response(name, version, request_id, tensors)
+                if message is not None:
+                    return _with_bytes(message)
+        if outputs.tensors is not None:
+            result = outputs.response(inputs)
+        if not isinstance(result, InferResponse):  # a model of the SDK may return the response object as a dict
+            return Encoded(*v1.encode_response(result, self.nonfinite))
+        request = inputs.given_to(outputs.model_name, outputs.model_version)
+        return _with_bytes(encode_answer(result, request, self.nonfinite))
+
+    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
+        raise self.refusal(outputs.model_name)
+
+    def last_part(self, fault: bytes) -> bytes | None:
+        return None
+
+    def refusal(self, model_name: str) -> NotSupported:
+        return NotSupported(
+            f"Model {model_name} answers in parts, which /infer does not carry: ask for /generate_stream, or call"
+            " ModelStreamInfer over gRPC"
+        )
+
+    def _binary(self, inputs: Inputs, tensors: list[NamedArray]) -> int:
+        """How many of the outputs are wanted as bytes."""
+        as_a_whole = bool(inputs.parameters and inputs.parameters.get(plain_binary.WANTED))
+        if not inputs.requested:
+            return len(tensors) if as_a_whole else 0
+        number = 0
+        for output in inputs.requested:  # which are the outputs that are there, in their order
+            said = None if output.parameters is None else output.parameters.get("binary_data")
+            number += as_a_whole if said is None else said
+        return number
+
+
+def _with_bytes(message: Chunks) -> Encoded:
+    """The message in one piece of its own: a model may use its arrays again in its next predict."""
+    if message.json_length is None:
+        return Encoded(message.join(), JSON)
+    return Encoded(message.join(), None, {"content-type": OCTETS, HEADER.lower(): str(message.json_length)})
 
 
 def decode_request(
@@ -51,7 +139,7 @@ def decode_request(
     return InferRequest(model_name, [tensor], parameters={"binary_data_output": True}, model_version=model_version)
 
 
-def encode_request(request: InferRequest) -> Encoded:
+def encode_request(request: InferRequest) -> Chunks:
     """The request as a client sends it: each input as bytes or JSON, as its data was set or came.
 
     Raises:
@@ -60,29 +148,28 @@ def encode_request(request: InferRequest) -> Encoded:
     return write(request.head(), "inputs", [(tensor, tensor.binary_data) for tensor in request.inputs])
 
 
-def encode_answer(response: InferResponse, request: InferRequest, nonfinite: NonFinite = "error") -> Encoded:
+def encode_answer(response: InferResponse, request: InferRequest, nonfinite: NonFinite = "error") -> Chunks:
     """The response to that request: each output as bytes or JSON, as the request wants it.
 
     Raises:
         InferenceError: an output does not fit its declaration, or goes as JSON and holds what JSON cannot carry: bytes
             that are not UTF-8, and NaN or infinity, unless `nonfinite` is "null", which is what they become then.
     """
-    if not (request.request_outputs or request.use_binary_outputs or response.parameters):
-        json = _write_plainly(response, nonfinite)
-        if json is not None:
-            return Encoded([json], None)
     outputs = [(output, request.wants_binary(output.name)) for output in response.outputs]
     return write(response.head(), "outputs", outputs, nonfinite)
 
 
-def _write_plainly(response: InferResponse, nonfinite: NonFinite) -> bytes | None:
-    outputs = []
+def _plain_tensors(response: InferResponse) -> list[NamedArray] | None:
+    """The outputs of a response, where neither they nor the response have parameters; else None."""
+    if response.parameters:
+        return None
+    tensors = []
     for output in response.outputs:
         held: Any = output._data
         if output.parameters or type(held) is not np.ndarray or list(held.shape) != output.shape:
             return None
-        outputs.append((output.name, output.datatype, held))
-    return write_plain(response.model_name, response.model_version, response.id, outputs, nonfinite)
+        tensors.append((output.name, output.datatype, held))
+    return tensors
 
 
 def write_plain(

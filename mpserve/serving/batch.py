@@ -16,7 +16,7 @@ from mpserve.errors import InferenceError
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.executor import as_failure
-from mpserve.serving.fit import fit_outputs, is_stream
+from mpserve.serving.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.tensors import TensorModel
 
 
@@ -113,7 +113,13 @@ class Batch:
         except Exception as error:
             self.outcomes.append((members, [error, *(_alike(error) for _ in members[1:])]))
         else:
-            self.outcomes.append((members, list(map(_encoded, members, parts))))
+            outcomes: list[Any] = []
+            for member, tensors in zip(members, parts, strict=True):
+                try:
+                    outcomes.append(member.complete(tensors))
+                except Exception as error:  # this member's alone: the format cannot carry its part
+                    outcomes.append(error)
+            self.outcomes.append((members, outcomes))
         now = perf_counter_ns()
         self.output_ns += now - self.mark
         self.mark = now
@@ -161,9 +167,11 @@ def split(model: TensorModel, members: Sequence[Batched], result: Any) -> list[l
     Raises:
         InferenceError: the model returned another number of rows than it was given, or what it does not declare.
     """
-    if is_stream(result):
+    if not isinstance(result, WHOLE) and isinstance(result, STREAMS):
         raise InferenceError("the model answered in parts, which it cannot with max_batch_size; expected arrays")
-    rows = sum(member.rows for member in members)
+    rows = 0
+    for member in members:
+        rows += member.rows
     arrays = fit_outputs(model.outputs, result)
     for name, _, array in arrays:
         if array.shape[:1] != (rows,):
@@ -171,21 +179,18 @@ def split(model: TensorModel, members: Sequence[Batched], result: Any) -> list[l
                 f"output {name!r}: the model was given a batch of {rows} rows and returned shape {list(array.shape)};"
                 f" expected {rows} as its first dimension"
             )
+    if len(members) == 1:
+        return [arrays]
     parts = []
     start = 0
     for member in members:
         end = start + member.rows
-        parts.append([(name, datatype, array[start:end]) for name, datatype, array in arrays])
+        part = []
+        for name, datatype, array in arrays:
+            part.append((name, datatype, array[start:end]))
+        parts.append(part)
         start = end
     return parts
-
-
-def _encoded(member: Batched, tensors: list[NamedArray]) -> Any:
-    """What one member makes of its part, or why it cannot."""
-    try:
-        return member.complete(tensors)
-    except Exception as error:
-        return error
 
 
 def _alike(error: Exception) -> Exception:

@@ -8,6 +8,7 @@ load, and an idle server adds no delay unless ``max_batch_delay`` asks for one. 
 import asyncio
 import contextvars
 from collections import deque
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
@@ -209,7 +210,7 @@ class Batcher:
             members, full = self._candidates(queue)
             if not members:
                 del self._queues[kind]
-            elif full or self._wait(members[0]) <= 0:
+            elif full or not self.limits.delay or self._wait(members[0]) <= 0:
                 if not due or members[0].mark < due[0].mark:
                     due = members
             elif begun is None or members[0].mark < begun.mark:
@@ -224,8 +225,6 @@ class Batcher:
 
     def _wait(self, first: Batched) -> float:
         """Seconds for which a batch that begins with this member may still wait for others."""
-        if not self.limits.delay:
-            return 0.0
         return self.limits.delay - (perf_counter_ns() - first.mark) * NANO
 
     def _candidates(self, queue: deque[Batched]) -> tuple[list[Batched], bool]:
@@ -237,11 +236,11 @@ class Batcher:
         members: list[Batched] = []
         rows = best = number = 0
         full = False
-        if any(member.done() for member in queue):
-            waiting = [member for member in queue if not member.done()]
-            queue.clear()
-            queue.extend(waiting)
+        gone = 0
         for member in queue:
+            if member.done():
+                gone += 1
+                continue
             if rows + member.rows > size:
                 full = True
                 break
@@ -249,6 +248,10 @@ class Batcher:
             rows += member.rows
             if rows in preferred:
                 best, number = rows, len(members)
+        if gone:
+            waiting = [member for member in queue if not member.done()]
+            queue.clear()
+            queue.extend(waiting)
         if rows == size:
             return members, True
         return (members[:number], True) if best else (members, full)
@@ -262,10 +265,10 @@ class Batcher:
         # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.
         if self._is_async:
             task = members[0].context.copy().run(asyncio.get_running_loop().create_task, batch.run_async())
-            task.add_done_callback(lambda done: self._settle(batch, done))
+            task.add_done_callback(partial(self._settle, batch))
         else:
             future: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda done: self._settle(batch, done))
+            future.add_done_callback(partial(self._settle, batch))
             self._executor.submit(members[0].context, batch.run, future)
 
     def _settle(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
@@ -287,7 +290,8 @@ class Batcher:
                 else:
                     member.set_result(outcome)
                     executions = 0
-        self._abandon(batch, done)
+        if done.cancelled() or done.exception() is not None:
+            self._abandon(batch, done)
 
     def _abandon(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
         """Whatever cut the batch short, nobody may wait for ever."""

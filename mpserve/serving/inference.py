@@ -111,7 +111,6 @@ class InferenceRequest:
         "_counters",
         "_place",
         "_requested",
-        "_response_headers",
         "arrived",
         "begun",
         "body",
@@ -131,6 +130,7 @@ class InferenceRequest:
         "over",
         "parts",
         "reply",
+        "response_headers",
         "rows",
         "seconds",
         "task",
@@ -166,7 +166,8 @@ class InferenceRequest:
         self.value: Any = None
         """What the first stage is given: arrays, a message, or a V1 payload."""
         self.headers: Headers | None = None
-        self._response_headers: Headers | None = None
+        self.response_headers: Headers | None = None
+        """The headers that the model has set for the answer; None: it has not asked for them."""
         self._requested: Treatments = NOTHING
         self.task: asyncio.Task[None] | None = None
         """The task that it has to itself, if it waits on the event loop."""
@@ -217,16 +218,11 @@ class InferenceRequest:
         """The name of the model in logs."""
         return self.instance.label
 
-    @property
-    def response_headers(self) -> Headers:
-        """The headers that the model has set for the answer."""
-        return self._response_headers or {}
-
     def own_headers(self) -> tuple[Headers, Headers]:
         """The headers of the request, a copy that the model may change, and those of the answer, which it may fill."""
-        if self.headers is None or self._response_headers is None:
-            self.headers, self._response_headers = self.head.headers.copy(), {}
-        return self.headers, self._response_headers
+        if self.headers is None or self.response_headers is None:
+            self.headers, self.response_headers = self.head.headers.copy(), {}
+        return self.headers, self.response_headers
 
     def in_context(self, function: Callable[..., object], *args: object) -> None:
         """Call a function where whatever is logged names the request; a model's thread may be in its own context."""
@@ -365,17 +361,15 @@ class InferenceRequest:
             return result
         instance = self.instance
         if instance.stages[self.head.verb].gives_tensors:
-            return self.encode_tensors(fit_outputs(instance.model_outputs, result))
+            model = instance.model
+            tensors = fit_outputs(instance.model_outputs, result)
+            return self._encode(Outputs(model.name, model.version, self.version, tensors))
         return self._encode(self._outputs(result))
 
-    def encode_tensors(self, tensors: list[NamedArray]) -> Encoded:
-        """As ``encode``, of outputs that fit what the model declares."""
-        model = self.instance.model
-        return self._encode(Outputs(model.name, model.version, self.version, tensors))
-
     def complete(self, tensors: list[NamedArray]) -> "Encoded | Source":
-        """As ``encode_tensors``, of the request's part of a batch's answer; in a content coding that the client takes."""
-        encoded = self.encode_tensors(tensors)
+        """As ``encode``, of the request's part of a batch's answer; in a content coding that the client takes."""
+        model = self.instance.model
+        encoded = self._encode(Outputs(model.name, model.version, self.version, tensors))
         return encoded if self.head.accept_encoding is None else self.compress(encoded)
 
     def _encode(self, outputs: Outputs) -> Encoded:
@@ -424,7 +418,7 @@ class InferenceRequest:
             return outcome
         body, content_type, fields = outcome
         coding = coding_for(accept_encoding, body)
-        if coding is None or any(str(name).lower() == "content-encoding" for name in self.response_headers):
+        if coding is None or any(str(name).lower() == "content-encoding" for name in self.response_headers or ()):
             return outcome
         coded = {**fields, "content-encoding": coding, "vary": "accept-encoding"}
         return Encoded(compress(coding, [body]), content_type, coded)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 
 from mpserve.errors import InferenceError, MPServeError
-from mpserve.http.responses import JSON_ONLY, Answer, Headers, error_answer
+from mpserve.http.responses import Answer, Headers, error_answer
 from mpserve.http.streaming import StreamedAnswer
-from mpserve.protocol.codec import JSON, Encoded
+from mpserve.protocol.codec import Encoded
 from mpserve.serving.faults import report
 from mpserve.serving.inference import InferenceRequest
 from mpserve.serving.stream import ModelStream
@@ -23,11 +23,9 @@ def whole(request: InferenceRequest, encoded: Encoded) -> Answer:
     """The answer of a request that was answered as a whole."""
     body, content_type, fields = encoded
     set_by_model = request.response_headers
-    if content_type is JSON and not (fields or set_by_model):
-        return Answer(200, JSON_ONLY, body)
     default = {} if content_type is None else {"content-type": content_type}
     try:
-        return Answer(200, _head(default, set_by_model, fields), body)
+        return Answer(200, _head(default, set_by_model or {}, fields), body)
     except MPServeError as fault:
         return refused(fault)
 
@@ -36,7 +34,7 @@ def streamed(request: InferenceRequest, parts: ModelStream) -> Answer | Streamed
     """The answer of a request that is answered in parts."""
     codec = request.head.codec
     try:
-        headers = _head({}, request.response_headers, codec.part_fields)
+        headers = _head({}, request.response_headers or {}, codec.part_fields)
     except MPServeError as fault:
         parts.close()
         return refused(fault)

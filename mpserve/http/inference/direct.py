@@ -9,9 +9,9 @@ from mpserve.errors import MPServeError
 from mpserve.http.inference.answers import streamed, whole
 from mpserve.http.inference.routes import DirectHead, InferenceRoutes
 from mpserve.http.requests import RawHeaders
-from mpserve.http.responses import Answer, error_answer
+from mpserve.http.responses import JSON_ONLY, Answer, error_answer
 from mpserve.http.streaming import StreamedAnswer
-from mpserve.protocol.codec import Encoded
+from mpserve.protocol.codec import JSON, Encoded
 from mpserve.serving.core import ServerCore
 from mpserve.serving.inference import InferenceRequest, begin
 from mpserve.serving.spans import NANO
@@ -49,7 +49,10 @@ class DirectReply:
         self._send = send
 
     def finish(self, request: InferenceRequest, encoded: Encoded) -> None:
-        self._answer(request, whole(request, encoded))
+        if encoded.content_type is JSON and not (encoded.fields or request.response_headers):  # most answers
+            self._answer(request, Answer(200, JSON_ONLY, encoded.body))
+        else:
+            self._answer(request, whole(request, encoded))
 
     def stream(self, request: InferenceRequest, parts: ModelStream) -> None:
         self._answer(request, streamed(request, parts))

@@ -16,7 +16,7 @@ from mpserve.protocol.codec import Codec
 from mpserve.protocol.generate import GenerateCodec, GenerateStreamCodec
 from mpserve.protocol.v1 import is_json
 from mpserve.protocol.v1_codec import CloudEventCodec, V1Codec
-from mpserve.protocol.v2_codec import V2Codec
+from mpserve.protocol.v2 import V2Codec
 from mpserve.serving.inference import RequestHead
 from mpserve.settings import Settings
 
