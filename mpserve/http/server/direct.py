@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class DirectExchange(Exchange):
     """A direct request and its answer. A connection uses one object again and again, since at most one is being answered."""
 
-    __slots__ = ("_begin", "_begun", "_chunks", "_size", "body", "head")
+    __slots__ = ("_begin", "_begun", "_chunks", "_most", "_size", "body", "head")
 
     def __init__(self, wire: Wire, begin: Callable[..., Cancellable]) -> None:
         super().__init__(wire, keep_alive=True, expects=False)
@@ -23,6 +23,7 @@ class DirectExchange(Exchange):
         self._begun: Cancellable | None = None
         self._chunks: list[bytes] = []
         self._size = 0
+        self._most = wire.server.limits.body
         self.head: Head
         self.body = b""
 
@@ -49,18 +50,17 @@ class DirectExchange(Exchange):
         """Take a part of the body. A body that grows too large goes to the application, which refuses it."""
         self._chunks.append(chunk)
         self._size += len(chunk)
-        if self._size > self._wire.server.limits.body:
-            self._wire.hand_over(self, self._take_chunks())
-
-    def _take_chunks(self) -> list[bytes]:
-        chunks, self._chunks = self._chunks, []
-        self._size = 0
-        return chunks
+        if self._size > self._most:
+            chunks = self._chunks[:]
+            self.abandon()
+            self._wire.hand_over(self, chunks)
 
     def complete(self) -> None:
         """Put the body together, and begin to answer if it is this request's turn."""
-        chunks = self._take_chunks()
+        chunks = self._chunks
         self.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._size = 0
         self.more_body = False
         if self._wire.exchange is self:
             self.start()
@@ -73,7 +73,8 @@ class DirectExchange(Exchange):
 
     def abandon(self) -> bool:
         """Forget the request: it has not begun, since its body never came."""
-        self._take_chunks()
+        self._chunks.clear()
+        self._size = 0
         return True
 
     def reply(self, answer: Answer | StreamedAnswer, identity: bytes) -> None:
