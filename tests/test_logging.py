@@ -25,6 +25,7 @@ from mpserve.logging import (
     set_slot,
 )
 from mpserve.settings import Settings
+from tests.cases import each
 
 ROUTED = ("mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")
 
@@ -120,8 +121,8 @@ def test_a_json_line_holds_the_traceback_and_the_stack_as_text() -> None:
     assert content["stack"] == "Stack (most recent call last):"
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
+@each(
+    "value, expected",
     [
         (0.25, 0.25),
         ([1, "two"], [1, "two"]),
@@ -153,7 +154,7 @@ def test_extra_names_the_model_and_slot_that_a_line_is_about() -> None:
 
 
 @pytest.mark.usefixtures("restored_logging")
-@pytest.mark.parametrize("name", ROUTED)
+@each("name", ROUTED)
 def test_every_server_s_logger_writes_once_to_stderr(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
@@ -177,8 +178,8 @@ def test_lines_are_json_objects_if_asked_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("restored_logging")
-@pytest.mark.parametrize(
-    ("level", "of_mpserve", "of_uvicorn"),
+@each(
+    "level, of_mpserve, of_uvicorn",
     [
         ("debug", logging.DEBUG, logging.WARNING),
         ("info", logging.INFO, logging.WARNING),

@@ -14,6 +14,7 @@ import yaml
 from mpserve import Model, asgi_app
 from mpserve.settings import Settings, parse
 from mpserve.version import VERSION
+from tests.cases import each
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKER = ROOT / "scripts" / "check_manifests.py"
@@ -98,7 +99,7 @@ def widget(**spec: Any) -> dict[str, Any]:
     return manifest
 
 
-@pytest.mark.parametrize(
+@each(
     "manifest",
     [
         widget(),
@@ -115,8 +116,8 @@ def test_a_valid_manifest_has_no_faults(checker: ModuleType, crds: Path, manifes
     assert checker.faults(manifest, checker.load_schemas(crds)) == []
 
 
-@pytest.mark.parametrize(
-    ("manifest", "place", "reason"),
+@each(
+    "manifest, place, reason",
     [
         (widget(colour="red"), "$.spec", "'colour' was unexpected"),
         (widget(size="1"), "$.spec.size", "'1' is not of type 'integer'"),

@@ -16,6 +16,7 @@ from mpserve import Model, ModelServer, PredictorConfig, asgi_app
 from mpserve.errors import ConfigurationError
 from mpserve.server import find
 from mpserve.settings import Settings
+from tests.cases import each
 
 
 class Echo(Model):
@@ -75,8 +76,8 @@ def test_a_model_is_registered_under_a_second_name_and_keeps_its_own() -> None:
     assert server.models[1] is model
 
 
-@pytest.mark.parametrize(
-    ("models", "words"),
+@each(
+    "models, words",
     [
         (Echo(), r"expected a list of models, got .*Echo.*: start\(\[model\]\)"),
         (["echo"], r"expected instances of mpserve\.Model, got 'echo'"),

@@ -2,9 +2,9 @@ import asyncio
 import time
 
 import grpc
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.cases import each
 from tests.grpc.models import Double
 from tests.grpc.serving import Client, refusal, run, serving
 
@@ -20,7 +20,7 @@ async def status(client: Client, service: str = "") -> int:
     return (await health_pb2_grpc.HealthStub(client.channel).Check(asked(service))).status
 
 
-@pytest.mark.parametrize("service", ["", "inference.GRPCInferenceService", "grpc.health.v1.Health"])
+@each("service", ["", "inference.GRPCInferenceService", "grpc.health.v1.Health"])
 def test_health_is_readiness(service: str) -> None:
     async def test() -> None:
         model = Double()

@@ -12,6 +12,7 @@ from mpserve import InferInput, InferOutput, InferRequest, InferResponse, Invali
 from mpserve.http.inference import BINARY_HEADER
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests import asgi
+from tests.cases import each
 from tests.grpc.models import Echo
 from tests.grpc.serving import refusal, run, serving
 from tests.running import free_port
@@ -102,8 +103,8 @@ def test_the_version_that_the_client_names_is_that_of_the_model_here() -> None:
     run(test())
 
 
-@pytest.mark.parametrize(
-    ("word", "status", "words"),
+@each(
+    "word, status, words",
     [
         ("invalid", 400, "The predictor answered INVALID_ARGUMENT: no cat"),
         ("resting", 503, "The predictor cannot be reached, or is not ready."),

@@ -3,16 +3,16 @@
 from typing import Any
 
 import grpc
-import pytest
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.cases import each
 from tests.grpc.models import Double
 from tests.grpc.serving import ask, refusal, run, serving
 
 READY = pb.RepositoryIndexResponse.ModelIndex(name="double", version="1", state="READY")
 
 
-@pytest.mark.parametrize("field", ["model_name", "repository_name"])
+@each("field", ["model_name", "repository_name"])
 def test_a_model_is_unloaded_and_loaded_by_the_field_that_either_client_sends(field: str) -> None:
     async def test() -> None:
         async with serving(Double()) as client:
@@ -36,8 +36,8 @@ def test_unload_dependents_is_accepted() -> None:
     assert ask(Double(), "RepositoryModelUnload", model_name="double", parameters=parameters).isUnloaded
 
 
-@pytest.mark.parametrize(
-    ("fields", "code", "words"),
+@each(
+    "fields, code, words",
     [
         ({"model_name": "nope"}, grpc.StatusCode.NOT_FOUND, "Model with name nope does not exist. There are: double."),
         ({}, grpc.StatusCode.INVALID_ARGUMENT, "expected the name of a model as model_name, got none"),
@@ -47,7 +47,6 @@ def test_unload_dependents_is_accepted() -> None:
             "the parameter 'config' is not supported",
         ),
     ],
-    ids=["unknown", "unnamed", "configured"],
 )
 def test_what_cannot_be_loaded_is_refused_in_words(fields: Any, code: grpc.StatusCode, words: str) -> None:
     async def test() -> None:

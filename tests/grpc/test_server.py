@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mpserve.errors import ConfigurationError
 from mpserve.grpc.server import SERVICES, GrpcServer, Tls, hold_port
 from tests.asgi import loaded
+from tests.cases import each
 from tests.grpc.models import Double, Held
 from tests.grpc.serving import HOST, Client, infer, refusal, run, serving
 
@@ -53,7 +54,7 @@ def test_messages_larger_than_grpcs_own_limit_pass() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+@each("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_compressed_requests_are_taken(algorithm: grpc.Compression) -> None:
     async def test() -> None:
         async with (

@@ -15,6 +15,7 @@ from mpserve.grpc.servicer import NOT_OFFERED, SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.extensions import EXTENSIONS
 from mpserve.version import VERSION
+from tests.cases import each
 from tests.grpc.models import Answering, Double, Echo, Halves, Heading, Held, Raising
 from tests.grpc.serving import ask, infer, refusal, run, serving
 
@@ -39,8 +40,8 @@ def test_liveness_readiness_and_server_metadata() -> None:
     assert list(metadata.extensions) == list(EXTENSIONS)
 
 
-@pytest.mark.parametrize(
-    ("name", "version", "ready"),
+@each(
+    "name, version, ready",
     [("double", "", True), ("double", "1", True), ("double", "2", False), ("nope", "", False), ("", "", False)],
 )
 def test_a_model_that_is_not_there_is_not_ready_without_an_error(name: str, version: str, ready: bool) -> None:
@@ -161,10 +162,9 @@ def test_response_headers_come_as_trailing_metadata(caplog: pytest.LogCaptureFix
     assert [re.findall("'(.*?)'", line) for line in left_out] == [["x!odd"], ["x-umlaut"]]
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
+@each(
+    "given, kept",
     [("r-1", True), ("", False), ("with space", False), ("x" * 129, False)],
-    ids=["kept", "empty", "space", "long"],
 )
 def test_a_call_has_an_id_which_is_returned_also_with_an_error(given: str, kept: bool) -> None:
     async def test() -> None:
@@ -191,7 +191,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "code", "says"), FAULTS, ids=[case[2] for case in FAULTS])
+@each("request_, code, says", FAULTS)
 def test_a_fault_has_the_status_of_whose_it_is(request_: Any, code: grpc.StatusCode, says: str) -> None:
     got, words = status_of(Raising(), request_)
     assert got is code
@@ -232,7 +232,7 @@ def test_an_unforeseen_error_says_nothing_of_itself(caplog: pytest.LogCaptureFix
     assert "unexpected error" in caplog.text
 
 
-@pytest.mark.parametrize("method", NOT_OFFERED)
+@each("method", NOT_OFFERED)
 def test_what_is_not_offered_is_refused_in_words(method: str) -> None:
     request = getattr(pb, SERVICE.methods_by_name[method].input_type.name)()
     assert status_of(Double(), request, method) == (grpc.StatusCode.UNIMPLEMENTED, NOT_OFFERED[method])

@@ -4,9 +4,9 @@ from typing import Any
 
 import grpc
 import numpy as np
-import pytest
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.cases import each
 from tests.grpc.models import Double
 from tests.grpc.serving import ask, infer, refusal, run, serving
 from tests.memory import memory
@@ -54,9 +54,7 @@ def test_a_region_is_registered_told_used_and_unregistered() -> None:
     run(test())
 
 
-@pytest.mark.parametrize(
-    "call", ["SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"]
-)
+@each("call", ["SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"])
 def test_without_the_option_it_is_refused_in_words(call: str) -> None:
     async def test() -> None:
         async with serving(Double()) as client:

@@ -1,9 +1,9 @@
 """ModelStatistics, as tritonclient asks for it."""
 
 import grpc
-import pytest
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.cases import each
 from tests.grpc.models import Double, Raising
 from tests.grpc.serving import infer, refusal, run, serving
 
@@ -24,7 +24,7 @@ def test_a_call_is_in_the_statistics_that_are_asked_after_it() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("fields", [{"name": "nope"}, {"name": "double", "version": "2"}])
+@each("fields", [{"name": "nope"}, {"name": "double", "version": "2"}])
 def test_an_unknown_model_or_version_is_not_found(fields: dict[str, str]) -> None:
     async def test() -> None:
         async with serving(Double()) as client:

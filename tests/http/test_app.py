@@ -16,6 +16,7 @@ from mpserve.http.app import build_app, find_core
 from mpserve.scoreboard import Scoreboard, State
 from mpserve.serving.model import Model
 from tests.asgi import ask, core_of, serving
+from tests.cases import each
 
 
 class Echo(Model):
@@ -25,13 +26,13 @@ class Echo(Model):
         return {"predictions": payload["instances"]}
 
 
-@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v1/models/m%3Apredict", "/v1/models/%6D%3apredict"])
+@each("path", ["/v1/models/m:predict", "/v1/models/m%3Apredict", "/v1/models/%6D%3apredict"])
 def test_the_colon_of_v1_may_be_encoded(path: str) -> None:
     answer = ask(Echo(), "POST", path, json={"instances": [1]})
     assert (answer.status_code, answer.json()) == (200, {"predictions": [1]})
 
 
-@pytest.mark.parametrize("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
+@each("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
 def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
     model = Echo()
     model.name = name
@@ -46,7 +47,7 @@ def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
     assert asyncio.run(main()) == [200, 200]
 
 
-@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v1/models/m:explain"])
+@each("path", ["/v1/models/m:predict", "/v1/models/m:explain"])
 def test_a_verb_that_is_got_is_a_wrong_method_and_no_unknown_model(path: str) -> None:
     answer = ask(Echo(), "GET", path)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -57,13 +58,13 @@ def test_a_wrong_method_is_told_of_all_that_the_path_takes() -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-@pytest.mark.parametrize("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
+@each("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
 def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
     answer = ask(Echo(), "GET", f"{path}/")
     assert (answer.status_code, answer.headers["location"]) == (307, f"http://test{path}")
 
 
-@pytest.mark.parametrize("path", ["/v1/models/a/b:predict", "/v1/models/a%2Fb:predict", "/v1/models/:predict/x"])
+@each("path", ["/v1/models/a/b:predict", "/v1/models/a%2Fb:predict", "/v1/models/:predict/x"])
 def test_a_name_that_is_a_path_is_not_found(path: str) -> None:
     answer = ask(Echo(), "POST", path, json={"instances": []})
     assert answer.status_code == 404
@@ -159,8 +160,8 @@ def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     assert (unknown.status_code, unknown.json()) == (401, {"error": "who is it?"})
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "words"),
+@each(
+    "method, path, words",
     [
         ("POST", "/openai/v1/chat/completions", "the OpenAI protocol is not offered here"),
         ("GET", "/openai/v1/models", "the OpenAI protocol is not offered here"),

@@ -13,6 +13,7 @@ from mpserve.serving.model import Model
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.version import VERSION
 from tests.asgi import ask, core_of, serving
+from tests.cases import each
 
 PATIENCE = 30.0
 
@@ -37,8 +38,8 @@ METADATA = {
 }
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
+@each(
+    "path, body",
     [
         ("/", {"status": "alive"}),
         ("/v1/models", {"models": ["m"]}),
@@ -53,7 +54,7 @@ METADATA = {
         ("/v2/models/m/versions/3/ready", {"name": "m", "ready": True}),
     ],
 )
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@each("method", ["GET", "HEAD"])
 def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> None:
     answer = ask(Declared(), method, path)
     assert answer.status_code == 200
@@ -160,8 +161,8 @@ def test_metadata_that_cannot_be_told_is_an_error_that_costs_no_connection(caplo
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(
-    ("accept", "content_type"),
+@each(
+    "accept, content_type",
     [("*/*", "text/plain; version="), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
 )
 def test_metrics_are_given_in_the_format_that_is_accepted(accept: str, content_type: str) -> None:
@@ -207,7 +208,7 @@ def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None
     assert answer.json() == {"error": "Model with name m is not ready: it is being loaded."}
 
 
-@pytest.mark.parametrize("path", ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"])
+@each("path", ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"])
 def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
     async def main() -> Any:
         async with serving(Declared()) as client:
@@ -218,12 +219,12 @@ def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
     assert (stats["name"], stats["version"], stats["inference_count"], stats["execution_count"]) == ("m", "3", 2, 1)
 
 
-@pytest.mark.parametrize("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
+@each("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
 def test_there_are_no_statistics_of_what_is_not_there(path: str) -> None:
     assert ask(Declared(), "GET", path).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/v2/models/m/config", "/v2/models/m/versions/3/config"])
+@each("path", ["/v2/models/m/config", "/v2/models/m/versions/3/config"])
 def test_the_configuration_of_a_model(path: str) -> None:
     told = ask(Declared(), "GET", path).json()
     assert (told["name"], told["max_batch_size"]) == ("m", 0)

@@ -4,10 +4,10 @@ import asyncio
 from typing import Any
 
 import httpx
-import pytest
 
 from mpserve.serving.model import Model
 from tests.asgi import ask, serving
+from tests.cases import each
 
 
 class Echo(Model):
@@ -21,7 +21,7 @@ class Echo(Model):
 READY = {"name": "m", "version": "7", "state": "READY", "reason": ""}
 
 
-@pytest.mark.parametrize("body", [b"", b" ", b"{}", b'{"ready": true}', b'{"ready": false}'])
+@each("body", [b"", b" ", b"{}", b'{"ready": true}', b'{"ready": false}'])
 def test_the_index_is_an_array(body: bytes) -> None:
     answer = ask(Echo(), "POST", "/v2/repository/index", content=body)
     assert (answer.status_code, answer.json()) == (200, [READY])
@@ -46,8 +46,8 @@ def test_load_and_unload_answer_as_the_sdk_does() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "words"),
+@each(
+    "path, body, status, words",
     [
         ("models/other/load", b"", 404, "Model with name other does not exist. There are: m."),
         ("models/other/unload", b"", 404, "Model with name other does not exist. There are: m."),

@@ -1,9 +1,8 @@
 """Requests that begin alike: each is read as if it were the first, whatever is known of its beginning."""
 
-import pytest
-
 from mpserve.protocol import beginnings, plain
 from mpserve.protocol.datatypes import DATATYPES
+from tests.cases import each
 from tests.protocol.test_plain import text_ways
 
 
@@ -13,9 +12,9 @@ def like(begin: str, count: int, datatype: str = "FP32") -> bytes:
     return f'{begin}"inputs":[{{"name":"x","shape":[{count}],"datatype":"{datatype}","data":[{numbers}]}}]}}'.encode()
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
-@pytest.mark.parametrize("count", [1, 3, beginnings.SHORT, beginnings.SHORT + 1, plain.BRIEF + 1])
-@pytest.mark.parametrize(
+@each("datatype", DATATYPES)
+@each("count", [1, 3, beginnings.SHORT, beginnings.SHORT + 1, plain.BRIEF + 1])
+@each(
     "number", ["7", "-1", "1.5", "300", "1e38", "3.5e38", "1e300", "true", "null", '"1"', "[1]", "", "1,1", "1]", "{}"]
 )
 def test_of_requests_that_begin_alike_each_is_taken_or_refused_by_its_own_numbers(
@@ -33,10 +32,10 @@ def test_of_requests_that_begin_alike_each_is_taken_or_refused_by_its_own_number
         text_ways(changed)
 
 
-@pytest.mark.parametrize(
+@each(
     "begin", ["{", '{"id":"a\\"b",', '{"id":"\\"data\\":",', '{"data":[7],', '{"id":"1","a\\"data":[7],', ' {"id":"x",']
 )
-@pytest.mark.parametrize(
+@each(
     "end",
     [
         "]}]}",
@@ -70,7 +69,7 @@ def test_beginnings_are_not_remembered_for_ever() -> None:
     assert max(map(len, beginnings._known)) < beginnings.LONGEST + 10
 
 
-@pytest.mark.parametrize("count", [1, beginnings.SHORT, beginnings.SHORT + 1])
+@each("count", [1, beginnings.SHORT, beginnings.SHORT + 1])
 def test_of_a_request_that_begins_like_another_only_the_numbers_are_read(count: int) -> None:
     text = like('{"id":"only",', count)
     assert beginnings.read_request(text) is not None

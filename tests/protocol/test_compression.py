@@ -20,6 +20,7 @@ from mpserve.protocol.compression import (
     decompress,
     worthwhile,
 )
+from tests.cases import each
 
 MIB = 1024**2
 TEXT = b'{"instances": [[6.8, 2.8, 4.8, 1.4]]}'
@@ -39,8 +40,8 @@ zipped = partial(gzip.compress, mtime=0)  # which has the time in it otherwise, 
 ENCODERS = {"gzip": zipped, "deflate": zlib.compress}
 
 
-@pytest.mark.parametrize(
-    ("content_encoding", "body"),
+@each(
+    "content_encoding, body",
     [
         ("gzip", zipped(TEXT)),
         ("GZip", zipped(TEXT)),
@@ -62,8 +63,8 @@ def test_codings_are_undone_from_the_last_to_the_first(content_encoding, body):
     assert decompress(content_encoding, body, len(TEXT) + 100) == TEXT
 
 
-@pytest.mark.parametrize("level", range(10))
-@pytest.mark.parametrize("data", [b"", b"a", TEXT, noise(100_000), bytes(100_000)])
+@each("level", range(10))
+@each("data", [b"", b"a", TEXT, noise(100_000), bytes(100_000)])
 def test_deflate_without_the_zlib_header_is_accepted(data, level):
     stream = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     assert decompress("deflate", stream.compress(data) + stream.flush(), 100_000) == data
@@ -73,9 +74,7 @@ def test_a_body_that_needs_no_decoding_is_handed_back_itself():
     assert decompress("identity", TEXT, 1) is TEXT
 
 
-@pytest.mark.parametrize(
-    "content_encoding", ["br", "zstd", "compress", "gzip, br", "br, gzip", "*", "gzip;q=1", "none"]
-)
+@each("content_encoding", ["br", "zstd", "compress", "gzip, br", "br, gzip", "*", "gzip;q=1", "none"])
 def test_an_unknown_coding_is_refused_by_name(content_encoding):
     with pytest.raises(UnsupportedEncoding, match=r"is not supported, expected gzip, deflate or identity$"):
         decompress(content_encoding, zipped(TEXT), 1000)
@@ -86,8 +85,8 @@ def test_a_tower_of_codings_is_refused_before_any_is_undone():
         decompress("gzip, gzip, gzip, gzip, gzip", b"", 1000)
 
 
-@pytest.mark.parametrize(
-    ("coding", "body", "message"),
+@each(
+    "coding, body, message",
     [
         ("gzip", b"", "the gzip body ends early"),
         ("deflate", b"", "the deflate body ends early"),
@@ -113,7 +112,7 @@ def test_a_damaged_body_is_refused(coding, body, message):
         decompress(coding, body, 1000)
 
 
-@pytest.mark.parametrize("coding", CODINGS)
+@each("coding", CODINGS)
 def test_a_body_that_ends_early_is_refused_wherever_it_ends(coding):
     body = ENCODERS[coding](TEXT)
     for size in range(len(body)):
@@ -121,8 +120,8 @@ def test_a_body_that_ends_early_is_refused_wherever_it_ends(coding):
             decompress(coding, body[:size], 1000)
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-@pytest.mark.parametrize("data", [bytes(300_000), noise(300_000), noise(65536), bytes(65536)])
+@each("coding", CODINGS)
+@each("data", [bytes(300_000), noise(300_000), noise(65536), bytes(65536)])
 def test_the_limit_is_the_size_that_still_fits(coding, data):
     body = ENCODERS[coding](data)
     assert decompress(coding, body, len(data)) == data
@@ -140,7 +139,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@each("name", BOMBS)
 def test_a_bomb_is_stopped_at_the_limit_and_never_held(name):
     content_encoding, body = BOMBS[name]
     tracemalloc.start()
@@ -201,8 +200,8 @@ def test_the_same_answer_is_compressed_to_the_same_bytes():
     assert body == compress("gzip", [TEXT[:7], memoryview(TEXT)[7:]])
 
 
-@pytest.mark.parametrize(
-    ("accept_encoding", "coding"),
+@each(
+    "accept_encoding, coding",
     [
         (None, None),
         ("", None),
@@ -259,8 +258,8 @@ def test_what_is_offered_is_chosen_first_to_last():
 FLOATS = np.random.default_rng(0).standard_normal(MIB).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("chunks", "expected"),
+@each(
+    "chunks, expected",
     [
         ([], False),
         ([b"", b""], False),

@@ -9,6 +9,7 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.generate import decode_request, encode_response, text_response
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from tests.cases import each
 
 DECLARED = [
     ("text_input", "BYTES", [1]),
@@ -24,8 +25,8 @@ def decoded(document: Any, declared: Any = ()) -> InferRequest:
     return decode_request(body, "m", None, declared)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "shape", "elements"),
+@each(
+    "name, value, shape, elements",
     [
         ("text_input", "hello", [1], [b"hello"]),
         ("text_input", ["hello"], [1], [b"hello"]),
@@ -43,8 +44,8 @@ def test_a_declared_input_has_its_datatype_and_fits_its_shape(name: str, value: 
     assert given.datatype == {entry[0]: entry[1] for entry in DECLARED}[name]
 
 
-@pytest.mark.parametrize(
-    ("value", "datatype", "elements"),
+@each(
+    "value, datatype, elements",
     [
         ("hello", "BYTES", [b"hello"]),
         (["a", "b"], "BYTES", [b"a", b"b"]),
@@ -77,13 +78,13 @@ def test_without_a_declaration_parameters_are_parameters() -> None:
     assert request.parameters == {"temperature": 0}
 
 
-@pytest.mark.parametrize(("given", "told"), [("7", "7"), ("", None), (None, None)])
+@each("given, told", [("7", "7"), ("", None), (None, None)])
 def test_the_id(given: Any, told: Any) -> None:
     assert decoded({"id": given, "x": 1}).id == told
 
 
-@pytest.mark.parametrize(
-    ("document", "declared", "says"),
+@each(
+    "document, declared, says",
     [
         (b"{", (), "Unrecognized request format"),
         ([], (), "the body is a list, expected a JSON object"),
@@ -118,8 +119,8 @@ def output(name: str, array: Any) -> InferOutput:
     return InferOutput(name, list(given.shape), datatype, given)
 
 
-@pytest.mark.parametrize(
-    ("result", "outputs"),
+@each(
+    "result, outputs",
     [
         ("hello", {"text_output": "hello"}),
         ({"text_output": "hello", "details": {"finish_reason": "stop"}},
@@ -140,8 +141,8 @@ def test_the_id_is_told_if_there_is_one() -> None:
     assert json.loads(encode_response("a", "m", "1", "7"))["id"] == "7"
 
 
-@pytest.mark.parametrize(
-    ("result", "says"),
+@each(
+    "result, says",
     [
         (b"a", "of type bytes, expected an InferResponse, a dict or a str"),
         (None, "of type NoneType"),

@@ -12,6 +12,7 @@ from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.numbers import LONG, Numbers
 from mpserve.protocol.v2 import decode_request
+from tests.cases import each
 
 pytest.importorskip("simdjson")
 
@@ -49,8 +50,8 @@ ELEMENTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
-@pytest.mark.parametrize("element", ELEMENTS)
+@each("datatype", DATATYPES)
+@each("element", ELEMENTS)
 def test_an_element_is_taken_or_refused_alike_both_ways(datatype, element, monkeypatch):
     both_ways(body(f"[1,{element},3,{PAD}4]", datatype), monkeypatch)
 
@@ -63,7 +64,7 @@ NESTED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("data", "shape"), NESTED)
+@each("data, shape", NESTED)
 def test_nesting_is_taken_or_refused_alike_both_ways(data, shape, monkeypatch):
     both_ways(body(f"[{PAD}{data[1:]}", shape=shape), monkeypatch)
 
@@ -87,7 +88,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("text", ODD)
+@each("text", ODD)
 def test_a_list_in_another_place_changes_nothing(text, monkeypatch):
     both_ways(text, monkeypatch)
 
@@ -123,9 +124,7 @@ def _json(value):
     return str(value) if type(value) is int else orjson.dumps(value).decode()
 
 
-@pytest.mark.parametrize(
-    ("datatype", "dtype", "shape"), [("FP32", "f4", [2, 3, 50]), ("FP64", "f8", [300]), ("INT64", "i8", [300, 1])]
-)
+@each("datatype, dtype, shape", [("FP32", "f4", [2, 3, 50]), ("FP64", "f8", [300]), ("INT64", "i8", [300, 1])])
 def test_many_numbers_arrive_bit_by_bit_flat_and_nested(datatype, dtype, shape):
     array = (np.random.default_rng(3).standard_normal(shape) * 1e6).astype(dtype)
     for data in (array.tolist(), array.ravel().tolist()):
@@ -172,12 +171,12 @@ def test_a_shape_is_that_of_the_nesting_or_none(value):
     assert Numbers(spaced).shape == shape_of(value)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 31, 32])
+@each("depth", [1, 2, 31, 32])
 def test_a_list_may_be_as_deep_as_a_tensor(depth):
     assert Numbers(b"[" * depth + b"1,2" + b"]" * depth).shape == [1] * (depth - 1) + [2]
 
 
-@pytest.mark.parametrize("depth", [33, 64, 65, 900])
+@each("depth", [33, 64, 65, 900])
 def test_a_deeper_list_is_left_to_who_looks_at_each_element(depth):
     deep = Numbers(b"[" * depth + b"1,2" + b"]" * depth)
     assert deep.shape is None

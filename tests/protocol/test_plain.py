@@ -14,6 +14,7 @@ from mpserve.protocol.datatypes import DATATYPES, Array
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse, RequestedOutput
 from tests.arrays import arrays
+from tests.cases import each
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
@@ -130,8 +131,8 @@ def test_any_request_is_taken_or_refused_as_by_the_strict_way(data: st.DataObjec
     both_ways(document)
 
 
-@pytest.mark.parametrize("datatype", [*DATATYPES, "fp32", "FLOAT"])
-@pytest.mark.parametrize("element", NUMBERS, ids=repr)
+@each("datatype", [*DATATYPES, "fp32", "FLOAT"])
+@each("element", NUMBERS)
 def test_an_element_is_taken_or_refused_as_by_the_strict_way(datatype: str, element: Any) -> None:
     # With Python objects, few and more, without, and with more threads than one.
     for count in (1, 2 * plain.FEW, plain.FEW_BYTES, 5000):
@@ -139,8 +140,8 @@ def test_an_element_is_taken_or_refused_as_by_the_strict_way(datatype: str, elem
         both_ways({"inputs": [{"name": "x", "shape": [len(data)], "datatype": datatype, "data": data}]})
 
 
-@pytest.mark.parametrize(
-    ("shape", "data", "words"),
+@each(
+    "shape, data, words",
     [
         ([], [1], None),
         ([], [], "expected 1 elements"),
@@ -163,10 +164,10 @@ def test_a_shape_is_taken_or_refused_as_by_the_strict_way(shape: Any, data: Any,
     assert words is None or words in got
 
 
-@pytest.mark.parametrize("name", ["x", "input-1", "labels", "\\"])
-@pytest.mark.parametrize("key", ['"data"', '"d\\u0061ta"', '"\\u0064ata"'])
-@pytest.mark.parametrize("value", ["true", "false", "null", '"1"', "1"])
-@pytest.mark.parametrize("at", [0, 1, 2])
+@each("name", ["x", "input-1", "labels", "\\"])
+@each("key", ['"data"', '"d\\u0061ta"', '"\\u0064ata"'])
+@each("value", ["true", "false", "null", '"1"', "1"])
+@each("at", [0, 1, 2])
 def test_among_many_numbers_nothing_else_is_taken_for_one(name: str, key: str, value: str, at: int) -> None:
     data = f"{key}:[{','.join(['1'] * plain.FEW)},{value}]"
     head, shape = f'"name":{orjson.dumps(name).decode()},"datatype":"FP32"', f'"shape":[{plain.FEW + 1}]'
@@ -249,13 +250,13 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("text", ODD)
+@each("text", ODD)
 def test_odd_text_is_taken_or_refused_as_by_the_strict_way(text: bytes) -> None:
     text_ways(text)
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
-@pytest.mark.parametrize(
+@each("datatype", DATATYPES)
+@each(
     "number",
     [
         "-0",
@@ -357,8 +358,8 @@ def test_any_response_is_written_or_refused_as_by_the_strict_way(data: st.DataOb
     assert written(lambda: v2.encode_answer(response, request, nonfinite)) == strict  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("count", [3, 3000], ids=["short", "long"])
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64", "BF16"])
+@each("count", [3, 3000])
+@each("datatype", ["FP16", "FP32", "FP64", "BF16"])
 def test_what_is_not_finite_is_refused_or_null(count: int, datatype: str) -> None:
     array = np.ones(count, np.float32)
     array[1], array[2] = np.nan, -np.inf
@@ -379,9 +380,9 @@ def test_a_column_of_a_table_is_written() -> None:
 NAMES = ["y", "n", "null", '"data":[', '"data":[n', "data\\", "é"]
 
 
-@pytest.mark.parametrize("at", [0, 2500, 4999])
-@pytest.mark.parametrize("model_name", NAMES)
-@pytest.mark.parametrize("name", NAMES)
+@each("at", [0, 2500, 4999])
+@each("model_name", NAMES)
+@each("name", NAMES)
 def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
     name: str, model_name: str, at: int
 ) -> None:
@@ -400,7 +401,7 @@ def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
         assert [output["data"] for output in answer["outputs"]] == [finite.tolist()] * len(outputs)
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         b'{"instances":[[1,2.5],[3,4]]}',
@@ -435,13 +436,13 @@ def test_short_instances_are_those_of_the_whole_document_or_left_alone(text: byt
         assert read == (document["instances"] if len(document) == 1 and text.count(b"instances") == 1 else None)
 
 
-@pytest.mark.parametrize(
+@each(
     "rows",
     [
         "[1.5,-0.5]", "[[1.5,-0.5]]", "[[1.5],[-0.5]]", "[[0.1,1.5e300],[-0.0,2.5]]", "[1.5]", "[[1.5]]", "[1.0,2.0,3.25]",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("datatype", ["FP64", "FP32"])
+@each("datatype", ["FP64", "FP32"])
 def test_floats_in_rows_become_the_array_that_numpy_makes_of_them_or_are_left_alone(rows: str, datatype: str) -> None:
     wanted = np.array(orjson.loads(rows))
     array = plain.floats(orjson.loads(rows), rows.count("."), datatype)
@@ -452,7 +453,7 @@ def test_floats_in_rows_become_the_array_that_numpy_makes_of_them_or_are_left_al
         assert bits(array) == bits(wanted.astype(plain.KINDS[datatype][1]))
 
 
-@pytest.mark.parametrize(
+@each(
     "rows",
     [
         "[]", "[[]]", "[[],[1.5]]", "[1,2]", "[1.5,2]", "[[1.5,2]]", "[[1.5,true]]", "[[1.5,null]]", "[[1.5],[1.5,2.5]]",

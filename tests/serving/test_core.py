@@ -19,6 +19,7 @@ from mpserve.serving.model import Model
 from mpserve.serving.tally import Stopwatch
 from mpserve.settings import Settings
 from tests.asgi import core_of, loaded
+from tests.cases import each
 
 PATIENCE = 30.0
 
@@ -205,7 +206,7 @@ def test_code_that_cannot_be_imported_in_the_worker_is_a_failure_in_words() -> N
         load(ServerCore(Settings(), find))
 
 
-@pytest.mark.parametrize("concurrency", [0, -1])
+@each("concurrency", [0, -1])
 def test_a_concurrency_of_none_at_all_is_refused(concurrency: int) -> None:
     model = Journal()
     model.concurrency = concurrency

@@ -12,6 +12,7 @@ from mpserve import Model
 from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError
 from mpserve.serving.loader import ModelSource, from_directory, from_objects, from_target
 from mpserve.serving.tensors import FunctionModel
+from tests.cases import each
 
 
 class Named(Model):
@@ -54,8 +55,8 @@ def test_objects_keep_their_names_and_classes_are_constructed() -> None:
     assert names(sources) == ["named", "instance", "model"]
 
 
-@pytest.mark.parametrize(
-    ("models", "words"),
+@each(
+    "models, words",
     [
         (Named(), r"expected a list of models, got Named: start\(\[model\]\)"),
         ([Named(), "iris"], r"expected instances of mpserve\.Model, got 'iris' \(str\)"),
@@ -206,8 +207,8 @@ class Failing(Model):
         self.fail("preload")
 
 
-@pytest.mark.parametrize(
-    ("at", "words"),
+@each(
+    "at, words",
     [
         ("constructor", "the model's constructor failed: ValueError: no weights"),
         ("preload", r"preload\(\) of model failing failed: ValueError: no weights"),

@@ -21,6 +21,7 @@ from mpserve.serving.repository import Entry, Repository
 from mpserve.serving.shelf import find_all
 from mpserve.settings import Settings
 from tests.asgi import loaded
+from tests.cases import each
 
 PATIENCE = 30.0
 
@@ -244,7 +245,7 @@ def test_a_model_that_is_not_there_is_unknown_and_those_that_are_there_are_named
     run(kind, act)
 
 
-@pytest.mark.parametrize("parameter", ["config", "file:1/model.pt"])
+@each("parameter", ["config", "file:1/model.pt"])
 def test_a_load_from_the_request_itself_is_refused_in_words(kind: type[Counted], parameter: str) -> None:
     async def act(core: ServerCore, repository: Repository) -> None:
         with pytest.raises(NotSupported, match=f"the parameter '{parameter}' is not supported"):
