@@ -22,5 +22,7 @@ def test_every_case_runs_and_every_failing_one_is_named(monkeypatch: pytest.Monk
     head, *lines = str(failure.value).splitlines()
     assert head == "4 of 8 cases fail:"
     assert [line.partition(": ")[0] for line in lines if line.startswith("letter=")] == [
-        f"letter={letter!r}, number={number}, even={even}" for letter in "ab" for number, even in ((3, True), (4, False))
+        f"letter={letter!r}, number={number}, even={even}"
+        for letter in "ab"
+        for number, even in ((3, True), (4, False))
     ]

@@ -16,6 +16,8 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call
 from tests.running import Server, eventually, free_port, running, serving
 
+pytestmark = pytest.mark.e2e
+
 SCRIPTS = Path(__file__).parent / "scripts"
 
 

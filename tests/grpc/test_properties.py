@@ -20,6 +20,8 @@ from tests.cases import each
 from tests.grpc.models import Echo
 from tests.grpc.serving import Client, serving
 
+pytestmark = pytest.mark.exhaustive
+
 Answer = Callable[[pb.ModelInferRequest], pb.ModelInferResponse]
 
 

@@ -21,6 +21,8 @@ from tests.asgi import serving
 from tests.cases import each
 from tests.models.faulty import Echo
 
+pytestmark = pytest.mark.exhaustive
+
 JSON_LENGTH = "inference-header-content-length"
 CODINGS = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}
 untimed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
