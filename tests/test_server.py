@@ -150,6 +150,7 @@ def test_a_target_comes_before_a_model_directory(tmp_path: Path) -> None:
     assert source.obtain().name == "one"
 
 
+@pytest.mark.e2e
 def test_every_public_name_can_be_imported_and_no_other() -> None:
     assert set(dir(mpserve)) == set(mpserve.__all__)
     for name in mpserve.__all__:

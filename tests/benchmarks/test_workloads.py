@@ -34,6 +34,7 @@ def test_what_is_no_answer_is_a_wrong_one(words: bytes) -> None:
         SMALL.check(SMALL.x, {}, words)
 
 
+@pytest.mark.e2e
 def test_the_torch_model_is_the_one_that_numpy_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "MODEL", "mlp")
     x = MLP.other_x(1)

@@ -2,6 +2,7 @@ import asyncio
 import time
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.cases import each
@@ -55,7 +56,9 @@ def test_a_retired_server_says_so_and_still_answers() -> None:
     run(test())
 
 
-def test_a_watcher_learns_of_changes_and_is_let_go_by_a_drain() -> None:
+def test_a_watcher_learns_of_changes_and_is_let_go_by_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpserve.grpc.health.WATCH_EVERY", 0.02)
+
     async def test() -> None:
         model = Double()
         async with serving(model) as client:

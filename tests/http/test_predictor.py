@@ -419,7 +419,8 @@ async def _status(client: httpx.AsyncClient, path: str, wanted: int) -> None:
     pytest.fail(f"{path} did not become {wanted}")
 
 
-def test_a_transformer_is_ready_while_its_predictor_is_and_asks_it_anyway() -> None:
+def test_a_transformer_is_ready_while_its_predictor_is_and_asks_it_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpserve.serving.predictor.CHECK_EVERY", 0.02)
     answers = {"ready": Told(503)}
 
     def answer(asked: Asked) -> Told:

@@ -98,6 +98,7 @@ def test_a_result_becomes_json(result, wanted):
     assert wanted is None or orjson.loads(body) == wanted
 
 
+@pytest.mark.e2e
 @each("transform", ["float", "bfloat16", "double"])
 def test_torch_tensors_become_json_with_and_without_gradient(transform):
     torch = pytest.importorskip("torch")

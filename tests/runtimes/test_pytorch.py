@@ -139,7 +139,6 @@ def test_an_array_that_may_be_written_to_is_not_copied() -> None:
         (export, "net.pt2", [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]),
     ],
 )
-@pytest.mark.e2e
 def test_a_model_directory_may_hold_a_file_that_torch_made(tmp_path: Path, make: Any, file: str, inputs: Any) -> None:
     folder = tmp_path / "mnt"
     folder.mkdir()

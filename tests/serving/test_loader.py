@@ -175,6 +175,7 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
         from_directory(tmp_path / "nowhere", None)
 
 
+@pytest.mark.e2e
 def test_a_model_directory_may_be_the_file_itself(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     (tmp_path / "iris.pt").touch()
