@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpserve.errors import InvalidInput
 from mpserve.protocol import plain_binary, v2
 from mpserve.protocol.datatypes import DATATYPES, FIXED, Array
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from tests.arrays import bits
+from tests.bodies import ANYTHING, SIZES
 from tests.cases import each
-from tests.protocol.test_plain import ANYTHING, SIZES, bits, untimed
 
 WANTED = {"binary_data_output": True}
 
@@ -89,7 +90,7 @@ def test_tensors_of_numbers_of_any_kind_are_plain(datatype: str) -> None:
     assert either_way(document(entry("x", [3], datatype, size)), bytes(range(size)))
 
 
-@untimed
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(
