@@ -17,6 +17,7 @@ def each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]], Ca
     """
     arguments = [name.strip() for name in names.split(",")]
     table = [dict(zip(arguments, case if len(arguments) > 1 else [case], strict=True)) for case in cases]
+    assert table, "a table without cases shows nothing"
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         tables = [table, *getattr(test, "tables", [])]

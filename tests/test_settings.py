@@ -173,17 +173,10 @@ def test_the_refusal_says_what_to_mend(option: dict[str, Any], message: str) -> 
 @each(
     "text, size",
     [
-        ("1000", 1000),
-        ("64MiB", 64 * 1024**2),
-        ("64Mi", 64 * 1024**2),
-        ("64mib", 64 * 1024**2),
-        ("1GB", 10**9),
-        ("1G", 10**9),
-        ("1.5 kB", 1500),
-        ("2TiB", 2 * 1024**4),
-        ("10B", 10),
+        ("1000", 1000), ("64MiB", 64 * 1024**2), ("64Mi", 64 * 1024**2), ("64mib", 64 * 1024**2), ("1GB", 10**9),
+        ("1G", 10**9), ("1.5 kB", 1500), ("2TiB", 2 * 1024**4), ("10B", 10),
     ],
-)
+)  # fmt: skip
 def test_sizes_are_understood_as_people_write_them(text: str, size: int) -> None:
     assert Settings.from_environment({"MPSERVE_MAX_BODY_SIZE": text}).max_body_size == size
 

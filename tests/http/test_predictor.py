@@ -212,13 +212,10 @@ def test_a_predictor_that_hangs_up_is_a_503() -> None:
 @each(
     "statuses, retries, status",
     [
-        ((503, 503, 200), 2, 200),
-        ((503, 503, 200), 1, 503),
-        ((503, 200), 0, 503),
-        ((500, 200), 5, 500),
+        ((503, 503, 200), 2, 200), ((503, 503, 200), 1, 503), ((503, 200), 0, 503), ((500, 200), 5, 500),
         ((400, 200), 5, 400),
     ],
-)
+)  # fmt: skip
 def test_only_a_predictor_that_is_not_ready_is_asked_again(
     statuses: tuple[int, ...], retries: int, status: int
 ) -> None:

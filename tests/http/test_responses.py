@@ -86,15 +86,10 @@ def test_the_models_fault_and_ours_are_logged_with_where_it_happened(
 @pytest.mark.parametrize(
     "error",
     [
-        InvalidInput("no cat"),
-        caused(InvalidInput("no cat"), ValueError("no cat")),
-        PayloadTooLarge("too much"),
-        ModelNotFound("m"),
-        ModelNotReady("m"),
-        NotSupported("no explainer"),
-        HTTPException(404),
+        InvalidInput("no cat"), caused(InvalidInput("no cat"), ValueError("no cat")), PayloadTooLarge("too much"),
+        ModelNotFound("m"), ModelNotReady("m"), NotSupported("no explainer"), HTTPException(404),
     ],
-)
+)  # fmt: skip
 def test_the_clients_faults_are_not_logged_so_that_clients_cannot_fill_the_log(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:

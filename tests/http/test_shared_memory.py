@@ -106,13 +106,10 @@ def test_of_cuda_there_is_none_and_many_clients_begin_by_unregistering_all(allow
 @each(
     "method, path",
     [
-        ("GET", f"{SYSTEM}/status"),
-        ("GET", f"{SYSTEM}/region/r/status"),
-        ("POST", f"{SYSTEM}/region/r/register"),
-        ("POST", f"{SYSTEM}/region/r/unregister"),
-        ("POST", f"{SYSTEM}/unregister"),
+        ("GET", f"{SYSTEM}/status"), ("GET", f"{SYSTEM}/region/r/status"), ("POST", f"{SYSTEM}/region/r/register"),
+        ("POST", f"{SYSTEM}/region/r/unregister"), ("POST", f"{SYSTEM}/unregister"),
     ],
-)
+)  # fmt: skip
 def test_without_the_option_it_is_refused_in_words(method: str, path: str) -> None:
     answer = ask(faulty.Echo(), method, path)
     assert (answer.status_code, "--allow_client_shm" in answer.json()["error"]) == (501, True)

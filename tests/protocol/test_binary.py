@@ -43,13 +43,10 @@ def test_elements_of_bytes_have_their_length_before_them():
 @each(
     "array, encoded",
     [
-        (np.array([[1, 2], [3, 4]], dtype=np.uint8).T, b"\1\3\2\4"),
-        (np.arange(6, dtype=np.uint8)[::2], b"\0\2\4"),
-        (np.array(7, dtype=np.uint8), b"\7"),
-        (np.zeros((0, 3), dtype=np.uint8), b""),
-        (np.array([1, 2]), b"\1\2"),
+        (np.array([[1, 2], [3, 4]], dtype=np.uint8).T, b"\1\3\2\4"), (np.arange(6, dtype=np.uint8)[::2], b"\0\2\4"),
+        (np.array(7, dtype=np.uint8), b"\7"), (np.zeros((0, 3), dtype=np.uint8), b""), (np.array([1, 2]), b"\1\2"),
     ],
-)
+)  # fmt: skip
 def test_an_array_in_another_order_or_datatype_is_encoded_as_declared(array, encoded):
     assert bytes(encode_tensor(array, "UINT8")) == encoded
 
@@ -150,16 +147,11 @@ def test_bytes_that_nobody_took_are_refused():
 @each(
     "body, datatype, declared, shape",
     [
-        (b"abcd", "UINT8", [2, 2], [2, 2]),
-        (b"abcd", "UINT8", [-1, 2], [2, 2]),
-        (b"abcd", "UINT16", [1, -1], [1, 2]),
-        (b"abcd", "FP32", [], []),
-        (b"", "FP32", [-1, 2], [0, 2]),
-        (b"abcd", "BYTES", [1], [1]),
-        (b"abcd", "BYTES", [-1, 1], [1, 1]),
-        (b"", "BYTES", [-1], [1]),
+        (b"abcd", "UINT8", [2, 2], [2, 2]), (b"abcd", "UINT8", [-1, 2], [2, 2]), (b"abcd", "UINT16", [1, -1], [1, 2]),
+        (b"abcd", "FP32", [], []), (b"", "FP32", [-1, 2], [0, 2]), (b"abcd", "BYTES", [1], [1]),
+        (b"abcd", "BYTES", [-1, 1], [1, 1]), (b"", "BYTES", [-1], [1]),
     ],
-)
+)  # fmt: skip
 def test_a_body_without_json_is_the_only_input(body, datatype, declared, shape):
     name, given, array = decode_raw(body, [("x", datatype, declared)])
     assert (name, given, list(array.shape)) == ("x", datatype, shape)

@@ -12,12 +12,9 @@ from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from tests.cases import each
 
 DECLARED = [
-    ("text_input", "BYTES", [1]),
-    ("ids", "INT32", [-1]),
-    ("grid", "FP32", [-1, 2]),
-    ("open", "FP32", [-1, -1]),
+    ("text_input", "BYTES", [1]), ("ids", "INT32", [-1]), ("grid", "FP32", [-1, 2]), ("open", "FP32", [-1, -1]),
     ("flag", "BOOL", []),
-]
+]  # fmt: skip
 
 
 def decoded(document: Any, declared: Any = ()) -> InferRequest:
@@ -28,16 +25,11 @@ def decoded(document: Any, declared: Any = ()) -> InferRequest:
 @each(
     "name, value, shape, elements",
     [
-        ("text_input", "hello", [1], [b"hello"]),
-        ("text_input", ["hello"], [1], [b"hello"]),
-        ("ids", 7, [1], [7]),
-        ("ids", [1, 2, 3], [3], [1, 2, 3]),
-        ("ids", [], [0], []),
-        ("grid", [1, 2, 3, 4], [2, 2], [1, 2, 3, 4]),
-        ("open", [1, 2], [1, 2], [1, 2]),
-        ("flag", True, [], [True]),
+        ("text_input", "hello", [1], [b"hello"]), ("text_input", ["hello"], [1], [b"hello"]), ("ids", 7, [1], [7]),
+        ("ids", [1, 2, 3], [3], [1, 2, 3]), ("ids", [], [0], []), ("grid", [1, 2, 3, 4], [2, 2], [1, 2, 3, 4]),
+        ("open", [1, 2], [1, 2], [1, 2]), ("flag", True, [], [True]),
     ],
-)
+)  # fmt: skip
 def test_a_declared_input_has_its_datatype_and_fits_its_shape(name: str, value: Any, shape: Any, elements: Any) -> None:
     (given,) = decoded({name: value}, DECLARED).inputs
     assert (given.name, given.shape, given.as_numpy().ravel().tolist()) == (name, shape, elements)
@@ -47,14 +39,10 @@ def test_a_declared_input_has_its_datatype_and_fits_its_shape(name: str, value: 
 @each(
     "value, datatype, elements",
     [
-        ("hello", "BYTES", [b"hello"]),
-        (["a", "b"], "BYTES", [b"a", b"b"]),
-        (7, "INT64", [7]),
-        (7.5, "FP64", [7.5]),
-        ([1, 2.5], "FP64", [1, 2.5]),
-        (True, "BOOL", [True]),
+        ("hello", "BYTES", [b"hello"]), (["a", "b"], "BYTES", [b"a", b"b"]), (7, "INT64", [7]), (7.5, "FP64", [7.5]),
+        ([1, 2.5], "FP64", [1, 2.5]), (True, "BOOL", [True]),
     ],
-)
+)  # fmt: skip
 def test_without_a_declaration_the_value_says_the_datatype(value: Any, datatype: str, elements: Any) -> None:
     (given,) = decoded({"x": value}).inputs
     assert (given.datatype, given.shape, given.as_numpy().tolist()) == (datatype, [len(elements)], elements)

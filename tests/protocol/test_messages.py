@@ -98,14 +98,10 @@ def test_binary_outputs_are_asked_for_by_a_parameter_or_by_raw_inputs_over_grpc(
 @each(
     "whole, by_name, wanted",
     [
-        (True, None, True),
-        (True, False, False),
-        (True, True, True),
-        (False, True, True),
-        (False, None, False),
+        (True, None, True), (True, False, False), (True, True, True), (False, True, True), (False, None, False),
         (None, None, False),
     ],
-)
+)  # fmt: skip
 def test_what_is_said_of_an_output_by_name_wins(whole, by_name, wanted):
     request = InferRequest(
         "m",

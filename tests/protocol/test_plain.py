@@ -113,28 +113,13 @@ def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
 @each(
     "text",
     [
-        b'{"instances":[[1,2.5],[3,4]]}',
-        b'{"instances": [1] }',
-        b'{"instances":[]}',
-        b'{"instances":null}',
-        b'{"instances":"a"}',
-        b'{"instances":{"a":[1]}}',
-        b'{"instances":[{"a":1}]}',
-        b'{"instances":[1],"instances":[2]}',
-        b'{"instances":[1],"a":2}',
-        b'{"instances":[1]}}',
-        b'{"instances":[1]',
-        b'{"instances":[1]]}',
-        b'{"instances":}',
-        b'{"instances":',
-        b'{"instances":}"}',
-        b'{"instances":[1]}x',
-        b'{"instances":[NaN]}',
-        b'{"instances":["\xff"]}',
-        b'{"instances":[1]},"b":{}}',
-        b'{"instances":1,"a":{}}',
+        b'{"instances":[[1,2.5],[3,4]]}', b'{"instances": [1] }', b'{"instances":[]}', b'{"instances":null}',
+        b'{"instances":"a"}', b'{"instances":{"a":[1]}}', b'{"instances":[{"a":1}]}',
+        b'{"instances":[1],"instances":[2]}', b'{"instances":[1],"a":2}', b'{"instances":[1]}}', b'{"instances":[1]',
+        b'{"instances":[1]]}', b'{"instances":}', b'{"instances":', b'{"instances":}"}', b'{"instances":[1]}x',
+        b'{"instances":[NaN]}', b'{"instances":["\xff"]}', b'{"instances":[1]},"b":{}}', b'{"instances":1,"a":{}}',
     ],
-)
+)  # fmt: skip
 def test_short_instances_are_those_of_the_whole_document_or_left_alone(text: bytes) -> None:
     read = plain.read_few_instances(text)
     try:

@@ -17,17 +17,11 @@ NAN = float("nan")
 @each(
     "content_type",
     [
-        None,
-        "",
-        "application/json",
-        "application/json; charset=utf-8",
-        "APPLICATION/JSON",
-        "application/cloudevents+json",
-        "application/ld+json ; charset=utf-8",
-        "application/octet-stream",
+        None, "", "application/json", "application/json; charset=utf-8", "APPLICATION/JSON",
+        "application/cloudevents+json", "application/ld+json ; charset=utf-8", "application/octet-stream",
         "application/x-www-form-urlencoded",
     ],
-)
+)  # fmt: skip
 def test_what_clients_send_json_under_is_read_as_json(content_type):
     assert decode_request(b'{"instances": [[1, 2.5]]}', content_type) == {"instances": [[1, 2.5]]}
 

@@ -102,13 +102,10 @@ number = 7
 @pytest.mark.parametrize(
     ("attribute", "model_name", "expected"),
     [
-        ("A", None, ["a"]),
-        ("A", "renamed", ["renamed"]),
-        ("B", None, ["model"]),
-        ("B", "renamed", ["renamed"]),
+        ("A", None, ["a"]), ("A", "renamed", ["renamed"]), ("B", None, ["model"]), ("B", "renamed", ["renamed"]),
         ("both", None, ["a", "b"]),
     ],
-)
+)  # fmt: skip
 def test_a_target_names_a_class_or_a_list(
     tmp_path: Path, attribute: str, model_name: str | None, expected: list[str]
 ) -> None:

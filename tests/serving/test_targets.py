@@ -38,13 +38,10 @@ def put(source: str, file: str = "model.py") -> str:
 @each(
     "source",
     [
-        ONE,
-        f"{TWO}\nmodel = Two()\n",
-        f"from elsewhere import Base\n{ONE.replace('Model)', 'Base)')}",
-        f"{ONE}\n_hidden = One()\n",
-        f"{ONE}\ndef predict(x): ...\n",
+        ONE, f"{TWO}\nmodel = Two()\n", f"from elsewhere import Base\n{ONE.replace('Model)', 'Base)')}",
+        f"{ONE}\n_hidden = One()\n", f"{ONE}\ndef predict(x): ...\n",
     ],
-)
+)  # fmt: skip
 def test_a_file_that_holds_one_model_needs_no_name_in_it(source: str) -> None:
     put("from mpserve import Model\n\nclass Base(Model): ...\n", "elsewhere.py")
     found = find(put(source))

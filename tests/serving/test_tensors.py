@@ -100,13 +100,10 @@ def device_last(path: str = "weights", device: str = "none") -> str:
 @each(
     "load, in_master, held",
     [
-        (plain, "plain", "plain"),
-        (with_default, "weights", "weights"),
-        (on_device, None, "cuda:7"),
-        (under_another_name, None, "cuda:7"),
-        (device_last, None, "weights@cuda:7"),
+        (plain, "plain", "plain"), (with_default, "weights", "weights"), (on_device, None, "cuda:7"),
+        (under_another_name, None, "cuda:7"), (device_last, None, "weights@cuda:7"),
     ],
-)
+)  # fmt: skip
 def test_a_load_function_runs_in_the_master_unless_it_takes_a_device(
     load: Callable[..., str], in_master: str | None, held: str
 ) -> None:
