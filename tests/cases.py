@@ -1,5 +1,6 @@
-"""Many cases in one test: all of them run, and the failure names each that fails."""
+"""Many cases in one test: all of them run, and the failure names each that fails. A test may be a coroutine."""
 
+import asyncio
 import functools
 import inspect
 import itertools
@@ -7,6 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+
+from tests.running import PATIENCE
 
 
 def each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -39,13 +42,20 @@ def each(names: str, cases: Iterable[Any]) -> Callable[[Callable[..., None]], Ca
     return decorate
 
 
+def call(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Run a test, on an event loop of its own if it is a coroutine."""
+    result = test(**arguments)
+    if inspect.iscoroutine(result):
+        asyncio.run(asyncio.wait_for(result, PATIENCE))
+
+
 def _failure(test: Callable[..., None], fixtures: dict[str, Any], case: dict[str, Any]) -> BaseException | None:
     try:
         if "monkeypatch" in fixtures:
             with fixtures["monkeypatch"].context() as own:
-                test(**{**fixtures, **case, "monkeypatch": own})
+                call(test, {**fixtures, **case, "monkeypatch": own})
         else:
-            test(**fixtures, **case)
+            call(test, {**fixtures, **case})
     except (Exception, pytest.fail.Exception) as error:
         return error
     return None

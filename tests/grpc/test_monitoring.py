@@ -32,18 +32,15 @@ def test_trace_settings_are_tritons_defaults(settings: Any) -> None:
     }
 
 
-def test_log_settings_are_told_and_changed() -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            change = {"log_verbose_level": {"uint32_param": 1}, "log_info": {"bool_param": True}, "log_file": {}}
-            changed = (await client("LogSettings", settings=change)).settings
-            assert logging.getLogger().level == logging.DEBUG
-            told = (await client("LogSettings")).settings
-            assert told == changed
-            assert (told["log_info"].bool_param, told["log_verbose_level"].uint32_param) == (True, 1)
-            assert (told["log_file"].string_param, told["log_format"].string_param) == ("", "default")
-
-    run(test())
+async def test_log_settings_are_told_and_changed() -> None:
+    async with serving(Double()) as client:
+        change = {"log_verbose_level": {"uint32_param": 1}, "log_info": {"bool_param": True}, "log_file": {}}
+        changed = (await client("LogSettings", settings=change)).settings
+        assert logging.getLogger().level == logging.DEBUG
+        told = (await client("LogSettings")).settings
+        assert told == changed
+        assert (told["log_info"].bool_param, told["log_verbose_level"].uint32_param) == (True, 1)
+        assert (told["log_file"].string_param, told["log_format"].string_param) == ("", "default")
 
 
 @each(

@@ -119,17 +119,14 @@ def test_a_load_that_fails_ends_the_start() -> None:
         asyncio.run(main())
 
 
-def test_under_our_worker_the_lifespan_leaves_the_models_alone(tmp_path: Path) -> None:
+async def test_under_our_worker_the_lifespan_leaves_the_models_alone(tmp_path: Path) -> None:
     core = core_of(Echo())
     board = Scoreboard(1)
     core.attach(board, board.row(0), "cpu", lambda: None, tmp_path)
     app = build_app(core)
 
-    async def main() -> None:
-        async with app.router.lifespan_context(app):
-            assert (core.served, core.board, board.row(0).state) == ({}, board, State.EMPTY)
-
-    asyncio.run(main())
+    async with app.router.lifespan_context(app):
+        assert (core.served, core.board, board.row(0).state) == ({}, board, State.EMPTY)
 
 
 def test_the_core_is_found_through_middleware() -> None:

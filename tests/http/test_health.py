@@ -62,7 +62,7 @@ def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> N
     assert method == "HEAD" or answer.json() == body
 
 
-def test_each_version_of_a_model_is_asked_by_its_address() -> None:
+async def test_each_version_of_a_model_is_asked_by_its_address() -> None:
     class Older(Declared):
         version = "2"
         platform = "older"
@@ -81,21 +81,18 @@ def test_each_version_of_a_model_is_asked_by_its_address() -> None:
     }
     older = Older()
 
-    async def main() -> None:
-        async with serving(Newest(), older) as client:
-            for path, body in paths.items():
-                answer = await client.get(path)
-                assert (answer.status_code, answer.json()) == (404 if "error" in body else 200, body)
-            older.ready = False
-            answer = await client.get("/v2/models/m/versions/2/ready")
-            assert (answer.status_code, answer.json()) == (503, {"error": "Model with name m@2 is not ready."})
-            assert (await client.get("/v2/models/m/ready")).status_code == 200
-            assert (await client.get("/v2/health/ready")).status_code == 503
-
-    asyncio.run(main())
+    async with serving(Newest(), older) as client:
+        for path, body in paths.items():
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()) == (404 if "error" in body else 200, body)
+        older.ready = False
+        answer = await client.get("/v2/models/m/versions/2/ready")
+        assert (answer.status_code, answer.json()) == (503, {"error": "Model with name m@2 is not ready."})
+        assert (await client.get("/v2/models/m/ready")).status_code == 200
+        assert (await client.get("/v2/health/ready")).status_code == 503
 
 
-def test_a_server_or_model_that_is_not_ready_says_so() -> None:
+async def test_a_server_or_model_that_is_not_ready_says_so() -> None:
     class Toggling(Model):
         name = "m"
 
@@ -109,17 +106,14 @@ def test_a_server_or_model_that_is_not_ready_says_so() -> None:
     async def statuses(client: httpx.AsyncClient) -> list[int]:
         return [(await client.get(path)).status_code for path in paths]
 
-    async def main() -> None:
-        async with serving(model) as client:
-            assert await statuses(client) == [200, 200, 200, 200, 200]
-            await client.post("/v1/models/m:predict", json={"instances": [False]})
-            assert await statuses(client) == [503, 503, 503, 200, 200]
-            assert (await client.get("/v2/health/ready")).json() == {"ready": False, "error": "Server is not ready."}
-            assert (await client.get("/v1/models/m")).json() == {"error": "Model with name m is not ready."}
-            model.ready = True
-            assert await statuses(client) == [200, 200, 200, 200, 200]
-
-    asyncio.run(main())
+    async with serving(model) as client:
+        assert await statuses(client) == [200, 200, 200, 200, 200]
+        await client.post("/v1/models/m:predict", json={"instances": [False]})
+        assert await statuses(client) == [503, 503, 503, 200, 200]
+        assert (await client.get("/v2/health/ready")).json() == {"ready": False, "error": "Server is not ready."}
+        assert (await client.get("/v1/models/m")).json() == {"error": "Model with name m is not ready."}
+        model.ready = True
+        assert await statuses(client) == [200, 200, 200, 200, 200]
 
 
 def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread() -> None:

@@ -298,19 +298,16 @@ def test_all_workers_are_waited_for_if_that_is_asked() -> None:
     assert core.is_ready()
 
 
-def test_models_are_found_by_name_and_version() -> None:
+async def test_models_are_found_by_name_and_version() -> None:
     model = Journal()
     model.version = "3"
 
-    async def main() -> None:
-        async with loaded(model) as core:
-            assert core.find("m") is core.find("m", "3")
-            with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\.$"):
-                core.find("other")
-            with pytest.raises(ModelNotFound, match=r"\(version 4; it has 3\)"):
-                core.find("m", "4")
-
-    asyncio.run(main())
+    async with loaded(model) as core:
+        assert core.find("m") is core.find("m", "3")
+        with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\.$"):
+            core.find("other")
+        with pytest.raises(ModelNotFound, match=r"\(version 4; it has 3\)"):
+            core.find("m", "4")
 
 
 def test_a_model_that_is_still_being_loaded_is_not_ready_rather_than_unknown() -> None:

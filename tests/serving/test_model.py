@@ -169,17 +169,14 @@ def test_warm_up_predicts_once_on_the_sample_if_there_is_one(sample: Any, seen: 
     assert asked == seen
 
 
-def test_a_model_knows_its_predictor_from_its_load_on() -> None:
+async def test_a_model_knows_its_predictor_from_its_load_on() -> None:
     class Curious(Model):
         def load(self) -> Any:
             assert self.predictor_config is not None
             self.asks = self.predictor_config.predictor_host
             return True
 
-    async def test() -> None:
-        model = Curious("m")
-        assert model.predictor_config is None
-        async with loaded(model, predictor_host="there:80"):
-            assert model.asks == "there:80"
-
-    asyncio.run(test())
+    model = Curious("m")
+    assert model.predictor_config is None
+    async with loaded(model, predictor_host="there:80"):
+        assert model.asks == "there:80"
