@@ -76,7 +76,7 @@ def test_a_path_in_a_message_is_quoted_as_json_quotes() -> None:
     assert answer.json() == {"error": 'there is no GET /"\né'}
 
 
-def test_the_lifespan_loads_and_stops_the_models() -> None:
+async def test_the_lifespan_loads_and_stops_the_models() -> None:
     events: list[str] = []
 
     class Living(Echo):
@@ -86,11 +86,8 @@ def test_the_lifespan_loads_and_stops_the_models() -> None:
         def stop(self) -> None:
             events.append("stop")
 
-    async def main() -> None:
-        async with serving(Living()) as client:
-            events.append(str((await client.get("/v2/health/ready")).status_code))
-
-    asyncio.run(main())
+    async with serving(Living()) as client:
+        events.append(str((await client.get("/v2/health/ready")).status_code))
     assert events == ["load", "200", "stop"]
 
 
@@ -137,7 +134,7 @@ def test_the_core_is_found_through_middleware() -> None:
     assert find_core(lambda scope, receive, send: None) is None
 
 
-def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
+async def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     async def hello(request: Request) -> PlainTextResponse:
         if request.query_params:
             raise InvalidInput("expected no query") if "a" in request.query_params else HTTPException(401, "who is it?")
@@ -146,12 +143,9 @@ def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     app = build_app(core_of(Echo()))
     app.add_route("/hello", hello)
 
-    async def main() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return [await client.get(f"/hello{query}") for query in ("", "?a=1", "?b=1")]
-
-    greeting, refused, unknown = asyncio.run(main())
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        greeting, refused, unknown = [await client.get(f"/hello{query}") for query in ("", "?a=1", "?b=1")]
     assert greeting.text == "hello"
     assert (refused.status_code, refused.json()) == (400, {"error": "expected no query"})
     assert (unknown.status_code, unknown.json()) == (401, {"error": "who is it?"})
@@ -165,13 +159,10 @@ def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
         ("POST", "/v1/timeseries/forecast", "the time-series protocol is not offered here"),
     ],
 )
-def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
-    async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(build_app(core_of(Echo())))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path)
-
-    answer = asyncio.run(main())
+async def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
+    transport = httpx.ASGITransport(build_app(core_of(Echo())))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.request(method, path)
     assert (answer.status_code, list(answer.json())) == (501, ["error"])
     assert answer.json()["error"].startswith(words)
     assert "x-request-id" in answer.headers

@@ -182,22 +182,19 @@ def test_requests_in_flight_are_in_the_metrics() -> None:
     assert "mpserve_requests_in_flight 1.0" in asyncio.run(main())
 
 
-def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None:
+async def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None:
     class Late(Model):
         name = "m"
 
     core = core_of(Late())
     core.begin_alone()
 
-    async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(build_app(core))  # its lifespan is not run: nothing is loaded
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            assert (await client.get("/v2/health/ready")).status_code == 503
-            assert (await client.get("/v1/models")).json() == {"models": ["m"]}
-            assert (await client.get("/v1/models/other")).status_code == 404
-            return await client.get("/v1/models/m")
-
-    answer = asyncio.run(main())
+    transport = httpx.ASGITransport(build_app(core))  # its lifespan is not run: nothing is loaded
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/v2/health/ready")).status_code == 503
+        assert (await client.get("/v1/models")).json() == {"models": ["m"]}
+        assert (await client.get("/v1/models/other")).status_code == 404
+        answer = await client.get("/v1/models/m")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {"error": "Model with name m is not ready: it is being loaded."}
 

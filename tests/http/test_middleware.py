@@ -43,13 +43,10 @@ def test_the_clients_id_comes_back_and_is_the_one_in_the_log(model: Model) -> No
     assert answer.json() == {"predictions": ["abc-1/2+3="]}
 
 
-def test_a_request_without_an_id_is_given_one_of_its_own() -> None:
-    async def ids() -> list[tuple[str, str]]:
-        async with serving(SaysId()) as client:
-            answers = [await client.post("/v1/models/m:predict", json={"instances": []}) for _ in range(3)]
-            return [(answer.headers["x-request-id"], answer.json()["predictions"][0]) for answer in answers]
-
-    told = asyncio.run(ids())
+async def test_a_request_without_an_id_is_given_one_of_its_own() -> None:
+    async with serving(SaysId()) as client:
+        answers = [await client.post("/v1/models/m:predict", json={"instances": []}) for _ in range(3)]
+        told = [(answer.headers["x-request-id"], answer.json()["predictions"][0]) for answer in answers]
     assert all(header == logged and OURS.fullmatch(header) for header, logged in told)
     assert len(set(told)) == 3
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 from jsonschema import Draft202012Validator
 from starlette.routing import Route
 
@@ -157,16 +156,13 @@ def test_each_version_of_a_model_has_a_path_of_its_own_where_there_are_several()
 
 
 @each("path", OF_MODELS)
-def test_the_example_fits_its_schema_and_the_answer_fits_its_own(path: str) -> None:
+async def test_the_example_fits_its_schema_and_the_answer_fits_its_own(path: str) -> None:
     schema = body_of(path)
     (example,) = schema["allOf"][0]["examples"]
     Draft202012Validator(schema).validate(example)
 
-    async def main() -> httpx.Response:
-        async with serving(*MODELS) as client:
-            return await client.post(path, json=example)
-
-    answer = asyncio.run(main())
+    async with serving(*MODELS) as client:
+        answer = await client.post(path, json=example)
     assert answer.status_code == 200, answer.text
     Draft202012Validator(answer_of(path)).validate(answer.json())
 

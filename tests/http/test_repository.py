@@ -1,6 +1,5 @@
 """The routes of the model repository extension."""
 
-import asyncio
 from typing import Any
 
 import httpx
@@ -27,23 +26,20 @@ def test_the_index_is_an_array(body: bytes) -> None:
     assert (answer.status_code, answer.json()) == (200, [READY])
 
 
-def test_load_and_unload_answer_as_the_sdk_does() -> None:
-    async def main() -> None:
-        async with serving(Echo()) as client:
+async def test_load_and_unload_answer_as_the_sdk_does() -> None:
+    async with serving(Echo()) as client:
 
-            async def post(path: str, **request: Any) -> tuple[int, Any]:
-                answer = await client.post(f"/v2/repository/{path}", **request)
-                return answer.status_code, answer.json()
+        async def post(path: str, **request: Any) -> tuple[int, Any]:
+            answer = await client.post(f"/v2/repository/{path}", **request)
+            return answer.status_code, answer.json()
 
-            unload = {"parameters": {"unload_dependents": True}}
-            assert await post("models/m/unload", json=unload) == (200, {"name": "m", "unload": True})
-            assert await post("index", json={"ready": True}) == (200, [])
-            assert (await client.get("/v2/models/m/ready")).status_code == 404
-            assert await post("models/m/load") == (200, {"name": "m", "load": True})
-            assert await post("index", json={"ready": True}) == (200, [READY])
-            assert (await client.get("/v2/models/m/ready")).status_code == 200
-
-    asyncio.run(main())
+        unload = {"parameters": {"unload_dependents": True}}
+        assert await post("models/m/unload", json=unload) == (200, {"name": "m", "unload": True})
+        assert await post("index", json={"ready": True}) == (200, [])
+        assert (await client.get("/v2/models/m/ready")).status_code == 404
+        assert await post("models/m/load") == (200, {"name": "m", "load": True})
+        assert await post("index", json={"ready": True}) == (200, [READY])
+        assert (await client.get("/v2/models/m/ready")).status_code == 200
 
 
 @each(
