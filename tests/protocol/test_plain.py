@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from mpserve.errors import MPServeError
 from mpserve.protocol import plain, v2, wire
 from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse, RequestedOutput
-from tests.arrays import arrays, bits
+from tests.arrays import arrays, bits, same
 from tests.cases import each
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
@@ -110,16 +111,19 @@ def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
         assert [output["data"] for output in answer["outputs"]] == [finite.tolist()] * len(outputs)
 
 
-@each(
-    "text",
-    [
-        b'{"instances":[[1,2.5],[3,4]]}', b'{"instances": [1] }', b'{"instances":[]}', b'{"instances":null}',
-        b'{"instances":"a"}', b'{"instances":{"a":[1]}}', b'{"instances":[{"a":1}]}',
-        b'{"instances":[1],"instances":[2]}', b'{"instances":[1],"a":2}', b'{"instances":[1]}}', b'{"instances":[1]',
-        b'{"instances":[1]]}', b'{"instances":}', b'{"instances":', b'{"instances":}"}', b'{"instances":[1]}x',
-        b'{"instances":[NaN]}', b'{"instances":["\xff"]}', b'{"instances":[1]},"b":{}}', b'{"instances":1,"a":{}}',
-    ],
-)  # fmt: skip
+INSTANCES = [
+    b'{"instances":[[1,2.5],[3,4]]}', b'{"instances": [1] }', b'{"instances":[]}', b'{"instances":null}',
+    b'{"instances":"a"}', b'{"instances":{"a":[1]}}', b'{"instances":[{"a":1}]}',
+    b'{"instances":[1],"instances":[2]}', b'{"instances":[1],"a":2}', b'{"instances":[1]}}', b'{"instances":[1]',
+    b'{"instances":[1]]}', b'{"instances":}', b'{"instances":', b'{"instances":}"}', b'{"instances":[1]}x',
+    b'{"instances":[NaN]}', b'{"instances":["\xff"]}', b'{"instances":[1]},"b":{}}', b'{"instances":1,"a":{}}',
+    b'{"instances":[1,true]}', b'{"instances":[[1,2],[3]]}', b'{"instances":[[[1,2]],[[3,4]]]}', b'{"instances":[[],[]]}',
+    b'{"instances":[-1,18446744073709551615]}', b'{"instances":[9223372036854775808]}', b'{"instances":[1e300]}',
+    b'{"instances":[9007199254740993,1.5]}', b'{"instances":[1,-2]}', b'{"instances":[1,"2"]}', b'{"inst\\u0061nces":[1]}',
+]  # fmt: skip
+
+
+@each("text", INSTANCES)
 def test_short_instances_are_those_of_the_whole_document_or_left_alone(text: bytes) -> None:
     read = plain.read_few_instances(text)
     try:
@@ -128,6 +132,53 @@ def test_short_instances_are_those_of_the_whole_document_or_left_alone(text: byt
         assert read is None
     else:
         assert read == (document["instances"] if len(document) == 1 and text.count(b"instances") == 1 else None)
+
+
+def by_numpy(text: bytes, kind: str) -> Any:
+    """The array that numpy makes of instances that are nothing but numbers; None where there is none."""
+    try:
+        document = orjson.loads(text)
+        array = np.array(document["instances"], {"d": np.float64, "i": np.int64, "u": np.uint64}.get(kind))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+    leaves = set(map(type, np.array(document["instances"], object).ravel().tolist()))
+    alone = len(document) == 1 and text.count(b'"') == 2
+    return array if alone and leaves <= ({int, float} if kind in ("d", "any") else {int}) else None
+
+
+def read_alike(text: bytes) -> None:
+    for kind in ("d", "i", "u", "any"):
+        array = plain.read_instances(text, kind)  # type: ignore[arg-type]
+        assert array is None or same(array, by_numpy(text, kind))
+
+
+@each("text", INSTANCES)
+def test_long_instances_are_those_that_numpy_makes_or_left_alone(text: bytes) -> None:
+    read_alike(text)
+
+
+def test_plain_instances_are_taken_by_the_fast_reader() -> None:
+    pytest.importorskip("simdjson")
+    array = plain.read_instances(b'{"instances":[[1,2.5],[3,4]]}', "d")
+    assert array is not None
+    assert array.tolist() == [[1, 2.5], [3, 4]]
+
+
+LEAVES = (
+    st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-3, 3)
+    | st.booleans()
+)
+NESTED = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner).map(list), max_leaves=12
+)
+
+
+@untimed
+@given(st.lists(NESTED, max_size=4))
+def test_any_long_instances_are_those_that_numpy_makes_or_left_alone(instances: Any) -> None:
+    read_alike(orjson.dumps({"instances": instances}))
 
 
 @each(
