@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench bench-peers bench-against clean
+.PHONY: help demo unit test lint check bench bench-peers bench-against clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +15,10 @@ help: ## list the verbs
 demo: $(INSTALLED) ## serve the digits example on two workers and ask it (KEEP=1 leaves it running)
 	$(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
 
-test: $(INSTALLED) ## run the tests, JOBS=2 files at a time
+unit: $(INSTALLED) ## run the tests that start no server and try few examples, in less than 20 seconds
+	$(BIN)/python -m pytest -n $(JOBS) -m "not e2e and not exhaustive" --hypothesis-profile=unit $(ARGS)
+
+test: $(INSTALLED) ## run all tests, JOBS=2 files at a time
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict

@@ -1,5 +1,7 @@
 """Random tensors of every datatype, of ranks 0 to 4 and with sizes of zero, for tests by hypothesis."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -28,6 +30,12 @@ def arrays(datatype: str, json: bool = False) -> st.SearchStrategy[Array]:
 def _is_finite(array: Array) -> bool:
     with np.errstate(all="ignore"):  # numpy warns of a NaN of BF16, on some processors
         return bool(np.isfinite(array.astype(np.float64)).all())
+
+
+def bits(array: Array) -> Any:
+    """All that can be told of an array."""
+    contents = array.tolist() if array.dtype.kind == "O" else array.tobytes()
+    return array.dtype, array.shape, contents, array.flags.writeable
 
 
 def same(one: Array, other: Array) -> bool:

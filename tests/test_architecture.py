@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import mpserve
+from tests.cases import each
 
 ROOT = Path(mpserve.__file__).parent
 MAX_LINES = 400
@@ -104,7 +105,7 @@ def own_imports(module: str) -> set[str]:
     return {name if name in MODULES else f"{name}.__init__" for name in names}
 
 
-@pytest.mark.parametrize("module", MODULES)
+@each("module", MODULES)
 def test_imports_go_down(module: str) -> None:
     floor = FLOORS[place(module)]
     for other in own_imports(module):
@@ -121,7 +122,7 @@ def test_no_imports_go_in_a_circle() -> None:
         pytest.fail(f"imports go in a circle: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("module", MODULES)
+@each("module", MODULES)
 def test_no_floor_knows_what_it_must_not(module: str) -> None:
     known = {f"{name}." for name in imported(module)}
     assert not {name for name in known for other in FORBIDDEN[place(module)] if name.startswith(f"{other}.")}
@@ -137,7 +138,7 @@ def test_one_folder_knows_uvicorn_and_httptools_and_knows_no_application() -> No
         assert {name for name in own_imports(module) if FLOORS[place(name)] > 0} <= server
 
 
-@pytest.mark.parametrize("module", MODULES)
+@each("module", MODULES)
 def test_multiprocessing_is_never_named(module: str) -> None:
     """Not imported, not looked up, not found by a string. prometheus_client's ``multiprocess`` is another thing."""
     docstrings = {
@@ -158,12 +159,12 @@ def test_multiprocessing_is_never_named(module: str) -> None:
         assert not any(re.search(r"\bmultiprocessing\b", name) for name in named), ast.dump(node)
 
 
-@pytest.mark.parametrize("module", OURS)
+@each("module", OURS)
 def test_imports_are_absolute(module: str) -> None:
     assert not [node.lineno for node in ast.walk(TREES[module]) if isinstance(node, ast.ImportFrom) and node.level]
 
 
-@pytest.mark.parametrize("module", [name for name, path in OURS.items() if path.read_text().strip()])
+@each("module", [name for name, path in OURS.items() if path.read_text().strip()])
 def test_every_module_says_what_it_does(module: str) -> None:
     assert ast.get_docstring(TREES[module])
 
@@ -172,7 +173,7 @@ def test_only_package_files_are_empty() -> None:
     assert {path.name for path in OURS.values() if not path.read_text().strip()} <= {"__init__.py"}
 
 
-@pytest.mark.parametrize("module", OURS)
+@each("module", OURS)
 def test_no_module_outgrows_its_reader(module: str) -> None:
     assert len(OURS[module].read_text().splitlines()) <= MAX_LINES
 
@@ -195,8 +196,8 @@ def test_one_module_touches_shared_memory() -> None:
     assert mapping == {"mpserve.scoreboard", "mpserve.serving.regions"}
 
 
-@pytest.mark.parametrize(
-    ("module", "absent"),
+@each(
+    "module, absent",
     [
         ("mpserve", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
         ("mpserve.prefork.application", FRAMEWORKS | NUMPY | HTTP | GRPC),

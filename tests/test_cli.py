@@ -11,6 +11,8 @@ import pytest
 from mpserve.version import VERSION
 from tests.running import free_port, serving
 
+pytestmark = pytest.mark.e2e
+
 COMMAND = (sys.executable, "-m", "mpserve")
 ONE = "from mpserve import Model\n\nclass One(Model):\n    name = 'one'\n"
 

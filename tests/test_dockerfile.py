@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.running import free_port
+
+pytestmark = pytest.mark.e2e
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "run_dockerfile.py"
 

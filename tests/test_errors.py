@@ -2,11 +2,10 @@
 
 import inspect
 
-import pytest
-
 from mpserve import errors
 from mpserve.errors import AcceleratorInMaster, Code, ConfigurationError, InvalidInput, MPServeError, PayloadTooLarge
 from mpserve.http.responses import STATUS
+from tests.cases import each
 
 CLASSES = [
     value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, MPServeError)
@@ -15,7 +14,7 @@ CLASSES = [
 CLIENTS = {"AlreadyExists", "InvalidInput", "PayloadTooLarge", "UnsupportedEncoding", "ModelNotFound", "RegionNotFound"}
 
 
-@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+@each("error", CLASSES)
 def test_every_error_has_a_status_that_blames_the_right_side(error: type[MPServeError]) -> None:
     assert STATUS[error.code] // 100 == (4 if error.__name__ in CLIENTS else 5)
 
@@ -38,8 +37,8 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         assert error.__name__ in errors.__doc__
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
+@each(
+    "error, words",
     [
         (errors.ModelNotFound("m"), "Model with name m does not exist."),
         (errors.ModelNotFound("m", "(version 7)"), "Model with name m does not exist. (version 7)"),
@@ -54,8 +53,8 @@ def test_the_words_are_the_sdks(error: MPServeError, words: str) -> None:
     assert str(error) == words
 
 
-@pytest.mark.parametrize(
-    ("error", "base"),
+@each(
+    "error, base",
     [
         (errors.InvalidInput, ValueError),
         (errors.InferenceError, RuntimeError),

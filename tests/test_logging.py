@@ -25,6 +25,7 @@ from mpserve.logging import (
     set_slot,
 )
 from mpserve.settings import Settings
+from tests.cases import each
 
 ROUTED = ("mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")
 
@@ -120,19 +121,13 @@ def test_a_json_line_holds_the_traceback_and_the_stack_as_text() -> None:
     assert content["stack"] == "Stack (most recent call last):"
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
+@each(
+    "value, expected",
     [
-        (0.25, 0.25),
-        ([1, "two"], [1, "two"]),
-        (np.float32(0.5), 0.5),
-        (float("nan"), None),
-        (Path("/mnt/models"), "/mnt/models"),
-        (2**70, 2**70),
-        ("\ud800", "\ud800"),
-        ({1: "one"}, {"1": "one"}),
+        (0.25, 0.25), ([1, "two"], [1, "two"]), (np.float32(0.5), 0.5), (float("nan"), None),
+        (Path("/mnt/models"), "/mnt/models"), (2**70, 2**70), ("\ud800", "\ud800"), ({1: "one"}, {"1": "one"}),
     ],
-)
+)  # fmt: skip
 def test_a_json_line_holds_what_was_passed_as_extra(value: object, expected: object) -> None:
     assert as_json(record(extra={"detail": value}))["detail"] == expected
 
@@ -153,7 +148,7 @@ def test_extra_names_the_model_and_slot_that_a_line_is_about() -> None:
 
 
 @pytest.mark.usefixtures("restored_logging")
-@pytest.mark.parametrize("name", ROUTED)
+@each("name", ROUTED)
 def test_every_server_s_logger_writes_once_to_stderr(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
@@ -177,8 +172,8 @@ def test_lines_are_json_objects_if_asked_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("restored_logging")
-@pytest.mark.parametrize(
-    ("level", "of_mpserve", "of_uvicorn"),
+@each(
+    "level, of_mpserve, of_uvicorn",
     [
         ("debug", logging.DEBUG, logging.WARNING),
         ("info", logging.INFO, logging.WARNING),

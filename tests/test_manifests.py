@@ -14,6 +14,7 @@ import yaml
 from mpserve import Model, asgi_app
 from mpserve.settings import Settings, parse
 from mpserve.version import VERSION
+from tests.cases import each
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKER = ROOT / "scripts" / "check_manifests.py"
@@ -98,25 +99,20 @@ def widget(**spec: Any) -> dict[str, Any]:
     return manifest
 
 
-@pytest.mark.parametrize(
+@each(
     "manifest",
     [
-        widget(),
-        widget(target=8080),
-        widget(target="http"),
-        widget(note=None),
-        widget(note="text"),
-        widget(free={"anything": [1, {"goes": None}]}),
-        widget(labels={"any": "name"}),
+        widget(), widget(target=8080), widget(target="http"), widget(note=None), widget(note="text"),
+        widget(free={"anything": [1, {"goes": None}]}), widget(labels={"any": "name"}),
         widget(ports=[{"port": 1}, {"port": 1, "protocol": "UDP"}, {"port": 2}]),
     ],
-)
+)  # fmt: skip
 def test_a_valid_manifest_has_no_faults(checker: ModuleType, crds: Path, manifest: dict[str, Any]) -> None:
     assert checker.faults(manifest, checker.load_schemas(crds)) == []
 
 
-@pytest.mark.parametrize(
-    ("manifest", "place", "reason"),
+@each(
+    "manifest, place, reason",
     [
         (widget(colour="red"), "$.spec", "'colour' was unexpected"),
         (widget(size="1"), "$.spec.size", "'1' is not of type 'integer'"),

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
 from mpserve import metrics
+from tests.cases import each
 
 # What every test's process begins with: a master that is configured, metrics of mpserve and of the user, and workers
 # that are forked for a slot, count, and end as they are told.
@@ -179,15 +180,15 @@ def test_the_stages_have_the_sdks_names_and_label() -> None:
     """)
 
 
-@pytest.mark.parametrize(
-    ("accept", "content_type"),
+@each(
+    "accept, content_type",
     [
         ("", "text/plain; version="),
         ("text/plain", "text/plain; version="),
         ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0"),
     ],
 )
-@pytest.mark.parametrize("mode", ["of all workers", "of this process"])
+@each("mode", ["of all workers", "of this process"])
 def test_the_format_is_the_one_that_is_accepted(accept: str, content_type: str, mode: str) -> None:
     program = """
     from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -269,7 +270,7 @@ def test_a_directory_that_is_not_there_is_refused_in_words(tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize("number", [0, 1, metrics.Durations.FULL - 1, metrics.Durations.FULL, 5000])
+@each("number", [0, 1, metrics.Durations.FULL - 1, metrics.Durations.FULL, 5000])
 def test_durations_noted_by_several_threads_are_each_counted_once_in_their_bucket(number: int) -> None:
     bounds = (0.1, 0.5, 1.0)
     histogram = Histogram("waits", "Waits.", buckets=bounds, registry=CollectorRegistry())

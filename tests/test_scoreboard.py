@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mpserve.scoreboard import CELLS, MODELS, SLOTS, Row, Scoreboard, State
+from tests.cases import each
 
 # Python 3.12 warns of any fork of a process with threads, and other tests may have left some.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -64,7 +65,7 @@ def test_a_row_is_three_cache_lines_of_which_every_cell_is_named_once() -> None:
     assert bytes(board.row(0).cells) == bytes(192)
 
 
-@pytest.mark.parametrize("bit", [0, 62, 63, 64, 125, 126, MODELS - 1])
+@each("bit", [0, 62, 63, 64, 125, 126, MODELS - 1])
 def test_each_of_several_hundred_models_has_a_bit_of_its_own(bit: int) -> None:
     board = board_of((State.READY, 1 << bit, True))
     assert [other for other in range(MODELS) if board.model_ready(other)] == [bit]
@@ -93,7 +94,7 @@ def test_the_servers_own_facts_are_kept_apart_from_the_rows() -> None:
     assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, False)
 
 
-@pytest.mark.parametrize("value", [0, 1, -1, 2**62, -(2**63), 2**63 - 1])
+@each("value", [0, 1, -1, 2**62, -(2**63), 2**63 - 1])
 def test_a_cell_holds_any_integer_of_64_bits(value: int) -> None:
     row = Scoreboard(1).row(0)
     row.age = value
@@ -140,16 +141,12 @@ def test_a_worker_killed_by_sigkill_leaves_ready_standing_and_is_not_live() -> N
     assert (list(board.used()), board.live()) == ([row], [])
 
 
-@pytest.mark.parametrize(
-    ("state", "live"),
+@each(
+    "state, live",
     [
-        (State.EMPTY, False),
-        (State.LOADING, True),
-        (State.READY, True),
-        (State.DRAINING, True),
-        (State.EXITED, False),
+        (State.EMPTY, False), (State.LOADING, True), (State.READY, True), (State.DRAINING, True), (State.EXITED, False),
     ],
-)
+)  # fmt: skip
 def test_a_rows_life_is_told_by_its_state_first(state: State, live: bool) -> None:
     assert board_of((state, 0, True)).row(0).is_live() is live
 
@@ -183,27 +180,27 @@ def test_the_first_empty_row_ends_those_in_use() -> None:
 READY, DRAINING, EXITED, LOADING = State.READY, State.DRAINING, State.EXITED, State.LOADING
 
 
-@pytest.mark.parametrize(
-    ("rows", "any_ready"),
+@each(
+    "rows, any_ready",
     [
-        pytest.param([], False, id="nobody"),
-        pytest.param([(READY, 1, True)], True, id="one"),
-        pytest.param([(READY, 1, False), (READY, 1, True)], True, id="one of them is dead"),
-        pytest.param([(READY, 1, False)], False, id="the only one is dead"),
-        pytest.param([(LOADING, 0, True), (DRAINING, 1, True), (EXITED, 1, False)], False, id="none is ready"),
+        ([], False),  # nobody
+        ([(READY, 1, True)], True),  # one
+        ([(READY, 1, False), (READY, 1, True)], True),  # one of them is dead
+        ([(READY, 1, False)], False),  # the only one is dead
+        ([(LOADING, 0, True), (DRAINING, 1, True), (EXITED, 1, False)], False),  # none is ready
     ],
 )
 def test_any_ready_is_one_live_worker_that_is_ready(rows: list[tuple[State, int, bool]], any_ready: bool) -> None:
     assert board_of(*rows).any_ready() is any_ready
 
 
-@pytest.mark.parametrize(
-    ("rows", "ready"),
+@each(
+    "rows, ready",
     [
-        pytest.param([(READY, 0b01, True)], [True, False], id="only the first model"),
-        pytest.param([(READY, 0b01, True), (READY, 0b10, True)], [True, True], id="each in another worker"),
-        pytest.param([(READY, 0b11, False)], [False, False], id="dead"),
-        pytest.param([(DRAINING, 0b11, True)], [False, False], id="draining"),
+        ([(READY, 0b01, True)], [True, False]),  # only the first model
+        ([(READY, 0b01, True), (READY, 0b10, True)], [True, True]),  # each in another worker
+        ([(READY, 0b11, False)], [False, False]),  # dead
+        ([(DRAINING, 0b11, True)], [False, False]),  # draining
     ],
 )
 def test_a_model_is_ready_if_a_ready_worker_can_answer_for_it(
@@ -213,23 +210,23 @@ def test_a_model_is_ready_if_a_ready_worker_can_answer_for_it(
     assert [board.model_ready(index) for index in range(2)] == ready
 
 
-@pytest.mark.parametrize(
-    ("wanted", "rows", "all_ready"),
+@each(
+    "wanted, rows, all_ready",
     [
-        pytest.param(2, [(READY, 0b11, True), (READY, 0b11, True)], True, id="all"),
-        pytest.param(2, [(READY, 0b11, True)], False, id="one has not come yet"),
-        pytest.param(2, [(READY, 0b11, True), (LOADING, 0, True)], False, id="one loads"),
-        pytest.param(2, [(READY, 0b11, True), (READY, 0b01, True)], False, id="one lacks a model"),
-        pytest.param(2, [(READY, 0b11, True), (READY, 0b11, False)], False, id="one is dead"),
-        pytest.param(2, [(READY, 0b11, True), (EXITED, 0b11, False)], True, id="one was retired (TTOU)"),
-        pytest.param(2, [(READY, 0b11, True), (DRAINING, 0b11, False)], True, id="one was retired, and killed in it"),
-        pytest.param(1, [(DRAINING, 0b11, True), (READY, 0b11, True)], True, id="its elder drains (HUP)"),
-        pytest.param(1, [(READY, 0b11, True), (LOADING, 0, True)], False, id="its successor loads (HUP)"),
-        pytest.param(1, [(READY, 0b11, True), (LOADING, 0, False)], True, id="its successor died, nobody follows"),
-        pytest.param(3, [(READY, 0b11, True), (LOADING, 0, False), (READY, 0b11, True)], False, id="too few are left"),
-        pytest.param(1, [(EXITED, 0b11, False)], False, id="the last was retired"),
-        pytest.param(1, [(DRAINING, 0b11, True)], False, id="the last is draining"),
-        pytest.param(0, [(READY, 0b11, True)], True, id="nobody asked for a number"),
+        (2, [(READY, 0b11, True), (READY, 0b11, True)], True),  # all
+        (2, [(READY, 0b11, True)], False),  # one has not come yet
+        (2, [(READY, 0b11, True), (LOADING, 0, True)], False),  # one loads
+        (2, [(READY, 0b11, True), (READY, 0b01, True)], False),  # one lacks a model
+        (2, [(READY, 0b11, True), (READY, 0b11, False)], False),  # one is dead
+        (2, [(READY, 0b11, True), (EXITED, 0b11, False)], True),  # one was retired (TTOU)
+        (2, [(READY, 0b11, True), (DRAINING, 0b11, False)], True),  # one was retired, and killed in it
+        (1, [(DRAINING, 0b11, True), (READY, 0b11, True)], True),  # its elder drains (HUP)
+        (1, [(READY, 0b11, True), (LOADING, 0, True)], False),  # its successor loads (HUP)
+        (1, [(READY, 0b11, True), (LOADING, 0, False)], True),  # its successor died, nobody follows
+        (3, [(READY, 0b11, True), (LOADING, 0, False), (READY, 0b11, True)], False),  # too few are left
+        (1, [(EXITED, 0b11, False)], False),  # the last was retired
+        (1, [(DRAINING, 0b11, True)], False),  # the last is draining
+        (0, [(READY, 0b11, True)], True),  # nobody asked for a number
     ],
 )
 def test_all_ready_waits_for_all_that_should_be_there_and_misses_no_retired_one(

@@ -16,6 +16,7 @@ from mpserve import Model, ModelServer, PredictorConfig, asgi_app
 from mpserve.errors import ConfigurationError
 from mpserve.server import find
 from mpserve.settings import Settings
+from tests.cases import each
 
 
 class Echo(Model):
@@ -75,8 +76,8 @@ def test_a_model_is_registered_under_a_second_name_and_keeps_its_own() -> None:
     assert server.models[1] is model
 
 
-@pytest.mark.parametrize(
-    ("models", "words"),
+@each(
+    "models, words",
     [
         (Echo(), r"expected a list of models, got .*Echo.*: start\(\[model\]\)"),
         (["echo"], r"expected instances of mpserve\.Model, got 'echo'"),
@@ -149,6 +150,7 @@ def test_a_target_comes_before_a_model_directory(tmp_path: Path) -> None:
     assert source.obtain().name == "one"
 
 
+@pytest.mark.e2e
 def test_every_public_name_can_be_imported_and_no_other() -> None:
     assert set(dir(mpserve)) == set(mpserve.__all__)
     for name in mpserve.__all__:

@@ -11,6 +11,7 @@ import pytest
 from mpserve.errors import ConfigurationError
 from mpserve.options import options_of
 from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser, documentation, parse
+from tests.cases import each
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = options_of(Settings)
@@ -96,16 +97,16 @@ def test_settings_cannot_be_changed() -> None:
         Settings().workers = 2  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("name", "text", "value"), READ)
+@each("name, text, value", READ)
 def test_an_option_is_read_from_its_variable(name: str, text: str, value: object) -> None:
     settings = Settings.from_environment({f"MPSERVE_{name.upper()}": text}, **NEEDED_TOO.get(name, {}))
     got = getattr(settings, name)
     assert (got, type(got)) == (value, type(value))
 
 
-@pytest.mark.parametrize("separators", ["as declared", "_", "-"])
-@pytest.mark.parametrize("joint", ["=", " "])
-@pytest.mark.parametrize(("name", "text", "value"), [sample for sample in READ if sample[0] != "target"])
+@each("separators", ["as declared", "_", "-"])
+@each("joint", ["=", " "])
+@each("name, text, value", [sample for sample in READ if sample[0] != "target"])
 def test_a_flag_is_read_in_both_spellings(name: str, text: str, value: object, joint: str, separators: str) -> None:
     declared = next(option.flag for option in OPTIONS if option.name == name)
     assert declared is not None
@@ -116,7 +117,7 @@ def test_a_flag_is_read_in_both_spellings(name: str, text: str, value: object, j
     assert (parsed.ignored, parsed.unknown) == ([], [])
 
 
-@pytest.mark.parametrize(("name", "text", "value"), READ)
+@each("name, text, value", READ)
 def test_an_option_is_read_from_text_and_from_its_own_type_alike(name: str, text: str, value: object) -> None:
     more: dict[str, Any] = NEEDED_TOO.get(name, {})
     assert Settings(**{name: text, **more}) == Settings(**{name: value, **more})
@@ -130,7 +131,7 @@ def test_flags_of_the_sdk_keep_their_spelling() -> None:
     assert flags["target"] is None
 
 
-@pytest.mark.parametrize(("name", "text"), REFUSED)
+@each("name, text", REFUSED)
 def test_a_bad_value_is_refused_naming_option_value_and_expectation(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         Settings.from_environment({f"MPSERVE_{name.upper()}": text})
@@ -140,8 +141,8 @@ def test_a_bad_value_is_refused_naming_option_value_and_expectation(name: str, t
     assert f"got {text!r}, expected " in message
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
+@each(
+    "option, message",
     [
         (
             {"http_port": 65536},
@@ -169,25 +170,18 @@ def test_the_refusal_says_what_to_mend(option: dict[str, Any], message: str) -> 
         Settings(**option)
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
+@each(
+    "text, size",
     [
-        ("1000", 1000),
-        ("64MiB", 64 * 1024**2),
-        ("64Mi", 64 * 1024**2),
-        ("64mib", 64 * 1024**2),
-        ("1GB", 10**9),
-        ("1G", 10**9),
-        ("1.5 kB", 1500),
-        ("2TiB", 2 * 1024**4),
-        ("10B", 10),
+        ("1000", 1000), ("64MiB", 64 * 1024**2), ("64Mi", 64 * 1024**2), ("64mib", 64 * 1024**2), ("1GB", 10**9),
+        ("1G", 10**9), ("1.5 kB", 1500), ("2TiB", 2 * 1024**4), ("10B", 10),
     ],
-)
+)  # fmt: skip
 def test_sizes_are_understood_as_people_write_them(text: str, size: int) -> None:
     assert Settings.from_environment({"MPSERVE_MAX_BODY_SIZE": text}).max_body_size == size
 
 
-@pytest.mark.parametrize("text", ["", "-1", "MiB", "1iB", "1e6", "1MiBB", "0x10"])
+@each("text", ["", "-1", "MiB", "1iB", "1e6", "1MiBB", "0x10"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="max_body_size"):
         Settings(max_body_size=text)  # type: ignore[arg-type]
@@ -197,8 +191,8 @@ def test_a_path_object_is_a_path() -> None:
     assert Settings(model_dir=PurePosixPath("/mnt/models")).model_dir == "/mnt/models"  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("variable", "text", "name", "value"),
+@each(
+    "variable, text, name, value",
     [
         ("WEB_CONCURRENCY", "3", "workers", 3),
         ("KSERVE_TLS_CERT_FILE", "tls.pem", "ssl_certfile", "tls.pem"),
@@ -238,9 +232,7 @@ def test_an_override_that_is_none_is_not_given() -> None:
     assert parse(["--workers=2"], {}, workers=None, max_threads=None) == parse(["--workers=2"], {})
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("worker", "worker: .* workers"), ("zzz", "zzz: .* access_log or .* workers")]
-)
+@each("name, expected", [("worker", "worker: .* workers"), ("zzz", "zzz: .* access_log or .* workers")])
 def test_an_unknown_override_is_refused_naming_the_closest(name: str, expected: str) -> None:
     with pytest.raises(ConfigurationError, match=expected):
         Settings.from_environment({}, **{name: 1})
@@ -248,8 +240,8 @@ def test_an_unknown_override_is_refused_naming_the_closest(name: str, expected: 
         parse([], {}, **{name: 1})
 
 
-@pytest.mark.parametrize(
-    ("argv", "target", "unknown"),
+@each(
+    "argv, target, unknown",
     [
         (["m.py"], "m.py", []),
         (["m.py", "--workers", "2"], "m.py", []),
@@ -276,19 +268,19 @@ def test_the_target_is_told_from_values_and_from_what_is_unknown(
     assert parsed.unknown == unknown
 
 
-@pytest.mark.parametrize("argv", [["--http_port"], ["--http-port", "--workers", "2"], ["m.py", "--model_name"]])
+@each("argv", [["--http_port"], ["--http-port", "--workers", "2"], ["m.py", "--model_name"]])
 def test_a_flag_without_its_value_is_refused(argv: list[str]) -> None:
     with pytest.raises(ConfigurationError, match=r"^--(http[_-]port|model_name): got no value, expected a "):
         parse(argv, {})
 
 
-@pytest.mark.parametrize("text", ["y", "yes", "t", "true", "on", "1", "True", "YES"])
+@each("text", ["y", "yes", "t", "true", "on", "1", "True", "YES"])
 def test_a_switch_is_turned_on_by(text: str) -> None:
     assert parse(["--access_log", text], {}).settings.access_log is True
     assert parse([f"--access-log={text}"], {}).settings.access_log is True
 
 
-@pytest.mark.parametrize("text", ["n", "no", "f", "false", "off", "0", "False"])
+@each("text", ["n", "no", "f", "false", "off", "0", "False"])
 def test_a_switch_is_turned_off_by(text: str) -> None:
     environ = {"MPSERVE_ACCESS_LOG": "1"}
     assert parse(["--access_log", text], environ).settings.access_log is False
@@ -300,8 +292,8 @@ def test_a_switch_alone_is_on() -> None:
     assert parse(["--access_log", "--workers", "2"], {}).settings.access_log is True
 
 
-@pytest.mark.parametrize("name", KSERVE_FLAGS_IGNORED)
-@pytest.mark.parametrize("separator", ["_", "-"])
+@each("name", KSERVE_FLAGS_IGNORED)
+@each("separator", ["_", "-"])
 def test_a_flag_of_the_sdk_without_effect_is_accepted_with_its_value(name: str, separator: str) -> None:
     flag = "--" + name.replace("_", separator)
     parsed = parse([flag, "7", "m.py"], {})

@@ -7,6 +7,8 @@ from benchmarks.peers.servers import MPSERVE, Server
 from benchmarks.peers.workloads import SMALL, V1_SMALL
 from tests.running import eventually
 
+pytestmark = pytest.mark.e2e
+
 
 def test_a_server_is_asked_measured_and_ended_with_all_its_processes() -> None:
     running = Running(MPSERVE, os.sched_getaffinity(0), workers=2)

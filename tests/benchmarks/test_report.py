@@ -1,10 +1,9 @@
 from pathlib import Path
 
-import pytest
-
 from benchmarks.peers import report
 from benchmarks.peers.results import Record, Results
 from benchmarks.peers.targets import TARGETS
+from tests.cases import each
 
 RESULTS = Results({}, [])
 
@@ -15,7 +14,7 @@ def test_only_what_is_between_the_markers_is_written() -> None:
     assert report.filled(document, {"cpu": "new"}) == want
 
 
-@pytest.mark.parametrize("document", [report.DOCUMENT, report.README], ids=lambda path: path.name)
+@each("document", [report.DOCUMENT, report.README])
 def test_every_marker_of_the_documents_is_known(document: Path) -> None:
     found = {name for _, name, _ in report.MARKER.findall(document.read_text())}
     assert found

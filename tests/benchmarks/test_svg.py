@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.peers import svg
 from benchmarks.peers.svg import Bar
+from tests.cases import each
 
 TEXT = "{http://www.w3.org/2000/svg}text"
 
@@ -24,7 +25,7 @@ def test_a_bar_without_a_value_is_left_out() -> None:
     assert "gone" not in said
 
 
-@pytest.mark.parametrize("log", [True, False])
+@each("log", [True, False])
 def test_lines_are_named_at_their_ends(log: bool) -> None:
     said = words(svg.lines("t", "s", ["1", "4"], {"ours": [1.0, 4.0], "theirs": [2.0, 40.0]}, "ms", log=log))
     assert {"ours  4", "theirs  40"} <= set(said)
@@ -36,7 +37,7 @@ def test_labels_are_kept_apart_in_their_order() -> None:
     assert far == 300.0
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.3, 44.0), (1.0, 1.0), (0.021, 980.0)])
+@each("low, high", [(0.3, 44.0), (1.0, 1.0), (0.021, 980.0)])
 def test_logarithmic_ticks_enclose_the_values(low: float, high: float) -> None:
     ticks = svg.log_ticks(low, high)
     assert ticks[0] <= low
@@ -44,7 +45,7 @@ def test_logarithmic_ticks_enclose_the_values(low: float, high: float) -> None:
     assert ticks == sorted(set(ticks))
 
 
-@pytest.mark.parametrize("high", [0.7, 9.0, 309.0, 1422.0])
+@each("high", [0.7, 9.0, 309.0, 1422.0])
 def test_even_ticks_reach_from_nothing_to_above_the_highest(high: float) -> None:
     ticks = svg.even_ticks(high)
     assert ticks[0] == 0
@@ -52,8 +53,6 @@ def test_even_ticks_reach_from_nothing_to_above_the_highest(high: float) -> None
     assert 4 <= len(ticks) <= 9
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(0.0123, "0.012"), (1.0, "1"), (17.26, "17.3"), (309.4, "309"), (83_860.0, "83,900")]
-)
+@each("value, said", [(0.0123, "0.012"), (1.0, "1"), (17.26, "17.3"), (309.4, "309"), (83_860.0, "83,900")])
 def test_values_are_short(value: float, said: str) -> None:
     assert svg.short(value) == said

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.peers.apps import models
 from benchmarks.peers.workloads import BINARY, MEDIUM, MLP, SMALL, V1_SMALL, Workload, WrongAnswer
+from tests.cases import each
 
 
 def answer(workload: Workload, x: np.ndarray) -> tuple[dict[str, str], bytes]:
@@ -18,7 +19,7 @@ def answer(workload: Workload, x: np.ndarray) -> tuple[dict[str, str], bytes]:
     return {"inference-header-content-length": str(len(head))}, head + x.tobytes()
 
 
-@pytest.mark.parametrize("workload", [SMALL, MEDIUM, BINARY, V1_SMALL])
+@each("workload", [SMALL, MEDIUM, BINARY, V1_SMALL])
 def test_the_right_answer_passes_and_another_does_not(workload: Workload) -> None:
     workload.check(workload.x, *answer(workload, workload.x))
     wrong = workload.x.copy()
@@ -27,12 +28,13 @@ def test_the_right_answer_passes_and_another_does_not(workload: Workload) -> Non
         workload.check(workload.x, *answer(workload, wrong))
 
 
-@pytest.mark.parametrize("words", [b"", b"{}", b'{"outputs": []}', b'{"outputs": [{"shape": [1, 4], "data": [1]}]}'])
+@each("words", [b"", b"{}", b'{"outputs": []}', b'{"outputs": [{"shape": [1, 4], "data": [1]}]}'])
 def test_what_is_no_answer_is_a_wrong_one(words: bytes) -> None:
     with pytest.raises(WrongAnswer):
         SMALL.check(SMALL.x, {}, words)
 
 
+@pytest.mark.e2e
 def test_the_torch_model_is_the_one_that_numpy_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "MODEL", "mlp")
     x = MLP.other_x(1)

@@ -11,6 +11,7 @@ import pytest
 
 import mpserve
 from mpserve.compat.names import NAMES
+from tests.cases import each
 from tests.documents import ROOT
 
 FRAMES = ("numpy", "starlette", "google", "grpc", "torch")
@@ -40,8 +41,8 @@ def test_every_name_that_is_lent_is_there() -> None:
     printed("\n".join([*(f"import {module}" for module in NAMES), *lines]))
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
+@each(
+    "theirs, ours",
     [
         ("kserve.Model", "mpserve.Model"),
         ("kserve.model_server.ModelServer", "mpserve.ModelServer"),
@@ -69,8 +70,8 @@ def test_nothing_is_imported_before_a_script_asks_for_it() -> None:
     assert not {name.partition(".")[0] for name in json.loads(printed(code))} & set(FRAMES)
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
+@each(
+    "code, words",
     [
         ("from kserve import KServeClient", "kserve.KServeClient is not lent: .* install kserve for its clients"),
         ("from kserve import V1beta1PredictorSpec", "kserve.V1beta1PredictorSpec is not lent: "),

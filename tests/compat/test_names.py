@@ -15,6 +15,7 @@ from mpserve.compat import errors, flags, utils
 from mpserve.compat.logging import configure_logging
 from mpserve.compat.storage import Storage
 from mpserve.errors import Code, ConfigurationError, MPServeError
+from tests.cases import each
 
 
 def test_a_script_declares_flags_of_its_own_beside_the_sdks() -> None:
@@ -34,8 +35,8 @@ def test_what_the_environment_says_is_the_default_of_a_flag(monkeypatch: pytest.
     assert importlib.reload(flags).parser.parse_args([]).workers == 3
 
 
-@pytest.mark.parametrize(
-    ("error", "text", "code"),
+@each(
+    "error, text, code",
     [
         (errors.ServerNotLive(), "Server is not live.", Code.NOT_READY),
         (errors.UnsupportedProtocol("v3"), "Unsupported protocol v3.", Code.NOT_SUPPORTED),
@@ -54,15 +55,13 @@ def test_a_model_that_is_on_this_machine_is_used_where_it_is(tmp_path: Path, pre
     assert Storage.download(f"{prefix}{tmp_path}") == str(tmp_path)
 
 
-@pytest.mark.parametrize("arguments", [("s3://bucket/model",), ("/nowhere",), ("/", "/elsewhere")])
+@each("arguments", [("s3://bucket/model",), ("/nowhere",), ("/", "/elsewhere")])
 def test_nothing_is_downloaded(arguments: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError, match=r"expected the path of a model .* pip install kserve-storage"):
         Storage.download(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("datatype", "dtype"), [("FP32", np.float32), ("BOOL", bool), ("BYTES", object), ("INT8", "int8")]
-)
+@each("datatype, dtype", [("FP32", np.float32), ("BOOL", bool), ("BYTES", object), ("INT8", "int8")])
 def test_datatypes_and_dtypes(datatype: str, dtype: Any) -> None:
     assert utils.to_np_dtype(datatype) == np.dtype(dtype)
     assert utils.from_np_dtype(dtype) == datatype

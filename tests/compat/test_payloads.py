@@ -9,13 +9,14 @@ from mpserve.compat.payloads import (
 )
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferRequest, RequestedOutput
+from tests.cases import each
 
 
 def request(*tensors, **parameters):
     return InferRequest("m", list(tensors), "7", parameters=parameters or None)
 
 
-@pytest.mark.parametrize("array", [np.array([[b"a"], ["é".encode()]], dtype=object), np.array(["a", "é"])])
+@each("array", [np.array([[b"a"], ["é".encode()]], dtype=object), np.array(["a", "é"])])
 def test_byte_tensors_survive_the_round_trip_as_the_sdk_hands_them_round(array):
     serialized = serialize_byte_tensor(array)
     assert serialized.item() == b"\1\0\0\0a\2\0\0\0\xc3\xa9"
@@ -34,14 +35,14 @@ def test_byte_tensors_that_are_none_are_refused():
         deserialize_bytes_tensor(b"\1\0\0\0")
 
 
-@pytest.mark.parametrize("field", ["instances", "inputs"])
+@each("field", ["instances", "inputs"])
 def test_rows_of_v1_become_an_array(field):
     assert get_predict_input({field: [[1, 2], [3, 4]]}).tolist() == [[1, 2], [3, 4]]
     assert get_predict_input({field: []}).size == 0
     assert get_predict_input({field: ["a", "b"]}) == ["a", "b"]
 
 
-@pytest.mark.parametrize(
+@each(
     "instances",
     [
         [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}],
@@ -55,8 +56,8 @@ def test_objects_of_v1_become_a_dataframe_with_the_asked_columns(instances):
     assert (list(frame.columns), frame["a"].tolist(), frame["b"].tolist()) == (["b", "a"], [1, 2], ["x", "y"])
 
 
-@pytest.mark.parametrize(
-    ("payload", "message"),
+@each(
+    "payload, message",
     [
         ({}, 'Expected "inputs" or "instances" to be a list'),
         ({"instances": 5}, "to be a list"),
@@ -90,8 +91,8 @@ def test_a_result_of_v1_is_predictions():
     assert get_predict_response({}, ["a"], "m") == {"predictions": ["a"]}
 
 
-@pytest.mark.parametrize(
-    ("result", "shape", "datatype", "values"),
+@each(
+    "result, shape, datatype, values",
     [
         (np.array([[1.5]]), [1, 1], "FP64", [[1.5]]),
         ([1, 2], [2], "INT64", [1, 2]),

@@ -6,6 +6,7 @@ import pytest
 from mpserve import Model
 from mpserve.compat.repository import Library, ModelRepository
 from mpserve.errors import ModelLoadError
+from tests.cases import each
 
 
 class Loading(ModelRepository):
@@ -67,7 +68,7 @@ def test_what_can_be_asked_for_are_the_folders(repository: Loading, tmp_path: Pa
     assert Library(ModelRepository("/nowhere")).names() == []
 
 
-@pytest.mark.parametrize("repository", [Loading(), ModelRepository()], ids=["gives False", "loads nothing"])
+@each("repository", [Loading(), ModelRepository()])
 def test_a_repository_that_loads_no_model_is_told_so(repository: ModelRepository) -> None:
     with pytest.raises(ModelLoadError, match=r"\.load\('bad'\) has loaded no model of that name"):
         Library(repository).source("bad").obtain()

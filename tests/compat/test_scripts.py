@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import joblib
 import pytest
-from sklearn.tree import DecisionTreeClassifier
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call
 from tests.running import Server, eventually, free_port, running, serving
+
+pytestmark = pytest.mark.e2e
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -171,6 +171,9 @@ def test_a_script_that_imports_nest_asyncio_gets_a_loop_it_can_nest_in(tmp_path:
 
 
 def grow(folder: Path, *, answers: list[int]) -> None:
+    import joblib
+    from sklearn.tree import DecisionTreeClassifier
+
     """Put a tree that predicts these for 0 and 1 into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     joblib.dump(DecisionTreeClassifier().fit([[0.0], [1.0]], answers), folder / "model.joblib")

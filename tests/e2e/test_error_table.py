@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from tests.error_table import CASES, GOOD, JSON_HEADERS, MAX_BODY_SIZE, PREPARATION, Case
 from tests.running import Server, serving
 
@@ -42,7 +43,7 @@ def request(
     return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@each("case", CASES)
 def test_a_fault_is_told_and_leaves_the_connection_usable(connection: http.client.HTTPConnection, case: Case) -> None:
     status, headers, body = request(connection, case.method, case.path, case.body, case.headers)
     answer = json.loads(body)

@@ -1,11 +1,13 @@
 """What a client may send, and what it hears when it sends more. Every refusal is JSON, and nobody else notices."""
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from tests.cases import each
 from tests.e2e.wire import LIVE, SOURCE, WAYS, Wire, head, post, wire
 from tests.running import Server, serving
 
@@ -17,8 +19,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         yield running.wait_ready()
 
 
-@pytest.fixture
-def conn(server: Server) -> Iterator[Wire]:
+@contextlib.contextmanager
+def connected(server: Server) -> Iterator[Wire]:
     """A connection; another one, opened before it, must be none the worse for what happens on it."""
     with wire(server) as bystander, wire(server) as connection:
         bystander.send(LIVE)
@@ -28,8 +30,14 @@ def conn(server: Server) -> Iterator[Wire]:
         assert bystander.response().status == 200
 
 
-@pytest.mark.parametrize(
-    ("request_head", "status", "reason"),
+@pytest.fixture
+def conn(server: Server) -> Iterator[Wire]:
+    with connected(server) as connection:
+        yield connection
+
+
+@each(
+    "request_head, status, reason",
     [
         (head(b"x-big: " + b"x" * 9_000), 431, "a header field is larger than 8190 bytes"),
         (head(b"x-big: " + b"x" * 5_000_000), 431, "the request head is larger than 823094 bytes"),
@@ -46,14 +54,15 @@ def conn(server: Server) -> Iterator[Wire]:
     ],
 )
 def test_a_request_that_breaks_a_limit_is_refused_in_words(
-    conn: Wire, request_head: bytes, status: int, reason: str
+    server: Server, request_head: bytes, status: int, reason: str
 ) -> None:
-    conn.send(request_head)
-    response = conn.response()
-    assert (response.status, response.headers["content-type"]) == (status, "application/json")
-    assert reason in json.loads(response.body)["error"]
-    assert response.headers["connection"] == "close"
-    assert conn.is_closed()
+    with connected(server) as conn:
+        conn.send(request_head)
+        response = conn.response()
+        assert (response.status, response.headers["content-type"]) == (status, "application/json")
+        assert reason in json.loads(response.body)["error"]
+        assert response.headers["connection"] == "close"
+        assert conn.is_closed()
 
 
 def test_a_body_that_is_announced_too_large_is_refused_before_it_is_read(conn: Wire) -> None:
@@ -99,15 +108,14 @@ def test_pipelined_requests_are_answered_in_order(conn: Wire) -> None:
     assert bodies == [b'{"predictions":[1]}', live, b'{"predictions":[2]}', live, b'{"predictions":[3]}']
 
 
-@pytest.mark.parametrize(
-    "broken", [b"hello\r\n\r\n", head(b"x: " + b"x" * 9_000), head(b"transfer-encoding: chunked") + b"zzz\r\n"]
-)
-def test_a_refusal_waits_for_the_answers_to_earlier_requests(conn: Wire, broken: bytes) -> None:
-    conn.send(post([1], seconds=0.3) + post([2]) + broken)
-    assert conn.response().body == b'{"predictions":[1]}'
-    assert conn.response().body == b'{"predictions":[2]}'
-    assert conn.response().status in (400, 431)
-    assert conn.is_closed()
+@each("broken", [b"hello\r\n\r\n", head(b"x: " + b"x" * 9_000), head(b"transfer-encoding: chunked") + b"zzz\r\n"])
+def test_a_refusal_waits_for_the_answers_to_earlier_requests(server: Server, broken: bytes) -> None:
+    with connected(server) as conn:
+        conn.send(post([1], seconds=0.3) + post([2]) + broken)
+        assert conn.response().body == b'{"predictions":[1]}'
+        assert conn.response().body == b'{"predictions":[2]}'
+        assert conn.response().status in (400, 431)
+        assert conn.is_closed()
 
 
 def test_a_chunked_upload_is_put_together(conn: Wire) -> None:

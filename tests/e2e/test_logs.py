@@ -1,10 +1,12 @@
 """What the server says, and how."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.e2e.steered import PATH, SOURCE, ask, body, kill, let
 from tests.running import Server, eventually, serving
@@ -18,6 +20,15 @@ LOUD = SOURCE.replace(
 def lines(server: Server) -> list[dict[str, Any]]:
     """The log, every line of which must be a JSON object."""
     return [json.loads(line) for line in server.log.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that is asked and never changed."""
+    folder = tmp_path_factory.mktemp("server")
+    let(folder, "load")
+    with serving(folder, LOUD, "--workers=2", "--threads=1") as running:
+        yield running.wait_ready(workers=2)
 
 
 def test_json_lines_carry_slot_model_and_request(tmp_path: Path) -> None:
@@ -37,21 +48,10 @@ def test_json_lines_carry_slot_model_and_request(tmp_path: Path) -> None:
         assert {(line["slot"], line["model"]) for line in loaded} == {(0, "m"), (1, "m")}
 
 
-def test_a_request_without_an_id_is_given_one(tmp_path: Path) -> None:
-    let(tmp_path, "load")
-    with serving(tmp_path, LOUD) as server:
-        server.wait_ready()
-        identity = ask(server).headers["x-request-id"]
-        eventually(lambda: f"model m req {identity}] user: asked for pid" in server.log)
-
-
-def test_the_access_log_is_off_by_default(tmp_path: Path) -> None:
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE) as server:
-        server.wait_ready()
-        assert ask(server).status_code == 200
-        server.stop()
-        assert "POST" not in server.log
+def test_a_request_without_an_id_is_given_one_and_by_default_no_line_of_the_access_log(server: Server) -> None:
+    identity = ask(server).headers["x-request-id"]
+    eventually(lambda: f"model m req {identity}] user: asked for pid" in server.log)
+    assert "POST" not in server.log
 
 
 def test_access_log_writes_one_line_for_each_request(tmp_path: Path) -> None:
@@ -81,13 +81,10 @@ def test_log_config_file_is_laid_over(tmp_path: Path) -> None:
         assert "mpserve.prefork.life: worker ready" in server.log
 
 
-def test_the_start_line_names_devices_cpus_and_threads(tmp_path: Path) -> None:
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE, "--workers=2", "--threads=1") as server:
-        server.wait_ready(workers=2)
-        (line,) = (line for line in server.log.splitlines() if "native thread" in line)
-        assert "2 worker(s), all on cpu; " in line
-        assert line.endswith(" CPU(s), 1 native thread(s) each")
+def test_the_start_line_names_devices_cpus_and_threads(server: Server) -> None:
+    (line,) = (line for line in server.log.splitlines() if "native thread" in line)
+    assert "2 worker(s), all on cpu; " in line
+    assert line.endswith(" CPU(s), 1 native thread(s) each")
 
 
 def test_a_thread_that_runs_in_the_arbiter_is_named_once(tmp_path: Path) -> None:
@@ -103,11 +100,8 @@ def test_a_thread_that_runs_in_the_arbiter_is_named_once(tmp_path: Path) -> None
         assert "poller (time.sleep)" in line
 
 
-def test_a_model_that_fails_is_logged_with_its_traceback_and_its_client_hears_the_error_alone(tmp_path: Path) -> None:
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE) as server:
-        server.wait_ready()
-        answer = httpx.post(f"{server.url}{PATH}", content=body().replace(b"instances", b"nothing"))
-        assert answer.status_code == 500
-        assert answer.json() == {"error": "KeyError : 'instances'"}
-        eventually(lambda: 'payload["instances"][0]' in server.log)
+def test_a_model_that_fails_is_logged_with_its_traceback_and_its_client_hears_the_error_alone(server: Server) -> None:
+    answer = httpx.post(f"{server.url}{PATH}", content=body().replace(b"instances", b"nothing"))
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "KeyError : 'instances'"}
+    eventually(lambda: 'payload["instances"][0]' in server.log)

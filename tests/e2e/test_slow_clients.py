@@ -1,11 +1,13 @@
 """A request head has a deadline, a body that pauses and a kept-alive connection each another one."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.wire import LIVE, SOURCE, WAYS, head, post, wire
+from tests.cases import each
+from tests.e2e.wire import LIVE, SOURCE, WAYS, Wire, head, post, wire
 from tests.running import Server, serving
 
 
@@ -21,7 +23,7 @@ def test_a_silent_connection_is_closed(server: Server) -> None:
         assert conn.is_closed()
 
 
-@pytest.mark.parametrize("before", [b"", LIVE], ids=["first", "second"])
+@each("before", [b"", LIVE])
 def test_a_head_that_does_not_come_to_its_end_is_answered_with_408(server: Server, before: bytes) -> None:
     with wire(server) as conn:
         conn.send(before)
@@ -42,7 +44,7 @@ def test_a_head_is_not_late_while_the_server_answers_an_earlier_request(server: 
         assert conn.response().status == 200
 
 
-@pytest.mark.parametrize("rest", [b"", b"\r\n"])
+@each("rest", [b"", b"\r\n"])
 def test_an_idle_connection_is_closed_after_timeout_keep_alive(server: Server, rest: bytes) -> None:
     with wire(server) as conn:
         conn.send(LIVE)
@@ -56,18 +58,30 @@ LONG_BODY = head(b"content-length: %d" % len(BODY))
 CHUNKS = head(b"transfer-encoding: chunked") + b"12\r\n"
 
 
-@pytest.mark.parametrize("before", [b"", LIVE, LONG_BODY + BODY], ids=["first", "second", "known"])
-@pytest.mark.parametrize("begun", [LONG_BODY, LONG_BODY + BODY[:5], CHUNKS + BODY[:5]], ids=["none", "some", "chunk"])
-def test_a_body_that_does_not_go_on_is_answered_with_408(server: Server, before: bytes, begun: bytes) -> None:
-    with wire(server) as conn:
-        conn.send(before)
-        if before:
-            assert conn.response().status == 200
-        conn.send(begun)
-        response = conn.response()
-        assert response.status == 408
-        assert json.loads(response.body) == {"error": "nothing more of the request body came for 1.5 s"}
-        assert conn.is_closed()
+def test_a_body_that_does_not_go_on_is_answered_with_408(server: Server) -> None:
+    """All at once, since each takes as long as the server waits."""
+    with contextlib.ExitStack() as stack:
+
+        @each("before", [b"", LIVE, LONG_BODY + BODY])
+        @each("begun", [LONG_BODY, LONG_BODY + BODY[:5], CHUNKS + BODY[:5]])
+        def begin(before: bytes, begun: bytes) -> None:
+            conns[before, begun] = conn = stack.enter_context(wire(server))
+            conn.send(before)
+            if before:
+                assert conn.response().status == 200
+            conn.send(begun)
+
+        conns: dict[tuple[bytes, bytes], Wire] = {}
+        begin()
+
+        @each("before, begun", conns)
+        def end(before: bytes, begun: bytes) -> None:
+            response = conns[before, begun].response()
+            assert response.status == 408
+            assert json.loads(response.body) == {"error": "nothing more of the request body came for 1.5 s"}
+            assert conns[before, begun].is_closed()
+
+        end()
     assert "Traceback" not in server.log
 
 

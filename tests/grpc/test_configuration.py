@@ -4,7 +4,7 @@ import grpc
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.grpc.models import Double
-from tests.grpc.serving import ask, refusal, run, serving
+from tests.grpc.serving import ask, refusal, serving
 
 
 def test_the_configuration_of_a_model() -> None:
@@ -14,10 +14,7 @@ def test_the_configuration_of_a_model() -> None:
     assert list(config.output) == [pb.ModelOutput(name="y", data_type="TYPE_FP32", dims=[-1])]
 
 
-def test_an_unknown_model_has_none() -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            code, _ = await refusal(client("ModelConfig", name="nope"))
-            assert code is grpc.StatusCode.NOT_FOUND
-
-    run(test())
+async def test_an_unknown_model_has_none() -> None:
+    async with serving(Double()) as client:
+        code, _ = await refusal(client("ModelConfig", name="nope"))
+        assert code is grpc.StatusCode.NOT_FOUND

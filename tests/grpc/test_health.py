@@ -5,8 +5,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.cases import each
 from tests.grpc.models import Double
-from tests.grpc.serving import Client, refusal, run, serving
+from tests.grpc.serving import Client, refusal, serving
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -20,68 +21,55 @@ async def status(client: Client, service: str = "") -> int:
     return (await health_pb2_grpc.HealthStub(client.channel).Check(asked(service))).status
 
 
-@pytest.mark.parametrize("service", ["", "inference.GRPCInferenceService", "grpc.health.v1.Health"])
-def test_health_is_readiness(service: str) -> None:
-    async def test() -> None:
-        model = Double()
-        async with serving(model) as client:
-            assert await status(client, service) == SERVING
-            model.ready = False
-            assert await status(client, service) == NOT_SERVING
-            model.ready = True
-            assert await status(client, service) == SERVING
-
-    run(test())
+@each("service", ["", "inference.GRPCInferenceService", "grpc.health.v1.Health"])
+async def test_health_is_readiness(service: str) -> None:
+    model = Double()
+    async with serving(model) as client:
+        assert await status(client, service) == SERVING
+        model.ready = False
+        assert await status(client, service) == NOT_SERVING
+        model.ready = True
+        assert await status(client, service) == SERVING
 
 
-def test_an_unknown_service_is_not_found_and_unknown_to_a_watcher() -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            stub = health_pb2_grpc.HealthStub(client.channel)
-            code, words = await refusal(stub.Check(asked("nope")))
-            assert (code, words) == (grpc.StatusCode.NOT_FOUND, "there is no service 'nope' here")
-            assert (await stub.Watch(asked("nope")).read()).status == UNKNOWN
-
-    run(test())
+async def test_an_unknown_service_is_not_found_and_unknown_to_a_watcher() -> None:
+    async with serving(Double()) as client:
+        stub = health_pb2_grpc.HealthStub(client.channel)
+        code, words = await refusal(stub.Check(asked("nope")))
+        assert (code, words) == (grpc.StatusCode.NOT_FOUND, "there is no service 'nope' here")
+        assert (await stub.Watch(asked("nope")).read()).status == UNKNOWN
 
 
-def test_a_retired_server_says_so_and_still_answers() -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            client.server.retire()
-            assert await status(client) == NOT_SERVING
-            assert (await client("ServerLive")).live
-
-    run(test())
+async def test_a_retired_server_says_so_and_still_answers() -> None:
+    async with serving(Double()) as client:
+        client.server.retire()
+        assert await status(client) == NOT_SERVING
+        assert (await client("ServerLive")).live
 
 
-def test_a_watcher_learns_of_changes_and_is_let_go_by_a_drain() -> None:
-    async def test() -> None:
-        model = Double()
-        async with serving(model) as client:
-            watch = health_pb2_grpc.HealthStub(client.channel).Watch(asked())
-            assert (await watch.read()).status == SERVING
-            model.ready = False
-            assert (await watch.read()).status == NOT_SERVING
-            model.ready = True
-            assert (await watch.read()).status == SERVING
-            await client.server.drain(3600)
-            assert (await watch.read()).status == NOT_SERVING
-            assert await watch.read() is grpc.aio.EOF
+async def test_a_watcher_learns_of_changes_and_is_let_go_by_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpserve.grpc.health.WATCH_EVERY", 0.02)
 
-    run(test())
+    model = Double()
+    async with serving(model) as client:
+        watch = health_pb2_grpc.HealthStub(client.channel).Watch(asked())
+        assert (await watch.read()).status == SERVING
+        model.ready = False
+        assert (await watch.read()).status == NOT_SERVING
+        model.ready = True
+        assert (await watch.read()).status == SERVING
+        await client.server.drain(3600)
+        assert (await watch.read()).status == NOT_SERVING
+        assert await watch.read() is grpc.aio.EOF
 
 
-def test_a_watcher_that_goes_away_is_forgotten() -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            before = len(asyncio.all_tasks())
-            watch = health_pb2_grpc.HealthStub(client.channel).Watch(asked())
-            await watch.read()
-            watch.cancel()
-            deadline = time.monotonic() + 30
-            while len(asyncio.all_tasks()) > before + 1 and time.monotonic() < deadline:
-                await asyncio.sleep(0.01)
-            assert len(asyncio.all_tasks()) <= before + 1
-
-    run(test())
+async def test_a_watcher_that_goes_away_is_forgotten() -> None:
+    async with serving(Double()) as client:
+        before = len(asyncio.all_tasks())
+        watch = health_pb2_grpc.HealthStub(client.channel).Watch(asked())
+        await watch.read()
+        watch.cancel()
+        deadline = time.monotonic() + 30
+        while len(asyncio.all_tasks()) > before + 1 and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) <= before + 1

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.cases import each
 from tests.grpc.models import Double
 from tests.grpc.serving import ask, refusal, run, serving
 
@@ -18,7 +19,7 @@ def level_as_before() -> Iterator[None]:
     logging.getLogger().setLevel(before)
 
 
-@pytest.mark.parametrize("settings", [{}, {"trace_level": {"value": ["OFF"]}}, {"trace_level": {}}])
+@each("settings", [{}, {"trace_level": {"value": ["OFF"]}}, {"trace_level": {}}])
 def test_trace_settings_are_tritons_defaults(settings: Any) -> None:
     told = ask(Double(), "TraceSetting", settings=settings, model_name="double").settings
     assert {name: list(setting.value) for name, setting in told.items()} == {
@@ -31,22 +32,19 @@ def test_trace_settings_are_tritons_defaults(settings: Any) -> None:
     }
 
 
-def test_log_settings_are_told_and_changed() -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            change = {"log_verbose_level": {"uint32_param": 1}, "log_info": {"bool_param": True}, "log_file": {}}
-            changed = (await client("LogSettings", settings=change)).settings
-            assert logging.getLogger().level == logging.DEBUG
-            told = (await client("LogSettings")).settings
-            assert told == changed
-            assert (told["log_info"].bool_param, told["log_verbose_level"].uint32_param) == (True, 1)
-            assert (told["log_file"].string_param, told["log_format"].string_param) == ("", "default")
-
-    run(test())
+async def test_log_settings_are_told_and_changed() -> None:
+    async with serving(Double()) as client:
+        change = {"log_verbose_level": {"uint32_param": 1}, "log_info": {"bool_param": True}, "log_file": {}}
+        changed = (await client("LogSettings", settings=change)).settings
+        assert logging.getLogger().level == logging.DEBUG
+        told = (await client("LogSettings")).settings
+        assert told == changed
+        assert (told["log_info"].bool_param, told["log_verbose_level"].uint32_param) == (True, 1)
+        assert (told["log_file"].string_param, told["log_format"].string_param) == ("", "default")
 
 
-@pytest.mark.parametrize(
-    ("method", "fields", "code"),
+@each(
+    "method, fields, code",
     [
         ("TraceSetting", {"model_name": "nope"}, grpc.StatusCode.NOT_FOUND),
         ("TraceSetting", {"settings": {"trace_level": {"value": ["TIMESTAMPS"]}}}, grpc.StatusCode.UNIMPLEMENTED),

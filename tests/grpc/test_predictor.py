@@ -12,6 +12,7 @@ from mpserve import InferInput, InferOutput, InferRequest, InferResponse, Invali
 from mpserve.http.inference.routes import BINARY_HEADER
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests import asgi
+from tests.cases import each
 from tests.grpc.models import Echo
 from tests.grpc.serving import refusal, run, serving
 from tests.running import free_port
@@ -64,19 +65,16 @@ def test_bytes_go_through() -> None:
     np.testing.assert_array_equal(response.outputs[0].as_numpy(), np.array([2, 4], np.float16))
 
 
-def test_a_client_over_grpc_goes_through() -> None:
-    async def test() -> None:
-        async with serving(Doubling()) as there:
-            options = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
-            async with serving(Transformer(), **options) as client:
-                tensor = {"name": "x", "datatype": "INT64", "shape": [1]}
-                request = pb.ModelInferRequest(
-                    model_name="m", inputs=[tensor], raw_input_contents=[np.array([21]).tobytes()]
-                )
-                answer = await client("ModelInfer", request)
-                assert answer.raw_output_contents == [np.array([42]).tobytes()]
-
-    run(test())
+async def test_a_client_over_grpc_goes_through() -> None:
+    async with serving(Doubling()) as there:
+        options = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
+        async with serving(Transformer(), **options) as client:
+            tensor = {"name": "x", "datatype": "INT64", "shape": [1]}
+            request = pb.ModelInferRequest(
+                model_name="m", inputs=[tensor], raw_input_contents=[np.array([21]).tobytes()]
+            )
+            answer = await client("ModelInfer", request)
+            assert answer.raw_output_contents == [np.array([42]).tobytes()]
 
 
 def test_headers_go_on_as_metadata() -> None:
@@ -87,23 +85,20 @@ def test_headers_go_on_as_metadata() -> None:
     assert got == {**headers, "cookie": None}
 
 
-def test_the_version_that_the_client_names_is_that_of_the_model_here() -> None:
-    async def test() -> None:
-        predictor = Doubling()
-        async with serving(predictor) as there:
-            options = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
-            transformer = Transformer()
-            transformer.version = "7"
-            async with asgi.serving(transformer, **options) as client:
-                answer = await client.post("/v2/models/m/versions/7/infer", json={"inputs": [INPUT]})
-                assert (answer.status_code, answer.json()["model_version"]) == (200, "7")
-                assert predictor.request.model_version is None
-
-    run(test())
+async def test_the_version_that_the_client_names_is_that_of_the_model_here() -> None:
+    predictor = Doubling()
+    async with serving(predictor) as there:
+        options = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
+        transformer = Transformer()
+        transformer.version = "7"
+        async with asgi.serving(transformer, **options) as client:
+            answer = await client.post("/v2/models/m/versions/7/infer", json={"inputs": [INPUT]})
+            assert (answer.status_code, answer.json()["model_version"]) == (200, "7")
+            assert predictor.request.model_version is None
 
 
-@pytest.mark.parametrize(
-    ("word", "status", "words"),
+@each(
+    "word, status, words",
     [
         ("invalid", 400, "The predictor answered INVALID_ARGUMENT: no cat"),
         ("resting", 503, "The predictor cannot be reached, or is not ready."),
@@ -121,58 +116,51 @@ def test_a_model_that_the_predictor_does_not_have_is_a_404() -> None:
     assert "Model with name m does not exist" in answer.json()["error"]
 
 
-def test_what_is_no_infer_request_is_refused_in_words() -> None:
-    async def test() -> None:
-        options = {"predictor_host": f"127.0.0.1:{free_port()}", **OVER_GRPC}
-        async with asgi.serving(Transformer(), **options) as client:
-            answer = await client.post("/v1/models/m:predict", json={"instances": [1]})
-            assert answer.status_code == 500
-            assert answer.json()["error"].endswith("with an InferRequest, got dict: make one in preprocess")
-
-    run(test())
+async def test_what_is_no_infer_request_is_refused_in_words() -> None:
+    options = {"predictor_host": f"127.0.0.1:{free_port()}", **OVER_GRPC}
+    async with asgi.serving(Transformer(), **options) as client:
+        answer = await client.post("/v1/models/m:predict", json={"instances": [1]})
+        assert answer.status_code == 500
+        assert answer.json()["error"].endswith("with an InferRequest, got dict: make one in preprocess")
 
 
-def test_a_predictor_that_is_not_there_or_takes_too_long_has_its_grpc_status_too() -> None:
+async def test_a_predictor_that_is_not_there_or_takes_too_long_has_its_grpc_status_too() -> None:
     class Held(Model):
         name = "m"
 
         async def predict(self, payload: Any, headers: Any = None) -> Any:
             await asyncio.sleep(60)
 
-    async def test() -> None:
-        request = pb.ModelInferRequest(model_name="m")
-        request.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(1)
-        async with serving(Transformer(), predictor_host=f"127.0.0.1:{free_port()}", **OVER_GRPC) as client:
-            code, _ = await refusal(client("ModelInfer", request))
-            assert code is grpc.StatusCode.UNAVAILABLE
-        async with serving(Held()) as there:
-            options: dict[str, Any] = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
-            async with serving(Transformer(), predictor_request_timeout_seconds=0.2, **options) as client:
-                code, words = await refusal(client("ModelInfer", request))
-                assert (code, words) == (
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                    "The predictor did not answer within 0.2 s.",
-                )
-
-    run(test())
+    request = pb.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(1)
+    async with serving(Transformer(), predictor_host=f"127.0.0.1:{free_port()}", **OVER_GRPC) as client:
+        code, _ = await refusal(client("ModelInfer", request))
+        assert code is grpc.StatusCode.UNAVAILABLE
+    async with serving(Held()) as there:
+        options: dict[str, Any] = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
+        async with serving(Transformer(), predictor_request_timeout_seconds=0.2, **options) as client:
+            code, words = await refusal(client("ModelInfer", request))
+            assert (code, words) == (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "The predictor did not answer within 0.2 s.",
+            )
 
 
-def test_a_transformer_is_ready_while_its_predictor_is() -> None:
-    async def test() -> None:
-        predictor = Doubling()
-        async with serving(predictor) as there:
-            options = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
-            async with serving(Transformer(), enable_predictor_health_check=True, **options) as client:
+async def test_a_transformer_is_ready_while_its_predictor_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpserve.serving.predictor.CHECK_EVERY", 0.02)
 
-                async def becomes(ready: bool) -> None:
-                    for _ in range(600):
-                        if (await client("ModelReady", name="m")).ready is ready:
-                            return
-                        await asyncio.sleep(0.05)
-                    pytest.fail(f"ready did not become {ready}")
+    predictor = Doubling()
+    async with serving(predictor) as there:
+        options = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
+        async with serving(Transformer(), enable_predictor_health_check=True, **options) as client:
 
-                await becomes(True)
-                predictor.ready = False
-                await becomes(False)
+            async def becomes(ready: bool) -> None:
+                for _ in range(600):
+                    if (await client("ModelReady", name="m")).ready is ready:
+                        return
+                    await asyncio.sleep(0.05)
+                pytest.fail(f"ready did not become {ready}")
 
-    run(test())
+            await becomes(True)
+            predictor.ready = False
+            await becomes(False)

@@ -16,8 +16,11 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.converters import decode_response
 from mpserve.protocol.protobuf.fields import encode_request
 from tests.arrays import arrays, same
+from tests.cases import each
 from tests.grpc.models import Echo
 from tests.grpc.serving import Client, serving
+
+pytestmark = pytest.mark.exhaustive
 
 Answer = Callable[[pb.ModelInferRequest], pb.ModelInferResponse]
 
@@ -36,7 +39,7 @@ def answer() -> Iterator[Answer]:
     loop.close()
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_raw_tensors_come_back_bit_for_bit(answer: Answer, datatype: str, data: st.DataObject) -> None:
@@ -48,7 +51,7 @@ def test_raw_tensors_come_back_bit_for_bit(answer: Answer, datatype: str, data: 
     assert all(same(sent, output.as_numpy()) for sent, output in zip(tensors, received, strict=True))
 
 
-@pytest.mark.parametrize("datatype", contents.FIELDS)
+@each("datatype", contents.FIELDS)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_typed_tensors_come_back_bit_for_bit(answer: Answer, datatype: str, data: st.DataObject) -> None:

@@ -15,6 +15,7 @@ from mpserve.grpc.servicer import NOT_OFFERED, SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.extensions import EXTENSIONS
 from mpserve.version import VERSION
+from tests.cases import each
 from tests.grpc.models import Answering, Double, Echo, Halves, Heading, Held, Raising
 from tests.grpc.serving import ask, infer, refusal, run, serving
 
@@ -39,25 +40,22 @@ def test_liveness_readiness_and_server_metadata() -> None:
     assert list(metadata.extensions) == list(EXTENSIONS)
 
 
-@pytest.mark.parametrize(
-    ("name", "version", "ready"),
+@each(
+    "name, version, ready",
     [("double", "", True), ("double", "1", True), ("double", "2", False), ("nope", "", False), ("", "", False)],
 )
 def test_a_model_that_is_not_there_is_not_ready_without_an_error(name: str, version: str, ready: bool) -> None:
     assert ask(Double(), "ModelReady", name=name, version=version).ready is ready
 
 
-def test_a_model_that_left_service_is_not_ready_and_refuses() -> None:
-    async def test() -> None:
-        model = Double()
-        async with serving(model) as client:
-            model.ready = False
-            assert not (await client("ModelReady", name="double")).ready
-            assert not (await client("ServerReady")).ready
-            code, words = await refusal(client("ModelInfer", infer("double")))
-            assert (code, words) == (grpc.StatusCode.UNAVAILABLE, "Model with name double is not ready.")
-
-    run(test())
+async def test_a_model_that_left_service_is_not_ready_and_refuses() -> None:
+    model = Double()
+    async with serving(model) as client:
+        model.ready = False
+        assert not (await client("ModelReady", name="double")).ready
+        assert not (await client("ServerReady")).ready
+        code, words = await refusal(client("ModelInfer", infer("double")))
+        assert (code, words) == (grpc.StatusCode.UNAVAILABLE, "Model with name double is not ready.")
 
 
 def test_model_metadata() -> None:
@@ -70,23 +68,20 @@ def test_model_metadata() -> None:
     )
 
 
-def test_each_version_of_a_model_is_asked_by_its_field() -> None:
+async def test_each_version_of_a_model_is_asked_by_its_field() -> None:
     class Older(Double):
         version = "0.9"
         platform = "older"
 
-    async def test() -> None:
-        async with serving(Older(), Double()) as client:
-            metadata = [await client("ModelMetadata", name="double", version=version) for version in ("", "1", "0.9")]
-            assert [list(each.versions) for each in metadata] == [["0.9", "1"]] * 3
-            assert [each.platform for each in metadata] == ["numpy", "numpy", "older"]
-            answers = [await client("ModelInfer", infer("double", model_version=version)) for version in ("", "0.9")]
-            assert [answer.model_version for answer in answers] == ["1", "0.9"]
-            assert (await client("ModelReady", name="double", version="0.9")).ready
-            code, words = await refusal(client("ModelInfer", infer("double", model_version="2")))
-            assert (code, "(version 2; it has 0.9, 1)" in words) == (grpc.StatusCode.NOT_FOUND, True)
-
-    run(test())
+    async with serving(Older(), Double()) as client:
+        metadata = [await client("ModelMetadata", name="double", version=version) for version in ("", "1", "0.9")]
+        assert [list(each.versions) for each in metadata] == [["0.9", "1"]] * 3
+        assert [each.platform for each in metadata] == ["numpy", "numpy", "older"]
+        answers = [await client("ModelInfer", infer("double", model_version=version)) for version in ("", "0.9")]
+        assert [answer.model_version for answer in answers] == ["1", "0.9"]
+        assert (await client("ModelReady", name="double", version="0.9")).ready
+        code, words = await refusal(client("ModelInfer", infer("double", model_version="2")))
+        assert (code, "(version 2; it has 0.9, 1)" in words) == (grpc.StatusCode.NOT_FOUND, True)
 
 
 def test_metadata_of_an_unknown_model_or_version_is_not_found() -> None:
@@ -129,54 +124,44 @@ def test_the_version_that_was_asked_for_is_named() -> None:
     assert ask(Double(), request=infer("double", model_version="1")).model_version == "1"
 
 
-def test_a_model_sees_id_parameters_and_headers() -> None:
-    async def test() -> None:
-        model = Echo()
-        async with serving(model) as client:
-            metadata = (("x-user", "me"), ("x-request-id", "r-1"), ("trace-bin", b"\x00\xff"))
-            request = infer("echo", id="7", parameters={"priority": {"uint64_param": 2}})
-            response = await client("ModelInfer", request, metadata)
-        assert (model.request.id, model.request.parameters) == ("7", {"priority": 2})
-        assert (model.headers["x-user"], model.headers["trace-bin"]) == ("me", "AP8=")
-        assert response.parameters["priority"].int64_param == 2
-
-    run(test())
+async def test_a_model_sees_id_parameters_and_headers() -> None:
+    model = Echo()
+    async with serving(model) as client:
+        metadata = (("x-user", "me"), ("x-request-id", "r-1"), ("trace-bin", b"\x00\xff"))
+        request = infer("echo", id="7", parameters={"priority": {"uint64_param": 2}})
+        response = await client("ModelInfer", request, metadata)
+    assert (model.request.id, model.request.parameters) == ("7", {"priority": 2})
+    assert (model.headers["x-user"], model.headers["trace-bin"]) == ("me", "AP8=")
+    assert response.parameters["priority"].int64_param == 2
 
 
 def headers_of(metadata: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return dict(iter(metadata))
 
 
-def test_response_headers_come_as_trailing_metadata(caplog: pytest.LogCaptureFixture) -> None:
-    async def test() -> dict[str, str]:
-        async with serving(Heading(**{"X-Cost": "3", "content-length": "9", "x!odd": "1", "x-umlaut": "ü"})) as client:
-            call = client("ModelInfer", infer("heading"))
-            await call
-            return headers_of(await call.trailing_metadata())
-
-    headers = run(test())
+async def test_response_headers_come_as_trailing_metadata(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(Heading(**{"X-Cost": "3", "content-length": "9", "x!odd": "1", "x-umlaut": "ü"})) as client:
+        call = client("ModelInfer", infer("heading"))
+        await call
+        headers = headers_of(await call.trailing_metadata())
     assert headers["x-cost"] == "3"
     assert not {"content-length", "x!odd", "x-umlaut"} & headers.keys()
     left_out = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [re.findall("'(.*?)'", line) for line in left_out] == [["x!odd"], ["x-umlaut"]]
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
+@each(
+    "given, kept",
     [("r-1", True), ("", False), ("with space", False), ("x" * 129, False)],
-    ids=["kept", "empty", "space", "long"],
 )
-def test_a_call_has_an_id_which_is_returned_also_with_an_error(given: str, kept: bool) -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            for name in ("double", "nope"):
-                call = client("ModelInfer", infer(name), (("x-request-id", given),))
-                await call.code()
-                identity = headers_of(await call.trailing_metadata())["x-request-id"]
-                assert (identity == given) is kept
-                assert identity
-
-    run(test())
+async def test_a_call_has_an_id_which_is_returned_also_with_an_error(given: str, kept: bool) -> None:
+    async with serving(Double()) as client:
+        for name in ("double", "nope"):
+            call = client("ModelInfer", infer(name), (("x-request-id", given),))
+            await call.code()
+            identity = headers_of(await call.trailing_metadata())["x-request-id"]
+            assert (identity == given) is kept
+            assert identity
 
 
 FAULTS = [
@@ -191,7 +176,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "code", "says"), FAULTS, ids=[case[2] for case in FAULTS])
+@each("request_, code, says", FAULTS)
 def test_a_fault_has_the_status_of_whose_it_is(request_: Any, code: grpc.StatusCode, says: str) -> None:
     got, words = status_of(Raising(), request_)
     assert got is code
@@ -232,7 +217,7 @@ def test_an_unforeseen_error_says_nothing_of_itself(caplog: pytest.LogCaptureFix
     assert "unexpected error" in caplog.text
 
 
-@pytest.mark.parametrize("method", NOT_OFFERED)
+@each("method", NOT_OFFERED)
 def test_what_is_not_offered_is_refused_in_words(method: str) -> None:
     request = getattr(pb, SERVICE.methods_by_name[method].input_type.name)()
     assert status_of(Double(), request, method) == (grpc.StatusCode.UNIMPLEMENTED, NOT_OFFERED[method])
@@ -269,31 +254,25 @@ def test_an_answer_that_is_none_is_the_models_fault() -> None:
     assert status_of(Answering(bad), infer("answering"))[0] is grpc.StatusCode.INTERNAL
 
 
-def test_a_cancelled_call_stops_waiting_for_the_model() -> None:
-    async def test() -> None:
-        model = Held()
-        async with serving(model) as client:
-            call = client("ModelInfer", infer("held"))
-            waiting = asyncio.ensure_future(call.code())
-            await model.begun.acquire()
-            call.cancel()
-            assert await waiting is grpc.StatusCode.CANCELLED
-            while not model.cancelled:
-                await asyncio.sleep(0.01)
-
-    run(test())
+async def test_a_cancelled_call_stops_waiting_for_the_model() -> None:
+    model = Held()
+    async with serving(model) as client:
+        call = client("ModelInfer", infer("held"))
+        waiting = asyncio.ensure_future(call.code())
+        await model.begun.acquire()
+        call.cancel()
+        assert await waiting is grpc.StatusCode.CANCELLED
+        while not model.cancelled:
+            await asyncio.sleep(0.01)
 
 
-def test_a_deadline_that_has_passed_stops_the_wait_too() -> None:
-    async def test() -> None:
-        model = Held()
-        async with serving(model) as client:
-            code, _ = await refusal(client("ModelInfer", infer("held"), timeout=0.2))
-            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-            while not model.cancelled:
-                await asyncio.sleep(0.01)
-
-    run(test())
+async def test_a_deadline_that_has_passed_stops_the_wait_too() -> None:
+    model = Held()
+    async with serving(model) as client:
+        code, _ = await refusal(client("ModelInfer", infer("held"), timeout=0.2))
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        while not model.cancelled:
+            await asyncio.sleep(0.01)
 
 
 def test_calls_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:

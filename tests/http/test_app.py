@@ -16,6 +16,7 @@ from mpserve.http.app import build_app, find_core
 from mpserve.scoreboard import Scoreboard, State
 from mpserve.serving.model import Model
 from tests.asgi import ask, core_of, serving
+from tests.cases import each
 
 
 class Echo(Model):
@@ -25,13 +26,13 @@ class Echo(Model):
         return {"predictions": payload["instances"]}
 
 
-@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v1/models/m%3Apredict", "/v1/models/%6D%3apredict"])
+@each("path", ["/v1/models/m:predict", "/v1/models/m%3Apredict", "/v1/models/%6D%3apredict"])
 def test_the_colon_of_v1_may_be_encoded(path: str) -> None:
     answer = ask(Echo(), "POST", path, json={"instances": [1]})
     assert (answer.status_code, answer.json()) == (200, {"predictions": [1]})
 
 
-@pytest.mark.parametrize("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
+@each("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
 def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
     model = Echo()
     model.name = name
@@ -46,7 +47,7 @@ def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
     assert asyncio.run(main()) == [200, 200]
 
 
-@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v1/models/m:explain"])
+@each("path", ["/v1/models/m:predict", "/v1/models/m:explain"])
 def test_a_verb_that_is_got_is_a_wrong_method_and_no_unknown_model(path: str) -> None:
     answer = ask(Echo(), "GET", path)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -57,13 +58,13 @@ def test_a_wrong_method_is_told_of_all_that_the_path_takes() -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-@pytest.mark.parametrize("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
+@each("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
 def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
     answer = ask(Echo(), "GET", f"{path}/")
     assert (answer.status_code, answer.headers["location"]) == (307, f"http://test{path}")
 
 
-@pytest.mark.parametrize("path", ["/v1/models/a/b:predict", "/v1/models/a%2Fb:predict", "/v1/models/:predict/x"])
+@each("path", ["/v1/models/a/b:predict", "/v1/models/a%2Fb:predict", "/v1/models/:predict/x"])
 def test_a_name_that_is_a_path_is_not_found(path: str) -> None:
     answer = ask(Echo(), "POST", path, json={"instances": []})
     assert answer.status_code == 404
@@ -75,7 +76,7 @@ def test_a_path_in_a_message_is_quoted_as_json_quotes() -> None:
     assert answer.json() == {"error": 'there is no GET /"\né'}
 
 
-def test_the_lifespan_loads_and_stops_the_models() -> None:
+async def test_the_lifespan_loads_and_stops_the_models() -> None:
     events: list[str] = []
 
     class Living(Echo):
@@ -85,11 +86,8 @@ def test_the_lifespan_loads_and_stops_the_models() -> None:
         def stop(self) -> None:
             events.append("stop")
 
-    async def main() -> None:
-        async with serving(Living()) as client:
-            events.append(str((await client.get("/v2/health/ready")).status_code))
-
-    asyncio.run(main())
+    async with serving(Living()) as client:
+        events.append(str((await client.get("/v2/health/ready")).status_code))
     assert events == ["load", "200", "stop"]
 
 
@@ -118,17 +116,14 @@ def test_a_load_that_fails_ends_the_start() -> None:
         asyncio.run(main())
 
 
-def test_under_our_worker_the_lifespan_leaves_the_models_alone(tmp_path: Path) -> None:
+async def test_under_our_worker_the_lifespan_leaves_the_models_alone(tmp_path: Path) -> None:
     core = core_of(Echo())
     board = Scoreboard(1)
     core.attach(board, board.row(0), "cpu", lambda: None, tmp_path)
     app = build_app(core)
 
-    async def main() -> None:
-        async with app.router.lifespan_context(app):
-            assert (core.served, core.board, board.row(0).state) == ({}, board, State.EMPTY)
-
-    asyncio.run(main())
+    async with app.router.lifespan_context(app):
+        assert (core.served, core.board, board.row(0).state) == ({}, board, State.EMPTY)
 
 
 def test_the_core_is_found_through_middleware() -> None:
@@ -139,7 +134,7 @@ def test_the_core_is_found_through_middleware() -> None:
     assert find_core(lambda scope, receive, send: None) is None
 
 
-def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
+async def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     async def hello(request: Request) -> PlainTextResponse:
         if request.query_params:
             raise InvalidInput("expected no query") if "a" in request.query_params else HTTPException(401, "who is it?")
@@ -148,32 +143,26 @@ def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     app = build_app(core_of(Echo()))
     app.add_route("/hello", hello)
 
-    async def main() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return [await client.get(f"/hello{query}") for query in ("", "?a=1", "?b=1")]
-
-    greeting, refused, unknown = asyncio.run(main())
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        greeting, refused, unknown = [await client.get(f"/hello{query}") for query in ("", "?a=1", "?b=1")]
     assert greeting.text == "hello"
     assert (refused.status_code, refused.json()) == (400, {"error": "expected no query"})
     assert (unknown.status_code, unknown.json()) == (401, {"error": "who is it?"})
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "words"),
+@each(
+    "method, path, words",
     [
         ("POST", "/openai/v1/chat/completions", "the OpenAI protocol is not offered here"),
         ("GET", "/openai/v1/models", "the OpenAI protocol is not offered here"),
         ("POST", "/v1/timeseries/forecast", "the time-series protocol is not offered here"),
     ],
 )
-def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
-    async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(build_app(core_of(Echo())))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path)
-
-    answer = asyncio.run(main())
+async def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
+    transport = httpx.ASGITransport(build_app(core_of(Echo())))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.request(method, path)
     assert (answer.status_code, list(answer.json())) == (501, ["error"])
     assert answer.json()["error"].startswith(words)
     assert "x-request-id" in answer.headers

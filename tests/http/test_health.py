@@ -13,6 +13,7 @@ from mpserve.serving.model import Model
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.version import VERSION
 from tests.asgi import ask, core_of, serving
+from tests.cases import each
 
 PATIENCE = 30.0
 
@@ -37,8 +38,8 @@ METADATA = {
 }
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
+@each(
+    "path, body",
     [
         ("/", {"status": "alive"}),
         ("/v1/models", {"models": ["m"]}),
@@ -53,7 +54,7 @@ METADATA = {
         ("/v2/models/m/versions/3/ready", {"name": "m", "ready": True}),
     ],
 )
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@each("method", ["GET", "HEAD"])
 def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> None:
     answer = ask(Declared(), method, path)
     assert answer.status_code == 200
@@ -61,7 +62,7 @@ def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> N
     assert method == "HEAD" or answer.json() == body
 
 
-def test_each_version_of_a_model_is_asked_by_its_address() -> None:
+async def test_each_version_of_a_model_is_asked_by_its_address() -> None:
     class Older(Declared):
         version = "2"
         platform = "older"
@@ -80,21 +81,18 @@ def test_each_version_of_a_model_is_asked_by_its_address() -> None:
     }
     older = Older()
 
-    async def main() -> None:
-        async with serving(Newest(), older) as client:
-            for path, body in paths.items():
-                answer = await client.get(path)
-                assert (answer.status_code, answer.json()) == (404 if "error" in body else 200, body)
-            older.ready = False
-            answer = await client.get("/v2/models/m/versions/2/ready")
-            assert (answer.status_code, answer.json()) == (503, {"error": "Model with name m@2 is not ready."})
-            assert (await client.get("/v2/models/m/ready")).status_code == 200
-            assert (await client.get("/v2/health/ready")).status_code == 503
-
-    asyncio.run(main())
+    async with serving(Newest(), older) as client:
+        for path, body in paths.items():
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()) == (404 if "error" in body else 200, body)
+        older.ready = False
+        answer = await client.get("/v2/models/m/versions/2/ready")
+        assert (answer.status_code, answer.json()) == (503, {"error": "Model with name m@2 is not ready."})
+        assert (await client.get("/v2/models/m/ready")).status_code == 200
+        assert (await client.get("/v2/health/ready")).status_code == 503
 
 
-def test_a_server_or_model_that_is_not_ready_says_so() -> None:
+async def test_a_server_or_model_that_is_not_ready_says_so() -> None:
     class Toggling(Model):
         name = "m"
 
@@ -108,17 +106,14 @@ def test_a_server_or_model_that_is_not_ready_says_so() -> None:
     async def statuses(client: httpx.AsyncClient) -> list[int]:
         return [(await client.get(path)).status_code for path in paths]
 
-    async def main() -> None:
-        async with serving(model) as client:
-            assert await statuses(client) == [200, 200, 200, 200, 200]
-            await client.post("/v1/models/m:predict", json={"instances": [False]})
-            assert await statuses(client) == [503, 503, 503, 200, 200]
-            assert (await client.get("/v2/health/ready")).json() == {"ready": False, "error": "Server is not ready."}
-            assert (await client.get("/v1/models/m")).json() == {"error": "Model with name m is not ready."}
-            model.ready = True
-            assert await statuses(client) == [200, 200, 200, 200, 200]
-
-    asyncio.run(main())
+    async with serving(model) as client:
+        assert await statuses(client) == [200, 200, 200, 200, 200]
+        await client.post("/v1/models/m:predict", json={"instances": [False]})
+        assert await statuses(client) == [503, 503, 503, 200, 200]
+        assert (await client.get("/v2/health/ready")).json() == {"ready": False, "error": "Server is not ready."}
+        assert (await client.get("/v1/models/m")).json() == {"error": "Model with name m is not ready."}
+        model.ready = True
+        assert await statuses(client) == [200, 200, 200, 200, 200]
 
 
 def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread() -> None:
@@ -160,8 +155,8 @@ def test_metadata_that_cannot_be_told_is_an_error_that_costs_no_connection(caplo
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(
-    ("accept", "content_type"),
+@each(
+    "accept, content_type",
     [("*/*", "text/plain; version="), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
 )
 def test_metrics_are_given_in_the_format_that_is_accepted(accept: str, content_type: str) -> None:
@@ -187,27 +182,24 @@ def test_requests_in_flight_are_in_the_metrics() -> None:
     assert "mpserve_requests_in_flight 1.0" in asyncio.run(main())
 
 
-def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None:
+async def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None:
     class Late(Model):
         name = "m"
 
     core = core_of(Late())
     core.begin_alone()
 
-    async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(build_app(core))  # its lifespan is not run: nothing is loaded
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            assert (await client.get("/v2/health/ready")).status_code == 503
-            assert (await client.get("/v1/models")).json() == {"models": ["m"]}
-            assert (await client.get("/v1/models/other")).status_code == 404
-            return await client.get("/v1/models/m")
-
-    answer = asyncio.run(main())
+    transport = httpx.ASGITransport(build_app(core))  # its lifespan is not run: nothing is loaded
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/v2/health/ready")).status_code == 503
+        assert (await client.get("/v1/models")).json() == {"models": ["m"]}
+        assert (await client.get("/v1/models/other")).status_code == 404
+        answer = await client.get("/v1/models/m")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {"error": "Model with name m is not ready: it is being loaded."}
 
 
-@pytest.mark.parametrize("path", ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"])
+@each("path", ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"])
 def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
     async def main() -> Any:
         async with serving(Declared()) as client:
@@ -218,12 +210,12 @@ def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
     assert (stats["name"], stats["version"], stats["inference_count"], stats["execution_count"]) == ("m", "3", 2, 1)
 
 
-@pytest.mark.parametrize("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
+@each("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
 def test_there_are_no_statistics_of_what_is_not_there(path: str) -> None:
     assert ask(Declared(), "GET", path).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/v2/models/m/config", "/v2/models/m/versions/3/config"])
+@each("path", ["/v2/models/m/config", "/v2/models/m/versions/3/config"])
 def test_the_configuration_of_a_model(path: str) -> None:
     told = ask(Declared(), "GET", path).json()
     assert (told["name"], told["max_batch_size"]) == ("m", 0)

@@ -16,6 +16,7 @@ from mpserve.logging import request_id
 from mpserve.metrics import metrics
 from mpserve.serving.model import Model
 from tests.asgi import ask, predict, serving
+from tests.cases import each
 
 OURS = re.compile(r"[0-9a-f]+-[0-9a-f]+-[0-9a-f]+")
 
@@ -35,36 +36,33 @@ class SaysIdAsync(SaysId):
         return super().predict(payload)
 
 
-@pytest.mark.parametrize("model", [SaysId(), SaysIdAsync()], ids=["thread", "loop"])
+@each("model", [SaysId(), SaysIdAsync()])
 def test_the_clients_id_comes_back_and_is_the_one_in_the_log(model: Model) -> None:
     answer = predict(model, headers={"x-request-id": "abc-1/2+3="})
     assert answer.headers.get_list("x-request-id") == ["abc-1/2+3="]
     assert answer.json() == {"predictions": ["abc-1/2+3="]}
 
 
-def test_a_request_without_an_id_is_given_one_of_its_own() -> None:
-    async def ids() -> list[tuple[str, str]]:
-        async with serving(SaysId()) as client:
-            answers = [await client.post("/v1/models/m:predict", json={"instances": []}) for _ in range(3)]
-            return [(answer.headers["x-request-id"], answer.json()["predictions"][0]) for answer in answers]
-
-    told = asyncio.run(ids())
+async def test_a_request_without_an_id_is_given_one_of_its_own() -> None:
+    async with serving(SaysId()) as client:
+        answers = [await client.post("/v1/models/m:predict", json={"instances": []}) for _ in range(3)]
+        told = [(answer.headers["x-request-id"], answer.json()["predictions"][0]) for answer in answers]
     assert all(header == logged and OURS.fullmatch(header) for header, logged in told)
     assert len(set(told)) == 3
 
 
-@pytest.mark.parametrize(
+@each(
     "given",
     [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"two words", id="space"),
-        pytest.param(b"a] mpserve: forged", id="what would look like a log line"),
-        pytest.param(b"a\r\nset-cookie: b=c", id="line break"),
-        pytest.param(b"a\tb", id="tab"),
-        pytest.param(b"a\x00b", id="NUL"),
-        pytest.param("é".encode("latin-1"), id="Latin-1"),
-        pytest.param("é".encode(), id="UTF-8"),
-        pytest.param(b"a" * 129, id="too long"),
+        b"",  # empty
+        b"two words",  # space
+        b"a] mpserve: forged",  # what would look like a log line
+        b"a\r\nset-cookie: b=c",  # line break
+        b"a\tb",  # tab
+        b"a\x00b",  # NUL
+        "é".encode("latin-1"),  # Latin-1
+        "é".encode(),  # UTF-8
+        b"a" * 129,  # too long
     ],
 )
 def test_an_id_that_could_pass_for_something_else_is_replaced(given: bytes) -> None:
@@ -100,8 +98,8 @@ def counted(route: str, status: int) -> float:
     return prometheus_client.REGISTRY.get_sample_value("mpserve_requests_total", labels) or 0
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "route", "status"),
+@each(
+    "method, path, route, status",
     [
         ("POST", "/v1/models/m:predict", "/v1/models/{model}:predict", 200),
         ("POST", "/v1/models/other:predict", "/v1/models/{model}:predict", 404),

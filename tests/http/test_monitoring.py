@@ -4,10 +4,9 @@ import asyncio
 import logging
 from typing import Any
 
-import pytest
-
 from mpserve.serving.model import Model
 from tests.asgi import ask, serving
+from tests.cases import each
 
 TRACE = {
     "trace_file": "",
@@ -19,14 +18,14 @@ TRACE = {
 }
 
 
-@pytest.mark.parametrize("path", ["/v2/trace/setting", "/v2/models/m/trace/setting"])
-@pytest.mark.parametrize(("method", "body"), [("GET", b""), ("POST", b""), ("POST", b'{"trace_level": null}')])
+@each("path", ["/v2/trace/setting", "/v2/models/m/trace/setting"])
+@each("method, body", [("GET", b""), ("POST", b""), ("POST", b'{"trace_level": null}')])
 def test_trace_settings_are_tritons_defaults(method: str, path: str, body: bytes) -> None:
     assert ask(Model("m"), method, path, content=body).json() == TRACE
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
+@each(
+    "method, path, body, status",
     [
         ("GET", "/v2/models/other/trace/setting", None, 404),
         ("POST", "/v2/models/other/trace/setting", {}, 404),
@@ -62,7 +61,7 @@ def test_log_settings_are_told_and_changed() -> None:
         logging.getLogger().setLevel(before)
 
 
-@pytest.mark.parametrize("path", ["/v2/logging", "/v2/trace/setting", "/v2/models/m/trace/setting"])
+@each("path", ["/v2/logging", "/v2/trace/setting", "/v2/models/m/trace/setting"])
 def test_another_method_is_told_both_that_there_are(path: str) -> None:
     answer = ask(Model("m"), "DELETE", path)
     assert answer.status_code == 405

@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
-import pytest
 from jsonschema import Draft202012Validator
 from starlette.routing import Route
 
@@ -18,6 +16,7 @@ from mpserve.protocol.datatypes import DATATYPES
 from mpserve.serving.model import Model
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import ask, core_of, serving
+from tests.cases import each
 
 
 class Concatenated(TensorModel):
@@ -156,17 +155,14 @@ def test_each_version_of_a_model_has_a_path_of_its_own_where_there_are_several()
     }
 
 
-@pytest.mark.parametrize("path", OF_MODELS)
-def test_the_example_fits_its_schema_and_the_answer_fits_its_own(path: str) -> None:
+@each("path", OF_MODELS)
+async def test_the_example_fits_its_schema_and_the_answer_fits_its_own(path: str) -> None:
     schema = body_of(path)
     (example,) = schema["allOf"][0]["examples"]
     Draft202012Validator(schema).validate(example)
 
-    async def main() -> httpx.Response:
-        async with serving(*MODELS) as client:
-            return await client.post(path, json=example)
-
-    answer = asyncio.run(main())
+    async with serving(*MODELS) as client:
+        answer = await client.post(path, json=example)
     assert answer.status_code == 200, answer.text
     Draft202012Validator(answer_of(path)).validate(answer.json())
 
@@ -183,8 +179,8 @@ def v2(**changes: Any) -> dict[str, Any]:
     return {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]} | changes]}
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "fits"),
+@each(
+    "path, body, fits",
     [
         ("/v2/models/vector/infer", v2(), True),
         ("/v2/models/vector/infer", v2(data=[[1, 2, 3, 4]]), True),
@@ -214,7 +210,7 @@ def test_a_models_schema_tells_its_requests_from_others(path: str, body: Any, fi
     assert Draft202012Validator(body_of(path)).is_valid(body) == fits
 
 
-@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/v1/models/m:predict"])
+@each("path", ["/v2/models/m/infer", "/v1/models/m:predict"])
 def test_an_input_that_is_large_has_no_example(path: str) -> None:
     document = document_of(Concatenated("m", Tensor("image", "FP32", (-1, 3, 224, 224))))
     assert "examples" not in body_of(path, document)["allOf"][0]
@@ -233,10 +229,9 @@ def test_models_come_and_go() -> None:
     assert asyncio.run(main()) == [True, False, True]
 
 
-@pytest.mark.parametrize(
+@each(
     "declaration",
     [RuntimeError("not today"), [{"name": "x"}], [{"name": "x", "datatype": "FP32", "shape": "any"}], [1], None],
-    ids=repr,
 )
 def test_a_model_that_does_not_say_what_it_takes_costs_the_others_nothing(declaration: Any) -> None:
     class Odd(Model):

@@ -19,6 +19,7 @@ from mpserve.prefork import predictor_front
 from mpserve.prefork.predictor_front import predictor
 from mpserve.settings import Settings
 from tests.asgi import ask, predict, serving
+from tests.cases import each
 from tests.running import free_port
 from tests.upstream import Asked, Told, Upstream, upstream
 
@@ -77,7 +78,7 @@ def test_preprocess_predictor_and_postprocess_in_their_order() -> None:
         assert asked.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("kind", [Awaiting, Waiting, OwnLoop])
+@each("kind", [Awaiting, Waiting, OwnLoop])
 def test_a_predict_of_the_models_own_may_ask_the_predictor(kind: type[Model]) -> None:
     with upstream(doubling) as there:
         answer = predict(kind(), [1], options=options(there))
@@ -137,7 +138,7 @@ def test_a_request_without_an_id_has_one_for_both_servers() -> None:
         assert there.asked[0].headers["x-request-id"] == answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("wanted", [False, True])
+@each("wanted", [False, True])
 def test_the_predictors_headers_are_for_a_model_that_asks_for_them(wanted: bool) -> None:
     model = Echo()
     model.required_response_headers = wanted
@@ -159,8 +160,8 @@ def test_a_predict_of_the_models_own_may_hand_its_response_headers_on() -> None:
         assert predict(Handing(), [1], options=options(there)).headers["x-cost"] == "3"
 
 
-@pytest.mark.parametrize(
-    ("told", "status", "words"),
+@each(
+    "told, status, words",
     [
         (Told(400, b'{"error": "no cat"}'), 400, "The predictor answered 400: no cat"),
         (Told(401, b'{"error": "who?"}'), 401, "The predictor answered 401: who?"),
@@ -208,16 +209,13 @@ def test_a_predictor_that_hangs_up_is_a_503() -> None:
         assert predict(Echo(), [1], options=options(there)).status_code == 503
 
 
-@pytest.mark.parametrize(
-    ("statuses", "retries", "status"),
+@each(
+    "statuses, retries, status",
     [
-        ((503, 503, 200), 2, 200),
-        ((503, 503, 200), 1, 503),
-        ((503, 200), 0, 503),
-        ((500, 200), 5, 500),
+        ((503, 503, 200), 2, 200), ((503, 503, 200), 1, 503), ((503, 200), 0, 503), ((500, 200), 5, 500),
         ((400, 200), 5, 400),
     ],
-)
+)  # fmt: skip
 def test_only_a_predictor_that_is_not_ready_is_asked_again(
     statuses: tuple[int, ...], retries: int, status: int
 ) -> None:
@@ -245,7 +243,7 @@ def test_many_requests_wait_for_the_predictor_at_once() -> None:
         asyncio.run(test())
 
 
-@pytest.mark.parametrize("kind", [Echo, Waiting])
+@each("kind", [Echo, Waiting])
 def test_a_predictor_that_takes_too_long_is_a_504(kind: type[Model]) -> None:
     go = threading.Event()
 
@@ -387,8 +385,8 @@ def test_a_request_that_cannot_be_written_is_no_fault_of_the_clients() -> None:
 # Readiness
 
 
-@pytest.mark.parametrize(
-    ("protocol", "path", "told", "ready"),
+@each(
+    "protocol, path, told, ready",
     [
         ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": true}'), True),
         ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": "True"}'), True),
@@ -418,7 +416,8 @@ async def _status(client: httpx.AsyncClient, path: str, wanted: int) -> None:
     pytest.fail(f"{path} did not become {wanted}")
 
 
-def test_a_transformer_is_ready_while_its_predictor_is_and_asks_it_anyway() -> None:
+def test_a_transformer_is_ready_while_its_predictor_is_and_asks_it_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpserve.serving.predictor.CHECK_EVERY", 0.02)
     answers = {"ready": Told(503)}
 
     def answer(asked: Asked) -> Told:
@@ -451,8 +450,8 @@ AUTHORITIES = {"predictor_host": "h", "predictor_use_ssl": True, "predictor_ca_f
 NOT_READ = r"predictor_ca_file: /nowhere.pem cannot be used: .*No such file"
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
+@each(
+    "options, words",
     [
         ({**AUTHORITIES, "predictor_protocol": "v1"}, NOT_READ),
         ({**AUTHORITIES, "predictor_protocol": "grpc-v2"}, NOT_READ),
@@ -469,8 +468,8 @@ def test_what_no_client_can_be_made_of_is_refused_in_words(options: dict[str, An
         asyncio.run(test())
 
 
-@pytest.mark.parametrize(
-    ("protocol", "words"),
+@each(
+    "protocol, words",
     [
         ("v1", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
         ("v2", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from mpserve.protocol.datatypes import DATATYPES, Array, numpy_dtype
 from tests.arrays import arrays
 from tests.asgi import serving
+from tests.cases import each
 from tests.models.faulty import Echo
+
+pytestmark = pytest.mark.exhaustive
 
 JSON_LENGTH = "inference-header-content-length"
 CODINGS = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}
@@ -59,7 +62,7 @@ def bytes_of(array: Array) -> bytes:
     return array.tobytes()
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 @untimed
 @given(data=st.data())
 def test_tensors_come_back_through_json(ask: Ask, datatype: str, data: st.DataObject) -> None:
@@ -75,7 +78,7 @@ def test_tensors_come_back_through_json(ask: Ask, datatype: str, data: st.DataOb
         assert received.tobytes() == array.tobytes()
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 @untimed
 @given(data=st.data())
 def test_tensors_come_back_as_bytes_also_beside_json(ask: Ask, datatype: str, data: st.DataObject) -> None:

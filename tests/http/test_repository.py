@@ -1,13 +1,12 @@
 """The routes of the model repository extension."""
 
-import asyncio
 from typing import Any
 
 import httpx
-import pytest
 
 from mpserve.serving.model import Model
 from tests.asgi import ask, serving
+from tests.cases import each
 
 
 class Echo(Model):
@@ -21,33 +20,30 @@ class Echo(Model):
 READY = {"name": "m", "version": "7", "state": "READY", "reason": ""}
 
 
-@pytest.mark.parametrize("body", [b"", b" ", b"{}", b'{"ready": true}', b'{"ready": false}'])
+@each("body", [b"", b" ", b"{}", b'{"ready": true}', b'{"ready": false}'])
 def test_the_index_is_an_array(body: bytes) -> None:
     answer = ask(Echo(), "POST", "/v2/repository/index", content=body)
     assert (answer.status_code, answer.json()) == (200, [READY])
 
 
-def test_load_and_unload_answer_as_the_sdk_does() -> None:
-    async def main() -> None:
-        async with serving(Echo()) as client:
+async def test_load_and_unload_answer_as_the_sdk_does() -> None:
+    async with serving(Echo()) as client:
 
-            async def post(path: str, **request: Any) -> tuple[int, Any]:
-                answer = await client.post(f"/v2/repository/{path}", **request)
-                return answer.status_code, answer.json()
+        async def post(path: str, **request: Any) -> tuple[int, Any]:
+            answer = await client.post(f"/v2/repository/{path}", **request)
+            return answer.status_code, answer.json()
 
-            unload = {"parameters": {"unload_dependents": True}}
-            assert await post("models/m/unload", json=unload) == (200, {"name": "m", "unload": True})
-            assert await post("index", json={"ready": True}) == (200, [])
-            assert (await client.get("/v2/models/m/ready")).status_code == 404
-            assert await post("models/m/load") == (200, {"name": "m", "load": True})
-            assert await post("index", json={"ready": True}) == (200, [READY])
-            assert (await client.get("/v2/models/m/ready")).status_code == 200
-
-    asyncio.run(main())
+        unload = {"parameters": {"unload_dependents": True}}
+        assert await post("models/m/unload", json=unload) == (200, {"name": "m", "unload": True})
+        assert await post("index", json={"ready": True}) == (200, [])
+        assert (await client.get("/v2/models/m/ready")).status_code == 404
+        assert await post("models/m/load") == (200, {"name": "m", "load": True})
+        assert await post("index", json={"ready": True}) == (200, [READY])
+        assert (await client.get("/v2/models/m/ready")).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "words"),
+@each(
+    "path, body, status, words",
     [
         ("models/other/load", b"", 404, "Model with name other does not exist. There are: m."),
         ("models/other/unload", b"", 404, "Model with name other does not exist. There are: m."),

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-import pytest
-
 from mpserve.errors import PayloadTooLarge
 from mpserve.http.requests import read_body, read_headers
 from tests.asgi import core_of
+from tests.cases import each
 
 
 def test_header_names_are_lower_case_and_repeated_headers_are_joined() -> None:
@@ -37,17 +36,17 @@ def read(chunks: Iterable[bytes | None], limit: int, announced: str | None = Non
         return b"too large", asked
 
 
-@pytest.mark.parametrize(
-    ("chunks", "announced", "body", "asked"),
+@each(
+    "chunks, announced, body, asked",
     [
-        pytest.param([b"ab"], "2", b"ab", 1, id="whole"),
-        pytest.param([b""], None, b"", 1, id="none"),
-        pytest.param([b"ab", b"cd", b""], None, b"abcd", 3, id="chunked to the limit"),
-        pytest.param([b"abcde"], "5", b"too large", 0, id="announced as too large: not read"),
-        pytest.param([b"ab", b"cd", b"e", b"f"], None, b"too large", 3, id="chunked beyond: not read on"),
-        pytest.param([b"abcde"], "0", b"too large", 1, id="more than announced"),
-        pytest.param([b"a", b"bcdef"], "2", b"too large", 2, id="more than announced, in chunks"),
-        pytest.param([b"ab", None], "4", None, 2, id="the client went away"),
+        ([b"ab"], "2", b"ab", 1),  # whole
+        ([b""], None, b"", 1),  # none
+        ([b"ab", b"cd", b""], None, b"abcd", 3),  # chunked to the limit
+        ([b"abcde"], "5", b"too large", 0),  # announced as too large: not read
+        ([b"ab", b"cd", b"e", b"f"], None, b"too large", 3),  # chunked beyond: not read on
+        ([b"abcde"], "0", b"too large", 1),  # more than announced
+        ([b"a", b"bcdef"], "2", b"too large", 2),  # more than announced, in chunks
+        ([b"ab", None], "4", None, 2),  # the client went away
     ],
 )
 def test_a_body_is_read_up_to_the_limit_of_four_bytes(

@@ -20,6 +20,7 @@ from mpserve.errors import (
     ServerNotReady,
 )
 from mpserve.http.responses import Answer, error_answer, json_answer
+from tests.cases import each
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -27,8 +28,8 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "words"),
+@each(
+    "error, status, words",
     [
         (InvalidInput("no cat"), 400, "no cat"),
         (PayloadTooLarge("too much"), 413, "too much"),
@@ -52,7 +53,7 @@ def test_every_error_is_one_text_under_error(error: Exception, status: int, word
     assert (b"content-type", b"application/json") in answer.headers
 
 
-@pytest.mark.parametrize("error", [ModelNotReady("m"), ServerNotReady("not yet")])
+@each("error", [ModelNotReady("m"), ServerNotReady("not yet")])
 def test_who_is_told_that_it_is_not_ready_is_told_when_to_ask_again(error: Exception) -> None:
     assert (b"retry-after", b"1") in error_answer(error).headers
 
@@ -85,15 +86,10 @@ def test_the_models_fault_and_ours_are_logged_with_where_it_happened(
 @pytest.mark.parametrize(
     "error",
     [
-        InvalidInput("no cat"),
-        caused(InvalidInput("no cat"), ValueError("no cat")),
-        PayloadTooLarge("too much"),
-        ModelNotFound("m"),
-        ModelNotReady("m"),
-        NotSupported("no explainer"),
-        HTTPException(404),
+        InvalidInput("no cat"), caused(InvalidInput("no cat"), ValueError("no cat")), PayloadTooLarge("too much"),
+        ModelNotFound("m"), ModelNotReady("m"), NotSupported("no explainer"), HTTPException(404),
     ],
-)
+)  # fmt: skip
 def test_the_clients_faults_are_not_logged_so_that_clients_cannot_fill_the_log(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:

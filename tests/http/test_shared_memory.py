@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 
 from tests.asgi import ask, serving
+from tests.cases import each
 from tests.memory import memory
 from tests.models import faulty
 
@@ -54,8 +54,8 @@ def test_a_region_is_registered_told_and_unregistered() -> None:
     assert answers[7].json() == {"error": "shared memory region 'r' is not registered"}
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
+@each(
+    "body, words",
     [
         ({"key": "nowhere", "offset": 0, "byte_size": 8}, "shared memory object 'nowhere' cannot be opened"),
         ({"key": "KEY", "offset": 16, "byte_size": 1}, "has 16 bytes, expected 17 or more"),
@@ -89,7 +89,7 @@ def test_an_input_is_read_there_and_an_output_written_there() -> None:
     assert read.json()["outputs"][0]["data"] == [1, 2]
 
 
-@pytest.mark.parametrize("allowed", [True, False])
+@each("allowed", [True, False])
 def test_of_cuda_there_is_none_and_many_clients_begin_by_unregistering_all(allowed: bool) -> None:
     for method, path, status, body in (
         ("POST", f"{CUDA}/unregister", 200, {}),
@@ -103,22 +103,19 @@ def test_of_cuda_there_is_none_and_many_clients_begin_by_unregistering_all(allow
     assert (answer.status_code, answer.json()["error"][:38]) == (501, "CUDA shared memory is not supported; r")
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
+@each(
+    "method, path",
     [
-        ("GET", f"{SYSTEM}/status"),
-        ("GET", f"{SYSTEM}/region/r/status"),
-        ("POST", f"{SYSTEM}/region/r/register"),
-        ("POST", f"{SYSTEM}/region/r/unregister"),
-        ("POST", f"{SYSTEM}/unregister"),
+        ("GET", f"{SYSTEM}/status"), ("GET", f"{SYSTEM}/region/r/status"), ("POST", f"{SYSTEM}/region/r/register"),
+        ("POST", f"{SYSTEM}/region/r/unregister"), ("POST", f"{SYSTEM}/unregister"),
     ],
-)
+)  # fmt: skip
 def test_without_the_option_it_is_refused_in_words(method: str, path: str) -> None:
     answer = ask(faulty.Echo(), method, path)
     assert (answer.status_code, "--allow_client_shm" in answer.json()["error"]) == (501, True)
 
 
-@pytest.mark.parametrize("allowed", [True, False])
+@each("allowed", [True, False])
 def test_the_servers_metadata_says_whether_it_is_offered(allowed: bool) -> None:
     spoken = ask(faulty.Echo(), "GET", "/v2", options={"allow_client_shm": allowed}).json()["extensions"]
     assert ("system_shared_memory" in spoken) == allowed

@@ -13,6 +13,8 @@ import pytest
 from mpserve.errors import ConfigurationError
 from mpserve.prefork import forksafety
 
+pytestmark = pytest.mark.e2e
+
 # A user's model file. The line that reaches for CUDA is found by its number.
 MODEL = """\
 import torch

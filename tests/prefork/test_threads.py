@@ -13,6 +13,8 @@ import threadpoolctl
 
 from mpserve.prefork.threads import NATIVE_POOLS, ThreadBudget, available_cpus, budget
 
+pytestmark = pytest.mark.e2e
+
 AFFINITY = len(os.sched_getaffinity(0))
 V1 = {"cpu.cfs_quota_us": "150000", "cpu.cfs_period_us": "100000"}
 

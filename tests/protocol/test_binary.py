@@ -3,6 +3,7 @@ import pytest
 
 from mpserve.errors import InvalidInput
 from mpserve.protocol.binary import Rest, decode_raw, decode_tensor, encode_tensor, split, split_elements
+from tests.cases import each
 
 NUMBERS = [
     ("BOOL", [True, False], b"\1\0"),
@@ -22,7 +23,7 @@ NUMBERS = [
 BYTES = b"\1\0\0\0a\0\0\0\0\2\0\0\0\xc3\xa9"
 
 
-@pytest.mark.parametrize(("datatype", "values", "encoded"), NUMBERS)
+@each("datatype, values, encoded", NUMBERS)
 def test_numbers_are_little_endian_and_views_in_both_directions(datatype, values, encoded):
     array = decode_tensor(encoded, datatype, [2, 1], "input 'x'")
     assert array.astype(object).tolist() == [[value] for value in values]
@@ -39,16 +40,13 @@ def test_elements_of_bytes_have_their_length_before_them():
     assert split_elements(BYTES) == [b"a", b"", "é".encode()]
 
 
-@pytest.mark.parametrize(
-    ("array", "encoded"),
+@each(
+    "array, encoded",
     [
-        (np.array([[1, 2], [3, 4]], dtype=np.uint8).T, b"\1\3\2\4"),
-        (np.arange(6, dtype=np.uint8)[::2], b"\0\2\4"),
-        (np.array(7, dtype=np.uint8), b"\7"),
-        (np.zeros((0, 3), dtype=np.uint8), b""),
-        (np.array([1, 2]), b"\1\2"),
+        (np.array([[1, 2], [3, 4]], dtype=np.uint8).T, b"\1\3\2\4"), (np.arange(6, dtype=np.uint8)[::2], b"\0\2\4"),
+        (np.array(7, dtype=np.uint8), b"\7"), (np.zeros((0, 3), dtype=np.uint8), b""), (np.array([1, 2]), b"\1\2"),
     ],
-)
+)  # fmt: skip
 def test_an_array_in_another_order_or_datatype_is_encoded_as_declared(array, encoded):
     assert bytes(encode_tensor(array, "UINT8")) == encoded
 
@@ -62,8 +60,8 @@ def test_a_decoded_tensor_of_bytes_cannot_change_the_body():
         decode_tensor(b"\1\2", "UINT8", [2], "input 'x'")[0] = 5
 
 
-@pytest.mark.parametrize(
-    ("buffer", "datatype", "shape", "message"),
+@each(
+    "buffer, datatype, shape, message",
     [
         (b"123", "FP32", [1], r"^input 'x': expected 4 bytes for FP32 of shape \[1\], got 3$"),
         (b"12345678", "FP32", [1], "expected 4 bytes .* got 8"),
@@ -92,16 +90,16 @@ def test_bytes_that_are_not_the_tensor_are_refused_with_what_was_expected(buffer
     assert str(caught.value).startswith("input 'x': ")
 
 
-@pytest.mark.parametrize(
-    ("length", "parts"),
+@each(
+    "length, parts",
     [("0", (b"", b"{}ab")), ("2", (b"{}", b"ab")), ("4", (b"{}ab", b"")), ("000002", (b"{}", b"ab"))],
 )
 def test_a_body_is_divided_where_the_header_says(length, parts):
     assert split(b"{}ab", length) == parts
 
 
-@pytest.mark.parametrize(
-    ("length", "message"),
+@each(
+    "length, message",
     [
         *[
             (bad, "^Inference-Header-Content-Length is '.*', expected decimal digits$")
@@ -123,8 +121,8 @@ def test_the_rest_is_taken_piece_by_piece():
     rest.finish()
 
 
-@pytest.mark.parametrize(
-    ("size", "message"),
+@each(
+    "size, message",
     [
         (5, "is 5, but only 4 bytes are left"),
         (2**63, "is 9223372036854775808, but only 4 bytes are left"),
@@ -146,27 +144,22 @@ def test_bytes_that_nobody_took_are_refused():
         Rest(b"abcd").finish()
 
 
-@pytest.mark.parametrize(
-    ("body", "datatype", "declared", "shape"),
+@each(
+    "body, datatype, declared, shape",
     [
-        (b"abcd", "UINT8", [2, 2], [2, 2]),
-        (b"abcd", "UINT8", [-1, 2], [2, 2]),
-        (b"abcd", "UINT16", [1, -1], [1, 2]),
-        (b"abcd", "FP32", [], []),
-        (b"", "FP32", [-1, 2], [0, 2]),
-        (b"abcd", "BYTES", [1], [1]),
-        (b"abcd", "BYTES", [-1, 1], [1, 1]),
-        (b"", "BYTES", [-1], [1]),
+        (b"abcd", "UINT8", [2, 2], [2, 2]), (b"abcd", "UINT8", [-1, 2], [2, 2]), (b"abcd", "UINT16", [1, -1], [1, 2]),
+        (b"abcd", "FP32", [], []), (b"", "FP32", [-1, 2], [0, 2]), (b"abcd", "BYTES", [1], [1]),
+        (b"abcd", "BYTES", [-1, 1], [1, 1]), (b"", "BYTES", [-1], [1]),
     ],
-)
+)  # fmt: skip
 def test_a_body_without_json_is_the_only_input(body, datatype, declared, shape):
     name, given, array = decode_raw(body, [("x", datatype, declared)])
     assert (name, given, list(array.shape)) == ("x", datatype, shape)
     assert (array.tobytes() if datatype != "BYTES" else array.item()) == body
 
 
-@pytest.mark.parametrize(
-    ("body", "declared", "message"),
+@each(
+    "body, declared, message",
     [
         (b"abcd", [], "needs a model with 1 input, it has 0"),
         (b"abcd", [("x", "FP32", [1]), ("y", "FP32", [1])], "needs a model with 1 input, it has 2"),

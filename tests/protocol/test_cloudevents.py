@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mpserve.errors import InvalidInput, NotSupported
 from mpserve.protocol.cloudevents import Event, is_event, unwrap, wrap
+from tests.cases import each
 
 ATTRIBUTES = {
     "specversion": "1.0",
@@ -32,8 +33,8 @@ def envelope(without=(), **members):
     return orjson.dumps({name: value for name, value in (ATTRIBUTES | members).items() if name not in without})
 
 
-@pytest.mark.parametrize(
-    ("headers", "expected"),
+@each(
+    "headers, expected",
     [
         ({}, False),
         ({"content-type": "application/json"}, False),
@@ -51,10 +52,8 @@ def test_an_event_is_told_by_its_headers(headers, expected):
     assert is_event(headers) is expected
 
 
-@pytest.mark.parametrize(
-    "content_type", ["application/cloudevents+json", "APPLICATION/cloudevents+json; charset=UTF-8"]
-)
-@pytest.mark.parametrize(
+@each("content_type", ["application/cloudevents+json", "APPLICATION/cloudevents+json; charset=UTF-8"])
+@each(
     "members",
     [
         {"data": PAYLOAD},
@@ -78,8 +77,8 @@ def test_a_structured_events_json_is_the_payload(content_type, members):
     assert None not in event.attributes.values()
 
 
-@pytest.mark.parametrize(
-    ("members", "data"),
+@each(
+    "members, data",
     [
         ({"data": "<a/>", "datacontenttype": "application/xml"}, b"<a/>"),
         ({"data": "gr\u00fcn", "datacontenttype": "text/plain"}, "gr\u00fcn".encode()),
@@ -93,18 +92,13 @@ def test_a_structured_events_other_data_is_bytes(members, data):
     assert unwrap(STRUCTURED, envelope(**members)).data == data
 
 
-@pytest.mark.parametrize(
+@each(
     "content_type",
     [
-        None,
-        "",
-        "application/json",
-        "application/json; charset=utf-8",
-        "text/json",
-        "a/b+json",
+        None, "", "application/json", "application/json; charset=utf-8", "text/json", "a/b+json",
         "application/x-www-form-urlencoded",
     ],
-)
+)  # fmt: skip
 def test_a_binary_events_json_is_the_payload(content_type):
     event = unwrap(binary(content_type), DATA)
     assert event.data == PAYLOAD
@@ -112,7 +106,7 @@ def test_a_binary_events_json_is_the_payload(content_type):
     assert ATTRIBUTES.items() <= event.attributes.items()
 
 
-@pytest.mark.parametrize(
+@each(
     "headers",
     [
         binary("application/avro"),
@@ -140,20 +134,14 @@ def test_the_content_type_decides_the_mode_if_attributes_are_in_the_headers_too(
     assert event.attributes == ATTRIBUTES
 
 
-@pytest.mark.parametrize(
-    ("header", "value"),
+@each(
+    "header, value",
     [
-        ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro \u20ac \U0001f600"),
-        ("%e2%82%ac", "\u20ac"),
-        ("%41%42c", "ABc"),
-        ("100%", "100%"),
-        ("a%2", "a%2"),
-        ('"Euro \\"x\\" \\\\ %20"', 'Euro "x" \\  '),
-        ('"', '"'),
-        ('a"b"', 'a"b"'),
+        ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro \u20ac \U0001f600"), ("%e2%82%ac", "\u20ac"), ("%41%42c", "ABc"),
+        ("100%", "100%"), ("a%2", "a%2"), ('"Euro \\"x\\" \\\\ %20"', 'Euro "x" \\  '), ('"', '"'), ('a"b"', 'a"b"'),
         ('""', ""),
     ],
-)
+)  # fmt: skip
 def test_attributes_in_headers_are_decoded_as_the_http_binding_says(header, value):
     assert unwrap(binary(subject=header), DATA).attributes["subject"] == value
 
@@ -162,22 +150,22 @@ def lacking(name):
     return f"^the event has no {name}, which CloudEvents 1.0 requires$"
 
 
-@pytest.mark.parametrize("name", ATTRIBUTES)
+@each("name", ATTRIBUTES)
 def test_a_required_attribute_that_is_missing_null_or_empty_is_named(name):
     for absent in ({"without": (name,)}, {name: None}, {name: ""}):
         with pytest.raises(InvalidInput, match=lacking(name)):
             unwrap(STRUCTURED, envelope(data=PAYLOAD, **absent))
 
 
-@pytest.mark.parametrize("name", ATTRIBUTES)
+@each("name", ATTRIBUTES)
 def test_a_required_header_that_is_missing_or_empty_is_named(name):
     for absent in ({"without": (name,)}, {name: ""}):
         with pytest.raises(InvalidInput, match=lacking(name)):
             unwrap(binary(**absent), DATA)
 
 
-@pytest.mark.parametrize(
-    ("members", "message"),
+@each(
+    "members, message",
     [
         ({"id": 5}, "the event's id is a number, expected a string"),
         ({"source": ["a"]}, "the event's source is a list, expected a string"),
@@ -204,14 +192,14 @@ def test_a_structured_event_that_is_wrong_is_refused_in_words(members, message):
         unwrap(STRUCTURED, envelope(**members))
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"5", b"[" * 100_000])
+@each("body", [b"", b"{", b"\xff", b"[]", b"5", b"[" * 100_000])
 def test_a_structured_body_that_is_no_json_object_is_refused(body):
     with pytest.raises(InvalidInput, match=r"Unrecognized request format|expected a JSON object"):
         unwrap(STRUCTURED, body)
 
 
-@pytest.mark.parametrize(
-    ("headers", "body", "message"),
+@each(
+    "headers, body, message",
     [
         (binary(), b"", "Failed to decode or parse binary json cloudevent: .*empty"),
         (binary(), b"{", "Failed to decode or parse binary json cloudevent: "),
@@ -229,7 +217,7 @@ def test_a_binary_event_that_is_wrong_is_refused_in_words(headers, body, message
         unwrap(headers, body)
 
 
-@pytest.mark.parametrize("media_type", ["application/cloudevents-batch+json", "application/cloudevents+avro"])
+@each("media_type", ["application/cloudevents-batch+json", "application/cloudevents+avro"])
 def test_batches_and_other_formats_are_refused_in_words(media_type):
     with pytest.raises(
         NotSupported, match=f"^{media_type.replace('+', '.')} is not supported, expected application/cloud"
@@ -304,8 +292,8 @@ def test_merging_keeps_the_json_types_of_a_structured_event():
 
 
 @MODES
-@pytest.mark.parametrize(
-    ("body", "content_type", "shown"),
+@each(
+    "body, content_type, shown",
     [
         (b'{"a":null}', "application/json", {"a": None}),
         (b"[1]", "application/json; charset=utf-8", [1]),
@@ -401,9 +389,9 @@ def sdk():
 
 
 @MODES
-@pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize(
-    ("body", "content_type", "data"),
+@each("merge", [False, True])
+@each(
+    "body, content_type, data",
     [
         (ANSWER, "application/json", orjson.loads(ANSWER)),
         (b"text", "text/plain; charset=utf-8", "text"),
@@ -425,16 +413,13 @@ def test_the_sdk_reads_our_answers(sdk, mode, merge, body, content_type, data):
 
 
 @MODES
-@pytest.mark.parametrize(
-    ("data", "content_type", "expected"),
+@each(
+    "data, content_type, expected",
     [
-        (PAYLOAD, "application/json", PAYLOAD),
-        (PAYLOAD, None, PAYLOAD),
-        (DATA, None, PAYLOAD),
-        (b"\x00\xff", "application/avro", b"\x00\xff"),
-        ("text", "text/plain", b"text"),
+        (PAYLOAD, "application/json", PAYLOAD), (PAYLOAD, None, PAYLOAD), (DATA, None, PAYLOAD),
+        (b"\x00\xff", "application/avro", b"\x00\xff"), ("text", "text/plain", b"text"),
     ],
-)
+)  # fmt: skip
 def test_we_read_the_sdks_requests(sdk, mode, data, content_type, expected):
     event_class = pytest.importorskip("cloudevents.core.v1.event").CloudEvent
     expected_attributes = {"source": "https://example.com/a b%20c", "type": "t", "subject": 'Euro \u20ac "x"'}

@@ -20,6 +20,7 @@ from mpserve.protocol.compression import (
     decompress,
     worthwhile,
 )
+from tests.cases import each
 
 MIB = 1024**2
 TEXT = b'{"instances": [[6.8, 2.8, 4.8, 1.4]]}'
@@ -39,31 +40,22 @@ zipped = partial(gzip.compress, mtime=0)  # which has the time in it otherwise, 
 ENCODERS = {"gzip": zipped, "deflate": zlib.compress}
 
 
-@pytest.mark.parametrize(
-    ("content_encoding", "body"),
+@each(
+    "content_encoding, body",
     [
-        ("gzip", zipped(TEXT)),
-        ("GZip", zipped(TEXT)),
-        ("x-gzip", zipped(TEXT)),
-        ("deflate", zlib.compress(TEXT)),
-        ("deflate", zlib.compress(TEXT, 0)),
-        ("deflate", zlib.compress(TEXT, 9)),
-        ("identity", TEXT),
-        ("", TEXT),
-        (" identity , identity", TEXT),
-        ("gzip, identity", zipped(TEXT)),
-        ("deflate, gzip", zipped(zlib.compress(TEXT))),
-        ("gzip,deflate", zlib.compress(zipped(TEXT))),
-        ("gzip, gzip", zipped(zipped(TEXT))),
-        ("gzip", zipped(TEXT[:5]) + zipped(b"") + zipped(TEXT[5:])),
+        ("gzip", zipped(TEXT)), ("GZip", zipped(TEXT)), ("x-gzip", zipped(TEXT)), ("deflate", zlib.compress(TEXT)),
+        ("deflate", zlib.compress(TEXT, 0)), ("deflate", zlib.compress(TEXT, 9)), ("identity", TEXT), ("", TEXT),
+        (" identity , identity", TEXT), ("gzip, identity", zipped(TEXT)),
+        ("deflate, gzip", zipped(zlib.compress(TEXT))), ("gzip,deflate", zlib.compress(zipped(TEXT))),
+        ("gzip, gzip", zipped(zipped(TEXT))), ("gzip", zipped(TEXT[:5]) + zipped(b"") + zipped(TEXT[5:])),
     ],
-)
+)  # fmt: skip
 def test_codings_are_undone_from_the_last_to_the_first(content_encoding, body):
     assert decompress(content_encoding, body, len(TEXT) + 100) == TEXT
 
 
-@pytest.mark.parametrize("level", range(10))
-@pytest.mark.parametrize("data", [b"", b"a", TEXT, noise(100_000), bytes(100_000)])
+@each("level", range(10))
+@each("data", [b"", b"a", TEXT, noise(100_000), bytes(100_000)])
 def test_deflate_without_the_zlib_header_is_accepted(data, level):
     stream = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     assert decompress("deflate", stream.compress(data) + stream.flush(), 100_000) == data
@@ -73,9 +65,7 @@ def test_a_body_that_needs_no_decoding_is_handed_back_itself():
     assert decompress("identity", TEXT, 1) is TEXT
 
 
-@pytest.mark.parametrize(
-    "content_encoding", ["br", "zstd", "compress", "gzip, br", "br, gzip", "*", "gzip;q=1", "none"]
-)
+@each("content_encoding", ["br", "zstd", "compress", "gzip, br", "br, gzip", "*", "gzip;q=1", "none"])
 def test_an_unknown_coding_is_refused_by_name(content_encoding):
     with pytest.raises(UnsupportedEncoding, match=r"is not supported, expected gzip, deflate or identity$"):
         decompress(content_encoding, zipped(TEXT), 1000)
@@ -86,8 +76,8 @@ def test_a_tower_of_codings_is_refused_before_any_is_undone():
         decompress("gzip, gzip, gzip, gzip, gzip", b"", 1000)
 
 
-@pytest.mark.parametrize(
-    ("coding", "body", "message"),
+@each(
+    "coding, body, message",
     [
         ("gzip", b"", "the gzip body ends early"),
         ("deflate", b"", "the deflate body ends early"),
@@ -113,7 +103,7 @@ def test_a_damaged_body_is_refused(coding, body, message):
         decompress(coding, body, 1000)
 
 
-@pytest.mark.parametrize("coding", CODINGS)
+@each("coding", CODINGS)
 def test_a_body_that_ends_early_is_refused_wherever_it_ends(coding):
     body = ENCODERS[coding](TEXT)
     for size in range(len(body)):
@@ -121,8 +111,8 @@ def test_a_body_that_ends_early_is_refused_wherever_it_ends(coding):
             decompress(coding, body[:size], 1000)
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-@pytest.mark.parametrize("data", [bytes(300_000), noise(300_000), noise(65536), bytes(65536)])
+@each("coding", CODINGS)
+@each("data", [bytes(300_000), noise(300_000), noise(65536), bytes(65536)])
 def test_the_limit_is_the_size_that_still_fits(coding, data):
     body = ENCODERS[coding](data)
     assert decompress(coding, body, len(data)) == data
@@ -140,7 +130,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@each("name", BOMBS)
 def test_a_bomb_is_stopped_at_the_limit_and_never_held(name):
     content_encoding, body = BOMBS[name]
     tracemalloc.start()
@@ -201,48 +191,22 @@ def test_the_same_answer_is_compressed_to_the_same_bytes():
     assert body == compress("gzip", [TEXT[:7], memoryview(TEXT)[7:]])
 
 
-@pytest.mark.parametrize(
-    ("accept_encoding", "coding"),
+@each(
+    "accept_encoding, coding",
     [
-        (None, None),
-        ("", None),
-        ("gzip", "gzip"),
-        ("GZIP", "gzip"),
-        ("x-gzip", "gzip"),
-        ("deflate", "deflate"),
-        ("gzip, deflate", "gzip"),
-        ("deflate, gzip", "gzip"),
-        ("gzip, deflate, br, zstd", "gzip"),
-        ("br", None),
-        ("br;q=1, deflate;q=0.1", "deflate"),
-        ("gzip;q=0.5, deflate;q=0.8", "deflate"),
-        ("gzip ; q=0.5 , deflate ; Q=0.8", "deflate"),
-        ("gzip;q=0.500, deflate;q=0.5", "gzip"),
-        ("gzip;q=0", None),
-        ("gzip;q=0.000, deflate;q=0", None),
-        ("gzip;q=0, deflate", "deflate"),
-        ("identity", None),
-        ("gzip, identity", "gzip"),
-        ("identity, gzip;q=0.5", None),
-        ("identity;q=0.5, gzip;q=0.5", "gzip"),
-        ("identity;q=0.5, gzip;q=0.4, deflate;q=0.6", "deflate"),
-        ("identity;q=0", None),
-        ("identity;q=0, deflate;q=0.1", "deflate"),
-        ("*", "gzip"),
-        ("*;q=0", None),
-        ("gzip;q=0, *", "deflate"),
-        ("gzip;q=0.2, *;q=0.7", "deflate"),
-        ("deflate, *;q=0", "deflate"),
-        ("identity;q=0.5, *;q=0.1", None),
-        ("gzip;q=2", None),
-        ("gzip;q=-1", None),
-        ("gzip;q=nan", None),
-        ("gzip;q=", None),
-        ("gzip;level=1", None),
-        ("gzip;q=0.1234, deflate", "deflate"),
-        (",, ;q=1,\x00, deflate", "deflate"),
+        (None, None), ("", None), ("gzip", "gzip"), ("GZIP", "gzip"), ("x-gzip", "gzip"), ("deflate", "deflate"),
+        ("gzip, deflate", "gzip"), ("deflate, gzip", "gzip"), ("gzip, deflate, br, zstd", "gzip"), ("br", None),
+        ("br;q=1, deflate;q=0.1", "deflate"), ("gzip;q=0.5, deflate;q=0.8", "deflate"),
+        ("gzip ; q=0.5 , deflate ; Q=0.8", "deflate"), ("gzip;q=0.500, deflate;q=0.5", "gzip"), ("gzip;q=0", None),
+        ("gzip;q=0.000, deflate;q=0", None), ("gzip;q=0, deflate", "deflate"), ("identity", None),
+        ("gzip, identity", "gzip"), ("identity, gzip;q=0.5", None), ("identity;q=0.5, gzip;q=0.5", "gzip"),
+        ("identity;q=0.5, gzip;q=0.4, deflate;q=0.6", "deflate"), ("identity;q=0", None),
+        ("identity;q=0, deflate;q=0.1", "deflate"), ("*", "gzip"), ("*;q=0", None), ("gzip;q=0, *", "deflate"),
+        ("gzip;q=0.2, *;q=0.7", "deflate"), ("deflate, *;q=0", "deflate"), ("identity;q=0.5, *;q=0.1", None),
+        ("gzip;q=2", None), ("gzip;q=-1", None), ("gzip;q=nan", None), ("gzip;q=", None), ("gzip;level=1", None),
+        ("gzip;q=0.1234, deflate", "deflate"), (",, ;q=1,\x00, deflate", "deflate"),
     ],
-)
+)  # fmt: skip
 def test_the_answers_coding_is_the_one_that_the_client_weighs_most(accept_encoding, coding):
     assert choose(accept_encoding) == coding
 
@@ -259,8 +223,8 @@ def test_what_is_offered_is_chosen_first_to_last():
 FLOATS = np.random.default_rng(0).standard_normal(MIB).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("chunks", "expected"),
+@each(
+    "chunks, expected",
     [
         ([], False),
         ([b"", b""], False),

@@ -6,6 +6,7 @@ import pytest
 
 from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import DATATYPES, cast, datatype_of, decode_text, json_values, narrow, numpy_dtype
+from tests.cases import each
 
 TABLE = {
     "BOOL": np.bool_,
@@ -29,21 +30,21 @@ def test_the_table_is_that_of_the_protocol():
     assert set(DATATYPES) == {*TABLE, "BF16"}
 
 
-@pytest.mark.parametrize(("datatype", "scalar"), TABLE.items())
+@each("datatype, scalar", TABLE.items())
 def test_every_datatype_has_one_numpy_dtype_and_back(datatype, scalar):
     assert numpy_dtype(datatype) == np.dtype(scalar)
     assert datatype_of(np.dtype(scalar)) == datatype
 
 
-@pytest.mark.parametrize(
-    ("dtype", "datatype"),
+@each(
+    "dtype, datatype",
     [(">f4", "FP32"), (">i8", "INT64"), ("S5", "BYTES"), ("U5", "BYTES"), ("M8[s]", "BYTES")],
 )
 def test_byte_order_text_and_dates_have_a_datatype(dtype, datatype):
     assert datatype_of(np.dtype(dtype)) == datatype
 
 
-@pytest.mark.parametrize("dtype", ["c8", "m8[s]", np.dtype([("a", "i4")])])
+@each("dtype", ["c8", "m8[s]", np.dtype([("a", "i4")])])
 def test_a_dtype_without_a_datatype_is_refused_by_name(dtype):
     with pytest.raises(InvalidInput, match="has no V2 datatype, expected one of BOOL"):
         datatype_of(np.dtype(dtype))
@@ -72,20 +73,20 @@ def test_bf16_is_a_float_of_two_bytes_that_json_carries_as_fp32():
         json_values(cast(np.array([1e39]), "BF16"))
 
 
-@pytest.mark.parametrize("datatype", TABLE)
+@each("datatype", TABLE)
 def test_cast_to_the_datatype_it_has_copies_nothing(datatype):
     array = np.array([b"1"], dtype=object) if datatype == "BYTES" else np.ones(1, dtype=TABLE[datatype])
     assert cast(array, datatype) is array
 
 
-@pytest.mark.parametrize("datatype", TABLE)
+@each("datatype", TABLE)
 def test_an_empty_array_is_any_datatype(datatype):
     array = cast(np.zeros((2, 0)), datatype)
     assert (array.dtype, array.shape) == (np.dtype(TABLE[datatype]), (2, 0))
 
 
-@pytest.mark.parametrize(
-    ("array", "datatype", "wanted"),
+@each(
+    "array, datatype, wanted",
     [
         (np.array([1, 255]), "UINT8", [1, 255]),
         (np.array([1, 2], dtype=">i2"), "INT16", [1, 2]),
@@ -108,8 +109,8 @@ def test_cast_keeps_the_values(array, datatype, wanted):
     assert result.tolist() == wanted
 
 
-@pytest.mark.parametrize(
-    ("array", "datatype", "message"),
+@each(
+    "array, datatype, message",
     [
         (np.array([1, 300]), "UINT8", r"element 1 of data is 300, out of range for UINT8 \(0 to 255\)"),
         (np.array([-1]), "UINT64", "element 0 of data is -1, out of range for UINT64"),
@@ -127,7 +128,7 @@ def test_cast_refuses_what_would_change_a_value(array, datatype, message):
         cast(array, datatype)
 
 
-@pytest.mark.parametrize("datatype", INTEGERS)
+@each("datatype", INTEGERS)
 def test_narrow_takes_the_limits_and_refuses_what_lies_beyond(datatype):
     limits = np.iinfo(TABLE[datatype])
     wide = np.int64 if limits.max < 2**63 else np.uint64
@@ -150,8 +151,8 @@ def test_json_values_widens_fp16_without_changing_a_value():
     assert values.astype(np.float16).tobytes() == array.tobytes()
 
 
-@pytest.mark.parametrize(
-    ("array", "message"),
+@each(
+    "array, message",
     [
         (np.array([np.nan]), "NaN or infinity, which JSON cannot carry"),
         (np.array([np.inf], dtype=np.float16), "NaN or infinity"),

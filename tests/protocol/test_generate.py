@@ -9,14 +9,12 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.generate import decode_request, encode_response, text_response
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from tests.cases import each
 
 DECLARED = [
-    ("text_input", "BYTES", [1]),
-    ("ids", "INT32", [-1]),
-    ("grid", "FP32", [-1, 2]),
-    ("open", "FP32", [-1, -1]),
+    ("text_input", "BYTES", [1]), ("ids", "INT32", [-1]), ("grid", "FP32", [-1, 2]), ("open", "FP32", [-1, -1]),
     ("flag", "BOOL", []),
-]
+]  # fmt: skip
 
 
 def decoded(document: Any, declared: Any = ()) -> InferRequest:
@@ -24,36 +22,27 @@ def decoded(document: Any, declared: Any = ()) -> InferRequest:
     return decode_request(body, "m", None, declared)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "shape", "elements"),
+@each(
+    "name, value, shape, elements",
     [
-        ("text_input", "hello", [1], [b"hello"]),
-        ("text_input", ["hello"], [1], [b"hello"]),
-        ("ids", 7, [1], [7]),
-        ("ids", [1, 2, 3], [3], [1, 2, 3]),
-        ("ids", [], [0], []),
-        ("grid", [1, 2, 3, 4], [2, 2], [1, 2, 3, 4]),
-        ("open", [1, 2], [1, 2], [1, 2]),
-        ("flag", True, [], [True]),
+        ("text_input", "hello", [1], [b"hello"]), ("text_input", ["hello"], [1], [b"hello"]), ("ids", 7, [1], [7]),
+        ("ids", [1, 2, 3], [3], [1, 2, 3]), ("ids", [], [0], []), ("grid", [1, 2, 3, 4], [2, 2], [1, 2, 3, 4]),
+        ("open", [1, 2], [1, 2], [1, 2]), ("flag", True, [], [True]),
     ],
-)
+)  # fmt: skip
 def test_a_declared_input_has_its_datatype_and_fits_its_shape(name: str, value: Any, shape: Any, elements: Any) -> None:
     (given,) = decoded({name: value}, DECLARED).inputs
     assert (given.name, given.shape, given.as_numpy().ravel().tolist()) == (name, shape, elements)
     assert given.datatype == {entry[0]: entry[1] for entry in DECLARED}[name]
 
 
-@pytest.mark.parametrize(
-    ("value", "datatype", "elements"),
+@each(
+    "value, datatype, elements",
     [
-        ("hello", "BYTES", [b"hello"]),
-        (["a", "b"], "BYTES", [b"a", b"b"]),
-        (7, "INT64", [7]),
-        (7.5, "FP64", [7.5]),
-        ([1, 2.5], "FP64", [1, 2.5]),
-        (True, "BOOL", [True]),
+        ("hello", "BYTES", [b"hello"]), (["a", "b"], "BYTES", [b"a", b"b"]), (7, "INT64", [7]), (7.5, "FP64", [7.5]),
+        ([1, 2.5], "FP64", [1, 2.5]), (True, "BOOL", [True]),
     ],
-)
+)  # fmt: skip
 def test_without_a_declaration_the_value_says_the_datatype(value: Any, datatype: str, elements: Any) -> None:
     (given,) = decoded({"x": value}).inputs
     assert (given.datatype, given.shape, given.as_numpy().tolist()) == (datatype, [len(elements)], elements)
@@ -77,13 +66,13 @@ def test_without_a_declaration_parameters_are_parameters() -> None:
     assert request.parameters == {"temperature": 0}
 
 
-@pytest.mark.parametrize(("given", "told"), [("7", "7"), ("", None), (None, None)])
+@each("given, told", [("7", "7"), ("", None), (None, None)])
 def test_the_id(given: Any, told: Any) -> None:
     assert decoded({"id": given, "x": 1}).id == told
 
 
-@pytest.mark.parametrize(
-    ("document", "declared", "says"),
+@each(
+    "document, declared, says",
     [
         (b"{", (), "Unrecognized request format"),
         ([], (), "the body is a list, expected a JSON object"),
@@ -118,8 +107,8 @@ def output(name: str, array: Any) -> InferOutput:
     return InferOutput(name, list(given.shape), datatype, given)
 
 
-@pytest.mark.parametrize(
-    ("result", "outputs"),
+@each(
+    "result, outputs",
     [
         ("hello", {"text_output": "hello"}),
         ({"text_output": "hello", "details": {"finish_reason": "stop"}},
@@ -140,8 +129,8 @@ def test_the_id_is_told_if_there_is_one() -> None:
     assert json.loads(encode_response("a", "m", "1", "7"))["id"] == "7"
 
 
-@pytest.mark.parametrize(
-    ("result", "says"),
+@each(
+    "result, says",
     [
         (b"a", "of type bytes, expected an InferResponse, a dict or a str"),
         (None, "of type NoneType"),

@@ -4,6 +4,7 @@ import pytest
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
+from tests.cases import each
 
 
 def test_requests_and_responses_are_equal_by_content():
@@ -61,8 +62,8 @@ def test_arguments_stand_in_the_order_of_the_sdk():
     assert response.requested_outputs == asked == request.request_outputs
 
 
-@pytest.mark.parametrize(
-    ("shape", "datatype", "buffers", "message"),
+@each(
+    "shape, datatype, buffers, message",
     [
         ([2], "FP32", [b"1234"], "'t': expected 8 bytes for FP32 of shape \\[2\\], got 4"),
         ([1], "FLOAT", [b"1234"], "'t': unknown datatype 'FLOAT'"),
@@ -78,8 +79,8 @@ def test_raw_contents_that_do_not_fit_are_the_fault_of_whoever_sent_them(shape, 
         InferResponse(None, "m", [InferOutput("t", shape, datatype)], raw_outputs=buffers)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "raw", "from_grpc", "wanted"),
+@each(
+    "parameters, raw, from_grpc, wanted",
     [
         (None, None, False, False),
         ({"binary_data_output": True}, None, False, True),
@@ -94,17 +95,13 @@ def test_binary_outputs_are_asked_for_by_a_parameter_or_by_raw_inputs_over_grpc(
     assert request.use_binary_outputs is wanted
 
 
-@pytest.mark.parametrize(
-    ("whole", "by_name", "wanted"),
+@each(
+    "whole, by_name, wanted",
     [
-        (True, None, True),
-        (True, False, False),
-        (True, True, True),
-        (False, True, True),
-        (False, None, False),
+        (True, None, True), (True, False, False), (True, True, True), (False, True, True), (False, None, False),
         (None, None, False),
     ],
-)
+)  # fmt: skip
 def test_what_is_said_of_an_output_by_name_wins(whole, by_name, wanted):
     request = InferRequest(
         "m",
@@ -153,7 +150,7 @@ def test_a_request_with_a_binary_tensor_survives_being_sent():
     assert received.to_rest() == (body, length)
 
 
-@pytest.mark.parametrize("binary", [True, False])
+@each("binary", [True, False])
 def test_a_response_survives_being_sent(binary):
     outputs = [InferOutput("y", [2], "FP32", np.array([0.5, 2])), InferOutput("z", [1], "BYTES", ["é"])]
     sent = InferResponse("1", "m", outputs, "3", parameters={"a": 1}, use_binary_outputs=binary)
@@ -173,8 +170,8 @@ def test_a_response_goes_out_with_the_requested_outputs_as_they_were_requested()
         InferResponse("1", "m", outputs, requested_outputs=[RequestedOutput("d")]).to_rest()
 
 
-@pytest.mark.parametrize(
-    ("tensor", "message"),
+@each(
+    "tensor, message",
     [
         (InferInput("x", [1], "FP32"), "input 'x' has no data"),
         (InferInput("x", [1], "FP32", [float("nan")]), "input 'x' holds NaN or infinity"),
@@ -187,7 +184,7 @@ def test_a_request_that_cannot_be_sent_is_the_callers_fault(tensor, message):
         InferRequest("m", [tensor]).to_rest()
 
 
-@pytest.mark.parametrize("length", [-1, 3, 10**6])
+@each("length", [-1, 3, 10**6])
 def test_bytes_that_are_no_message_are_refused_by_both_kinds(length):
     with pytest.raises(InvalidInput):
         InferRequest.from_bytes(b'{"a":1}', length, "m")
@@ -195,8 +192,8 @@ def test_bytes_that_are_no_message_are_refused_by_both_kinds(length):
         InferResponse.from_bytes(b'{"a":1}', length)
 
 
-@pytest.mark.parametrize(
-    ("document", "message"),
+@each(
+    "document, message",
     [
         ({"outputs": {}}, "`outputs` is an object"),
         ({"outputs": [{"name": "y", "shape": [1], "datatype": "FP32"}]}, "output 'y': data is missing"),
@@ -226,8 +223,8 @@ def test_inputs_become_the_columns_of_a_dataframe():
     assert [row.tolist() for row in frame["rows"]] == [[1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize(
-    ("tensors", "message"),
+@each(
+    "tensors, message",
     [
         ([InferInput("a", [2], "INT8", [1, 2]), InferInput("b", [1], "INT8", [1])], "one length, got .*'a': 2, 'b': 1"),
         ([InferInput("a", [1], "BYTES", [b"\xff"])], "input 'a' holds bytes that are not UTF-8"),

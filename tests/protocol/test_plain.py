@@ -1,4 +1,4 @@
-"""Plain requests and responses go a shorter way, and nobody can tell: neither by what is taken nor by what is written."""
+"""Plain answers go a shorter way, and so do plain instances of V1, and nobody can tell. For V2's requests: test_readers."""
 
 from typing import Any
 
@@ -8,303 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpserve.errors import InvalidInput, MPServeError
-from mpserve.protocol import beginnings, plain, v2, wire
-from mpserve.protocol.datatypes import DATATYPES, Array
-from mpserve.protocol.documents import parse_object
+from mpserve.errors import MPServeError
+from mpserve.protocol import plain, v2, wire
+from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse, RequestedOutput
-from tests.arrays import arrays
+from tests.arrays import arrays, bits, same
+from tests.cases import each
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-
-NUMBERS = [
-    0, 1, -1, True, False, None, "1", [1], {}, 1.5, -0.0, 1e-50, 3.4028234e38, 3.4028235e38, 3.4028236e38, 1e39, -1e39, 1e308,
-    127, 128, -128, -129, 255, 256, 2**24 + 1, 2**31, 2**53 + 1, 2**60 + 2**36 + 1, 2**63 - 1, 2**63, -(2**63), 2**64 - 1,
-]  # fmt: skip
-SIZES = [0, 1, 2, 3, 4, -1, True, False, None, "1", 1.0, [1], 2**31, 2**62]
-ANYTHING = st.sampled_from([None, True, 5, 1.5, "", "x", [], [1], {}, {"a": 1}])
-
-
-def bits(array: Array) -> Any:
-    contents = array.tolist() if array.dtype.kind == "O" else array.tobytes()
-    return array.dtype, array.shape, contents, array.flags.writeable
-
-
-def told(request: InferRequest) -> Any:
-    inputs = [(t.name, t.shape, t.datatype, t.parameters, t.binary_data, bits(t.as_numpy())) for t in request.inputs]
-    fields = request.id, request.model_name, request.model_version, request.parameters, request.request_outputs
-    return fields, inputs
-
-
-def outcome(read: Any, document: Any) -> Any:
-    try:
-        return told(read(document))
-    except InvalidInput as error:
-        return str(error)
-
-
-def read_shorter(text: bytes) -> InferRequest:
-    """As the front end reads a body of nothing but JSON that begins like no other."""
-    request = plain.read_request(text)
-    return v2.decode_request(text, "m", "3") if request is None else v2.request_of(request, "m", "3")
-
-
-def read_as_before(text: bytes) -> InferRequest:
-    """As the front end reads it, which remembers what requests begin with."""
-    request = beginnings.read_request(text)
-    return v2.decode_request(text, "m", "3") if request is None else v2.request_of(request, "m", "3")
-
-
-def text_ways(text: bytes) -> Any:
-    """What becomes of a text either way, and of one that is too long to be read into Python objects."""
-    padded = text + b" " * plain.FEW_BYTES
-    assert outcome(read_shorter, padded) == outcome(read_strictly, padded)
-    shorter = outcome(read_shorter, text)
-    assert shorter == outcome(read_strictly, text)
-    for _ in range(2):  # of which the second knows the beginning
-        assert shorter == outcome(read_as_before, text)
-    return shorter
-
-
-def read_strictly(text: bytes) -> InferRequest:
-    return InferRequest("m", **wire.read_request(parse_object(text), None), model_version="3")
-
-
-def both_ways(document: dict[str, Any]) -> Any:
-    return text_ways(orjson.dumps(document))
-
-
-@st.composite
-def entries(draw: st.DrawFn) -> dict[str, Any]:
-    datatype = draw(st.sampled_from(DATATYPES))
-    array = draw(arrays(datatype, json=True))
-    flat = draw(st.booleans()) or not array.ndim
-    values = array.astype(np.float64) if datatype in ("FP16", "BF16") else array
-    data = (values.ravel() if flat else values).tolist()
-    if datatype == "BYTES":
-        data = _text(data)
-    return {"name": draw(st.sampled_from("xyz")), "shape": list(array.shape), "datatype": datatype, "data": data}
-
-
-def _text(value: Any) -> Any:
-    return [_text(item) for item in value] if isinstance(value, list) else value.decode()
-
-
-def documents() -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries(
-        {"inputs": st.lists(entries(), min_size=1, max_size=3)}, optional={"id": st.text(max_size=3)}
-    )
-
-
-def spoil(draw: st.DrawFn, document: dict[str, Any]) -> None:
-    """Change something in it."""
-    inputs = document.get("inputs")
-    entry = draw(st.sampled_from(inputs)) if isinstance(inputs, list) and inputs else document
-    what = draw(st.sampled_from(["element", "size", "rank", "field", "top", "gone", "extra", "datatype"]))
-    if not isinstance(entry, dict):
-        return
-    if what == "element" and isinstance(entry.get("data"), list) and entry["data"]:
-        entry["data"][draw(st.integers(0, len(entry["data"]) - 1))] = draw(st.sampled_from(NUMBERS))
-    elif what == "size" and isinstance(entry.get("shape"), list):
-        entry["shape"].insert(0, draw(st.sampled_from(SIZES)))
-    elif what == "rank" and isinstance(entry.get("shape"), list):
-        entry["shape"] += [1] * draw(st.sampled_from([1, 31, 32, 33]))
-    elif what == "field":
-        entry[draw(st.sampled_from(["name", "shape", "datatype", "data", "parameters"]))] = draw(ANYTHING)
-    elif what == "top":
-        document[draw(st.sampled_from(["id", "inputs", "outputs", "parameters", "other"]))] = draw(ANYTHING)
-    elif what == "gone" and entry:
-        del entry[draw(st.sampled_from(sorted(entry)))]
-    elif what == "extra":
-        entry["extra"] = draw(ANYTHING)
-    else:
-        entry["datatype"] = draw(st.sampled_from([*DATATYPES, "fp32", "Int8", "FLOAT", ""]))
-
-
-@untimed
-@given(st.data())
-def test_any_request_is_taken_or_refused_as_by_the_strict_way(data: st.DataObject) -> None:
-    document = data.draw(documents())
-    for _ in range(data.draw(st.integers(0, 3))):
-        spoil(data.draw, document)
-    both_ways(document)
-
-
-@pytest.mark.parametrize("datatype", [*DATATYPES, "fp32", "FLOAT"])
-@pytest.mark.parametrize("element", NUMBERS, ids=repr)
-def test_an_element_is_taken_or_refused_as_by_the_strict_way(datatype: str, element: Any) -> None:
-    # With Python objects, few and more, without, and with more threads than one.
-    for count in (1, 2 * plain.FEW, plain.FEW_BYTES, 5000):
-        data = [element, *[1] * count]
-        both_ways({"inputs": [{"name": "x", "shape": [len(data)], "datatype": datatype, "data": data}]})
-
-
-@pytest.mark.parametrize(
-    ("shape", "data", "words"),
-    [
-        ([], [1], None),
-        ([], [], "expected 1 elements"),
-        ([1] * 32, [1], None),
-        ([1] * 33, [1], "33 dimensions"),
-        ([0], [], None),
-        ([0, 2**62], [], "too large"),
-        ([True], [1], "shape holds true"),
-        ([-1], [1], "shape holds -1"),
-        ([-1, -1], [1], "shape holds -1"),
-        ([2, 2], [[1, 2], [3]], "not nested as shape"),
-        ([2, 2], [[1, 2], [3, 4]], None),
-        (1, [1], "shape is a number"),
-        ([1], 1, "data is a number"),
-    ],
-)
-def test_a_shape_is_taken_or_refused_as_by_the_strict_way(shape: Any, data: Any, words: str | None) -> None:
-    got = both_ways({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": data}]})
-    assert isinstance(got, str) == (words is not None)
-    assert words is None or words in got
-
-
-@pytest.mark.parametrize("name", ["x", "input-1", "labels", "\\"])
-@pytest.mark.parametrize("key", ['"data"', '"d\\u0061ta"', '"\\u0064ata"'])
-@pytest.mark.parametrize("value", ["true", "false", "null", '"1"', "1"])
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_among_many_numbers_nothing_else_is_taken_for_one(name: str, key: str, value: str, at: int) -> None:
-    data = f"{key}:[{','.join(['1'] * plain.FEW)},{value}]"
-    head, shape = f'"name":{orjson.dumps(name).decode()},"datatype":"FP32"', f'"shape":[{plain.FEW + 1}]'
-    for entry in (f"{head},{shape},{data}", f"{head},{data},{shape}"):
-        entries = [f'"name":"{other}","shape":[1],"datatype":"INT8","data":[1]' for other in "ab"]
-        entries.insert(at, entry)
-        got = text_ways(f'{{"inputs":[{{{"},{".join(entries)}}}]}}'.encode())
-        assert isinstance(got, str) == (value != "1")
-
-
-def test_very_many_sizes_are_refused_before_they_are_multiplied() -> None:
-    """Which would take longer than this test suite has patience for."""
-    entry = {"name": "x", "shape": [2**62] * 1_000_000, "datatype": "FP32", "data": [1]}
-    assert "1000000 dimensions" in outcome(read_shorter, orjson.dumps({"inputs": [entry]}))
-
-
-def test_names_are_unique() -> None:
-    entry = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
-    assert "the name 'x' is there twice" in both_ways({"inputs": [entry, entry]})
-
-
-PLAIN = b'{"id":"1","inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2.5]}]}'
-
-
-def test_a_plain_request_does_go_the_shorter_way() -> None:
-    pytest.importorskip("simdjson")
-    for text in (PLAIN, PLAIN + b" " * plain.FEW_BYTES):
-        request_id, [(name, datatype, array)] = plain.read_request(text) or (None, [])
-        assert (request_id, name, datatype, array.tolist()) == ("1", "x", "FP32", [[1, 2.5]])
-        assert plain.read_request(text.replace(b'"id"', b'"outputs"')) is None
-
-
-ODD = [
-    PLAIN + b" \n",
-    PLAIN + b"\x00",
-    PLAIN + b"x",
-    PLAIN + PLAIN,
-    b" " + PLAIN,
-    b"\xef\xbb\xbf" + PLAIN,
-    PLAIN[:-1],
-    b"",
-    b"{",
-    b"{}",
-    b"[]",
-    PLAIN.replace(b'"1"', b'"2","id":"1"'),
-    PLAIN.replace(b'"1"', b"null"),
-    PLAIN.replace(b'"1"', b"1"),
-    PLAIN.replace(b'"1"', b'"\xff"'),
-    PLAIN.replace(b'"1"', b'"\\ud800"'),
-    PLAIN.replace(b'"1"', b'"\\udc00"'),
-    PLAIN.replace(b'"1"', b'"\\ud83d\\ude00"'),
-    PLAIN.replace(b'"1"', b'"\\u0000"'),
-    PLAIN.replace(b'"1"', b'"\x01"'),
-    PLAIN.replace(b'"1"', b'"["'),
-    PLAIN.replace(b'"x"', b'"]["'),
-    PLAIN.replace(b'"id"', b'"inputs"'),
-    PLAIN.replace(b'"id":"1",', b""),
-    PLAIN.replace(b"inputs", b"\\u0069nputs"),
-    PLAIN.replace(b'"name":"x"', b'"name":"x","name":"y"'),
-    PLAIN.replace(b'"data":', b'"data":[3,4],"data":'),
-    PLAIN.replace(b'"name":"x"', b'"data":[1,2]'),
-    PLAIN.replace(b'"FP32"', b'["FP32"]'),
-    PLAIN.replace(b'"FP32"', b'{"a":1}'),
-    PLAIN.replace(b"[1,2]", b"[[1,2]]"),
-    PLAIN.replace(b"[1,2]", b"[[1],2]"),
-    PLAIN.replace(b"[1,2]", b"2"),
-    PLAIN.replace(b"[1,2]", b"{}"),
-    PLAIN.replace(b"[1,2]", b"[2.0]"),
-    PLAIN.replace(b"[1,2]", b"[2e0]"),
-    PLAIN.replace(b"[1,2]", b"[-0,2]"),
-    PLAIN.replace(b"[1,2]", b"[02]"),
-    PLAIN.replace(b"[1,2.5]", b"[[1,2.5]]"),
-    PLAIN.replace(b"[1,2.5]", b"[[1],[2.5]]"),
-    PLAIN.replace(b"[1,2.5]", b"[1,{}]"),
-    PLAIN.replace(b"[1,2.5]", b"[1,2.5,]"),
-    PLAIN.replace(b"[1,2.5]", b"{}"),
-    PLAIN.replace(b"[1,2.5]", b"[" * 2000 + b"]" * 2000),
-    PLAIN.replace(b"x", b"\xff"),
-    PLAIN.replace(b"x", b"\\ud800"),
-]
-
-
-@pytest.mark.parametrize("text", ODD)
-def test_odd_text_is_taken_or_refused_as_by_the_strict_way(text: bytes) -> None:
-    text_ways(text)
-
-
-@pytest.mark.parametrize("datatype", DATATYPES)
-@pytest.mark.parametrize(
-    "number",
-    [
-        "-0",
-        "-0.0",
-        "1e5",
-        "1E+5",
-        "1e400",
-        "1e-400",
-        "01",
-        "1.",
-        ".5",
-        "+1",
-        "-",
-        "NaN",
-        "Infinity",
-        "0x1",
-        "1_0",
-        "1 2",
-        "",
-        "18446744073709551616",
-        "-9223372036854775809",
-        "9007199254740993",
-        "0.1e1",
-        "123456789012345678901234567890",
-        "1e22",
-        "5e-324",
-        "2.2250738585072011e-308",
-        "3.4028235677973366e38",
-        "3.4028235677973365e38",
-        "1.401298464324817e-45",
-        "7e-46",
-    ],
-)
-def test_a_number_is_taken_or_refused_as_by_the_strict_way(datatype: str, number: str) -> None:
-    text_ways(PLAIN.replace(b"2.5", number.encode()).replace(b"FP32", datatype.encode()))
-
-
-@untimed
-@given(st.data())
-def test_any_changed_text_is_taken_or_refused_as_by_the_strict_way(data: st.DataObject) -> None:
-    text = bytearray(data.draw(st.sampled_from([PLAIN, orjson.dumps(data.draw(documents()))])))
-    pieces = st.sampled_from(
-        [b"[", b"]", b"{", b"}", b",", b'"', b"1", b"-", b".", b"e", b"0", b" ", b"\\", b"\x00", b"\xff", b"null"]
-    )
-    for _ in range(data.draw(st.integers(1, 3))):
-        start = data.draw(st.integers(0, len(text)))
-        text[start : start + data.draw(st.integers(0, 2))] = data.draw(pieces)
-    text_ways(bytes(text))
-
 
 LAYOUTS = {
     "as it is": lambda array: array,
@@ -357,8 +68,8 @@ def test_any_response_is_written_or_refused_as_by_the_strict_way(data: st.DataOb
     assert written(lambda: v2.encode_answer(response, request, nonfinite)) == strict  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("count", [3, 3000], ids=["short", "long"])
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64", "BF16"])
+@each("count", [3, 3000])
+@each("datatype", ["FP16", "FP32", "FP64", "BF16"])
 def test_what_is_not_finite_is_refused_or_null(count: int, datatype: str) -> None:
     array = np.ones(count, np.float32)
     array[1], array[2] = np.nan, -np.inf
@@ -379,9 +90,9 @@ def test_a_column_of_a_table_is_written() -> None:
 NAMES = ["y", "n", "null", '"data":[', '"data":[n', "data\\", "é"]
 
 
-@pytest.mark.parametrize("at", [0, 2500, 4999])
-@pytest.mark.parametrize("model_name", NAMES)
-@pytest.mark.parametrize("name", NAMES)
+@each("at", [0, 2500, 4999])
+@each("model_name", NAMES)
+@each("name", NAMES)
 def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
     name: str, model_name: str, at: int
 ) -> None:
@@ -400,31 +111,19 @@ def test_in_a_long_answer_no_name_hides_what_is_not_finite_nor_is_taken_for_it(
         assert [output["data"] for output in answer["outputs"]] == [finite.tolist()] * len(outputs)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b'{"instances":[[1,2.5],[3,4]]}',
-        b'{"instances": [1] }',
-        b'{"instances":[]}',
-        b'{"instances":null}',
-        b'{"instances":"a"}',
-        b'{"instances":{"a":[1]}}',
-        b'{"instances":[{"a":1}]}',
-        b'{"instances":[1],"instances":[2]}',
-        b'{"instances":[1],"a":2}',
-        b'{"instances":[1]}}',
-        b'{"instances":[1]',
-        b'{"instances":[1]]}',
-        b'{"instances":}',
-        b'{"instances":',
-        b'{"instances":}"}',
-        b'{"instances":[1]}x',
-        b'{"instances":[NaN]}',
-        b'{"instances":["\xff"]}',
-        b'{"instances":[1]},"b":{}}',
-        b'{"instances":1,"a":{}}',
-    ],
-)
+INSTANCES = [
+    b'{"instances":[[1,2.5],[3,4]]}', b'{"instances": [1] }', b'{"instances":[]}', b'{"instances":null}',
+    b'{"instances":"a"}', b'{"instances":{"a":[1]}}', b'{"instances":[{"a":1}]}',
+    b'{"instances":[1],"instances":[2]}', b'{"instances":[1],"a":2}', b'{"instances":[1]}}', b'{"instances":[1]',
+    b'{"instances":[1]]}', b'{"instances":}', b'{"instances":', b'{"instances":}"}', b'{"instances":[1]}x',
+    b'{"instances":[NaN]}', b'{"instances":["\xff"]}', b'{"instances":[1]},"b":{}}', b'{"instances":1,"a":{}}',
+    b'{"instances":[1,true]}', b'{"instances":[[1,2],[3]]}', b'{"instances":[[[1,2]],[[3,4]]]}', b'{"instances":[[],[]]}',
+    b'{"instances":[-1,18446744073709551615]}', b'{"instances":[9223372036854775808]}', b'{"instances":[1e300]}',
+    b'{"instances":[9007199254740993,1.5]}', b'{"instances":[1,-2]}', b'{"instances":[1,"2"]}', b'{"inst\\u0061nces":[1]}',
+]  # fmt: skip
+
+
+@each("text", INSTANCES)
 def test_short_instances_are_those_of_the_whole_document_or_left_alone(text: bytes) -> None:
     read = plain.read_few_instances(text)
     try:
@@ -435,13 +134,60 @@ def test_short_instances_are_those_of_the_whole_document_or_left_alone(text: byt
         assert read == (document["instances"] if len(document) == 1 and text.count(b"instances") == 1 else None)
 
 
-@pytest.mark.parametrize(
+def by_numpy(text: bytes, kind: str) -> Any:
+    """The array that numpy makes of instances that are nothing but numbers; None where there is none."""
+    try:
+        document = orjson.loads(text)
+        array = np.array(document["instances"], {"d": np.float64, "i": np.int64, "u": np.uint64}.get(kind))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+    leaves = set(map(type, np.array(document["instances"], object).ravel().tolist()))
+    alone = len(document) == 1 and text.count(b'"') == 2
+    return array if alone and leaves <= ({int, float} if kind in ("d", "any") else {int}) else None
+
+
+def read_alike(text: bytes) -> None:
+    for kind in ("d", "i", "u", "any"):
+        array = plain.read_instances(text, kind)  # type: ignore[arg-type]
+        assert array is None or same(array, by_numpy(text, kind))
+
+
+@each("text", INSTANCES)
+def test_long_instances_are_those_that_numpy_makes_or_left_alone(text: bytes) -> None:
+    read_alike(text)
+
+
+def test_plain_instances_are_taken_by_the_fast_reader() -> None:
+    pytest.importorskip("simdjson")
+    array = plain.read_instances(b'{"instances":[[1,2.5],[3,4]]}', "d")
+    assert array is not None
+    assert array.tolist() == [[1, 2.5], [3, 4]]
+
+
+LEAVES = (
+    st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-3, 3)
+    | st.booleans()
+)
+NESTED = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner).map(list), max_leaves=12
+)
+
+
+@untimed
+@given(st.lists(NESTED, max_size=4))
+def test_any_long_instances_are_those_that_numpy_makes_or_left_alone(instances: Any) -> None:
+    read_alike(orjson.dumps({"instances": instances}))
+
+
+@each(
     "rows",
     [
         "[1.5,-0.5]", "[[1.5,-0.5]]", "[[1.5],[-0.5]]", "[[0.1,1.5e300],[-0.0,2.5]]", "[1.5]", "[[1.5]]", "[1.0,2.0,3.25]",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("datatype", ["FP64", "FP32"])
+@each("datatype", ["FP64", "FP32"])
 def test_floats_in_rows_become_the_array_that_numpy_makes_of_them_or_are_left_alone(rows: str, datatype: str) -> None:
     wanted = np.array(orjson.loads(rows))
     array = plain.floats(orjson.loads(rows), rows.count("."), datatype)
@@ -452,7 +198,7 @@ def test_floats_in_rows_become_the_array_that_numpy_makes_of_them_or_are_left_al
         assert bits(array) == bits(wanted.astype(plain.KINDS[datatype][1]))
 
 
-@pytest.mark.parametrize(
+@each(
     "rows",
     [
         "[]", "[[]]", "[[],[1.5]]", "[1,2]", "[1.5,2]", "[[1.5,2]]", "[[1.5,true]]", "[[1.5,null]]", "[[1.5],[1.5,2.5]]",

@@ -5,14 +5,16 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpserve.errors import InvalidInput
 from mpserve.protocol import plain_binary, v2
 from mpserve.protocol.datatypes import DATATYPES, FIXED, Array
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
-from tests.protocol.test_plain import ANYTHING, SIZES, bits, untimed
+from tests.arrays import bits
+from tests.bodies import ANYTHING, SIZES
+from tests.cases import each
 
 WANTED = {"binary_data_output": True}
 
@@ -38,8 +40,8 @@ def either_way(document: Any, rest: bytes) -> bool:
     return True
 
 
-@pytest.mark.parametrize(
-    ("document", "rest", "is_plain"),
+@each(
+    "document, rest, is_plain",
     [
         (document(), 8, True),
         (document(id="7"), 8, True),
@@ -82,13 +84,13 @@ def test_what_is_plain_is_read_as_in_the_ordinary_way(document: Any, rest: int, 
     assert either_way(document, bytes(range(rest))) == is_plain
 
 
-@pytest.mark.parametrize("datatype", [datatype for datatype in FIXED if datatype != "BOOL"])
+@each("datatype", [datatype for datatype in FIXED if datatype != "BOOL"])
 def test_tensors_of_numbers_of_any_kind_are_plain(datatype: str) -> None:
     size = 3 * FIXED[datatype].itemsize
     assert either_way(document(entry("x", [3], datatype, size)), bytes(range(size)))
 
 
-@untimed
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(
@@ -109,9 +111,9 @@ def test_whatever_else_is_asked_is_read_as_in_the_ordinary_way_or_left_to_it(
     either_way({"inputs": inputs, "parameters": WANTED, **fields}, bytes(rest))
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
-@pytest.mark.parametrize("response_id", [None, "7", 'é"'])
-@pytest.mark.parametrize(
+@each("datatype", DATATYPES)
+@each("response_id", [None, "7", 'é"'])
+@each(
     "layout",
     [np.ascontiguousarray, lambda array: array[::2], lambda array: array.reshape(2, 2).T, lambda array: array[:0]],
 )
@@ -129,7 +131,7 @@ def test_a_response_is_written_as_in_the_ordinary_way(datatype: str, response_id
     assert (written is not None) == (layout is np.ascontiguousarray)
 
 
-@pytest.mark.parametrize(
+@each(
     "outputs",
     [[], [("y", "FP32", np.ones(2))], [("y", "BYTES", np.array([b"a"], object))], [("y", "FP32", np.ones(2, ">f4"))]],
 )

@@ -4,7 +4,6 @@ import contextlib
 
 import numpy as np
 import orjson
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
 from mpserve.protocol.v2 import decode_request, encode_answer, encode_response
 from tests.arrays import arrays, same
+from tests.cases import each
 
 # How long an example takes is no property of the code.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,7 +26,7 @@ def assert_same(tensor, array):
     assert same(got, array), (got, array)
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 @untimed
 @given(data=st.data())
 def test_any_tensor_survives_being_bytes_bit_by_bit(datatype, data):
@@ -35,7 +35,7 @@ def test_any_tensor_survives_being_bytes_bit_by_bit(datatype, data):
     assert_same(InferInput("x", array.shape, datatype, decode_tensor(buffer, datatype, array.shape, "x")), array)
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 @untimed
 @given(data=st.data())
 def test_any_request_and_response_survive_the_binary_extension_bit_by_bit(datatype, data):
@@ -50,7 +50,7 @@ def test_any_request_and_response_survive_the_binary_extension_bit_by_bit(dataty
     assert_same(InferResponse.from_bytes(answer.join(), answer.json_length).outputs[0], array)
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 @untimed
 @given(data=st.data())
 def test_any_tensor_that_json_can_carry_survives_it_bit_by_bit(datatype, data):
@@ -61,7 +61,7 @@ def test_any_tensor_that_json_can_carry_survives_it_bit_by_bit(datatype, data):
     assert_same(decode_request(request, "m", None).inputs[0], array)
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 @untimed
 @given(data=st.data())
 def test_any_tensor_may_be_nested_as_its_shape_says(datatype, data):
@@ -159,7 +159,7 @@ def test_whatever_data_is_sent_is_read_or_refused(value):
             decode_request(orjson.dumps({"inputs": [entry]}), "m", None)
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 @untimed
 @given(st.binary(max_size=40), st.lists(st.integers(-2, 5) | st.sampled_from([2**31, 2**62]), max_size=5))
 def test_any_bytes_are_a_tensor_or_refused(datatype, buffer, shape):

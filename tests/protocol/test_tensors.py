@@ -3,11 +3,12 @@ import pytest
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.tensors import InferInput, InferOutput, RequestedOutput
+from tests.cases import each
 
 TENSORS = [(InferInput, InvalidInput), (InferOutput, InferenceError)]
 
 
-@pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]], np.array([[1, 2], [3, 4]]), ((1, 2), (3, 4))])
+@each("data", [[1, 2, 3, 4], [[1, 2], [3, 4]], np.array([[1, 2], [3, 4]]), ((1, 2), (3, 4))])
 def test_a_list_or_an_array_flat_or_nested_is_the_same_tensor(data):
     tensor = InferInput("x", [2, 2], "fp32", data)
     array = tensor.as_numpy()
@@ -37,8 +38,8 @@ def test_data_of_an_array_is_flat_and_can_be_changed_in_place():
     assert tensor.as_numpy().tolist() == [[9, 1], [2, 3]]
 
 
-@pytest.mark.parametrize(
-    ("array", "listed"),
+@each(
+    "array, listed",
     [
         (np.array([b"a", "é".encode()], dtype=object), ["a", "é"]),
         (np.array(["a", "é"]), ["a", "é"]),
@@ -58,9 +59,9 @@ def test_bytes_are_read_as_bytes_by_numpy_and_as_text_by_as_string():
     assert InferInput("x", [1], "BYTES", [b"a"]).as_string() == ["a"]
 
 
-@pytest.mark.parametrize(("kind", "fault"), TENSORS)
-@pytest.mark.parametrize(
-    ("shape", "datatype", "data", "message"),
+@each("kind, fault", TENSORS)
+@each(
+    "shape, datatype, data, message",
     [
         ([2], "FP32", None, "'t' has no data"),
         ([3], "FP32", [1.0, 2.0], "'t': cannot reshape array of size 2"),
@@ -77,7 +78,7 @@ def test_data_that_does_not_fit_is_the_fault_of_whoever_made_the_tensor(kind, fa
         kind("t", shape, datatype, data).as_numpy()
 
 
-@pytest.mark.parametrize(("kind", "fault"), TENSORS)
+@each("kind, fault", TENSORS)
 def test_text_of_what_is_no_text_is_refused(kind, fault):
     with pytest.raises(fault, match="'t' is FP32, only BYTES"):
         kind("t", [1], "FP32", [1.0]).as_string()
@@ -85,7 +86,7 @@ def test_text_of_what_is_no_text_is_refused(kind, fault):
         kind("t", [1], "BYTES", [b"\xff"]).as_string()
 
 
-@pytest.mark.parametrize("binary_data", [True, False])
+@each("binary_data", [True, False])
 def test_set_data_from_numpy_makes_the_array_the_data(binary_data):
     tensor = InferOutput("y", [2], "FP32", [0.0, 0.0])
     tensor.set_data_from_numpy(np.array([1, 2], dtype=">f4"), binary_data=binary_data)
@@ -97,8 +98,8 @@ def test_set_data_from_numpy_makes_the_array_the_data(binary_data):
     assert text.as_numpy().tolist() == ["é".encode()]
 
 
-@pytest.mark.parametrize(
-    ("array", "message"),
+@each(
+    "array, message",
     [
         ([1.0, 2.0], "got list, expected a numpy array"),
         (np.array([1.0, 2.0]), "got datatype FP64 from the numpy array, expected FP32"),
@@ -123,7 +124,7 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize("other", DIFFERENT)
+@each("other", DIFFERENT)
 def test_tensors_that_differ_anywhere_are_not_equal(other):
     assert InferInput("x", [1], "FP32", [1.0], {"a": 1}) != other
 
@@ -136,8 +137,8 @@ def test_data_that_is_set_as_a_list_is_not_sent_as_bytes():
     assert not tensor.binary_data
 
 
-@pytest.mark.parametrize(
-    ("parameters", "wanted"),
+@each(
+    "parameters, wanted",
     [(None, None), ({}, None), ({"a": 1}, None), ({"binary_data": True}, True), ({"binary_data": False}, False)],
 )
 def test_a_requested_output_says_whether_it_is_wanted_as_bytes(parameters, wanted):

@@ -9,40 +9,35 @@ from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import FIXED
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.protocol.v1 import decode_request, encode_response, write_plain
+from tests.cases import each
 
 NAN = float("nan")
 
 
-@pytest.mark.parametrize(
+@each(
     "content_type",
     [
-        None,
-        "",
-        "application/json",
-        "application/json; charset=utf-8",
-        "APPLICATION/JSON",
-        "application/cloudevents+json",
-        "application/ld+json ; charset=utf-8",
-        "application/octet-stream",
+        None, "", "application/json", "application/json; charset=utf-8", "APPLICATION/JSON",
+        "application/cloudevents+json", "application/ld+json ; charset=utf-8", "application/octet-stream",
         "application/x-www-form-urlencoded",
     ],
-)
+)  # fmt: skip
 def test_what_clients_send_json_under_is_read_as_json(content_type):
     assert decode_request(b'{"instances": [[1, 2.5]]}', content_type) == {"instances": [[1, 2.5]]}
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "image/jpeg", "avro/binary", "application/jsonlines"])
+@each("content_type", ["text/plain", "image/jpeg", "avro/binary", "application/jsonlines"])
 def test_any_other_content_type_reaches_the_model_as_bytes(content_type):
     assert decode_request(b'{"instances": 5}', content_type) == b'{"instances": 5}'
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"inputs": 5}', b'{"instances": []}', b'{"instances": [{"a": null}]}'])
+@each("body", [b"{}", b'{"inputs": 5}', b'{"instances": []}', b'{"instances": [{"a": null}]}'])
 def test_the_rest_of_the_object_is_the_models_affair(body):
     assert decode_request(body, None) == orjson.loads(body)
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
+@each(
+    "body, message",
     [
         (b"", "^Unrecognized request format: .*empty document"),
         (b"{", "^Unrecognized request format: .*line 1 column 2"),
@@ -69,8 +64,8 @@ class Answer:
     score: float
 
 
-@pytest.mark.parametrize(
-    ("result", "wanted"),
+@each(
+    "result, wanted",
     [
         ({"predictions": [1, 2.5, "é", None, True]}, {"predictions": [1, 2.5, "é", None, True]}),
         ([1, 2], [1, 2]),
@@ -97,7 +92,8 @@ def test_a_result_becomes_json(result, wanted):
     assert wanted is None or orjson.loads(body) == wanted
 
 
-@pytest.mark.parametrize("transform", ["float", "bfloat16", "double"])
+@pytest.mark.e2e
+@each("transform", ["float", "bfloat16", "double"])
 def test_torch_tensors_become_json_with_and_without_gradient(transform):
     torch = pytest.importorskip("torch")
     tensor = getattr(torch.tensor([[1.5, 2.0]], requires_grad=True), transform)()
@@ -107,8 +103,8 @@ def test_torch_tensors_become_json_with_and_without_gradient(transform):
         encode_response({"predictions": tensor / 0})
 
 
-@pytest.mark.parametrize(
-    ("result", "wanted"),
+@each(
+    "result, wanted",
     [
         ("é", ("é".encode(), "text/plain; charset=utf-8")),
         (b"\xff", (b"\xff", "application/octet-stream")),
@@ -120,8 +116,8 @@ def test_text_and_bytes_are_sent_as_they_are(result, wanted):
     assert encode_response(result) == wanted
 
 
-@pytest.mark.parametrize(
-    ("result", "message"),
+@each(
+    "result, message",
     [
         (None, "the model returned None"),
         ({"a": object()}, "not JSON serializable: object"),
@@ -151,8 +147,8 @@ def output(name, array, datatype="FP32"):
     return InferOutput(name, array.shape, datatype, array)
 
 
-@pytest.mark.parametrize(
-    ("outputs", "wanted"),
+@each(
+    "outputs, wanted",
     [
         ([], {}),
         ([output("y", np.array([[1.5], [2.5]]))], [[1.5], [2.5]]),
@@ -176,8 +172,8 @@ def test_a_v2_response_becomes_predictions(outputs, wanted):
     assert (orjson.loads(body), content_type) == ({"predictions": wanted}, "application/json")
 
 
-@pytest.mark.parametrize(
-    ("tensor", "message"),
+@each(
+    "tensor, message",
     [
         (output("y", np.array([np.nan])), "output 'y' holds NaN or infinity"),
         (output("y", np.array([b"\xff"]), "BYTES"), "output 'y' holds bytes that are not UTF-8"),
@@ -189,7 +185,7 @@ def test_an_output_that_cannot_be_sent_is_named(tensor, message):
         encode_response(InferResponse("1", "m", [tensor]))
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         [NAN, 1.5],
@@ -212,10 +208,10 @@ def test_non_finite_outputs_become_null_if_that_is_wanted():
     assert orjson.loads(body) == {"predictions": [{"y": None, "z": [1, None]}, {"y": 1.5, "z": [2, 3]}]}
 
 
-@pytest.mark.parametrize("nonfinite", ["error", "null"])
-@pytest.mark.parametrize("count", [3, 5000], ids=["short", "long"])
-@pytest.mark.parametrize("datatype", [*FIXED, "BYTES"])
-@pytest.mark.parametrize("odd", [0, np.nan, np.inf])
+@each("nonfinite", ["error", "null"])
+@each("count", [3, 5000])
+@each("datatype", [*FIXED, "BYTES"])
+@each("odd", [0, np.nan, np.inf])
 def test_one_output_is_written_plainly_as_in_the_ordinary_way_or_not_at_all(datatype, count, nonfinite, odd):
     array = np.zeros(count, FIXED.get(datatype, object))
     if array.dtype.kind == "f":
@@ -228,6 +224,6 @@ def test_one_output_is_written_plainly_as_in_the_ordinary_way_or_not_at_all(data
         assert (plain, "application/json") == encode_response(response, nonfinite)
 
 
-@pytest.mark.parametrize("array", [np.ones(4)[::2], np.ones((2, 3)).T, np.array(1.0), np.ones(3, ">f8")])
+@each("array", [np.ones(4)[::2], np.ones((2, 3)).T, np.array(1.0), np.ones(3, ">f8")])
 def test_what_the_json_writer_does_not_take_is_not_written_plainly(array):
     assert write_plain([("y", "FP64", array)], "error") is None

@@ -6,6 +6,7 @@ from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import numpy_dtype
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.v2 import decode_request, encode_response
+from tests.cases import each
 
 INTEGERS = ["UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
 FLOATS = ["FP16", "FP32", "FP64"]
@@ -55,31 +56,22 @@ def test_null_counts_as_absent():
     assert (request.id, request.parameters, request.request_outputs) == (None, None, [])
 
 
-@pytest.mark.parametrize(
-    ("data", "shape"),
+@each(
+    "data, shape",
     [
-        ([1, 2, 3, 4, 5, 6], [2, 3]),
-        ([[1, 2, 3], [4, 5, 6]], [2, 3]),
-        ([[[1], [2], [3]], [[4], [5], [6]]], [2, 3, 1]),
-        ([1], []),
-        ([1], [1]),
-        ([[[1]]], [1, 1, 1]),
-        ([], [0]),
-        ([], [2, 0]),
-        ([], [0, 2]),
-        ([[], []], [2, 0]),
-        ([[], []], [2, 0, 3]),
-        ([[[], []]], [1, 2, 0]),
+        ([1, 2, 3, 4, 5, 6], [2, 3]), ([[1, 2, 3], [4, 5, 6]], [2, 3]), ([[[1], [2], [3]], [[4], [5], [6]]], [2, 3, 1]),
+        ([1], []), ([1], [1]), ([[[1]]], [1, 1, 1]), ([], [0]), ([], [2, 0]), ([], [0, 2]), ([[], []], [2, 0]),
+        ([[], []], [2, 0, 3]), ([[[], []]], [1, 2, 0]),
     ],
-)
+)  # fmt: skip
 def test_data_is_flat_or_nested_as_its_shape(data, shape):
     array = decoded(data, shape)
     assert list(array.shape) == shape
     assert array.ravel().tolist() == list(range(1, array.size + 1))
 
 
-@pytest.mark.parametrize(
-    ("datatype", "values"),
+@each(
+    "datatype, values",
     [
         ("BOOL", [True, False]),
         ("UINT64", [0, 2**63, 2**64 - 1]),
@@ -110,8 +102,8 @@ def test_bf16_is_rounded_from_numbers_and_its_range_kept():
         decoded([1e39], [1], "BF16")
 
 
-@pytest.mark.parametrize(
-    ("data", "shape", "datatype", "message"),
+@each(
+    "data, shape, datatype, message",
     [
         ([1, 2, 3, 4, 5], [2, 3], "FP32", r"^input 'x': expected 6 elements for shape \[2,3\], got 5$"),
         ([], [1], "FP32", r"expected 1 elements for shape \[1\], got 0"),
@@ -170,8 +162,8 @@ def test_a_bad_tensor_is_refused_with_what_was_got_and_expected(data, shape, dat
 GOOD = tensor([1], [1])
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
+@each(
+    "fields, message",
     [
         ({}, "has no inputs, expected `inputs` to be a non-empty list"),
         ({"inputs": []}, "has no inputs"),
@@ -209,8 +201,8 @@ def test_a_bad_request_is_refused_with_where_and_why(fields, message):
         decode_request(body(**fields), "m", None)
 
 
-@pytest.mark.parametrize(
-    ("raw", "message"),
+@each(
+    "raw, message",
     [
         (b"", "Unrecognized request format: .*empty"),
         (b'{"inputs": [', "line 1 column"),
@@ -231,7 +223,7 @@ def test_a_body_that_cannot_be_read_is_refused(raw, message):
         decode_request(raw, "m", None)
 
 
-@pytest.mark.parametrize("text", ["x" * 100_000, "é" * 100_000])
+@each("text", ["x" * 100_000, "é" * 100_000])
 def test_a_refusal_does_not_repeat_endless_words_of_the_client(text):
     for bad in (
         {"name": text, "shape": [1]},
@@ -270,8 +262,8 @@ def test_what_a_response_lacks_is_left_out():
     )
 
 
-@pytest.mark.parametrize(
-    ("array", "datatype", "wanted"),
+@each(
+    "array, datatype, wanted",
     [
         (np.array([[1, 2], [3, 4]]).T, "INT64", [1, 3, 2, 4]),
         (np.arange(6)[::2], "INT16", [0, 2, 4]),
@@ -289,8 +281,8 @@ def test_data_is_written_flat_and_row_major(array, datatype, wanted):
     assert orjson.loads(encode_response(response))["outputs"][0]["data"] == wanted
 
 
-@pytest.mark.parametrize(
-    ("made", "message"),
+@each(
+    "made, message",
     [
         (InferOutput("y", [1], "FP32", [float("nan")]), "^output 'y' holds NaN or infinity, which JSON cannot carry$"),
         (InferOutput("y", [1], "FP16", np.array([1e6])), "output 'y' holds NaN or infinity"),

@@ -5,6 +5,7 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.v2 import decode_request, encode_answer, encode_response
+from tests.cases import each
 
 
 def entry(name, shape, datatype="UINT8", **fields):
@@ -52,8 +53,8 @@ def test_a_body_of_json_alone_may_state_its_length():
     assert decode([entry("x", [1], data=[1])]).inputs == [InferInput("x", [1], "UINT8", [1])]
 
 
-@pytest.mark.parametrize(
-    ("inputs", "rest", "message"),
+@each(
+    "inputs, rest, message",
     [
         ([sized("x", [2], 2)], b"\1", "^input 'x': binary_data_size is 2, but only 1 bytes are left"),
         ([sized("x", [2], 2), sized("y", [2], 2)], b"\1\2\3", "^input 'y': .* only 1 bytes are left"),
@@ -75,7 +76,7 @@ def test_binary_data_that_does_not_fit_is_refused_by_name(inputs, rest, message)
         decode(inputs, rest)
 
 
-@pytest.mark.parametrize("length", ["-1", "1000", "x", "3"])
+@each("length", ["-1", "1000", "x", "3"])
 def test_a_header_that_does_not_fit_the_body_is_refused(length):
     with pytest.raises(InvalidInput):
         decode_request(b'{"inputs":[]}', "m", None, length)
@@ -119,8 +120,8 @@ def test_what_is_asked_for_as_bytes_follows_the_json():
     assert (encoded.join(), encoded.json_length) == (json + b"".join(chunks), len(json))
 
 
-@pytest.mark.parametrize(
-    ("request_", "binary"),
+@each(
+    "request_, binary",
     [
         (asking(RequestedOutput("z", {"binary_data": True})), ["z"]),
         (asking(RequestedOutput("z", {"binary_data": False}), binary_data_output=True), ["y"]),
@@ -172,7 +173,7 @@ def test_non_finite_numbers_in_json_are_an_error_or_null():
         assert orjson.loads(encode("null"))["outputs"][0]["data"] == [None, None, 1.0]
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@each("datatype", ["FP16", "BF16", "FP32", "FP64"])
 def test_every_float_datatype_can_become_null(datatype):
     answer = InferResponse(None, "m", [InferOutput("y", [2], datatype, np.array([np.nan, 1.5]))])
     assert orjson.loads(encode_response(answer, "null"))["outputs"][0]["data"] == [None, 1.5]
@@ -195,7 +196,7 @@ def test_an_input_in_shared_memory_may_be_all_that_json_has():
     assert (body["inputs"], length) == ([entry("x", [2], "FP32", parameters=THERE)], None)
 
 
-@pytest.mark.parametrize("more", [{"data": [1, 2]}, {"parameters": {**THERE, "binary_data_size": 8}}])
+@each("more", [{"data": [1, 2]}, {"parameters": {**THERE, "binary_data_size": 8}}])
 def test_data_beside_shared_memory_is_refused(more):
     given = entry("x", [2], "FP32", parameters=THERE) | more
     with pytest.raises(InvalidInput, match=r"^input 'x': got both shared_memory_region and data, expected one of them"):
@@ -209,8 +210,8 @@ def test_an_output_in_shared_memory_is_written_without_data_however_it_was_wante
     assert orjson.loads(encoded.join())["outputs"] == [entry("y", [2], "FP32", parameters=THERE)]
 
 
-@pytest.mark.parametrize("size", [1, 10_000])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@each("size", [1, 10_000])
+@each("value", [np.nan, np.inf])
 def test_a_value_that_json_cannot_carry_is_found_in_short_and_in_long_answers(size, value):
     array = np.ones(size, dtype=np.float32)
     array[-1] = value

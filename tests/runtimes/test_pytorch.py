@@ -11,6 +11,7 @@ import torch
 from mpserve import Tensor, TorchModel
 from mpserve.runtimes.pytorch import ExportedModel, TorchScriptModel, declared_inputs
 from mpserve.serving.conversion import to_arrays, to_response
+from tests.cases import each
 from tests.running import Server, free_port, running
 
 # torch.jit is deprecated in favour of torch.export, and its files are still what many people have.
@@ -80,10 +81,9 @@ class Scaled(torch.nn.Module):
         return x * by
 
 
-@pytest.mark.parametrize(
-    ("module", "example"),
+@each(
+    "module, example",
     [(Scaled(), (torch.zeros(2), 3)), (Two(), (torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2)))],
-    ids=["a number among the inputs", "bfloat16"],
 )
 def test_an_archive_whose_inputs_have_no_v2_form_declares_none(module: Any, example: Any) -> None:
     assert declared_inputs(torch.export.export(module, example)) == ()

@@ -9,6 +9,7 @@ from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import numpy_dtype
 from mpserve.protocol.messages import InferOutput
 from mpserve.serving.classification import classified
+from tests.cases import each
 
 
 def output(datatype: str, values: Any) -> InferOutput:
@@ -16,8 +17,8 @@ def output(datatype: str, values: Any) -> InferOutput:
     return InferOutput("y", array.shape, datatype, array)
 
 
-@pytest.mark.parametrize(
-    ("datatype", "values", "count", "shape", "classes"),
+@each(
+    "datatype, values, count, shape, classes",
     [
         # The extension's own examples.
         ("INT32", [1, 5, 10, 4], 2, [2], ["10:2", "5:1"]),
@@ -44,7 +45,7 @@ def test_the_highest_values_of_a_row_are_written_with_their_indexes(
     assert answer.as_string() == classes
 
 
-@pytest.mark.parametrize(("datatype", "values"), [("BOOL", [True, False]), ("BYTES", [b"a", b"b"])])
+@each("datatype, values", [("BOOL", [True, False]), ("BYTES", [b"a", b"b"])])
 def test_what_has_no_highest_value_is_refused(datatype: str, values: Any) -> None:
     with pytest.raises(InvalidInput, match=f"output 'y' is {datatype}, which cannot be classified; expected an output"):
         classified(output(datatype, values), 1)

@@ -11,6 +11,7 @@ from mpserve.serving.configuration import configuration
 from mpserve.serving.model import Model
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
+from tests.cases import each
 
 
 class Declared(TensorModel):
@@ -72,7 +73,7 @@ def test_a_datatype_that_there_is_not_is_invalid() -> None:
     assert configuration_of(Odd())["input"] == [{"name": "x", "data_type": "TYPE_INVALID", "dims": [1]}]
 
 
-@pytest.mark.parametrize(("model", "decoupled"), [(Model("m"), False), (Generating(), True), (AsyncGenerating(), True)])
+@each("model, decoupled", [(Model("m"), False), (Generating(), True), (AsyncGenerating(), True)])
 def test_a_generator_may_answer_a_request_any_number_of_times(model: Model, decoupled: bool) -> None:
     assert configuration_of(model)["model_transaction_policy"] == {"decoupled": decoupled}
 

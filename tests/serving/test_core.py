@@ -19,6 +19,7 @@ from mpserve.serving.model import Model
 from mpserve.serving.tally import Stopwatch
 from mpserve.settings import Settings
 from tests.asgi import core_of, loaded
+from tests.cases import each
 
 PATIENCE = 30.0
 
@@ -62,16 +63,13 @@ def attached(core: ServerCore, slots: int = 1) -> tuple[Scoreboard, Row]:
     return board, board.row(0)
 
 
-def test_a_models_life_runs_in_order_and_in_one_thread() -> None:
+async def test_a_models_life_runs_in_order_and_in_one_thread() -> None:
     model = Journal()
     core = core_of(model)
     attached(core)
 
-    async def life() -> None:
-        await core.load()
-        await core.stop()
-
-    asyncio.run(life())
+    await core.load()
+    await core.stop()
     assert model.entries == ["preload", "load on cuda:3, logged as m", "warmup", "start", "stop"]
     assert model.threads == {"mpserve-m-0"}
     assert model.ready
@@ -94,7 +92,7 @@ def test_asynchronous_methods_run_on_the_loop() -> None:
     assert threading.current_thread().name in model.threads
 
 
-def test_an_engine_is_started_and_stopped_after_the_model() -> None:
+async def test_an_engine_is_started_and_stopped_after_the_model() -> None:
     class Engine(Journal):
         engine = True
 
@@ -106,11 +104,8 @@ def test_an_engine_is_started_and_stopped_after_the_model() -> None:
 
     model = Engine()
 
-    async def life() -> None:
-        async with loaded(model):
-            pass
-
-    asyncio.run(life())
+    async with loaded(model):
+        pass
     assert model.entries[-4:] == ["start", "start_engine", "stop", "stop_engine"]
 
 
@@ -205,7 +200,7 @@ def test_code_that_cannot_be_imported_in_the_worker_is_a_failure_in_words() -> N
         load(ServerCore(Settings(), find))
 
 
-@pytest.mark.parametrize("concurrency", [0, -1])
+@each("concurrency", [0, -1])
 def test_a_concurrency_of_none_at_all_is_refused(concurrency: int) -> None:
     model = Journal()
     model.concurrency = concurrency
@@ -224,7 +219,7 @@ def test_two_models_of_one_name_are_refused_also_if_they_take_it_late() -> None:
         load(core_of(Renaming("a"), Renaming("b")))
 
 
-def test_it_says_what_is_being_loaded_and_where_it_is() -> None:
+async def test_it_says_what_is_being_loaded_and_where_it_is() -> None:
     begun, released = threading.Event(), threading.Event()
 
     class Hanging(Journal):
@@ -234,16 +229,12 @@ def test_it_says_what_is_being_loaded_and_where_it_is() -> None:
 
     core = core_of(Hanging())
 
-    async def main() -> tuple[str, str]:
-        loading = asyncio.ensure_future(core.load())
-        await asyncio.to_thread(begun.wait, PATIENCE)
-        told = core.loading, core.where()
-        released.set()
-        await loading
-        return told
-
-    loading, where = asyncio.run(main())
-    assert loading == "load() of model m"
+    loading = asyncio.ensure_future(core.load())
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    said, where = core.loading, core.where()
+    released.set()
+    await loading
+    assert said == "load() of model m"
     assert re.search(rf"{re.escape(__file__)}:\d+ in load", where)
 
 
@@ -297,19 +288,16 @@ def test_all_workers_are_waited_for_if_that_is_asked() -> None:
     assert core.is_ready()
 
 
-def test_models_are_found_by_name_and_version() -> None:
+async def test_models_are_found_by_name_and_version() -> None:
     model = Journal()
     model.version = "3"
 
-    async def main() -> None:
-        async with loaded(model) as core:
-            assert core.find("m") is core.find("m", "3")
-            with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\.$"):
-                core.find("other")
-            with pytest.raises(ModelNotFound, match=r"\(version 4; it has 3\)"):
-                core.find("m", "4")
-
-    asyncio.run(main())
+    async with loaded(model) as core:
+        assert core.find("m") is core.find("m", "3")
+        with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\.$"):
+            core.find("other")
+        with pytest.raises(ModelNotFound, match=r"\(version 4; it has 3\)"):
+            core.find("m", "4")
 
 
 def test_a_model_that_is_still_being_loaded_is_not_ready_rather_than_unknown() -> None:
@@ -355,14 +343,13 @@ def test_metadata_does_not_wait_for_a_predict() -> None:
     assert asyncio.run(main()) == (([{"name": "x"}], [{"name": "y"}]), True)
 
 
-def test_a_model_whose_stop_fails_does_not_keep_the_others_from_stopping(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_model_whose_stop_fails_does_not_keep_the_others_from_stopping(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     healthy = Journal("healthy")
 
-    async def life() -> None:
-        async with loaded(failing("stop", ValueError("stuck")), healthy):
-            pass
-
-    asyncio.run(life())
+    async with loaded(failing("stop", ValueError("stuck")), healthy):
+        pass
     assert healthy.entries[-1] == "stop"
     assert "stop() of model m failed" in caplog.text
 

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 import pytest
 
 from mpserve.serving.executor import Executor
+from tests.cases import each
 from tests.running import eventually
 
 PATIENCE = 30.0
@@ -141,7 +142,7 @@ def test_what_a_call_raises_reaches_its_caller_unchanged(executor: Executor) -> 
     assert caught.value is error
 
 
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit, asyncio.CancelledError])
+@each("kind", [SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit, asyncio.CancelledError])
 def test_what_would_end_the_loop_or_the_task_ends_only_the_call(executor: Executor, kind: type[BaseException]) -> None:
     def fail() -> None:
         raise kind("why")
@@ -252,10 +253,9 @@ def test_neither_request_nor_answer_stays_in_memory_until_the_next(executor: Exe
         gc.enable()
 
 
-@pytest.mark.parametrize(
-    ("chosen", "wanted"),
+@each(
+    "chosen, wanted",
     [(os.SCHED_OTHER, os.SCHED_BATCH), (os.SCHED_IDLE, os.SCHED_IDLE)],
-    ids=["usual", "the user's"],
 )
 def test_a_thread_does_not_interrupt_the_loop_that_wakes_it_unless_the_user_has_it_otherwise(
     chosen: int, wanted: int

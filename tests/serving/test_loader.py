@@ -12,6 +12,7 @@ from mpserve import Model
 from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError
 from mpserve.serving.loader import ModelSource, from_directory, from_objects, from_target
 from mpserve.serving.tensors import FunctionModel
+from tests.cases import each
 
 
 class Named(Model):
@@ -54,8 +55,8 @@ def test_objects_keep_their_names_and_classes_are_constructed() -> None:
     assert names(sources) == ["named", "instance", "model"]
 
 
-@pytest.mark.parametrize(
-    ("models", "words"),
+@each(
+    "models, words",
     [
         (Named(), r"expected a list of models, got Named: start\(\[model\]\)"),
         ([Named(), "iris"], r"expected instances of mpserve\.Model, got 'iris' \(str\)"),
@@ -101,13 +102,10 @@ number = 7
 @pytest.mark.parametrize(
     ("attribute", "model_name", "expected"),
     [
-        ("A", None, ["a"]),
-        ("A", "renamed", ["renamed"]),
-        ("B", None, ["model"]),
-        ("B", "renamed", ["renamed"]),
+        ("A", None, ["a"]), ("A", "renamed", ["renamed"]), ("B", None, ["model"]), ("B", "renamed", ["renamed"]),
         ("both", None, ["a", "b"]),
     ],
-)
+)  # fmt: skip
 def test_a_target_names_a_class_or_a_list(
     tmp_path: Path, attribute: str, model_name: str | None, expected: list[str]
 ) -> None:
@@ -174,6 +172,7 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
         from_directory(tmp_path / "nowhere", None)
 
 
+@pytest.mark.e2e
 def test_a_model_directory_may_be_the_file_itself(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     (tmp_path / "iris.pt").touch()
@@ -206,8 +205,8 @@ class Failing(Model):
         self.fail("preload")
 
 
-@pytest.mark.parametrize(
-    ("at", "words"),
+@each(
+    "at, words",
     [
         ("constructor", "the model's constructor failed: ValueError: no weights"),
         ("preload", r"preload\(\) of model failing failed: ValueError: no weights"),

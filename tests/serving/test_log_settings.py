@@ -11,6 +11,7 @@ from mpserve.errors import InvalidInput, MPServeError, NotSupported
 from mpserve.serving.log_settings import DEFAULTS, LogSettings
 from mpserve.serving.model import Model
 from tests.asgi import loaded
+from tests.cases import each
 
 LEVELS = [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL]
 
@@ -38,7 +39,7 @@ def changed(start: int, *changes: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@each("level", LEVELS)
 def test_they_are_told_as_the_server_was_started(level: int) -> None:
     assert changed(level, {}) == (
         level,
@@ -53,8 +54,8 @@ def test_they_are_told_as_the_server_was_started(level: int) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("start", "changes", "level"),
+@each(
+    "start, changes, level",
     [
         (logging.INFO, {"log_verbose_level": 1}, logging.DEBUG),
         (logging.WARNING, {"log_verbose_level": 3}, logging.DEBUG),
@@ -81,16 +82,14 @@ def test_what_is_set_can_be_set_back() -> None:
     assert (level, told) == (logging.INFO, DEFAULTS)
 
 
-@pytest.mark.parametrize(
-    ("changes", "level"), [({"log_verbose_level": 1}, logging.WARNING), ({"log_warning": False}, logging.ERROR)]
-)
+@each("changes, level", [({"log_verbose_level": 1}, logging.WARNING), ({"log_warning": False}, logging.ERROR)])
 def test_loggers_that_repeat_us_stay_quieter(changes: dict[str, Any], level: int) -> None:
     changed(logging.INFO, changes)
     assert [logging.getLogger(name).level for name in ("httpx", "uvicorn.error")] == [level, level]
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
+@each(
+    "changes, error, words",
     [
         (
             {"log_warnings": True},

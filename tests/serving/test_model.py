@@ -9,6 +9,7 @@ import pytest
 from mpserve.errors import AcceleratorInMaster, NotSupported
 from mpserve.serving.model import Model
 from tests.asgi import loaded
+from tests.cases import each
 
 
 class Loading(Model):
@@ -35,7 +36,7 @@ class LoadingMore(Loading):
         return True
 
 
-@pytest.mark.parametrize("outcome", [None, True, "anything"])
+@each("outcome", [None, True, "anything"])
 def test_a_load_that_completes_is_remembered(outcome: Any) -> None:
     model = Loading(outcome)
     assert not model.loaded
@@ -134,7 +135,7 @@ def test_a_subclass_need_not_call_the_constructor() -> None:
     assert (model.name, model.ready, model.required_response_headers) == ("model", False, False)
 
 
-@pytest.mark.parametrize("verb", ["predict", "explain"])
+@each("verb", ["predict", "explain"])
 def test_what_is_not_overridden_is_not_supported(verb: str) -> None:
     with pytest.raises(NotSupported, match=f"Model m does not implement {verb}"):
         getattr(Model("m"), verb)({})
@@ -145,7 +146,7 @@ def test_a_transformer_that_was_started_without_a_predictor_is_told_the_option()
         Model("m").predict({})
 
 
-@pytest.mark.parametrize("method", ["preprocess", "validate", "postprocess"])
+@each("method", ["preprocess", "validate", "postprocess"])
 def test_the_stages_around_predict_hand_on_what_they_get(method: str) -> None:
     payload = {"instances": [1]}
     assert getattr(Model(), method)(payload) is payload
@@ -155,7 +156,7 @@ def test_metadata_is_empty_unless_given() -> None:
     assert (Model().get_input_types(), Model().get_output_types()) == ([], [])
 
 
-@pytest.mark.parametrize(("sample", "seen"), [(None, []), ({"instances": [1]}, [{"instances": [1]}])])
+@each("sample, seen", [(None, []), ({"instances": [1]}, [{"instances": [1]}])])
 def test_warm_up_predicts_once_on_the_sample_if_there_is_one(sample: Any, seen: list[Any]) -> None:
     class Seeing(Model):
         def predict(self, payload: Any, headers: Any = None) -> Any:
@@ -168,17 +169,14 @@ def test_warm_up_predicts_once_on_the_sample_if_there_is_one(sample: Any, seen: 
     assert asked == seen
 
 
-def test_a_model_knows_its_predictor_from_its_load_on() -> None:
+async def test_a_model_knows_its_predictor_from_its_load_on() -> None:
     class Curious(Model):
         def load(self) -> Any:
             assert self.predictor_config is not None
             self.asks = self.predictor_config.predictor_host
             return True
 
-    async def test() -> None:
-        model = Curious("m")
-        assert model.predictor_config is None
-        async with loaded(model, predictor_host="there:80"):
-            assert model.asks == "there:80"
-
-    asyncio.run(test())
+    model = Curious("m")
+    assert model.predictor_config is None
+    async with loaded(model, predictor_host="there:80"):
+        assert model.asks == "there:80"

@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from mpserve.protocol.messages import InferInput, InferRequest, InferResponse, R
 from tests.asking import Asker
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
+
+pytestmark = pytest.mark.exhaustive
 
 PATIENCE = 60.0
 EXAMPLES, CLIENTS, TURNS = 20, 25, 20

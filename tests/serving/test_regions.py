@@ -10,6 +10,7 @@ import pytest
 from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound
 from mpserve.scoreboard import Scoreboard
 from mpserve.serving.regions import Region, Regions
+from tests.cases import each
 from tests.memory import memory
 
 CONTENT = bytes(range(64))
@@ -49,16 +50,14 @@ def test_what_is_written_is_seen_by_the_client(regions: Regions, path: Path) -> 
     assert path.read_bytes() == CONTENT[:12] + b"\xff\xfe" + CONTENT[14:]
 
 
-@pytest.mark.parametrize(
-    "key", ["", "/", "..", "/..", ".", "a/b", "/a/b", "../etc/passwd", "//a", "a\0", 7, None], ids=repr
-)
+@each("key", ["", "/", "..", "/..", ".", "a/b", "/a/b", "../etc/passwd", "//a", "a\0", 7, None])
 def test_a_key_that_is_a_path_or_none_is_refused(regions: Regions, key: Any) -> None:
     with pytest.raises(InvalidInput, match=r"^key is .*, expected the name of a shared memory object, without a path$"):
         regions.register("r", key, 0, 1)
 
 
-@pytest.mark.parametrize(
-    ("offset", "size", "words"),
+@each(
+    "offset, size, words",
     [
         (-1, 4, "offset is -1, expected a number of bytes of 0 or more"),
         (0, 0, "byte_size is 0, expected a number of bytes of 1 or more"),
@@ -133,13 +132,13 @@ def test_every_worker_knows_and_so_does_one_that_starts_later(
 ) -> None:
     others = [Regions(tmp_path, board) for _ in range(2)]
     regions.register("r", path.name, 0, 4)
-    assert [content(each, "r") for each in (*others, Regions(tmp_path, board))] == [CONTENT[:4]] * 3
+    assert [content(region, "r") for region in (*others, Regions(tmp_path, board))] == [CONTENT[:4]] * 3
     others[0].unregister("r")
     others[1].register("s", path.name, 4, 4)
-    for each in (regions, *others):
-        assert content(each, "s") == CONTENT[4:8]
+    for region in (regions, *others):
+        assert content(region, "s") == CONTENT[4:8]
         with pytest.raises(RegionNotFound, match="'r' is not registered"):
-            content(each, "r")
+            content(region, "r")
 
 
 def test_a_worker_that_died_between_announcing_and_writing_hides_nothing(

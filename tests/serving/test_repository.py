@@ -21,6 +21,7 @@ from mpserve.serving.repository import Entry, Repository
 from mpserve.serving.shelf import find_all
 from mpserve.settings import Settings
 from tests.asgi import loaded
+from tests.cases import each
 
 PATIENCE = 30.0
 
@@ -153,26 +154,23 @@ def test_an_unloaded_model_is_stopped_and_unknown_and_can_be_loaded_again(kind: 
     run(kind, act)
 
 
-def test_an_object_that_a_script_has_made_is_loaded_in_place_and_not_stopped() -> None:
+async def test_an_object_that_a_script_has_made_is_loaded_in_place_and_not_stopped() -> None:
     model = Counted()
 
-    async def main() -> None:
-        async with loaded(model) as core:
-            repository = Repository(core)
-            for loads in (2, 3):
-                await repository.load("m", {})
-                assert (core.find("m").model, model.loads, model.stopped) == (model, loads, False)
-            model.fails = True
-            with pytest.raises(ModelLoadError, match="no weights"):
-                await repository.load("m", {})
-            assert core.find("m").model.ready
-            model.fails = False
-            await repository.unload("m")
-            assert model.stopped
+    async with loaded(model) as core:
+        repository = Repository(core)
+        for loads in (2, 3):
             await repository.load("m", {})
-            assert (core.find("m").model, model.loads) == (model, 5)
-
-    asyncio.run(main())
+            assert (core.find("m").model, model.loads, model.stopped) == (model, loads, False)
+        model.fails = True
+        with pytest.raises(ModelLoadError, match="no weights"):
+            await repository.load("m", {})
+        assert core.find("m").model.ready
+        model.fails = False
+        await repository.unload("m")
+        assert model.stopped
+        await repository.load("m", {})
+        assert (core.find("m").model, model.loads) == (model, 5)
 
 
 def test_a_load_that_fails_changes_nothing_and_says_why(kind: type[Counted]) -> None:
@@ -244,7 +242,7 @@ def test_a_model_that_is_not_there_is_unknown_and_those_that_are_there_are_named
     run(kind, act)
 
 
-@pytest.mark.parametrize("parameter", ["config", "file:1/model.pt"])
+@each("parameter", ["config", "file:1/model.pt"])
 def test_a_load_from_the_request_itself_is_refused_in_words(kind: type[Counted], parameter: str) -> None:
     async def act(core: ServerCore, repository: Repository) -> None:
         with pytest.raises(NotSupported, match=f"the parameter '{parameter}' is not supported"):
@@ -523,23 +521,20 @@ def test_a_worker_that_starts_later_has_the_versions_that_were_loaded_and_no_oth
     models.run(act)
 
 
-def test_objects_of_one_name_are_loaded_in_place_each() -> None:
+async def test_objects_of_one_name_are_loaded_in_place_each() -> None:
     old, new = Counted(), Counted()
     old.version, new.version = "9", "10"
 
-    async def main() -> None:
-        async with loaded(new, old) as core:
-            repository = Repository(core)
-            assert (core.find("m").model, core.versions("m")) == (new, ["9", "10"])
+    async with loaded(new, old) as core:
+        repository = Repository(core)
+        assert (core.find("m").model, core.versions("m")) == (new, ["9", "10"])
+        await repository.load("m", {})
+        assert [(model.loads, model.stopped) for model in (old, new)] == [(2, False), (2, False)]
+        new.fails = True
+        with pytest.raises(ModelLoadError, match=r"load\(\) of model m@10 failed: ValueError: no weights"):
             await repository.load("m", {})
-            assert [(model.loads, model.stopped) for model in (old, new)] == [(2, False), (2, False)]
-            new.fails = True
-            with pytest.raises(ModelLoadError, match=r"load\(\) of model m@10 failed: ValueError: no weights"):
-                await repository.load("m", {})
-            assert (old.stopped, old.ready, new.stopped, new.ready) == (False, True, False, True)
-            assert core.is_ready()
-            await repository.unload("m")
-            assert old.stopped
-            assert new.stopped
-
-    asyncio.run(main())
+        assert (old.stopped, old.ready, new.stopped, new.ready) == (False, True, False, True)
+        assert core.is_ready()
+        await repository.unload("m")
+        assert old.stopped
+        assert new.stopped

@@ -16,6 +16,7 @@ from mpserve.serving.core import ServerCore
 from tests.asking import Asker
 from mpserve.serving.model import Model
 from tests.asgi import loaded
+from tests.cases import each
 from tests.memory import memory
 
 
@@ -74,7 +75,7 @@ def once(
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@each("datatype", DATATYPES)
 def test_an_input_is_read_where_it_lies(datatype: str) -> None:
     values = [b"a", b"", b"\xff\0"] if datatype == "BYTES" else [0, 1, 1]
     data = bytes(encode_tensor(np.array(values, dtype=numpy_dtype(datatype)), datatype))
@@ -102,8 +103,8 @@ def test_an_input_is_not_copied() -> None:
     assert asyncio.run(main()) == [5, 6]
 
 
-@pytest.mark.parametrize(
-    ("tensor", "size", "offset"),
+@each(
+    "tensor, size, offset",
     [
         (HERE, 8, 0),
         (HERE, 16, 4),
@@ -150,7 +151,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("parameters", "words"), REFUSED)
+@each("parameters, words", REFUSED)
 def test_a_place_that_is_none_is_refused_before_the_model_is_asked(parameters: Any, words: str) -> None:
     for tensor, wanted, what in ((given(parameters), None, "input"), (HERE, parameters, "output")):
         model = Echo()
@@ -166,8 +167,8 @@ def test_a_region_that_is_not_registered_is_not_found() -> None:
         once(HERE, place(8, region="s"))
 
 
-@pytest.mark.parametrize(
-    ("tensor", "words"),
+@each(
+    "tensor, words",
     [
         (given(place(4)), r"input 'x': expected 8 bytes for FP32 of shape \[2\], got 4"),
         (given(place(8), [3]), r"input 'x': expected 12 bytes for FP32 of shape \[3\], got 8"),
@@ -186,7 +187,7 @@ def test_an_output_that_does_not_fit_is_refused_with_both_sizes() -> None:
         once(HERE, place(7))
 
 
-@pytest.mark.parametrize(("tensor", "wanted"), [(given(place(8)), None), (HERE, place(8))], ids=["input", "output"])
+@each("tensor, wanted", [(given(place(8)), None), (HERE, place(8))])
 def test_without_the_option_it_is_refused_in_words(tensor: InferInput, wanted: Any) -> None:
     with pytest.raises(NotSupported, match=r"uses no shared memory of its clients, unless .* --allow_client_shm$"):
         once(tensor, wanted, allow=False)

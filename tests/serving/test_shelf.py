@@ -62,6 +62,7 @@ def test_a_directory_that_holds_a_model_itself_is_that_model(tmp_path: Path) -> 
     assert models(tmp_path, "renamed") == [("renamed", "3", "")]
 
 
+@pytest.mark.e2e
 def test_a_file_may_say_its_version_as_the_only_model_and_beside_a_target(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.export.save(torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(1),)), tmp_path / "net@4.5.pt2")

@@ -18,6 +18,7 @@ from mpserve.serving.repository import Repository
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
+from tests.cases import each
 
 SLEEP = 0.02
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
@@ -110,9 +111,9 @@ def test_v1_and_v2_share_counts_and_rows_are_summed() -> None:
     with_core(test, Double())
 
 
-@pytest.mark.parametrize("model", [Choosy(), AsyncChoosy()], ids=["sync", "async"])
-@pytest.mark.parametrize(
-    ("stage", "part"),
+@each("model", [Choosy(), AsyncChoosy()])
+@each(
+    "stage, part",
     [("preprocess", "compute_input"), ("predict", "compute_infer"), ("postprocess", "compute_output")],
 )
 def test_each_stage_is_time_of_its_part(model: Model, stage: str, part: str) -> None:
@@ -180,7 +181,7 @@ def test_without_a_name_all_models_are_told_and_each_has_its_own() -> None:
     with_core(test, Double(), Choosy())
 
 
-@pytest.mark.parametrize(("name", "version"), [("nope", None), ("double", "2")])
+@each("name, version", [("nope", None), ("double", "2")])
 def test_an_unknown_model_or_version_has_none(name: str, version: str | None) -> None:
     async def test(core: ServerCore, asker: Asker) -> None:
         assert [each["version"] for each in Statistics(core).told("double", "1")] == ["1"]

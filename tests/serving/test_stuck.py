@@ -45,43 +45,34 @@ def calls(request: pytest.FixtureRequest) -> Iterator[Calls]:
     calls.executor.close()
 
 
-def test_a_call_is_stuck_when_it_has_run_for_longer_than_the_patience(calls: Calls) -> None:
-    async def main() -> None:
-        watchdog = Watchdog(calls.executor, 10)
-        assert watchdog.look(0) == []
-        tasks = await calls.begin(1)
-        assert [watchdog.look(now) for now in (100, 105, 110)] == [[], [], []]
-        [thread] = watchdog.look(111)
-        assert "in never_back\n" in watchdog.stacks([thread])
+async def test_a_call_is_stuck_when_it_has_run_for_longer_than_the_patience(calls: Calls) -> None:
+    watchdog = Watchdog(calls.executor, 10)
+    assert watchdog.look(0) == []
+    tasks = await calls.begin(1)
+    assert [watchdog.look(now) for now in (100, 105, 110)] == [[], [], []]
+    [thread] = watchdog.look(111)
+    assert "in never_back\n" in watchdog.stacks([thread])
+    await calls.end(tasks)
+
+
+async def test_each_thread_is_watched_by_itself() -> None:
+    calls = Calls(3)
+    watchdog = Watchdog(calls.executor, 10)
+    tasks = await calls.begin(2)
+    watchdog.look(0)
+    later = await calls.begin(1)
+    assert watchdog.look(5) == []
+    assert len(watchdog.look(11)) == 2
+    assert len(watchdog.look(16)) == 3
+    await calls.end([*tasks, *later])
+    calls.executor.close()
+
+
+async def test_an_idle_thread_is_not_stuck_nor_one_that_has_gone_on_to_another_call(calls: Calls) -> None:
+    watchdog = Watchdog(calls.executor, 10)
+    await calls.end(await calls.begin(1))
+    assert [watchdog.look(now) for now in (0, 100, 200)] == [[], [], []]
+    for now in (300, 311, 322):
+        tasks = await calls.begin(calls.executor.threads)
+        assert watchdog.look(now) == []
         await calls.end(tasks)
-
-    asyncio.run(main())
-
-
-def test_each_thread_is_watched_by_itself() -> None:
-    async def main() -> None:
-        calls = Calls(3)
-        watchdog = Watchdog(calls.executor, 10)
-        tasks = await calls.begin(2)
-        watchdog.look(0)
-        later = await calls.begin(1)
-        assert watchdog.look(5) == []
-        assert len(watchdog.look(11)) == 2
-        assert len(watchdog.look(16)) == 3
-        await calls.end([*tasks, *later])
-        calls.executor.close()
-
-    asyncio.run(main())
-
-
-def test_an_idle_thread_is_not_stuck_nor_one_that_has_gone_on_to_another_call(calls: Calls) -> None:
-    async def main() -> None:
-        watchdog = Watchdog(calls.executor, 10)
-        await calls.end(await calls.begin(1))
-        assert [watchdog.look(now) for now in (0, 100, 200)] == [[], [], []]
-        for now in (300, 311, 322):
-            tasks = await calls.begin(calls.executor.threads)
-            assert watchdog.look(now) == []
-            await calls.end(tasks)
-
-    asyncio.run(main())

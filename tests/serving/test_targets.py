@@ -12,6 +12,7 @@ import pytest
 from mpserve import Model
 from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError
 from mpserve.serving.targets import find, find_in_file, starts_server
+from tests.cases import each
 
 ONE = "from mpserve import Model\n\nclass One(Model):\n    name = 'one'\n"
 TWO = f"{ONE}\nclass Two(One):\n    name = 'two'\n"
@@ -34,32 +35,20 @@ def put(source: str, file: str = "model.py") -> str:
     return file
 
 
-@pytest.mark.parametrize(
+@each(
     "source",
     [
-        ONE,
-        f"{TWO}\nmodel = Two()\n",
-        f"from elsewhere import Base\n{ONE.replace('Model)', 'Base)')}",
-        f"{ONE}\n_hidden = One()\n",
-        f"{ONE}\ndef predict(x): ...\n",
+        ONE, f"{TWO}\nmodel = Two()\n", f"from elsewhere import Base\n{ONE.replace('Model)', 'Base)')}",
+        f"{ONE}\n_hidden = One()\n", f"{ONE}\ndef predict(x): ...\n",
     ],
-    ids=[
-        "one class",
-        "an instance beside classes",
-        "a base class from elsewhere",
-        "a hidden instance",
-        "and a function",
-    ],
-)
+)  # fmt: skip
 def test_a_file_that_holds_one_model_needs_no_name_in_it(source: str) -> None:
     put("from mpserve import Model\n\nclass Base(Model): ...\n", "elsewhere.py")
     found = find(put(source))
     assert isinstance(found, Model) or (isinstance(found, type) and issubclass(found, Model))
 
 
-@pytest.mark.parametrize(
-    "target", ["package.module:One", "package.module", "package/module.py:One", "package/module.py"]
-)
+@each("target", ["package.module:One", "package.module", "package/module.py:One", "package/module.py"])
 def test_a_model_is_found_by_file_or_by_module(target: str) -> None:
     put("", "package/__init__.py")
     put(ONE, "package/module.py")
@@ -90,9 +79,9 @@ def test_a_target_without_a_model_is_told_in_one_sentence(source: str, target: s
         find(target)
 
 
-@pytest.mark.parametrize("target", ["model.py", "model:One"])
-@pytest.mark.parametrize(
-    ("source", "words"),
+@each("target", ["model.py", "model:One"])
+@each(
+    "source, words",
     [
         ("def broken(:\n", "SyntaxError"),
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
@@ -158,7 +147,7 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize(("expected", "source"), SCRIPTS.values(), ids=SCRIPTS.keys())
+@each("expected, source", SCRIPTS.values())
 def test_a_script_that_starts_a_server_is_told_from_a_file_that_holds_a_model(expected: bool, source: str) -> None:
     assert starts_server(Path(put(source))) is expected
 

@@ -11,6 +11,7 @@ from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.serving.conversion import tensor_stage
 from mpserve.serving.tally import Stopwatch
 from mpserve.serving.tensors import FunctionModel, Tensor, TensorModel
+from tests.cases import each
 
 X = Tensor("x", "FP32", (-1, 2))
 N = Tensor("n", "INT8", (-1,))
@@ -23,9 +24,7 @@ def model_of(*inputs: Tensor, outputs: tuple[Tensor, ...] = ()) -> TensorModel:
     return model
 
 
-@pytest.mark.parametrize(
-    ("shape", "fits"), [([3, 2], True), ([0, 2], True), ([3, 1], False), ([2], False), ([1, 3, 2], False)]
-)
+@each("shape, fits", [([3, 2], True), ([0, 2], True), ([3, 1], False), ([2], False), ([1, 3, 2], False)])
 def test_a_declared_shape_leaves_open_what_is_minus_one(shape: list[int], fits: bool) -> None:
     assert X.fits(shape) is fits
 
@@ -59,9 +58,7 @@ def test_warm_up_does_nothing_without_a_sample() -> None:
     assert not hasattr(model, "seen")
 
 
-@pytest.mark.parametrize(
-    ("sample", "error"), [([1.0, 2.0], InvalidInput), ([["a", "b"]], InvalidInput)], ids=["shape", "kind"]
-)
+@each("sample, error", [([1.0, 2.0], InvalidInput), ([["a", "b"]], InvalidInput)])
 def test_a_sample_that_does_not_match_is_refused(sample: Any, error: type[Exception]) -> None:
     model = Double()
     model.sample = sample
@@ -100,16 +97,13 @@ def device_last(path: str = "weights", device: str = "none") -> str:
     return f"{path}@{device}"
 
 
-@pytest.mark.parametrize(
-    ("load", "in_master", "held"),
+@each(
+    "load, in_master, held",
     [
-        (plain, "plain", "plain"),
-        (with_default, "weights", "weights"),
-        (on_device, None, "cuda:7"),
-        (under_another_name, None, "cuda:7"),
-        (device_last, None, "weights@cuda:7"),
+        (plain, "plain", "plain"), (with_default, "weights", "weights"), (on_device, None, "cuda:7"),
+        (under_another_name, None, "cuda:7"), (device_last, None, "weights@cuda:7"),
     ],
-)
+)  # fmt: skip
 def test_a_load_function_runs_in_the_master_unless_it_takes_a_device(
     load: Callable[..., str], in_master: str | None, held: str
 ) -> None:

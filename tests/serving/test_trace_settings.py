@@ -6,9 +6,10 @@ import pytest
 
 from mpserve.errors import InvalidInput, MPServeError, NotSupported
 from mpserve.serving.trace_settings import SETTINGS, refuse_changes
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     "changes",
     [
         {},
@@ -22,8 +23,8 @@ def test_what_is_so_already_may_be_set(changes: dict[str, Any]) -> None:
     refuse_changes(changes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
+@each(
+    "changes, error, words",
     [
         (
             {"trace_level": ["TIMESTAMPS"]},

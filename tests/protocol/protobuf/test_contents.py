@@ -5,6 +5,7 @@ from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import numpy_dtype
 from mpserve.protocol.protobuf import contents
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.cases import each
 
 VALUES = {
     "BOOL": [True, False, True],
@@ -22,7 +23,7 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("datatype", VALUES)
+@each("datatype", VALUES)
 def test_elements_keep_their_values_both_ways(datatype: str) -> None:
     array = np.array(VALUES[datatype], dtype=numpy_dtype(datatype))
     sent = pb.InferTensorContents.FromString(contents.serialised(array, datatype))
@@ -33,7 +34,7 @@ def test_elements_keep_their_values_both_ways(datatype: str) -> None:
     assert sent == pb.InferTensorContents(**{contents.FIELDS[datatype]: VALUES[datatype]})
 
 
-@pytest.mark.parametrize("datatype", [*VALUES, "FP16"])
+@each("datatype", [*VALUES, "FP16"])
 def test_no_elements_are_an_empty_array(datatype: str) -> None:
     received = contents.to_array(pb.InferTensorContents(), datatype)
     assert (received.dtype, received.shape) == (numpy_dtype(datatype), (0,))
@@ -51,8 +52,8 @@ def test_unknown_fields_do_not_shift_the_elements() -> None:
     assert contents.to_array(received, "FP32").tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("given", "datatype", "says"),
+@each(
+    "given, datatype, says",
     [
         ({"int_contents": [1]}, "FP32", "got int_contents, expected fp32_contents, which holds FP32"),
         (
@@ -65,7 +66,6 @@ def test_unknown_fields_do_not_shift_the_elements() -> None:
         ({"uint_contents": [256]}, "UINT8", "element 0 of data is 256, out of range for UINT8"),
         ({"int_contents": [1]}, "FP31", "unknown datatype 'FP31'"),
     ],
-    ids=["other field", "two fields", "no field", "signed range", "unsigned range", "unknown datatype"],
 )
 def test_what_does_not_fit_the_datatype_is_the_clients_fault(
     given: dict[str, list[int]], datatype: str, says: str

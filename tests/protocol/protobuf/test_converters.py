@@ -9,6 +9,7 @@ from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, Inf
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.converters import decode_request, decode_response, response_from_dict
 from mpserve.protocol.protobuf.fields import Parts, encode_request, encode_response
+from tests.cases import each
 
 RAW = np.array([1, 2], np.float32).tobytes()
 
@@ -105,7 +106,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("data", "says"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+@each("data, says", [case[1:] for case in REFUSED])
 def test_what_the_protocol_does_not_allow_is_the_clients_fault(data: bytes, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         decode_request(data)
@@ -115,14 +116,13 @@ THERE = {"shared_memory_region": {"string_param": "r"}, "shared_memory_byte_size
 PLACED = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
 
 
-@pytest.mark.parametrize(
-    ("inputs", "raw", "typed"),
+@each(
+    "inputs, raw, typed",
     [
         ([raw_tensor(parameters=THERE)], [], False),
         ([raw_tensor(parameters=THERE), raw_tensor(name="y")], [RAW], False),
         ([tensor(name="y"), raw_tensor(parameters=THERE)], [], True),
     ],
-    ids=["alone", "beside raw contents", "beside typed contents"],
 )
 def test_an_input_in_shared_memory_has_no_contents(inputs: Any, raw: list[bytes], typed: bool) -> None:
     """Of raw ones there are as many as inputs elsewhere, as tritonclient sends them."""
@@ -143,7 +143,7 @@ def test_contents_beside_shared_memory_are_refused() -> None:
         decode_request(request(inputs=[raw_tensor(parameters=THERE)], raw_input_contents=[RAW]))
 
 
-@pytest.mark.parametrize("typed", [True, False])
+@each("typed", [True, False])
 def test_an_output_in_shared_memory_keeps_its_place_among_the_raw_ones(typed: bool) -> None:
     """tritonclient counts them."""
     outputs = [InferOutput("x", [2], "FP32", None, PLACED), InferOutput("y", [2], "FP32", [1, 2])]
@@ -180,7 +180,7 @@ def test_a_response_is_raw_or_typed_as_it_is_asked_for() -> None:
     assert sent(encode_response(response, typed=True)) == typed
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
+@each("datatype", ["FP16", "BF16"])
 def test_a_response_is_raw_throughout_if_an_output_has_no_typed_contents(datatype: str) -> None:
     outputs = [InferOutput("x", [1], "FP32", [1.0]), InferOutput("y", [1], datatype, [1.0])]
     message = sent(encode_response(InferResponse(None, "m", outputs), typed=True))
@@ -199,7 +199,7 @@ def test_an_output_that_does_not_fit_its_declaration_is_the_models_fault() -> No
         encode_response(InferResponse(None, "m", [InferOutput("y", [3], "FP32", [1.0])]), typed=False)
 
 
-@pytest.mark.parametrize("typed", [True, False])
+@each("typed", [True, False])
 def test_a_response_is_read_back(typed: bool) -> None:
     outputs = [InferOutput("y", [2, 1], "INT8", [1, -1], {"p": True}), InferOutput("z", [1], "BYTES", [b"\xff"])]
     response = InferResponse("7", "m", outputs, "3", parameters={"q": 2})
@@ -208,8 +208,8 @@ def test_a_response_is_read_back(typed: bool) -> None:
     assert decoded == response
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
+@each(
+    "data, says",
     [
         (b"\x0a\xff", "the response is not one of V2: .*cut short"),
         (pb.ModelInferResponse(outputs=[raw_tensor()]).SerializeToString(), "output 'x': expected 2 elements"),
@@ -224,20 +224,19 @@ def test_a_response_that_cannot_be_read_is_not_the_clients_fault(data: bytes, sa
         decode_response(data)
 
 
-@pytest.mark.parametrize(
+@each(
     "output",
     [
         {"name": "y", "shape": [2], "datatype": "FP32", "data": [1, 2]},
         {"name": "y", "shape": [2], "datatype": "FP32", "contents": {"fp32_contents": [1, 2]}},
     ],
-    ids=["data", "contents"],
 )
 def test_a_dict_of_the_sdk_is_a_response(output: dict[str, Any]) -> None:
     response = response_from_dict({"id": "7", "model_name": "m", "outputs": [output]})
     assert response == InferResponse("7", "m", [InferOutput("y", [2], "FP32", [1.0, 2.0])])
 
 
-@pytest.mark.parametrize("answer", [{}, {"model_name": "m", "outputs": [1]}, {"predictions": [1]}, [1], None, "text"])
+@each("answer", [{}, {"model_name": "m", "outputs": [1]}, {"predictions": [1]}, [1], None, "text"])
 def test_any_other_answer_is_the_models_fault(answer: Any) -> None:
     with pytest.raises(MPServeError, match=re.escape("the model's answer cannot be sent over gRPC")) as caught:
         response_from_dict(answer)

@@ -7,6 +7,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 
 import mpserve.protocol.protobuf
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.cases import each
 
 FOLDER = Path(mpserve.protocol.protobuf.__file__).parent
 
@@ -46,8 +47,8 @@ def test_the_messages_stay_out_of_the_default_pool() -> None:
 
 
 # Spot checks against the public files; a field that is renumbered breaks every client.
-@pytest.mark.parametrize(
-    ("message", "field", "number"),
+@each(
+    "message, field, number",
     [
         ("ModelInferRequest", "raw_input_contents", 7),
         ("ModelInferResponse", "raw_output_contents", 6),

@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.cases import each
 
 RAW = np.array([1, 2], np.float32).tobytes()
 
@@ -29,7 +30,7 @@ def as_array(values: list[float]) -> InferInput:
     return tensor
 
 
-@pytest.mark.parametrize("kind", [pb.ModelInferRequest, foreign("ModelInferRequest")], ids=["ours", "another's"])
+@each("kind", [pb.ModelInferRequest, foreign("ModelInferRequest")])
 def test_a_request_is_read_from_a_message_of_any_class(kind: type) -> None:
     message = kind(
         model_name="m",
@@ -47,14 +48,14 @@ def test_a_request_is_read_from_a_message_of_any_class(kind: type) -> None:
     assert request.use_binary_outputs
 
 
-@pytest.mark.parametrize("kind", [pb.ModelInferResponse, foreign("ModelInferResponse")], ids=["ours", "another's"])
+@each("kind", [pb.ModelInferResponse, foreign("ModelInferResponse")])
 def test_a_response_is_read_from_a_message_of_any_class(kind: type) -> None:
     output = {"name": "y", "datatype": "INT32", "shape": [2], "contents": {"int_contents": [1, 2]}}
     response = InferResponse.from_grpc(kind(model_name="m", id="7", outputs=[output]))
     assert response == InferResponse("7", "m", [InferOutput("y", [2], "INT32", [1, 2])], from_grpc=True)
 
 
-@pytest.mark.parametrize("raw", [False, True], ids=["typed", "raw"])
+@each("raw", [False, True])
 def test_bytes_that_grpc_carried_are_bytes_to_the_model_and_text_is_read_by_as_string(raw: bool) -> None:
     tensor = InferInput("x", [1], "BYTES", ["text"])
     if raw:
@@ -76,15 +77,14 @@ def test_what_the_protocol_does_not_allow_is_refused_as_on_the_wire() -> None:
         InferResponse.from_grpc(pb.ModelInferResponse(outputs=[output]))
 
 
-@pytest.mark.parametrize(
-    ("inputs", "raw"),
+@each(
+    "inputs, raw",
     [
         ([InferInput("x", [2], "FP32", [1, 2])], 0),
         ([as_array([1, 2])], 1),
         ([InferInput("h", [1], "FP16", [1])], 1),
         ([InferInput("h", [1], "INT8", [1]), as_array([1, 2])], 2),
     ],
-    ids=["lists", "array", "FP16", "mixed"],
 )
 def test_a_request_goes_typed_unless_an_input_was_set_as_binary_or_has_no_typed_contents(
     inputs: list[InferInput], raw: int
@@ -95,7 +95,7 @@ def test_a_request_goes_typed_unless_an_input_was_set_as_binary_or_has_no_typed_
     assert (message.model_name, message.id, message.parameters["p"].bool_param) == ("m", "7", True)
 
 
-@pytest.mark.parametrize(("datatype", "binary", "raw"), [("FP32", False, 0), ("FP32", True, 1), ("FP16", False, 1)])
+@each("datatype, binary, raw", [("FP32", False, 0), ("FP32", True, 1), ("FP16", False, 1)])
 def test_a_response_goes_typed_unless_binary_outputs_were_asked_for(datatype: str, binary: bool, raw: int) -> None:
     outputs = [InferOutput("y", [2], datatype, [1, 2])]
     message = InferResponse("7", "m", outputs, use_binary_outputs=binary).to_grpc()
@@ -103,7 +103,7 @@ def test_a_response_goes_typed_unless_binary_outputs_were_asked_for(datatype: st
     assert InferResponse.from_grpc(message).outputs == outputs
 
 
-@pytest.mark.parametrize("call", ["InferRequest('m', []).to_grpc()", "InferResponse.from_grpc(None)"])
+@each("call", ["InferRequest('m', []).to_grpc()", "InferResponse.from_grpc(None)"])
 def test_without_protobuf_they_say_what_to_install(call: str) -> None:
     script = f"import sys; sys.modules['google'] = None; from mpserve import InferRequest, InferResponse; {call}"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

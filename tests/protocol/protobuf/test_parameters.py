@@ -4,21 +4,16 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
-    ("value", "field"),
+@each(
+    "value, field",
     [
-        (True, "bool_param"),
-        (-(2**63), "int64_param"),
-        (2**63 - 1, "int64_param"),
-        (2**63, "uint64_param"),
-        (2**64 - 1, "uint64_param"),
-        (0.1, "double_param"),
-        (float("inf"), "double_param"),
-        ("", "string_param"),
+        (True, "bool_param"), (-(2**63), "int64_param"), (2**63 - 1, "int64_param"), (2**63, "uint64_param"),
+        (2**64 - 1, "uint64_param"), (0.1, "double_param"), (float("inf"), "double_param"), ("", "string_param"),
     ],
-)
+)  # fmt: skip
 def test_a_value_comes_back_as_it_was_sent(value: object, field: str) -> None:
     message = pb.ModelInferResponse()
     write_parameters(message.parameters, {"p": value})
@@ -41,7 +36,7 @@ def test_no_parameters_are_none_and_none_is_no_parameter() -> None:
     assert read_parameters(message.parameters) is None
 
 
-@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, b"x", [1], {"a": 1}])
+@each("value", [2**64, -(2**63) - 1, b"x", [1], {"a": 1}])
 def test_a_value_that_no_parameter_holds_is_the_models_fault(value: object) -> None:
     with pytest.raises(InferenceError, match=r"parameter 'p' is .*, expected a boolean"):
         write_parameters(pb.ModelInferResponse().parameters, {"p": value})

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from mpserve.protocol.protobuf.fields import encode_request, encode_response
 from mpserve.protocol.protobuf.plain import LARGE, read_request, write_response
 from mpserve.protocol.tensors import RequestedOutput
 from tests.arrays import arrays, same
+from tests.cases import each
 
 untimed = settings(deadline=None)
 X = {"name": "x", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1.0, 2.0]}}
@@ -74,8 +74,8 @@ def test_answers_are_written_as_all_others_are(data: st.DataObject, typed: bool,
     assert write_response("m", request_id, outputs, typed) == ordinary
 
 
-@pytest.mark.parametrize("typed", [True, False], ids=["typed", "raw"])
-@pytest.mark.parametrize(
+@each("typed", [True, False])
+@each(
     "array",
     [
         np.arange(12, dtype=np.float32).reshape(3, 4)[::2, ::-1],
@@ -83,7 +83,6 @@ def test_answers_are_written_as_all_others_are(data: st.DataObject, typed: bool,
         np.zeros((200, 2), np.float64),
         np.float32(3.5) + np.zeros((), np.float32),
     ],
-    ids=["strides", "transposed", "long", "no dimension"],
 )
 def test_arrays_are_written_row_by_row_whatever_their_layout(array: Array, typed: bool) -> None:
     array = np.asarray(array)
@@ -93,8 +92,8 @@ def test_arrays_are_written_row_by_row_whatever_their_layout(array: Array, typed
     assert write_response("m" * 200, "7", [("y" * 200, datatype, array)], typed) == ordinary
 
 
-@pytest.mark.parametrize(
-    ("datatype", "array"),
+@each(
+    "datatype, array",
     [
         ("BYTES", np.array([b"a"], dtype=object)),
         ("BF16", np.zeros(1, np.uint16)),
@@ -155,12 +154,12 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
+@each("data", PLAIN.values())
 def test_a_plain_request_is_read_at_once(data: bytes) -> None:
     assert assert_read_alike(data)
 
 
-@pytest.mark.parametrize("data", OTHER.values(), ids=OTHER)
+@each("data", OTHER.values())
 def test_whatever_is_not_plain_is_left_alone(data: bytes) -> None:
     assert read_request(data) is None
 

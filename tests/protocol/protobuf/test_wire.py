@@ -4,6 +4,7 @@ from mpserve.errors import InvalidInput
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf import wire
 from mpserve.protocol.protobuf.fields import RAW_INPUT
+from tests.cases import each
 
 
 def message(*raw: bytes) -> pb.ModelInferRequest:
@@ -13,7 +14,7 @@ def message(*raw: bytes) -> pb.ModelInferRequest:
     return request
 
 
-@pytest.mark.parametrize("raw", [[], [b""], [b"abc"], [b"a", b"", b"b" * 1000], [bytes(70000)]], ids=len)
+@each("raw", [[], [b""], [b"abc"], [b"a", b"", b"b" * 1000], [bytes(70000)]])
 def test_raw_contents_are_taken_out_and_the_rest_is_the_message_without_them(raw: list[bytes]) -> None:
     rest, taken = wire.split(message(*raw).SerializeToString(), RAW_INPUT)
     assert [bytes(part) for part in taken] == raw
@@ -50,8 +51,8 @@ def test_what_prefix_begins_is_read_as_a_field() -> None:
         assert pb.ModelInferRequest.FromString(data) == message(bytes(size))
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
+@each(
+    "data, says",
     [
         (message(b"abc").SerializeToString()[:-1], "cut short"),
         (b"\x3a", "cut short"),
@@ -60,15 +61,6 @@ def test_what_prefix_begins_is_read_as_a_field() -> None:
         (b"\xfd\x06\x00", "cut short"),
         (b"\x3b", "wire type 3"),
         (b"\x08\x01" * (wire.MAX_FIELDS + 1), "more than 65536 fields"),
-    ],
-    ids=[
-        "bytes end early",
-        "no length",
-        "half a length",
-        "endless length",
-        "half a number",
-        "group",
-        "too many fields",
     ],
 )
 def test_what_is_no_message_is_the_clients_fault(data: bytes, says: str) -> None:
