@@ -202,6 +202,38 @@ async def predict(rows):
 """
 
 
+LATE = """
+import threading, time
+from pathlib import Path
+from mpserve import Model
+
+class Named(Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.name]}
+
+class Late(Named):
+    def load(self):
+        threading.Thread(target=self.fill).start()
+
+    def fill(self):
+        while not Path("filled").exists():
+            time.sleep(0.01)
+        self.ready = True
+
+models = [Late("late"), Named("other")]
+"""
+
+
+def test_a_model_that_still_loads_in_its_own_thread_is_not_ready_while_the_other_serves(tmp_path: Path) -> None:
+    with serving(tmp_path, LATE, "--workers=2", target="model.py:models") as server:
+        eventually(lambda: server.log.count("worker ready") == 2)
+        assert (server.predict("late", [0]).status_code, server.predict("other", [0]).status_code) == (503, 200)
+        assert server.client.get("/v2/health/ready").status_code == 503
+        (tmp_path / "filled").touch()
+        server.wait_ready()
+        assert server.predict("late", [0]).json() == {"predictions": ["late"]}
+
+
 def test_an_async_function_serves(tmp_path: Path) -> None:
     with serving(tmp_path, ASYNC_FUNCTIONS, "--model_name=m") as server:
         server.wait_ready()
