@@ -19,8 +19,8 @@ ROOT = Path(mpserve.__file__).parent
 MAX_LINES = 400
 
 FLOORS = {
-    "errors": 0, "settings": 0, "options": 0, "logging": 0, "metrics": 0, "rundir": 0, "counters": 0, "scoreboard": 0,
-    "version": 0,
+    "errors": 0, "settings": 0, "options": 0, "logging": 0, "metrics": 0, "prometheus": 0, "rundir": 0, "counters": 0,
+    "scoreboard": 0, "version": 0,
     "protocol": 1,
     "serving": 2,
     "http": 3, "grpc": 3, "runtimes": 3,
