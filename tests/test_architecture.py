@@ -166,6 +166,21 @@ def test_no_module_outgrows_its_reader(module: str) -> None:
     assert len(OURS[module].read_text().splitlines()) <= MAX_LINES
 
 
+@pytest.mark.parametrize(
+    ("names", "home"),
+    [
+        ({"WORKERS", "num_workers", "spawn_worker", "spawn_workers"}, "mpserve.prefork.gunicorn_arbiter"),
+        ({"ValueClass", "_upper_bounds", "_buckets", "_sum"}, "mpserve.prometheus"),
+        ({"_lazy_init"}, "mpserve.prefork.torch_cuda"),
+    ],
+)
+def test_one_module_knows_the_private_names_of_each_package(names: set[str], home: str) -> None:
+    users = {
+        m for m in MODULES for node in ast.walk(TREES[m]) if isinstance(node, ast.Attribute) and node.attr in names
+    }
+    assert users <= {home}
+
+
 def test_one_module_makes_the_models_threads() -> None:
     """The executor; prefork, which looks at threads and makes none for models, has its own reasons."""
     makers = {
