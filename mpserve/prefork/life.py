@@ -31,6 +31,7 @@ from mpserve.prefork.gate import Gate
 from mpserve.prefork.heads import Heads
 from mpserve.prefork.http1 import Limits, Protocol
 from mpserve.prefork.loading import LoadFailed, back_off, load
+from mpserve.prefork.upkeep import Upkeep
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
 from mpserve.serving.log_settings import LogSettings
@@ -63,6 +64,7 @@ class Life:
         limits: of a request head.
         lane: the fast lane, if the application has one.
         arbiter: the pid of the parent that it must not outlive.
+        notify: gives gunicorn a sign of life.
         grpc: the gRPC server, if there is to be one.
     """
 
@@ -74,6 +76,7 @@ class Life:
         limits: Limits,
         lane: "Lane | None",
         arbiter: int,
+        notify: Callable[[], None],
         grpc: "GrpcServer | None",
     ) -> None:
         self.core = core
@@ -83,6 +86,7 @@ class Life:
         self.lane = lane
         self.heads = Heads()
         self.arbiter = arbiter
+        self.notify = notify
         self.grpc = grpc
         self.row = core.row
         self.log_settings = LogSettings(core)
@@ -95,6 +99,8 @@ class Life:
         self.stuck = False
         """Whether a model does not come back from a call, so that only a new worker can serve it."""
         self._patience = float(config.timeout_graceful_shutdown or 0) - MARGIN
+        self._beaten = -math.inf
+        """When it has given the last sign of life."""
         self._deadline = math.inf
         """When all is to be over, ``stop()`` too."""
 
@@ -121,7 +127,7 @@ class Life:
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
             self.core.open()
             await self._catch_up()
-            await self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
+            self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
             await self._open_grpc(at_the_end)
             door.open()
             logger.info("worker ready")
@@ -166,26 +172,47 @@ class Life:
         return protocol
 
     async def _tick(self) -> None:
-        """What must happen every second or oftener, whatever stage the worker is in."""
-        beat = 0.0
+        """Do all that must happen every second or oftener, whatever stage the worker is in."""
+        upkeep = Upkeep(
+            {
+                "the heartbeat": self._beat_each_second,
+                "the watch for the arbiter": self._look_at_arbiter,
+                "the worker's row": self._publish,
+                "the follow-up of loads and unloads": self.core.reconciler.kick,
+                "the follow-up of shared memory": self.core.follow_regions,
+                "the follow-up of log settings": self.log_settings.follow,
+                "the end of late connections": self._expire_connections,
+                "the balance of connections": self._balance,
+                "the watch for stuck models": self._look_at_models,
+                "the count of metrics": metrics().flush,
+            }
+        )
         while True:
-            now = time.monotonic()
-            if now - beat >= HEARTBEAT:
-                beat = now
-                await self._beat()
-            if os.getppid() != self.arbiter and not self.orphaned:
-                self.orphaned = True
-                logger.error("the arbiter is gone; finishing what is in hand, then ending")
-            self.core.reconciler.kick()
-            self.core.follow_regions()
-            self.log_settings.follow()
-            self._expire_connections()
-            self._balance()
-            self._look_at_models()
-            metrics().flush()
+            upkeep.run()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
             await asyncio.sleep(TICK)
+
+    def _beat_each_second(self) -> None:
+        if time.monotonic() - self._beaten >= HEARTBEAT:
+            self._beat()
+
+    def _beat(self) -> None:
+        self._beaten = time.monotonic()
+        if self.row.state in (State.READY, State.DRAINING):
+            # Not while loading: gunicorn's clock starts with the first beat, and a load may hold the GIL for minutes.
+            self.notify()
+        self.state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+
+    def _look_at_arbiter(self) -> None:
+        if os.getppid() != self.arbiter and not self.orphaned:
+            self.orphaned = True
+            logger.error("the arbiter is gone; finishing what is in hand, then ending")
+
+    def _publish(self) -> None:
+        """Tell the other workers which models can answer here; a model may have set or cleared its ``ready``."""
+        if self.row.state == State.READY:
+            self.core.publish()
 
     def _expire_connections(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -217,14 +244,6 @@ class Life:
         while self.core.reconciler.is_behind and not self.ending.is_set():
             self.core.reconciler.kick()
             await asyncio.sleep(TICK)
-
-    async def _beat(self) -> None:
-        self.state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
-        if self.row.state in (State.READY, State.DRAINING) and self.config.callback_notify is not None:
-            # Not while loading: gunicorn's clock starts with the first beat, and a load may hold the GIL for minutes.
-            await self.config.callback_notify()
-        if self.row.state == State.READY:
-            self.core.publish()
 
     async def _configure(self) -> None:
         try:

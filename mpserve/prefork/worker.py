@@ -193,7 +193,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
             asyncio.set_event_loop(loop)
             listeners = [listener.sock for listener in self.sockets]
             grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
-            life = Life(self.core, self._uvicorn_config(), listeners, self._limits(), self._lane(), self.ppid, grpc)
+            config, limits, lane = self._uvicorn_config(), self._limits(), self._lane()
+            life = Life(self.core, config, listeners, limits, lane, self.ppid, self.notify, grpc)
             loop.run_until_complete(life.run())
         except LoadFailed as failure:
             if shared().ever_ready:
@@ -225,7 +226,6 @@ class Worker(BaseWorker):  # type: ignore[misc]
             timeout_keep_alive=self.cfg.keepalive,
             timeout_graceful_shutdown=self.cfg.graceful_timeout,
             limit_max_requests=self.max_requests if self.cfg.max_requests else None,
-            callback_notify=self._beat,
             forwarded_allow_ips=self.cfg.forwarded_allow_ips,
             ssl_keyfile=tls.get("keyfile"),
             ssl_certfile=tls.get("certfile"),
@@ -248,9 +248,6 @@ class Worker(BaseWorker):  # type: ignore[misc]
             seconds=self.core.settings.header_timeout,
             pause=self.core.settings.body_timeout,
         )
-
-    async def _beat(self) -> None:
-        self.notify()
 
 
 def _core_of(app: Any) -> ServerCore:
