@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -127,11 +128,11 @@ def test_names_come_from_the_class_or_from_the_instance(tmp_path: Path) -> None:
             assert server.client.get(f"/v2/models/{name}/ready").status_code == 200
 
 
-@pytest.mark.parametrize("target", ["model.py:OnClass", "model.py:OnInstance"])
-def test_model_name_renames_a_single_model(tmp_path: Path, target: str) -> None:
-    with serving(tmp_path, NAMES, "--model_name=renamed", target=target) as server:
+@pytest.mark.parametrize(("target", "name"), [("model.py:OnClass", "renamed"), ("model.py:OnInstance", "with/a/slash")])
+def test_model_name_renames_a_single_model(tmp_path: Path, target: str, name: str) -> None:
+    with serving(tmp_path, NAMES, f"--model_name={name}", target=target) as server:
         server.wait_ready()
-        assert server.predict("renamed", []).json() == {"predictions": ["renamed"]}
+        assert server.predict(quote(name, safe=""), []).json() == {"predictions": [name]}
 
 
 TOGETHER = """
