@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from email.utils import formatdate
 from functools import partial
@@ -28,6 +28,7 @@ from mpserve.prefork.balance import Shedding, load_of, ready_others
 from mpserve.prefork.door import Door
 from mpserve.prefork.fastlane import LaneProtocol
 from mpserve.prefork.gate import Gate
+from mpserve.prefork.grace import Grace
 from mpserve.prefork.heads import Heads
 from mpserve.prefork.http1 import Limits, Protocol
 from mpserve.prefork.loading import LoadFailed, back_off, load
@@ -46,12 +47,6 @@ TICK = 0.1
 HEARTBEAT = 1.0
 IDLE_GRACE = 1.0
 """Seconds that an idle kept-alive connection is left open in a drain: a request that is on its way gets its answer."""
-HURRY = 1.0
-"""Seconds for everything that is left once SIGINT or SIGQUIT came: gunicorn kills after two (arbiter.py, stop)."""
-MARGIN = 1.0
-"""Seconds before gunicorn's SIGKILL by which the worker is done on its own."""
-STOPPING = 0.5
-"""Seconds that a drain leaves to ``stop()`` out of what there is, so that the margin is kept whole."""
 
 
 class Life:
@@ -98,11 +93,9 @@ class Life:
         self.orphaned = False
         self.stuck = False
         """Whether a model does not come back from a call, so that only a new worker can serve it."""
-        self._patience = float(config.timeout_graceful_shutdown or 0) - MARGIN
+        self.grace = Grace(config.timeout_graceful_shutdown or 0)
         self._beaten = -math.inf
         """When it has given the last sign of life."""
-        self._deadline = math.inf
-        """When all is to be over, ``stop()`` too."""
 
     async def run(self) -> None:
         """Live.
@@ -115,13 +108,13 @@ class Life:
         async with AsyncExitStack() as at_the_end:
             at_the_end.callback(ticker.cancel)
             at_the_end.callback(self._leave)
-            at_the_end.push_async_callback(self._within_the_limit, self.core.stop)
+            at_the_end.push_async_callback(self.grace.stop, self.core.stop)
             await self._configure()
             lifespan = self.config.lifespan_class(self.config)
             door = Door(self.listeners, lambda listener: self._gate(listener, lifespan.state), self.config.backlog)
             if not await load(self.core, door, self.ending):
                 return
-            at_the_end.push_async_callback(self._within_the_limit, lifespan.shutdown)
+            at_the_end.push_async_callback(self.grace.stop, lifespan.shutdown)
             await lifespan.startup()
             if lifespan.should_exit:
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
@@ -156,7 +149,7 @@ class Life:
 
     def _hurry(self) -> None:
         self.hurried = True
-        self._limit(HURRY)
+        self.grace.hurry()
         self.ending.set()
 
     def _gate(self, listener: socket.socket, app_state: dict[str, Any]) -> Gate:
@@ -293,7 +286,7 @@ class Life:
     async def _drain(self, door: Door) -> None:
         """Not ready any more, but still there for ``drain_delay``; then leave the door and finish what was accepted."""
         self.row.state = State.DRAINING
-        self._limit(self._patience)
+        self.grace.begin()
         if self.grpc is not None:
             self.grpc.retire()
         await self._pause(self.core.settings.drain_delay)
@@ -307,7 +300,7 @@ class Life:
                     connection.retire(at_once=self.hurried or time.monotonic() > idle_until)
             if not (self.state.connections or self.state.tasks) and (calls.done() or self.hurried):
                 return
-            if self._drain_time_left() <= 0:
+            if self.grace.left_for_requests <= 0:
                 logger.error("%d request(s) did not finish in time and are abandoned", self._unfinished())
                 return
 
@@ -317,30 +310,10 @@ class Life:
 
     async def _drain_grpc(self) -> None:
         if self.grpc is not None:
-            await self.grpc.drain(max(self._drain_time_left(), 0))
-
-    def _drain_time_left(self) -> float:
-        return self._deadline - STOPPING - time.monotonic()
+            await self.grpc.drain(max(self.grace.left_for_requests, 0))
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless there is no time for it."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until and self._drain_time_left() > 0 and not (self.hurried or self.orphaned):
+        while time.monotonic() < until and self.grace.left_for_requests > 0 and not (self.hurried or self.orphaned):
             await asyncio.sleep(TICK)
-
-    def _limit(self, seconds: float) -> None:
-        """From now on no more than this is left to end in good order."""
-        self._deadline = min(self._deadline, time.monotonic() + max(seconds, 0))
-
-    async def _within_the_limit(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work`` in the time that is left, or as long as ``STOPPING`` if that is more."""
-        self._limit(self._patience)
-        task = asyncio.ensure_future(work())
-        at_least = time.monotonic() + STOPPING
-        # Not asyncio.wait_for, which waits on for a coroutine that refuses to be cancelled.
-        while not task.done() and time.monotonic() < max(self._deadline, at_least):
-            await asyncio.wait({task}, timeout=TICK)
-        if not task.done():
-            logger.error("stop() did not finish in time; ending without it")
-        elif (error := task.exception()) is not None:
-            logger.error("stop() failed", exc_info=error)

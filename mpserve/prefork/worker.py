@@ -88,8 +88,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def __init__(self, age: int, ppid: int, sockets: list[Any], app: Any, timeout: float, cfg: Any, log: Any) -> None:
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
         self.core = _core_of(app)
-        taken = _slots_taken()
-        self.slot = min(set(range(len(taken) + 1)) - taken)
+        self.slot = _free_slot(_slots_taken())
         try:
             self.plan = devices.plan(self.core.settings.devices, devices.visible_accelerators(os.environ))
         except ConfigurationError as reason:
@@ -268,6 +267,11 @@ def _core_of(app: Any) -> ServerCore:
 def _wish_directory() -> Path:
     """Where all workers of this server read and write which models are wanted; made before any of them is forked."""
     return own_directory()
+
+
+def _free_slot(taken: set[int]) -> int:
+    """The smallest number that is free."""
+    return min(set(range(len(taken) + 1)) - taken)
 
 
 def _slots_taken() -> set[int]:
