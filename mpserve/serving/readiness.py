@@ -40,14 +40,23 @@ def is_awaited(model: Readiness) -> bool:
 
 
 def sets_ready(model_class: type) -> bool:
-    """Whether a method that brings the model up assigns ``ready``, or a method of the class that such a method names."""
+    """Whether a method that brings the model up makes it ready, or a method of the class that such a method names."""
     found = list(MOMENTS)
     for name in found:
         for code in _code_of(model_class, name):
-            if any(step.opname == "STORE_ATTR" and step.argval == "ready" for step in dis.get_instructions(code)):
+            if _makes_ready(code):
                 return True
             found += [other for other in code.co_names if other not in found]
     return False
+
+
+def _makes_ready(code: CodeType) -> bool:
+    """Whether the code assigns ``ready`` anything but ``False``: that a ``predict`` may clear it says nothing of the load."""
+    steps = list(dis.get_instructions(code))
+    return any(
+        step.opname == "STORE_ATTR" and step.argval == "ready" and value.argval is not False
+        for value, _, step in zip(steps, steps[1:], steps[2:], strict=False)
+    )
 
 
 def _code_of(model_class: type, name: str) -> Iterator[CodeType]:

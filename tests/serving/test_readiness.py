@@ -115,14 +115,21 @@ class Async(InThread):
         self.fill()
 
 
+class Computed(Answering):
+    def load(self) -> None:
+        self.ready = self.name != ""
+
+
 class Retires(Answering):
-    """Clears ``ready`` in predict, which says nothing of how it is loaded."""
+    """Clears ``ready`` in predict, which it also calls in load(): that says nothing of how it is loaded."""
 
     def load(self) -> None:
         self.seen = self.ready
+        self.predict([])
 
     def predict(self, payload: Any, headers: Any = None) -> Any:
-        self.ready = False
+        if payload == ["broken"]:
+            self.ready = False
         return {}
 
 
@@ -133,7 +140,8 @@ class Retires(Answering):
         (Silent, False),
         (Retires, False),
         (Replaced, False),
-        (SaysNo, True),
+        (SaysNo, False),
+        (Computed, True),
         (InThread, True),
         (Nested, True),
         (Above, True),
@@ -153,6 +161,7 @@ def test_that_a_model_will_set_it_is_read_from_what_brings_it_up(model: type[Mod
         (Answering("m"), True),
         (Silent("m"), True),
         (Unset("m"), True),
+        (Retires("m"), True),
         (SaysNo("m"), False),
         (SaysNoByAnotherName("m"), False),
         (InThread("m"), False),
