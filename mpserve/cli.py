@@ -14,7 +14,7 @@ from mpserve.compat import lending
 from mpserve.errors import AcceleratorInMaster, ConfigurationError
 from mpserve.logging import configure
 from mpserve.options import options_of
-from mpserve.prefork import forksafety, threads
+from mpserve.prefork import threads, torch_cuda
 from mpserve.prefork.application import serve
 from mpserve.server import find
 from mpserve.serving.targets import starts_server
@@ -86,7 +86,7 @@ def _run_script(script: Path, arguments: Sequence[str]) -> None:
     The ``__main__.py`` of a package is run as ``python -m package`` would, so that it can import its neighbours by ``from .``.
     """
     threads.hold_to_one(os.environ)
-    forksafety.arm()
+    torch_cuda.arm()
     sys.argv = [str(script), *(argument for argument in arguments if argument != str(script))]
     folder, package = script.resolve().parent, ""
     while script.name == "__main__.py" and (folder / "__init__.py").is_file():

@@ -23,12 +23,12 @@ from itertools import repeat
 from pathlib import Path
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess, values
+from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from mpserve import rundir
+from mpserve import prometheus, rundir
 from mpserve.errors import ConfigurationError
 from mpserve.scoreboard import Scoreboard, State
 
@@ -53,8 +53,10 @@ def configure() -> Path:
     directory.
 
     Raises:
-        ConfigurationError: nothing can be written in the user's ``PROMETHEUS_MULTIPROC_DIR``.
+        ConfigurationError: nothing can be written in the user's ``PROMETHEUS_MULTIPROC_DIR``, or mpserve cannot count
+            with the prometheus_client that is installed.
     """
+    prometheus.check()
     if _Process.directory is None:
         users = os.environ.get(DIRECTORY_VARIABLE)
         try:
@@ -66,8 +68,7 @@ def configure() -> Path:
                 f"{DIRECTORY_VARIABLE}: expected a directory that can be written in, got {users!r}: {error.strerror}"
             ) from error
         os.environ[DIRECTORY_VARIABLE] = str(_Process.directory)
-        # The value class is otherwise chosen when prometheus_client is first imported, which may have happened already.
-        values.ValueClass = values.MultiProcessValue(lambda: _Process.identity)
+        prometheus.name_files_after(lambda: _Process.identity)
     return _Process.directory
 
 
@@ -165,7 +166,7 @@ class Durations:
     def __init__(self, histogram: Histogram, untimed: Iterable[Histogram] = ()) -> None:
         self._histogram = histogram
         self._untimed = untimed
-        self._bounds: list[float] = histogram._upper_bounds
+        self._bounds = prometheus.bounds(histogram)
         self.noted: list[float] = []
         self.note = self.noted.append
         self._counting = threading.Lock()
@@ -178,16 +179,19 @@ class Durations:
             number = len(self.noted)  # others go on noting
             noted = self.noted[:number]
             del self.noted[:number]
-            for bucket, count in Counts(map(bisect_left, repeat(self._bounds), noted)).items():
-                self._histogram._buckets[bucket].inc(count)
-            self._histogram._sum.inc(sum(noted))
+            prometheus.add(self._histogram, Counts(map(bisect_left, repeat(self._bounds), noted)), sum(noted))
             for other in self._untimed:
-                other._buckets[0].inc(number)
+                prometheus.add(other, {0: number}, 0)
 
 
 @lru_cache(maxsize=1)
 def metrics() -> Metrics:
-    """The process tree's metrics, created on first use, which must come after ``configure``."""
+    """The process tree's metrics, created on first use, which must come after ``configure``.
+
+    Raises:
+        ConfigurationError: mpserve cannot count with the prometheus_client that is installed.
+    """
+    prometheus.check()
     return Metrics()
 
 

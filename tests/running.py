@@ -18,6 +18,8 @@ import httpx
 import psutil
 
 PATIENCE = 60.0
+STOP = 2.0
+"""Seconds that a stop may take where no request is being answered."""
 
 
 def free_port() -> int:
@@ -45,10 +47,13 @@ def eventually(condition: Callable[[], Any], within: float = PATIENCE, every: fl
 class Server:
     """A server process, its log and a client for it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path, scheme: str = "http") -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, log: Path, scheme: str = "http", slow_stop: str = ""
+    ) -> None:
         self.process = process
         self.port = port
         self.log_file = log
+        self.slow_stop = slow_stop
         self.url = f"{scheme}://127.0.0.1:{port}"
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, verify=False)
 
@@ -135,7 +140,17 @@ class Server:
         return self.process.wait(within)
 
     def stop(self) -> int:
-        """End it gracefully; kill what is left after that, by pid."""
+        """End it gracefully, in no more than ``STOP`` seconds unless ``slow_stop`` says why."""
+        begin = time.monotonic()
+        status = self.end()
+        seconds = time.monotonic() - begin
+        assert seconds <= STOP or self.slow_stop, (
+            f"the stop took {seconds:.1f} s, and slow_stop says no reason:\n{self.log}"
+        )
+        return status
+
+    def end(self) -> int:
+        """End it gracefully, however long that takes; kill what is left after that, by pid."""
         self.client.close()  # an idle connection would be waited for
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
@@ -152,9 +167,17 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], folder: Path, port: int, env: dict[str, str] | None = None, scheme: str = "http"
+    command: Sequence[str],
+    folder: Path,
+    port: int,
+    env: dict[str, str] | None = None,
+    scheme: str = "http",
+    slow_stop: str = "",
 ) -> Iterator[Server]:
-    """Run ``command`` in ``folder`` until the block is left; its output is in ``folder/server.log``."""
+    """Run ``command`` in ``folder`` until the block is left; its output is in ``folder/server.log``.
+
+    Fails if the stop takes long after a block that has passed. ``slow_stop`` says why it may.
+    """
     log = folder / f"server-{port}.log"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MPSERVE_", "GUNICORN_"))}
     environment |= {"PYTHONUNBUFFERED": "1", "MPSERVE_HOST": "127.0.0.1", "MPSERVE_ENABLE_GRPC": "no"} | (env or {})
@@ -168,11 +191,12 @@ def running(
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a process group of its own, as a terminal would give it
         )
-    server = Server(process, port, log, scheme)
+    server = Server(process, port, log, scheme, slow_stop)
     try:
         yield server
-    finally:
         server.stop()
+    finally:
+        server.end()
 
 
 @contextlib.contextmanager
@@ -183,10 +207,11 @@ def serving(
     target: str = "model.py",
     env: dict[str, str] | None = None,
     scheme: str = "http",
+    slow_stop: str = "",
 ) -> Iterator[Server]:
     """``mpserve serve`` of a file with this source, with these flags, on a free port."""
     port = free_port()
     (folder / target.partition(":")[0]).write_text(source)
     command = [sys.executable, "-m", "mpserve", "serve", target, f"--http_port={port}", *flags]
-    with running(command, folder, port, env, scheme) as server:
+    with running(command, folder, port, env, scheme, slow_stop) as server:
         yield server

@@ -20,8 +20,8 @@ ROOT = Path(mpserve.__file__).parent
 MAX_LINES = 400
 
 FLOORS = {
-    "errors": 0, "settings": 0, "options": 0, "logging": 0, "metrics": 0, "rundir": 0, "counters": 0, "scoreboard": 0,
-    "version": 0,
+    "errors": 0, "settings": 0, "options": 0, "logging": 0, "metrics": 0, "prometheus": 0, "rundir": 0, "counters": 0,
+    "scoreboard": 0, "version": 0,
     "protocol": 1,
     "serving": 2,
     "http": 3, "grpc": 3, "runtimes": 3,
@@ -176,6 +176,21 @@ def test_only_package_files_are_empty() -> None:
 @each("module", OURS)
 def test_no_module_outgrows_its_reader(module: str) -> None:
     assert len(OURS[module].read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize(
+    ("names", "home"),
+    [
+        ({"WORKERS", "num_workers", "spawn_worker", "spawn_workers"}, "mpserve.prefork.gunicorn_arbiter"),
+        ({"ValueClass", "_upper_bounds", "_buckets", "_sum"}, "mpserve.prometheus"),
+        ({"_lazy_init"}, "mpserve.prefork.torch_cuda"),
+    ],
+)
+def test_one_module_knows_the_private_names_of_each_package(names: set[str], home: str) -> None:
+    users = {
+        m for m in MODULES for node in ast.walk(TREES[m]) if isinstance(node, ast.Attribute) and node.attr in names
+    }
+    assert users <= {home}
 
 
 def test_one_module_makes_the_models_threads() -> None:

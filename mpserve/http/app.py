@@ -9,11 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpserve.errors import NotSupported
@@ -27,6 +26,7 @@ from mpserve.http.openapi import OpenApi
 from mpserve.http.repository import RepositoryRoutes
 from mpserve.http.request_log import RequestLog
 from mpserve.http.responses import Answer, error_answer, failure_answer, on_http_exception
+from mpserve.http.routing import SegmentRoute
 from mpserve.http.shared_memory import SharedMemoryRoutes
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
@@ -36,21 +36,6 @@ REFUSED = {
     "/v1/timeseries": "the time-series protocol is not offered here; ask /v1/models/{model}:predict",
 }
 """Beginnings of paths that the kserve SDK has, answered with 501 -> the words that the client reads."""
-
-
-class ModelName(Convertor[str]):
-    """A V1 model name. Without it ``GET /v1/models/m:predict`` would look up a model ``m:predict``, not answer 405."""
-
-    regex = r"(?:(?!:(?:predict|explain)$)[^/])+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("v1name", ModelName())
 
 
 def build_app(core: ServerCore) -> Starlette:
@@ -76,11 +61,11 @@ def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
     memory = SharedMemoryRoutes(core)
     openapi = OpenApi(core)
 
-    def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], *methods: str) -> Route:
-        return Route(path, _answering(answer), methods=methods or ["GET"])
+    def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], *methods: str) -> SegmentRoute:
+        return SegmentRoute(path, _answering(answer), methods=methods or ["GET"])
 
-    def ask(path: str) -> Route:
-        return Route(path, Endpoint(core, inference, ROUTES[path]), methods=["POST"])
+    def ask(path: str) -> SegmentRoute:
+        return SegmentRoute(path, Endpoint(core, inference, ROUTES[path]), methods=["POST"])
 
     return [
         asked("/", health.alive),

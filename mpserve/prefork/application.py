@@ -18,7 +18,7 @@ from gunicorn.util import is_ipv6
 
 from mpserve.errors import ConfigurationError, MPServeError
 from mpserve.logging import dict_config
-from mpserve.prefork import ending, forksafety
+from mpserve.prefork import ending, torch_cuda
 from mpserve.prefork.door import SYSTEMD, UPGRADE
 from mpserve.settings import Settings
 
@@ -188,7 +188,7 @@ def serve(settings: Settings, find: Find, around: Around | None = None) -> None:
     try:
         ServerApplication(settings, find, around).run()
     finally:
-        forksafety.disarm()
+        torch_cuda.disarm()
 
 
 def _end(settings: Settings, reason: str) -> NoReturn:

@@ -15,12 +15,8 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
-from gunicorn.arbiter import Arbiter
-
 from mpserve.scoreboard import shared
 
-BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR
-"""The exit status of a server no worker of which could be made ready."""
 TERMINATION_MESSAGE = 4096
 """Bytes of its termination log that the kubelet reads."""
 
@@ -86,15 +82,6 @@ def announce_stop() -> None:
                 handle(number, frame)
 
         signal.signal(number, announcing)
-
-
-def judge_by_the_scoreboard() -> None:
-    """In the arbiter: let no exit status of a worker halt the server; whoever forks the next one decides that.
-
-    gunicorn halts on two of them at any time, while it is right at first boot only, and a native library may well end
-    its process with one; and when a second worker ends like that while gunicorn halts, it fails with a traceback.
-    """
-    Arbiter.WORKER_BOOT_ERROR = Arbiter.APP_LOAD_ERROR = -1
 
 
 def last_words(termination_log: str, reason: str) -> str:

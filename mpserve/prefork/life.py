@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,7 +26,9 @@ from mpserve.metrics import metrics
 from mpserve.prefork.balance import Shedding, load_of, ready_others
 from mpserve.prefork.door import Door
 from mpserve.prefork.gate import Gate
+from mpserve.prefork.grace import Grace
 from mpserve.prefork.loading import LoadFailed, back_off, load
+from mpserve.prefork.upkeep import Upkeep
 from mpserve.scoreboard import State
 from mpserve.serving.core import ServerCore
 from mpserve.serving.log_settings import LogSettings
@@ -41,12 +43,6 @@ TICK = 0.1
 HEARTBEAT = 1.0
 IDLE_GRACE = 1.0
 """Seconds that an idle kept-alive connection is left open in a drain: a request that is on its way gets its answer."""
-HURRY = 1.0
-"""Seconds for everything that is left once SIGINT or SIGQUIT came: gunicorn kills after two (arbiter.py, stop)."""
-MARGIN = 1.0
-"""Seconds before gunicorn's SIGKILL by which the worker is done on its own."""
-STOPPING = 0.5
-"""Seconds that a drain leaves to ``stop()`` out of what there is, so that the margin is kept whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +105,9 @@ class Life:
         self.orphaned = False
         self.stuck = False
         """Whether a model does not come back from a call, so that only a new worker can serve it."""
-        self._patience = terms.graceful_timeout - MARGIN
-        self._deadline = math.inf
-        """When all is to be over, ``stop()`` too."""
+        self.grace = Grace(terms.graceful_timeout)
+        self._beaten = -math.inf
+        """When it has given the last sign of life."""
 
     async def run(self) -> None:
         """Live.
@@ -124,12 +120,12 @@ class Life:
         async with AsyncExitStack() as at_the_end:
             at_the_end.callback(ticker.cancel)
             at_the_end.callback(self._leave)
-            at_the_end.push_async_callback(self._within_the_limit, self.core.stop)
+            at_the_end.push_async_callback(self.grace.stop, self.core.stop)
             self.http = http = await self._load_application()
             door = Door(self.listeners, lambda listener: self._gate(listener, http), self.terms.backlog)
             if not await load(self.core, door, self.ending):
                 return
-            at_the_end.push_async_callback(self._within_the_limit, self.application.shutdown)
+            at_the_end.push_async_callback(self.grace.stop, self.application.shutdown)
             if not await self.application.startup():
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
             self.core.open()
@@ -162,7 +158,7 @@ class Life:
 
     def _hurry(self) -> None:
         self.hurried = True
-        self._limit(HURRY)
+        self.grace.hurry()
         self.ending.set()
 
     def _gate(self, listener: socket.socket, http: HttpServer) -> Gate:
@@ -175,27 +171,52 @@ class Life:
         return Gate(listener, connect, self.application.tls, self.core.board, self.row, self.shedding)
 
     async def _tick(self) -> None:
-        """What must happen every second or oftener, whatever stage the worker is in."""
-        beat = 0.0
+        """Do all that must happen every second or oftener, whatever stage the worker is in."""
+        upkeep = Upkeep(
+            {
+                "the heartbeat": self._beat_each_second,
+                "the watch for the arbiter": self._look_at_arbiter,
+                "the worker's row": self._publish,
+                "the follow-up of loads and unloads": self.core.reconciler.kick,
+                "the follow-up of shared memory": self.core.follow_regions,
+                "the follow-up of log settings": self.log_settings.follow,
+                "the end of late connections": self._expire_connections,
+                "the balance of connections": self._balance,
+                "the watch for stuck models": self._look_at_models,
+                "the count of metrics": metrics().flush,
+            }
+        )
         while True:
-            now = time.monotonic()
-            if now - beat >= HEARTBEAT:
-                beat = now
-                self._beat()
-            if os.getppid() != self.terms.arbiter and not self.orphaned:
-                self.orphaned = True
-                logger.error("the arbiter is gone; finishing what is in hand, then ending")
-            self.core.reconciler.kick()
-            self.core.follow_regions()
-            self.log_settings.follow()
-            if self.http is not None:
-                self.http.expire(asyncio.get_running_loop().time())
-            self._balance()
-            self._look_at_models()
-            metrics().flush()
+            upkeep.run()
             if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
                 self.ending.set()
             await asyncio.sleep(TICK)
+
+    def _beat_each_second(self) -> None:
+        if time.monotonic() - self._beaten >= HEARTBEAT:
+            self._beat()
+
+    def _beat(self) -> None:
+        self._beaten = time.monotonic()
+        if self.row.state in (State.READY, State.DRAINING):
+            # Not while loading: gunicorn's clock starts with the first beat, and a load may hold the GIL for minutes.
+            self.terms.beat()
+        if self.http is not None:
+            self.http.set_date(time.time())
+
+    def _look_at_arbiter(self) -> None:
+        if os.getppid() != self.terms.arbiter and not self.orphaned:
+            self.orphaned = True
+            logger.error("the arbiter is gone; finishing what is in hand, then ending")
+
+    def _publish(self) -> None:
+        """Tell the other workers which models can answer here; a model may have set or cleared its ``ready``."""
+        if self.row.state == State.READY:
+            self.core.publish()
+
+    def _expire_connections(self) -> None:
+        if self.http is not None:
+            self.http.expire(asyncio.get_running_loop().time())
 
     def _balance(self) -> None:
         others = [row for row in ready_others(self.core.board, self.row) if row.is_live()]
@@ -221,15 +242,6 @@ class Life:
         while self.core.reconciler.is_behind and not self.ending.is_set():
             self.core.reconciler.kick()
             await asyncio.sleep(TICK)
-
-    def _beat(self) -> None:
-        if self.http is not None:
-            self.http.set_date(time.time())
-        if self.row.state in (State.READY, State.DRAINING):
-            # Not while loading: gunicorn's clock starts with the first beat, and a load may hold the GIL for minutes.
-            self.terms.beat()
-        if self.row.state == State.READY:
-            self.core.publish()
 
     async def _load_application(self) -> HttpServer:
         application = self.application
@@ -283,7 +295,7 @@ class Life:
     async def _drain(self, door: Door, http: HttpServer) -> None:
         """Not ready any more, but still there for ``drain_delay``; then leave the door and finish what was accepted."""
         self.row.state = State.DRAINING
-        self._limit(self._patience)
+        self.grace.begin()
         if self.grpc is not None:
             self.grpc.retire()
         await self._pause(self.core.settings.drain_delay)
@@ -296,37 +308,17 @@ class Life:
             # Of a direct request whose client is gone only the row knows.
             if http.is_idle and not self.row.in_flight and (calls.done() or self.hurried):
                 return
-            if self._drain_time_left() <= 0:
+            if self.grace.left_for_requests <= 0:
                 unfinished = max(http.unanswered, self.row.in_flight)
                 logger.error("%d request(s) did not finish in time and are abandoned", unfinished)
                 return
 
     async def _drain_grpc(self) -> None:
         if self.grpc is not None:
-            await self.grpc.drain(max(self._drain_time_left(), 0))
-
-    def _drain_time_left(self) -> float:
-        return self._deadline - STOPPING - time.monotonic()
+            await self.grpc.drain(max(self.grace.left_for_requests, 0))
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless there is no time for it."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until and self._drain_time_left() > 0 and not (self.hurried or self.orphaned):
+        while time.monotonic() < until and self.grace.left_for_requests > 0 and not (self.hurried or self.orphaned):
             await asyncio.sleep(TICK)
-
-    def _limit(self, seconds: float) -> None:
-        """From now on no more than this is left to end in good order."""
-        self._deadline = min(self._deadline, time.monotonic() + max(seconds, 0))
-
-    async def _within_the_limit(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work`` in the time that is left, or as long as ``STOPPING`` if that is more."""
-        self._limit(self._patience)
-        task = asyncio.ensure_future(work())
-        at_least = time.monotonic() + STOPPING
-        # Not asyncio.wait_for, which waits on for a coroutine that refuses to be cancelled.
-        while not task.done() and time.monotonic() < max(self._deadline, at_least):
-            await asyncio.wait({task}, timeout=TICK)
-        if not task.done():
-            logger.error("stop() did not finish in time; ending without it")
-        elif (error := task.exception()) is not None:
-            logger.error("stop() failed", exc_info=error)

@@ -20,7 +20,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config as GunicornConfig
 from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker as BaseWorker
@@ -30,7 +29,7 @@ from mpserve.errors import ConfigurationError
 from mpserve.http.server.limits import Limits
 from mpserve.http.server.uvicorn import Application
 from mpserve.logging import set_slot
-from mpserve.prefork import devices, door, ending, forksafety, grpc_front, memory, threads
+from mpserve.prefork import devices, door, ending, forksafety, grpc_front, gunicorn_arbiter, memory, threads, torch_cuda
 from mpserve.prefork.life import Life, Terms
 from mpserve.prefork.loading import LoadFailed
 from mpserve.scoreboard import State, shared
@@ -55,14 +54,18 @@ class Worker(BaseWorker):  # type: ignore[misc]
         """Prepare the arbiter for the user's code: shared memory, shared files, one native thread, no CUDA.
 
         May be called again.
+
+        Raises:
+            ConfigurationError: a package is another inside than mpserve needs it to be.
         """
+        gunicorn_arbiter.check()
         shared()
         metrics.configure()
         _wish_directory()
         threads.hold_to_one(os.environ)
-        forksafety.arm()
+        torch_cuda.arm()
         forksafety.watch_threads()
-        Arbiter.spawn_workers = _spawn_workers
+        gunicorn_arbiter.spawn_without_pauses()
 
     @staticmethod
     def check_config(cfg: GunicornConfig, log: object) -> None:
@@ -85,7 +88,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def __init__(self, age: int, ppid: int, sockets: list[Any], app: Any, timeout: float, cfg: Any, log: Any) -> None:
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
         self.core = _core_of(app)
-        self.slot = next(slot for slot in range(len(Arbiter.WORKERS) + 1) if slot not in _slots_taken())
+        self.slot = _free_slot(_slots_taken())
         try:
             self.plan = devices.plan(self.core.settings.devices, devices.visible_accelerators(os.environ))
         except ConfigurationError as reason:
@@ -108,14 +111,16 @@ class Worker(BaseWorker):  # type: ignore[misc]
             self._before_the_first()
         elif any(row.state == State.LOADING and row.slot not in _slots_taken() for row in board.used()):
             if board.stopping:
-                raise HaltServer("A worker could not load its models; the reason is above.", ending.BOOT_ERROR)
+                raise HaltServer(
+                    "A worker could not load its models; the reason is above.", gunicorn_arbiter.BOOT_ERROR
+                )
             raise self._halt(
                 "A worker died while it loaded its models, before any worker was ready; its last lines are above."
             )
 
     def _before_the_first(self) -> None:
         ending.announce_stop()
-        ending.judge_by_the_scoreboard()
+        gunicorn_arbiter.halt_on_no_status()  # whoever forks the next worker decides, by the scoreboard
         door.shut_until_ready(self.sockets, self.cfg.address)
         self._hold_grpc_port()
         logger.info(
@@ -145,7 +150,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         row.state = State.LOADING
 
     def _halt(self, reason: str) -> HaltServer:
-        return HaltServer(ending.last_words(self.core.settings.termination_log, reason), ending.BOOT_ERROR)
+        return HaltServer(ending.last_words(self.core.settings.termination_log, reason), gunicorn_arbiter.BOOT_ERROR)
 
     def _threads(self) -> int:
         return threads.budget(self.cfg.workers, self.core.settings.threads, self.cpus)
@@ -247,18 +252,9 @@ def _core_of(app: Any) -> ServerCore:
         raise HaltServer(
             f"{WORKER_CLASS} serves applications made by mpserve.asgi_app([...]), and {app.wsgi()!r} is none; "
             "middleware around one must keep it as its attribute `app`",
-            Arbiter.APP_LOAD_ERROR,
+            gunicorn_arbiter.APP_LOAD_ERROR,
         )
     return core
-
-
-def _spawn_workers(arbiter: Arbiter) -> None:
-    """As gunicorn's, which sleeps up to a tenth of a second after each: most of what four workers took longer than one.
-
-    A crowd at the accept is the gate's affair, and one that dies again and again the back-off's.
-    """
-    for _ in range(arbiter.num_workers - len(arbiter.WORKERS)):
-        arbiter.spawn_worker()
 
 
 @cache
@@ -267,9 +263,14 @@ def _wish_directory() -> Path:
     return own_directory()
 
 
+def _free_slot(taken: set[int]) -> int:
+    """The smallest number that is free."""
+    return min(set(range(len(taken) + 1)) - taken)
+
+
 def _slots_taken() -> set[int]:
     """Derived from the workers that gunicorn knows, each time, so that no skipped hook and no race can make it wrong."""
-    return {worker.slot for worker in Arbiter.WORKERS.values()}
+    return {worker.slot for worker in gunicorn_arbiter.workers()}
 
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:

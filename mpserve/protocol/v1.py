@@ -20,29 +20,49 @@ from mpserve.protocol.numbers import Numbers
 
 # What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
 _JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
+_JSON_SPACE = b" \t\r\n"
 
 
 def decode_request(body: bytes, content_type: str | None, numbers: bool = False) -> dict[str, Any] | bytes:
     """The payload of ``:predict`` and ``:explain``: a dict if the body is JSON by its content type, else the raw bytes.
 
-    Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON. With `numbers` the ``instances`` may
-    be ``Numbers``.
+    Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON. A ``text/plain`` is JSON if it holds a
+    JSON object: ``fetch`` in a browser names every text so. With `numbers` the ``instances`` may be ``Numbers``.
 
     Raises:
         InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
     """
-    return read_document(body, numbers) if is_json(content_type) else body
+    if is_json(content_type):
+        return read_document(body, numbers)
+    if _media_type(content_type) == "text/plain" and body.lstrip(_JSON_SPACE).startswith(b"{"):
+        try:
+            document = _parsed(body, numbers)
+        except InvalidInput:
+            return body
+        return _checked(document)
+    return body
 
 
 def is_json(content_type: str | None) -> bool:
-    """Whether a body of this content type is JSON."""
-    media_type = (content_type or "").partition(";")[0].strip().lower()
+    """Whether a body of this content type is JSON, whatever it holds."""
+    media_type = _media_type(content_type)
     return media_type in _JSON_MEDIA_TYPES or media_type.endswith("+json")
+
+
+def _media_type(content_type: str | None) -> str:
+    return (content_type or "").partition(";")[0].strip().lower()
 
 
 def read_document(body: bytes, numbers: bool) -> dict[str, Any]:
     """As ``decode_request``, of a body that is JSON."""
-    document = parse_object(body, "instances" if numbers else "")
+    return _checked(_parsed(body, numbers))
+
+
+def _parsed(body: bytes, numbers: bool) -> dict[str, Any]:
+    return parse_object(body, "instances" if numbers else "")
+
+
+def _checked(document: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(document.get("instances", []), list | Numbers):
         raise InvalidInput('Expected "instances" to be a list')
     return document

@@ -14,16 +14,17 @@ class V1Codec:
     """Requests whose content type says JSON, or any other, and their answers.
 
     Args:
-        is_json: whether the body is JSON by its content type; any other body is handed to the model as it is.
         nonfinite: what becomes of NaN and infinity in an answer.
+        content_type: of the request; a body that is no JSON by it is handed to the model as it is.
     """
 
     parts = Parts.MANY
     part_fields = NO_FIELDS
 
-    def __init__(self, is_json: bool, nonfinite: NonFinite) -> None:
-        self.is_json = is_json
+    def __init__(self, nonfinite: NonFinite, content_type: str | None = None) -> None:
         self.nonfinite = nonfinite
+        self.content_type = content_type
+        self.is_json = v1.is_json(content_type)
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         if speaks_arrays and self.is_json:
@@ -31,7 +32,7 @@ class V1Codec:
             if tensors is None:
                 return document_inputs(v1.read_document(body, numbers=True), declared, speaks_arrays)
             return Inputs(tensors, rows=len(tensors[0][2]))
-        payload = v1.read_document(body, numbers=False) if self.is_json else body
+        payload = v1.decode_request(body, self.content_type, numbers=speaks_arrays)
         return document_inputs(payload, declared, speaks_arrays)
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:

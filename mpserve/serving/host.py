@@ -18,7 +18,7 @@ from mpserve.logging import model as model_in_log
 from mpserve.metrics import metrics
 from mpserve.protocol.declaration import Tensor
 from mpserve.scoreboard import Row, Scoreboard
-from mpserve.serving import shelf
+from mpserve.serving import readiness, shelf
 from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted, Wish
 from mpserve.serving.executor import Executor
 from mpserve.serving.loader import Library, ModelSource
@@ -133,12 +133,14 @@ class ModelHost:
         model.device, model._remote_predictor = self.device, self.predictor
         start = time.monotonic()
         if again or model.deferred is not None or not model.loaded:
+            readiness.forget(model)
             with self.step(f"load() of model {served.label}", served.executor):
                 if await served.call(model.load) is False:
                     raise ModelLoadError(f"model {served.label}: load() returned False")
             model.loaded = True
-        with self.step(f"warmup() of model {served.label}", served.executor):
-            await served.call(model.warmup)
+        if not readiness.is_awaited(model):
+            with self.step(f"warmup() of model {served.label}", served.executor):
+                await served.call(model.warmup)
         with self.step(f"start() of model {served.label}", served.executor):
             await served.call(model.start)
             if model.engine:
@@ -146,8 +148,14 @@ class ModelHost:
         served.declare(await self._declared_by(served))
         seconds = time.monotonic() - start
         metrics().load_seconds.labels(model.name).observe(seconds)
-        model.ready = True
         logger.info("model %s loaded on %s in %.2f s", served.label, self.device, seconds)
+        if readiness.is_awaited(model):
+            logger.warning(
+                "model %s says that it is not ready yet; its requests get 503 until it sets self.ready = True",
+                served.label,
+            )
+        else:
+            model.ready = True
 
     async def _declared_by(self, served: Served) -> list[Tensor]:
         """The inputs that a model of the kserve SDK declares; none if it cannot tell them."""

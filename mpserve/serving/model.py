@@ -12,6 +12,7 @@ from inspect import iscoroutinefunction
 from typing import Any, cast
 
 from mpserve.errors import AcceleratorInMaster, NotSupported
+from mpserve.serving import readiness
 from mpserve.serving.predictor import Predictor, PredictorConfig
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class Model:
     Attributes:
         name: how clients address it; given to the constructor or set on the class.
         version: a text; what it answers to under ``/versions/{v}``, and what tells it from others of its name.
-        ready: whether it answers now. Set after ``load()``; a model may clear it to be taken out of service.
+        ready: whether it answers now. A model whose ``load()`` does not set it is ready when ``load()`` has returned; a
+            model that sets it is believed. A model may clear it at any time to be taken out of service.
         device: ``"cpu"`` or ``"cuda:0"``, set before ``load()``.
         concurrency: how many calls may run at once in one worker. None means one for synchronous models, and no limit
             for ``async def predict``.
@@ -170,7 +172,8 @@ def _remembering(load: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self._loading = False
         self.deferred = None
-        self.loaded = result is not False
+        # A thread that still loads does not survive a fork, so each worker loads such a model again.
+        self.loaded = result is not False and not readiness.is_awaited(self)
         return result
 
     return cast(Callable[..., Any], run)

@@ -69,3 +69,45 @@ def test_a_load_longer_than_timeout_is_not_taken_for_a_blocked_loop(tmp_path: Pa
     with serving(tmp_path, source, "--timeout=4") as server:
         server.wait_ready()
         assert len(pids(tmp_path, "loading")) == 1
+
+
+UNSTEADY = """
+from pathlib import Path
+from mpserve import Model
+
+class Unsteady(Model):
+    name = "m"
+    _ready = False
+
+    @property
+    def ready(self):
+        if Path("broken").exists():
+            raise RuntimeError("who knows")
+        return self._ready
+
+    @ready.setter
+    def ready(self, value):
+        self._ready = value
+
+    def predict(self, payload, headers=None):
+        return {"predictions": []}
+"""
+
+
+def test_a_tick_that_fails_in_one_part_is_logged_once_and_the_heart_beats_on(tmp_path: Path) -> None:
+    with serving(tmp_path, UNSTEADY) as server:
+        workers = server.wait_ready().workers()
+        let(tmp_path, "broken")
+        eventually(lambda: "the worker's row failed" in server.log)
+        dates: set[str] = set()
+
+        def beats() -> int:
+            """How many heartbeats have been seen: each sets the date of the answers."""
+            dates.add(server.client.get("/v2/health/live").headers["date"])
+            return len(dates)
+
+        eventually(lambda: beats() == 4)
+        assert server.log.count("the worker's row failed") == 1
+        (tmp_path / "broken").unlink()
+        server.wait_ready()
+        assert server.workers() == workers

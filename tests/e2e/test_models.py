@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -127,11 +128,11 @@ def test_names_come_from_the_class_or_from_the_instance(tmp_path: Path) -> None:
             assert server.client.get(f"/v2/models/{name}/ready").status_code == 200
 
 
-@pytest.mark.parametrize("target", ["model.py:OnClass", "model.py:OnInstance"])
-def test_model_name_renames_a_single_model(tmp_path: Path, target: str) -> None:
-    with serving(tmp_path, NAMES, "--model_name=renamed", target=target) as server:
+@pytest.mark.parametrize(("target", "name"), [("model.py:OnClass", "renamed"), ("model.py:OnInstance", "with/a/slash")])
+def test_model_name_renames_a_single_model(tmp_path: Path, target: str, name: str) -> None:
+    with serving(tmp_path, NAMES, f"--model_name={name}", target=target) as server:
         server.wait_ready()
-        assert server.predict("renamed", []).json() == {"predictions": ["renamed"]}
+        assert server.predict(quote(name, safe=""), []).json() == {"predictions": [name]}
 
 
 TOGETHER = """
@@ -200,6 +201,38 @@ async def predict(rows):
     await asyncio.sleep(0)
     return rows * 2
 """
+
+
+LATE = """
+import threading, time
+from pathlib import Path
+from mpserve import Model
+
+class Named(Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.name]}
+
+class Late(Named):
+    def load(self):
+        threading.Thread(target=self.fill).start()
+
+    def fill(self):
+        while not Path("filled").exists():
+            time.sleep(0.01)
+        self.ready = True
+
+models = [Late("late"), Named("other")]
+"""
+
+
+def test_a_model_that_still_loads_in_its_own_thread_is_not_ready_while_the_other_serves(tmp_path: Path) -> None:
+    with serving(tmp_path, LATE, "--workers=2", target="model.py:models") as server:
+        eventually(lambda: server.log.count("worker ready") == 2)
+        assert (server.predict("late", [0]).status_code, server.predict("other", [0]).status_code) == (503, 200)
+        assert server.client.get("/v2/health/ready").status_code == 503
+        (tmp_path / "filled").touch()
+        server.wait_ready()
+        assert server.predict("late", [0]).json() == {"predictions": ["late"]}
 
 
 def test_an_async_function_serves(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -64,11 +65,42 @@ def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
     assert (answer.status_code, answer.headers["location"]) == (307, f"http://test{path}")
 
 
-@each("path", ["/v1/models/a/b:predict", "/v1/models/a%2Fb:predict", "/v1/models/:predict/x"])
+@each("path", ["/v1/models/a/b:predict", "/v1/models/:predict/x"])
 def test_a_name_that_is_a_path_is_not_found(path: str) -> None:
     answer = ask(Echo(), "POST", path, json={"instances": []})
     assert answer.status_code == 404
     assert answer.json()["error"].startswith("there is no POST /v1/models/")
+
+
+@pytest.mark.parametrize("name", ["meta/llama-3", "/a//b/", "a/versions/1", "m:predict/x", "é/%2F", "a%2fb", "a\x00/b"])
+@pytest.mark.parametrize("versioned", [False, True])
+def test_a_slash_in_a_name_or_version_is_sent_encoded(name: str, versioned: bool) -> None:
+    """On every route: here one of each kind, with a verb in V1's way, in V2's, and none."""
+    model = Echo(name)
+    model.version = "2024/11" if versioned else "1"
+    place = f"/v2/models/{quote(name, safe='')}" + ("/versions/2024%2f11" if versioned else "")
+    tensor = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [1]}]}
+
+    async def main() -> list[httpx.Response]:
+        async with serving(model) as client:
+            return [
+                await client.post(f"/v1/models/{quote(name, safe='')}:predict", json={"instances": [1]}),
+                await client.get(f"/v1/models/{quote(name, safe='')}"),
+                await client.get(place),
+                await client.get(f"{place}/ready"),
+                await client.get(f"{place}/stats"),
+                await client.post(f"{place}/infer", json=tensor),
+            ]
+
+    *answers, inferred = asyncio.run(main())
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert inferred.status_code == 500  # it was asked, and has no "instances"
+    assert (answers[1].json()["name"], answers[2].json()["name"]) == (name, name)
+
+
+def test_an_encoded_slash_in_an_unknown_name_is_told_as_it_is() -> None:
+    answer = ask(Echo(), "GET", "/v2/models/a%2Fb")
+    assert (answer.status_code, answer.json()["error"]) == (404, "Model with name a/b does not exist.")
 
 
 def test_a_path_in_a_message_is_quoted_as_json_quotes() -> None:

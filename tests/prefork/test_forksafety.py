@@ -63,10 +63,10 @@ import importlib, inspect, json, os, sys
 if sys.argv[1] == "torch first":
     import torch
 from mpserve.errors import AcceleratorInMaster
-from mpserve.prefork import forksafety
+from mpserve.prefork import forksafety, torch_cuda
 
-forksafety.arm()
-forksafety.arm()
+torch_cuda.arm()
+torch_cuda.arm()
 import model, torch
 
 def outcomes():
@@ -91,13 +91,13 @@ os.close(writing)
 with open(reading) as pipe:
     found["worker"] = json.load(pipe)
 os.waitpid(pid, 0)
-forksafety.disarm()
+torch_cuda.disarm()
 found["disarmed"] = outcomes()
 found["alive before"] = forksafety.accelerator_alive()
 # What torch sets at the end of its own initialisation, which a build without CUDA cannot reach.
 torch.cuda._initialized = True
 found["alive after"] = forksafety.accelerator_alive()
-found["finders left"] = [type(f).__name__ for f in sys.meta_path if type(f).__module__ == forksafety.__name__]
+found["finders left"] = [type(f).__name__ for f in sys.meta_path if type(f).__module__ == torch_cuda.__name__]
 found["source readable"] = "def is_available" in inspect.getsource(torch.cuda)
 found["nvml"] = os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
 print(json.dumps(found))
@@ -173,8 +173,8 @@ def test_a_line_at_import_time_is_named(tmp_path: Path) -> None:
     (tmp_path / "early.py").write_text('import torch\n\nnet = torch.nn.Linear(1, 1).to(\n    "cuda"\n)\n')
     script = """
 from mpserve.errors import AcceleratorInMaster
-from mpserve.prefork import forksafety
-forksafety.arm()
+from mpserve.prefork import torch_cuda
+torch_cuda.arm()
 try:
     import early
 except AcceleratorInMaster as error:

@@ -26,9 +26,21 @@ def test_what_clients_send_json_under_is_read_as_json(content_type):
     assert decode_request(b'{"instances": [[1, 2.5]]}', content_type) == {"instances": [[1, 2.5]]}
 
 
-@each("content_type", ["text/plain", "image/jpeg", "avro/binary", "application/jsonlines"])
+@each("content_type", ["text/html", "image/jpeg", "avro/binary", "application/jsonlines"])
 def test_any_other_content_type_reaches_the_model_as_bytes(content_type):
     assert decode_request(b'{"instances": 5}', content_type) == b'{"instances": 5}'
+
+
+@each("content_type", ["text/plain", "Text/Plain;charset=UTF-8"])
+@each("numbers", [False, True])
+def test_a_text_is_json_if_it_holds_an_object(content_type, numbers):
+    body = b' \t\r\n{"instances": [[1, 2.5]]}'
+    payload = decode_request(body, content_type, numbers)
+    assert (list(payload), len(payload["instances"])) == (["instances"], 1)
+    with pytest.raises(InvalidInput, match="to be a list"):
+        decode_request(b'{"instances": 5}', content_type, numbers)
+    for text in (b"", b"{", b"{braces} in words", b"[1]", b'"a"', b"5", b'{"a": NaN}', b'{"a": 1}{"a": 2}', b"\xff{}"):
+        assert decode_request(text, content_type, numbers) == text
 
 
 @each("body", [b"{}", b'{"inputs": 5}', b'{"instances": []}', b'{"instances": [{"a": null}]}'])

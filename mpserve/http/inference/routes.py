@@ -89,7 +89,7 @@ class Codecs:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         nonfinite = settings.nonfinite
-        self._json, self._raw = V1Codec(True, nonfinite), V1Codec(False, nonfinite)
+        self._json = V1Codec(nonfinite)
         self._plain: dict[Format, Codec] = {
             Format.V2: V2Codec(nonfinite),
             Format.GENERATE: GenerateCodec(nonfinite),
@@ -102,7 +102,8 @@ class Codecs:
             if is_event(headers):
                 options = self.settings
                 return CloudEventCodec(headers, self._json, options.ce_source, options.ce_type, options.ce_merge)
-            return self._json if is_json(headers.get("content-type")) else self._raw
+            content_type = headers.get("content-type")
+            return self._json if is_json(content_type) else V1Codec(self.settings.nonfinite, content_type)
         if format is Format.V2 and BINARY_HEADER in headers:
             return V2Codec(self.settings.nonfinite, headers[BINARY_HEADER])
         return self._plain[format]
