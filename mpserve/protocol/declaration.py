@@ -1,7 +1,11 @@
 """What a model declares of its inputs and outputs: ``Tensor``, one name, datatype and shape. Knows no model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
+
+KNOWN = 4096
+"""Pairs of shapes that are remembered. Clients may send as many shapes as they like."""
 
 
 class Tensor(NamedTuple):
@@ -13,11 +17,21 @@ class Tensor(NamedTuple):
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether the declaration allows ``shape``."""
-        for want, got in zip(self.shape, shape, strict=False):
-            if want not in (got, -1):
-                return False
-        return len(shape) == len(self.shape)
+        return allows(tuple(self.shape), tuple(shape))
 
     def describe(self) -> dict[str, Any]:
         """Name, datatype and shape, as the V2 metadata of a model has them."""
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+
+
+def declared_of(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors, with shapes that ``allows`` takes."""
+    return tuple(Tensor(name, datatype, tuple(shape)) for name, datatype, shape in tensors)
+
+
+@lru_cache(KNOWN)
+def allows(declared: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a declared shape allows a shape."""
+    if len(declared) != len(shape):
+        return False
+    return all(want in (got, -1) for want, got in zip(declared, shape, strict=True))

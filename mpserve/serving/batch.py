@@ -14,6 +14,7 @@ import numpy as np
 
 from mpserve.errors import InferenceError
 from mpserve.protocol.datatypes import Array
+from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.executor import as_failure
 from mpserve.serving.fit import STREAMS, WHOLE, fit_outputs
@@ -63,10 +64,13 @@ class Batch:
     Asked in turns: ``next`` gives the arrays of an attempt, ``answered`` or ``failed`` takes what came of it.
     """
 
-    def __init__(self, model: TensorModel, members: list[Batched], pad_value: float | None) -> None:
+    def __init__(
+        self, model: TensorModel, members: list[Batched], pad_value: float | None, declared: Sequence[Tensor]
+    ) -> None:
         self.model = model
         self.members = members
         self.pad_value = pad_value
+        self.declared = declared
         self.outcomes: list[tuple[list[Batched], Sequence[Any]]] = []
         """Of each attempt that was the last of its members, and what came of each of these."""
         self.begun = self.mark = perf_counter_ns()
@@ -109,7 +113,7 @@ class Batch:
         self._lap_infer()
         members = self._attempt
         try:
-            parts = split(self.model, members, result)
+            parts = split(self.declared, members, result)
         except Exception as error:
             self.outcomes.append((members, [error, *(_alike(error) for _ in members[1:])]))
         else:
@@ -161,7 +165,7 @@ def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
     return whole
 
 
-def split(model: TensorModel, members: Sequence[Batched], result: Any) -> list[list[NamedArray]]:
+def split(declared: Sequence[Tensor], members: Sequence[Batched], result: Any) -> list[list[NamedArray]]:
     """Each member's outputs, which are views of its rows.
 
     Raises:
@@ -172,7 +176,7 @@ def split(model: TensorModel, members: Sequence[Batched], result: Any) -> list[l
     rows = 0
     for member in members:
         rows += member.rows
-    arrays = fit_outputs(model.outputs, result)
+    arrays = fit_outputs(declared, result)
     for name, _, array in arrays:
         if array.shape[:1] != (rows,):
             raise InferenceError(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.metrics import Durations
 from mpserve.protocol.datatypes import Array
+from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.batch import Batch, Batched
 from mpserve.serving.executor import Executor, as_failure
@@ -123,6 +124,8 @@ class Batcher:
     def __init__(self, model: TensorModel, executor: Executor, limits: Limits, durations: Durations | None) -> None:
         self.model = model
         self.limits = limits
+        self.outputs: tuple[Tensor, ...] = ()
+        """What the model declares of its outputs."""
         self._executor = executor
         self._durations = durations
         self._is_async = is_async(model)
@@ -260,7 +263,7 @@ class Batcher:
         for member in members:
             member.lap(QUEUE)
             member.begun = True
-        batch = Batch(self.model, members, self.limits.pad_value)
+        batch = Batch(self.model, members, self.limits.pad_value, self.outputs)
         self._idle -= 1
         # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.
         if self._is_async:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of
-from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.declaration import Tensor, allows
 from mpserve.protocol.tensors import NamedArray
 
 WHOLE = (np.ndarray, dict, tuple, list, str, bytes)
@@ -26,7 +26,7 @@ def is_stream(result: object) -> bool:
 
 
 def fit_inputs(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Array]:
-    """The arrays that a model takes, in the order of its declaration.
+    """The arrays that a model takes, in the order of its declaration, whose shapes are tuples.
 
     Raises:
         InvalidInput: the inputs are not those that the model declares; the message names the input and both sides.
@@ -35,12 +35,10 @@ def fit_inputs(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Arra
         return [array for _, _, array in given]
     if len(given) == len(declared):
         arrays = []
-        for (name, datatype, shape), (given_name, given_datatype, array) in zip(declared, given, strict=True):
-            if name != given_name or datatype != given_datatype or len(shape) != array.ndim:
+        for number, (name, datatype, array) in enumerate(given):
+            tensor = declared[number]
+            if name != tensor.name or datatype != tensor.datatype or not allows(tensor.shape, array.shape):
                 break
-            for want, got in zip(shape, array.shape, strict=True):
-                if want not in (got, -1):
-                    raise _misshapen(name, shape, array)
             arrays.append(array)
         else:
             return arrays
@@ -58,15 +56,11 @@ def _reordered(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Arra
         if datatype != tensor.datatype:
             raise InvalidInput(f"input {tensor.name!r}: expected datatype {tensor.datatype}, got {datatype}")
         if not tensor.fits(array.shape):
-            raise _misshapen(tensor.name, tensor.shape, array)
+            raise InvalidInput(f"input {tensor.name!r}: expected shape {list(tensor.shape)}, got {list(array.shape)}")
         arrays.append(array)
     if len(by_name) > len(declared):
         raise _misnamed(by_name, declared)
     return arrays
-
-
-def _misshapen(name: str, shape: Sequence[int], array: Array) -> InvalidInput:
-    return InvalidInput(f"input {name!r}: expected shape {list(shape)}, got {list(array.shape)}")
 
 
 def _misnamed(given: Iterable[str], declared: Sequence[Tensor]) -> InvalidInput:
@@ -79,18 +73,16 @@ def _misnamed(given: Iterable[str], declared: Sequence[Tensor]) -> InvalidInput:
 def fit_outputs(declared: Sequence[Tensor], result: Any) -> list[NamedArray]:
     """The tensors that a model has returned: an array, a tuple of them or a dict by name; nested lists do as well.
 
+    The shapes of the declaration are tuples.
+
     Raises:
         InferenceError: the model returned something else than it declares, or arrays of a type that V2 does not have;
             the message names the output and both sides.
     """
     if len(declared) == 1 and type(result) is np.ndarray:  # most answers
         name, datatype, shape = declared[0]
-        if result.dtype is FIXED.get(datatype) and len(shape) == result.ndim:
-            for want, got in zip(shape, result.shape, strict=True):
-                if want not in (got, -1):
-                    break
-            else:
-                return [(name, datatype, result)]
+        if result.dtype is FIXED.get(datatype) and allows(shape, result.shape):
+            return [(name, datatype, result)]
     return [(name, _datatype(name, array), array) for name, array in _named(declared, result)]
 
 

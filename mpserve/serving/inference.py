@@ -329,52 +329,39 @@ class InferenceRequest:
             try:
                 value = call(value, self)
             finally:
-                now = perf_counter_ns()
-                passed = now - self.mark
-                self.durations[span] += passed
-                self.mark = now
-                if note is not None:
-                    note(passed * NANO)
+                self.spend(span, note)
         return value
 
-    async def await_stage(self, stage: Stage, value: Any) -> Any:
-        """Run an asynchronous stage."""
-        call, _, note, span = stage
-        try:
-            return await call(value, self)
-        finally:
-            now = perf_counter_ns()
-            passed = now - self.mark
-            self.durations[span] += passed
-            self.mark = now
-            if note is not None:
-                note(passed * NANO)
+    def spend(self, span: int, note: Callable[[float], object] | None) -> None:
+        """Account the time since the last lap to a stage of this span, whose histogram ``note`` takes its seconds."""
+        now = perf_counter_ns()
+        passed = now - self.mark
+        self.durations[span] += passed
+        self.mark = now
+        if note is not None:
+            note(passed * NANO)
 
-    def encode(self, result: Any) -> "Encoded | Source":
+    def encode(self, result: Any, tensors: list[NamedArray] | None = None) -> "Encoded | Source":
         """What the codec makes of the model's answer, in memory of its own; an answer in parts as it is.
+
+        ``tensors``: the answer, if it is known already to fit what the model declares.
 
         Raises:
             InferenceError: the model has not answered as it declares, or the format cannot carry its answer.
             InvalidInput: an output was asked for that is not there.
         """
-        if not isinstance(result, WHOLE) and isinstance(result, STREAMS):
-            return result
-        instance = self.instance
-        if instance.stages[self.head.verb].gives_tensors:
-            model = instance.model
-            tensors = fit_outputs(instance.model_outputs, result)
-            return self._encode(Outputs(model.name, model.version, self.version, tensors))
-        return self._encode(self._outputs(result))
-
-    def complete(self, tensors: list[NamedArray]) -> "Encoded | Source":
-        """As ``encode``, of the request's part of a batch's answer; in a content coding that the client takes."""
-        model = self.instance.model
-        encoded = self._encode(Outputs(model.name, model.version, self.version, tensors))
-        return encoded if self.head.accept_encoding is None else self.compress(encoded)
-
-    def _encode(self, outputs: Outputs) -> Encoded:
-        inputs = self.inputs
+        instance, inputs = self.instance, self.inputs
         assert inputs is not None
+        if tensors is None:
+            if not isinstance(result, WHOLE) and isinstance(result, STREAMS):
+                return result
+            if instance.stages[self.head.verb].gives_tensors:
+                tensors = fit_outputs(instance.model_outputs, result)
+        if tensors is None:
+            outputs = self._outputs(result)
+        else:
+            model = instance.model
+            outputs = Outputs(model.name, model.version, self.version, tensors)
         if inputs.requested:
             outputs = select(inputs, outputs, self._requested)
         encoded = self.head.codec.write(inputs, outputs)
@@ -382,6 +369,11 @@ class InferenceRequest:
         self.durations[OUTPUT] += now - self.mark
         self.mark = now
         return encoded
+
+    def complete(self, tensors: list[NamedArray]) -> "Encoded | Source":
+        """As ``encode``, of the request's part of a batch's answer; in a content coding that the client takes."""
+        encoded = self.encode(None, tensors)
+        return encoded if self.head.accept_encoding is None else self.compress(encoded)
 
     def encode_part(self, part: Any) -> bytes:
         """As ``encode``, of one part of an answer in parts."""

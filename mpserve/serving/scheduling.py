@@ -6,6 +6,7 @@ asynchronous stage, and ``BatchScheduler`` together with others. Each knows of a
 
 import asyncio
 import contextvars
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -49,8 +50,8 @@ class Scheduled(Batched, Outcome[Any], Job, Protocol):
     def run_stages(self, stages: tuple[Stage, ...], value: Any) -> Any:
         """Run synchronous stages one after the other, in the model's thread."""
 
-    async def await_stage(self, stage: Stage, value: Any) -> Any:
-        """Run an asynchronous stage."""
+    def spend(self, span: int, note: Callable[[float], object] | None) -> None:
+        """Account the time since the last lap to a stage of this span, whose histogram ``note`` takes its seconds."""
 
     def lap(self, span: int) -> int:
         """Account the time since the last lap to a span. Gives this moment."""
@@ -111,26 +112,28 @@ class LoopScheduler:
         self._executor = executor
         self._groups = [(is_async, tuple(group)) for is_async, group in groupby(stages.stages, lambda s: s.is_async)]
         self._gate = gate
-        self._runner: CoroutineRunner[Scheduled] = CoroutineRunner(self._run)
+        self._runner: CoroutineRunner[Scheduled] = CoroutineRunner(self._run if gate is None else self._run_gated)
 
     def submit(self, request: Scheduled) -> None:
         self._runner.start(request)
 
-    async def _run(self, request: Scheduled) -> Any:
-        if self._gate is None:
-            return await self._through(request)
+    async def _run_gated(self, request: Scheduled) -> Any:
+        assert self._gate is not None
         async with self._gate:
-            return await self._through(request)
+            return await self._run(request)
 
-    async def _through(self, request: Scheduled) -> Any:
+    async def _run(self, request: Scheduled) -> Any:
         request.lap(QUEUE)
         request.begun = True
         request.prepare()
         value, is_encoded = request.value, False
         for is_async, stages in self._groups:
             if is_async:
-                for stage in stages:
-                    value = await request.await_stage(stage, value)
+                for call, _, note, span in stages:
+                    try:
+                        value = await call(value, request)
+                    finally:
+                        request.spend(span, note)
             else:
                 is_encoded = stages is self._groups[-1][1]
                 value = await self._in_thread(request, stages, value, is_encoded)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mpserve.errors import ConfigurationError, ServerNotReady
 from mpserve.logging import model as model_in_log
 from mpserve.metrics import metrics
-from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.serving.admission import Admission, Hold, policy
 from mpserve.serving.batching import Batcher, limits
 from mpserve.serving.controlplane import Wanted
@@ -97,10 +97,12 @@ class Served:
         """Keep what the model declares, which its ``load`` may have set; ``inputs`` of a model that speaks no arrays."""
         model = self.model
         speaks_arrays = isinstance(model, TensorModel)
-        self.declared: Sequence[Tensor] = model.inputs if isinstance(model, TensorModel) else inputs
-        self.model_outputs: Sequence[Tensor] = model.outputs if isinstance(model, TensorModel) else ()
+        self.declared = declared_of(model.inputs if isinstance(model, TensorModel) else inputs)
+        self.model_outputs = declared_of(model.outputs if isinstance(model, TensorModel) else ())
         self.is_batched = speaks_arrays and all(list(tensor.shape[:1]) == [-1] for tensor in self.declared)
         """Whether the first dimension of the inputs is the batch."""
+        if self.batcher is not None:
+            self.batcher.outputs = self.model_outputs
 
     def _scheduler(self, stages: Stages) -> Scheduler:
         if self.batcher is not None and stages.only_arrays:

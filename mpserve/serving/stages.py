@@ -15,6 +15,7 @@ from mpserve.metrics import Durations
 from mpserve.protocol import v1_rows
 from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import Array, numpy_dtype
+from mpserve.protocol.declaration import declared_of
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.fit import fit_inputs, fit_outputs, is_stream
 from mpserve.serving.model import Model
@@ -151,7 +152,7 @@ def _arrays_of(model: TensorModel) -> Callable[[Any, Any], list[Array]]:
             given = [(each.name, each.datatype, each.as_numpy()) for each in payload.inputs]
         else:
             given = v1_rows.tensors_in(model.inputs, payload)
-        return fit_inputs(model.inputs, given)
+        return fit_inputs(declared_of(model.inputs), given)
 
     return arrays_of
 
@@ -162,7 +163,7 @@ def _response_of(model: TensorModel) -> Callable[[Any, Any], Any]:
     def response(result: Any, request_id: str | None) -> InferResponse:
         outputs = [
             InferOutput(name, array.shape, datatype, array)
-            for name, datatype, array in fit_outputs(model.outputs, result)
+            for name, datatype, array in fit_outputs(declared_of(model.outputs), result)
         ]
         return InferResponse(request_id, model.name, outputs)
 
