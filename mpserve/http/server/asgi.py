@@ -21,8 +21,21 @@ BODILESS = (204, 304)
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
-def http_scope(wire: Wire, head: ParsedHead) -> Scope:
-    """The scope of a request.
+def connection_scope(wire: Wire) -> Scope:
+    """The part of the scope that all requests of a connection have. To ask for it costs a system call."""
+    local = wire.transport.get_extra_info("sockname")
+    return {
+        "type": "http",
+        "asgi": ASGI,
+        "scheme": "https" if wire.transport.get_extra_info("sslcontext") else "http",
+        "root_path": "",
+        "client": wire.client,
+        "server": (str(local[0]), int(local[1])) if isinstance(local, tuple) else (str(local), None),
+    }
+
+
+def request_scope(wire: Wire, shared: Scope, head: ParsedHead) -> Scope:
+    """The scope of a request, of which ``shared`` is the part of the connection.
 
     Raises:
         ValueError: the request target is malformed.
@@ -32,20 +45,14 @@ def http_scope(wire: Wire, head: ParsedHead) -> Scope:
         path = target.path.decode("ascii")
     except (httptools.HttpParserError, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error
-    local = wire.transport.get_extra_info("sockname")
     return {
-        "type": "http",
-        "asgi": ASGI,
+        **shared,
         "http_version": head.version,
         "method": head.method.decode("ascii"),
-        "scheme": "https" if wire.transport.get_extra_info("sslcontext") else "http",
         "path": urllib.parse.unquote(path) if "%" in path else path,
         "raw_path": target.path,
         "query_string": target.query or b"",
-        "root_path": "",
         "headers": head.headers,
-        "client": wire.client,
-        "server": (str(local[0]), int(local[1])) if isinstance(local, tuple) else (str(local), None),
         "state": wire.server.app_state.copy(),
     }
 

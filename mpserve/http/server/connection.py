@@ -9,14 +9,13 @@ import math
 from collections import deque
 from typing import cast
 
-import orjson
-
-from mpserve.http.server.asgi import Cycle, http_scope
+from mpserve.http.server.asgi import Cycle, connection_scope, request_scope
 from mpserve.http.server.direct import DirectExchange
 from mpserve.http.server.exchange import Exchange
 from mpserve.http.server.heads import Head
 from mpserve.http.server.parser import MALFORMED, ParsedHead, Refusal, RequestParser
-from mpserve.http.server.response_head import JSON_ONLY, response_head
+from mpserve.http.server.response_head import last_response
+from mpserve.http.server.routes import Scope
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.state import FOLLOWS, State
 
@@ -65,6 +64,8 @@ class Connection(asyncio.Protocol):
         self._parser = RequestParser(self, server.limits)
         self._parsed: ParsedHead | None = None
         """The head that the parser has read last."""
+        self._scope: Scope | None = None
+        """The part of an ASGI scope that all requests have, made for the first one."""
         self._fresh = b""
         """Bytes that are being parsed, if a head may begin with the first of them."""
 
@@ -204,7 +205,8 @@ class Connection(asyncio.Protocol):
 
     def _cycle(self, head: ParsedHead) -> Cycle:
         try:
-            scope = http_scope(self, head)
+            self._scope = self._scope or connection_scope(self)
+            scope = request_scope(self, self._scope, head)
         except ValueError as error:
             raise Refusal(400, MALFORMED) from error
         return Cycle(self, scope, self.server.app, head.keep_alive, head.expects)
@@ -321,14 +323,8 @@ class Connection(asyncio.Protocol):
         return True  # also where it was answered early
 
     def _answer_refusal(self) -> None:
-        """Answer in the form of every other error."""
         assert self._refusal is not None
-        status, reason = self._refusal
-        body = orjson.dumps({"error": reason})
-        headers = [*JSON_ONLY, (b"content-length", b"%d" % len(body))]
-        fields = self.server.server_fields
-        head = response_head(status, fields, headers, keep_alive=False, may_chunk=False)
-        self.transport.write(head.text + body)
+        self.transport.write(last_response(*self._refusal, self.server.server_fields))
         self._hang_up()
 
     # Deadlines and the end

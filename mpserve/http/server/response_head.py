@@ -6,6 +6,8 @@ from functools import cache
 from http import HTTPStatus
 from typing import NamedTuple
 
+import orjson
+
 from mpserve.http.server.routes import RawHeaders
 
 END = b"\r\n\r\n"
@@ -81,6 +83,13 @@ def response_head(
         parts.append(b"transfer-encoding: chunked\r\n")
     parts.append(b"\r\n")
     return ResponseHead(b"".join(parts), None if is_chunked else length, is_chunked, closes)
+
+
+def last_response(status: int, reason: str, server_fields: bytes) -> bytes:
+    """Write a whole response in the form of every other error, after which the connection is closed."""
+    body = orjson.dumps({"error": reason})
+    headers = [*JSON_ONLY, (b"content-length", b"%d" % len(body))]
+    return response_head(status, server_fields, headers, keep_alive=False, may_chunk=False).text + body
 
 
 def usual_head(server_fields: bytes) -> bytes:
