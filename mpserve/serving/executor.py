@@ -1,7 +1,11 @@
 """The only place that makes threads: a model's own threads, where its synchronous methods run.
 
-The event loop never waits for a model. What it hands over during one turn goes to a thread together, since to wake one
+The event loop never waits for a model. What it hands over during one turn goes to a thread together, since to wake a thread
 costs as much as a small request; results come back singly, so that none waits for a slower mate.
+
+A thread is woken by an eventfd, not by a lock: the write lets go of the GIL, so that a thread that Linux runs at once, in the
+place of the loop on the same CPU, can begin. Woken by a lock it would only find that the loop holds the GIL. Of 6,000 requests
+on one CPU that takes half of the switches between threads (benchmarks/switches.py).
 
 One thread is the default, since models are rarely thread-safe, and since everything of a model (load, predict, stop) then
 runs in the same thread, which thread-bound handles need. The threads are daemons: a predict that never returns must not
@@ -18,7 +22,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -80,6 +83,35 @@ class LoopSide:
             del outcome, result  # and keep nothing of a request until the next one
 
 
+class Inbox:
+    """What the threads of an executor have still to do, in lists of jobs. None tells one thread to end."""
+
+    def __init__(self, threads: int) -> None:
+        self._entries: deque[list[Job] | None] = deque()
+        # Of several threads each is to be woken; one thread takes all there is, however often it was told.
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | (os.EFD_SEMAPHORE if threads > 1 else 0))
+        self._readers = [None] * threads
+
+    def put(self, entries: list[list[Job]] | list[None]) -> None:
+        """Add entries, and wake as many threads."""
+        self._entries.extend(entries)
+        os.eventfd_write(self._bell, len(entries))
+
+    def get(self) -> list[Job] | None:
+        """The next entry. Waits for it, in a thread."""
+        while True:
+            try:
+                return self._entries.popleft()
+            except IndexError:
+                os.eventfd_read(self._bell)
+
+    def leave(self) -> None:
+        """Read no more, from this thread. The last to leave closes the eventfd."""
+        self._readers.pop()
+        if not self._readers:
+            os.close(self._bell)
+
+
 class Executor:
     """``threads`` threads and one queue, first come first served. Each thread begins with ``on_start()``."""
 
@@ -87,7 +119,7 @@ class Executor:
         self.name = name
         self.threads = threads
         self.on_start = on_start
-        self._queue: SimpleQueue[list[Job] | None] = SimpleQueue()
+        self._inbox: Inbox | None = None
         self._started: list[threading.Thread] = []
         self.steps = [0] * threads
         """Of each thread: how many calls it has begun and how many it has ended, so an odd number while one runs."""
@@ -125,11 +157,9 @@ class Executor:
         jobs, home.gathered = home.gathered, []
         if not jobs:  # closed meanwhile
             return
-        if self.threads == 1:
-            self._queue.put(jobs)
-        else:  # each to the thread that is free first
-            for job in jobs:
-                self._queue.put([job])
+        if self._inbox is not None:
+            # With several threads each job goes to the thread that is free first.
+            self._inbox.put([jobs] if self.threads == 1 else [[job] for job in jobs])
 
     def where(self) -> str:
         """The innermost lines that each thread is at: what to say of a call that does not come back."""
@@ -146,44 +176,35 @@ class Executor:
         """Let the threads end once the queue is empty. Does not wait for them."""
         if self._home is not None:
             self._hand_over(self._home)
-        for _ in self._started:
-            self._queue.put(None)
+        if self._inbox is not None:
+            self._inbox.put([None] * self.threads)
+        self._inbox = None
         self._started = []
 
     def _start(self) -> None:
-        # Threads do not survive a fork, so they are made on first use, which is always in the process that serves.
+        # Threads do not survive a fork, and two processes must not share an inbox: both are made on first use, which is
+        # always in the process that serves.
+        self._inbox = inbox = Inbox(self.threads)
         for number in range(self.threads):
             thread = threading.Thread(
-                target=self._work, args=(number,), name=f"mpserve-{self.name}-{number}", daemon=True
+                target=self._work, args=(number, inbox), name=f"mpserve-{self.name}-{number}", daemon=True
             )
             thread.start()
             self._started.append(thread)
 
-    def _work(self, number: int) -> None:
-        _wake_behind_the_loop()
+    def _work(self, number: int, inbox: "Inbox") -> None:
         try:
             self.on_start()
         except Exception:  # without the thread every request would wait for ever
             logger.exception("thread %s could not be prepared; it goes on as it is", threading.current_thread().name)
         steps = self.steps
-        while (jobs := self._queue.get()) is not None:
+        while (jobs := inbox.get()) is not None:
             jobs.reverse()
             while jobs:
                 steps[number] += 1
                 _perform(jobs.pop())  # and keep nothing of the request or its answer until the next one
                 steps[number] += 1
-
-
-def _wake_behind_the_loop() -> None:
-    """Have this thread begin when the event loop, which has work for it, is about to wait, where both share a CPU.
-
-    Linux otherwise interrupts the loop for it at once, only for the thread to find that it needs the GIL: 0.72 switches
-    between threads for each small request on one CPU, not 0.14, and 12 % of its CPU time. It takes nothing from the thread's
-    share of the CPU (sched(7), SCHED_BATCH), and a loop that wakes interrupts the model. What the model starts inherits it.
-    """
-    with contextlib.suppress(OSError):  # a sandbox may refuse it, and musl refuses it always
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # or the user has chosen something else
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        inbox.leave()
 
 
 def _perform(job: Job) -> None:

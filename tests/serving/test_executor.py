@@ -3,14 +3,10 @@
 import asyncio
 import gc
 import logging
-import os
 import re
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
@@ -251,48 +247,3 @@ def test_neither_request_nor_answer_stays_in_memory_until_the_next(executor: Exe
         eventually(lambda: all(reference() is None for reference in references))
     finally:
         gc.enable()
-
-
-@each(
-    "chosen, wanted",
-    [(os.SCHED_OTHER, os.SCHED_BATCH), (os.SCHED_IDLE, os.SCHED_IDLE)],
-)
-def test_a_thread_does_not_interrupt_the_loop_that_wakes_it_unless_the_user_has_it_otherwise(
-    chosen: int, wanted: int
-) -> None:
-    executor = Executor("m")
-
-    async def main() -> tuple[int, int]:
-        os.sched_setscheduler(0, chosen, os.sched_param(0))  # of this thread, which the other one has it from
-        return await executor.run(os.sched_getscheduler, 0), os.sched_getscheduler(0)
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(asyncio.run, main()).result(PATIENCE) == (wanted, chosen)
-    executor.close()
-
-
-SANDBOXED = """
-import asyncio, ctypes, os, platform, struct
-
-SET, GET = {"x86_64": (144, 145), "aarch64": (119, 120)}[platform.machine()]
-LOAD, EQUAL, RETURN, ERROR, ALLOW = 0x20, 0x15, 0x06, 0x50000, 0x7FFF0000  # linux/filter.h and linux/seccomp.h
-RULES = [(LOAD, 0, 0, 0), (EQUAL, 1, 0, SET), (EQUAL, 0, 1, GET), (RETURN, 0, 0, ERROR | 1), (RETURN, 0, 0, ALLOW)]
-text = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *rule) for rule in RULES))
-program = ctypes.create_string_buffer(struct.pack("@HP", len(RULES), ctypes.addressof(text)))
-prctl = ctypes.CDLL(None, use_errno=True).prctl
-assert prctl(38, 1, 0, 0, 0) == 0, "PR_SET_NO_NEW_PRIVS"
-assert prctl(22, 2, program, 0, 0) == 0, "PR_SET_SECCOMP"
-try:
-    os.sched_getscheduler(0)
-except PermissionError:
-    from mpserve.serving.executor import Executor
-
-    print(asyncio.run(Executor("m").run(int, "7")))
-"""
-
-
-def test_where_the_scheduler_cannot_be_asked_for_anything_calls_run_all_the_same() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", SANDBOXED], capture_output=True, timeout=PATIENCE, check=False, text=True
-    )
-    assert (ended.stdout, ended.stderr) == ("7\n", "")
