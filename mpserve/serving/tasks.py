@@ -7,6 +7,7 @@ the rest. So each is in one and the same task from its beginning to its end, as 
 
 import asyncio
 import contextvars
+import sys
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -57,8 +58,8 @@ class CoroutineRunner(Generic[J]):
     async def _run(self) -> None:
         jobs, runner = self._jobs, self._runner
         task: Any = asyncio.current_task()
-        # A job may have cancelled its own task, which must not meet another. Python 3.10 has no public way to ask.
-        while jobs and not task._must_cancel:
+        # A job may have cancelled its own task, which must not meet another job.
+        while jobs and not _is_cancelled(task):
             job = jobs.popleft()
             if job.over:
                 continue
@@ -82,6 +83,13 @@ class CoroutineRunner(Generic[J]):
         self._is_called = False
         if self._jobs:
             self._call()
+
+
+def _is_cancelled(task: Any) -> bool:
+    """Whether somebody has cancelled a task that has not noticed it yet."""
+    if sys.version_info >= (3, 11):
+        return bool(task.cancelling())
+    return bool(task._must_cancel)  # read in Python 3.10.14, whose tasks have no public way to ask
 
 
 class _End:
