@@ -10,8 +10,9 @@ from mpserve.protocol.codec import NO_FIELDS, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.messages import InferRequest
 from mpserve.protocol.v1_codec import document_inputs
+from mpserve.serving.answered import answered
 from mpserve.serving.core import ServerCore
-from mpserve.serving.inference import RequestHead, answered
+from mpserve.serving.request_head import RequestHead
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.stream import ModelStream
 

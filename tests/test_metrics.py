@@ -44,7 +44,7 @@ def answer(count, route="/v2"):
     def work():
         for _ in range(count):
             own.answered(route)[200] += 1
-            own.stage_observers("m")["predict"](0.25)
+            own.stage_durations("m")["predict"].note(0.25)
         own.flush()
     return work
 
@@ -159,7 +159,9 @@ def test_what_is_true_of_the_living_is_read_from_the_scoreboard() -> None:
 def test_a_stage_that_a_model_does_not_have_is_counted_with_its_predict_and_takes_no_time() -> None:
     """The SDK's dashboards divide by the count of each stage."""
     run("""
-    observers = own.stage_observers("m", frozenset({"postprocess"}))
+    observers = {
+        stage: durations.note for stage, durations in own.stage_durations("m", frozenset({"postprocess"})).items()
+    }
     for seconds in (1, 2):
         observers["predict"](seconds)
     observers["preprocess"](3)
@@ -173,8 +175,8 @@ def test_a_stage_that_a_model_does_not_have_is_counted_with_its_predict_and_take
 
 def test_the_stages_have_the_sdks_names_and_label() -> None:
     run("""
-    for stage, observe in own.stage_observers("m").items():
-        observe(1)
+    for stage, durations in own.stage_durations("m").items():
+        durations.note(1)
     names = {name for name, *labels in samples() if name.endswith("_seconds_count") and labels == ["m"]}
     assert names == {f"request_{stage}_seconds_count" for stage in ("preprocess", "predict", "postprocess", "explain")}
     """)
@@ -277,7 +279,7 @@ def test_durations_noted_by_several_threads_are_each_counted_once_in_their_bucke
     durations = metrics.Durations(histogram)
     given = [0.1, 0.10001, 0.7, 3.0]
     threads = [
-        threading.Thread(target=lambda seconds=seconds: [durations.observe(seconds) for _ in range(number)])
+        threading.Thread(target=lambda seconds=seconds: [durations.note(seconds) for _ in range(number)])
         for seconds in given
     ]
     for thread in threads:

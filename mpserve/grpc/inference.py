@@ -15,8 +15,9 @@ from mpserve.protocol.codec import Encoded
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.codec import FINAL, ProtobufCodec, ProtobufStreamCodec, empty_final
 from mpserve.protocol.protobuf.fields import addressee, parse
+from mpserve.serving.answered import answered
 from mpserve.serving.core import ServerCore
-from mpserve.serving.inference import RequestHead, answered
+from mpserve.serving.request_head import RequestHead
 
 logger = logging.getLogger(__name__)
 

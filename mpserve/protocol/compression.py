@@ -148,12 +148,6 @@ def choose(accept_encoding: str | None) -> Coding | None:
     return best if weight > 0 and weight >= weights.get("identity", 0.0) else None
 
 
-def coding_for(accept_encoding: str, body: bytes) -> Coding | None:
-    """The coding that a client takes and that makes a body smaller, if any."""
-    coding = choose(accept_encoding)
-    return None if coding is None or not worthwhile([body]) else coding
-
-
 def worthwhile(chunks: Sequence[bytes | memoryview]) -> bool:
     """Whether a body of these chunks should be compressed: not if it is small, nor if it hardly shrinks.
 

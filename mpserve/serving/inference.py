@@ -8,31 +8,33 @@ import asyncio
 import contextvars
 import math
 from collections.abc import Callable
-from enum import Enum
 from time import perf_counter_ns
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from mpserve.errors import DeadlineExceeded, ModelNotReady, MPServeError, Overloaded
+from mpserve.errors import ModelNotReady, MPServeError, Overloaded
 from mpserve.logging import Ids, request_id
-from mpserve.protocol.codec import Codec, Encoded, Inputs, Outputs, Parts
-from mpserve.protocol.compression import coding_for, compress, decompress
+from mpserve.protocol.codec import Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.coding import compressed
+from mpserve.protocol.compression import decompress
 from mpserve.protocol.messages import InferResponse
 from mpserve.protocol.tensors import NamedArray
 from mpserve.scoreboard import IN_FLIGHT
 from mpserve.serving.admission import asked_seconds
-from mpserve.serving.batch import Batch
+from mpserve.serving.ahead import Ahead
 from mpserve.serving.core import ServerCore
 from mpserve.serving.deadline import Deadline
 from mpserve.serving.executor import as_failure
 from mpserve.serving.faults import blame, refuse_promise, report
 from mpserve.serving.fit import STREAMS, WHOLE, fit_inputs, fit_outputs
-from mpserve.serving.requested import NOTHING, Treatments, select, take_treatments
+from mpserve.serving.parts import AnswerInParts
+from mpserve.serving.request_head import Reply, RequestHead, Status
+from mpserve.serving.requested import NOTHING, Treatments, completed, select, take_treatments
 from mpserve.serving.served import Served
 from mpserve.serving.shared_memory import fetch
-from mpserve.serving.spans import INFER, INPUT, NANO, OUTPUT, QUEUE
+from mpserve.serving.spans import INFER, INPUT, NANO, OUTPUT, QUEUE, Timed
 from mpserve.serving.stages import Headers, Stage
 from mpserve.serving.statistics import counters_of
-from mpserve.serving.stream import ModelStream, Source
+from mpserve.serving.stream import Source
 
 TIMEOUT = "timeout"
 """The request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)."""
@@ -40,48 +42,6 @@ TIMEOUT = "timeout"
 INLINE = 65536
 """Bytes of a compressed body that are expanded on the event loop, and of an answer that are compressed there; more cost
 milliseconds and go to a thread."""
-
-
-class RequestHead(NamedTuple):
-    """What a request says besides its body. One head may serve any number of requests, and nobody changes it.
-
-    Attributes:
-        verb: "predict" or "explain".
-        headers: with lower-case names, as models expect them.
-        identity: the id that the client has given the request; empty: the request gets a new one.
-        content_encoding, accept_encoding: the content codings of the body, and those that the client takes.
-    """
-
-    model: str
-    version: str | None
-    verb: str
-    codec: Codec
-    headers: Headers
-    identity: str = ""
-    content_encoding: str | None = None
-    accept_encoding: str | None = None
-
-
-class Status(Enum):
-    """How far a request has come. It moves down this list only, and may leave out a step."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    STREAMING = "streaming"
-    DONE = "done"
-
-
-class Reply(Protocol):
-    """Where the answer to a request goes. One of the three is called, once, on the event loop."""
-
-    def finish(self, request: "InferenceRequest", encoded: Encoded) -> None:
-        """Take a whole answer."""
-
-    def stream(self, request: "InferenceRequest", parts: ModelStream) -> None:
-        """Take an answer in parts, whose first part is there, and read it to its end or close it."""
-
-    def fail(self, request: "InferenceRequest", fault: MPServeError) -> None:
-        """Take the reason why there is no answer. It has been logged where it must be."""
 
 
 def begin(
@@ -98,45 +58,20 @@ def begin(
         request.fail(error)
         return request
     if head.content_encoding is not None and len(body) > INLINE:
-        core.helper.submit(request.context, request.decode, Ahead(request, instance))
+        core.helper.submit(request.context, request.decode, Ahead(request, instance.schedulers[head.verb]))
     else:
         instance.schedulers[head.verb].submit(request)
     return request
 
 
-class InferenceRequest:
+class InferenceRequest(Timed):
     """One request. Its thread writes ``begun`` and the spans, and the event loop all else, so there is nothing to lock."""
 
     __slots__ = (
-        "_counters",
-        "_place",
-        "_requested",
-        "arrived",
-        "begun",
-        "body",
-        "context",
-        "core",
-        "deadline",
-        "durations",
-        "executions",
-        "head",
-        "headers",
-        "identity",
-        "infer_before",
-        "inputs",
-        "instance",
-        "kind",
-        "mark",
-        "over",
-        "parts",
-        "reply",
-        "response_headers",
-        "rows",
-        "seconds",
-        "task",
-        "value",
-        "version",
-    )
+        "_counters", "_place", "begun", "body", "context", "core", "deadline", "head", "headers", "identity",
+        "infer_before", "inputs", "instance", "kind", "over", "parts", "reply", "requested", "response_headers",
+        "rows", "seconds", "task", "value", "version",
+    )  # fmt: skip
 
     instance: Served
     """The model, once the request is admitted."""
@@ -154,7 +89,7 @@ class InferenceRequest:
         """Whether the model, or the decoder in its thread, has begun with it."""
         self.over = False
         """Whether its outcome is known, or nobody wants it any more."""
-        self.parts: ModelStream | None = None
+        self.parts: AnswerInParts | None = None
         """The answer in parts, as long as it lasts."""
         self.deadline: Deadline | None = None
         self.durations = [0, 0, 0, 0]
@@ -168,7 +103,7 @@ class InferenceRequest:
         self.headers: Headers | None = None
         self.response_headers: Headers | None = None
         """The headers that the model has set for the answer; None: it has not asked for them."""
-        self._requested: Treatments = NOTHING
+        self.requested: Treatments = NOTHING
         self.task: asyncio.Task[None] | None = None
         """The task that it has to itself, if it waits on the event loop."""
         self._place = 0
@@ -213,11 +148,6 @@ class InferenceRequest:
             return Status.STREAMING
         return Status.DONE if self.over else Status.RUNNING if self.begun else Status.QUEUED
 
-    @property
-    def label(self) -> str:
-        """The name of the model in logs."""
-        return self.instance.label
-
     def own_headers(self) -> tuple[Headers, Headers]:
         """The headers of the request, a copy that the model may change, and those of the answer, which it may fill."""
         if self.headers is None or self.response_headers is None:
@@ -230,23 +160,6 @@ class InferenceRequest:
             self.context.copy().run(function, *args)
         else:
             contextvars.copy_context().run(_named, self.identity, function, *args)
-
-    def lap(self, span: int) -> int:
-        """Account the time since the last lap to a span. Gives this moment."""
-        now = perf_counter_ns()
-        self.durations[span] += now - self.mark
-        self.mark = now
-        return now
-
-    def follow(self, batch: Batch, executions: int) -> None:
-        """Account the time since the last lap as the batch has spent it, and stand for so many executions of the model."""
-        durations = self.durations
-        durations[QUEUE] += batch.begun - self.mark
-        durations[INPUT] += batch.input_ns
-        durations[INFER] += batch.infer_ns
-        durations[OUTPUT] += batch.output_ns
-        self.mark = batch.mark
-        self.executions = executions
 
     # From bytes to an answer, where the scheduler says
 
@@ -290,7 +203,7 @@ class InferenceRequest:
         self.inputs = inputs
         for wanted in inputs.requested or ():
             if wanted.parameters:
-                self._requested = take_treatments(inputs.requested or [], self.core)
+                self.requested = take_treatments(inputs.requested or [], self.core)
                 break
         if takes_arrays:
             self.value = fit_inputs(instance.declared, inputs.arrays() if tensors is None else tensors)
@@ -358,12 +271,12 @@ class InferenceRequest:
             if instance.stages[self.head.verb].gives_tensors:
                 tensors = fit_outputs(instance.model_outputs, result)
         if tensors is None:
-            outputs = self._outputs(result)
+            outputs = self.outputs_of(result)
         else:
             model = instance.model
             outputs = Outputs(model.name, model.version, self.version, tensors)
         if inputs.requested:
-            outputs = select(inputs, outputs, self._requested)
+            outputs = select(inputs, outputs, self.requested)
         encoded = self.head.codec.write(inputs, outputs)
         now = perf_counter_ns()
         self.durations[OUTPUT] += now - self.mark
@@ -375,45 +288,20 @@ class InferenceRequest:
         encoded = self.encode(None, tensors)
         return encoded if self.head.accept_encoding is None else self.compress(encoded)
 
-    def encode_part(self, part: Any) -> bytes:
-        """As ``encode``, of one part of an answer in parts."""
-        inputs, instance = self.inputs, self.instance
-        assert inputs is not None
-        outputs = self._outputs(part)
-        if instance.stages[self.head.verb].gives_tensors:
-            outputs = outputs._replace(tensors=fit_outputs(instance.model_outputs, part))
-        if inputs.requested:
-            outputs = select(inputs, outputs, self._requested)
-        return self.head.codec.write_part(inputs, outputs)
-
-    def _outputs(self, result: Any) -> Outputs:
-        """An answer of any kind. A response is completed by what only the request knows: its id and its version.
-
-        A copy if anything is to be changed, since a model may well give the same object for every request.
-        """
-        model, inputs = self.instance.model, self.inputs
-        if not isinstance(result, InferResponse):
-            refuse_promise(result, self.head.verb)
-        elif inputs is not None and inputs.payload is None:
-            response_id = inputs.id if result.id is None else result.id
-            version = result.model_version or self.version
-            if inputs.requested or result.id != response_id or result.model_version != version:
-                given, result = result, object.__new__(InferResponse)
-                vars(result).update(vars(given))
-                result.id, result.model_version = response_id, version
+    def outputs_of(self, result: Any) -> Outputs:
+        """An answer of any kind, completed by what only the request knows."""
+        model = self.instance.model
+        refuse_promise(result, self.head.verb)
+        if isinstance(result, InferResponse) and self.inputs is not None:
+            result = completed(result, self.inputs, self.version)
         return Outputs(model.name, model.version, self.version, None, result)
 
     def compress(self, outcome: "Encoded | Source") -> "Encoded | Source":
-        """The answer in a content coding that the client takes, where that saves bytes and the model has chosen none."""
-        accept_encoding = self.head.accept_encoding
-        if accept_encoding is None or type(outcome) is not Encoded:
+        """The answer in a content coding that the client takes, unless the model has chosen one."""
+        accept_encoding, set_by_model = self.head.accept_encoding, self.response_headers or ()
+        if accept_encoding is None or any(str(name).lower() == "content-encoding" for name in set_by_model):
             return outcome
-        body, content_type, fields = outcome
-        coding = coding_for(accept_encoding, body)
-        if coding is None or any(str(name).lower() == "content-encoding" for name in self.response_headers or ()):
-            return outcome
-        coded = {**fields, "content-encoding": coding, "vary": "accept-encoding"}
-        return Encoded(compress(coding, [body]), content_type, coded)
+        return compressed(outcome, accept_encoding) if isinstance(outcome, Encoded) else outcome
 
     # Its end, on the event loop
 
@@ -473,7 +361,7 @@ class InferenceRequest:
         A call that a thread has begun goes on, and is counted; its outcome is dropped by the reply.
         """
         if self.parts is not None:
-            self.parts.close()
+            self.parts.cancel()
         elif not self.over and (self.task is not None or not self.begun):
             self.over = True
             if self.deadline is not None:
@@ -497,8 +385,6 @@ class InferenceRequest:
         elif is_counted:
             self._counters.failed(self)
 
-    # An answer in parts
-
     def _begin_stream(self, source: Source) -> None:
         """Let the model answer in parts, if the format carries them. The request is held until the last of them."""
         if self.head.codec.parts is Parts.REFUSED:
@@ -508,104 +394,13 @@ class InferenceRequest:
         self.over = True
         if self.deadline is not None:
             self.deadline.close()
-        instance = self.instance
-        self.parts = ModelStream(self, source, instance.executor, instance.gate, self.seconds)
-        instance.streams.add(self.parts)
-        self.task = self.context.copy().run(asyncio.ensure_future, self._open(self.parts))
+        self.parts = AnswerInParts(self, source)
 
-    async def _open(self, parts: ModelStream) -> None:
-        """Hand out the parts once the first is there: a failure until then is answered as any other."""
-        try:
-            if self.head.codec.parts is Parts.ONE:
-                encoded = await self._only_part(parts)
-                self.reply.finish(self, encoded)
-            else:
-                await parts.prime()
-                self.reply.stream(self, parts)
-        except MPServeError as fault:
-            await parts.aclose()
-            self.reply.fail(self, fault)
-
-    async def _only_part(self, parts: ModelStream) -> Encoded:
-        """The one part of an answer, as a whole answer."""
-        found = []
-        async for part in parts:
-            found.append(part)
-            if len(found) > 1:
-                break
-        await parts.aclose()
-        if len(found) != 1:
-            raise self.head.codec.refusal(self.head.model)
-        return Encoded(found[0], None, self.head.codec.part_fields)
-
-    def late(self, seconds: float) -> DeadlineExceeded:
-        """What the client is told where the first part was not there in time."""
-        return self.instance.admission.late(seconds)
-
-    def stream_ended(self, is_whole: bool) -> None:
+    def leave_stream(self, is_whole: bool) -> None:
         """The model is held no longer: its answer in parts has come to its end, or was cut short."""
-        assert self.parts is not None
-        self.instance.streams.discard(self.parts)
         self.parts = None
         self.lap(INFER)
         self._leave(is_answered=is_whole)
-
-
-async def answered(
-    core: ServerCore, head: RequestHead, body: bytes, within: float = math.inf
-) -> tuple[InferenceRequest, Encoded | ModelStream]:
-    """As ``begin``, for a task that waits for the answer. A task that is cancelled takes its request with it.
-
-    Raises:
-        MPServeError: there is no answer. The failure has been logged where it must be.
-    """
-    reply = Awaited()
-    request = begin(core, head, body, reply, within)
-    try:
-        return request, await reply.future
-    except asyncio.CancelledError:
-        request.cancel()
-        raise
-
-
-class Awaited:
-    """A reply that is waited for, on the running event loop."""
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Encoded | ModelStream] = asyncio.get_running_loop().create_future()
-
-    def finish(self, request: InferenceRequest, encoded: Encoded) -> None:
-        if not self.future.done():
-            self.future.set_result(encoded)
-
-    def stream(self, request: InferenceRequest, parts: ModelStream) -> None:
-        if self.future.done():
-            parts.close()
-        else:
-            self.future.set_result(parts)
-
-    def fail(self, request: InferenceRequest, fault: MPServeError) -> None:
-        if not self.future.done():
-            self.future.set_exception(fault)
-
-
-class Ahead:
-    """Where the outcome goes of decoding a request outside its model's thread: to its scheduler, or to the client."""
-
-    def __init__(self, request: InferenceRequest, instance: Served) -> None:
-        self._request = request
-        self._instance = instance
-
-    def done(self) -> bool:
-        return self._request.over
-
-    cancelled = done
-
-    def set_result(self, inputs: Inputs, /) -> None:
-        self._instance.schedulers[self._request.head.verb].submit(self._request)
-
-    def set_exception(self, error: Exception, /) -> None:
-        self._request.fail(error)
 
 
 def _named(identity: str, function: Callable[..., object], *args: object) -> None:

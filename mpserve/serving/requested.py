@@ -61,6 +61,23 @@ def take_treatments(requested: list[RequestedOutput], host: ModelHost) -> Treatm
     }
 
 
+def completed(response: InferResponse, inputs: Inputs, version: str | None) -> InferResponse:
+    """A response with its id, and with the version that the answer names. It may be changed from then on.
+
+    A copy if anything is to be changed, since a model may well give the same object for every request.
+    """
+    if inputs.payload is not None:  # V1 has neither
+        return response
+    response_id = inputs.id if response.id is None else response.id
+    version = response.model_version or version
+    if not inputs.requested and response.id == response_id and response.model_version == version:
+        return response
+    given, response = response, object.__new__(InferResponse)
+    vars(response).update(vars(given))
+    response.id, response.model_version = response_id, version
+    return response
+
+
 def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> Outputs:
     """The outputs that the request asks for, in its order, each treated as it asks.
 

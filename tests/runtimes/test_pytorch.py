@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mpserve.serving.conversion import to_arrays, to_response
 
 from mpserve import Tensor, TorchModel
 from mpserve.runtimes.pytorch import ExportedModel, TorchScriptModel, declared_inputs
-from mpserve.serving.conversion import to_arrays, to_response
 from tests.cases import each
 from tests.running import Server, free_port, running
 

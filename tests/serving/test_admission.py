@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpserve.serving.tally import INFER, Stopwatch
 
 from mpserve.errors import ConfigurationError, DeadlineExceeded, InvalidInput, Overloaded, ServerNotReady
 from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.serving.admission import KNOWN, Admission, Hold, Policy
 from mpserve.serving.core import ServerCore
-from tests.asking import Asker
 from mpserve.serving.model import Model
-from mpserve.serving.tally import INFER, Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
+from tests.asking import Asker
 
 PATIENCE = 30.0
 SOON = 0.05

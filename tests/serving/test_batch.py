@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpserve.serving.tally import INFER, Stopwatch
 
 from mpserve.errors import InferenceError
 from mpserve.serving.batch import Batch, Member
-from mpserve.serving.tally import INFER, Stopwatch
 from mpserve.serving.tensors import TensorModel
 
 

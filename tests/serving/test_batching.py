@@ -12,12 +12,12 @@ from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.serving.batching import limits
 from mpserve.serving.core import ServerCore
-from tests.asking import Asker
 from mpserve.serving.model import Model
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.settings import Settings
 from tests.asgi import loaded
+from tests.asking import Asker
 
 PATIENCE = 30.0
 MANY = 100

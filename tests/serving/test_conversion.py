@@ -9,14 +9,14 @@ import numpy as np
 import orjson
 import pytest
 from hypothesis import strategies as st
+from mpserve.serving.conversion import of_plain_rows, tensor_stage, to_arrays, to_response
+from mpserve.serving.tally import Stopwatch
 
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, NotSupported
 from mpserve.protocol import v1
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse
 from mpserve.protocol.numbers import LONG, Numbers
-from mpserve.serving.conversion import of_plain_rows, tensor_stage, to_arrays, to_response
-from mpserve.serving.tally import Stopwatch
 from mpserve.serving.tensors import Tensor, TensorModel
 
 X = Tensor("x", "FP32", (-1, 2))

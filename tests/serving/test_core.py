@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from mpserve.serving.tally import Stopwatch
 
 from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError, ModelNotFound, ServerNotReady
 from mpserve.logging import model as model_in_log
@@ -16,7 +17,6 @@ from mpserve.serving.core import ServerCore
 from mpserve.serving.host import own_directory
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
-from mpserve.serving.tally import Stopwatch
 from mpserve.settings import Settings
 from tests.asgi import core_of, loaded
 from tests.cases import each

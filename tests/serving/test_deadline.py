@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
+from mpserve.serving.tally import QUEUE, Stopwatch
 
 from mpserve.errors import DeadlineExceeded, MPServeError, ServerNotReady
 from mpserve.serving.deadline import Deadline, Ending
-from mpserve.serving.tally import QUEUE, Stopwatch
 
 SOON, NEVER = 0.02, 1000.0
 

@@ -13,11 +13,11 @@ from mpserve.errors import InferenceError, InvalidInput, MPServeError, NotSuppor
 from mpserve.logging import model as model_in_log
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.serving.core import ServerCore
-from tests.asking import Asker
 from mpserve.serving.model import Model
 from mpserve.serving.stream import ModelStream
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
+from tests.asking import Asker
 
 
 class Giving(Model):

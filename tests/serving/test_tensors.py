@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.serving.conversion import tensor_stage
 from mpserve.serving.tally import Stopwatch
+
+from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.serving.tensors import FunctionModel, Tensor, TensorModel
 from tests.cases import each
 

@@ -10,8 +10,9 @@ from mpserve.http.responses import Answer, error_answer, failure_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import request_id
 from mpserve.protocol.codec import Encoded
+from mpserve.serving.answered import answered
 from mpserve.serving.core import ServerCore
-from mpserve.serving.inference import RequestHead, answered
+from mpserve.serving.request_head import RequestHead
 
 
 class Endpoint:

@@ -17,7 +17,7 @@ from mpserve.protocol.generate import GenerateCodec, GenerateStreamCodec
 from mpserve.protocol.v1 import is_json
 from mpserve.protocol.v1_codec import CloudEventCodec, V1Codec
 from mpserve.protocol.v2 import V2Codec
-from mpserve.serving.inference import RequestHead
+from mpserve.serving.request_head import RequestHead
 from mpserve.settings import Settings
 
 BINARY_HEADER = "inference-header-content-length"
