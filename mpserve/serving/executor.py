@@ -143,15 +143,11 @@ class Executor:
         home = self._home
         # Where something has been gathered, that loop is the one that runs. To ask costs a system call, until Python 3.12.
         if home is None or not home.gathered:
-            home = self._begin_turn(asyncio.get_running_loop())
+            loop = asyncio.get_running_loop()
+            if home is None or home.loop is not loop:
+                home = self._home = LoopSide(loop)
+            loop.call_soon(self._hand_over, home)
         home.gathered.append((context, function, args, outcome, home))
-
-    def _begin_turn(self, loop: asyncio.AbstractEventLoop) -> LoopSide:
-        home = self._home
-        if home is None or home.loop is not loop:
-            home = self._home = LoopSide(loop)
-        loop.call_soon(self._hand_over, home)
-        return home
 
     def _hand_over(self, home: LoopSide) -> None:
         jobs, home.gathered = home.gathered, []
@@ -201,22 +197,19 @@ class Executor:
         while (jobs := inbox.get()) is not None:
             jobs.reverse()
             while jobs:
+                context, function, args, outcome, home = jobs.pop()
+                if outcome.cancelled():
+                    continue
                 steps[number] += 1
-                _perform(jobs.pop())  # and keep nothing of the request or its answer until the next one
+                result, failure = None, None
+                try:
+                    result = context.run(function, *args)
+                except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
+                    failure = error
                 steps[number] += 1
+                home.tell(outcome, result, failure)
+                del context, function, args, outcome, home, result, failure  # and keep nothing until the next job
         inbox.leave()
-
-
-def _perform(job: Job) -> None:
-    context, function, args, outcome, home = job
-    if outcome.cancelled():
-        return
-    try:
-        result = context.run(function, *args)
-    except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
-        home.tell(outcome, None, error)
-    else:
-        home.tell(outcome, result, None)
 
 
 def _place(frame: traceback.FrameSummary) -> str:

@@ -290,10 +290,15 @@ class InferenceRequest(Timed):
 
     def outputs_of(self, result: Any) -> Outputs:
         """An answer of any kind, completed by what only the request knows."""
-        model = self.instance.model
-        refuse_promise(result, self.head.verb)
-        if isinstance(result, InferResponse) and self.inputs is not None:
-            result = completed(result, self.inputs, self.version)
+        model, inputs = self.instance.model, self.inputs
+        if not isinstance(result, InferResponse):
+            refuse_promise(result, self.head.verb)
+        elif (
+            inputs is not None
+            and inputs.payload is None  # V1 has neither an id nor a version
+            and (inputs.requested or result.id != inputs.id or result.model_version != self.version)
+        ):
+            result = completed(result, inputs.id, self.version)
         return Outputs(model.name, model.version, self.version, None, result)
 
     def compress(self, outcome: "Encoded | Source") -> "Encoded | Source":

@@ -61,21 +61,16 @@ def take_treatments(requested: list[RequestedOutput], host: ModelHost) -> Treatm
     }
 
 
-def completed(response: InferResponse, inputs: Inputs, version: str | None) -> InferResponse:
-    """A response with its id, and with the version that the answer names. It may be changed from then on.
+def completed(response: InferResponse, request_id: str | None, version: str | None) -> InferResponse:
+    """A response with the id of its request and the version that the answer names, where the model has set none.
 
-    A copy if anything is to be changed, since a model may well give the same object for every request.
+    It is a copy, since a model may well give the same object for every request.
     """
-    if inputs.payload is not None:  # V1 has neither
-        return response
-    response_id = inputs.id if response.id is None else response.id
-    version = response.model_version or version
-    if not inputs.requested and response.id == response_id and response.model_version == version:
-        return response
-    given, response = response, object.__new__(InferResponse)
-    vars(response).update(vars(given))
-    response.id, response.model_version = response_id, version
-    return response
+    copy = object.__new__(InferResponse)
+    vars(copy).update(vars(response))
+    copy.id = request_id if response.id is None else response.id
+    copy.model_version = response.model_version or version
+    return copy
 
 
 def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> Outputs:
