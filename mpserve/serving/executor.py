@@ -5,7 +5,7 @@ costs as much as a small request; results come back singly, so that none waits f
 
 A thread is woken by an eventfd, not by a lock: the write lets go of the GIL, so that a thread that Linux runs at once, in the
 place of the loop on the same CPU, can begin. Woken by a lock it would only find that the loop holds the GIL. Of 6,000 requests
-on one CPU that takes half of the switches between threads (benchmarks/switches.py).
+on one CPU that takes half of the switches between threads (benchmarks/one_connection.py shows the latency).
 
 One thread is the default, since models are rarely thread-safe, and since everything of a model (load, predict, stop) then
 runs in the same thread, which thread-bound handles need. The threads are daemons: a predict that never returns must not
