@@ -30,7 +30,7 @@ class Untouched:
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         if isinstance(self.payload, InferRequest):
             return Inputs.of(self.payload)
-        return document_inputs(self.payload, declared, speaks_arrays)
+        return document_inputs(self.payload)
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
         return Encoded(self.write_part(inputs, outputs))

@@ -14,6 +14,7 @@ from mpserve.errors import NotSupported
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.tensors import NamedArray, Parameters
+from mpserve.protocol.v1_rows import tensors_in
 
 JSON = "application/json"
 NO_FIELDS: Mapping[str, str] = {}
@@ -48,16 +49,15 @@ class Inputs:
         """The inputs in a message."""
         return cls(None, message.id, message.request_outputs, message.parameters, message, state=state)
 
-    def arrays(self) -> list[NamedArray]:
-        """All inputs as tensors, also those of a message.
+    def arrays(self, declared: Sequence[Tensor]) -> list[NamedArray]:
+        """All inputs as tensors, also those of a message or of a V1 document, to a model that declares these.
 
         Raises:
-            InvalidInput: the data of an input does not fit its datatype or shape.
+            InvalidInput: the data of an input does not fit its datatype or shape, or there are no such inputs.
         """
-        if self.tensors is None:
-            inputs = [] if self.message is None else self.message.inputs
-            self.tensors = [(given.name, given.datatype, given.as_numpy()) for given in inputs]
-        return self.tensors
+        if self.message is not None:
+            return [(given.name, given.datatype, given.as_numpy()) for given in self.message.inputs]
+        return tensors_in(declared, self.payload)
 
     def given_to(self, model_name: str, model_version: str | None) -> Any:
         """What a model of the kserve SDK is handed: the V1 payload, or the V2 request as a message to this model."""

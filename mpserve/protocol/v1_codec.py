@@ -8,6 +8,7 @@ from mpserve.protocol import cloudevents, v1, v1_rows
 from mpserve.protocol.codec import JSON, NO_FIELDS, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.numbers import Numbers
 
 
 class V1Codec:
@@ -29,11 +30,9 @@ class V1Codec:
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         if speaks_arrays and self.is_json:
             tensors = v1_rows.read_plain(declared, body)
-            if tensors is None:
-                return document_inputs(v1.read_document(body, numbers=True), declared, speaks_arrays)
-            return Inputs(tensors, rows=len(tensors[0][2]))
-        payload = v1.decode_request(body, self.content_type, numbers=speaks_arrays)
-        return document_inputs(payload, declared, speaks_arrays)
+            if tensors is not None:
+                return Inputs(tensors, rows=len(tensors[0][2]))
+        return document_inputs(v1.decode_request(body, self.content_type, numbers=speaks_arrays))
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
         if outputs.tensors is None:
@@ -74,7 +73,7 @@ class CloudEventCodec:
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         event = cloudevents.unwrap(self.headers, body)
-        inputs = document_inputs(event.data, declared, speaks_arrays)
+        inputs = document_inputs(event.data)
         inputs.state = event
         return inputs
 
@@ -96,14 +95,9 @@ class CloudEventCodec:
         return NotSupported(f"Model {model_name} answers in parts, which is not offered for a CloudEvent")
 
 
-def document_inputs(document: Any, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
-    """The inputs in a V1 document, as tensors where the model is given nothing but arrays.
-
-    Raises:
-        InvalidInput: as ``v1_rows.tensors_in``.
-    """
-    if speaks_arrays:
-        tensors = v1_rows.tensors_in(declared, document)
-        return Inputs(tensors, rows=len(tensors[0][2]) if tensors and tensors[0][2].ndim else 1)
+def document_inputs(document: Any) -> Inputs:
+    """The inputs in a V1 document, whose instances may be ``Numbers``, or in a body that is no JSON."""
     instances = document.get("instances", document.get("inputs")) if isinstance(document, dict) else None
+    if isinstance(instances, Numbers):
+        return Inputs(payload=document, rows=(instances.shape or [1])[0])
     return Inputs(payload=document, rows=len(instances) if isinstance(instances, list) else 1)

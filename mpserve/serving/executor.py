@@ -90,7 +90,6 @@ class Inbox:
         self._entries: deque[list[Job] | None] = deque()
         # Of several threads each is to be woken; one thread takes all there is, however often it was told.
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | (os.EFD_SEMAPHORE if threads > 1 else 0))
-        self._readers = [None] * threads
 
     def put(self, entries: list[list[Job]] | list[None]) -> None:
         """Add entries, and wake as many threads."""
@@ -105,11 +104,9 @@ class Inbox:
             except IndexError:
                 os.eventfd_read(self._bell)
 
-    def leave(self) -> None:
-        """Read no more, from this thread. The last to leave closes the eventfd."""
-        self._readers.pop()
-        if not self._readers:
-            os.close(self._bell)
+    def __del__(self) -> None:
+        # Not by the last thread, which may be told to end before whoever tells it has written to the eventfd.
+        os.close(self._bell)
 
 
 class Executor:
@@ -209,7 +206,6 @@ class Executor:
                 steps[number] += 1
                 home.tell(outcome, result, failure)
                 del context, function, args, outcome, home, result, failure  # and keep nothing until the next job
-        inbox.leave()
 
 
 def _place(frame: traceback.FrameSummary) -> str:

@@ -206,7 +206,7 @@ class InferenceRequest(Timed):
                 self.requested = take_treatments(inputs.requested or [], self.core)
                 break
         if takes_arrays:
-            self.value = fit_inputs(instance.declared, inputs.arrays() if tensors is None else tensors)
+            self.value = fit_inputs(instance.declared, inputs.arrays(instance.declared) if tensors is None else tensors)
         else:
             self.value = inputs.given_to(model.name, self.version)
         now = perf_counter_ns()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mpserve import InferInput, InferRequest, InferResponse
-from mpserve.http.inference import BINARY_HEADER
+from mpserve.http.inference.routes import BINARY_HEADER
 from tests.e2e.test_tls import make_pair
 from tests.running import Server, eventually, free_port, serving
 
