@@ -53,14 +53,13 @@ def begin(
     """
     request = InferenceRequest(core, head, body, reply)
     try:
-        instance = request.enter(within)
-    except MPServeError as error:
+        scheduler = request.enter(within).schedulers[head.verb]
+        if head.content_encoding is not None and len(body) > INLINE:
+            core.helper.submit(request.context, request.decode, Ahead(request, scheduler))
+        else:
+            scheduler.submit(request)
+    except Exception as error:  # whatever it is, the client waits for an answer
         request.fail(error)
-        return request
-    if head.content_encoding is not None and len(body) > INLINE:
-        core.helper.submit(request.context, request.decode, Ahead(request, instance.schedulers[head.verb]))
-    else:
-        instance.schedulers[head.verb].submit(request)
     return request
 
 
