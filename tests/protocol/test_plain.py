@@ -1,4 +1,4 @@
-"""Plain answers go a shorter way, and so do plain instances of V1, and nobody can tell. For V2's requests: test_readers."""
+"""Plain answers go a shorter way, and so do plain instances of V1, and nobody can tell. For V2's requests: test_beginnings."""
 
 from typing import Any
 
