@@ -1,11 +1,13 @@
 """Random tensors of every datatype, of ranks 0 to 4 and with sizes of zero; and all that can be told of tensors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from mpserve.errors import MPServeError
 from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import Array, numpy_dtype
 
@@ -58,3 +60,11 @@ def told(inputs: Inputs) -> Any:
     wanted = [(output.name, output.parameters) for output in inputs.requested or ()]
     assert wanted == [(output.name, output.parameters) for output in request.request_outputs]
     return inputs.id, request.id, inputs.parameters or None, request.parameters or None, wanted, inputs.state, tensors
+
+
+def outcome(read: Callable[..., Inputs], *arguments: Any) -> Any:
+    """All that can be told of the request that is read, or the kind and the words of its refusal."""
+    try:
+        return told(read(*arguments))
+    except MPServeError as error:
+        return type(error), str(error)
