@@ -10,8 +10,8 @@ import prometheus_client
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from mpserve.http.request_log import RequestLog
 from mpserve.http.middleware import RequestContext
+from mpserve.http.request_log import RequestLog
 from mpserve.logging import request_id
 from mpserve.metrics import metrics
 from mpserve.serving.model import Model
