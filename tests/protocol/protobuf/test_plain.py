@@ -18,7 +18,7 @@ from mpserve.protocol.protobuf.codec import ProtobufCodec
 from mpserve.protocol.protobuf.fields import encode_request, encode_response
 from mpserve.protocol.protobuf.plain import LARGE, write_response
 from mpserve.protocol.tensors import NamedArray, RequestedOutput
-from tests.arrays import arrays, outcome
+from tests.arrays import arrays, outcome, same
 from tests.cases import each
 
 CODEC = ProtobufCodec()
@@ -45,7 +45,7 @@ def is_plain(data: bytes) -> bool:
 
 @untimed
 @given(st.data(), st.booleans(), st.text(max_size=3), st.lists(st.text(max_size=2), max_size=2, unique=True))
-def test_numbers_are_read_bit_for_bit(data: st.DataObject, typed: bool, request_id: str, outputs: list[str]) -> None:
+def test_tensors_are_read_bit_for_bit(data: st.DataObject, typed: bool, request_id: str, outputs: list[str]) -> None:
     datatypes = data.draw(st.lists(st.sampled_from(list(FIXED)), min_size=1, max_size=3))
     inputs = []
     for index, datatype in enumerate(datatypes):
@@ -53,6 +53,8 @@ def test_numbers_are_read_bit_for_bit(data: st.DataObject, typed: bool, request_
         inputs.append(InferInput(f"x{index}", array.shape, datatype, array))
     wanted = [RequestedOutput(name) for name in outputs]
     message = encoded(InferRequest("m", inputs, request_id, request_outputs=wanted), typed)
+    for (_, _, got), sent in zip(CODEC.read(message, (), True).arrays(), inputs, strict=True):
+        assert same(got, sent.as_numpy())
     as_typed = typed and "FP16" not in datatypes  # which has no typed contents
     assert is_plain(message) == (as_typed or "BOOL" not in datatypes)
 
