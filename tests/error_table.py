@@ -1,6 +1,6 @@
 """What a client is told for each of its own faults and the model's: the kserve SDK's error table, with the answers due.
 
-Asked of ``tests/models/faulty.py``: in this process by tests/http/test_inference.py, and of a real server over one
+Asked of ``tests/models/faulty.py``: in this process by tests/http/inference, and of a real server over one
 connection by tests/e2e/test_error_table.py.
 """
 

@@ -5,6 +5,7 @@ its numbers. A request that begins and ends like an earlier one differs from it 
 request is read as a whole. What is not plain is read strictly, from the document that was parsed already.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -28,7 +29,7 @@ except ImportError:  # there are no wheels for Python 3.14
     simdjson = None
 
 DATA = b'"data":'
-KEY = b'"data"'
+KEY = re.compile(rb'"data"[ \t\n\r]*:')
 LIST = (b"[", b" [")
 """How a list begins behind a key, as most clients write it."""
 E, U, L = b"eul"
@@ -105,11 +106,12 @@ def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes =
 def _remember(begin: bytes, end: bytes, request: Plain) -> None:
     """Remember the beginning and the end of a request of one input.
 
-    Without an escape in it, what the beginning ends with is a key, and since all keys of a plain request are known, it is the
-    key of its only input. With neither an escape nor that key in what follows the list, the list is the input's data.
+    The input has the key of the data, and without an escape the key is written as such. It is neither in the beginning nor in
+    the end, so it is the one between them, and the list behind it is the input's data. A field that is there twice may hold
+    the key as well: the field that does not count.
     """
     [(name, datatype, array), *others], request_id, requested = request
-    if others or b"\\" in begin or b"\\" in end or KEY in end:
+    if others or b"\\" in begin or b"\\" in end or KEY.search(begin) or KEY.search(end):
         return
     if len(begin) > LONGEST or len(end) > LONGEST:
         return

@@ -114,7 +114,7 @@ def narrow(array: Array, datatype: str) -> Array:
     if array.size and array.dtype != dtype:
         limits = np.iinfo(dtype)
         for index in (int(array.argmin()), int(array.argmax())):
-            value = int(array.flat[index])
+            value = int(array.item(index))
             if not limits.min <= value <= limits.max:
                 raise out_of_range(index, value, datatype)
     return array.astype(dtype, copy=False)

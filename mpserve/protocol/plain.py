@@ -129,17 +129,23 @@ def _whole(document: Any, inputs: list[NamedArray]) -> Plain | None:
                 return None
         if "outputs" in document:
             fields -= 1
-            requested = [named_output(entry) for entry in document["outputs"]]
+            requested = named_outputs(document["outputs"])
         if fields != 1:
             return None
     if len(inputs) != 1 and (not inputs or len({name for name, _, _ in inputs}) < len(inputs)):
         return None
-    if len(requested) > 1 and len({output.name for output in requested}) < len(requested):
-        return None
     return inputs, request_id, requested
 
 
-def named_output(entry: Any) -> RequestedOutput:
+def named_outputs(entries: Any) -> list[RequestedOutput]:
+    """The outputs that a request asks for; one of ``NOT_PLAIN`` if there is none, or more to one than ``_named_output`` reads."""
+    requested = [_named_output(entry) for entry in entries]
+    if not requested or (len(requested) > 1 and len({output.name for output in requested}) < len(requested)):
+        raise ValueError
+    return requested
+
+
+def _named_output(entry: Any) -> RequestedOutput:
     """An output that is asked for by name, and perhaps as bytes or not; one of ``NOT_PLAIN`` if there is more to it."""
     name = entry["name"]
     if type(name) is not str:

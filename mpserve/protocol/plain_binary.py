@@ -12,7 +12,7 @@ import orjson
 
 from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import FIXED, LITTLE
-from mpserve.protocol.plain import NOT_PLAIN, checked, named_output
+from mpserve.protocol.plain import NOT_PLAIN, checked, named_outputs
 from mpserve.protocol.tensors import NamedArray
 from mpserve.protocol.wire import Encoded, dump
 
@@ -46,15 +46,13 @@ def read(body: bytes, length: int) -> Inputs | None:
                 return None
             tensors.append((name, datatype, array))
             at += size
-        requested = [named_output(entry) for entry in document["outputs"]] if "outputs" in document else None
+        requested = named_outputs(document["outputs"]) if "outputs" in document else None
         request_id = document.get("id")
     except NOT_PLAIN:
         return None
     if not (request_id is None or type(request_id) is str) or not document.keys() <= FIELDS:
         return None
     if at != len(body) or not tensors or len({name for name, _, _ in tensors}) < len(tensors):
-        return None
-    if requested and len({output.name for output in requested}) < len(requested):
         return None
     return Inputs(tensors, request_id, requested, parameters)
 

@@ -13,6 +13,7 @@ import orjson
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol import plain
+from mpserve.protocol.codec import JSON
 from mpserve.protocol.datatypes import Array, NonFinite, json_values
 from mpserve.protocol.documents import parse_object
 from mpserve.protocol.messages import InferResponse
@@ -95,7 +96,7 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
         raise InferenceError(f"the model's result cannot be written as JSON: {error}") from error
     if nonfinite == "error" and b"null" in body and _holds_non_finite(result):
         raise InferenceError("the model's result holds NaN or infinity, which JSON cannot carry")
-    return body, "application/json"
+    return body, JSON
 
 
 def write_plain(outputs: Sequence[tuple[str, str, Array]], nonfinite: NonFinite) -> bytes | None:

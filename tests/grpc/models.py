@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any
 
-import numpy as np
-
 from mpserve import (
     InferenceError,
     InferInput,
@@ -44,16 +42,6 @@ class Double(TensorModel):
 
     def predict(self, x: Any) -> Any:
         return x * 2
-
-
-class Halves(TensorModel):
-    """Has an output of a datatype without typed contents."""
-
-    name = "halves"
-    outputs = (Tensor("y", "FP16", [-1]), Tensor("z", "FP32", [-1]))
-
-    def predict(self, x: Any) -> Any:
-        return x.astype(np.float16), x
 
 
 class Raising(Model):

@@ -16,7 +16,7 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.extensions import EXTENSIONS
 from mpserve.version import VERSION
 from tests.cases import each
-from tests.grpc.models import Answering, Double, Echo, Halves, Heading, Held, Raising
+from tests.grpc.models import Answering, Double, Echo, Heading, Held, Raising
 from tests.grpc.serving import ask, infer, refusal, run, serving
 
 
@@ -103,15 +103,6 @@ def test_raw_contents_are_answered_with_raw_ones() -> None:
     response = ask(Double(), request=request)
     assert response.raw_output_contents == [np.array([2, 4], np.float32).tobytes()]
     assert not response.outputs[0].HasField("contents")
-
-
-def test_an_output_without_typed_contents_makes_all_raw() -> None:
-    assert [len(raw) for raw in ask(Halves(), request=infer("halves")).raw_output_contents] == [4, 8]
-
-
-def test_only_requested_outputs_come_in_their_order() -> None:
-    response = ask(Halves(), request=infer("halves", outputs=[{"name": "z"}, {"name": "y"}]))
-    assert [output.name for output in response.outputs] == ["z", "y"]
 
 
 def test_an_output_is_classified() -> None:

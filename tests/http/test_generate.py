@@ -1,6 +1,5 @@
 """``/generate`` and ``/generate_stream``: one object, or one event for each."""
 
-import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from mpserve import InferRequest, InvalidInput, Model, Tensor, TensorModel
-from tests.asgi import ask, serving
+from tests.asgi import ask
 
 SSE = "text/event-stream; charset=utf-8"
 
@@ -133,11 +132,6 @@ def test_an_error_before_the_first_event_has_its_status(verb: str, document: Any
     assert says in answer.json()["error"]
 
 
-@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
-def test_an_unknown_model_or_version_is_not_found(verb: str) -> None:
-    assert asked(Words(), verb, {"text_input": "a"}, "/versions/9").status_code == 404
-
-
 @pytest.mark.parametrize(
     ("word", "says", "logged"), [("error", "RuntimeError : boom", True), ("refuse", "no cat", False)]
 )
@@ -164,21 +158,3 @@ def test_a_part_that_cannot_be_told_is_an_error_and_closes_the_generator() -> No
     told = events(asked(model, "generate_stream", {"text_input": "a"}))
     assert "of type bytes, expected an InferResponse, a dict or a str" in told[-1]["error"]
     assert (len(told), model.closed) == (2, 1)
-
-
-@pytest.mark.parametrize(
-    "content_type", [None, "application/json", "application/x-www-form-urlencoded", "text/plain; charset=utf-8"]
-)
-def test_the_body_is_json_whatever_its_content_type(content_type: str | None) -> None:
-    headers = {} if content_type is None else {"content-type": content_type}
-    assert asked(Words(), "generate", {"text_input": "a"}, headers=headers).json() == answer_of("words", "a")
-
-
-def test_both_are_offered_to_several_clients_at_once() -> None:
-    async def main() -> list[Any]:
-        async with serving(Words()) as client:
-            body = {"text_input": "a b c"}
-            answers = [client.post("/v2/models/words/generate_stream", json=body) for _ in range(3)]
-            return [[each["text_output"] for each in events(answer)] for answer in await asyncio.gather(*answers)]
-
-    assert asyncio.run(main()) == [["a", "b", "c"]] * 3

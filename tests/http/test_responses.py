@@ -19,7 +19,7 @@ from mpserve.errors import (
     PayloadTooLarge,
     ServerNotReady,
 )
-from mpserve.http.responses import Answer, error_answer, json_answer
+from mpserve.http.responses import Answer, error_answer, failure_answer, json_answer
 from tests.cases import each
 
 
@@ -63,38 +63,35 @@ def test_headers_of_an_http_exception_are_kept() -> None:
     assert (b"www-authenticate", b"Basic") in error_answer(error).headers
 
 
-@pytest.mark.parametrize(
-    "error",
+@each(
+    "error, is_logged",
     [
-        InferenceError("tired"),
-        caused(InferenceError("KeyError : 'x'"), KeyError("x")),
-        caused(NotSupported("no kernel"), NotImplementedError("no kernel")),
-        ConfigurationError("wrong"),
-        ValueError("unforeseen"),
-    ],
-)
-def test_the_models_fault_and_ours_are_logged_with_where_it_happened(
-    error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
-    error_answer(error)
-    [record] = caplog.records
-    assert record.levelno == logging.ERROR
-    assert record.exc_info is not None
-    assert record.exc_info[1] is (error.__cause__ or error)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        InvalidInput("no cat"), caused(InvalidInput("no cat"), ValueError("no cat")), PayloadTooLarge("too much"),
-        ModelNotFound("m"), ModelNotReady("m"), NotSupported("no explainer"), HTTPException(404),
+        (InferenceError("tired"), True), (caused(InferenceError("KeyError : 'x'"), KeyError("x")), True),
+        (caused(NotSupported("no kernel"), NotImplementedError("no kernel")), True), (ConfigurationError("wrong"), True),
+        (InvalidInput("no cat"), False), (caused(InvalidInput("no cat"), ValueError("no cat")), False),
+        (PayloadTooLarge("too much"), False), (ModelNotFound("m"), False), (ModelNotReady("m"), False),
+        (NotSupported("no explainer"), False), (HTTPException(404), False),
+        (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), False),
     ],
 )  # fmt: skip
-def test_the_clients_faults_are_not_logged_so_that_clients_cannot_fill_the_log(
-    error: Exception, caplog: pytest.LogCaptureFixture
+def test_a_failure_is_logged_where_somebody_here_has_to_mend_it(
+    error: Exception, is_logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error_answer(error)
-    assert caplog.records == []
+    """The clients' faults are not, so that clients cannot fill the log. Those of an inference request have been."""
+    caplog.clear()
+    assert error_answer(error) == failure_answer(error)
+    told = [(record.levelno, record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert told == ([(logging.ERROR, error.__cause__ or error)] if is_logged else [])
+    assert len(caplog.records) == len(told)
+
+
+@each("answer", [error_answer, failure_answer])
+def test_an_error_that_nobody_foresaw_is_logged_once(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
+    answer(error := ValueError("unforeseen"))
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
 
 
 def test_an_answer_is_sent_as_two_messages_with_its_length() -> None:

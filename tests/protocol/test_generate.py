@@ -19,7 +19,7 @@ DECLARED = [
 
 def decoded(document: Any, declared: Any = ()) -> InferRequest:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return decode_request(body, "m", None, declared)
+    return decode_request(body, declared)
 
 
 @each(

@@ -1,4 +1,4 @@
-"""Long lists that are read by simdjson. That nobody can tell, test_readers shows."""
+"""Long lists that are read by simdjson. That nobody can tell, test_beginnings shows."""
 
 import numpy as np
 import orjson

@@ -49,7 +49,7 @@ class DirectReply:
         self._send = send
 
     def finish(self, request: InferenceRequest, encoded: Encoded) -> None:
-        if encoded.content_type is JSON and not (encoded.fields or request.response_headers):  # most answers
+        if encoded.content_type == JSON and not (encoded.fields or request.response_headers):  # most answers
             self._answer(request, Answer(200, JSON_ONLY, encoded.body))
         else:
             self._answer(request, whole(request, encoded))

@@ -1,22 +1,27 @@
-"""What is read and written in one go is read and written as everything else is, to the byte; and what is left alone."""
+"""The codec of gRPC reads and writes plain messages as it does all others, to the byte; and finds whom a message asks."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import FIXED, Array
-from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
+from mpserve.protocol.codec import Inputs, Outputs
+from mpserve.protocol.datatypes import DATATYPES, FIXED, Array, datatype_of
+from mpserve.protocol.messages import InferInput, InferRequest
+from mpserve.protocol.protobuf import fields, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.protocol.protobuf.converters import decode_request
+from mpserve.protocol.protobuf.codec import ProtobufCodec
 from mpserve.protocol.protobuf.fields import encode_request, encode_response
-from mpserve.protocol.protobuf.plain import LARGE, read_request, write_response
-from mpserve.protocol.tensors import RequestedOutput
-from tests.arrays import arrays, same
+from mpserve.protocol.protobuf.plain import LARGE, write_response
+from mpserve.protocol.tensors import NamedArray, RequestedOutput
+from tests.arrays import arrays, outcome, same
 from tests.cases import each
 
+CODEC = ProtobufCodec()
 untimed = settings(deadline=None)
 X = {"name": "x", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1.0, 2.0]}}
 RAW = {"name": "x", "datatype": "FP32", "shape": [2]}
@@ -31,28 +36,16 @@ def request(**fields: Any) -> bytes:
     return pb.ModelInferRequest(**{"model_name": "m", "inputs": [X]} | fields).SerializeToString()
 
 
-def assert_read_alike(data: bytes) -> bool:
-    """Whether the message is plain. If so, it is read as any other."""
-    plain = read_request(data)
-    if plain is None:
-        return False
-    name, request_id, inputs, outputs, typed = plain
-    decoded, is_typed = decode_request(data)
-    assert (name, request_id, typed) == (decoded.model_name, decoded.id, is_typed)
-    assert (decoded.model_version, decoded.parameters) == (None, None)
-    assert outputs == [output.name for output in decoded.request_outputs]
-    assert not any(output.parameters for output in decoded.request_outputs)
-    assert [(name, datatype) for name, datatype, _ in inputs] == [(x.name, x.datatype) for x in decoded.inputs]
-    for (_, datatype, array), tensor in zip(inputs, decoded.inputs, strict=True):
-        assert array.dtype is FIXED[datatype]
-        assert same(array, tensor.as_numpy())
-        assert array.flags.writeable == tensor.as_numpy().flags.writeable
-    return True
+def is_plain(data: bytes) -> bool:
+    """Whether the message is plain. Whether or not, the codec makes of it what the strict reader does."""
+    fast, strict = (outcome(CODEC.read, data, (), speaks_arrays) for speaks_arrays in (True, False))
+    assert fast == strict
+    return strict[0] is not InvalidInput and CODEC.read(data, (), True).message is None
 
 
 @untimed
 @given(st.data(), st.booleans(), st.text(max_size=3), st.lists(st.text(max_size=2), max_size=2, unique=True))
-def test_numbers_are_read_bit_for_bit(data: st.DataObject, typed: bool, request_id: str, outputs: list[str]) -> None:
+def test_tensors_are_read_bit_for_bit(data: st.DataObject, typed: bool, request_id: str, outputs: list[str]) -> None:
     datatypes = data.draw(st.lists(st.sampled_from(list(FIXED)), min_size=1, max_size=3))
     inputs = []
     for index, datatype in enumerate(datatypes):
@@ -60,36 +53,36 @@ def test_numbers_are_read_bit_for_bit(data: st.DataObject, typed: bool, request_
         inputs.append(InferInput(f"x{index}", array.shape, datatype, array))
     wanted = [RequestedOutput(name) for name in outputs]
     message = encoded(InferRequest("m", inputs, request_id, request_outputs=wanted), typed)
+    for (_, _, got), sent in zip(CODEC.read(message, (), True).arrays(), inputs, strict=True):
+        assert same(got, sent.as_numpy())
     as_typed = typed and "FP16" not in datatypes  # which has no typed contents
-    assert assert_read_alike(message) == (as_typed or "BOOL" not in datatypes)
+    assert is_plain(message) == (as_typed or "BOOL" not in datatypes)
+
+
+def agree_on(outputs: list[NamedArray], typed: bool, request_id: str | None = "7", name: str = "m") -> None:
+    inputs = Inputs([], request_id, state=typed)
+    answer = Outputs(name, "1", None, outputs)
+    assert CODEC.write(inputs, answer).body == b"".join(encode_response(answer.response(inputs), typed))
 
 
 @untimed
 @given(st.data(), st.booleans(), st.text(max_size=3) | st.none())
 def test_answers_are_written_as_all_others_are(data: st.DataObject, typed: bool, request_id: str | None) -> None:
-    datatypes = data.draw(st.lists(st.sampled_from(list(FIXED)), min_size=1, max_size=3))
+    datatypes = data.draw(st.lists(st.sampled_from(DATATYPES), min_size=1, max_size=3))
     outputs = [(f"y{index}", datatype, data.draw(arrays(datatype))) for index, datatype in enumerate(datatypes)]
-    tensors = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in outputs]
-    ordinary = b"".join(encode_response(InferResponse(request_id, "m", tensors), typed))
-    assert write_response("m", request_id, outputs, typed) == ordinary
+    agree_on(outputs, typed, request_id)
 
 
 @each("typed", [True, False])
 @each(
     "array",
     [
-        np.arange(12, dtype=np.float32).reshape(3, 4)[::2, ::-1],
-        np.arange(6, dtype=np.int32).reshape(2, 3).T,
-        np.zeros((200, 2), np.float64),
-        np.float32(3.5) + np.zeros((), np.float32),
+        np.arange(12, dtype=np.float32).reshape(3, 4)[::2, ::-1], np.arange(6, dtype=np.int32).reshape(2, 3).T,
+        np.zeros((200, 2), np.float64), np.array(3.5, np.float32),
     ],
-)
+)  # fmt: skip
 def test_arrays_are_written_row_by_row_whatever_their_layout(array: Array, typed: bool) -> None:
-    array = np.asarray(array)
-    datatype = {"f4": "FP32", "i4": "INT32", "f8": "FP64"}[array.dtype.str[1:]]
-    tensor = InferOutput("y" * 200, array.shape, datatype, array)
-    ordinary = b"".join(encode_response(InferResponse("7", "m" * 200, [tensor]), typed))
-    assert write_response("m" * 200, "7", [("y" * 200, datatype, array)], typed) == ordinary
+    agree_on([("y" * 200, datatype_of(array.dtype), array)], typed, name="m" * 200)
 
 
 @each(
@@ -110,6 +103,7 @@ PLAIN = {
     "typed": request(),
     "raw": request(inputs=[RAW], raw_input_contents=[EIGHT]),
     "an id": request(id="7"),
+    "a version": request(model_version="1"),
     "outputs": request(outputs=[{"name": "y"}, {"name": "z"}]),
     "several": request(inputs=[X, {**X, "name": "z"}]),
     "no elements": request(inputs=[{**X, "shape": [0, 3], "contents": {}}]),
@@ -123,7 +117,6 @@ OTHER = {
     "no message": b"\x0a\xff",
     "cut short": request(inputs=[RAW], raw_input_contents=[EIGHT])[:-1],
     "no inputs": request(inputs=[]),
-    "a version": request(model_version="1"),
     "a parameter": request(parameters={"p": ONE}),
     "an input's parameter": request(inputs=[{**X, "parameters": {"p": ONE}}]),
     "a raw input's parameter": request(inputs=[{**RAW, "parameters": {"p": ONE}}], raw_input_contents=[EIGHT]),
@@ -156,30 +149,75 @@ OTHER = {
 
 @each("data", PLAIN.values())
 def test_a_plain_request_is_read_at_once(data: bytes) -> None:
-    assert assert_read_alike(data)
+    assert is_plain(data)
 
 
 @each("data", OTHER.values())
-def test_whatever_is_not_plain_is_left_alone(data: bytes) -> None:
-    assert read_request(data) is None
+def test_whatever_is_not_plain_is_left_to_the_strict_reader(data: bytes) -> None:
+    assert not is_plain(data)
 
 
 def test_a_large_one_is_left_alone() -> None:
     def raw(size: int) -> bytes:
         return request(inputs=[{**RAW, "shape": [size // 4]}], raw_input_contents=[bytes(size)])
 
-    assert read_request(raw(LARGE)) is None
-    assert read_request(raw(LARGE // 2)) is not None
+    assert not is_plain(raw(LARGE))
+    assert is_plain(raw(LARGE // 2))
 
 
 @untimed
 @given(st.data())
-def test_changed_bytes_are_left_alone_or_read_as_ever(data: st.DataObject) -> None:
+def test_changed_bytes_are_read_or_refused_as_by_the_strict_reader(data: st.DataObject) -> None:
     message = bytearray(data.draw(st.sampled_from([*PLAIN.values(), *OTHER.values()])))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(message)))
         message[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
-    try:
-        assert_read_alike(bytes(message))
-    except InvalidInput as error:
-        assert "no current protobuf writes" in str(error)  # noqa: PT017 (a field that is not known is passed over)
+    strict = outcome(CODEC.read, bytes(message), (), False)
+    if "no current protobuf writes" not in str(strict[1]):  # a field that is not known is passed over
+        is_plain(bytes(message))
+
+
+def field(number: int, text: bytes) -> bytes:
+    return wire.prefix(number, len(text)) + text
+
+
+NAME, VERSION = field(1, b"m"), field(2, b"3")
+
+
+@each(
+    "head, model, version",
+    [
+        (b"", "", None), (NAME, "m", None), (VERSION, "", "3"), (VERSION + NAME, "m", "3"),
+        (field(1, b"other") + NAME, "m", None), (NAME + field(2, b"9") + VERSION, "m", "3"),
+        (NAME + VERSION + field(2, b""), "m", None), (field(1, "ü".encode()), "ü", None),
+    ],
+)  # fmt: skip
+@each("is_large", [False, True])
+def test_the_model_and_its_version_are_told_by_the_last_field_of_each_wherever_it_is(
+    head: bytes, model: str, version: str | None, is_large: bool
+) -> None:
+    tensor = {"inputs": [RAW], "raw_input_contents": [bytes(fields.LARGE if is_large else 8)], "model_name": ""}
+    rest = request(**tensor)
+    for data in (head + rest, rest + head, head[:3] + rest + head[3:] if head.startswith(NAME) else head + rest):
+        assert fields.addressee(data) == (model, version)
+        message = pb.ModelInferRequest.FromString(data)
+        assert (message.model_name, message.model_version or None) == (model, version)
+
+
+@each(
+    "data", [b"\x0a\xff", NAME + b"\x12\x05ab", field(1, b"\xff"), field(2, b"\xff"), b"\x0a" + b"\xff" * 10, b"\x00"]
+)
+def test_a_message_that_names_no_model_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        fields.addressee(data)
+
+
+@untimed
+@given(st.data())
+def test_whoever_is_named_the_strict_reader_names_the_same(data: st.DataObject) -> None:
+    message = bytearray(VERSION + data.draw(st.sampled_from([*PLAIN.values(), *OTHER.values()])))
+    start = data.draw(st.integers(0, len(message)))
+    message[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    with contextlib.suppress(InvalidInput):
+        arguments, _ = fields.read_request(bytes(message))
+        assert fields.addressee(bytes(message)) == (arguments["model_name"], arguments["model_version"])

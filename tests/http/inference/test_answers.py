@@ -1,0 +1,180 @@
+"""From the outcome of a request to status, headers and body."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from starlette.exceptions import HTTPException
+
+from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from mpserve.serving.model import Model
+from mpserve.serving.tensors import Tensor, TensorModel
+from tests.asgi import ask, predict, serving
+from tests.cases import each
+from tests.error_table import tensor, v2
+from tests.models import faulty
+
+
+class Answering(Model):
+    """Answers with what it was constructed with."""
+
+    name = "m"
+
+    def __init__(self, answer: Any, headers: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self.answer, self.headers = answer, headers or {}
+
+    def predict(self, payload: Any, headers: Any, response_headers: Any) -> Any:
+        response_headers.update(self.headers)
+        return self.answer
+
+
+@each(
+    "result, content_type, body",
+    [
+        ({"predictions": [1]}, "application/json", b'{"predictions":[1]}'),
+        ({"predictions": np.float32([1.5])}, "application/json", b'{"predictions":[1.5]}'),
+        ([1], "application/json", b"[1]"),
+        ("text", "text/plain; charset=utf-8", b"text"),
+        (b"\xff", "application/octet-stream", b"\xff"),
+        (InferResponse("1", "m", [InferOutput("y", [2], "INT64", [1, 2])]), "application/json", b'{"predictions":[1,2]}'),
+    ],
+)  # fmt: skip
+def test_v1_answers_in_the_form_that_the_result_has(result: Any, content_type: str, body: bytes) -> None:
+    answer = predict(Answering(result))
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, content_type, body)
+
+
+def test_headers_that_the_model_sets_are_sent_and_may_say_what_the_content_is() -> None:
+    answer = predict(Answering(b"\x89PNG", {"Content-Type": "image/png", "X-Model": "é", "Content-Length": "1"}))
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers.get_list("content-length") == ["4"]
+    assert [value for name, value in answer.headers.raw if name == b"x-model"] == ["é".encode("latin-1")]
+
+
+@each(
+    "headers",
+    [
+        {"x-a": "1\r\nset-cookie: b=c"}, {"x-a\r\nset-cookie": "b=c"}, {"x-a": "1\n"}, {"x-a": "\0"}, {"x-a": "日"},
+        {"x a": "1"}, {"": "1"},
+    ],
+)  # fmt: skip
+def test_a_header_that_could_end_the_head_or_cannot_be_written_is_the_models_fault(
+    headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    answer = predict(Answering({}, headers))
+    assert answer.status_code == 500
+    assert "the model set the response header" in answer.json()["error"]
+    assert "set-cookie" not in answer.headers
+    assert [record.name for record in caplog.records] == ["mpserve.serving.faults"]
+
+
+class Double(TensorModel):
+    name = "double"
+    inputs = (Tensor("x", "FP32", (-1, 2)),)
+    outputs = (Tensor("y", "FP32", (-1, 2)),)
+
+    def predict(self, x: Any) -> Any:
+        return x * 2
+
+
+class AsyncDouble(Double):
+    async def predict(self, x: Any) -> Any:
+        await asyncio.sleep(0)
+        return x * 2
+
+
+@each("model", [Double(), AsyncDouble()])
+async def test_one_model_answers_v1_and_v2_whether_sync_or_async(model: Model) -> None:
+    given = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2]]}
+    request = {"id": "7", "inputs": [given], "outputs": [{"name": "y"}]}
+    async with serving(model) as client:
+        asked = [("/v1/models/double:predict", {"instances": [[1, 2]]})]
+        asked += [(f"/v2/models/double{version}/infer", request) for version in ("", "/versions/1")]
+        answers = [(await client.post(path, json=body)).json() for path, body in asked]
+    outputs = [{"name": "y", "shape": [1, 2], "datatype": "FP32", "data": [2.0, 4.0]}]
+    assert answers == [
+        {"predictions": [[2.0, 4.0]]},
+        {"model_name": "double", "id": "7", "outputs": outputs},
+        {"model_name": "double", "model_version": "1", "id": "7", "outputs": outputs},
+    ]
+
+
+def test_explain_answers_with_what_explain_gives() -> None:
+    class Explaining(Model):
+        name = "m"
+
+        def explain(self, payload: Any, headers: Any = None) -> Any:
+            return {"explanations": payload["instances"]}
+
+    answer = ask(Explaining(), "POST", "/v1/models/m:explain", json={"instances": [1]})
+    assert answer.json() == {"explanations": [1]}
+
+
+def test_a_v2_model_may_answer_with_a_dict_as_sdk_models_do() -> None:
+    class SdkStyle(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            assert isinstance(payload, InferRequest)
+            return {"model_name": "m", "outputs": []}
+
+    path, body = v2(tensor(), "m")
+    assert ask(SdkStyle(), "POST", path, content=body).json() == {"model_name": "m", "outputs": []}
+
+
+def test_a_model_written_for_fastapi_chooses_its_status_and_costs_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Choosy(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            raise HTTPException(409, "taken", headers={"X-By": "whom"})
+
+    answer = predict(Choosy())
+    assert (answer.status_code, answer.json(), answer.headers["x-by"]) == (409, {"error": "taken"}, "whom")
+    assert caplog.records == []
+
+
+def test_a_binary_tensor_goes_in_and_comes_out_beside_json() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    head = orjson.dumps({
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [2, 3], "parameters": {"binary_data_size": 24}},
+            {"name": "y", "datatype": "INT32", "shape": [1], "data": [7]},
+        ],
+        "outputs": [{"name": "x", "parameters": {"binary_data": True}}, {"name": "y"}],
+    })  # fmt: skip
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    answer = ask(faulty.Echo(), "POST", "/v2/models/echo/infer", content=head + array.tobytes(), headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+    length = int(answer.headers["inference-header-content-length"])
+    x, y = orjson.loads(answer.content[:length])["outputs"]
+    assert (x["name"], x["parameters"], y["name"], y["data"]) == ("x", {"binary_data_size": 24}, "y", [7])
+    assert answer.content[length:] == array.tobytes()
+
+
+async def test_an_output_is_classified_as_json_or_as_bytes() -> None:
+    async def classified(count: Any, **parameters: Any) -> Any:
+        wanted = {"name": "x", "parameters": {"classification": count, **parameters}}
+        return await client.post("/v2/models/echo/infer", json=tensor(data=[0.5, 3.3]) | {"outputs": [wanted]})
+
+    async with serving(faulty.Echo()) as client:
+        expected = {"name": "x", "shape": [2], "datatype": "BYTES", "data": ["3.3:1", "0.5:0"]}
+        assert (await classified(2)).json()["outputs"] == [expected]
+        answer = await classified(1, binary_data=True)
+        assert answer.content[int(answer.headers["inference-header-content-length"]) :] == b"\x05\0\0\x003.3:1"
+        answer = await classified(0)
+        assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+def test_a_raw_request_is_the_one_declared_input() -> None:
+    body = np.array([[1, 2], [3, 4]], np.float32).tobytes()
+    headers = {"inference-header-content-length": "0"}
+    answer = ask(Double(), "POST", "/v2/models/double/infer", content=body, headers=headers)
+    length = int(answer.headers["inference-header-content-length"])
+    assert np.frombuffer(answer.content[length:], np.float32).tolist() == [2, 4, 6, 8]

@@ -1,0 +1,140 @@
+"""The inference routes over ASGI: what of a request reaches the model, and every fault that can be told."""
+
+import gzip
+import re
+import zlib
+from typing import Any
+
+import orjson
+
+from mpserve.serving.model import Model
+from tests.asgi import ask, predict, serving
+from tests.cases import each
+from tests.error_table import CASES, GOOD, MAX_BODY_SIZE, PREPARATION, tensor, v1, v2
+from tests.models import faulty
+
+PREDICT = "/v1/models/echo:predict"
+
+
+async def test_a_fault_is_told_and_leaves_the_server_usable() -> None:
+    async with serving(*[type(model)() for model in faulty.models], max_body_size=MAX_BODY_SIZE) as client:
+        assert (await client.post(PREPARATION[0], content=PREPARATION[1])).status_code == 200
+        for case in CASES:
+            answer = await client.request(case.method, case.path, content=case.body, headers=case.headers)
+            assert (answer.status_code, list(answer.json())) == (case.status, ["error"]), case
+            assert re.search(case.says, answer.json()["error"]), case
+            assert answer.headers["content-type"] == "application/json", case
+            assert answer.headers.get("allow") == case.allow, case
+            good = await client.post(GOOD[0], content=GOOD[1])
+            assert (good.status_code, good.json()) == (200, {"predictions": [1]}), case
+
+
+@each("asked", [v1({"instances": [1]}), v2(tensor())])
+@each(
+    "content_type",
+    [
+        "application/json", "application/json; charset=utf-8", "APPLICATION/JSON;charset=UTF-8", "application/ld+json",
+        "application/octet-stream", "application/x-www-form-urlencoded", "", None,
+    ],
+)  # fmt: skip
+def test_json_is_taken_under_every_content_type_that_clients_send_it_with(
+    asked: tuple[str, bytes], content_type: str | None
+) -> None:
+    """``curl -d`` says it is a form, the kserve client octets, tritonclient nothing, Java and axios add a charset."""
+    headers = {} if content_type is None else {"content-type": content_type}
+    assert ask(faulty.Echo(), "POST", asked[0], content=asked[1], headers=headers).status_code == 200
+
+
+def test_a_v1_model_gets_bytes_that_are_no_json_by_their_type_and_the_headers_in_lower_case() -> None:
+    class Length(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            return {"predictions": [type(payload).__name__, len(payload), headers["content-type"], headers["x-mine"]]}
+
+    headers = {"Content-Type": "image/jpeg", "X-Mine": "1"}
+    answer = ask(Length(), "POST", "/v1/models/m:predict", content=b"\xff\xd8", headers=headers)
+    assert answer.json() == {"predictions": ["bytes", 2, "image/jpeg", "1"]}
+
+
+@each("length", ["-1", "1e3", "x", "100000"])
+def test_a_header_length_that_cannot_be_is_refused(length: str) -> None:
+    path, body = v2(tensor())
+    answer = ask(faulty.Echo(), "POST", path, content=body, headers={"inference-header-content-length": length})
+    assert answer.status_code == 400
+    assert "Inference-Header-Content-Length" in answer.json()["error"]
+
+
+@each("announced", ["-1", "+5", "1_0", " 5", "²", "five", "", "9" * 19])
+def test_a_length_that_is_no_number_is_refused(announced: str) -> None:
+    headers = {b"content-length": announced.encode("latin-1")}
+    answer = ask(faulty.Echo(), "POST", PREDICT, content=GOOD[1], headers=headers)
+    words = f"expected a number as content-length, got {announced!r}"
+    assert (answer.status_code, answer.json()) == (400, {"error": words})
+
+
+@each("coding, compress", [("gzip", gzip.compress), ("deflate", zlib.compress)])
+@each("size", [2000, 200_000])  # the larger one is expanded in a thread
+def test_compressed_bodies_are_taken_and_given(coding: str, compress: Any, size: int) -> None:
+    instances = [*range(size)]
+    headers = {"content-encoding": coding, "accept-encoding": coding, "content-type": "application/json"}
+    body = compress(orjson.dumps({"instances": instances}))
+    answer = ask(faulty.Echo(), "POST", PREDICT, content=body, headers=headers)
+    assert (answer.headers["content-encoding"], answer.headers["vary"]) == (coding, "accept-encoding")
+    assert answer.json()["predictions"] == instances  # the client expands it
+
+
+def test_a_coding_that_is_not_known_is_refused_with_those_that_are() -> None:
+    answer = ask(faulty.Echo(), "POST", "/v2/models/echo/infer", content=b"{}", headers={"content-encoding": "br"})
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip, deflate")
+
+
+@each("size", [2**22, 2**27])  # the larger one is expanded in a thread
+def test_a_bomb_stops_at_the_body_limit(size: int) -> None:
+    bomb, headers = gzip.compress(bytes(size)), {"content-encoding": "gzip"}
+    answer = ask(faulty.Echo(), "POST", PREDICT, content=bomb, headers=headers, options={"max_body_size": 2**20})
+    assert answer.status_code == 413
+
+
+def test_a_cloud_event_is_answered_by_one_in_its_mode() -> None:
+    attributes = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+    headers = {"content-type": "application/json"} | {f"ce-{name}": value for name, value in attributes.items()}
+    answer = ask(faulty.Echo(), "POST", PREDICT, content=b'{"instances": [1]}', headers=headers)
+    assert (answer.headers["ce-source"], answer.json()) == ("io.kserve.inference.echo", {"predictions": [1]})
+    event = orjson.dumps(attributes | {"data": {"instances": [1]}})
+    headers = {"content-type": "application/cloudevents+json"}
+    answer = ask(faulty.Echo(), "POST", PREDICT, content=event, headers=headers)
+    assert answer.headers["content-type"] == "application/cloudevents+json"
+    assert (answer.json()["type"], answer.json()["data"]) == ("io.kserve.inference.response", {"predictions": [1]})
+
+
+async def test_a_request_whose_client_has_gone_away_before_it_was_whole_is_not_answered() -> None:
+    class Never(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            raise AssertionError
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    async with serving(Never()) as client:
+        scope = {"type": "http", "method": "POST", "path": "/v1/models/m:predict", "headers": [], "query_string": b""}
+        await client._transport.app(scope, gone, send)  # type: ignore[attr-defined]
+
+
+@each("depth, status", [(200, 200), (1000, 500), (100_000, 400)])  # JSON is written less deep than it is read
+def test_deep_json_is_an_error_and_not_the_end(depth: int, status: int) -> None:
+    body = b'{"instances": ' + b"[" * depth + b"]" * depth + b"}"
+    answer = ask(faulty.Echo(), "POST", PREDICT, content=body)
+    assert (answer.status_code, list(answer.json())) == (status, ["predictions" if status == 200 else "error"])
+
+
+def test_a_failure_names_its_request_in_the_log(caplog: Any) -> None:
+    model = faulty.Raising()
+    assert predict(model, ["error"], headers={"x-request-id": "mine"}).status_code == 500
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert (record.name, record.getMessage()) == ("mpserve.serving.faults", "the model failed: RuntimeError : boom")
