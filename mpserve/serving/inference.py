@@ -32,7 +32,7 @@ from mpserve.serving.requested import NOTHING, Treatments, completed, select, ta
 from mpserve.serving.served import Served
 from mpserve.serving.shared_memory import fetch
 from mpserve.serving.spans import INFER, INPUT, NANO, OUTPUT, QUEUE, Timed
-from mpserve.serving.stages import Headers, Stage
+from mpserve.serving.stages import Headers, Stage, Stages
 from mpserve.serving.statistics import counters_of
 from mpserve.serving.stream import Source
 
@@ -69,11 +69,13 @@ class InferenceRequest(Timed):
     __slots__ = (
         "_counters", "_place", "begun", "body", "context", "core", "deadline", "head", "headers", "identity",
         "infer_before", "inputs", "instance", "kind", "over", "parts", "reply", "requested", "response_headers",
-        "rows", "seconds", "task", "value", "version",
+        "rows", "seconds", "stages", "task", "value", "version",
     )  # fmt: skip
 
     instance: Served
     """The model, once the request is admitted."""
+    stages: Stages
+    """What the model does with it."""
     version: str | None
     """The version that the answer names: the one that the client has named, or any where the model has several."""
 
@@ -129,6 +131,7 @@ class InferenceRequest(Timed):
         )
         self.instance = instance
         self.version = instance.model.version if instance.one_of_several else head.version
+        self.stages = instance.stages[head.verb]
         self.infer_before = instance.last_infer
         core.row.cells[IN_FLIGHT] += 1
         held.count = self._place = held.count + 1
@@ -189,7 +192,7 @@ class InferenceRequest(Timed):
         self.body = b""
         if head.content_encoding is not None:
             body = decompress(head.content_encoding, body, self.core.settings.max_body_size)
-        model, takes_arrays = instance.model, instance.stages[head.verb].takes_arrays
+        model, takes_arrays = instance.model, self.stages.takes_arrays
         inputs = head.codec.read(body, instance.declared, takes_arrays)
         tensors = inputs.tensors
         if inputs.rows is not None:
@@ -232,7 +235,7 @@ class InferenceRequest(Timed):
         self.begun = True
         if self.inputs is None:
             self.decode()
-        outcome = self.encode(self.run_stages(self.instance.stages[self.head.verb].stages, self.value))
+        outcome = self.encode(self.run_stages(self.stages.stages, self.value))
         return outcome if self.head.accept_encoding is None else self.compress(outcome)
 
     def run_stages(self, stages: tuple[Stage, ...], value: Any) -> Any:
@@ -267,7 +270,7 @@ class InferenceRequest(Timed):
         if tensors is None:
             if not isinstance(result, WHOLE) and isinstance(result, STREAMS):
                 return result
-            if instance.stages[self.head.verb].gives_tensors:
+            if self.stages.gives_tensors:
                 tensors = fit_outputs(instance.model_outputs, result)
         if tensors is None:
             outputs = self.outputs_of(result)

@@ -1,7 +1,8 @@
 """What a front end hands over with a request, and what a request tells of itself and of its end."""
 
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from mpserve.errors import MPServeError
 from mpserve.protocol.codec import Codec, Encoded
@@ -9,7 +10,8 @@ from mpserve.serving.stages import Headers
 from mpserve.serving.stream import ModelStream
 
 
-class RequestHead(NamedTuple):
+@dataclass(slots=True)
+class RequestHead:
     """What a request says besides its body. One head may serve any number of requests, and nobody changes it.
 
     Attributes:

@@ -111,6 +111,8 @@ class LoopScheduler:
     def __init__(self, executor: Executor, stages: Stages, gate: asyncio.Semaphore | None) -> None:
         self._executor = executor
         self._groups = [(is_async, tuple(group)) for is_async, group in groupby(stages.stages, lambda s: s.is_async)]
+        self._only = stages.stages[0] if stages.waits and len(stages.stages) == 1 else None
+        """The stage, if there is but one."""
         self._gate = gate
         self._runner: CoroutineRunner[Scheduled] = CoroutineRunner(self._run if gate is None else self._run_gated)
 
@@ -126,24 +128,41 @@ class LoopScheduler:
         request.lap(QUEUE)
         request.begun = True
         request.prepare()
-        value, is_encoded = request.value, False
-        for is_async, stages in self._groups:
-            if is_async:
-                for call, _, note, span in stages:
-                    try:
-                        value = await call(value, request)
-                    finally:
-                        request.spend(span, note)
-            else:
-                is_encoded = stages is self._groups[-1][1]
-                value = await self._in_thread(request, stages, value, is_encoded)
-        if not is_encoded:
+        if self._only is not None:  # nearly always
+            call, _, note, span = self._only
+            try:
+                value = await call(request.value, request)
+            finally:
+                request.spend(span, note)
             value = request.encode(value)
+        else:
+            value = await self._through(request)
         if request.head.accept_encoding is None or type(value) is not Encoded:
             return value
         if len(value.body) <= INLINE:
             return request.compress(value)
         return await self._executor.run(request.compress, value)
+
+    async def _through(self, request: Scheduled) -> Any:
+        """Run all stages, and encode."""
+        value = request.value
+        for is_async, stages in self._groups[:-1]:
+            if is_async:
+                value = await self._await(request, stages, value)
+            else:
+                value = await self._in_thread(request, stages, value, are_last=False)
+        is_async, stages = self._groups[-1]
+        if not is_async:
+            return await self._in_thread(request, stages, value, are_last=True)
+        return request.encode(await self._await(request, stages, value))
+
+    async def _await(self, request: Scheduled, stages: tuple[Stage, ...], value: Any) -> Any:
+        for call, _, note, span in stages:
+            try:
+                value = await call(value, request)
+            finally:
+                request.spend(span, note)
+        return value
 
     async def _in_thread(self, request: Scheduled, stages: tuple[Stage, ...], value: Any, are_last: bool) -> Any:
         """Run stages in the model's thread. What they leave in context variables is there for the stages behind them."""

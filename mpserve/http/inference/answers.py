@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 
 from mpserve.errors import InferenceError, MPServeError
-from mpserve.http.responses import Answer, Headers, error_answer
+from mpserve.http.responses import JSON_ONLY, Answer, Headers, error_answer
 from mpserve.http.streaming import StreamedAnswer
-from mpserve.protocol.codec import Encoded
+from mpserve.protocol.codec import JSON, Encoded
 from mpserve.serving.faults import report
 from mpserve.serving.inference import InferenceRequest
 from mpserve.serving.stream import ModelStream
@@ -23,6 +23,8 @@ def whole(request: InferenceRequest, encoded: Encoded) -> Answer:
     """The answer of a request that was answered as a whole."""
     body, content_type, fields = encoded
     set_by_model = request.response_headers
+    if content_type == JSON and not (fields or set_by_model):
+        return Answer(200, JSON_ONLY, body)
     default = {} if content_type is None else {"content-type": content_type}
     try:
         return Answer(200, _head(default, set_by_model or {}, fields), body)

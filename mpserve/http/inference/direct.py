@@ -49,10 +49,11 @@ class DirectReply:
         self._send = send
 
     def finish(self, request: InferenceRequest, encoded: Encoded) -> None:
-        if encoded.content_type == JSON and not (encoded.fields or request.response_headers):  # most answers
-            self._answer(request, Answer(200, JSON_ONLY, encoded.body))
-        else:
+        if encoded.content_type != JSON or encoded.fields or request.response_headers or self._routes.log.access_log:
             self._answer(request, whole(request, encoded))
+        else:  # most answers
+            self._head.match.answered[200] += 1
+            self._send(Answer(200, JSON_ONLY, encoded.body), request.identity.encode())
 
     def stream(self, request: InferenceRequest, parts: ModelStream) -> None:
         self._answer(request, streamed(request, parts))
