@@ -9,9 +9,9 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady, MPServeError, NotSupported
 from mpserve.logging import model as model_in_log
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
-from tests.asking import Asker
 from mpserve.serving.model import Model
 from tests.asgi import loaded
+from tests.asking import Asker
 
 
 class Answering(Model):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse, RequestedOutput
-from tests.asking import Asker
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
+from tests.asking import Asker
 
 pytestmark = pytest.mark.exhaustive
 

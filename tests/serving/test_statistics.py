@@ -12,12 +12,12 @@ import pytest
 from mpserve.errors import InvalidInput, ModelNotFound
 from mpserve.protocol.messages import InferInput, InferRequest, RequestedOutput
 from mpserve.serving.core import ServerCore
-from tests.asking import Asker
 from mpserve.serving.model import Model
 from mpserve.serving.repository import Repository
 from mpserve.serving.statistics import Statistics
 from mpserve.serving.tensors import Tensor, TensorModel
 from tests.asgi import loaded
+from tests.asking import Asker
 from tests.cases import each
 
 SLEEP = 0.02
