@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from mpserve.serving.pipeline import Pipeline, absent_stages
+from mpserve.serving.tally import Stopwatch
 
 from mpserve.errors import NotSupported
 from mpserve.serving.executor import Executor
 from mpserve.serving.model import Model
-from mpserve.serving.pipeline import Pipeline, absent_stages
-from mpserve.serving.tally import Stopwatch
 
 PATIENCE = 30.0
 

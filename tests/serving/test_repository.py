@@ -14,13 +14,13 @@ from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, NotSupp
 from mpserve.scoreboard import MODELS, Scoreboard, State
 from mpserve.serving.controlplane import AT_START, ControlPlane, Wanted
 from mpserve.serving.core import ServerCore
-from tests.asking import Asker
 from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
 from mpserve.serving.repository import Entry, Repository
 from mpserve.serving.shelf import find_all
 from mpserve.settings import Settings
 from tests.asgi import loaded
+from tests.asking import Asker
 from tests.cases import each
 
 PATIENCE = 30.0

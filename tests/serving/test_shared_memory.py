@@ -13,9 +13,9 @@ from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.datatypes import DATATYPES, numpy_dtype
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.serving.core import ServerCore
-from tests.asking import Asker
 from mpserve.serving.model import Model
 from tests.asgi import loaded
+from tests.asking import Asker
 from tests.cases import each
 from tests.memory import memory
 

@@ -137,7 +137,7 @@ async def test_an_error_is_blamed_as_for_a_whole_answer_before_the_first_part_an
     kind: Any, before: Any, verb: str, error: BaseException, blamed: type[MPServeError], words: str
 ) -> None:
     async with asked(Giving(kind(*before, error))) as (_, asker):
-        with pytest.raises(blamed) as caught:
+        with pytest.raises(blamed) as caught:  # noqa: PT012
             stream = await begin(asker, None, verb)
             for part in before:
                 assert await anext(stream) == part
