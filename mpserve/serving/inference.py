@@ -449,6 +449,12 @@ class InferenceRequest:
 
     def fail(self, error: BaseException) -> None:
         """Answer that there is no answer, and why: whose fault it is, what is logged of it, and what is counted."""
+        # A request that cannot be read, or is refused before any work is done for it, is none of the model's requests.
+        self._fail(error, is_counted=self.inputs is not None and not isinstance(error, Overloaded))
+
+    set_exception = fail
+
+    def _fail(self, error: BaseException, is_counted: bool) -> None:
         if self.over:
             return
         self.over = True
@@ -456,11 +462,8 @@ class InferenceRequest:
             self.deadline.close()
         fault = self.blame(error)
         if self._place:
-            # What cannot be read, and what was refused before any work was done for it, is none of the model's requests.
-            self._leave(is_answered=False, is_counted=self.inputs is not None and not isinstance(fault, Overloaded))
+            self._leave(is_answered=False, is_counted=is_counted)
         self.reply.fail(self, fault)
-
-    set_exception = fail
 
     def blame(self, error: BaseException) -> MPServeError:
         """What the client is told of a failure, which is logged in the context of the request."""
@@ -471,7 +474,7 @@ class InferenceRequest:
     def expire(self, error: MPServeError) -> None:
         """End with this error, whatever the model is at; what that comes to is dropped."""
         task = self.task
-        self.fail(error)
+        self._fail(error, is_counted=True)
         if task is not None:
             task.cancel()
 

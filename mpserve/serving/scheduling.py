@@ -124,7 +124,7 @@ class LoopScheduler:
 
     async def _through(self, request: Scheduled) -> Any:
         request.lap(QUEUE)
-        request.begun = True
+        request.begun = self._groups[0][0]  # or else it waits for the thread
         request.prepare()
         value, is_encoded = request.value, False
         for is_async, stages in self._groups:
@@ -157,6 +157,7 @@ class LoopScheduler:
 
 def _run_stages(request: Scheduled, stages: tuple[Stage, ...], value: Any, are_last: bool) -> Any:
     request.lap(QUEUE)
+    request.begun = True
     value = request.run_stages(stages, value)
     # Before the thread takes its next request, in which the model may use its arrays again.
     return request.encode(value) if are_last else detached(value)
