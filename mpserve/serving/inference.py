@@ -363,11 +363,19 @@ class InferenceRequest:
         if instance.stages[self.head.verb].gives_tensors:
             model = instance.model
             tensors = fit_outputs(instance.model_outputs, result)
-            return self._encode(Outputs(model.name, model.version, self.version, tensors))
-        return self._encode(self._outputs(result))
+            encoded = self._encode(Outputs(model.name, model.version, self.version, tensors))
+        else:
+            encoded = self._encode(self._outputs(result))
+        now = perf_counter_ns()
+        self.durations[OUTPUT] += now - self.mark
+        self.mark = now
+        return encoded
 
     def complete(self, tensors: list[NamedArray]) -> "Encoded | Source":
-        """As ``encode``, of the request's part of a batch's answer; in a content coding that the client takes."""
+        """As ``encode``, of the request's part of a batch's answer; in a content coding that the client takes.
+
+        The batch accounts for the time.
+        """
         model = self.instance.model
         encoded = self._encode(Outputs(model.name, model.version, self.version, tensors))
         return encoded if self.head.accept_encoding is None else self.compress(encoded)
@@ -377,11 +385,7 @@ class InferenceRequest:
         assert inputs is not None
         if inputs.requested:
             outputs = select(inputs, outputs, self._requested)
-        encoded = self.head.codec.write(inputs, outputs)
-        now = perf_counter_ns()
-        self.durations[OUTPUT] += now - self.mark
-        self.mark = now
-        return encoded
+        return self.head.codec.write(inputs, outputs)
 
     def encode_part(self, part: Any) -> bytes:
         """As ``encode``, of one part of an answer in parts."""

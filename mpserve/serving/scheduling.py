@@ -117,15 +117,16 @@ class LoopScheduler:
         self._runner.start(request)
 
     async def _run(self, request: Scheduled) -> Any:
+        request.lap(QUEUE)
+        request.prepare()  # which may limit the time that it waits at the gate
         if self._gate is None:
             return await self._through(request)
         async with self._gate:
+            request.lap(QUEUE)
             return await self._through(request)
 
     async def _through(self, request: Scheduled) -> Any:
-        request.lap(QUEUE)
         request.begun = self._groups[0][0]  # or else it waits for the thread
-        request.prepare()
         value, is_encoded = request.value, False
         for is_async, stages in self._groups:
             if is_async:
