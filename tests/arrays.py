@@ -54,7 +54,7 @@ def told(inputs: Inputs) -> Any:
     tensors = [
         (given.name, given.datatype, given.shape, given.parameters, bits(given.as_numpy())) for given in request.inputs
     ]
-    assert [name_and_type for *name_and_type, _ in inputs.arrays()] == [
+    assert [name_and_type for *name_and_type, _ in inputs.arrays(())] == [
         [name, datatype] for name, datatype, *_ in tensors
     ]
     wanted = [(output.name, output.parameters) for output in inputs.requested or ()]

@@ -59,7 +59,8 @@ class Asker:
         """What the model answered, or its parts, and the response headers that it set."""
         codec = Untouched(payload)
         head = RequestHead(name, version, verb, codec, headers)
-        request, outcome = await answered(self.core, head, b"", within)
+        body = str(getattr(payload, "parameters", "")).encode()  # in which a scheduler looks for a timeout
+        request, outcome = await answered(self.core, head, body, within)
         if isinstance(outcome, Encoded):
             return codec.answers[0], request.response_headers or {}
         return PartsOf(outcome, codec), request.response_headers or {}

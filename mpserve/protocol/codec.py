@@ -55,6 +55,8 @@ class Inputs:
         Raises:
             InvalidInput: the data of an input does not fit its datatype or shape, or there are no such inputs.
         """
+        if self.tensors is not None:
+            return self.tensors
         if self.message is not None:
             return [(given.name, given.datatype, given.as_numpy()) for given in self.message.inputs]
         return tensors_in(declared, self.payload)

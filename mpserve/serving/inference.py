@@ -26,11 +26,11 @@ from mpserve.serving.deadline import Deadline
 from mpserve.serving.executor import as_failure
 from mpserve.serving.faults import blame, refuse_promise, report
 from mpserve.serving.fit import STREAMS, WHOLE, fit_inputs, fit_outputs
-from mpserve.serving.parts import AnswerInParts
+from mpserve.serving.parts import AnswerInParts, close_unread
 from mpserve.serving.request_head import Reply, RequestHead, Status
 from mpserve.serving.requested import NOTHING, Treatments, completed, select, take_treatments
 from mpserve.serving.served import Served
-from mpserve.serving.shared_memory import fetch
+from mpserve.serving.shared_memory import fetch_inputs
 from mpserve.serving.spans import INFER, INPUT, NANO, OUTPUT, QUEUE, Timed
 from mpserve.serving.stages import Headers, Stage, Stages
 from mpserve.serving.statistics import counters_of
@@ -40,8 +40,7 @@ TIMEOUT = "timeout"
 """The request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)."""
 
 INLINE = 65536
-"""Bytes of a compressed body that are expanded on the event loop, and of an answer that are compressed there; more cost
-milliseconds and go to a thread."""
+"""Bytes of a compressed body that are expanded on the event loop; more cost milliseconds and go to a thread."""
 
 
 def begin(
@@ -142,8 +141,6 @@ class InferenceRequest(Timed):
             self.deadline = admission.deadline(self, seconds)
         return instance
 
-    # What it tells of itself
-
     @property
     def status(self) -> Status:
         if self.parts is not None:
@@ -158,10 +155,9 @@ class InferenceRequest(Timed):
 
     def in_context(self, function: Callable[..., object], *args: object) -> None:
         """Call a function where whatever is logged names the request; a model's thread may be in its own context."""
-        if self._place:
-            self.context.copy().run(function, *args)
-        else:
-            contextvars.copy_context().run(_named, self.identity, function, *args)
+        context = self.context.copy() if self._place else contextvars.copy_context()
+        context.run(request_id.set, self.identity)
+        context.run(function, *args)
 
     # From bytes to an answer, where the scheduler says
 
@@ -192,17 +188,17 @@ class InferenceRequest(Timed):
         self.body = b""
         if head.content_encoding is not None:
             body = decompress(head.content_encoding, body, self.core.settings.max_body_size)
-        model, takes_arrays = instance.model, self.stages.takes_arrays
+        takes_arrays = self.stages.takes_arrays
         inputs = head.codec.read(body, instance.declared, takes_arrays)
-        tensors = inputs.tensors
+        tensors, message = inputs.tensors, inputs.message
         if inputs.rows is not None:
             self.rows = inputs.rows
-        elif tensors is not None:
-            if instance.is_batched and (shape := tensors[0][2].shape):
-                self.rows = shape[0]
-        elif inputs.message is not None:
-            self._fetch(inputs)
+        elif instance.is_batched:
+            shape = tensors[0][2].shape if tensors else message.inputs[0].shape if message and message.inputs else ()
+            self.rows = shape[0] if shape else 1
         self.inputs = inputs
+        if message is not None:
+            fetch_inputs(message, self.core)
         for wanted in inputs.requested or ():
             if wanted.parameters:
                 self.requested = take_treatments(inputs.requested or [], self.core)
@@ -210,22 +206,11 @@ class InferenceRequest(Timed):
         if takes_arrays:
             self.value = fit_inputs(instance.declared, inputs.arrays(instance.declared) if tensors is None else tensors)
         else:
-            self.value = inputs.given_to(model.name, self.version)
+            self.value = inputs.given_to(instance.model.name, self.version)
         now = perf_counter_ns()
         self.durations[INPUT] += now - self.mark
         self.mark = now
         return inputs
-
-    def _fetch(self, inputs: Inputs) -> None:
-        """Make ordinary inputs of those that lie in shared memory, and count the rows."""
-        assert inputs.message is not None
-        self.inputs = inputs
-        given = inputs.message.inputs
-        if self.instance.is_batched and given and given[0].shape:
-            self.rows = given[0].shape[0]
-        for each in given:
-            if each.parameters and each.in_shared_memory:
-                fetch(each, self.core.regions)
 
     def run(self) -> "Encoded | Source":
         """Decode, run all stages and encode, in the model's thread."""
@@ -265,7 +250,7 @@ class InferenceRequest(Timed):
             InferenceError: the model has not answered as it declares, or the format cannot carry its answer.
             InvalidInput: an output was asked for that is not there.
         """
-        instance, inputs = self.instance, self.inputs
+        instance, inputs, is_known = self.instance, self.inputs, tensors is not None
         assert inputs is not None
         if tensors is None:
             if not isinstance(result, WHOLE) and isinstance(result, STREAMS):
@@ -280,9 +265,10 @@ class InferenceRequest(Timed):
         if inputs.requested:
             outputs = select(inputs, outputs, self.requested)
         encoded = self.head.codec.write(inputs, outputs)
-        now = perf_counter_ns()
-        self.durations[OUTPUT] += now - self.mark
-        self.mark = now
+        if not is_known:  # else the batch accounts for the time
+            now = perf_counter_ns()
+            self.durations[OUTPUT] += now - self.mark
+            self.mark = now
         return encoded
 
     def complete(self, tensors: list[NamedArray]) -> "Encoded | Source":
@@ -336,6 +322,12 @@ class InferenceRequest(Timed):
 
     def fail(self, error: BaseException) -> None:
         """Answer that there is no answer, and why: whose fault it is, what is logged of it, and what is counted."""
+        # A request that cannot be read, or is refused before any work is done for it, is none of the model's requests.
+        self._end(error, is_counted=self.inputs is not None and not isinstance(error, Overloaded))
+
+    set_exception = fail
+
+    def _end(self, error: BaseException, is_counted: bool) -> None:
         if self.over:
             return
         self.over = True
@@ -343,11 +335,8 @@ class InferenceRequest(Timed):
             self.deadline.close()
         fault = self.blame(error)
         if self._place:
-            # What cannot be read, and what was refused before any work was done for it, is none of the model's requests.
-            self._leave(is_answered=False, is_counted=self.inputs is not None and not isinstance(fault, Overloaded))
+            self._leave(is_answered=False, is_counted=is_counted)
         self.reply.fail(self, fault)
-
-    set_exception = fail
 
     def blame(self, error: BaseException) -> MPServeError:
         """What the client is told of a failure, which is logged in the context of the request."""
@@ -358,18 +347,18 @@ class InferenceRequest(Timed):
     def expire(self, error: MPServeError) -> None:
         """End with this error, whatever the model is at; what that comes to is dropped."""
         task = self.task
-        self.fail(error)
+        self._end(error, is_counted=True)
         if task is not None:
             task.cancel()
 
     def cancel(self) -> None:
         """Nobody is there for the answer any more: leave the queue, or end what the event loop is at.
 
-        A call that a thread has begun goes on, and is counted; its outcome is dropped by the reply.
+        A call that a thread has begun goes on, and its outcome is dropped.
         """
         if self.parts is not None:
             self.parts.cancel()
-        elif not self.over and (self.task is not None or not self.begun):
+        elif not self.over:
             self.over = True
             if self.deadline is not None:
                 self.deadline.close()
@@ -395,7 +384,7 @@ class InferenceRequest(Timed):
     def _begin_stream(self, source: Source) -> None:
         """Let the model answer in parts, if the format carries them. The request is held until the last of them."""
         if self.head.codec.parts is Parts.REFUSED:
-            _close(source, self.context)
+            close_unread(source, self.context)
             self.fail(self.head.codec.refusal(self.head.model))
             return
         self.over = True
@@ -408,15 +397,3 @@ class InferenceRequest(Timed):
         self.parts = None
         self.lap(INFER)
         self._leave(is_answered=is_whole)
-
-
-def _named(identity: str, function: Callable[..., object], *args: object) -> None:
-    request_id.set(identity)
-    function(*args)
-
-
-def _close(source: Source, context: contextvars.Context) -> None:
-    """Close an iterator that nobody has begun to read; an asynchronous one ends by itself."""
-    close = getattr(source, "close", None)
-    if close is not None:
-        context.copy().run(close)

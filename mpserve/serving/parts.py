@@ -102,3 +102,10 @@ class AnswerInParts:
         """The answer has come to its end, or was cut short."""
         self._request.instance.streams.discard(self._stream)
         self._request.leave_stream(is_whole)
+
+
+def close_unread(source: Source, context: contextvars.Context) -> None:
+    """Close an iterator that nobody has begun to read; an asynchronous one ends by itself."""
+    close = getattr(source, "close", None)
+    if close is not None:
+        context.copy().run(close)

@@ -117,7 +117,12 @@ class LoopScheduler:
         self._runner: CoroutineRunner[Scheduled] = CoroutineRunner(self._run if gate is None else self._run_gated)
 
     def submit(self, request: Scheduled) -> None:
-        self._runner.start(request)
+        try:
+            request.prepare()  # which may limit the time that it waits at the gate
+        except Exception as error:
+            request.fail(error)
+        else:
+            self._runner.start(request)
 
     async def _run_gated(self, request: Scheduled) -> Any:
         assert self._gate is not None
@@ -126,9 +131,8 @@ class LoopScheduler:
 
     async def _run(self, request: Scheduled) -> Any:
         request.lap(QUEUE)
-        request.begun = True
-        request.prepare()
         if self._only is not None:  # nearly always
+            request.begun = True
             call, _, note, span = self._only
             try:
                 value = await call(request.value, request)
@@ -146,6 +150,7 @@ class LoopScheduler:
     async def _through(self, request: Scheduled) -> Any:
         """Run all stages, and encode."""
         value = request.value
+        request.begun = self._groups[0][0]  # else it waits for the thread
         for is_async, stages in self._groups[:-1]:
             if is_async:
                 value = await self._await(request, stages, value)
@@ -179,6 +184,7 @@ class LoopScheduler:
 
 def _run_stages(request: Scheduled, stages: tuple[Stage, ...], value: Any, are_last: bool) -> Any:
     request.lap(QUEUE)
+    request.begun = True
     value = request.run_stages(stages, value)
     # Before the thread takes its next request, in which the model may use its arrays again.
     return request.encode(value) if are_last else detached(value)

@@ -6,12 +6,12 @@ change, and must not before it has the answer. An output is written there and se
 Source: Triton's docs/protocol/extension_shared_memory.md.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 from mpserve.errors import InvalidInput, RegionNotFound
 from mpserve.protocol.binary import decode_tensor, encode_tensor
 from mpserve.protocol.documents import MAX_SHOWN, show
-from mpserve.protocol.messages import InferInput, InferOutput, Parameters
+from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, Parameters
 from mpserve.protocol.tensors import REGION
 from mpserve.serving.regions import Regions, Window
 
@@ -33,6 +33,26 @@ def window(parameters: Parameters, regions: Regions, what: str) -> Window:
         return regions.window(name, _bytes(OFFSET, parameters.get(OFFSET, 0)), _bytes(SIZE, parameters.get(SIZE)))
     except (InvalidInput, RegionNotFound) as error:
         raise type(error)(f"{what}: {error}") from None
+
+
+class Holder(Protocol):
+    """Who has the regions."""
+
+    @property
+    def regions(self) -> Regions:
+        """Those that clients have registered. Raises NotSupported: the server uses no shared memory of its clients."""
+
+
+def fetch_inputs(request: InferRequest, holder: Holder) -> None:
+    """Make ordinary inputs of those that lie in shared memory.
+
+    Raises:
+        NotSupported: the server uses no shared memory of its clients.
+        RegionNotFound, InvalidInput: as ``fetch``.
+    """
+    for given in request.inputs:
+        if given.parameters and given.in_shared_memory:
+            fetch(given, holder.regions)
 
 
 def fetch(given: InferInput, regions: Regions) -> None:

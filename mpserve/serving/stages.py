@@ -5,6 +5,7 @@ model is added. Knows no format: the first value is the arrays or the message th
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from copy import copy
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any, NamedTuple, Protocol
 
@@ -113,12 +114,18 @@ def overrides(model: Model, name: str) -> bool:
 
 
 def detached(value: Any) -> Any:
-    """The value, with arrays of its own where it is a response: a model may use its arrays again in its next predict."""
+    """The value, with arrays of its own where it holds some: a model may use its arrays again in its next predict."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) is dict:
+        return {name: detached(held) for name, held in value.items()}
+    if type(value) is tuple:
+        return tuple([detached(held) for held in value])
     if isinstance(value, InferResponse):
+        value = copy(value)  # which the model may give again, as well
+        value.outputs = [copy(output) for output in value.outputs]
         for output in value.outputs:
-            held = output._data
-            if isinstance(held, np.ndarray):
-                output._data = held.copy()
+            output._data = detached(output._data)
     return value
 
 

@@ -104,7 +104,7 @@ class ModelStream(AsyncIterator[bytes]):
         except Exception as error:
             fault = self.request.blame(error)
             await self.aclose()
-            raise fault from error.__cause__
+            raise fault from fault.__cause__
         if part is not END:
             return bytes(part)
         self._exhausted = True

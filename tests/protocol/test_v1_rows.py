@@ -18,7 +18,7 @@ from tests.arrays import outcome, same
 from tests.bodies import ELEMENTS
 from tests.cases import each
 
-CODEC = V1Codec(True, "error")
+CODEC = V1Codec("error")
 SPACES = b" " * plain.FEW_BYTES
 """Behind a body, they make it too long to be read into Python objects."""
 
@@ -28,7 +28,8 @@ def declared(datatype: str | None) -> tuple[Tensor, ...]:
 
 
 def read(body: bytes, datatype: str | None) -> Inputs:
-    return CODEC.read(body, declared(datatype), True)
+    inputs = CODEC.read(body, declared(datatype), True)
+    return Inputs(inputs.arrays(declared(datatype)), rows=inputs.rows)
 
 
 def one_by_one(rows: str, datatype: str | None) -> Any:
@@ -82,7 +83,7 @@ def test_rows_of_any_kind_are_taken_or_refused_alike(datatype: str | None, rows:
 
 def arrays_of(document: Any, *declared: tuple[str, str]) -> list[Any]:
     names = [Tensor(name, datatype, (-1,)) for name, datatype in declared]
-    return [array for *_, array in CODEC.read(orjson.dumps(document), names, True).arrays()]
+    return [array for *_, array in CODEC.read(orjson.dumps(document), names, True).arrays(names)]
 
 
 @each(
@@ -186,7 +187,7 @@ def test_any_rows_are_taken_or_refused_alike(rows: list[Any], datatype: str | No
 @each("pad", [b"", SPACES])
 def test_a_body_without_instances_is_refused(body: bytes, pad: bytes) -> None:
     if body == b'{"instances":[]}':
-        assert read(body + pad, "FP32").arrays()[0][2].size == 0
+        assert read(body + pad, "FP32").arrays(())[0][2].size == 0
     else:
         with pytest.raises(InvalidInput):
             read(body + pad, "FP32")
@@ -202,7 +203,7 @@ def test_a_body_without_instances_is_refused(body: bytes, pad: bytes) -> None:
 )
 @each("pad", ["", " " * plain.FEW_BYTES])
 def test_the_last_instances_count(body: str, pad: str) -> None:
-    [(_, _, array)] = read((body + pad).encode(), "FP64").arrays()
+    [(_, _, array)] = read((body + pad).encode(), "FP64").arrays(())
     assert array.tolist() == [2.5]
 
 

@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextvars import copy_context
+from contextvars import Context
 from typing import Any
 
 import numpy as np
-import pytest
-from mpserve.serving.tally import INFER, Stopwatch
 
 from mpserve.errors import InferenceError
-from mpserve.serving.batch import Batch, Member
+from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.batch import Batch
 from mpserve.serving.tensors import TensorModel
+from tests.cases import each
 
 
 class Noting(TensorModel):
@@ -35,25 +35,52 @@ class AsyncNoting(Noting):
         return super().predict(x)
 
 
+class Part:
+    """A request that keeps its rows of the answer."""
+
+    kind: object = None
+    begun = True
+    mark = 0
+
+    def __init__(self, rows: Any) -> None:
+        self.value = [np.asarray(rows, np.float32)]
+        self.rows = len(rows)
+        self.context = Context()
+
+    def lap(self, span: int) -> int:
+        return 0
+
+    def follow(self, batch: Batch, executions: int) -> None: ...
+
+    def complete(self, tensors: list[NamedArray]) -> Any:
+        [(_, _, array)] = tensors
+        if array.size and array[0] is REFUSED:
+            raise InferenceError("the format cannot carry this")
+        return array.tolist()
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, error: BaseException, /) -> None: ...
+
+
+REFUSED = object()
+
+
 def outcomes(model: Noting, requests: Iterable[Any], pad_value: float | None = None) -> list[Any]:
     """What each request gets: its one output as a list, or an error."""
-    loop = asyncio.new_event_loop()
-    try:
-        arrays = [np.asarray(rows, np.float32) for rows in requests]
-        members = [Member([array], None, Stopwatch(), loop.create_future(), copy_context) for array in arrays]
-        batch = Batch(model, members, pad_value)
-        if isinstance(model, AsyncNoting):
-            loop.run_until_complete(batch.run_async())
-        else:
-            batch.run()
-    finally:
-        loop.close()
-    assert batch.watch.spent[INFER] > 0
+    members = [Part(rows) for rows in requests]
+    batch = Batch(model, members, pad_value, model.outputs)
+    if isinstance(model, AsyncNoting):
+        asyncio.run(batch.run_async())
+    else:
+        batch.run()
+    assert batch.infer_ns > 0
     given = {member: outcome for some, each in batch.outcomes for member, outcome in zip(some, each, strict=True)}
     assert len(given) == len(members)
-    return [
-        given[member] if isinstance(given[member], Exception) else given[member][0][2].tolist() for member in members
-    ]
+    return [given[member] for member in members]
 
 
 def doubled(x: Any) -> Any:
@@ -62,15 +89,15 @@ def doubled(x: Any) -> Any:
     return x * 2
 
 
-@pytest.mark.parametrize("kind", [Noting, AsyncNoting])
-@pytest.mark.parametrize("requests", [[[1]], [[1], [2, 3]], [[1], [], [2, 3], [4]], [[[1, 2]], [[3, 4], [5, 6]]]])
+@each("kind", [Noting, AsyncNoting])
+@each("requests", [[[1]], [[1], [2, 3]], [[1], [], [2, 3], [4]], [[[1, 2]], [[3, 4], [5, 6]]]])
 def test_each_request_gets_the_rows_of_the_answer_that_are_its_own(kind: type[Noting], requests: list[Any]) -> None:
     model = kind(doubled)
     assert outcomes(model, requests) == [(np.asarray(rows) * 2).tolist() for rows in requests]
     assert len(model.calls) == 1
 
 
-@pytest.mark.parametrize("kind", [Noting, AsyncNoting])
+@each("kind", [Noting, AsyncNoting])
 def test_a_row_that_makes_predict_fail_is_looked_for_in_halves_and_fails_alone(kind: type[Noting]) -> None:
     model = kind(doubled)
     first, second, third, fourth = outcomes(model, [[1], [2], [-1], [4]])
@@ -79,15 +106,22 @@ def test_a_row_that_makes_predict_fail_is_looked_for_in_halves_and_fails_alone(k
     assert model.calls == [[1, 2, -1, 4], [1, 2], [-1, 4], [-1], [4]]
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), StopIteration()])
-def test_what_would_end_more_than_a_request_ends_that_one(error: BaseException) -> None:
+@each("kind", [Noting, AsyncNoting])
+@each("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_an_error_that_would_end_more_than_a_request_ends_that_one(kind: type[Noting], error: BaseException) -> None:
     def fail(x: Any) -> Any:
         raise error
 
-    assert [type(outcome) for outcome in outcomes(Noting(fail), [[1], [2]])] == [RuntimeError, RuntimeError]
+    assert [type(outcome) for outcome in outcomes(kind(fail), [[1], [2]])] == [RuntimeError, RuntimeError]
 
 
-@pytest.mark.parametrize("answer", [np.zeros(1), np.float32(1), iter(())], ids=["too few", "no rows", "parts"])
+def test_an_answer_that_one_member_cannot_encode_is_the_error_of_that_member_alone() -> None:
+    first, second, third = outcomes(Noting(lambda x: np.array([1, REFUSED, 3], object)), [[1], [2], [3]])
+    assert (first, third) == ([1], [3])
+    assert isinstance(second, InferenceError)
+
+
+@each("answer", [np.zeros(1), np.float32(1), iter(())])
 def test_an_answer_that_cannot_be_split_is_an_error_of_its_own_for_each(answer: Any) -> None:
     model = Noting(lambda x: answer)
     errors = outcomes(model, [[1], [2]])
@@ -96,8 +130,8 @@ def test_an_answer_that_cannot_be_split_is_an_error_of_its_own_for_each(answer: 
     assert len(model.calls) == 1
 
 
-@pytest.mark.parametrize(
-    ("requests", "joined"),
+@each(
+    "requests, joined",
     [
         ([[[1, 2]], [[3]], [[4, 5, 6]]], [[1, 2, 9], [3, 9, 9], [4, 5, 6]]),
         ([[[1], [2]], [[3, 4]]], [[1, 9], [2, 9], [3, 4]]),

@@ -18,6 +18,7 @@ from mpserve.serving.tensors import Tensor, TensorModel
 from mpserve.settings import Settings
 from tests.asgi import loaded
 from tests.asking import Asker
+from tests.cases import each
 
 PATIENCE = 30.0
 MANY = 100
@@ -41,6 +42,13 @@ class Held(TensorModel):
         if (x == -1).any():
             raise ValueError("a row of -1")
         return x * 2
+
+
+class HeldBetween(Held):
+    """There is a stage behind its batch."""
+
+    async def postprocess(self, result: Any, headers: Any = None) -> Any:
+        return result
 
 
 def request(rows: Any) -> InferRequest:
@@ -70,28 +78,29 @@ async def gathered(core: ServerCore, model: Held, ask: Any, payloads: list[Any])
     first = asyncio.create_task(ask(request([0])))
     await asyncio.to_thread(model.begun.wait, PATIENCE)
     rest = [asyncio.create_task(ask(payload)) for payload in payloads]
-    batcher = core.find("m").pipeline.batcher
+    batcher = core.find("m").batcher
     assert batcher is not None
     while len(batcher) < len(rest):
         await asyncio.sleep(0)
     return first, rest
 
 
-@pytest.mark.parametrize("gone", range(4))
-@pytest.mark.parametrize("running", [False, True], ids=["queued", "running"])
-def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, running: bool) -> None:
-    model = Held()
+@each("gone", range(4))
+@each("running", [False, True])
+@each("kind", [Held, HeldBetween])
+def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, running: bool, kind: type[Held]) -> None:
+    model = kind()
 
     async def test(core: ServerCore, ask: Any) -> None:
         first, rest = await gathered(core, model, ask, [request([n]) for n in range(1, 5)])
         if running:
             model.begun.clear()
             model.go.release()
-            await first
             await asyncio.to_thread(model.begun.wait, PATIENCE)
         rest[gone].cancel()
         await asyncio.sleep(0)
         model.go.release(MANY)
+        await first
         answers = await asyncio.gather(*rest, return_exceptions=True)
         assert isinstance(answers.pop(gone), asyncio.CancelledError)
         assert [values(answer) for answer in answers] == [[2.0 * n] for n in range(1, 5) if n != gone + 1]
@@ -100,14 +109,14 @@ def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, running
     with_core(model, test)
 
 
-@pytest.mark.parametrize(
-    ("payloads", "calls"),
+@each(
+    "payloads, calls",
     [
-        pytest.param([[1], [2], [3]], [3], id="together"),
-        pytest.param([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3], id="up to max_batch_size"),
-        pytest.param([[[1]], [2], [[3]]], [2, 1], id="only what has one shape"),
-        pytest.param([[], [1]], [1], id="no rows"),
-        pytest.param([[1], [-1], [2], [3]], [4, 2, 1, 1, 2], id="halved until the bad one is alone"),
+        ([[1], [2], [3]], [3]),
+        ([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]),
+        ([[[1]], [2], [[3]]], [2, 1]),
+        ([[], [1]], [1]),
+        ([[1], [-1], [2], [3]], [4, 2, 1, 1, 2]),
     ],
 )
 def test_what_waits_is_joined_and_split(payloads: list[Any], calls: list[int]) -> None:
@@ -145,17 +154,12 @@ def test_a_batch_of_a_preferred_size_is_not_filled_beyond() -> None:
     with_core(model, test)
 
 
-@pytest.mark.parametrize(
-    ("declared", "number", "calls"),
+@each(
+    "declared, number, calls",
     [
-        pytest.param({"max_batch_size": 3, "max_batch_delay": 2 * PATIENCE}, 3, [3], id="a full batch waits no longer"),
-        pytest.param(
-            {"max_batch_delay": 2 * PATIENCE, "preferred_batch_sizes": (3,)},
-            3,
-            [3],
-            id="nor does one of a preferred size",
-        ),
-        pytest.param({"max_batch_delay": 0.05}, 1, [1], id="the delay ends"),
+        ({"max_batch_size": 3, "max_batch_delay": 2 * PATIENCE}, 3, [3]),
+        ({"max_batch_delay": 2 * PATIENCE, "preferred_batch_sizes": (3,)}, 3, [3]),
+        ({"max_batch_delay": 0.05}, 1, [1]),
     ],
 )
 def test_an_idle_model_waits_for_mates_as_it_declares(declared: dict[str, Any], number: int, calls: list[int]) -> None:
@@ -174,7 +178,7 @@ def test_an_idle_model_waits_for_mates_as_it_declares(declared: dict[str, Any], 
     with_core(model, test)
 
 
-@pytest.mark.parametrize(("declared", "size"), [(None, 4), (0, None), (8, 8)])
+@each("declared, size", [(None, 4), (0, None), (8, 8)])
 def test_the_option_is_for_models_that_declare_nothing(declared: int | None, size: int | None) -> None:
     model = Held()
     model.max_batch_size = declared
@@ -202,7 +206,7 @@ def test_v1_and_v2_requests_join_one_batch() -> None:
     with_core(model, test)
 
 
-@pytest.mark.parametrize("answer", [np.zeros(1), np.float32(1), iter(())], ids=["rows", "scalar", "iterator"])
+@each("answer", [np.zeros(1), np.float32(1), iter(())])
 def test_an_answer_that_cannot_be_split_fails_its_batch_only(answer: Any) -> None:
     class Wrong(Held):
         def predict(self, x: Any) -> Any:
@@ -243,7 +247,7 @@ def test_ragged_rows_are_padded_if_the_model_says_so() -> None:
     with_core(model, test)
 
 
-@pytest.mark.parametrize("payload", [request(np.zeros(9)), request(5.0)], ids=["too many rows", "no dimension"])
+@each("payload", [request(np.zeros(9)), request(5.0)])
 def test_a_request_that_is_no_batch_is_refused_in_words(payload: InferRequest) -> None:
     async def test(core: ServerCore, ask: Any) -> None:
         with pytest.raises(InvalidInput, match="expected"):
@@ -277,7 +281,7 @@ class Preferring(TensorModel):
     preferred_batch_sizes = (4,)
 
 
-@pytest.mark.parametrize("model", [Generating(), Fixed(), NoTensors(), Preferring()], ids=lambda m: type(m).__name__)
+@each("model", [Generating(), Fixed(), NoTensors(), Preferring()])
 def test_batches_that_cannot_be_are_refused_before_serving(model: Model) -> None:
     async def test(core: ServerCore, ask: Any) -> None:
         pytest.fail("it was served")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from mpserve.serving.tally import Stopwatch
 
 from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError, ModelNotFound, ServerNotReady
 from mpserve.logging import model as model_in_log
@@ -19,6 +18,7 @@ from mpserve.serving.loader import ModelSource
 from mpserve.serving.model import Model
 from mpserve.settings import Settings
 from tests.asgi import core_of, loaded
+from tests.asking import ask
 from tests.cases import each
 
 PATIENCE = 30.0
@@ -158,9 +158,9 @@ def failing(stage: str, error: BaseException) -> Model:
     return model
 
 
-@pytest.mark.parametrize("stage", ["load", "warmup", "start"])
-@pytest.mark.parametrize(
-    ("error", "words"),
+@each("stage", ["load", "warmup", "start"])
+@each(
+    "error, words",
     [(ValueError("no weights"), "ValueError: no weights"), (SystemExit(3), "RuntimeError: SystemExit: 3")],
 )
 def test_a_failing_step_is_named_with_its_reason_and_logged(
@@ -334,11 +334,11 @@ def test_metadata_does_not_wait_for_a_predict() -> None:
     async def main() -> tuple[Any, Any]:
         async with loaded(Slow()) as core:
             served = core.find("m")
-            predicting = asyncio.ensure_future(served.pipeline.run("predict", {}, {}, Stopwatch()))
+            predicting = ask(core, "m", {})
             await asyncio.to_thread(begun.wait, PATIENCE)
             described = await core.describe(served)
             released.set()
-            return described, (await predicting)[0]
+            return described, await predicting
 
     assert asyncio.run(main()) == (([{"name": "x"}], [{"name": "y"}]), True)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mpserve.serving.tasks import Tasks
+from mpserve.serving.tasks import CoroutineRunner
 
 PATIENCE = 20
 var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="-")
@@ -23,12 +23,9 @@ class Job:
         self.predict = predict
         self.context = contextvars.copy_context()
         self.task: asyncio.Task[None] | None = None
-        self.is_over = False
+        self.over = False
         self.outcome: Any = None
         self.ended = asyncio.Event()
-
-    def run(self) -> Coroutine[Any, Any, Any]:
-        return self.predict()
 
     def set_result(self, result: Any) -> None:
         self.outcome = result
@@ -39,13 +36,17 @@ class Job:
         self.ended.set()
 
 
+def runner_of_jobs() -> CoroutineRunner[Job]:
+    return CoroutineRunner(lambda job: job.predict())
+
+
 def outcomes(*predicts: Predict) -> list[Any]:
     """What becomes of jobs that are begun in one turn of the loop."""
 
     async def main() -> list[Any]:
-        tasks, jobs = Tasks(), [Job(predict) for predict in predicts]
+        runner, jobs = runner_of_jobs(), [Job(predict) for predict in predicts]
         for job in jobs:
-            tasks.start(job)
+            runner.start(job)
         for job in jobs:
             await job.ended.wait()
         return [job.outcome for job in jobs]
@@ -155,10 +156,10 @@ def test_one_that_cancels_its_own_task_without_waiting_cancels_no_other() -> Non
 
 def test_one_that_is_over_before_it_has_begun_is_not_begun() -> None:
     async def main() -> None:
-        tasks, over, last = Tasks(), Job(which), Job(which)
-        tasks.start(over)
-        tasks.start(last)
-        over.is_over = True
+        runner, over, last = runner_of_jobs(), Job(which), Job(which)
+        runner.start(over)
+        runner.start(last)
+        over.over = True
         await last.ended.wait()
         assert over.outcome is None
 
@@ -175,17 +176,17 @@ def test_nothing_of_one_that_has_ended_is_kept(waits: bool) -> None:
             await asyncio.sleep(0)
         return Large()
 
-    async def ended(tasks: Tasks) -> list[weakref.ref[Any]]:
+    async def ended(runner: CoroutineRunner[Job]) -> list[weakref.ref[Any]]:
         job = Job(predict)
-        tasks.start(job)
+        runner.start(job)
         await job.ended.wait()
         return [weakref.ref(job), weakref.ref(job.outcome)]
 
     async def main() -> None:
-        tasks = Tasks()
+        runner = runner_of_jobs()
         gc.disable()  # which would hide a circle
         try:
-            kept = await ended(tasks)
+            kept = await ended(runner)
             await asyncio.sleep(0)  # for the task to end
             assert [reference() for reference in kept] == [None, None]
         finally:
@@ -206,7 +207,7 @@ def test_one_that_still_waits_when_the_loop_ends_is_closed_and_told_nothing() ->
     async def main() -> None:
         job = Job(waits)
         kept.append(job)
-        Tasks().start(job)
+        runner_of_jobs().start(job)
         await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mpserve.serving.conversion import tensor_stage
-from mpserve.serving.tally import Stopwatch
 
 from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.serving.tensors import FunctionModel, Tensor, TensorModel
+from tests.asgi import loaded
+from tests.asking import ask
 from tests.cases import each
 
 X = Tensor("x", "FP32", (-1, 2))
@@ -67,10 +67,11 @@ def test_a_sample_that_does_not_match_is_refused(sample: Any, error: type[Except
 
 
 def predict_once(model: TensorModel) -> Any:
-    stage, is_async = tensor_stage(model)
-    result = stage({"instances": [1, 2]}, {}, {}, Stopwatch())
-    response = asyncio.run(result) if is_async else result
-    return response.outputs[0].as_numpy().tolist()
+    async def main() -> Any:
+        async with loaded(model) as core:
+            return await ask(core, model.name, {"instances": [1, 2]})
+
+    return asyncio.run(main()).outputs[0].as_numpy().tolist()
 
 
 def two_of(held: Any, x: Any) -> Any:

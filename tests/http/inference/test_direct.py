@@ -18,8 +18,9 @@ from mpserve.http.responses import JSON_ONLY, Answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.logging import request_id
 from mpserve.metrics import metrics
-from mpserve.serving.inference import InferenceRequest, Status
+from mpserve.serving.inference import InferenceRequest
 from mpserve.serving.model import Model
+from mpserve.serving.request_head import Status
 from tests.asgi import loaded
 from tests.cases import each
 from tests.error_table import CASES, GOOD, PREPARATION

@@ -53,7 +53,7 @@ def test_tensors_are_read_bit_for_bit(data: st.DataObject, typed: bool, request_
         inputs.append(InferInput(f"x{index}", array.shape, datatype, array))
     wanted = [RequestedOutput(name) for name in outputs]
     message = encoded(InferRequest("m", inputs, request_id, request_outputs=wanted), typed)
-    for (_, _, got), sent in zip(CODEC.read(message, (), True).arrays(), inputs, strict=True):
+    for (_, _, got), sent in zip(CODEC.read(message, (), True).arrays(()), inputs, strict=True):
         assert same(got, sent.as_numpy())
     as_typed = typed and "FP16" not in datatypes  # which has no typed contents
     assert is_plain(message) == (as_typed or "BOOL" not in datatypes)

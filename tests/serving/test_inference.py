@@ -1,4 +1,4 @@
-"""The one road of a request: who is blamed for what, and what an answer is made complete with."""
+"""A request from its body to its answer: whose fault a failure is, and what an answer is made complete with."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, Inf
 from mpserve.serving.model import Model
 from tests.asgi import loaded
 from tests.asking import Asker
+from tests.cases import each
 
 
 class Answering(Model):
@@ -41,8 +42,8 @@ def raising(error: BaseException) -> Model:
     return Answering(fail)
 
 
-@pytest.mark.parametrize(
-    ("error", "blamed", "words"),
+@each(
+    "error, blamed, words",
     [
         (ValueError("bad"), InferenceError, "ValueError : bad"),
         (KeyError("instances"), InferenceError, "KeyError : 'instances'"),
@@ -60,7 +61,7 @@ def test_what_a_model_raises_is_its_own_fault_and_keeps_its_cause(
     assert caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("error", [InvalidInput("no cat"), InferenceError("tired"), ModelNotReady("m")])
+@each("error", [InvalidInput("no cat"), InferenceError("tired"), ModelNotReady("m")])
 def test_what_a_model_raises_on_purpose_comes_through(error: MPServeError) -> None:
     with pytest.raises(type(error)) as caught:
         run(raising(error))
@@ -83,7 +84,7 @@ def test_a_model_that_took_itself_out_of_service_is_not_asked() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("name", "version"), [("other", None), ("m", "7")])
+@each("name, version", [("other", None), ("m", "7")])
 def test_an_unknown_model_or_version_is_not_found(name: str, version: str | None) -> None:
     async def main() -> None:
         async with loaded(Answering(lambda payload: payload)) as core:
@@ -130,9 +131,7 @@ def request(*wanted: str, **fields: Any) -> InferRequest:
     return InferRequest("m", [tensor("x", InferInput)], request_outputs=outputs, **fields)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "given"), [((), ["a", "b", "c"]), (("b",), ["b"]), (("c", "a"), ["c", "a"])], ids=["all", "one", "order"]
-)
+@each("wanted, given", [((), ["a", "b", "c"]), (("b",), ["b"]), (("c", "a"), ["c", "a"])])
 def test_the_outputs_that_were_asked_for_are_given_in_that_order(wanted: tuple[str, ...], given: list[str]) -> None:
     answer = run(Answering(lambda payload: response()), request(*wanted))
     assert [output.name for output in answer.outputs] == given
@@ -143,22 +142,22 @@ def test_an_output_that_is_not_there_is_the_clients_fault() -> None:
         run(Answering(lambda payload: response()), request("z"))
 
 
-@pytest.mark.parametrize(("of_model", "of_request", "told"), [(None, "r", "r"), ("m", "r", "m"), (None, None, None)])
+@each("of_model, of_request, told", [(None, "r", "r"), ("m", "r", "m"), (None, None, None)])
 def test_the_id_is_the_requests_unless_the_model_gave_another(
     of_model: str | None, of_request: str | None, told: str | None
 ) -> None:
     assert run(Answering(lambda payload: response(id=of_model)), request(request_id=of_request)).id == told
 
 
-@pytest.mark.parametrize(("of_model", "of_request", "told"), [(None, "1", "1"), ("9", "1", "9"), (None, None, None)])
+@each("of_model, of_request, told", [(None, "1", "1"), ("9", "1", "9"), (None, None, None)])
 def test_the_version_is_told_if_the_request_named_one(
     of_model: str | None, of_request: str | None, told: str | None
 ) -> None:
     model = Answering(lambda payload: response(model_version=of_model))
-    assert run(model, request(model_version=of_request)).model_version == told
+    assert run(model, request(), of_request).model_version == told
 
 
-@pytest.mark.parametrize(("named", "told"), [(None, "10"), ("10", "10"), ("9", "9")])
+@each("named, told", [(None, "10"), ("10", "10"), ("9", "9")])
 def test_a_model_with_several_versions_tells_which_one_answered_and_logged(named: str | None, told: str) -> None:
     labels: list[str] = []
 
@@ -173,8 +172,7 @@ def test_a_model_with_several_versions_tells_which_one_answered_and_logged(named
 
     async def main() -> None:
         async with loaded(answering("10"), answering("9")) as core:
-            payload = request(model_version=named)
-            result, _ = await Asker(core).run("predict", "m", named, payload, {})
+            result, _ = await Asker(core).run("predict", "m", named, request(), {})
             assert (result.model_version, labels) == (told, [f"m@{told}"])
 
     asyncio.run(main())
@@ -183,7 +181,7 @@ def test_a_model_with_several_versions_tells_which_one_answered_and_logged(named
 def test_an_answer_that_a_model_keeps_is_not_changed() -> None:
     """A model may well give the same object for every request."""
     kept = response()
-    answer = run(Answering(lambda payload: kept), request("b", request_id="r", model_version="1"))
+    answer = run(Answering(lambda payload: kept), request("b", request_id="r"), "1")
     assert (len(answer.outputs), answer.id) == (1, "r")
     assert (len(kept.outputs), kept.id, kept.model_version) == (3, None, None)
 
@@ -192,6 +190,6 @@ def test_an_answer_that_is_no_response_is_handed_on() -> None:
     assert run(Answering(lambda payload: {"outputs": []}), request("a")) == {"outputs": []}
 
 
-def test_explain_takes_the_same_road() -> None:
+def test_explain_goes_the_same_way() -> None:
     with pytest.raises(NotSupported, match="Model m does not implement explain"):
         run(Answering(lambda payload: payload), verb="explain")
