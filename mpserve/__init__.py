@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
     from mpserve.runtimes.pytorch import TorchModel
     from mpserve.server import ModelServer, asgi_app
-    from mpserve.serving.model import Model
-    from mpserve.serving.predictor import PredictorConfig
-    from mpserve.serving.tensors import TensorModel
+    from mpserve.serving.models.model import Model
+    from mpserve.serving.models.predictor import PredictorConfig
+    from mpserve.serving.models.tensors import TensorModel
 
 _HOMES = {
     "InferenceError": "mpserve.errors",
@@ -43,10 +43,10 @@ _HOMES = {
     "TorchModel": "mpserve.runtimes.pytorch",
     "ModelServer": "mpserve.server",
     "asgi_app": "mpserve.server",
-    "Model": "mpserve.serving.model",
-    "PredictorConfig": "mpserve.serving.predictor",
+    "Model": "mpserve.serving.models.model",
+    "PredictorConfig": "mpserve.serving.models.predictor",
     "Tensor": "mpserve.protocol.declaration",
-    "TensorModel": "mpserve.serving.tensors",
+    "TensorModel": "mpserve.serving.models.tensors",
 }
 
 __all__ = [

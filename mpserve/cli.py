@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from mpserve.compat import lending
+from mpserve.config.options import options_of
+from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser, parse
 from mpserve.errors import AcceleratorInMaster, ConfigurationError
-from mpserve.logging import configure
-from mpserve.options import options_of
-from mpserve.prefork import threads, torch_cuda
-from mpserve.prefork.application import serve
+from mpserve.prefork.arbiter import torch_cuda
+from mpserve.prefork.arbiter.application import serve
+from mpserve.prefork.worker import threads
 from mpserve.server import find
-from mpserve.serving.targets import starts_server
-from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser, parse
+from mpserve.serving.repository.import_target import starts_server
+from mpserve.telemetry.logging import configure
 from mpserve.version import VERSION
 
 logger = logging.getLogger("mpserve")

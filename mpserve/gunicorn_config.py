@@ -7,9 +7,9 @@ options as everywhere (``MPSERVE_…`` variables), and none of them is a hook, s
 import sys
 from typing import Any
 
+from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
-from mpserve.prefork.application import gunicorn_options
-from mpserve.settings import Settings
+from mpserve.prefork.arbiter.application import gunicorn_options
 
 try:
     _options = gunicorn_options(Settings.from_environment())

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from mpserve.compat import lending
 from mpserve.compat.repository import Library, ModelRepository, named
+from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, parse
 from mpserve.errors import ConfigurationError
-from mpserve.logging import configure
-from mpserve.prefork.application import make_app, make_app_or_end, serve
-from mpserve.serving import shelf
-from mpserve.serving.loader import ModelSource, from_objects, from_target
-from mpserve.serving.model import Model
-from mpserve.serving.predictor import PredictorConfig
-from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, parse
+from mpserve.prefork.arbiter.application import make_app, make_app_or_end, serve
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.predictor import PredictorConfig
+from mpserve.serving.repository import model_directory as shelf
+from mpserve.serving.repository.loader import ModelSource, from_objects, from_target
+from mpserve.telemetry.logging import configure
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

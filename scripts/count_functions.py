@@ -19,13 +19,13 @@ from typing import Any
 
 import mpserve
 from mpserve import InferOutput, InferResponse, Model, Tensor, TensorModel
+from mpserve.config.settings import Settings
 from mpserve.http.app import build_app
 from mpserve.http.server.connection import Connection
 from mpserve.http.server.limits import Limits
 from mpserve.http.server.server import HttpServer
-from mpserve.serving.core import ServerCore
-from mpserve.serving.loader import from_objects
-from mpserve.settings import Settings
+from mpserve.serving.repository.core import ServerCore
+from mpserve.serving.repository.loader import from_objects
 
 ROOT = str(Path(mpserve.__file__).parent)
 WARM = 20

@@ -7,12 +7,12 @@ from typing import Any
 
 import httpx
 
+from mpserve.config.settings import Settings
 from mpserve.http.app import build_app
-from mpserve.prefork.predictor_front import predictor
-from mpserve.serving.core import ServerCore
-from mpserve.serving.loader import from_objects
-from mpserve.serving.model import Model
-from mpserve.settings import Settings
+from mpserve.prefork.arbiter.predictor_front import predictor
+from mpserve.serving.models.model import Model
+from mpserve.serving.repository.core import ServerCore
+from mpserve.serving.repository.loader import from_objects
 
 
 def core_of(*models: Model, **options: Any) -> ServerCore:

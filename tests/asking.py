@@ -9,12 +9,12 @@ from mpserve.errors import NotSupported
 from mpserve.protocol.codec import NO_FIELDS, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.messages import InferRequest
-from mpserve.protocol.v1_codec import document_inputs
-from mpserve.serving.answered import answered
-from mpserve.serving.core import ServerCore
-from mpserve.serving.request_head import RequestHead
-from mpserve.serving.statistics import Statistics
-from mpserve.serving.stream import ModelStream
+from mpserve.protocol.v1.codec import document_inputs
+from mpserve.serving.execution.stream import ModelStream
+from mpserve.serving.extensions.statistics import Statistics
+from mpserve.serving.inference.answered import answered
+from mpserve.serving.inference.request_head import RequestHead
+from mpserve.serving.repository.core import ServerCore
 
 
 class Untouched:

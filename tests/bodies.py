@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mpserve.protocol.datatypes import DATATYPES
-from mpserve.protocol.numbers import LONG
+from mpserve.protocol.json.numbers import LONG
 from tests.arrays import arrays
 
 PAD = b" " * LONG

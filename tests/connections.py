@@ -9,8 +9,8 @@ from mpserve.http.server.connection import Connection
 from mpserve.http.server.limits import Limits
 from mpserve.http.server.routes import ASGIApp, Message, Receive, Scope, Send
 from mpserve.http.server.server import HttpServer
-from mpserve.prefork.balance import Shedding
-from mpserve.scoreboard import Scoreboard
+from mpserve.prefork.listener.rebalancer import Shedding
+from mpserve.state.scoreboard import Scoreboard
 
 LIMITS = Limits(line=200, fields=10, field_size=100, head_seconds=5, body_pause=7, idle_seconds=9, body=1000)
 DATE = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"

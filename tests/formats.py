@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mpserve.config.settings import Settings
 from mpserve.http.inference.routes import InferenceRoutes
 from mpserve.http.request_log import RequestLog
 from mpserve.protocol.codec import Codec
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.codec import ProtobufCodec, ProtobufStreamCodec
-from mpserve.serving.request_head import RequestHead
-from mpserve.settings import Settings
+from mpserve.serving.inference.request_head import RequestHead
 
 Headers = dict[str, str]
 Sent = tuple[Headers, bytes]

@@ -20,8 +20,7 @@ ROOT = Path(mpserve.__file__).parent
 MAX_LINES = 400
 
 FLOORS = {
-    "errors": 0, "settings": 0, "options": 0, "logging": 0, "metrics": 0, "prometheus": 0, "rundir": 0, "counters": 0,
-    "scoreboard": 0, "version": 0,
+    "errors": 0, "config": 0, "telemetry": 0, "state": 0, "version": 0,
     "protocol": 1,
     "serving": 2,
     "http": 3, "grpc": 3, "runtimes": 3,
@@ -29,6 +28,17 @@ FLOORS = {
     "compat": 5, "server": 5, "cli": 5, "gunicorn_config": 5, "__init__": 5, "__main__": 5,
 }  # fmt: skip
 """The floor of each module or folder directly in the package. What is new must be given one."""
+
+ROOMS = {
+    "serving": ("models", "execution", "shared_memory", "repository", "extensions", "inference"),
+    "http": ("server", "inference", "management"),
+    "grpc": ("extensions",),
+    "prefork": ("listener", "arbiter", "worker"),
+}
+"""The folders within a folder, where imports go from right to left only. Modules beside them may import all."""
+
+FILES = 12
+"""Modules of a folder, at most, besides ``__init__``."""
 
 ASYNC = {"asyncio", "anyio", "uvloop"}
 THREADS = {"threading", "concurrent", "queue", "_thread"}
@@ -115,6 +125,31 @@ def test_imports_go_down(module: str) -> None:
         )
 
 
+@each("folder", ROOMS)
+def test_imports_between_the_rooms_of_a_folder_go_one_way(folder: str) -> None:
+    rooms = ROOMS[folder]
+    for module in MODULES:
+        _, place, room, *_ = [*module.split("."), "", ""]
+        if place != folder or room not in rooms:
+            continue
+        for other in own_imports(module):
+            _, other_place, other_room, *_ = [*other.split("."), "", ""]
+            if other_place != folder or other_room == room:
+                continue
+            assert other_room in rooms or folder != "serving", f"{module} imports {other}, which is in no room"
+            if other_room in rooms:
+                assert rooms.index(other_room) < rooms.index(room), f"{module} imports {other}"
+
+
+def test_no_folder_outgrows_its_reader() -> None:
+    folders = {path.parent for path in MODULES.values()}
+    sizes = {
+        str(folder.relative_to(ROOT)): len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
+        for folder in folders
+    }
+    assert {folder: size for folder, size in sizes.items() if size > FILES} == {}
+
+
 def test_no_imports_go_in_a_circle() -> None:
     try:
         list(TopologicalSorter({module: own_imports(module) for module in MODULES}).static_order())
@@ -181,9 +216,9 @@ def test_no_module_outgrows_its_reader(module: str) -> None:
 @pytest.mark.parametrize(
     ("names", "home"),
     [
-        ({"WORKERS", "num_workers", "spawn_worker", "spawn_workers"}, "mpserve.prefork.gunicorn_arbiter"),
-        ({"ValueClass", "_upper_bounds", "_buckets", "_sum"}, "mpserve.prometheus"),
-        ({"_lazy_init"}, "mpserve.prefork.torch_cuda"),
+        ({"WORKERS", "num_workers", "spawn_worker", "spawn_workers"}, "mpserve.prefork.arbiter.gunicorn"),
+        ({"ValueClass", "_upper_bounds", "_buckets", "_sum"}, "mpserve.telemetry.prometheus"),
+        ({"_lazy_init"}, "mpserve.prefork.arbiter.torch_cuda"),
     ],
 )
 def test_one_module_knows_the_private_names_of_each_package(names: set[str], home: str) -> None:
@@ -202,26 +237,26 @@ def test_one_module_makes_the_models_threads() -> None:
         if isinstance(node, ast.Attribute)
         and node.attr in ("Thread", "ThreadPoolExecutor", "to_thread", "run_in_executor")
     }
-    assert {module for module in makers if FLOORS[place(module)] < 4} == {"mpserve.serving.executor"}
+    assert {module for module in makers if FLOORS[place(module)] < 4} == {"mpserve.serving.execution.executor"}
 
 
 def test_one_module_touches_shared_memory() -> None:
     """Of the server's own; clients' memory, which they register, is another module's affair."""
     mapping = {module for module in MODULES if "mmap" in imported(module)}
-    assert mapping == {"mpserve.scoreboard", "mpserve.serving.regions"}
+    assert mapping == {"mpserve.state.scoreboard", "mpserve.serving.shared_memory.regions"}
 
 
 @each(
     "module, absent",
     [
         ("mpserve", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
-        ("mpserve.prefork.application", FRAMEWORKS | NUMPY | HTTP | GRPC),
+        ("mpserve.prefork.arbiter.application", FRAMEWORKS | NUMPY | HTTP | GRPC),
         ("mpserve.compat.lending", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
         ("mpserve.cli", FRAMEWORKS | HTTP | GRPC),
-        ("mpserve.settings", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
-        ("mpserve.serving.core", FRAMEWORKS | HTTP | GUNICORN | GRPC),
+        ("mpserve.config.settings", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
+        ("mpserve.serving.repository.core", FRAMEWORKS | HTTP | GUNICORN | GRPC),
         ("mpserve.http.app", FRAMEWORKS | GUNICORN | GRPC),
-        ("mpserve.prefork.worker", FRAMEWORKS | {"starlette"}),
+        ("mpserve.prefork.worker.gunicorn_worker", FRAMEWORKS | {"starlette"}),
         ("mpserve.http.server.connection", FRAMEWORKS | NUMPY | GUNICORN | GRPC | {"starlette", "uvicorn"}),
         ("mpserve.http.server.uvicorn", FRAMEWORKS | NUMPY | GUNICORN | GRPC | {"starlette"}),
     ],

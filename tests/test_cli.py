@@ -30,7 +30,7 @@ def run_to_end(command: Sequence[str], folder: Path, env: dict[str, str]) -> sub
 def message(ended: subprocess.CompletedProcess[str]) -> str:
     """The only line, without what a log line begins with."""
     [line] = ended.stderr.splitlines()
-    return line.partition("mpserve.prefork.application: ")[2] or line
+    return line.partition("mpserve.prefork.arbiter.application: ")[2] or line
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mpserve import Model, asgi_app
-from mpserve.settings import Settings, parse
+from mpserve.config.settings import Settings, parse
 from mpserve.version import VERSION
 from tests.cases import each
 

@@ -13,9 +13,9 @@ import pytest
 
 import mpserve
 from mpserve import Model, ModelServer, PredictorConfig, asgi_app
+from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
 from mpserve.server import find
-from mpserve.settings import Settings
 from tests.cases import each
 
 

@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from mpserve.settings import Settings
+from mpserve.config.settings import Settings
 
 DEFAULT_HTTP_PORT = 8080
 DEFAULT_GRPC_PORT = 8081

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpserve.errors import NotSupported, ServerNotReady
-from mpserve.serving.model import Model
+from mpserve.serving.models.model import Model
 
 
 class ModelMissingError(Exception):

@@ -4,8 +4,8 @@ A flag more would clash with one that a script declares itself (``--model_dir``)
 its own, so all options of mpserve work with such a script as well.
 """
 
-from mpserve.options import options_of
-from mpserve.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser
+from mpserve.config.options import options_of
+from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser
 
 _OFFERED = {
     "access_log_format",

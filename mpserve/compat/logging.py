@@ -5,8 +5,8 @@ import logging.config
 import sys
 from typing import Any
 
-from mpserve.logging import configure
-from mpserve.settings import parse
+from mpserve.config.settings import parse
+from mpserve.telemetry.logging import configure
 
 KSERVE_LOGGER_NAME = "kserve"
 KSERVE_TRACE_LOGGER_NAME = "kserve.trace"

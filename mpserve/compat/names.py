@@ -45,9 +45,9 @@ _LOGGING = {
     name: f"mpserve.compat.logging:{name}"
     for name in ("KSERVE_LOGGER_NAME", "KSERVE_TRACE_LOGGER_NAME", "configure_logging", "logger", "trace_logger")
 }
-_MODEL = "mpserve.serving.model:Model"
+_MODEL = "mpserve.serving.models.model:Model"
 _SERVER = "mpserve.server:ModelServer"
-_CONFIG = {"PredictorConfig": "mpserve.serving.predictor:PredictorConfig"}
+_CONFIG = {"PredictorConfig": "mpserve.serving.models.predictor:PredictorConfig"}
 _REPOSITORY = {"ModelRepository": "mpserve.compat.repository:ModelRepository"}
 _STORAGE = {"Storage": "mpserve.compat.storage:Storage"}
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mpserve.errors import ModelLoadError
-from mpserve.serving.loader import ModelSource
-from mpserve.serving.model import Model
+from mpserve.serving.models.model import Model
+from mpserve.serving.repository.loader import ModelSource
 
 MODEL_MOUNT_DIRS = "/mnt/models"
 

@@ -5,8 +5,8 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import DTypeLike
 
+from mpserve.config.options import boolean
 from mpserve.errors import InvalidInput
-from mpserve.options import boolean
 from mpserve.protocol.datatypes import datatype_of, numpy_dtype
 
 strtobool = boolean

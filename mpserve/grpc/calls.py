@@ -17,8 +17,8 @@ import grpc
 from google.protobuf.message import Message
 
 from mpserve.errors import Code, MPServeError
-from mpserve.logging import begin_request
-from mpserve.serving.faults import report
+from mpserve.serving.models.faults import report
+from mpserve.telemetry.logging import begin_request
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("mpserve.access")

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mpserve.serving.core import ServerCore
+from mpserve.serving.repository.core import ServerCore
 
 WATCH_EVERY = 1.0
 """Seconds after which a watcher learns of a change at the latest; of a drain it learns at once."""

@@ -10,14 +10,14 @@ from contextlib import aclosing
 
 from mpserve.errors import MPServeError
 from mpserve.grpc.calls import Headers, details
-from mpserve.logging import request_id
 from mpserve.protocol.codec import Encoded
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.codec import FINAL, ProtobufCodec, ProtobufStreamCodec, empty_final
 from mpserve.protocol.protobuf.fields import addressee, parse
-from mpserve.serving.answered import answered
-from mpserve.serving.core import ServerCore
-from mpserve.serving.request_head import RequestHead
+from mpserve.serving.inference.answered import answered
+from mpserve.serving.inference.request_head import RequestHead
+from mpserve.serving.repository.core import ServerCore
+from mpserve.telemetry.logging import request_id
 
 logger = logging.getLogger(__name__)
 

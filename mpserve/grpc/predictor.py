@@ -1,7 +1,7 @@
 """A predictor that is asked over gRPC: an ``InferRequest`` to ModelInfer, and its answer, or its status, to what it means.
 
 One channel, on the event loop of the worker that made it. When to give up and whether to try again is decided by
-``serving/predictor.py``.
+``serving/models/predictor.py``.
 """
 
 import copy
@@ -17,7 +17,7 @@ from mpserve.protocol.messages import InferRequest, InferResponse
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.converters import decode_response
 from mpserve.protocol.protobuf.fields import encode_request
-from mpserve.serving.predictor import Headers, PredictorConfig
+from mpserve.serving.models.predictor import Headers, PredictorConfig
 
 Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 

@@ -19,7 +19,7 @@ from mpserve.grpc.calls import Calls, Count
 from mpserve.grpc.health import Health
 from mpserve.grpc.servicer import SERVICE, Servicer
 from mpserve.protocol.protobuf import inference_pb2
-from mpserve.serving.core import ServerCore
+from mpserve.serving.repository.core import ServerCore
 
 SERVICES = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
 UNLIMITED = -1

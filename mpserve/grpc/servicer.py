@@ -16,19 +16,19 @@ from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
 from mpserve.grpc.calls import Answer, Calls, Context, Headers, Work, time_left
-from mpserve.grpc.configuration import ConfigurationCalls
+from mpserve.grpc.extensions.configuration import ConfigurationCalls
+from mpserve.grpc.extensions.monitoring import MonitoringCalls
+from mpserve.grpc.extensions.repository import RepositoryCalls
+from mpserve.grpc.extensions.shared_memory import SharedMemoryCalls
+from mpserve.grpc.extensions.statistics import StatisticsCalls
 from mpserve.grpc.inference import InferenceCalls
-from mpserve.grpc.monitoring import MonitoringCalls
-from mpserve.grpc.repository import RepositoryCalls
-from mpserve.grpc.shared_memory import SharedMemoryCalls
-from mpserve.grpc.statistics import StatisticsCalls
 from mpserve.grpc.stream import Stream
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.fields import parse
-from mpserve.serving.core import ServerCore
-from mpserve.serving.extensions import extensions
-from mpserve.serving.model import Spec
-from mpserve.serving.regions import CUDA_REFUSED
+from mpserve.serving.extensions.names import extensions
+from mpserve.serving.models.model import Spec
+from mpserve.serving.repository.core import ServerCore
+from mpserve.serving.shared_memory.regions import CUDA_REFUSED
 from mpserve.version import VERSION
 
 logger = logging.getLogger(__name__)

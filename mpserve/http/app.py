@@ -16,20 +16,20 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpserve.errors import NotSupported
-from mpserve.http.health import Health
 from mpserve.http.inference.direct import DirectRoutes
 from mpserve.http.inference.endpoint import Endpoint
 from mpserve.http.inference.routes import ROUTES, InferenceRoutes
+from mpserve.http.management.health import Health
+from mpserve.http.management.monitoring import MonitoringRoutes
+from mpserve.http.management.openapi import OpenApi
+from mpserve.http.management.repository import RepositoryRoutes
+from mpserve.http.management.shared_memory import SharedMemoryRoutes
 from mpserve.http.middleware import RequestContext
-from mpserve.http.monitoring import MonitoringRoutes
-from mpserve.http.openapi import OpenApi
-from mpserve.http.repository import RepositoryRoutes
 from mpserve.http.request_log import RequestLog
 from mpserve.http.responses import Answer, error_answer, failure_answer, on_http_exception
 from mpserve.http.routing import SegmentRoute
-from mpserve.http.shared_memory import SharedMemoryRoutes
-from mpserve.scoreboard import State
-from mpserve.serving.core import ServerCore
+from mpserve.serving.repository.core import ServerCore
+from mpserve.state.scoreboard import State
 
 REFUSED = {
     "/openai": "the OpenAI protocol is not offered here; ask /v1/models/{model}:predict or /v2/models/{model}/infer",

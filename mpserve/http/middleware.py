@@ -8,7 +8,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mpserve.http.request_log import RequestLog
-from mpserve.logging import begin_request
+from mpserve.telemetry.logging import begin_request
 
 ID_HEADER = b"x-request-id"
 

@@ -1,7 +1,7 @@
 """A predictor that is asked over REST, V1 or V2: payloads to request bodies, and its answers, or refusals, to what they mean.
 
 One client with its pool of connections, on the event loop of the worker that made it. When to give up and whether to try
-again is decided by ``serving/predictor.py``.
+again is decided by ``serving/models/predictor.py``.
 """
 
 import re
@@ -15,9 +15,10 @@ import orjson
 from mpserve.errors import Code, ConfigurationError, InferenceError, InvalidInput, PredictorError
 from mpserve.http.inference.routes import BINARY_HEADER
 from mpserve.http.responses import STATUS
-from mpserve.protocol import v1, v2
 from mpserve.protocol.messages import InferRequest, InferResponse
-from mpserve.serving.predictor import Headers, PredictorConfig
+from mpserve.protocol.v1 import body as v1
+from mpserve.protocol.v2 import codec as v2
+from mpserve.serving.models.predictor import Headers, PredictorConfig
 from mpserve.version import VERSION
 
 CONNECT_TIMEOUT = 5.0

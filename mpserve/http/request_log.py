@@ -4,7 +4,7 @@ import logging
 import time
 from urllib.parse import quote
 
-from mpserve.metrics import metrics
+from mpserve.telemetry.metrics import metrics
 
 access_logger = logging.getLogger("mpserve.access")
 

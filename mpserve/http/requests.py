@@ -9,8 +9,8 @@ from starlette.types import Receive
 
 from mpserve.errors import InvalidInput, PayloadTooLarge
 from mpserve.protocol.compression import decompress
-from mpserve.protocol.documents import parse_object
-from mpserve.serving.core import ServerCore
+from mpserve.protocol.json.documents import parse_object
+from mpserve.serving.repository.core import ServerCore
 
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 """RFC 9110, 8.6. Nothing longer than 18 digits is a length."""

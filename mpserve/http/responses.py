@@ -16,7 +16,7 @@ from starlette.types import Send
 from mpserve.errors import Code, MPServeError, Overloaded
 from mpserve.http.server import response_head
 from mpserve.protocol.compression import OFFERED
-from mpserve.serving.faults import report
+from mpserve.serving.models.faults import report
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from mpserve.http.responses import Headers, error_answer
-from mpserve.serving.stream import ModelStream
+from mpserve.serving.execution.stream import ModelStream
 
 logger = logging.getLogger(__name__)
 

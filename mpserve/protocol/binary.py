@@ -16,8 +16,8 @@ import numpy as np
 
 from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import Array, cast, numpy_dtype
-from mpserve.protocol.documents import MAX_SHOWN, show
-from mpserve.protocol.elements import check_shape, show_shape
+from mpserve.protocol.json.documents import MAX_SHOWN, show
+from mpserve.protocol.json.elements import check_shape, show_shape
 
 Buffer = bytes | memoryview
 Declared = tuple[str, str, Sequence[int]]

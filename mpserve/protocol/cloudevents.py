@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 import orjson
 
 from mpserve.errors import InvalidInput, NotSupported
-from mpserve.protocol.documents import describe, parse_object
+from mpserve.protocol.json.documents import describe, parse_object
 
 SPECVERSION = "1.0"
 STRUCTURED = "application/cloudevents+json"

@@ -14,7 +14,7 @@ from mpserve.errors import NotSupported
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.tensors import NamedArray, Parameters
-from mpserve.protocol.v1_rows import tensors_in
+from mpserve.protocol.v1.rows import tensors_in
 
 JSON = "application/json"
 NO_FIELDS: Mapping[str, str] = {}

@@ -11,13 +11,13 @@ from math import prod
 from typing import Any
 
 from mpserve.errors import InferenceError, InvalidInput, NotSupported
-from mpserve.protocol import v1
 from mpserve.protocol.codec import JSON, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import NonFinite, json_values
 from mpserve.protocol.declaration import Tensor
-from mpserve.protocol.documents import MAX_SHOWN, describe, parameters_of, parse_object
-from mpserve.protocol.elements import decode_data, show_shape
+from mpserve.protocol.json.documents import MAX_SHOWN, describe, parameters_of, parse_object
+from mpserve.protocol.json.elements import decode_data, show_shape
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
+from mpserve.protocol.v1 import body as v1
 
 TEXT_OUTPUT = "text_output"
 

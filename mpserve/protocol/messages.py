@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.binary import Buffer, Rest, split
 from mpserve.protocol.datatypes import decode_text
-from mpserve.protocol.documents import parse_object
+from mpserve.protocol.json.documents import parse_object
 from mpserve.protocol.tensors import InferInput, InferOutput, Parameters, Record, RequestedOutput, leave_bytes
-from mpserve.protocol.wire import fill, read_request, read_response, sendable, to_rest
+from mpserve.protocol.v2.wire import fill, read_request, read_response, sendable, to_rest
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mpserve.protocol.declaration import Tensor
-from mpserve.serving.tensors import TensorModel
+from mpserve.serving.models.tensors import TensorModel
 
 DATATYPES = {
     torch.bool: "BOOL",

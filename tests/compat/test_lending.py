@@ -112,4 +112,7 @@ def test_the_sdk_is_left_alone_where_it_is_installed(installed: Path) -> None:
 
 
 def test_names_of_mpserve_can_be_asked_for_instead(installed: Path) -> None:
-    assert printed("import kserve; print(kserve.Model.__module__)", installed, instead=True) == "mpserve.serving.model"
+    assert (
+        printed("import kserve; print(kserve.Model.__module__)", installed, instead=True)
+        == "mpserve.serving.models.model"
+    )

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from mpserve.serving.model import Model
+from mpserve.serving.models.model import Model
 from tests.asgi import serving
 from tests.conformance import models
 

@@ -64,7 +64,7 @@ def test_no_traceback_reaches_a_client_and_each_failure_of_a_model_leaves_one_in
     assert headers["x-request-id"] == "one-failure"
     assert b"Traceback" not in answer
     lines = [line for line in server.log.splitlines() if "req one-failure" in line]
-    assert [line.partition("mpserve.serving.faults: ")[2] for line in lines] == [
+    assert [line.partition("mpserve.serving.models.faults: ")[2] for line in lines] == [
         "the model failed: RuntimeError : boom"
     ]
     assert "model raising" in lines[0]

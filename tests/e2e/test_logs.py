@@ -78,7 +78,7 @@ def test_log_config_file_is_laid_over(tmp_path: Path) -> None:
         server.stop()
         assert (tmp_path / "user.log").read_text() == "MINE user asked for pid\n"
         assert "asked for" not in server.log
-        assert "mpserve.prefork.life: worker ready" in server.log
+        assert "mpserve.prefork.worker.worker_server: worker ready" in server.log
 
 
 def test_the_start_line_names_devices_cpus_and_threads(server: Server) -> None:

@@ -10,7 +10,7 @@ import grpc
 from mpserve.grpc.server import GrpcServer
 from mpserve.grpc.servicer import SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.serving.model import Model
+from mpserve.serving.models.model import Model
 from tests.asgi import loaded
 
 HOST = "127.0.0.1"

@@ -147,7 +147,7 @@ async def test_a_predictor_that_is_not_there_or_takes_too_long_has_its_grpc_stat
 
 
 async def test_a_transformer_is_ready_while_its_predictor_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpserve.serving.predictor.CHECK_EVERY", 0.02)
+    monkeypatch.setattr("mpserve.serving.models.predictor.CHECK_EVERY", 0.02)
 
     predictor = Doubling()
     async with serving(predictor) as there:

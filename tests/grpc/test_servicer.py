@@ -13,7 +13,7 @@ from mpserve.errors import Code
 from mpserve.grpc.calls import STATUS
 from mpserve.grpc.servicer import NOT_OFFERED, SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.serving.extensions import EXTENSIONS
+from mpserve.serving.extensions.names import EXTENSIONS
 from mpserve.version import VERSION
 from tests.cases import each
 from tests.grpc.models import Answering, Double, Echo, Heading, Held, Raising

@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse
 
 from mpserve.errors import InvalidInput, ModelLoadError
 from mpserve.http.app import build_app, find_core
-from mpserve.scoreboard import Scoreboard, State
-from mpserve.serving.model import Model
+from mpserve.serving.models.model import Model
+from mpserve.state.scoreboard import Scoreboard, State
 from tests.asgi import ask, core_of, serving
 from tests.cases import each
 

@@ -12,9 +12,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from mpserve.http.middleware import RequestContext
 from mpserve.http.request_log import RequestLog
-from mpserve.logging import request_id
-from mpserve.metrics import metrics
-from mpserve.serving.model import Model
+from mpserve.serving.models.model import Model
+from mpserve.telemetry.logging import request_id
+from mpserve.telemetry.metrics import metrics
 from tests.asgi import ask, predict, serving
 from tests.cases import each
 

@@ -12,12 +12,12 @@ import orjson
 import pytest
 
 from mpserve import InferInput, InferRequest, InferResponse, Model, PredictorConfig, PredictorError
+from mpserve.config.settings import Settings
 from mpserve.errors import Code, ConfigurationError
 from mpserve.http.inference.routes import BINARY_HEADER
 from mpserve.http.predictor import RestPredictor
-from mpserve.prefork import predictor_front
-from mpserve.prefork.predictor_front import predictor
-from mpserve.settings import Settings
+from mpserve.prefork.arbiter import predictor_front
+from mpserve.prefork.arbiter.predictor_front import predictor
 from tests.asgi import ask, predict, serving
 from tests.cases import each
 from tests.running import free_port
@@ -417,7 +417,7 @@ async def _status(client: httpx.AsyncClient, path: str, wanted: int) -> None:
 
 
 def test_a_transformer_is_ready_while_its_predictor_is_and_asks_it_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpserve.serving.predictor.CHECK_EVERY", 0.02)
+    monkeypatch.setattr("mpserve.serving.models.predictor.CHECK_EVERY", 0.02)
     answers = {"ready": Told(503)}
 
     def answer(asked: Asked) -> Told:

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol import v1
 from mpserve.protocol.binary import decode_tensor, encode_tensor
 from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
-from mpserve.protocol.v2 import decode_request, encode_answer, encode_response
+from mpserve.protocol.v1 import body as v1
+from mpserve.protocol.v2.codec import decode_request, encode_answer, encode_response
 from tests.arrays import arrays, same
 from tests.cases import each
 

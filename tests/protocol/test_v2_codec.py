@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpserve.errors import MPServeError
-from mpserve.protocol import v2
 from mpserve.protocol.codec import Encoded, Inputs, Outputs
 from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.messages import InferOutput, InferResponse, RequestedOutput
-from mpserve.protocol.v2 import V2Codec, encode_answer
+from mpserve.protocol.v2 import codec as v2
+from mpserve.protocol.v2.codec import V2Codec, encode_answer
 from tests.arrays import arrays
 from tests.cases import each
 

@@ -5,7 +5,7 @@ import itertools
 from contextvars import ContextVar
 from typing import Any
 
-from mpserve.serving.model import Model
+from mpserve.serving.models.model import Model
 from tests.asgi import loaded
 from tests.asking import Asker
 from tests.cases import each

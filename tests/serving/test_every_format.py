@@ -10,10 +10,10 @@ import pytest
 
 from mpserve.errors import Code, DeadlineExceeded, MPServeError
 from mpserve.protocol.codec import Encoded
-from mpserve.serving.answered import answered
-from mpserve.serving.core import ServerCore
-from mpserve.serving.statistics import Statistics
-from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.serving.extensions.statistics import Statistics
+from mpserve.serving.inference.answered import answered
+from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.cases import each
 from tests.formats import BINARY, FORMATS, PLAIN, Format, Headers

@@ -11,10 +11,10 @@ import numpy as np
 
 from mpserve.protocol.codec import Encoded
 from mpserve.protocol.messages import InferOutput, InferResponse
-from mpserve.serving.answered import answered
-from mpserve.serving.core import ServerCore
-from mpserve.serving.model import Model
-from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.serving.inference.answered import answered
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.cases import each
 from tests.formats import FORMATS, Format

@@ -7,9 +7,9 @@ from mpserve.errors import InferenceError, MPServeError
 from mpserve.http.responses import JSON_ONLY, Answer, Headers, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol.codec import JSON, Encoded
-from mpserve.serving.faults import report
-from mpserve.serving.inference import InferenceRequest
-from mpserve.serving.stream import ModelStream
+from mpserve.serving.execution.stream import ModelStream
+from mpserve.serving.inference.request import InferenceRequest
+from mpserve.serving.models.faults import report
 
 FRAMING = ("content-length", "transfer-encoding")
 """Headers that are the server's alone to set."""

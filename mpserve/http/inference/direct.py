@@ -12,10 +12,10 @@ from mpserve.http.requests import RawHeaders
 from mpserve.http.responses import JSON_ONLY, Answer, error_answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol.codec import JSON, Encoded
-from mpserve.serving.core import ServerCore
-from mpserve.serving.inference import InferenceRequest, begin
-from mpserve.serving.spans import NANO
-from mpserve.serving.stream import ModelStream
+from mpserve.serving.execution.stream import ModelStream
+from mpserve.serving.inference.request import InferenceRequest, begin
+from mpserve.serving.models.spans import NANO
+from mpserve.serving.repository.core import ServerCore
 
 Send = Callable[[Answer | StreamedAnswer, bytes], object]
 """Takes an answer and the id of its request."""

@@ -8,11 +8,11 @@ from mpserve.http.inference.routes import InferenceRoute, InferenceRoutes
 from mpserve.http.requests import read_headers, receive_body
 from mpserve.http.responses import Answer, error_answer, failure_answer
 from mpserve.http.streaming import StreamedAnswer
-from mpserve.logging import request_id
 from mpserve.protocol.codec import Encoded
-from mpserve.serving.answered import answered
-from mpserve.serving.core import ServerCore
-from mpserve.serving.request_head import RequestHead
+from mpserve.serving.inference.answered import answered
+from mpserve.serving.inference.request_head import RequestHead
+from mpserve.serving.repository.core import ServerCore
+from mpserve.telemetry.logging import request_id
 
 
 class Endpoint:

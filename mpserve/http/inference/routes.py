@@ -8,17 +8,17 @@ from collections import defaultdict
 from enum import Enum
 from typing import NamedTuple
 
+from mpserve.config.settings import Settings
 from mpserve.http.request_log import RequestLog
 from mpserve.http.requests import RawHeaders, read_headers
-from mpserve.logging import accepted_id
 from mpserve.protocol.cloudevents import is_event
 from mpserve.protocol.codec import Codec
 from mpserve.protocol.generate import GenerateCodec, GenerateStreamCodec
-from mpserve.protocol.v1 import is_json
-from mpserve.protocol.v1_codec import CloudEventCodec, V1Codec
-from mpserve.protocol.v2 import V2Codec
-from mpserve.serving.request_head import RequestHead
-from mpserve.settings import Settings
+from mpserve.protocol.v1.body import is_json
+from mpserve.protocol.v1.codec import CloudEventCodec, V1Codec
+from mpserve.protocol.v2.codec import V2Codec
+from mpserve.serving.inference.request_head import RequestHead
+from mpserve.telemetry.logging import accepted_id
 
 BINARY_HEADER = "inference-header-content-length"
 

@@ -8,7 +8,7 @@ from mpserve.http.server.heads import Heads
 from mpserve.http.server.limits import Limits
 from mpserve.http.server.response_head import usual_head
 from mpserve.http.server.routes import ASGIApp, DirectRoutes, Rebalancer
-from mpserve.scoreboard import Row
+from mpserve.state.scoreboard import Row
 
 
 class OpenConnection(Protocol):

@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError, Message
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.datatypes import Array
-from mpserve.protocol.documents import MAX_SHOWN
-from mpserve.protocol.elements import check_shape, show_shape
+from mpserve.protocol.json.documents import MAX_SHOWN
+from mpserve.protocol.json.elements import check_shape, show_shape
 from mpserve.protocol.protobuf import contents, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters

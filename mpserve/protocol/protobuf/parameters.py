@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol.documents import MAX_SHOWN
+from mpserve.protocol.json.documents import MAX_SHOWN
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.tensors import Parameters
 

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from mpserve.errors import InvalidInput
 from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import FIXED, LITTLE, MAX_RANK, Array
-from mpserve.protocol.elements import check_shape
+from mpserve.protocol.json.elements import check_shape
 from mpserve.protocol.protobuf import contents, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.tensors import NamedArray, RequestedOutput

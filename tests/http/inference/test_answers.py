@@ -9,8 +9,8 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
-from mpserve.serving.model import Model
-from mpserve.serving.tensors import Tensor, TensorModel
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.tensors import Tensor, TensorModel
 from tests.asgi import ask, predict, serving
 from tests.cases import each
 from tests.error_table import tensor, v2
@@ -69,7 +69,7 @@ def test_a_header_that_could_end_the_head_or_cannot_be_written_is_the_models_fau
     assert answer.status_code == 500
     assert "the model set the response header" in answer.json()["error"]
     assert "set-cookie" not in answer.headers
-    assert [record.name for record in caplog.records] == ["mpserve.serving.faults"]
+    assert [record.name for record in caplog.records] == ["mpserve.serving.models.faults"]
 
 
 class Double(TensorModel):

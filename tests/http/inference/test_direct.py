@@ -16,11 +16,11 @@ from mpserve.http.inference.routes import InferenceRoutes
 from mpserve.http.request_log import RequestLog
 from mpserve.http.responses import JSON_ONLY, Answer
 from mpserve.http.streaming import StreamedAnswer
-from mpserve.logging import request_id
-from mpserve.metrics import metrics
-from mpserve.serving.inference import InferenceRequest
-from mpserve.serving.model import Model
-from mpserve.serving.request_head import Status
+from mpserve.serving.inference.request import InferenceRequest
+from mpserve.serving.inference.request_head import Status
+from mpserve.serving.models.model import Model
+from mpserve.telemetry.logging import request_id
+from mpserve.telemetry.metrics import metrics
 from tests.asgi import loaded
 from tests.cases import each
 from tests.error_table import CASES, GOOD, PREPARATION

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from mpserve.serving.model import Model
+from mpserve.serving.models.model import Model
 from tests.asgi import ask, predict, serving
 from tests.cases import each
 from tests.error_table import CASES, GOOD, MAX_BODY_SIZE, PREPARATION, tensor, v1, v2
@@ -137,4 +137,7 @@ def test_a_failure_names_its_request_in_the_log(caplog: Any) -> None:
     model = faulty.Raising()
     assert predict(model, ["error"], headers={"x-request-id": "mine"}).status_code == 500
     [record] = [record for record in caplog.records if record.exc_info]
-    assert (record.name, record.getMessage()) == ("mpserve.serving.faults", "the model failed: RuntimeError : boom")
+    assert (record.name, record.getMessage()) == (
+        "mpserve.serving.models.faults",
+        "the model failed: RuntimeError : boom",
+    )

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
+from mpserve.config.settings import Settings
 from mpserve.http.inference import routes
 from mpserve.http.inference.routes import Codecs, Format, InferenceRoutes
 from mpserve.http.request_log import RequestLog
 from mpserve.protocol.generate import GenerateCodec, GenerateStreamCodec
-from mpserve.protocol.v1_codec import CloudEventCodec, V1Codec
-from mpserve.protocol.v2 import V2Codec
-from mpserve.settings import Settings
+from mpserve.protocol.v1.codec import CloudEventCodec, V1Codec
+from mpserve.protocol.v2.codec import V2Codec
 from tests.cases import each
 
 

@@ -1,0 +1,250 @@
+"""What an option is: declared once as a dataclass field, and from there a flag, an environment variable and a line of docs.
+
+This module knows how options are written, read and checked. It must not know which options there are, nor what they do:
+that is for ``mpserve.config.settings``.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from mpserve.errors import ConfigurationError
+
+T = TypeVar("T")
+
+BOOLEANS: Mapping[str, bool] = {  # the kserve SDK's strtobool
+    **dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True),
+    **dict.fromkeys(("n", "no", "f", "false", "off", "0"), False),
+}
+_SIZE_UNITS = {prefix: power for power, prefix in enumerate(("", "k", "m", "g", "t"))}
+
+
+def boolean(text: str) -> bool:
+    """Read a truth value as the kserve SDK does. Raises ValueError."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError(text)
+    return BOOLEANS[text.lower()]
+
+
+def byte_size(text: str) -> int:
+    """Read a number of bytes: ``1000``, ``64MiB`` or ``64Mi`` (powers of 1024), ``1GB`` or ``1G`` (powers of 1000).
+
+    Raises ValueError.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or (match[3] and not match[2]):
+        raise ValueError(text)
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** _SIZE_UNITS[match[2]])
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError(text)
+    return text
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A sort of value: its Python type, how to say what is expected, and how to read it (ValueError when it cannot be)."""
+
+    type: type
+    expected: str
+    read: Callable[[str], object]
+
+
+TEXT = Kind(str, "a text that is not empty", _text)
+CHOICE = Kind(str, "one of", str.lower)
+WHOLE = Kind(int, "a whole number", int)
+NUMBER = Kind(float, "a number", float)
+SWITCH = Kind(bool, "true or false", boolean)
+BYTES = Kind(int, "a number of bytes such as 1048576 or 64MiB", byte_size)
+
+_KIND_OF_DEFAULT = {str: TEXT, int: WHOLE, float: NUMBER, bool: SWITCH, type(None): TEXT}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, as declared. ``flag`` is the canonical spelling (None: no flag), ``env`` the variables, first found wins."""
+
+    name: str
+    default: object
+    kind: Kind
+    group: str
+    help: str
+    flag: str | None = ""
+    env: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    minimum: float = -math.inf
+    maximum: float = math.inf
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The flag as declared, then the same with dashes or underscores throughout."""
+        if self.flag is None:
+            return ()
+        body = self.flag[2:]
+        return tuple(dict.fromkeys((self.flag, f"--{body.replace('_', '-')}", f"--{body.replace('-', '_')}")))
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        if self.choices:
+            return f"{self.kind.expected} {', '.join(self.choices)}"
+        if math.isfinite(self.maximum):
+            return f"{self.kind.expected} from {self.minimum:g} to {self.maximum:g}"
+        return f"{self.kind.expected}, at least {self.minimum:g}" if math.isfinite(self.minimum) else self.kind.expected
+
+    def check(self, value: object) -> object:
+        """Return the value in the option's type, read from text if it is one. Raises ConfigurationError."""
+        try:
+            return self._read(value)
+        except (ValueError, OverflowError):
+            names = ", ".join(filter(None, (self.flag, *self.env)))
+            raise ConfigurationError(f"{self.name} ({names}): got {value!r}, expected {self.expected}") from None
+
+    def _read(self, value: object) -> object:
+        if value is None and self.default is None:
+            return None
+        if isinstance(value, (str, os.PathLike)):
+            value = self.kind.read(os.fspath(value))
+        elif self.kind.type is float and type(value) is int:
+            value = float(value)
+        # Not isinstance: True is an int, and nobody means port 1 by it.
+        if type(value) is not self.kind.type or (self.choices and value not in self.choices):
+            raise ValueError
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and self.minimum <= value <= self.maximum):
+            raise ValueError
+        return value
+
+
+def option(
+    default: T,
+    group: str,
+    help: str,
+    *,
+    flag: str | None = "",
+    env: tuple[str, ...] = (),
+    choices: tuple[str, ...] = (),
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    kind: Kind | None = None,
+) -> T:
+    """Declare a dataclass field as an option.
+
+    ``flag`` is ``--<name>`` unless it is spelt otherwise, and None for the one word that needs no flag; ``env`` names
+    environment variables that are read after ``MPSERVE_<NAME>``; ``kind`` is inferred from the default.
+    """
+    kind = kind or (CHOICE if choices else _KIND_OF_DEFAULT[type(default)])
+    declared = Option("", default, kind, group, help, flag, env, choices, minimum, maximum)
+    field: T = dataclasses.field(default=default, metadata={"option": declared})
+    return field
+
+
+def options_of(declaring: type) -> tuple[Option, ...]:
+    """The options that a dataclass declares, in order, each with its flag and its own variable."""
+    return tuple(_named(field.name, field.metadata["option"]) for field in dataclasses.fields(declaring))
+
+
+def _named(name: str, declared: Option) -> Option:
+    flag = f"--{name}" if declared.flag == "" else declared.flag
+    return dataclasses.replace(declared, name=name, flag=flag, env=(f"MPSERVE_{name.upper()}", *declared.env))
+
+
+def read_environment(options: Iterable[Option], environ: Mapping[str, str]) -> dict[str, str]:
+    """The options that the environment sets, unread. A variable that is empty counts as not set."""
+    found = {option.name: next(filter(None, map(environ.get, option.env)), None) for option in options}
+    return {name: text for name, text in found.items() if text is not None}
+
+
+class Words(NamedTuple):
+    """A command line taken apart; ``positionals`` belong to no flag, ``unknown`` are flags not known and their values."""
+
+    given: dict[str, str]
+    positionals: list[str]
+    unknown: list[str]
+
+
+def read_words(options: Iterable[Option], argv: Sequence[str]) -> Words:
+    """Take a command line apart.
+
+    argparse is not used for it, since it would take the value of a flag that it does not know for the positional:
+    here the word after an unknown flag is that flag's, and the word after a switch is the switch's only if it says yes or no.
+    Raises ConfigurationError for a flag whose value is missing.
+    """
+    flags = {spelling: option for option in options for spelling in option.spellings}
+    result = Words({}, [], [])
+    words = deque(argv)
+    while words:
+        word = words.popleft()
+        flag, equals, value = word.partition("=")
+        if word == "--":
+            result.positionals.extend(words)
+            break
+        if not _is_flag(word):
+            result.positionals.append(word)
+        elif flag in flags:
+            result.given[flags[flag].name] = value if equals else _value_of(flag, flags[flag], words)
+        else:
+            result.unknown.append(word)
+            if not equals and words and not _is_flag(words[0]):
+                result.unknown.append(words.popleft())
+    return result
+
+
+def _is_flag(word: str) -> bool:
+    return re.match(r"-(?![0-9.]|$)", word) is not None
+
+
+def _value_of(flag: str, option: Option, words: deque[str]) -> str:
+    if option.kind is SWITCH:
+        return words.popleft() if words and words[0].lower() in BOOLEANS else "true"
+    if not words or _is_flag(words[0]):
+        raise ConfigurationError(f"{flag}: got no value, expected {option.expected}")
+    return words.popleft()
+
+
+def build_parser(options: Iterable[Option]) -> argparse.ArgumentParser:
+    """An argparse parser of the options, with their defaults and types, for help texts and as a parent of others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    groups: dict[str, Any] = {}
+    for option in options:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        details: dict[str, Any] = {"default": option.default, "type": option.kind.read, "help": _help(option)}
+        if option.choices:
+            details["choices"] = option.choices
+        if option.flag is None:
+            details |= {"nargs": "?", "metavar": option.name.upper()}
+        elif option.kind is SWITCH:
+            details |= {"nargs": "?", "const": True, "metavar": "BOOL"}
+        groups[option.group].add_argument(*(option.spellings or (option.name,)), **details)
+    return parser
+
+
+def _help(option: Option) -> str:
+    notes = [] if option.default is None else [f"default: {str(option.default).lower()}"]
+    notes += [f"env: {', '.join(option.env)}"] if option.env else []
+    # argparse formats its help texts with %.
+    return (f"{option.help} ({'; '.join(notes)})" if notes else option.help).replace("%", "%%")
+
+
+def markdown(options: Iterable[Option]) -> str:
+    """The options as Markdown: a heading and a table for each group."""
+    lines: list[str] = []
+    group = None
+    for option in options:
+        if option.group != group:
+            group = option.group
+            lines += ["", f"## {group}", "", "| Flag | Environment | Default | Meaning |", "|---|---|---|---|"]
+        flag = f"`{option.flag}`" if option.flag else f"`{option.name.upper()}` (a word, no flag)"
+        env = ", ".join(f"`{name}`" for name in option.env)
+        default = "" if option.default is None else f"`{str(option.default).lower()}`"
+        choices = f" One of {', '.join(f'`{choice}`' for choice in option.choices)}." if option.choices else ""
+        lines.append(f"| {flag} | {env} | {default} | {option.help}.{choices} |")
+    return "\n".join(lines[1:]) + "\n"

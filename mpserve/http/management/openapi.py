@@ -1,0 +1,139 @@
+"""``GET /openapi.json`` and ``GET /docs``: what is served, for programs and for people.
+
+The document is made when it is asked for: what all routes have in common is in ``operations.py`` and ``openapi.json``,
+and models, which come and go, add their own inputs and outputs.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from starlette.requests import Request
+from starlette.routing import Route
+
+from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operation
+from mpserve.http.management.schemas import declared, infer_request, infer_response, predict_request
+from mpserve.http.responses import Answer, json_answer
+from mpserve.serving.execution.model_instance import Served
+from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.repository.core import ServerCore
+from mpserve.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+
+PREDICT, INFER = "/v1/models/{model}:predict", "/v2/models/{model}/infer"
+
+PAGE_POLICY = (
+    b"default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:;"
+    b" base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page has its script and style inside, and speaks to this server alone."""
+
+
+class OpenApi:
+    """The routes over one ``ServerCore``."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self.core = core
+
+    async def document(self, request: Request) -> Answer:
+        """``GET /openapi.json``: every route of ours that is there, and those of each loaded model with its schemas."""
+        routes = [route for route in request.app.routes if isinstance(route, Route)]
+        there = (f"{method} {route.path_format}" for route in routes for method in route.methods or ())
+        document = described(there)
+        for name, group in list(self.core.served.items()):
+            place = quote(name, safe="")
+            document["paths"] |= await self._paths_of(group.newest, place, with_v1=True)
+            for served in group if len(group.versions) > 1 else ():
+                version = quote(served.model.version, safe="")
+                document["paths"] |= await self._paths_of(served, f"{place}/versions/{version}", with_v1=False)
+        return json_answer(document)
+
+    async def page(self, request: Request) -> Answer:
+        """``GET /docs``: the document for people, with a form to try each route. It loads nothing from elsewhere."""
+        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", PAGE_POLICY)]
+        return Answer(200, headers, _file("docs.html"))
+
+    async def _paths_of(self, served: Served, place: str, with_v1: bool) -> Document:
+        """The routes of one version of a model, which is at ``place`` in paths; none if it does not say what it takes."""
+        try:
+            inputs, outputs = map(declared, await self.core.describe(served))
+        except Exception:  # the model's own code, or what it gave
+            logger.warning("the inputs of model %s are left out of /openapi.json", served.model.name, exc_info=True)
+            return {}
+        if not inputs:
+            return {}
+        paths = _of_model(INFER, place, infer_request(inputs), infer_response(outputs))
+        if with_v1 and isinstance(served.model, TensorModel) and all(tensor.shape for tensor in inputs):
+            paths |= _of_model(PREDICT, place, predict_request(inputs), {})
+        return paths
+
+
+def described(routes: Iterable[str]) -> Document:
+    """The document of these routes, each given as its method and path; a user's own are left out."""
+    document: Document = orjson.loads(_file("openapi.json"))
+    document["info"]["version"] = VERSION
+    document["components"]["responses"] = {
+        str(status): _response(why, {JSON: "Error"}) for status, why in FAULTS.items()
+    }
+    paths: Document = {}
+    for route in routes:
+        if route in OPERATIONS:
+            method, path = route.split(" ")
+            paths.setdefault(path, {})[method.lower()] = _operation(path, OPERATIONS[route])
+    return document | {"paths": paths}
+
+
+@cache
+def _file(name: str) -> bytes:
+    return files(__package__).joinpath(name).read_bytes()
+
+
+def _operation(path: str, row: Operation) -> Document:
+    parameters = re.findall(r"{(\w+)}", path)
+    operation: Document = {
+        "tags": [{"v1": "V1", "v2": "V2"}.get(path.split("/")[1], "Server")],
+        "summary": row.summary,
+        "parameters": [_reference("parameters", name) for name in (*parameters, *row.request_headers)],
+        "responses": {
+            "200": _response("Success", row.answers, row.response_headers),
+            **{str(status): _reference("responses", str(status)) for status in row.faults},
+        },
+    }
+    if row.takes:
+        operation["parameters"].append(_reference("parameters", "Content-Encoding"))
+        operation["requestBody"] = {"content": _content(row.takes)}
+    return operation
+
+
+def _of_model(template: str, place: str, request: Document, response: Document) -> Document:
+    """The path of a route for one model, whose JSON has these schemas."""
+    path = template.replace("{model}", place)
+    operation = _operation(path, OPERATIONS[f"POST {template}"])
+    operation["tags"] = ["Models"]
+    operation["requestBody"]["content"][JSON]["schema"] = request
+    operation["responses"]["200"]["content"][JSON]["schema"] = response
+    return {path: {"post": operation}}
+
+
+def _response(description: str, content: Mapping[str, str], headers: Iterable[str] = ()) -> Document:
+    return {
+        "description": description,
+        "headers": {name: _reference("headers", name) for name in ("x-request-id", *headers)},
+        "content": _content(content),
+    }
+
+
+def _content(schemas: Mapping[str, str]) -> Document:
+    return {media_type: {"schema": _reference("schemas", name)} for media_type, name in schemas.items()}
+
+
+def _reference(kind: str, name: str) -> Document:
+    return {"$ref": f"#/components/{kind}/{name}"}

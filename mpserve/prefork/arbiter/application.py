@@ -1,0 +1,197 @@
+"""The arbiter's beginning: options become gunicorn's settings, the user's code is preloaded, gunicorn takes over.
+
+Importing this brings neither torch nor numpy nor Starlette; what serves is imported when gunicorn asks for the
+application.
+"""
+
+import atexit
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gunicorn.app.base import Application
+from gunicorn.util import is_ipv6
+
+from mpserve.config.settings import Settings
+from mpserve.errors import ConfigurationError, MPServeError
+from mpserve.prefork.arbiter import process_exit as ending
+from mpserve.prefork.arbiter import torch_cuda
+from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE
+from mpserve.telemetry.logging import dict_config
+
+if TYPE_CHECKING:
+    from mpserve.serving.repository.loader import ModelSource  # which brings numpy
+
+logger = logging.getLogger(__name__)
+
+Find = Callable[[], Sequence["ModelSource"]]
+Around = Callable[[Any], Any]
+"""Puts an ASGI application within another."""
+
+SHARED_MEMORY = "/dev/shm"
+
+
+def gunicorn_options(settings: Settings) -> dict[str, Any]:
+    """The gunicorn settings that say what our options say; all others are left to gunicorn's defaults and the user."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    options: dict[str, Any] = {
+        "bind": [f"{host}:{settings.http_port}"],
+        "workers": settings.workers,
+        "worker_class": "mpserve.prefork.worker.gunicorn_worker.Worker",
+        "preload_app": True,
+        "timeout": settings.timeout,
+        "graceful_timeout": settings.graceful_timeout,
+        "keepalive": settings.timeout_keep_alive,
+        "certfile": settings.ssl_certfile,
+        "keyfile": settings.ssl_keyfile,
+        "proc_name": "mpserve",
+        # One file per user by default, so that a second server takes it from the first; and a thread in the arbiter.
+        "control_socket_disable": True,
+        "errorlog": None,  # logconfig_dict says where the lines go
+        "loglevel": settings.log_level,
+        "logconfig_dict": dict_config(settings),
+        "wsgi_app": "mpserve.gunicorn_config:app()",
+    }
+    if os.access(SHARED_MEMORY, os.W_OK):
+        options["worker_tmp_dir"] = SHARED_MEMORY  # a heartbeat must never wait for a disk
+    return options
+
+
+class ServerApplication(Application):  # type: ignore[misc]
+    """gunicorn, configured by our options and not its command line; ``GUNICORN_CMD_ARGS`` still has the last word."""
+
+    def __init__(self, settings: Settings, find: Find, around: Around | None) -> None:
+        self.settings = settings
+        self.find = find
+        self.around = around
+        super().__init__(prog="mpserve")
+
+    def load_config(self) -> None:
+        for name, value in gunicorn_options(self.settings).items():
+            self.cfg.set(name, value)
+        arguments = self.cfg.parser().parse_args(self.cfg.get_cmd_args_from_env())
+        if arguments.config:
+            self.load_config_from_file(arguments.config)
+        for name, value in vars(arguments).items():
+            if value is not None and name != "args":
+                self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return make_app_or_end(self.settings, self.find, self.around)
+
+    def run(self) -> None:
+        """Serve until told to end.
+
+        Returns in the arbiter, once it has ended well. A worker never comes back here: it would run the caller's
+        ``finally`` blocks and close what the arbiter has opened.
+        """
+        arbiter = os.getpid()
+        self._try_addresses()
+        self._try_files()
+        try:
+            super().run()
+        except SystemExit as end:
+            if os.getpid() != arbiter:
+                atexit._run_exitfuncs()
+                os._exit(1)
+            if end.code not in (0, None):
+                raise
+
+    def _try_addresses(self) -> None:
+        """End before minutes of preloading if the server could not listen; gunicorn would say so after, 11 times."""
+        if UPGRADE in os.environ or SYSTEMD in os.environ:  # it inherits its sockets
+            return
+        for host, port in (address for address in self.cfg.address if isinstance(address, tuple)):
+            with socket.socket(socket.AF_INET6 if is_ipv6(host) else socket.AF_INET) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    trial.bind((host, port))
+                except OSError as error:
+                    reason = f"cannot listen on {host} port {port} (--host, --http_port): {error.strerror}"
+                    _end(self.settings, reason)
+
+    def _try_files(self) -> None:
+        """The same for files that gunicorn names in a ValueError, behind its own frames."""
+        for name in ("certfile", "keyfile"):
+            path = getattr(self.cfg, name)
+            if path and not Path(path).is_file():
+                _end(self.settings, f"there is no file {path} (--ssl_{name})")
+
+
+class _Preload:
+    running = False
+
+
+def make_app(settings: Settings, find: Find, around: Around | None = None) -> Any:
+    """Preload the models and build the ASGI application over them, within what ``around`` puts around it.
+
+    Raises:
+        ConfigurationError: gunicorn was given a worker class that cannot serve it, or what a transformer needs is missing.
+        MPServeError: a model could not be found, constructed or preloaded.
+    """
+    from mpserve.http.app import build_app
+    from mpserve.prefork.arbiter.predictor_front import predictor
+    from mpserve.serving.repository.core import ServerCore
+
+    _refuse_another_worker()
+    core = ServerCore(settings, find, predictor(settings))
+    _Preload.running = True
+    try:
+        core.preload()
+    finally:
+        _Preload.running = False
+    app = build_app(core)
+    return app if around is None else around(app)
+
+
+def _refuse_another_worker() -> None:
+    """Other worker classes have no check of ours, and gunicorn has loaded its class before it asks for an application.
+
+    Without our configuration another ASGI worker is the user's choice: the lifespan loads the models there.
+    """
+    if "mpserve.prefork.worker.gunicorn_worker" in sys.modules or "gunicorn.workers.base" not in sys.modules:
+        return
+    if {"mpserve.gunicorn_config", "gunicorn.workers.sync", "gunicorn.workers.gthread"} & sys.modules.keys():
+        raise ConfigurationError(
+            "gunicorn runs another worker class than mpserve's: set no worker_class (-k) of your own, and let the "
+            "configuration begin with `from mpserve.gunicorn_config import *`, or use -c python:mpserve.gunicorn_config"
+        )
+
+
+def make_app_or_end(settings: Settings, find: Find, around: Around | None = None) -> Any:
+    """``make_app`` for a server that is nothing without it: what fails ends the process, in words."""
+    try:
+        return make_app(settings, find, around)
+    except MPServeError as error:
+        if error.__cause__ is not None:  # the user's code raised it; the words for the operator leave out where
+            logger.error("the model's code failed", exc_info=error.__cause__)
+        return _end(settings, str(error))
+
+
+def serve(settings: Settings, find: Find, around: Around | None = None) -> None:
+    """Preload the models that ``find`` gives and serve them with ``settings.workers`` workers, until told to end.
+
+    ``around`` puts the ASGI application within the user's own.
+
+    Raises:
+        ConfigurationError: called by code that is being imported to find a model in it.
+        SystemExit: the server ended with an error.
+    """
+    if _Preload.running:
+        raise ConfigurationError(
+            "this file starts a server while it is imported to find a model in it: put ModelServer(...).start([...]) "
+            'under `if __name__ == "__main__":`, or run the file as a script'
+        )
+    try:
+        ServerApplication(settings, find, around).run()
+    finally:
+        torch_cuda.disarm()
+
+
+def _end(settings: Settings, reason: str) -> NoReturn:
+    logger.error("%s", ending.last_words(settings.termination_log, reason))
+    sys.exit(1)

@@ -1,0 +1,287 @@
+"""The gunicorn worker class. What must be right is here and not in hooks, which a user's configuration may replace.
+
+gunicorn calls it at four moments, in this order:
+
+1. ``setup`` in the arbiter, when the class is named and before the user's code is preloaded;
+2. ``check_config`` in the arbiter, when the sockets are bound;
+3. ``__init__`` in the arbiter, right before each fork: the slot is given here;
+4. ``run`` in the worker, after ``post_fork``, the change of user and ``post_worker_init``.
+"""
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.config import Config as GunicornConfig
+from gunicorn.errors import HaltServer
+from gunicorn.workers.base import Worker as BaseWorker
+
+from mpserve.errors import ConfigurationError
+from mpserve.http.server.limits import Limits
+from mpserve.http.server.uvicorn import Application
+from mpserve.prefork.arbiter import forksafety, grpc_front, torch_cuda
+from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
+from mpserve.prefork.arbiter import process_exit as ending
+from mpserve.prefork.listener import listeners as door
+from mpserve.prefork.worker import devices, memory, threads
+from mpserve.prefork.worker.loading import LoadFailed
+from mpserve.prefork.worker.worker_server import Life, Terms
+from mpserve.serving.repository.core import ServerCore
+from mpserve.serving.repository.host import own_directory
+from mpserve.state.scoreboard import State, shared
+from mpserve.telemetry import metrics
+from mpserve.telemetry.logging import set_slot
+from mpserve.version import VERSION
+
+if TYPE_CHECKING:
+    from mpserve.http.inference.direct import DirectRoutes
+
+logger = logging.getLogger(__name__)
+
+WORKER_CLASS = "mpserve.prefork.worker.gunicorn_worker.Worker"
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class Worker(BaseWorker):  # type: ignore[misc]
+    """A gunicorn worker that serves models."""
+
+    @classmethod
+    def setup(cls) -> None:
+        """Prepare the arbiter for the user's code: shared memory, shared files, one native thread, no CUDA.
+
+        May be called again.
+
+        Raises:
+            ConfigurationError: a package is another inside than mpserve needs it to be.
+        """
+        gunicorn_arbiter.check()
+        shared()
+        metrics.configure()
+        _wish_directory()
+        threads.hold_to_one(os.environ)
+        torch_cuda.arm()
+        forksafety.watch_threads()
+        gunicorn_arbiter.spawn_without_pauses()
+
+    @staticmethod
+    def check_config(cfg: GunicornConfig, log: object) -> None:
+        """Refuse settings under which this worker cannot keep its promises.
+
+        Raises:
+            ConfigurationError: with the setting and how to mend it; gunicorn prints it and ends.
+        """
+        if not cfg.preload_app:
+            raise ConfigurationError(
+                "mpserve preloads models in the master: set preload_app = True (or drop the override)"
+            )
+        if cfg.reuse_port:
+            raise ConfigurationError(
+                "reuse_port sends connections to workers that are still loading: set reuse_port = False"
+            )
+        if cfg.timeout and cfg.timeout < 4:
+            raise ConfigurationError(f"timeout = {cfg.timeout} is too short for a heartbeat each second: use 4 or more")
+
+    def __init__(self, age: int, ppid: int, sockets: list[Any], app: Any, timeout: float, cfg: Any, log: Any) -> None:
+        super().__init__(age, ppid, sockets, app, timeout, cfg, log)
+        self.core = _core_of(app)
+        self.slot = _free_slot(_slots_taken())
+        try:
+            self.plan = devices.plan(self.core.settings.devices, devices.visible_accelerators(os.environ))
+        except ConfigurationError as reason:
+            raise self._halt(str(reason)) from reason
+        self.cpus = threads.available_cpus()
+        if not shared().ever_ready:
+            self._before_any_is_ready()
+        self._take_row()
+        try:
+            forksafety.refuse_accelerator()
+        except ConfigurationError as reason:
+            raise self._halt(str(reason)) from reason
+        forksafety.freeze()
+        forksafety.expect_fork()
+        ending.disinherit()
+
+    def _before_any_is_ready(self) -> None:
+        board = shared()
+        if board.row(0).state == State.EMPTY:
+            self._before_the_first()
+        elif any(row.state == State.LOADING and row.slot not in _slots_taken() for row in board.used()):
+            if board.stopping:
+                raise HaltServer(
+                    "A worker could not load its models; the reason is above.", gunicorn_arbiter.BOOT_ERROR
+                )
+            raise self._halt(
+                "A worker died while it loaded its models, before any worker was ready; its last lines are above."
+            )
+
+    def _before_the_first(self) -> None:
+        ending.announce_stop()
+        gunicorn_arbiter.halt_on_no_status()  # whoever forks the next worker decides, by the scoreboard
+        door.shut_until_ready(self.sockets, self.cfg.address)
+        self._hold_grpc_port()
+        logger.info(
+            "mpserve %s: %d worker(s), %s; %g CPU(s), %d native thread(s) each",
+            VERSION, self.cfg.workers, devices.describe(self.plan, self.cfg.workers), self.cpus, self._threads(),
+        )  # fmt: skip
+
+    def _hold_grpc_port(self) -> None:
+        # After USR2 the old server's workers have the port, and ours join them.
+        if door.UPGRADE in os.environ or not grpc_front.is_offered(self.core.settings):
+            return
+        try:
+            grpc_front.hold_port(self.core.settings)
+        except ConfigurationError as reason:
+            raise self._halt(f"{reason}; or serve no gRPC: --enable_grpc=no") from reason
+
+    def _take_row(self) -> None:
+        """Make the slot's row this worker's. Its counters of restarts and of failed loads stay."""
+        board = shared()
+        board.workers_wanted = self.cfg.workers
+        row = board.row(self.slot)
+        if row.state in (State.LOADING, State.READY):  # its last holder did not leave of its own will
+            row.restarts += 1
+        metrics.forget_live(self.slot)
+        row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = 0
+        row.age = self.age
+        row.state = State.LOADING
+
+    def _halt(self, reason: str) -> HaltServer:
+        return HaltServer(ending.last_words(self.core.settings.termination_log, reason), gunicorn_arbiter.BOOT_ERROR)
+
+    def _threads(self) -> int:
+        return threads.budget(self.cfg.workers, self.core.settings.threads, self.cpus)
+
+    def init_process(self) -> None:
+        """Begin as this slot's process, then as gunicorn's worker. The hook ``post_fork`` has run, no other has."""
+        shared().row(self.slot).pid = os.getpid()
+        set_slot(self.slot)
+        metrics.set_slot(self.slot)
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """Until the event loop runs, end at once on any signal to end; a stack dump for whatever kills the process."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for number in ENDING_SIGNALS:
+            signal.signal(number, self._end_before_loading)
+        signal.signal(signal.SIGUSR1, self.handle_usr1)
+        signal.siginterrupt(signal.SIGUSR1, False)
+        # gunicorn aborts a worker whose heartbeat stopped; this says where it was.
+        faulthandler.enable(all_threads=True)
+
+    def _end_before_loading(self, number: int, frame: object) -> None:
+        shared().row(self.slot).state = State.EXITED
+        ending.exit_with(0)
+
+    def run(self) -> None:
+        """Live as a worker; ends by SystemExit, so that gunicorn runs ``worker_exit``."""
+        device = devices.bind(devices.device_for(self.slot, self.plan), os.environ)
+        threads.release(self._threads(), os.environ)
+        memory.keep_freed()
+        row = shared().row(self.slot)
+        self.core.attach(shared(), row, device, threads.limit_this_thread, _wish_directory())
+        ending.exit_with(self._live())
+
+    def _live(self) -> int:
+        loop = _new_loop(self.core.settings.event_loop)
+        try:
+            asyncio.set_event_loop(loop)
+            listeners = [listener.sock for listener in self.sockets]
+            grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
+            http = self._application()
+            life = Life(self.core, http, listeners, self._limits(), self._routes(), self._terms(), grpc)
+            loop.run_until_complete(life.run())
+        except LoadFailed as failure:
+            if shared().ever_ready:
+                logger.error("%s. The worker ends; its successor will try again.", failure)
+            elif not shared().stopping:  # the first to fail speaks for all
+                shared().stopping = True
+                logger.error("%s. No worker has ever been ready, so the server ends.", failure)
+                ending.last_words(self.core.settings.termination_log, str(failure))
+            return 1
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+        return 0
+
+    def _routes(self) -> "DirectRoutes | None":
+        from mpserve.http.app import find_direct
+
+        return find_direct(self.wsgi) if self.core.settings.fast_lane else None
+
+    def _application(self) -> Application:
+        make_context = self._tls_context if self.cfg.is_ssl else None
+        return Application(self.wsgi, self.cfg.forwarded_allow_ips, self.cfg.ssl_options, make_context)
+
+    def _tls_context(self, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        context: ssl.SSLContext = self.cfg.ssl_context(self.cfg, default)  # gunicorn's hook, which a user may have set
+        return context
+
+    def _terms(self) -> Terms:
+        return Terms(
+            arbiter=self.ppid,
+            backlog=self.cfg.backlog,
+            max_requests=self.max_requests if self.cfg.max_requests else None,
+            graceful_timeout=float(self.cfg.graceful_timeout or 0),
+            beat=self.notify,
+        )
+
+    def _limits(self) -> Limits:
+        cfg = self.cfg
+        return Limits(
+            line=cfg.limit_request_line or sys.maxsize,
+            fields=cfg.limit_request_fields,
+            field_size=cfg.limit_request_field_size or sys.maxsize,
+            head_seconds=self.core.settings.header_timeout,
+            body_pause=self.core.settings.body_timeout,
+            idle_seconds=self.cfg.keepalive,
+            body=self.core.settings.max_body_size,
+        )
+
+
+def _core_of(app: Any) -> ServerCore:
+    # Starlette comes with it, which the arbiter needs only once there is an application.
+    from mpserve.http.app import find_core
+
+    core = find_core(app.wsgi())
+    if core is None:
+        raise HaltServer(
+            f"{WORKER_CLASS} serves applications made by mpserve.asgi_app([...]), and {app.wsgi()!r} is none; "
+            "middleware around one must keep it as its attribute `app`",
+            gunicorn_arbiter.APP_LOAD_ERROR,
+        )
+    return core
+
+
+@cache
+def _wish_directory() -> Path:
+    """Where all workers of this server read and write which models are wanted; made before any of them is forked."""
+    return own_directory()
+
+
+def _free_slot(taken: set[int]) -> int:
+    """The smallest number that is free."""
+    return min(set(range(len(taken) + 1)) - taken)
+
+
+def _slots_taken() -> set[int]:
+    """Derived from the workers that gunicorn knows, each time, so that no skipped hook and no race can make it wrong."""
+    return {worker.slot for worker in gunicorn_arbiter.workers()}
+
+
+def _new_loop(name: str) -> asyncio.AbstractEventLoop:
+    # A model that has imported nest_asyncio runs a loop within itself, which that can do to asyncio's alone.
+    if name == "asyncio" or (name == "auto" and "nest_asyncio" in sys.modules):
+        return asyncio.new_event_loop()
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

@@ -1,0 +1,186 @@
+"""The V1 protocol (TF-Serving style): request bodies to what a model's ``predict`` gets, and its results to bodies.
+
+Knows content types as words only: no HTTP, no routes, no status codes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol.codec import JSON
+from mpserve.protocol.datatypes import Array, NonFinite, json_values
+from mpserve.protocol.json import plain
+from mpserve.protocol.json.documents import parse_object
+from mpserve.protocol.json.numbers import Numbers
+from mpserve.protocol.messages import InferResponse
+
+# What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
+_JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
+_JSON_SPACE = b" \t\r\n"
+
+
+def decode_request(body: bytes, content_type: str | None, numbers: bool = False) -> dict[str, Any] | bytes:
+    """The payload of ``:predict`` and ``:explain``: a dict if the body is JSON by its content type, else the raw bytes.
+
+    Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON. A ``text/plain`` is JSON if it holds a
+    JSON object: ``fetch`` in a browser names every text so. With `numbers` the ``instances`` may be ``Numbers``.
+
+    Raises:
+        InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
+    """
+    if is_json(content_type):
+        return read_document(body, numbers)
+    if _media_type(content_type) == "text/plain" and body.lstrip(_JSON_SPACE).startswith(b"{"):
+        try:
+            document = _parsed(body, numbers)
+        except InvalidInput:
+            return body
+        return _checked(document)
+    return body
+
+
+def is_json(content_type: str | None) -> bool:
+    """Whether a body of this content type is JSON, whatever it holds."""
+    media_type = _media_type(content_type)
+    return media_type in _JSON_MEDIA_TYPES or media_type.endswith("+json")
+
+
+def _media_type(content_type: str | None) -> str:
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
+def read_document(body: bytes, numbers: bool) -> dict[str, Any]:
+    """As ``decode_request``, of a body that is JSON."""
+    return _checked(_parsed(body, numbers))
+
+
+def _parsed(body: bytes, numbers: bool) -> dict[str, Any]:
+    return parse_object(body, "instances" if numbers else "")
+
+
+def _checked(document: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(document.get("instances", []), list | Numbers):
+        raise InvalidInput('Expected "instances" to be a list')
+    return document
+
+
+def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[bytes, str | None]:
+    """A model's result as (body, content type).
+
+    str is text/plain, bytes are application/octet-stream, anything else is JSON: numpy arrays (of the machine's byte
+    order) and scalars, datetimes, dataclasses, and whatever has ``tolist``, such as torch tensors on any device. An
+    ``InferResponse`` becomes ``{"predictions": ...}``, see ``predictions``.
+
+    Raises:
+        InferenceError: None, a type that JSON has no form for, or, with `nonfinite` "error", a NaN or infinity
+            anywhere. The JSON writer makes the latter null, which "null" leaves so; otherwise, where the text holds a
+            null, which is rare, the result is searched for one.
+    """
+    if isinstance(result, bytes | bytearray | memoryview):
+        return bytes(result), "application/octet-stream"
+    if result is None:
+        raise InferenceError("the model returned None, expected a dict, list, str, bytes or InferResponse")
+    if isinstance(result, InferResponse):
+        result = predictions(result, nonfinite)
+    try:
+        if isinstance(result, str):
+            return result.encode(), "text/plain; charset=utf-8"
+        option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+        body = orjson.dumps(result, default=_plain, option=option)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise InferenceError(f"the model's result cannot be written as JSON: {error}") from error
+    if nonfinite == "error" and b"null" in body and _holds_non_finite(result):
+        raise InferenceError("the model's result holds NaN or infinity, which JSON cannot carry")
+    return body, JSON
+
+
+def write_plain(outputs: Sequence[tuple[str, str, Array]], nonfinite: NonFinite) -> bytes | None:
+    """The JSON of a response with this output (name, datatype, array).
+
+    None if it is not plain or one of several, or a value is none of JSON's, and that is not to be null.
+    """
+    if len(outputs) != 1:
+        return None
+    [(_, datatype, array)] = outputs
+    if array.dtype is not plain.WRITABLE.get(datatype):
+        return None
+    try:
+        values = orjson.dumps(array, None, orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:  # it takes neither strides nor an array of no dimensions
+        return None
+    return None if plain.NULL in values and nonfinite != "null" else b"".join((b'{"predictions":', values, b"}"))
+
+
+def encode_part(part: object) -> bytes:
+    """A part of a result that is streamed: text or bytes, as the SDK has it.
+
+    Raises:
+        InferenceError: it is neither.
+    """
+    if isinstance(part, str):
+        return part.encode(errors="replace")
+    if isinstance(part, bytes | bytearray | memoryview):
+        return bytes(part)
+    raise InferenceError(f"a part of the model's answer is of type {type(part).__name__}, expected str or bytes")
+
+
+def predictions(response: InferResponse, nonfinite: NonFinite = "error") -> dict[str, Any]:
+    """A V2 response in V1's form, as TF-Serving has it.
+
+    One output: its rows. Several that agree in the first dimension: one ``{"name": row, ...}`` per instance. Several
+    that do not: one ``{"name": values, ...}``.
+
+    Raises:
+        InferenceError: an output does not fit its declaration, or holds what JSON cannot carry.
+    """
+    arrays = {output.name: output.as_numpy() for output in response.outputs}
+    columns = {name: _values(name, array, nonfinite) for name, array in arrays.items()}
+    if len(columns) == 1:
+        return {"predictions": next(iter(columns.values()))}
+    lengths = {array.shape[:1] for array in arrays.values()}
+    if len(lengths) == 1 and lengths != {()}:
+        return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+    return {"predictions": columns}
+
+
+def _values(name: str, array: Array, nonfinite: NonFinite) -> Any:
+    try:
+        return json_values(array, nonfinite)
+    except ValueError as error:
+        raise InferenceError(f"output '{name}' {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """What the JSON writer cannot take by itself, one step nearer to what it can."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        try:
+            return value.numpy()
+        except TypeError:  # a datatype that numpy lacks: bfloat16
+            return value.tolist()
+    if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf" and not value.flags.c_contiguous:
+        return np.ascontiguousarray(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(type(value).__name__)
+
+
+def _holds_non_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_holds_non_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_non_finite, value))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return not bool(np.isfinite(value).all())
+    if hasattr(value, "tolist"):
+        return _holds_non_finite(value.tolist())
+    if dataclasses.is_dataclass(value):
+        return any(_holds_non_finite(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return False

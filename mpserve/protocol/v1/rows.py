@@ -1,0 +1,210 @@
+"""V1's instances as the tensors of a model that declares its inputs, or declares none.
+
+``instances`` is the rows of the one input, or a list of objects with one entry per input. Bytes are ``{"b64": ...}``, as
+TF-Serving has them. Knows no model: whether the tensors fit the declaration is told where those of every format are.
+
+Source: TensorFlow Serving's REST API, "Predict API", "Encoding binary values".
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mpserve.errors import InvalidInput
+from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow
+from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.json import plain
+from mpserve.protocol.json.elements import FP32_END
+from mpserve.protocol.json.numbers import UNSIGNED, Kind, Numbers
+from mpserve.protocol.tensors import NamedArray
+
+FEW = 16
+"""Elements up to which it costs less to look at each in Python than to watch a cast for overflow."""
+
+_READ_AS: dict[str, Kind] = {"f": "any", "i": "i", "u": "u"}
+_KINDS = {
+    datatype: "d" if datatype == "FP64" else _READ_AS[dtype.kind]
+    for datatype, dtype in FIXED.items()
+    if dtype.kind in _READ_AS
+}
+"""By datatype: as what its numbers are read; the shorter floats as what they are, lest a large integer be rounded twice."""
+
+_NUMBERS_OR_LISTS = frozenset({int, float, list})
+_UNNAMED = "0"
+
+
+def read_plain(declared: Sequence[Tensor], body: bytes) -> list[NamedArray] | None:
+    """The tensor in a body that is plainly the rows of one input; None if it has to be read as any other."""
+    array = _plain_rows(declared, body)
+    return None if array is None else [_named(declared, array)]
+
+
+def _named(declared: Sequence[Tensor], array: Array) -> NamedArray:
+    if declared:
+        return declared[0].name, declared[0].datatype, array
+    return _UNNAMED, datatype_of(array.dtype), array
+
+
+def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
+    """The tensors in a V1 document, whose instances may be ``Numbers``.
+
+    Raises:
+        InvalidInput: there are no instances, or they are not what is declared; the message names the input.
+    """
+    rows = document.get("instances", document.get("inputs")) if isinstance(document, dict) else None
+    if isinstance(rows, Numbers):
+        if len(declared) < 2 and (array := _of_numbers(declared, rows.array)) is not None:
+            return [_named(declared, array)]
+        rows = rows.to_list()
+    elif len(declared) < 2 and (array := _of_rows(declared, rows)) is not None:
+        return [_named(declared, array)]
+    if not isinstance(rows, list):
+        raise InvalidInput('expected a JSON object with a list of "instances"')
+    if rows and isinstance(rows[0], dict) and not _is_base64(rows[0]):
+        names = [tensor.name for tensor in declared] or list(rows[0])
+        if not names:
+            raise InvalidInput("expected each of the instances to be an object with one entry per input, got {}")
+        return [
+            _column(declared, index, name, [_field(row, name, names) for row in rows])
+            for index, name in enumerate(names)
+        ]
+    if len(declared) > 1:
+        expected = ", ".join(repr(tensor.name) for tensor in declared)
+        raise InvalidInput(f"expected each of the instances to be an object with {expected}")
+    return [_column(declared, 0, declared[0].name if declared else _UNNAMED, rows)]
+
+
+def _plain_rows(declared: Sequence[Tensor], body: bytes) -> Array | None:
+    if len(declared) > 1:
+        return None
+    if len(body) >= plain.FEW_BYTES:
+        return _of_numbers(declared, partial(plain.read_instances, body))
+    rows = plain.read_few_instances(body)
+    floats = plain.floats(rows, body.count(plain.POINT), declared[0].datatype if declared else "FP64")
+    return _of_rows(declared, rows) if floats is None else floats
+
+
+def _of_numbers(declared: Sequence[Tensor], read: Callable[[Kind], Array | None]) -> Array | None:
+    """The array of numbers that are read so; None if it takes a closer look at them to make it, or to say what is wrong."""
+    if not declared:
+        return read("any")
+    kind = _KINDS.get(declared[0].datatype)
+    array = None if kind is None else read(kind)
+    if array is None:
+        return None
+    dtype = FIXED[declared[0].datatype]
+    if dtype.kind in "iu":
+        try:
+            return narrow(array, declared[0].datatype)
+        except InvalidInput:
+            return None
+    return _as_floats(array, dtype)
+
+
+def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
+    """As ``_of_numbers``, of what may be a list of them."""
+    if type(rows) is not list or not rows:
+        return None
+    if type(rows[0]) not in _NUMBERS_OR_LISTS:
+        return None
+    try:
+        array = np.array(rows)
+    except (ValueError, OverflowError):
+        return None
+    kind = array.dtype.kind
+    if not declared:
+        return array if kind == "i" or (kind == "f" and array.size and array.max() < UNSIGNED) else None
+    dtype = FIXED.get(declared[0].datatype)
+    if dtype is None or dtype.kind != "f" or kind not in "iuf":
+        return None
+    return _as_floats(array, dtype)
+
+
+def _as_floats(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    """Finite numbers as a float dtype; None if it cannot hold one of them."""
+    if dtype.itemsize == 8 or (dtype.itemsize == 4 and (array.dtype.kind != "f" or _are_few_fp32(array))):
+        return array.astype(dtype, copy=False)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype, copy=False)
+    except FloatingPointError:
+        return None
+
+
+def _are_few_fp32(array: Array) -> bool:
+    """Whether there are few elements, and all within FP32. Not by their squares, of which numpy 2 warns if they overflow."""
+    if not 0 < array.size <= FEW:
+        return False
+    elements = array.ravel().tolist()
+    return bool(min(elements) > -FP32_END and max(elements) < FP32_END)
+
+
+def _field(row: Any, name: str, names: Sequence[str]) -> Any:
+    if not isinstance(row, dict) or name not in row:
+        raise InvalidInput(f"expected each of the instances to be an object with {', '.join(map(repr, names))}")
+    return row[name]
+
+
+def _column(declared: Sequence[Tensor], index: int, name: str, values: list[Any]) -> NamedArray:
+    """The values of one input in all instances, as an array of its declared datatype."""
+    shown = repr(name) if declared else str(index)
+    decoded = [_decoded(value) for value in values] if _holds_base64(values) else values
+    try:
+        array = np.array(decoded)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"input {shown}: expected instances of one shape, of numbers, booleans or strings"
+        ) from error
+    if array.dtype.kind == "f" and (not declared or declared[index].datatype == "UINT64"):
+        array = _unsigned(array, decoded)
+    if array.dtype.kind not in "biufUS":
+        got = _kinds(array.ravel().tolist())
+        raise InvalidInput(f"input {shown}: expected numbers, booleans or strings, got {got}")
+    if array.dtype.kind in "US":
+        if declared and declared[index].datatype != "BYTES":
+            raise InvalidInput(f"input {shown}: expected numbers for {declared[index].datatype}, got a string")
+        # numpy turns [1, "a"] into text, and its own text types cut trailing zeros off.
+        array = np.array(decoded, dtype=object)
+    try:
+        cast_array = cast(array, declared[index].datatype if declared else datatype_of(array.dtype))
+    except InvalidInput as error:
+        raise InvalidInput(f"input {shown}: {error}") from error
+    if cast_array.dtype.kind not in "biuO" and not np.isfinite(cast_array).all():
+        raise InvalidInput(f"input {shown}: a value is out of range for {datatype_of(cast_array.dtype)}")
+    return name, datatype_of(cast_array.dtype), cast_array
+
+
+def _unsigned(array: Array, values: list[Any]) -> Array:
+    """The array of these values, of integers also where some need 64 bits unsigned: numpy makes them floats."""
+    if not (array >= UNSIGNED).any():
+        return array
+    objects = np.array(values, dtype=object)
+    elements = objects.ravel().tolist()
+    return objects.astype(np.uint64) if set(map(type, elements)) == {int} and min(elements) >= 0 else array
+
+
+def _kinds(values: list[Any]) -> str:
+    names = {type(None): "null", dict: "an object", list: "a list"}
+    return " and ".join(sorted({names.get(type(value), type(value).__name__) for value in values}))
+
+
+def _holds_base64(values: list[Any]) -> bool:
+    return any(_is_base64(value) for value in values)
+
+
+def _is_base64(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"b64"}
+
+
+def _decoded(value: Any) -> Any:
+    """``{"b64": ...}``, TF-Serving's spelling of bytes in V1 JSON, decoded; anything else as it is."""
+    if not _is_base64(value):
+        return value
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise InvalidInput(f'"b64" holds no valid base64: {error}') from error

@@ -1,0 +1,81 @@
+"""Binary V2 requests and answers as nearly all of them are: JSON that tells of tensors of numbers, and their bytes behind it.
+
+Copies apart, the messages in between are half of the instructions that such a request takes to a model that does nothing. As
+in ``plain``, nothing here refuses anything: what is not plainly such is left to ``wire``, and what is taken means what it means
+there.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import orjson
+
+from mpserve.protocol.codec import Inputs
+from mpserve.protocol.datatypes import FIXED, LITTLE
+from mpserve.protocol.json.plain import NOT_PLAIN, checked, named_outputs
+from mpserve.protocol.tensors import NamedArray
+from mpserve.protocol.v2.wire import Encoded, dump
+
+RAW = {datatype: dtype for datatype, dtype in LITTLE.items() if datatype != "BOOL"}
+"""By datatype: as what its bytes are read. Of BOOL each byte has to be looked at."""
+
+WANTED = "binary_data_output"
+FIELDS = frozenset({"id", "inputs", "outputs", "parameters"})
+
+
+def read(body: bytes, length: int) -> Inputs | None:
+    """The request in a body whose first ``length`` bytes are JSON.
+
+    The arrays are views on the body. None if the request is not plain.
+    """
+    tensors: list[NamedArray] = []
+    at = length
+    try:
+        document = orjson.loads(memoryview(body)[:length])
+        parameters = document.get("parameters")
+        if parameters is not None and (len(parameters) != 1 or parameters[WANTED] is not True):
+            return None
+        for entry in document["inputs"]:
+            name, datatype, shape = entry["name"], entry["datatype"], entry["shape"]
+            size, dtype = entry["parameters"]["binary_data_size"], RAW[datatype]
+            if len(entry) != 4 or len(entry["parameters"]) != 1 or type(name) is not str or type(size) is not int:
+                return None
+            count = size // dtype.itemsize
+            array = np.frombuffer(body, dtype, count, at).reshape(checked(shape, count))
+            if not count or array.nbytes != size:
+                return None
+            tensors.append((name, datatype, array))
+            at += size
+        requested = named_outputs(document["outputs"]) if "outputs" in document else None
+        request_id = document.get("id")
+    except NOT_PLAIN:
+        return None
+    if not (request_id is None or type(request_id) is str) or not document.keys() <= FIELDS:
+        return None
+    if at != len(body) or not tensors or len({name for name, _, _ in tensors}) < len(tensors):
+        return None
+    return Inputs(tensors, request_id, requested, parameters)
+
+
+def write_response(
+    model_name: str | None, model_version: str | None, response_id: str | None, outputs: Sequence[NamedArray]
+) -> Encoded | None:
+    """The response with these outputs, all in binary; None if one is not plain."""
+    told = []
+    buffers: list[memoryview] = []
+    for name, datatype, array in outputs:
+        if array.dtype is not FIXED.get(datatype) or LITTLE[datatype] is not FIXED[datatype]:
+            return None
+        if not (array.size and array.flags.c_contiguous):
+            return None
+        parameters = {"binary_data_size": array.nbytes}
+        told.append({"name": name, "shape": array.shape, "datatype": datatype, "parameters": parameters})
+        buffers.append(array.data.cast("B"))
+    head: dict[str, object] = {"model_name": model_name}
+    if model_version is not None:
+        head["model_version"] = model_version
+    if response_id is not None:
+        head["id"] = response_id
+    head["outputs"] = told
+    json = dump(head)
+    return Encoded([json, *buffers], len(json)) if buffers else None

@@ -1,0 +1,154 @@
+"""V2 requests in JSON: one reader for all of them, which remembers how plain requests begin and end.
+
+Clients send the same name, datatype and shape again and again, and to read those of a small request costs more than to read
+its numbers. A request that begins and ends like an earlier one differs from it in its numbers alone. In case of doubt the
+request is read as a whole. What is not plain is read strictly, from the document that was parsed already.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import orjson
+from orjson import loads
+
+from mpserve.protocol.codec import Inputs
+from mpserve.protocol.datatypes import Array
+from mpserve.protocol.json import plain
+from mpserve.protocol.json.documents import as_object, parse_object
+from mpserve.protocol.json.numbers import has_more
+from mpserve.protocol.json.plain import KINDS, NOT_PLAIN, READ, Plain, narrowed
+from mpserve.protocol.messages import InferRequest
+from mpserve.protocol.tensors import RequestedOutput
+from mpserve.protocol.v2.wire import read_request
+
+try:
+    import simdjson
+except ImportError:  # there are no wheels for Python 3.14
+    simdjson = None
+
+DATA = b'"data":'
+KEY = re.compile(rb'"data"[ \t\n\r]*:')
+LIST = (b"[", b" [")
+"""How a list begins behind a key, as most clients write it."""
+E, U, L = b"eul"
+"""True and false are numbers to struct. Both have an ``e``, as few numbers have, and one of the other letters, as none has."""
+
+LONGEST = 512
+"""Bytes of a beginning, and of an end, that are remembered."""
+KNOWN = 1024
+"""Beginnings that are remembered. Those with something new in each (an id, say) push the others out."""
+
+SHORT = 64
+"""Numbers up to which Python objects cost less than simdjson."""
+MEDIUM = 16384
+"""Bytes of a body from which on to know the rest is not worth a copy of the numbers."""
+
+Numbers: TypeAlias = Callable[[bytes], Array]
+"""Reads what stands between a beginning and its end; raises one of ``NOT_PLAIN`` if that is not as many numbers as before."""
+
+Wanted = tuple[str, bool | None]
+"""An output that is named, and whether it is wanted as bytes; None: the request does not say so."""
+
+_known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[Wanted, ...]]] = {}
+"""By beginning and end: the id of the request, its input's name and datatype, what reads its numbers, and the outputs."""
+
+
+def read(body: bytes) -> Inputs:
+    """The V2 request in a body of nothing but JSON.
+
+    Raises:
+        InvalidInput: as ``wire.read_request``.
+    """
+    if len(body) > MEDIUM:
+        return _read_whole(body)
+    begin, _, rest = body.partition(DATA)
+    stop = rest.find(b"]") + 1
+    text, end = rest[:stop], rest[stop:]
+    known = _known.get((begin, end))
+    if known is None:
+        return _read_whole(body, begin, text, end)
+    request_id, name, datatype, numbers, wanted = known
+    try:
+        array = numbers(text)
+    except NOT_PLAIN:
+        return _read_whole(body)
+    return Inputs([(name, datatype, array)], request_id, _requested(wanted) if wanted else None)
+
+
+def _requested(wanted: tuple[Wanted, ...]) -> list[RequestedOutput]:
+    requested = []
+    for name, binary in wanted:
+        requested.append(RequestedOutput(name, None if binary is None else {plain.BINARY_DATA: binary}))
+    return requested
+
+
+def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes = b"") -> Inputs:
+    """As ``read``; how the body begins and ends, around the text of its first list, is remembered if it is plain."""
+    document: Any = None
+    if len(body) < plain.FEW_BYTES or simdjson is None:
+        try:
+            document = loads(body)
+        except orjson.JSONDecodeError:
+            document = parse_object(body)  # which says what is wrong
+        found = plain.in_document(document, body)
+    else:
+        found = plain.in_text(body)
+    if found is None:
+        document = parse_object(body, "data") if document is None else as_object(document)
+        return Inputs.of(InferRequest("", **read_request(document, None)))
+    if text.startswith(LIST):
+        _remember(begin, end, found)
+    return Inputs(*found)
+
+
+def _remember(begin: bytes, end: bytes, request: Plain) -> None:
+    """Remember the beginning and the end of a request of one input.
+
+    The input has the key of the data, and without an escape the key is written as such. It is neither in the beginning nor in
+    the end, so it is the one between them, and the list behind it is the input's data. A field that is there twice may hold
+    the key as well: the field that does not count.
+    """
+    [(name, datatype, array), *others], request_id, requested = request
+    if others or b"\\" in begin or b"\\" in end or KEY.search(begin) or KEY.search(end):
+        return
+    if len(begin) > LONGEST or len(end) > LONGEST:
+        return
+    if len(_known) >= KNOWN:
+        _known.clear()
+    numbers = (_few if array.size <= SHORT or simdjson is None else _many)(datatype, array)
+    wanted = tuple((output.name, output.binary_data) for output in requested)
+    _known[begin, end] = request_id, name, datatype, numbers, wanted
+
+
+def _few(datatype: str, like: Array) -> Numbers:
+    """For as many numbers as an array has, through Python objects."""
+    shape, size, dtype = like.shape, like.size, like.dtype
+    _, _, packers = KINDS[datatype]
+    write = packers[size]
+
+    def read(text: bytes) -> Array:
+        data = loads(text)
+        if len(data) != size or (E in text and (U in text or L in text)):
+            raise ValueError
+        array: Array = np.empty(shape, dtype)
+        write(array, 0, *data)
+        return array
+
+    return read
+
+
+def _many(datatype: str, like: Array) -> Numbers:
+    """As ``_few``, without Python objects."""
+    kind, dtype, _ = KINDS[datatype]
+    shape = like.shape
+
+    def read(text: bytes) -> Array:
+        # simdjson takes a byte order mark, of which JSON has none; and it flattens lists, whose brackets would be more.
+        if not text.startswith(LIST) or has_more(text, b"[", 1):
+            raise ValueError
+        flat = np.frombuffer(simdjson.Parser().parse(text).as_buffer(of_type=kind), READ[kind])
+        return narrowed(flat, dtype).reshape(shape)
+
+    return read

@@ -1,0 +1,304 @@
+"""Dynamic batching: the requests to one model that wait at the same moment are predicted together.
+
+A request whose arrays are known enters the queue, on the event loop. Whenever the model may run, the requests that can be
+joined go to it as one batch, up to ``max_batch_size`` rows; while it runs the next batch gathers. So the size adapts to the
+load, and an idle server adds no delay unless ``max_batch_delay`` asks for one. It knows no front end and no format.
+"""
+
+import asyncio
+import contextvars
+from collections import deque
+from functools import partial
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+
+from mpserve.config.settings import Settings
+from mpserve.errors import ConfigurationError, InvalidInput
+from mpserve.protocol.datatypes import Array
+from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.execution.batch import Batch, Batched
+from mpserve.serving.execution.executor import Executor, as_failure
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.spans import INPUT, NANO, QUEUE
+from mpserve.serving.models.tensors import TensorModel, answers_in_parts, is_async
+from mpserve.telemetry.metrics import Durations
+
+__all__ = ["Batched", "Batcher", "Joined", "Limits", "limits"]
+
+
+class Limits(NamedTuple):
+    """How a model's batches are formed: rows at most, seconds to wait for more, sizes that are not waited beyond."""
+
+    size: int
+    delay: float
+    preferred: frozenset[int]
+    pad_value: float | None
+
+
+def limits(model: Model, settings: Settings) -> Limits | None:
+    """What a model declares, or else the options where it can be batched; None: it is not.
+
+    Raises:
+        ConfigurationError: the model declares batches that cannot be.
+    """
+    declared: int | None = getattr(model, "max_batch_size", None)
+    if declared is None:
+        size = settings.max_batch_size if _obstacle(model) is None else 0
+    elif type(declared) is not int or declared < 0:
+        raise ConfigurationError(f"model {model.name}: max_batch_size is {declared!r}, expected a number of 0 or more")
+    elif declared and (obstacle := _obstacle(model)) is not None:
+        raise ConfigurationError(f"model {model.name} cannot have max_batch_size {declared}: {obstacle}")
+    else:
+        size = declared
+    if not size or not isinstance(model, TensorModel):
+        return None
+    delay = settings.max_batch_delay if model.max_batch_delay is None else model.max_batch_delay
+    if delay < 0:
+        raise ConfigurationError(f"model {model.name}: max_batch_delay is {delay}, expected seconds of 0 or more")
+    if any(not 0 < preferred <= size for preferred in model.preferred_batch_sizes):
+        raise ConfigurationError(
+            f"model {model.name}: preferred_batch_sizes are {list(model.preferred_batch_sizes)}, expected numbers from 1"
+            f" to max_batch_size, {size}"
+        )
+    return Limits(size, delay, frozenset(model.preferred_batch_sizes), model.pad_value)
+
+
+def _obstacle(model: Model) -> str | None:
+    """Why the model cannot be batched, in words."""
+    if not isinstance(model, TensorModel):
+        return "only a TensorModel, a TorchModel or a pair of functions can, since they speak arrays"
+    if answers_in_parts(model):
+        return "its predict is a generator, which answers one request at a time"
+    for tensor in (*model.inputs, *model.outputs):
+        if list(tensor.shape[:1]) != [-1]:
+            return f"{tensor.name!r} is declared with shape {list(tensor.shape)}, expected -1 as its first dimension"
+    return None
+
+
+class Joined:
+    """The stage of a request that waits for its batch, where the model has stages around its predict.
+
+    The arrays of its answer are its own: a model may use its arrays again in its next predict, and a stage comes behind.
+    """
+
+    __slots__ = ("_request", "begun", "context", "future", "kind", "rows", "value")
+
+    def __init__(self, arrays: list[Array], request: Any) -> None:
+        self.value = arrays
+        self.rows = 1
+        self.kind: object = None
+        self.begun = False
+        self.context = contextvars.copy_context()
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._request = request
+
+    @property
+    def mark(self) -> int:
+        mark: int = self._request.mark
+        return mark
+
+    def lap(self, span: int) -> int:
+        now: int = self._request.lap(span)
+        return now
+
+    def follow(self, batch: Batch, executions: int) -> None:
+        self._request.follow(batch, executions)
+
+    def complete(self, tensors: list[NamedArray]) -> dict[str, Array]:
+        return {name: array.copy() for name, _, array in tensors}
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def set_result(self, result: Any, /) -> None:
+        self.future.set_result(result)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self.future.set_exception(error)
+
+
+class Batcher:
+    """The queue of one model in a worker. All but ``Batch.run`` is on the event loop, so there is nothing to lock."""
+
+    def __init__(self, model: TensorModel, executor: Executor, limits: Limits, durations: Durations | None) -> None:
+        self.model = model
+        self.limits = limits
+        self.outputs: tuple[Tensor, ...] = ()
+        """What the model declares of its outputs."""
+        self._executor = executor
+        self._durations = durations
+        self._is_async = is_async(model)
+        self._idle = model.concurrency or 1
+        """How many more batches may run at the same time."""
+        self._queues: dict[object, deque[Batched]] = {}
+        self._is_called = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """Requests that wait, those included that were cancelled a moment ago."""
+        return sum(map(len, self._queues.values()))
+
+    async def join(self, arrays: list[Array], request: Any) -> Any:
+        """The predict stage of a request that has other stages: what the model returns for these arrays.
+
+        Raises:
+            InvalidInput: as ``enter``.
+            Exception: whatever the model raised for it.
+        """
+        joined = Joined(arrays, request)
+        self.enter(joined)
+        return await joined.future
+
+    def enter(self, member: Batched) -> None:
+        """Let a request join the queue, and tell it its outcome.
+
+        The model is run in the context of a batch's first member.
+
+        Raises:
+            InvalidInput: the arrays are no batch, or one that is too large.
+        """
+        arrays = member.value
+        if len(arrays) != 1 or not (shape := arrays[0].shape) or shape[0] > self.limits.size:
+            self._check(arrays)
+        member.rows = arrays[0].shape[0]
+        member.lap(INPUT)
+        kind = member.kind = self._kind(arrays)
+        queue = self._queues.get(kind)
+        if queue is None:
+            queue = self._queues[kind] = deque()
+        queue.append(member)
+        if self._idle and not self._is_called:
+            self._call()
+
+    def _check(self, arrays: list[Array]) -> None:
+        sizes = {array.shape[:1] for array in arrays}
+        if len(sizes) != 1 or () in sizes:
+            shapes = ", ".join(str(list(array.shape)) for array in arrays) or "none"
+            raise InvalidInput(
+                f"model {self.model.name} takes batches: expected inputs with one and the same first dimension, got {shapes}"
+            )
+        [[rows]] = sizes
+        if rows > self.limits.size:
+            raise InvalidInput(
+                f"model {self.model.name}: the batch has {rows} rows, expected at most {self.limits.size} (max_batch_size)"
+            )
+
+    def _kind(self, arrays: list[Array]) -> object:
+        """What is alike of requests that can be joined."""
+        if self.limits.pad_value is None:
+            if len(arrays) == 1:
+                return arrays[0].dtype, arrays[0].shape[1:]
+            return tuple([(array.dtype, array.shape[1:]) for array in arrays])
+        return tuple([(a.dtype, a.shape[1:] if a.dtype.kind == "O" else a.ndim) for a in arrays])
+
+    def _call(self) -> None:
+        """Look at the queue once what arrives in this turn of the loop is there."""
+        self._is_called = True
+        asyncio.get_running_loop().call_soon(self._form)
+
+    def _form(self) -> None:
+        self._is_called = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._idle and (members := self._due()):
+            self._begin(members)
+
+    def _due(self) -> list[Batched]:
+        """The next batch, taken from the queue: of those that wait for nothing more the one that has waited longest."""
+        due: list[Batched] = []
+        begun = None
+        for kind, queue in list(self._queues.items()):
+            members, full = self._candidates(queue)
+            if not members:
+                del self._queues[kind]
+            elif full or not self.limits.delay or self._wait(members[0]) <= 0:
+                if not due or members[0].mark < due[0].mark:
+                    due = members
+            elif begun is None or members[0].mark < begun.mark:
+                begun = members[0]
+        if due:
+            queue = self._queues[due[0].kind]
+            for _ in due:
+                queue.popleft()
+        elif begun is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._wait(begun), self._form)
+        return due
+
+    def _wait(self, first: Batched) -> float:
+        """Seconds for which a batch that begins with this member may still wait for others."""
+        return self.limits.delay - (perf_counter_ns() - first.mark) * NANO
+
+    def _candidates(self, queue: deque[Batched]) -> tuple[list[Batched], bool]:
+        """What would be the next batch of this queue, and whether there is no sense in waiting for more.
+
+        Those that were cancelled leave the queue here. The first that does not fit ends it, so that none is overtaken.
+        """
+        size, preferred = self.limits.size, self.limits.preferred
+        members: list[Batched] = []
+        rows = best = number = 0
+        full = False
+        gone = 0
+        for member in queue:
+            if member.done():
+                gone += 1
+                continue
+            if rows + member.rows > size:
+                full = True
+                break
+            members.append(member)
+            rows += member.rows
+            if rows in preferred:
+                best, number = rows, len(members)
+        if gone:
+            waiting = [member for member in queue if not member.done()]
+            queue.clear()
+            queue.extend(waiting)
+        if rows == size:
+            return members, True
+        return (members[:number], True) if best else (members, full)
+
+    def _begin(self, members: list[Batched]) -> None:
+        for member in members:
+            member.lap(QUEUE)
+            member.begun = True
+        batch = Batch(self.model, members, self.limits.pad_value, self.outputs)
+        self._idle -= 1
+        # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.
+        if self._is_async:
+            task = members[0].context.copy().run(asyncio.get_running_loop().create_task, batch.run_async())
+            task.add_done_callback(partial(self._settle, batch))
+        else:
+            future: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(partial(self._settle, batch))
+            self._executor.submit(members[0].context, batch.run, future)
+
+    def _settle(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
+        """Give each member its own outcome, unless it has gone, and let the next batch begin."""
+        self._idle += 1
+        if not self._is_called:
+            self._call()
+        seconds = batch.infer_ns * NANO
+        for members, outcomes in batch.outcomes:
+            executions = 1
+            for member, outcome in zip(members, outcomes, strict=True):
+                if member.done():  # cancelled: nobody waits for it
+                    continue
+                if self._durations is not None:
+                    self._durations.note(seconds)
+                member.follow(batch, executions)
+                if isinstance(outcome, Exception):
+                    member.set_exception(outcome)
+                else:
+                    member.set_result(outcome)
+                    executions = 0
+        if done.cancelled() or done.exception() is not None:
+            self._abandon(batch, done)
+
+    def _abandon(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
+        """Whatever cut the batch short, nobody may wait for ever."""
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        for member in batch.members:
+            if not member.done():
+                member.set_exception(as_failure(error or RuntimeError("the batch was not completed")))

@@ -1,0 +1,43 @@
+"""A model's configuration as Triton tells it (``extension_model_configuration.md``), drawn from what the model declares.
+
+Triton's clients read it to learn how to ask: perf_analyzer takes ``max_batch_size`` and the tensors from it. It knows no
+front end: a document has Triton's fields, for JSON and protobuf alike.
+"""
+
+from inspect import isasyncgenfunction, isgeneratorfunction
+from typing import Any
+
+from mpserve.protocol.datatypes import DATATYPES
+from mpserve.serving.models.model import Spec
+from mpserve.serving.repository.core import ServerCore
+
+BACKEND = "python"
+DATA_TYPES = {datatype: f"TYPE_{datatype}" for datatype in DATATYPES} | {"BYTES": "TYPE_STRING"}
+
+
+async def configuration(core: ServerCore, name: str, version: str | None) -> dict[str, Any]:
+    """The configuration of a model, or of one version of it.
+
+    Raises:
+        MPServeError: as ``ServerCore.find``.
+    """
+    served = core.find(name, version)
+    inputs, outputs = await core.describe(served)
+    predict = served.model.predict
+    batched = served.limits.size if served.limits is not None else 0
+    return {
+        "name": served.model.name,
+        "platform": served.model.platform,
+        "backend": BACKEND,
+        "max_batch_size": batched,
+        "input": [_tensor(spec, batched) for spec in inputs],
+        "output": [_tensor(spec, batched) for spec in outputs],
+        "model_transaction_policy": {"decoupled": isgeneratorfunction(predict) or isasyncgenfunction(predict)},
+    }
+
+
+def _tensor(spec: Spec, batched: int) -> dict[str, Any]:
+    """``dims`` of a model that is batched leave the batch out (Triton, ``model_configuration.md``, "Maximum Batch Size")."""
+    dims = list(spec.get("shape") or ())
+    data_type = DATA_TYPES.get(str(spec.get("datatype")), "TYPE_INVALID")
+    return {"name": spec.get("name"), "data_type": data_type, "dims": dims[1:] if batched else dims}

@@ -1,0 +1,93 @@
+"""The statistics of the server's models (Triton, ``extension_statistics.md``): counted by each worker, told for all.
+
+Triton counts in one process. Here the sum over all slots of the shared counters is the server's, whichever worker is asked,
+and includes what workers counted that are gone. A model that is loaded anew begins at zero, as Triton's does. It knows no
+front end: what it tells has Triton's fields, for JSON and protobuf alike.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+from mpserve.serving.execution import model_counters
+from mpserve.serving.execution.model_counters import ModelCounters
+from mpserve.serving.execution.model_instance import Served
+from mpserve.serving.repository.core import ServerCore
+from mpserve.state.counters import CELLS
+
+SPANS = {
+    "success": model_counters.SUCCESS_NS,
+    "queue": model_counters.QUEUE_NS,
+    "compute_input": model_counters.INPUT_NS,
+    "compute_infer": model_counters.INFER_NS,
+    "compute_output": model_counters.OUTPUT_NS,
+}
+"""The durations that each answered request adds to, with their cells."""
+
+NONE = {"count": 0, "ns": 0}
+
+
+def counters_of(core: ServerCore, served: Served) -> ModelCounters:
+    """Where this worker counts the requests to a model from now on, until the wish changes; ``served`` keeps it."""
+    wish = core.wish
+    live = {wanted.revision for wanted in (*wish.models.values(), *wish.trials.values())}
+    revision = wish.models[served.model.name].revision
+    cells = core.board.counters.claim(core.row.slot, _key(core, served), revision, live)
+    soon = asyncio.get_running_loop().call_soon
+    served.counters = ModelCounters(cells, wish, list(served.durations.values()), soon)
+    return served.counters
+
+
+def _key(core: ServerCore, served: Served) -> int:
+    """What the counts of this revision of a model are known by, in every worker."""
+    model = served.model
+    told = repr((model.name, model.version, core.wish.models[model.name].revision))
+    digest = hashlib.blake2b(told.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) | 1  # odd: none of the keys that nobody has
+
+
+class Statistics:
+    """The counts of one server's models."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self.core = core
+
+    def told(self, name: str = "", version: str | None = None) -> list[dict[str, Any]]:
+        """``model_stats`` of one version of a model, of all its versions, or without a name of all that is served.
+
+        Raises:
+            MPServeError: as ``ServerCore.find``.
+        """
+        return [self._of(served) for served in self._named(name, version)]
+
+    def _named(self, name: str, version: str | None) -> Iterable[Served]:
+        if not name:
+            return chain.from_iterable(self.core.served.values())
+        served = self.core.find(name, version)
+        return self.core.served[name] if version is None else [served]
+
+    def _of(self, served: Served) -> dict[str, Any]:
+        board = self.core.board
+        if served.counters is not None:
+            served.counters.flush()
+        blocks = board.counters.of((row.slot for row in board.used()), _key(self.core, served)) or [[0] * CELLS]
+        total = [sum(cells) for cells in zip(*blocks, strict=True)]
+        answered = total[model_counters.SUCCESSES]
+        return {
+            "name": served.model.name,
+            "version": served.model.version,
+            "last_inference": max(block[model_counters.LAST] for block in blocks) // 1_000_000,
+            "inference_count": total[model_counters.ROWS],
+            "execution_count": total[model_counters.EXECUTIONS],
+            "inference_stats": {
+                **{name: {"count": answered, "ns": total[cell]} for name, cell in SPANS.items()},
+                "fail": {"count": total[model_counters.FAILURES], "ns": total[model_counters.FAILURE_NS]},
+                "cache_hit": NONE,
+                "cache_miss": NONE,
+            },
+            "batch_stats": [],
+            "memory_usage": [],
+            "response_stats": {},
+        }

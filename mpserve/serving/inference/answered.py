@@ -1,0 +1,49 @@
+"""An inference request that a task waits for: how an ASGI endpoint and a gRPC call ask."""
+
+import asyncio
+import math
+
+from mpserve.errors import MPServeError
+from mpserve.protocol.codec import Encoded
+from mpserve.serving.execution.stream import ModelStream
+from mpserve.serving.inference.request import InferenceRequest, begin
+from mpserve.serving.inference.request_head import RequestHead
+from mpserve.serving.repository.core import ServerCore
+
+
+async def answered(
+    core: ServerCore, head: RequestHead, body: bytes, within: float = math.inf
+) -> tuple[InferenceRequest, Encoded | ModelStream]:
+    """As ``begin``, for a task that waits for the answer. A task that is cancelled takes its request with it.
+
+    Raises:
+        MPServeError: there is no answer. The failure has been logged where it must be.
+    """
+    reply = Awaited()
+    request = begin(core, head, body, reply, within)
+    try:
+        return request, await reply.future
+    except asyncio.CancelledError:
+        request.cancel()
+        raise
+
+
+class Awaited:
+    """A reply that is waited for, on the running event loop."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Encoded | ModelStream] = asyncio.get_running_loop().create_future()
+
+    def finish(self, request: InferenceRequest, encoded: Encoded) -> None:
+        if not self.future.done():
+            self.future.set_result(encoded)
+
+    def stream(self, request: InferenceRequest, parts: ModelStream) -> None:
+        if self.future.done():
+            parts.close()
+        else:
+            self.future.set_result(parts)
+
+    def fail(self, request: InferenceRequest, fault: MPServeError) -> None:
+        if not self.future.done():
+            self.future.set_exception(fault)

@@ -1,0 +1,399 @@
+"""An inference request from the moment its body is complete to its answer, on one way, whatever the format and front end.
+
+``begin`` is how every front end enters, and ``Reply`` is how every answer leaves. In between there is one object, which is
+queued, cancelled, timed, counted, blamed and answered: ``InferenceRequest``. Who runs it when is for its scheduler to say.
+"""
+
+import asyncio
+import contextvars
+import math
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any
+
+from mpserve.errors import ModelNotReady, MPServeError, Overloaded
+from mpserve.protocol.codec import Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.coding import compressed
+from mpserve.protocol.compression import decompress
+from mpserve.protocol.messages import InferResponse
+from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.execution.admission import asked_seconds
+from mpserve.serving.execution.deadline import Deadline
+from mpserve.serving.execution.executor import as_failure
+from mpserve.serving.execution.model_instance import Served
+from mpserve.serving.execution.stream import Source
+from mpserve.serving.extensions.statistics import counters_of
+from mpserve.serving.inference.ahead import Ahead
+from mpserve.serving.inference.answer_in_parts import AnswerInParts, close_unread
+from mpserve.serving.inference.request_head import Reply, RequestHead, Status
+from mpserve.serving.inference.requested_outputs import NOTHING, Treatments, completed, select, take_treatments
+from mpserve.serving.models.faults import blame, refuse_promise, report
+from mpserve.serving.models.fit import STREAMS, WHOLE, fit_inputs, fit_outputs
+from mpserve.serving.models.spans import INFER, INPUT, NANO, OUTPUT, QUEUE, Timed
+from mpserve.serving.models.stages import Headers, Stage, Stages
+from mpserve.serving.repository.core import ServerCore
+from mpserve.serving.shared_memory.tensors import fetch_inputs
+from mpserve.state.scoreboard import IN_FLIGHT
+from mpserve.telemetry.logging import Ids, request_id
+
+TIMEOUT = "timeout"
+"""The request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)."""
+
+INLINE = 65536
+"""Bytes of a compressed body that are expanded on the event loop; more cost milliseconds and go to a thread."""
+
+
+def begin(
+    core: ServerCore, head: RequestHead, body: bytes, reply: Reply, within: float = math.inf
+) -> "InferenceRequest":
+    """Begin to answer a request, for which the client waits ``within`` so many seconds; on the event loop.
+
+    A request that is refused at once is answered before this returns.
+    """
+    request = InferenceRequest(core, head, body, reply)
+    try:
+        scheduler = request.enter(within).schedulers[head.verb]
+        if head.content_encoding is not None and len(body) > INLINE:
+            core.helper.submit(request.context, request.decode, Ahead(request, scheduler))
+        else:
+            scheduler.submit(request)
+    except Exception as error:  # whatever it is, the client waits for an answer
+        request.fail(error)
+    return request
+
+
+class InferenceRequest(Timed):
+    """One request. Its thread writes ``begun`` and the spans, and the event loop all else, so there is nothing to lock."""
+
+    __slots__ = (
+        "_counters", "_place", "begun", "body", "context", "core", "deadline", "head", "headers", "identity",
+        "infer_before", "inputs", "instance", "kind", "over", "parts", "reply", "requested", "response_headers",
+        "rows", "seconds", "stages", "task", "value", "version",
+    )  # fmt: skip
+
+    instance: Served
+    """The model, once the request is admitted."""
+    stages: Stages
+    """What the model does with it."""
+    version: str | None
+    """The version that the answer names: the one that the client has named, or any where the model has several."""
+
+    def __init__(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> None:
+        self.arrived = self.mark = perf_counter_ns()
+        self.core = core
+        self.head = head
+        self.body = body
+        self.reply = reply
+        self.identity = head.identity or next(Ids.new)
+        self.begun = False
+        """Whether the model, or the decoder in its thread, has begun with it."""
+        self.over = False
+        """Whether its outcome is known, or nobody wants it any more."""
+        self.parts: AnswerInParts | None = None
+        """The answer in parts, as long as it lasts."""
+        self.deadline: Deadline | None = None
+        self.durations = [0, 0, 0, 0]
+        """Nanoseconds by span."""
+        self.executions = 1
+        """Executions of the model that it stands for: one request of a batch stands for all."""
+        self.rows = 1
+        self.inputs: Inputs | None = None
+        self.value: Any = None
+        """What the first stage is given: arrays, a message, or a V1 payload."""
+        self.headers: Headers | None = None
+        self.response_headers: Headers | None = None
+        """The headers that the model has set for the answer; None: it has not asked for them."""
+        self.requested: Treatments = NOTHING
+        self.task: asyncio.Task[None] | None = None
+        """The task that it has to itself, if it waits on the event loop."""
+        self._place = 0
+
+    def enter(self, within: float) -> Served:
+        """Find the model and be admitted to it. Held, in flight and timed from now on; gives the model.
+
+        Raises:
+            ModelNotFound: no such model or version.
+            ModelNotReady: the model has taken itself out of service.
+            Overloaded: too many others wait for the model, or it cannot answer in time.
+        """
+        core, head = self.core, self.head
+        instance = core.find(head.model, head.version)
+        if not instance.model.ready:
+            raise ModelNotReady(instance.label)
+        held, admission = instance.held, instance.admission
+        seconds = math.inf
+        if admission.is_limited or within != math.inf:
+            seconds = admission.admit(within, held.count)
+        counters = instance.counters
+        self._counters = (
+            counters if counters is not None and counters.wish is core.wish else counters_of(core, instance)
+        )
+        self.instance = instance
+        self.version = instance.model.version if instance.one_of_several else head.version
+        self.stages = instance.stages[head.verb]
+        self.infer_before = instance.last_infer
+        core.row.cells[IN_FLIGHT] += 1
+        held.count = self._place = held.count + 1
+        self.context = instance.context.copy()
+        self.context.run(request_id.set, self.identity)
+        self.seconds = seconds
+        if seconds != math.inf:
+            self.deadline = admission.deadline(self, seconds)
+        return instance
+
+    @property
+    def status(self) -> Status:
+        if self.parts is not None:
+            return Status.STREAMING
+        return Status.DONE if self.over else Status.RUNNING if self.begun else Status.QUEUED
+
+    def own_headers(self) -> tuple[Headers, Headers]:
+        """The headers of the request, a copy that the model may change, and those of the answer, which it may fill."""
+        if self.headers is None or self.response_headers is None:
+            self.headers, self.response_headers = self.head.headers.copy(), {}
+        return self.headers, self.response_headers
+
+    def in_context(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function where whatever is logged names the request; a model's thread may be in its own context."""
+        context = self.context.copy() if self._place else contextvars.copy_context()
+        context.run(request_id.set, self.identity)
+        context.run(function, *args)
+
+    # From bytes to an answer, where the scheduler says
+
+    def prepare(self) -> None:
+        """Decode the request, unless that is done, and limit its time as it asks; on the event loop.
+
+        Raises:
+            MPServeError: as ``decode``; Overloaded: it cannot be answered in the time that it asks for.
+        """
+        inputs = self.decode() if self.inputs is None else self.inputs
+        if inputs.parameters and TIMEOUT in inputs.parameters:
+            seconds = asked_seconds(inputs.parameters[TIMEOUT])
+            if seconds < self.seconds:
+                admission = self.instance.admission
+                self.seconds = admission.admit(seconds, self.instance.held.count - 1)
+                if self.deadline is not None:
+                    self.deadline.close()
+                self.deadline = admission.deadline(self, self.seconds)
+
+    def decode(self) -> Inputs:
+        """Read the body, and make of it what the model takes.
+
+        Raises:
+            InvalidInput: the format, or what the model declares, does not allow it.
+            NotSupported: it asks for what is not offered.
+        """
+        instance, head, body = self.instance, self.head, self.body
+        self.body = b""
+        if head.content_encoding is not None:
+            body = decompress(head.content_encoding, body, self.core.settings.max_body_size)
+        takes_arrays = self.stages.takes_arrays
+        inputs = head.codec.read(body, instance.declared, takes_arrays)
+        tensors, message = inputs.tensors, inputs.message
+        if inputs.rows is not None:
+            self.rows = inputs.rows
+        elif instance.is_batched:
+            shape = tensors[0][2].shape if tensors else message.inputs[0].shape if message and message.inputs else ()
+            self.rows = shape[0] if shape else 1
+        self.inputs = inputs
+        if message is not None:
+            fetch_inputs(message, self.core)
+        for wanted in inputs.requested or ():
+            if wanted.parameters:
+                self.requested = take_treatments(inputs.requested or [], self.core)
+                break
+        if takes_arrays:
+            self.value = fit_inputs(instance.declared, inputs.arrays(instance.declared) if tensors is None else tensors)
+        else:
+            self.value = inputs.given_to(instance.model.name, self.version)
+        now = perf_counter_ns()
+        self.durations[INPUT] += now - self.mark
+        self.mark = now
+        return inputs
+
+    def run(self) -> "Encoded | Source":
+        """Decode, run all stages and encode, in the model's thread."""
+        now = perf_counter_ns()
+        self.durations[QUEUE] += now - self.mark
+        self.mark = now
+        self.begun = True
+        if self.inputs is None:
+            self.decode()
+        outcome = self.encode(self.run_stages(self.stages.stages, self.value))
+        return outcome if self.head.accept_encoding is None else self.compress(outcome)
+
+    def run_stages(self, stages: tuple[Stage, ...], value: Any) -> Any:
+        """Run synchronous stages one after the other."""
+        for call, _, note, span in stages:
+            try:
+                value = call(value, self)
+            finally:
+                self.spend(span, note)
+        return value
+
+    def spend(self, span: int, note: Callable[[float], object] | None) -> None:
+        """Account the time since the last lap to a stage of this span, whose histogram ``note`` takes its seconds."""
+        now = perf_counter_ns()
+        passed = now - self.mark
+        self.durations[span] += passed
+        self.mark = now
+        if note is not None:
+            note(passed * NANO)
+
+    def encode(self, result: Any, tensors: list[NamedArray] | None = None) -> "Encoded | Source":
+        """What the codec makes of the model's answer, in memory of its own; an answer in parts as it is.
+
+        ``tensors``: the answer, if it is known already to fit what the model declares.
+
+        Raises:
+            InferenceError: the model has not answered as it declares, or the format cannot carry its answer.
+            InvalidInput: an output was asked for that is not there.
+        """
+        instance, inputs, is_known = self.instance, self.inputs, tensors is not None
+        assert inputs is not None
+        if tensors is None:
+            if not isinstance(result, WHOLE) and isinstance(result, STREAMS):
+                return result
+            if self.stages.gives_tensors:
+                tensors = fit_outputs(instance.model_outputs, result)
+        if tensors is None:
+            outputs = self.outputs_of(result)
+        else:
+            model = instance.model
+            outputs = Outputs(model.name, model.version, self.version, tensors)
+        if inputs.requested:
+            outputs = select(inputs, outputs, self.requested)
+        encoded = self.head.codec.write(inputs, outputs)
+        if not is_known:  # else the batch accounts for the time
+            now = perf_counter_ns()
+            self.durations[OUTPUT] += now - self.mark
+            self.mark = now
+        return encoded
+
+    def complete(self, tensors: list[NamedArray]) -> "Encoded | Source":
+        """As ``encode``, of the request's part of a batch's answer; in a content coding that the client takes."""
+        encoded = self.encode(None, tensors)
+        return encoded if self.head.accept_encoding is None else self.compress(encoded)
+
+    def outputs_of(self, result: Any) -> Outputs:
+        """An answer of any kind, completed by what only the request knows."""
+        model, inputs = self.instance.model, self.inputs
+        if not isinstance(result, InferResponse):
+            refuse_promise(result, self.head.verb)
+        elif (
+            inputs is not None
+            and inputs.payload is None  # V1 has neither an id nor a version
+            and (inputs.requested or result.id != inputs.id or result.model_version != self.version)
+        ):
+            result = completed(result, inputs.id, self.version)
+        return Outputs(model.name, model.version, self.version, None, result)
+
+    def compress(self, outcome: "Encoded | Source") -> "Encoded | Source":
+        """The answer in a content coding that the client takes, unless the model has chosen one."""
+        accept_encoding, set_by_model = self.head.accept_encoding, self.response_headers or ()
+        if accept_encoding is None or any(str(name).lower() == "content-encoding" for name in set_by_model):
+            return outcome
+        return compressed(outcome, accept_encoding) if isinstance(outcome, Encoded) else outcome
+
+    # Its end, on the event loop
+
+    def done(self) -> bool:
+        """Whether nobody waits for its outcome any more."""
+        return self.over
+
+    cancelled = done
+
+    def finish(self, outcome: "Encoded | Source") -> None:
+        """Answer. An answer in parts is answered like any other, and lasts until its end."""
+        if self.over:
+            return
+        if not isinstance(outcome, Encoded):
+            self._begin_stream(outcome)
+            return
+        self.over = True
+        if self.deadline is not None:
+            self.deadline.close()
+        self._leave(is_answered=True)
+        self.reply.finish(self, outcome)
+
+    set_result = finish
+    """As of a future: whoever runs the request tells it so."""
+
+    def fail(self, error: BaseException) -> None:
+        """Answer that there is no answer, and why: whose fault it is, what is logged of it, and what is counted."""
+        # A request that cannot be read, or is refused before any work is done for it, is none of the model's requests.
+        self._end(error, is_counted=self.inputs is not None and not isinstance(error, Overloaded))
+
+    set_exception = fail
+
+    def _end(self, error: BaseException, is_counted: bool) -> None:
+        if self.over:
+            return
+        self.over = True
+        if self.deadline is not None:
+            self.deadline.close()
+        fault = self.blame(error)
+        if self._place:
+            self._leave(is_answered=False, is_counted=is_counted)
+        self.reply.fail(self, fault)
+
+    def blame(self, error: BaseException) -> MPServeError:
+        """What the client is told of a failure, which is logged in the context of the request."""
+        fault = blame(as_failure(error), self.head.model, self.head.verb)
+        self.in_context(report, fault)
+        return fault
+
+    def expire(self, error: MPServeError) -> None:
+        """End with this error, whatever the model is at; what that comes to is dropped."""
+        task = self.task
+        self._end(error, is_counted=True)
+        if task is not None:
+            task.cancel()
+
+    def cancel(self) -> None:
+        """Nobody is there for the answer any more: leave the queue, or end what the event loop is at.
+
+        A call that a thread has begun goes on, and its outcome is dropped.
+        """
+        if self.parts is not None:
+            self.parts.cancel()
+        elif not self.over:
+            self.over = True
+            if self.deadline is not None:
+                self.deadline.close()
+            self._leave(is_answered=False)
+            if self.task is not None:
+                self.task.cancel()
+
+    def _leave(self, is_answered: bool, is_counted: bool = True) -> None:
+        """Be with the model no longer, and be counted."""
+        instance, held = self.instance, self.instance.held
+        self.core.row.cells[IN_FLIGHT] -= 1
+        held.count -= 1
+        if held.idle is not None and not held.count:
+            held.idle.set()
+        if is_answered:
+            instance.last_infer = self.durations[INFER]
+            self._counters.succeeded(self)
+            if instance.admission.learns:
+                instance.admission.note(self, self._place)
+        elif is_counted:
+            self._counters.failed(self)
+
+    def _begin_stream(self, source: Source) -> None:
+        """Let the model answer in parts, if the format carries them. The request is held until the last of them."""
+        if self.head.codec.parts is Parts.REFUSED:
+            close_unread(source, self.context)
+            self.fail(self.head.codec.refusal(self.head.model))
+            return
+        self.over = True
+        if self.deadline is not None:
+            self.deadline.close()
+        self.parts = AnswerInParts(self, source)
+
+    def leave_stream(self, is_whole: bool) -> None:
+        """The model is held no longer: its answer in parts has come to its end, or was cut short."""
+        self.parts = None
+        self.lap(INFER)
+        self._leave(is_answered=is_whole)

@@ -1,0 +1,179 @@
+"""What a user writes: ``Model``, the kserve SDK's class with two moments of our own, and the rules of loading it.
+
+``preload()`` runs once in the master and what it leaves on ``self`` is shared by all workers; ``load()`` runs in each
+worker with ``self.device`` set. Names and signatures are the SDK's (kserve/model.py), so that an existing model changes
+one import. Knows no protocol bytes, no HTTP, no process.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from typing import Any, cast
+
+from mpserve.errors import AcceleratorInMaster, NotSupported
+from mpserve.serving.models import readiness
+from mpserve.serving.models.predictor import Predictor, PredictorConfig
+
+logger = logging.getLogger(__name__)
+
+Spec = dict[str, Any]
+
+
+class Model:
+    """A model, in the kserve SDK's terms. Override ``predict`` and what else you need; each may be sync or async.
+
+    Attributes:
+        name: how clients address it; given to the constructor or set on the class.
+        version: a text; what it answers to under ``/versions/{v}``, and what tells it from others of its name.
+        ready: whether it answers now. A model whose ``load()`` does not set it is ready when ``load()`` has returned; a
+            model that sets it is believed. A model may clear it at any time to be taken out of service.
+        device: ``"cpu"`` or ``"cuda:0"``, set before ``load()``.
+        concurrency: how many calls may run at once in one worker. None means one for synchronous models, and no limit
+            for ``async def predict``.
+        max_queue_size: requests that may wait for it in one worker, 0: any number; None: as many as the option says.
+        request_timeout: seconds in which each of its requests must be answered, 0: any time; None: as the option says.
+        sample: a request's payload to predict once with before the model counts as ready; None: no such warm-up.
+        engine: whether ``start_engine()`` is to be awaited in each worker after ``load()`` (SDK).
+        required_response_headers: whether ``predict`` and ``postprocess`` take a third argument, a dict that they fill
+            with headers of the response (SDK, its argument ``return_response_headers``).
+    """
+
+    name: str = "model"
+    version: str = "1"
+    ready: bool = False
+    device: str = "cpu"
+    concurrency: int | None = None
+    max_queue_size: int | None = None
+    request_timeout: float | None = None
+    sample: Any = None
+    engine: bool = False
+    platform: str = ""
+    required_response_headers: bool = False
+
+    deferred: AcceleratorInMaster | None = None
+    """Why ``load()`` must run in the workers although it was called in the master."""
+    loaded: bool = False
+    """Whether ``load()`` has completed, in this process or in the master that it was forked from."""
+    _loading: bool = False
+    _remote_predictor: Predictor | None = None
+
+    def __init__(self, name: str | None = None, return_response_headers: bool = False) -> None:
+        if name is not None:
+            self.name = name
+        if return_response_headers:
+            self.required_response_headers = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "load" in cls.__dict__ and not iscoroutinefunction(cls.load):
+            # setattr: mypy rightly refuses to assign to a method.
+            setattr(cls, "load", _remembering(cls.load))  # noqa: B010
+
+    def preload(self) -> None:
+        """Load into host memory what all workers shall share. Runs once, in the master, before any fork."""
+
+    def load(self) -> Any:
+        """Make the model able to answer, on ``self.device``. Runs in each worker; return False to say that it failed.
+
+        A script may call it itself before ``ModelServer.start`` as SDK scripts do: if it stays in host memory it is not
+        repeated in the workers.
+        """
+        self.ready = True
+        return True
+
+    def warmup(self) -> Any:
+        """Run after ``load()`` and before the worker counts as ready. By default it predicts once on ``sample``."""
+        return None if self.sample is None else self.predict(self.sample)
+
+    def start(self) -> Any:
+        """Run in each worker, on its event loop's process, once the model is loaded (SDK)."""
+
+    async def start_engine(self) -> None:
+        """Awaited in each worker after ``start()`` when ``engine`` is true (SDK)."""
+
+    def stop(self) -> Any:
+        """Run in each worker when it ends, after its last request (SDK)."""
+
+    def stop_engine(self) -> Any:
+        """Run after ``stop()`` when ``engine`` is true (SDK)."""
+
+    def preprocess(self, payload: Any, headers: Any = None) -> Any:
+        """First stage: the request's payload to what ``predict`` takes."""
+        return payload
+
+    def validate(self, payload: Any) -> Any:
+        """Refuse a payload by raising ``InvalidInput``; runs between ``preprocess`` and ``predict`` (SDK)."""
+        return payload
+
+    @property
+    def predictor_config(self) -> PredictorConfig | None:
+        """Which predictor a transformer asks, from the moment on that the model is being loaded (SDK)."""
+        return None if self._remote_predictor is None else self._remote_predictor.config
+
+    def predict(self, payload: Any, headers: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Answer a request. V1 hands a dict (or bytes), V2 an ``InferRequest``.
+
+        One that is not overridden asks the predictor of ``--predictor_host``; so does ``await super().predict(...)`` in
+        an ``async def predict``, and ``super().predict(...)`` in a synchronous one, whose thread waits meanwhile. A third
+        argument, ``response_headers``, is given the predictor's headers (SDK); most overrides have none, and need none
+        for a type checker, since it is not named here.
+
+        Raises:
+            NotSupported: the model has not overridden it, and there is no predictor.
+            PredictorError: the predictor does not answer.
+        """
+        if self._remote_predictor is None:
+            raise NotSupported(
+                f"Model {self.name} does not implement predict, and there is no predictor to ask (--predictor_host)."
+            )
+        return self._remote_predictor.predict(self.name, payload, headers or {}, *args, **kwargs)
+
+    def explain(self, payload: Any, headers: Any = None) -> Any:
+        """Explain an answer (V1 ``:explain``).
+
+        Raises:
+            NotSupported: the model has not overridden it.
+        """
+        raise NotSupported(f"Model {self.name} does not implement explain.")
+
+    def postprocess(self, result: Any, headers: Any = None) -> Any:
+        """Last stage: what ``predict`` gave to the answer's payload."""
+        return result
+
+    def get_input_types(self) -> list[Spec]:
+        """The inputs for the V2 metadata: dicts of ``name``, ``datatype``, ``shape`` (-1: any size)."""
+        return []
+
+    def get_output_types(self) -> list[Spec]:
+        """The outputs for the V2 metadata, as ``get_input_types``."""
+        return []
+
+
+def _remembering(load: Callable[..., Any]) -> Callable[..., Any]:
+    """``load`` that keeps in mind whether it completed, and lets itself be stopped on its way to CUDA in the master.
+
+    A script's own early ``model.load()`` thus either counts as preloaded or is put off to the workers, and the script
+    goes on.
+    """
+
+    @functools.wraps(load)
+    def run(self: Model, *args: Any, **kwargs: Any) -> Any:
+        if self._loading:  # super().load(): the outermost call decides
+            return load(self, *args, **kwargs)
+        self._loading = True
+        try:
+            result = load(self, *args, **kwargs)
+        except AcceleratorInMaster as reached:
+            self.deferred = reached
+            logger.warning("model %s: load() reached for CUDA in the master and was stopped: %s. %s",
+                           self.name, reached.where, "It will be loaded in each worker instead.")  # fmt: skip
+            return False
+        finally:
+            self._loading = False
+        self.deferred = None
+        # A thread that still loads does not survive a fork, so each worker loads such a model again.
+        self.loaded = result is not False and not readiness.is_awaited(self)
+        return result
+
+    return cast(Callable[..., Any], run)

@@ -1,0 +1,243 @@
+"""The stages of a model: preprocess, validate, predict or explain, postprocess, each as one function of a value.
+
+Which method is asynchronous, which takes headers, and which the model has not overridden at all is found out once, when the
+model is added. Knows no format: the first value is the arrays or the message that a model takes, the last its answer.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from copy import copy
+from inspect import Parameter, iscoroutinefunction, signature
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mpserve.errors import ConfigurationError, InvalidInput
+from mpserve.protocol.codec import Inputs
+from mpserve.protocol.datatypes import Array, numpy_dtype
+from mpserve.protocol.declaration import declared_of
+from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
+from mpserve.protocol.v1 import rows as v1_rows
+from mpserve.serving.models.fit import fit_inputs, fit_outputs, is_stream
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.spans import INFER, INPUT, OUTPUT
+from mpserve.serving.models.tensors import TensorModel, is_async
+from mpserve.telemetry.metrics import Durations
+
+Headers = dict[str, str]
+BEFORE = ("preprocess", "validate")
+VERBS = ("predict", "explain")
+
+
+class Staged(Protocol):
+    """What a stage may ask of the request that it serves."""
+
+    inputs: Inputs | None
+
+    def own_headers(self) -> tuple[Headers, Headers]:
+        """The headers of the request, which a model may change, and those of the answer, which it may fill."""
+
+
+class Stage(NamedTuple):
+    """One step from a request to its answer.
+
+    Attributes:
+        call: from the value of the stage before, and the request, to the value of this stage, or to an awaitable of it.
+        is_async: whether ``call`` gives an awaitable.
+        note: takes the seconds of the stage; None where no histogram has the stage.
+        span: of the request's time, the part that the stage belongs to.
+    """
+
+    call: Callable[[Any, Any], Any]
+    is_async: bool
+    note: Callable[[float], object] | None
+    span: int
+
+
+class Stages(NamedTuple):
+    """All stages of a verb.
+
+    Attributes:
+        stages: in their order.
+        takes_arrays: whether the first value is the arrays of a tensor model; else a payload or a message.
+        gives_tensors: whether the last value is what a tensor model returned; else an answer of any kind.
+    """
+
+    stages: tuple[Stage, ...]
+    takes_arrays: bool
+    gives_tensors: bool
+
+    @property
+    def waits(self) -> bool:
+        """Whether a stage is asynchronous."""
+        return any(stage.is_async for stage in self.stages)
+
+    @property
+    def only_arrays(self) -> bool:
+        """Whether there is nothing to the verb but arrays in and arrays out."""
+        return self.takes_arrays and self.gives_tensors and len(self.stages) == 1
+
+
+def stages_of(
+    model: Model, verb: str, durations: Mapping[str, Durations], join: Callable[[Any, Any], Any] | None = None
+) -> Stages:
+    """The stages of a verb. ``join``: predicts the arrays of a request along with those of others.
+
+    Raises:
+        ConfigurationError: the model declares a datatype that does not exist, or not here (BF16 without ml_dtypes).
+    """
+    speaks_arrays = verb == "predict" and isinstance(model, TensorModel)
+    before = [name for name in BEFORE if overrides(model, name)]
+    after = overrides(model, "postprocess")
+    stages = [_own(model, name, durations, INPUT) for name in before]
+    if speaks_arrays and isinstance(model, TensorModel):
+        _refuse_datatypes(model)
+        if before:
+            stages.append(Stage(_arrays_of(model), False, None, INPUT))
+        stages.append(_predict(model, durations, join))
+        if after:
+            stages.append(Stage(_response_of(model), False, None, OUTPUT))
+    else:
+        stages.append(_own(model, verb, durations, INFER))
+    if after:
+        stages.append(_own(model, "postprocess", durations, OUTPUT))
+    return Stages(tuple(stages), speaks_arrays and not before, speaks_arrays and not after)
+
+
+def absent_stages(model: Model) -> frozenset[str]:
+    """The stages around its verb that the model does not have."""
+    return frozenset(name for name in ("preprocess", "postprocess") if not overrides(model, name))
+
+
+def overrides(model: Model, name: str) -> bool:
+    """Whether the model has a method of its own in place of the one of ``Model``."""
+    return getattr(type(model), name) is not getattr(Model, name) or name in vars(model)
+
+
+def detached(value: Any) -> Any:
+    """The value, with arrays of its own where it holds some: a model may use its arrays again in its next predict."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) is dict:
+        return {name: detached(held) for name, held in value.items()}
+    if type(value) is tuple:
+        return tuple([detached(held) for held in value])
+    if isinstance(value, InferResponse):
+        value = copy(value)  # which the model may give again, as well
+        value.outputs = [copy(output) for output in value.outputs]
+        for output in value.outputs:
+            output._data = detached(output._data)
+    return value
+
+
+def _note(durations: Mapping[str, Durations], name: str) -> Callable[[float], object] | None:
+    found = durations.get(name)
+    return None if found is None else found.note
+
+
+def _own(model: Model, name: str, durations: Mapping[str, Durations], span: int) -> Stage:
+    """A stage that is a method of the model."""
+    method = getattr(model, name)
+    waits = _gives_awaitable(method) or not overrides(model, name)  # Model's own predict waits for a predictor
+    return Stage(_adapted(method, model.required_response_headers), waits, _note(durations, name), span)
+
+
+def _predict(model: TensorModel, durations: Mapping[str, Durations], join: Callable[[Any, Any], Any] | None) -> Stage:
+    if join is not None:
+        return Stage(join, True, None, OUTPUT)  # the batch accounts for the time, but for the way back from it
+    if type(model).invoke is TensorModel.invoke:
+        predict = model.predict
+        return Stage(lambda arrays, request: predict(*arrays), is_async(model), _note(durations, "predict"), INFER)
+    invoke = model.invoke
+    return Stage(lambda arrays, request: invoke(arrays), is_async(model), _note(durations, "predict"), INFER)
+
+
+def _arrays_of(model: TensorModel) -> Callable[[Any, Any], list[Array]]:
+    """The stage from what ``preprocess`` has given to the arrays that ``predict`` takes."""
+
+    def arrays_of(payload: Any, request: Staged) -> list[Array]:
+        if isinstance(payload, InferRequest):
+            given = [(each.name, each.datatype, each.as_numpy()) for each in payload.inputs]
+        else:
+            given = v1_rows.tensors_in(model.inputs, payload)
+        return fit_inputs(declared_of(model.inputs), given)
+
+    return arrays_of
+
+
+def _response_of(model: TensorModel) -> Callable[[Any, Any], Any]:
+    """The stage from what ``predict`` has given to the response that ``postprocess`` takes, or to an iterator of them."""
+
+    def response(result: Any, request_id: str | None) -> InferResponse:
+        outputs = [
+            InferOutput(name, array.shape, datatype, array)
+            for name, datatype, array in fit_outputs(declared_of(model.outputs), result)
+        ]
+        return InferResponse(request_id, model.name, outputs)
+
+    def responses(results: Iterator[Any], request_id: str | None) -> Iterator[InferResponse]:
+        try:
+            for result in results:
+                yield response(result, request_id)
+        finally:
+            if hasattr(results, "close"):
+                results.close()
+
+    async def responses_async(results: Any, request_id: str | None) -> AsyncIterator[InferResponse]:
+        try:
+            async for result in results:
+                yield response(result, request_id)
+        finally:
+            if hasattr(results, "aclose"):
+                await results.aclose()
+
+    def response_of(result: Any, request: Staged) -> Any:
+        request_id = None if request.inputs is None else request.inputs.id
+        if not is_stream(result):
+            return response(result, request_id)
+        make = responses if isinstance(result, Iterator) else responses_async
+        return make(result, request_id)
+
+    return response_of
+
+
+def _refuse_datatypes(model: TensorModel) -> None:
+    for tensor in (*model.inputs, *model.outputs):
+        try:
+            numpy_dtype(tensor.datatype)
+        except InvalidInput as error:
+            raise ConfigurationError(f"model {model.name} declares {tensor.name!r}: {error}") from error
+
+
+def _gives_awaitable(method: Callable[..., Any]) -> bool:
+    """Whether to call ``method`` gives an awaitable; also for objects whose ``__call__`` is ``async def``."""
+    return iscoroutinefunction(method) or iscoroutinefunction(
+        getattr(type(method), "__call__", None)  # noqa: B004 (the question is not whether it is callable)
+    )
+
+
+def _adapted(method: Callable[..., Any], wants_response_headers: bool) -> Callable[[Any, Staged], Any]:
+    """``method`` called with as many of (payload, headers, response_headers) as it takes, as the SDK's models vary.
+
+    A third argument is passed as the SDK does, if the model was constructed with ``return_response_headers=True``, and
+    if it cannot be anything else: it has no default, or is called ``response_headers``.
+    """
+    try:
+        parameters = signature(method).parameters.values()
+    except ValueError:  # of compiled code; it takes what the SDK would give it
+        return _with_headers(method, wants_response_headers)
+    if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters):
+        return _with_headers(method, wants_response_headers)
+    positional = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    if len(positional) < 2:
+        return lambda payload, request: method(payload)
+    third = positional[2] if len(positional) > 2 else None
+    takes_third = third is not None and (
+        wants_response_headers or third.default is Parameter.empty or third.name == "response_headers"
+    )
+    return _with_headers(method, takes_third)
+
+
+def _with_headers(method: Callable[..., Any], and_response_headers: bool) -> Callable[[Any, Staged], Any]:
+    if and_response_headers:
+        return lambda payload, request: method(payload, *request.own_headers())
+    return lambda payload, request: method(payload, request.own_headers()[0])

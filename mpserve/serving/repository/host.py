@@ -1,0 +1,232 @@
+"""The models that one worker holds, and the steps by which one is brought up.
+
+The part of a server's core that is the same at the start and for a load later. It knows its row of the scoreboard and the
+wish, and decides nothing: which models are brought up, and when, is the business of the core and of the reconciler.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from mpserve.config.settings import Settings
+from mpserve.errors import ConfigurationError, ModelLoadError, NotSupported
+from mpserve.protocol.declaration import Tensor
+from mpserve.serving.execution.executor import Executor
+from mpserve.serving.execution.model_instance import Served, call
+from mpserve.serving.models import readiness
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.predictor import Predictor
+from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.versions import refuse_twins
+from mpserve.serving.repository import model_directory as shelf
+from mpserve.serving.repository.desired_state import AT_START, ControlPlane, Wanted, Wish
+from mpserve.serving.repository.loader import Library, ModelSource
+from mpserve.serving.repository.model_versions import Group
+from mpserve.serving.shared_memory.regions import Regions
+from mpserve.state import rundir
+from mpserve.state.scoreboard import Row, Scoreboard
+from mpserve.telemetry.logging import model as model_in_log
+from mpserve.telemetry.metrics import metrics
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class ModelHost:
+    """The models of one worker. ``settings`` are read, never changed; ``predictor`` is whom a transformer asks."""
+
+    def __init__(self, settings: Settings, predictor: Predictor | None = None) -> None:
+        self.settings = settings
+        self.predictor = predictor
+        self.board = Scoreboard(1)
+        self.row = self.board.row(0)
+        self.device = "cpu"
+        self.plane: ControlPlane | None = None
+        self._regions: Regions | None = None
+        self.wish = Wish(0, {})
+        """The newest wish that this worker has made true, as far as it could."""
+        self.known: dict[str, list[ModelSource]] = {}
+        """The models that were found at the start, wanted or not: the sources of their versions by name."""
+        self.library: Library | None = None
+        """Where models come from that were not known at the start, if the user has such a thing."""
+        self.served: dict[str, Group] = {}
+        self.loading = ""
+        """What is being loaded right now, for the words of a deadline."""
+        self._on_thread: Callable[[], object] = lambda: None
+        self._offload = Executor("helper")
+        self._loading_in = self._offload
+
+    def take_place(self, board: Scoreboard, row: Row, directory: Path) -> None:
+        """Take this row of the scoreboard, and follow the wish in this directory, and its shared memory regions."""
+
+        def announce(generation: int) -> None:
+            board.generation = generation
+
+        self.board, self.row = board, row
+        self.plane = ControlPlane(directory, announce)
+        if self.settings.allow_client_shm:
+            self._regions = Regions(directory, board)
+
+    @property
+    def regions(self) -> Regions:
+        """The shared memory regions that clients have registered.
+
+        Raises:
+            NotSupported: the server has not been told to use its clients' memory.
+        """
+        if self._regions is None:
+            raise NotSupported(
+                "this server uses no shared memory of its clients, unless it is started with --allow_client_shm"
+            )
+        return self._regions
+
+    def follow_regions(self) -> None:
+        """Keep no memory that its client has unregistered with another worker. To be called often."""
+        if self._regions is not None:
+            self._regions.follow()
+
+    async def bring_up(self, name: str, wanted: Wanted, helper: Executor) -> Group:
+        """Construct, load, warm up and start a model, all its versions, beside what is served.
+
+        An object that a script has made cannot be made again: if it is served, it is loaded anew in place. If one version
+        fails, those that were brought up before it are stopped. ``helper`` runs what is not yet the model's.
+
+        Raises:
+            ModelLoadError: it failed; the message names the model and the reason.
+            ConfigurationError: there is no such model any more, or it declares what cannot be.
+        """
+        with self.step("the construction of a model", helper):
+            models = await helper.run(self._obtain, name, wanted)
+        up: list[Served] = []
+        try:
+            for source, model in models:
+                # What has just been constructed may have been loaded by that.
+                again = wanted.revision != AT_START and source.build is None
+                up.append(await self._bring_up(model, len(models) > 1, again))
+        except BaseException:
+            serving = set(self.served.get(name, ()))
+            await asyncio.gather(*(served.stop() for served in up if served not in serving))
+            raise
+        return Group(wanted, up)
+
+    async def _bring_up(self, model: Model, one_of_several: bool, again: bool) -> Served:
+        before = next((served for served in self.served.get(model.name, ()) if served.model is model), None)
+        with self.step("the construction of a model", self._offload):
+            served = before or Served(model, self._on_thread, one_of_several, self.settings)
+        was_ready = model.ready
+        in_log = model_in_log.set(served.label)
+        try:
+            await self._load(served, again)
+        except BaseException:
+            model.ready = was_ready
+            if served is not before:
+                served.executor.close()
+            raise
+        finally:
+            model_in_log.reset(in_log)
+        return served
+
+    async def _load(self, served: Served, again: bool) -> None:
+        model = served.model
+        model.device, model._remote_predictor = self.device, self.predictor
+        start = time.monotonic()
+        if again or model.deferred is not None or not model.loaded:
+            readiness.forget(model)
+            with self.step(f"load() of model {served.label}", served.executor):
+                if await served.call(model.load) is False:
+                    raise ModelLoadError(f"model {served.label}: load() returned False")
+            model.loaded = True
+        if not readiness.is_awaited(model):
+            with self.step(f"warmup() of model {served.label}", served.executor):
+                await served.call(model.warmup)
+        with self.step(f"start() of model {served.label}", served.executor):
+            await served.call(model.start)
+            if model.engine:
+                await model.start_engine()
+        served.declare(await self._declared_by(served))
+        seconds = time.monotonic() - start
+        metrics().load_seconds.labels(model.name).observe(seconds)
+        logger.info("model %s loaded on %s in %.2f s", served.label, self.device, seconds)
+        if readiness.is_awaited(model):
+            logger.warning(
+                "model %s says that it is not ready yet; its requests get 503 until it sets self.ready = True",
+                served.label,
+            )
+        else:
+            model.ready = True
+
+    async def _declared_by(self, served: Served) -> list[Tensor]:
+        """The inputs that a model of the kserve SDK declares; none if it cannot tell them."""
+        if isinstance(served.model, TensorModel):
+            return []
+        try:
+            specs = await call(served.model.get_input_types, self._offload)
+            return [Tensor(spec["name"], spec["datatype"], list(spec["shape"])) for spec in specs]
+        except Exception as error:
+            logger.warning("model %s does not tell its inputs: %s: %s", served.label, type(error).__name__, error)
+            return []
+
+    def _obtain(self, name: str, wanted: Wanted) -> list[tuple[ModelSource, Model]]:
+        """The versions of a model, each constructed."""
+        sources = self.known.get(name, [])
+        if wanted.entries:
+            sources = shelf.find(self.settings, name, wanted.entries)
+        elif wanted.revision != AT_START:
+            sources = [source.anew() for source in sources]
+        if not sources and self.library is not None:
+            sources = [self.library.source(name)]
+        models = [source.obtain() for source in sources]
+        if not models:
+            raise ConfigurationError(f"there is no model {name} any more")
+        for model in models:
+            if model.name != name:
+                raise ModelLoadError(f"expected a model named {name}, got one that names itself {model.name}")
+        refuse_twins(models)
+        return list(zip(sources, models, strict=True))
+
+    @contextmanager
+    def step(self, what: str, executor: Executor) -> Iterator[None]:
+        """Name a step of a load, for the words of a deadline and of a failure."""
+        self.loading, self._loading_in = what, executor
+        try:
+            yield
+        except (ModelLoadError, ConfigurationError):
+            raise
+        except Exception as error:
+            logger.exception("%s failed", what)
+            raise ModelLoadError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+    def publish(self) -> None:
+        """Write which models can answer here to the scoreboard; a model may have cleared its ``ready`` or set it."""
+        self.row.models = sum(
+            1 << group.wanted.bit for group in self.served.values() if all(map(self.can_answer, group))
+        )
+
+    def can_answer(self, served: Served) -> bool:
+        """Whether this model can answer here, and its predictor, where that is watched."""
+        return bool(served.model.ready) and (self.predictor is None or self.predictor.is_ready(served.model.name))
+
+    def forget(self, served: Served) -> None:
+        """Keep nothing of a model that is served no more, if it can be made again."""
+        for source in self.known.get(served.model.name, ()):
+            if source.model is served.model:
+                source.forget()
+        if self.library is not None:
+            self.library.forget(served.model)
+
+    async def offload(self, function: Callable[..., T], *args: object) -> T:
+        """Run something slow that is no model's off the event loop."""
+        return await self._offload.run(function, *args)
+
+    def where(self) -> str:
+        """The line that what is being loaded is at."""
+        return self._loading_in.where() or self._offload.where()
+
+
+def own_directory() -> Path:
+    """A directory for the wish of one server, removed when the process that made it ends."""
+    return rundir.make("wanted")

@@ -1,0 +1,184 @@
+"""Finding a model in the user's code: importing what a target names, and looking for models in it.
+
+Says nothing of what becomes of a model. Everything that can be wrong with a target is told here, in one sentence.
+"""
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from mpserve.errors import ConfigurationError, ModelLoadError, MPServeError
+from mpserve.serving.models.model import Model
+
+_folders: set[Path] = set()
+"""Where the files lie that have been imported."""
+
+
+@contextmanager
+def telling(stage: str) -> Iterator[None]:
+    """What the user's code raises in here becomes a ModelLoadError that names the stage; the exception is its cause."""
+    try:
+        yield
+    except MPServeError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"{stage} failed: {type(error).__name__}: {error}") from error
+
+
+def find(target: str) -> object:
+    """What ``model.py:Class``, ``model.py`` or ``package.module:object`` names.
+
+    That is a model, its class, a list of such, or a module with a function ``predict``.
+
+    Raises:
+        ConfigurationError: there is no such file, module or object, or it holds no model or more than one.
+        ModelLoadError: the code cannot be imported.
+    """
+    place, _, attribute = target.partition(":")
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    return _attribute(module, attribute, target) if attribute else _only_model(module, target)
+
+
+def find_in_file(path: Path) -> object:
+    """The one model that a file holds; raises as ``find``."""
+    return _only_model(_import_file(path), str(path))
+
+
+def starts_server(path: Path) -> bool:
+    """Whether a script calls ``ModelServer(...)`` when it is run, so that it is to be run, not searched for models.
+
+    The call may stand in a function that the script calls: ``if __name__ == "__main__": main()``.
+    """
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (OSError, SyntaxError, ValueError):
+        return False
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    will_run = [node for node in tree.body if node not in functions.values() and not isinstance(node, ast.ClassDef)]
+    for part in will_run:
+        for called in map(_called, ast.walk(part)):
+            if called == "ModelServer":
+                return True
+            if called in functions:
+                will_run.append(functions.pop(called))
+    return False
+
+
+def _called(node: ast.AST) -> str | None:
+    """The last part of the name that a call calls."""
+    if not isinstance(node, ast.Call):
+        return None
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}")
+    folder = path.resolve().parent
+    _forget_neighbours(folder, besides=path.stem)
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))  # as `python model.py` would, so that it finds its neighbours
+    is_free = path.stem not in sys.modules and path.stem.isidentifier()
+    name = path.stem if is_free else f"mpserve_target_{folder.name}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path.absolute())))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pickle and dataclasses look a class's module up there
+    try:
+        with telling(f"the import of {path}"):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # as `import` does: a worker may try again
+        raise
+    return module
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles the file each time.
+
+    Python takes a compilation in ``__pycache__`` for fresh if the file has the same size and was changed in the same second.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+def _forget_neighbours(folder: Path, besides: str) -> None:
+    """Let a file that is to be imported have the modules that lie beside it, as they are now.
+
+    Python keeps modules by name alone: ``import utils`` in one version of a model would give it another version's. Those
+    that have been imported keep theirs. ``besides`` is the name of the file itself.
+    """
+    for name in {entry.stem for entry in folder.iterdir()} - {besides}:
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        if file.name and not _folders.isdisjoint((file.parent, file.parent.parent)):  # NAME.py, NAME/__init__.py
+            for module in [module for module in sys.modules if f"{module}.".startswith(f"{name}.")]:
+                del sys.modules[module]
+    importlib.invalidate_caches()
+    _folders.add(folder)
+
+
+def _import_module(name: str) -> ModuleType:
+    if "/" in name or name.startswith("."):
+        hint = f"; to serve the model in that folder: --model_dir={name}" if Path(name).is_dir() else ""
+        raise ConfigurationError(f"{name} is neither the name of a module nor a file that ends in .py{hint}")
+    cwd = str(Path.cwd())
+    if cwd not in sys.path:
+        sys.path.insert(0, cwd)
+    with telling(f"the import of {name}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as missing:
+            if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
+                raise
+            raise ConfigurationError(f"there is no module named {missing.name}") from None
+
+
+def _attribute(module: ModuleType, attribute: str, target: str) -> object:
+    thing: object = module
+    for part in attribute.split("."):
+        if not hasattr(thing, part):
+            models = ", ".join(_models(module)) or "none"
+            if models == "none" and callable(getattr(module, "predict", None)):
+                models += f", but a function predict, which {target.partition(':')[0]} alone names"
+            raise ConfigurationError(f"{target}: there is no {attribute!r} in {module.__name__}; its models: {models}")
+        thing = getattr(thing, part)
+    return thing
+
+
+def _models(module: ModuleType) -> dict[str, object]:
+    """The models of a module by name: instances, or else the classes that are defined there."""
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    instances: dict[str, object] = {name: value for name, value in public.items() if isinstance(value, Model)}
+    return instances or {
+        name: value
+        for name, value in public.items()
+        if isinstance(value, type) and issubclass(value, Model) and value.__module__ == module.__name__
+    }
+
+
+def _only_model(module: ModuleType, target: str) -> object:
+    """What a module that was named without an object must mean: its one model, or itself with its ``predict``."""
+    found = _models(module)
+    if len(found) > 1:
+        names = ", ".join(f"{target}:{name}" for name in found)
+        raise ConfigurationError(f"{target} holds {len(found)} models; name one: {names}")
+    if found:
+        return found.popitem()[1]
+    if callable(getattr(module, "predict", None)):
+        return module
+    main = next((Path(folder, "__main__.py") for folder in getattr(module, "__path__", ())), None)
+    run = f"; to run it as python -m {target} does, name {main}" if main is not None and main.is_file() else ""
+    raise ConfigurationError(
+        f"{target} holds no model: expected a subclass or an instance of mpserve.Model, or a function predict{run}"
+    )

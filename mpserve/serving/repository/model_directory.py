@@ -1,0 +1,93 @@
+"""The models that lie in ``--model_dir`` under names of their own, to be loaded at the start or when somebody asks for them.
+
+``model_dir/NAME/`` or ``model_dir/NAME@VERSION/`` with a ``model.py`` or a file that a runtime serves; beside a target also
+the file itself, ``model_dir/NAME@VERSION.pt``. A name is looked up among what is there and never made into a path, so it
+cannot lead out of the directory.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mpserve.config.settings import Settings
+from mpserve.errors import ConfigurationError
+from mpserve.serving.models.versions import SEPARATOR, split
+from mpserve.serving.repository.loader import RUNTIMES, ModelSource, from_directory
+
+
+class Place(NamedTuple):
+    """An entry of the directory that holds a model; ``version`` is empty if its name does not say it."""
+
+    entry: str
+    version: str
+
+
+def places(settings: Settings) -> dict[str, list[Place]]:
+    """What can be loaded: by name, a place for each version."""
+    directory = Path(settings.model_dir) if settings.model_dir is not None else None
+    found: dict[str, list[Place]] = {}
+    if directory is None or not directory.is_dir():
+        return found
+    for path in sorted(directory.iterdir()):
+        # A mounted ConfigMap has hidden folders with its files once more (Kubernetes, AtomicWriter).
+        if not path.name.startswith(".") and (_holds_model(path) or (settings.target is not None and _is_model(path))):
+            name, _, version = _title(path).partition(SEPARATOR)
+            found.setdefault(name or path.name, []).append(Place(path.name, version))
+    return found
+
+
+def find(settings: Settings, name: str, entries: Sequence[str]) -> list[ModelSource]:
+    """The sources of what these entries of the directory hold, to be served as ``name``; their code is read anew each time.
+
+    Raises:
+        ConfigurationError: one is not there, holds several models, or is not named as it should be.
+        ModelLoadError: its code cannot be imported.
+    """
+    return [_source(Path(settings.model_dir or ""), entry, name) for entry in entries]
+
+
+def find_all(settings: Settings) -> list[ModelSource]:
+    """What ``--model_dir`` means without a target: the model that the directory itself is, else all that lie in it.
+
+    ``model_name``, which KServe gives to every server, renames the model if it is only one.
+
+    Raises:
+        ConfigurationError: there is no model, or ``model_name`` is given and there are several; or as ``find``.
+        ModelLoadError: as ``find``.
+    """
+    directory = Path(settings.model_dir or "")
+    found = {} if _holds_model(directory) else places(settings)
+    if not found:
+        return from_directory(directory, settings.model_name)
+    if settings.model_name is not None and len(found) > 1:
+        raise ConfigurationError(
+            f"--model_name={settings.model_name} can rename one model, and {directory} holds {len(found)}: {', '.join(found)}"
+        )
+    return [
+        source
+        for name, there in found.items()
+        for source in find(settings, settings.model_name or name, [place.entry for place in there])
+    ]
+
+
+def _source(directory: Path, entry: str, name: str) -> ModelSource:
+    place = directory / entry
+    shelved, version = split(_title(place))
+    sources = from_directory(place, name)
+    if len(sources) != 1:
+        raise ConfigurationError(f"{place} holds {len(sources)} models, expected one, named {name}")
+    [source] = sources
+    source.version, source.shelved = version or source.version, shelved
+    return source
+
+
+def _title(path: Path) -> str:
+    return path.stem if _is_model(path) else path.name
+
+
+def _is_model(path: Path) -> bool:
+    return path.suffix in RUNTIMES and path.is_file()
+
+
+def _holds_model(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / "model.py").is_file() or any(map(_is_model, folder.iterdir())))

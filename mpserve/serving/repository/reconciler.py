@@ -1,0 +1,159 @@
+"""A worker's side of load and unload: it makes the newest wish true here, one wish at a time, and says what failed.
+
+What is to be loaded is loaded beside what is served. The change itself is one moment on the event loop, so no request
+finds a model half there, and what was served before ends when its requests have. It knows no other worker.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from mpserve.serving.execution.executor import Executor
+from mpserve.serving.execution.model_instance import Served
+from mpserve.serving.repository.desired_state import ControlPlane, Wanted, Wish
+from mpserve.serving.repository.host import ModelHost
+from mpserve.serving.repository.model_versions import Group
+from mpserve.state.scoreboard import State
+
+logger = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Brings ``host`` to the newest wish, whenever it is kicked and behind."""
+
+    def __init__(self, host: ModelHost) -> None:
+        self.host = host
+        self.retiring: dict[Served, asyncio.Task[None]] = {}
+        """What is served no more, and has not been stopped yet."""
+        self._candidates: dict[str, tuple[int, Group]] = {}
+        """What has been brought up here and is not served yet, with its revision."""
+        self._failures: dict[str, tuple[int, str]] = {}
+        """The revision that failed here, and why, by model."""
+        self._missed: set[int] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._helper = Executor("repository")
+
+    def begin(self, plane: ControlPlane, wish: Wish) -> None:
+        """Count ``wish`` as done: this worker has just started with its models.
+
+        Its trials are left to the workers that were there: a trial may be what has killed the one before, and would
+        again. This worker loads them when they are settled.
+        """
+        self._missed = {trial.revision for trial in wish.trials.values()}
+        plane.report(self.host.row.slot, wish.generation, {})
+        self.host.row.generation = wish.generation
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is a newer wish than this worker has done what it could for."""
+        return self.host.row.generation < self.host.board.generation
+
+    def kick(self) -> None:
+        """Begin to reconcile if there is reason to. To be called often; costs nothing otherwise."""
+        if self.is_behind and self.host.row.state == State.READY and (self._task is None or self._task.done()):
+            self._task = asyncio.ensure_future(self._reconcile())
+            self._task.add_done_callback(_log_failure)
+
+    async def _reconcile(self) -> None:
+        plane = self.host.plane
+        assert plane is not None
+        wish = await self._helper.run(plane.read)
+        wanted = {**wish.models, **wish.trials}
+        self._failures = {
+            name: failure
+            for name, failure in self._failures.items()
+            if name in wanted and wanted[name].revision == failure[0]
+        }
+        for name, trial in wish.trials.items():
+            tried = name in self._failures or self._has_candidate(name, trial)
+            if not tried and trial.revision not in self._missed:
+                await self._try(name, trial)
+        for name, model in wish.models.items():
+            group = self.host.served.get(name)
+            if (group is None or group.wanted.revision != model.revision) and not self._has_candidate(name, model):
+                await self._try(name, model)
+        await self._retire(self._change(wish))
+        failures = {name: reason for name, (_, reason) in self._failures.items()}
+        await self._helper.run(plane.report, self.host.row.slot, wish.generation, failures)
+        self.host.row.generation = wish.generation
+
+    def _has_candidate(self, name: str, wanted: Wanted) -> bool:
+        return name in self._candidates and self._candidates[name][0] == wanted.revision
+
+    async def _try(self, name: str, wanted: Wanted) -> None:
+        """Bring a model up as a candidate, or note why it failed."""
+        host = self.host
+        timeout = host.settings.load_timeout
+        loading = asyncio.ensure_future(host.bring_up(name, wanted, self._helper))
+        try:
+            await asyncio.wait({loading}, timeout=timeout)
+            if loading.done():
+                self._stand_by(name, loading.result(), wanted)
+                return
+            reason = (
+                f"{host.loading} did not finish within the {timeout:g} s of --load_timeout; it is at {host.where()}"
+            )
+        except Exception as error:  # whatever it is, the worker goes on with what it serves
+            reason = str(error)
+        finally:
+            loading.cancel()
+        logger.error("%s. What was served before is served on.", reason)
+        self._failures[name] = wanted.revision, reason
+
+    def _stand_by(self, name: str, group: Group, wanted: Wanted) -> None:
+        self._failures.pop(name, None)
+        _, replaced = self._candidates.get(name, (0, group))
+        self._candidates[name] = wanted.revision, group
+        for served in replaced:
+            if served not in group and served not in self.host.served.get(name, ()):
+                self._let_go(served)
+
+    def _change(self, wish: Wish) -> list[Served]:
+        """Serve what the wish says, from this moment on; gives what is served no more, or will never be."""
+        host = self.host
+        ended = [served for name in list(host.served) if name not in wish.models for served in host.served.pop(name)]
+        for name, (revision, group) in list(self._candidates.items()):
+            model, trial = wish.models.get(name), wish.trials.get(name)
+            if model is not None and model.revision == revision:
+                ended += host.served.get(name, ())
+                group.wanted = model
+                host.served[name] = group
+                del self._candidates[name]
+            elif trial is None or trial.revision != revision:
+                ended += group
+                del self._candidates[name]
+        host.wish = wish
+        host.publish()
+        serving = self._serving()  # an object that was loaded in place has ended and is served
+        return [served for served in dict.fromkeys(ended) if served not in serving]
+
+    def _serving(self) -> set[Served]:
+        return {served for group in self.host.served.values() for served in group}
+
+    async def _retire(self, ended: Iterable[Served]) -> None:
+        """Stop these once their requests are done. One that takes long is waited for by no wish."""
+        tasks = [self._let_go(served) for served in ended]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.host.settings.graceful_timeout)
+
+    def _let_go(self, served: Served) -> "asyncio.Task[None]":
+        self.host.forget(served)
+        task = self.retiring[served] = asyncio.ensure_future(served.retire())
+        task.add_done_callback(lambda task: self.retiring.pop(served, None))
+        return task
+
+    async def stop(self) -> None:
+        """Reconcile no more, and stop what is neither served nor stopped yet."""
+        if self._task is not None:
+            self._task.cancel()
+        for served in self.retiring:
+            served.abandon_requests()
+        serving = self._serving()
+        spare = [served.stop() for _, group in self._candidates.values() for served in group if served not in serving]
+        await asyncio.gather(*self.retiring.values(), *spare)
+        self._helper.close()
+
+
+def _log_failure(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("the wish for models could not be followed", exc_info=error)

@@ -1,0 +1,244 @@
+"""Load, unload and index (V2 model repository extension), asked of one worker and true of all when it answers.
+
+It changes the wish and waits until every worker that can be asked has followed it. Workers that start later begin with
+the wish as it is then, and workers that are ending are not waited for. It knows no front end.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, MPServeError, NotSupported, ServerNotReady
+from mpserve.serving.repository import model_directory as shelf
+from mpserve.serving.repository.core import ServerCore
+from mpserve.serving.repository.desired_state import Wanted, Wish
+from mpserve.state.scoreboard import MODELS, State
+
+TICK = 0.05
+BEING_FINISHED = "its requests in flight are being finished"
+
+
+class Entry(NamedTuple):
+    """A line of the index: one version of a model. ``state`` is READY, UNAVAILABLE, LOADING or UNLOADING.
+
+    ``version`` is empty if not known.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class Repository:
+    """The models of one server: which there are, which are wanted, which are ready."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self.core = core
+        self._loads: set[asyncio.Future[None]] = set()
+        """Those under way: the event loop itself keeps no task alive."""
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Load a model, or load it anew, with all its versions, in every worker; in each from one moment on, or in none.
+
+        It goes on if who asked for it goes away (gRPC cancels a call then): a trial that nobody decides about would stay.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            NotSupported: the parameters would replace the model's configuration or files; or too many are wanted.
+            ModelLoadError: it failed in some workers, which are named, each with its reason. Nothing has changed.
+            ModelNotReady: another load or unload of it came in between.
+            ServerNotReady: the worker that was asked is ending.
+        """
+        loading = asyncio.ensure_future(self._load(name, parameters))
+        self._loads.add(loading)
+        loading.add_done_callback(self._loads.discard)
+        await asyncio.shield(loading)
+
+    async def _load(self, name: str, parameters: Mapping[str, Any]) -> None:
+        _refuse_replacements(parameters)
+        loadable = await self.core.offload(self._loadable)
+        _check_known(name, loadable)
+        entries = [place.entry for place in loadable[name]]
+        wish = await self._change(lambda wish: _with_room(wish.with_trial(name, os.getpid(), entries)))
+        trial = wish.trials[name]
+        try:
+            reasons = await self._followed(wish.generation, self._ready_workers())
+            reasons |= await self._failures(name)
+            if reasons:
+                raise ModelLoadError(
+                    f"Model with name {name} was not loaded, and nothing has changed: {_told(reasons)}"
+                )
+        except MPServeError:
+            await self._drop(name, trial)
+            raise
+        await self._settle(name, trial)
+
+    async def _drop(self, name: str, trial: Wanted) -> None:
+        """Put the wish back to what is served; also when the worker is ending."""
+        assert self.core.plane is not None
+        await self.core.offload(
+            self.core.plane.change, lambda wish: wish.without_trial(name) if _is(trial, name, wish) else wish
+        )
+
+    async def _settle(self, name: str, trial: Wanted) -> None:
+        def settled(wish: Wish) -> Wish:
+            if not _is(trial, name, wish):
+                raise ModelNotReady(name, "Another load or unload of it came in between.")
+            return wish.settled(name)
+
+        wish = await self._change(settled)
+        reasons = await self._followed(wish.generation)
+        reasons |= await self._failures(name)  # of workers that have started meanwhile
+        if reasons:
+            raise ModelLoadError(f"Model with name {name} is loaded, but not everywhere: {_told(reasons)}")
+
+    async def unload(self, name: str) -> None:
+        """Unload a model, all its versions, in every worker, each after its requests in flight. One that is not loaded stays so.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            ModelLoadError: some workers have not done it in time; they are named.
+            ServerNotReady: the worker that was asked is ending.
+        """
+        _check_known(name, self._names(await self.core.offload(self._loadable)))
+        wish = await self._change(lambda wish: wish.without(name))
+        reasons = await self._followed(wish.generation)
+        if reasons:
+            raise ModelLoadError(f"Model with name {name} was not unloaded everywhere: {_told(reasons)}")
+
+    async def index(self, ready_only: bool = False) -> list[Entry]:
+        """All models that are loaded or can be loaded, or only those that are ready; a line for each version."""
+        assert self.core.plane is not None
+        wish = await self.core.offload(self.core.plane.read)
+        loadable = await self.core.offload(self._loadable)
+        names = self._names(loadable)
+        entries = [entry for name in names for entry in self._lines(name, loadable.get(name, []), wish)]
+        return [entry for entry in entries if entry.state == "READY" or not ready_only]
+
+    def _lines(self, name: str, places: Iterable[shelf.Place], wish: Wish) -> list[Entry]:
+        """The versions that are served here, or else those that lie in these places."""
+        core = self.core
+        group = core.served.get(name)
+        if group is None:
+            versions = [place.version for place in places] or [""]
+            return [Entry(name, version, *self._state(name, wish)) for version in versions]
+        if name not in wish.models:
+            return [Entry(name, version, "UNLOADING", BEING_FINISHED) for version in group.versions]
+        return [Entry(name, served.model.version, *self._wanted(core.is_model_ready(served))) for served in group]
+
+    def _state(self, name: str, wish: Wish) -> tuple[str, str]:
+        """State and reason of a model that is not served here."""
+        core = self.core
+        if name in wish.models:
+            return self._wanted(core.board.model_ready(wish.models[name].bit))
+        if name in wish.trials:
+            return "LOADING", ""
+        if any(old.model.name == name for old in core.reconciler.retiring):
+            return "UNLOADING", BEING_FINISHED
+        return "UNAVAILABLE", "it is not loaded"
+
+    def _wanted(self, ready: bool) -> tuple[str, str]:
+        if ready:
+            return "READY", ""
+        if any(row.state == State.LOADING for row in self.core.board.live()):
+            return "LOADING", ""
+        return "UNAVAILABLE", "it is not ready in any worker"
+
+    def _names(self, loadable: Iterable[str]) -> list[str]:
+        """Every model there is: wanted, or to be loaded."""
+        return list(dict.fromkeys([*self.core.names, *loadable]))
+
+    def _loadable(self) -> dict[str, list[shelf.Place]]:
+        """What can be loaded, with the places of its versions in the model directory.
+
+        There are none of what the server was started with otherwise, which goes first.
+        """
+        known = self.core.known
+        started: dict[str, list[shelf.Place]] = {name: [] for name, found in known.items() if not found[0].shelved}
+        renamed = {found[0].shelved: name for name, found in known.items()}  # by --model_name
+        if self.core.library is not None:
+            started |= {name: [] for name in self.core.library.names() if name not in started}
+        lying = {renamed.get(name, name): places for name, places in shelf.places(self.core.settings).items()}
+        return started | {name: places for name, places in lying.items() if name not in started}
+
+    async def _change(self, to: Callable[[Wish], Wish]) -> Wish:
+        plane = self.core.plane
+        if plane is None or self.core.row.state != State.READY:
+            raise ServerNotReady("The worker that was asked is starting or ending; ask again.")
+        return await self.core.offload(plane.change, to)
+
+    def _ready_workers(self) -> dict[int, int]:
+        """The pids of the workers that will load, by slot."""
+        return {row.slot: row.pid for row in self.core.board.live() if row.state == State.READY}
+
+    async def _followed(self, generation: int, loading: Mapping[int, int] | None = None) -> dict[int, str]:
+        """Wait until all workers that are READY have followed the wish; gives the reasons of those that have not, by slot.
+
+        ``loading`` are the workers whose death in the meantime counts as a failure.
+        """
+        core = self.core
+        watched = dict(loading or {})
+        reasons: dict[int, str] = {}
+        patience = core.settings.load_timeout + core.settings.graceful_timeout
+        deadline = time.monotonic() + patience
+        while True:
+            core.reconciler.kick()
+            if core.row.state != State.READY:
+                raise ServerNotReady("The worker that was asked is ending; ask again.")
+            for slot, pid in list(watched.items()):
+                row = core.board.row(slot)
+                if row.state in (State.DRAINING, State.EXITED):  # it ends as it should
+                    del watched[slot]
+                elif row.pid != pid or not row.is_live():
+                    reasons[slot] = "its worker died meanwhile"
+            ready = [row for row in core.board.live() if row.state == State.READY]
+            late = [row.slot for row in ready if row.generation < generation]
+            if not late:
+                return reasons
+            if time.monotonic() > deadline:
+                return reasons | dict.fromkeys(late, f"not done within {patience:g} s")
+            await asyncio.sleep(TICK)
+
+    async def _failures(self, name: str) -> dict[int, str]:
+        """Why the model failed in workers that are there, by slot."""
+        plane = self.core.plane
+        assert plane is not None
+        reports = {slot: await self.core.offload(plane.failures, slot) for slot in self._ready_workers()}
+        return {slot: failures[name] for slot, failures in reports.items() if name in failures}
+
+
+def _check_known(name: str, names: Collection[str]) -> None:
+    if name not in names:
+        raise ModelNotFound(name, f"There are: {', '.join(names) or 'none'}.")
+
+
+def _is(trial: Wanted, name: str, wish: Wish) -> bool:
+    return wish.trials.get(name) == trial
+
+
+def _with_room(wish: Wish) -> Wish:
+    if any(wanted.bit >= MODELS for wanted in wish.trials.values()):
+        raise NotSupported(f"{MODELS} models are loaded, which is as many as can be; unload one first")
+    return wish
+
+
+def _refuse_replacements(parameters: Mapping[str, Any]) -> None:
+    for name in parameters:
+        if name == "config" or name.startswith("file:"):
+            raise NotSupported(
+                f"the parameter {name!r} is not supported: a model is loaded as it lies in the model directory, or as"
+                " the server was started with it"
+            )
+
+
+def _told(reasons: Mapping[int, str]) -> str:
+    """The reasons with the slots where each was met."""
+    return "; ".join(f"{_slots(reasons, reason)}: {reason}" for reason in dict.fromkeys(reasons.values()))
+
+
+def _slots(reasons: Mapping[int, str], reason: str) -> str:
+    slots: Iterable[int] = sorted(slot for slot, other in reasons.items() if other == reason)
+    return f"in slot {', '.join(map(str, slots))}"

@@ -1,0 +1,193 @@
+"""The regions of shared memory that clients have registered with one server, and how a worker maps them.
+
+What is registered is a file that all workers share, so every worker knows it, one that is respawned later too. A worker maps
+a region when a request first names it. A mapping lives as long as anything uses it, so nothing is pulled away from under a
+request when its region is unregistered. It knows bytes and nothing of tensors.
+
+Source: Triton's docs/protocol/extension_shared_memory.md.
+"""
+
+import mmap
+import os
+import stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound
+from mpserve.protocol.json.documents import MAX_SHOWN, show
+from mpserve.state import rundir
+from mpserve.state.scoreboard import Scoreboard
+
+REGISTERED = "regions.json"
+OBJECTS = "/dev/shm"
+"""Where Linux keeps what ``shm_open`` makes."""
+
+CUDA_REFUSED = "CUDA shared memory is not supported; register system shared memory, or send the tensors"
+"""What is told who registers it. Who asks learns that there is none, and may unregister all, as many clients begin."""
+
+
+class Region(NamedTuple):
+    """``byte_size`` bytes of a shared memory object, from ``offset`` on; ``inode`` tells it from a later one of its key."""
+
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+    inode: int
+
+
+class Window:
+    """A part of a region, for one tensor."""
+
+    def __init__(self, region: Region, mapping: mmap.mmap, offset: int, byte_size: int) -> None:
+        self.region = region
+        self.offset = offset
+        self.byte_size = byte_size
+        self._mapping = mapping
+
+    def open(self) -> memoryview:
+        """Its bytes, which can be written to.
+
+        Raises:
+            InvalidInput: the client has cut the object short since, so that a touch of what is missing would kill this worker.
+        """
+        start = self.region.offset + self.offset
+        if self._mapping.size() < start + self.byte_size:
+            raise InvalidInput(
+                f"shared memory region '{self.region.name}': its object has shrunk to {self._mapping.size()} bytes,"
+                f" expected {start + self.byte_size} or more"
+            )
+        return memoryview(self._mapping)[start : start + self.byte_size]
+
+
+class Regions:
+    """The regions of the server whose workers share ``directory`` and ``board``.
+
+    ``register``, ``unregister`` and ``status`` wait for files; ``follow`` and ``window`` are for the event loop and read one only
+    when there is news.
+    """
+
+    def __init__(self, directory: Path, board: Scoreboard) -> None:
+        self._directory = directory
+        self._board = board
+        self._generation = 0
+        self._registered: dict[str, Region] = {}
+        self._mapped: dict[Region, mmap.mmap] = {}
+
+    def register(self, name: str, key: Any, offset: Any, byte_size: Any) -> None:
+        """Make a part of the object ``key`` known as the region ``name``, to all workers.
+
+        Raises:
+            AlreadyExists: the name is taken.
+            InvalidInput: there is no such object or none that long, or a field is not what it must be.
+        """
+        if not name:
+            raise InvalidInput("expected the name of a shared memory region, got an empty one")
+        for field, value, least in (("offset", offset, 0), ("byte_size", byte_size, 1)):
+            if type(value) is not int or value < least:
+                raise InvalidInput(f"{field} is {show(value)}, expected a number of bytes of {least} or more")
+        with rundir.locked(self._directory):
+            generation, registered = self._read()
+            if name in registered:
+                raise AlreadyExists(f"shared memory region '{name}' is registered already; unregister it first")
+            descriptor, found = _open(key)
+            os.close(descriptor)
+            if found.st_size < offset + byte_size:
+                raise InvalidInput(
+                    f"shared memory object '{key}' has {found.st_size} bytes, expected {offset + byte_size} or more for"
+                    f" {byte_size} bytes from offset {offset} on"
+                )
+            registered[name] = Region(name, key, offset, byte_size, found.st_ino)
+            self._write(generation + 1, registered)
+
+    def unregister(self, name: str) -> None:
+        """Forget the region of that name, if there is one, or all regions if it is empty."""
+        with rundir.locked(self._directory):
+            generation, registered = self._read()
+            self._write(generation + 1, {each: registered[each] for each in registered if name not in ("", each)})
+
+    def status(self, name: str) -> list[Region]:
+        """The region of that name, or all regions if it is empty.
+
+        Raises:
+            RegionNotFound: there is no such region.
+        """
+        _, registered = self._read()
+        return [_found(registered, name)] if name else list(registered.values())
+
+    def follow(self) -> None:
+        """Learn what is registered by now, and keep nothing else mapped. To be called often; costs nothing without news."""
+        if self._generation != self._board.regions:
+            self._generation, self._registered = self._read()
+            kept = self._mapped.keys() & self._registered.values()
+            self._mapped = {region: self._mapped[region] for region in kept}
+
+    def window(self, name: str, offset: int, byte_size: int) -> Window:
+        """A part of a region, which it may outlive.
+
+        Raises:
+            RegionNotFound: there is no such region.
+            InvalidInput: it is not that long, or its object is not there any more.
+        """
+        self.follow()
+        region = _found(self._registered, name)
+        if offset + byte_size > region.byte_size:
+            raise InvalidInput(
+                f"shared memory region '{name}' has {region.byte_size} bytes, expected {offset + byte_size} or more for"
+                f" {byte_size} bytes from offset {offset} on"
+            )
+        if region not in self._mapped:
+            self._mapped[region] = _mapping(region)
+        return Window(region, self._mapped[region], offset, byte_size)
+
+    def _read(self) -> tuple[int, dict[str, Region]]:
+        try:
+            generation, *regions = orjson.loads((self._directory / REGISTERED).read_bytes())
+        except FileNotFoundError:
+            return 0, {}
+        return generation, {fields[0]: Region(*fields) for fields in regions}
+
+    def _write(self, generation: int, registered: dict[str, Region]) -> None:
+        # Announced first: who dies in between leaves others to read again what they know, and nobody without the news.
+        self._board.regions = generation
+        content = orjson.dumps([generation, *map(list, registered.values())])  # orjson takes no named tuples
+        rundir.replace(self._directory / REGISTERED, content)
+
+
+def _found(registered: dict[str, Region], name: str) -> Region:
+    region = registered.get(name)
+    if region is None:
+        raise RegionNotFound(f"shared memory region '{name[:MAX_SHOWN]}' is not registered")
+    return region
+
+
+def _open(key: Any) -> tuple[int, os.stat_result]:
+    """A descriptor of the shared memory object, for reading and writing, and what it is."""
+    name = key.removeprefix("/") if isinstance(key, str) else ""
+    if not name or "/" in name or "\0" in name or name in (".", ".."):
+        raise InvalidInput(f"key is {show(key)}, expected the name of a shared memory object, without a path")
+    try:
+        descriptor = os.open(f"{OBJECTS}/{name}", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise InvalidInput(
+            f"shared memory object '{key}' cannot be opened for reading and writing: {error.strerror}"
+        ) from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise InvalidInput(f"'{key}' is no shared memory object")
+    return descriptor, found
+
+
+def _mapping(region: Region) -> mmap.mmap:
+    descriptor, found = _open(region.key)
+    try:
+        if found.st_ino != region.inode:
+            raise InvalidInput(f"shared memory object '{region.key}' is another one by now; register the region anew")
+        return mmap.mmap(descriptor, region.offset + region.byte_size)
+    except (ValueError, OSError) as error:
+        raise InvalidInput(f"shared memory region '{region.name}' cannot be mapped: {error}") from None
+    finally:
+        os.close(descriptor)

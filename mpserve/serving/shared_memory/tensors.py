@@ -1,0 +1,94 @@
+"""Tensors that lie in shared memory, which clients name by the parameters of a tensor, with no data beside them.
+
+An input becomes an ordinary one before the model sees it: a read-only view, without a copy, on memory that its client can
+change, and must not before it has the answer. An output is written there and sent without its data.
+
+Source: Triton's docs/protocol/extension_shared_memory.md.
+"""
+
+from typing import Any, Protocol
+
+from mpserve.errors import InvalidInput, RegionNotFound
+from mpserve.protocol.binary import decode_tensor, encode_tensor
+from mpserve.protocol.json.documents import MAX_SHOWN, show
+from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, Parameters
+from mpserve.protocol.tensors import REGION
+from mpserve.serving.shared_memory.regions import Regions, Window
+
+OFFSET, SIZE = "shared_memory_offset", "shared_memory_byte_size"
+PARAMETERS = (REGION, OFFSET, SIZE)
+
+
+def window(parameters: Parameters, regions: Regions, what: str) -> Window:
+    """The memory that a tensor's parameters name; ``what`` names the tensor in messages.
+
+    Raises:
+        RegionNotFound: there is no such region.
+        InvalidInput: a parameter is missing or not what it must be, or the region is not that long.
+    """
+    name = parameters[REGION]
+    try:
+        if not isinstance(name, str):
+            raise InvalidInput(f"{REGION} is {show(name)}, expected a string")
+        return regions.window(name, _bytes(OFFSET, parameters.get(OFFSET, 0)), _bytes(SIZE, parameters.get(SIZE)))
+    except (InvalidInput, RegionNotFound) as error:
+        raise type(error)(f"{what}: {error}") from None
+
+
+class Holder(Protocol):
+    """Who has the regions."""
+
+    @property
+    def regions(self) -> Regions:
+        """Those that clients have registered. Raises NotSupported: the server uses no shared memory of its clients."""
+
+
+def fetch_inputs(request: InferRequest, holder: Holder) -> None:
+    """Make ordinary inputs of those that lie in shared memory.
+
+    Raises:
+        NotSupported: the server uses no shared memory of its clients.
+        RegionNotFound, InvalidInput: as ``fetch``.
+    """
+    for given in request.inputs:
+        if given.parameters and given.in_shared_memory:
+            fetch(given, holder.regions)
+
+
+def fetch(given: InferInput, regions: Regions) -> None:
+    """Give an input the data that its parameters say where to find; they say no more of it then.
+
+    Raises:
+        RegionNotFound, InvalidInput: as ``window``; or what is there is not of the input's datatype and shape.
+    """
+    parameters = given.parameters or {}
+    what = f"input '{given.name[:MAX_SHOWN]}'"
+    memory = window(parameters, regions, what).open().toreadonly()
+    given.set_data_from_numpy(decode_tensor(memory, given.datatype, given.shape, what))
+    given.parameters = {name: value for name, value in parameters.items() if name not in PARAMETERS} or None
+
+
+def put(output: InferOutput, place: Window) -> InferOutput:
+    """Write an output there; gives the output as it is sent, with the number of bytes that it took.
+
+    Raises:
+        InvalidInput: it is larger than the place.
+        InferenceError: the output does not fit its declaration.
+    """
+    array = output.as_numpy()
+    data = encode_tensor(array, output.datatype)
+    if len(data) > place.byte_size:
+        raise InvalidInput(
+            f"output '{output.name}' has {len(data)} bytes, expected at most the {place.byte_size} of its {SIZE}"
+        )
+    place.open()[: len(data)] = data
+    parameters = {**(output.parameters or {}), REGION: place.region.name, SIZE: len(data)}
+    if place.offset:
+        parameters[OFFSET] = place.offset
+    return InferOutput(output.name, array.shape, output.datatype, None, parameters)
+
+
+def _bytes(parameter: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise InvalidInput(f"{parameter} is {show(value)}, expected a number of bytes")
+    return value

@@ -1,0 +1,226 @@
+"""What is asked about the server and its models: liveness, readiness, metadata, metrics."""
+
+import asyncio
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from mpserve.http.app import build_app
+from mpserve.serving.extensions.names import EXTENSIONS
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.version import VERSION
+from tests.asgi import ask, core_of, serving
+from tests.cases import each
+
+PATIENCE = 30.0
+
+
+class Declared(TensorModel):
+    name = "m"
+    version = "3"
+    platform = "numpy"
+    inputs = (Tensor("x", "FP32", (-1, 2)),)
+    outputs = (Tensor("y", "INT64", (-1,)),)
+
+    def predict(self, x: Any) -> Any:
+        return x.argmax(axis=1)
+
+
+METADATA = {
+    "name": "m",
+    "versions": ["3"],
+    "platform": "numpy",
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+    "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}],
+}
+
+
+@each(
+    "path, body",
+    [
+        ("/", {"status": "alive"}),
+        ("/v1/models", {"models": ["m"]}),
+        ("/v1/models/m", {"name": "m", "ready": True}),
+        ("/v2", {"name": "mpserve", "version": VERSION, "extensions": list(EXTENSIONS)}),
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"ready": True}),
+        ("/v2/models", {"models": ["m"]}),
+        ("/v2/models/m", METADATA),
+        ("/v2/models/m/versions/3", METADATA),
+        ("/v2/models/m/ready", {"name": "m", "ready": True}),
+        ("/v2/models/m/versions/3/ready", {"name": "m", "ready": True}),
+    ],
+)
+@each("method", ["GET", "HEAD"])
+def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> None:
+    answer = ask(Declared(), method, path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert method == "HEAD" or answer.json() == body
+
+
+async def test_each_version_of_a_model_is_asked_by_its_address() -> None:
+    class Older(Declared):
+        version = "2"
+        platform = "older"
+
+    class Newest(Declared):
+        version = "10"
+
+    paths = {
+        "/v2/models": {"models": ["m"]},
+        "/v2/models/m": METADATA | {"versions": ["2", "10"]},
+        "/v2/models/m/versions/10": METADATA | {"versions": ["2", "10"]},
+        "/v2/models/m/versions/2": METADATA | {"versions": ["2", "10"], "platform": "older"},
+        "/v2/models/m/versions/2/ready": {"name": "m", "ready": True},
+        "/v2/models/m/versions/3": {"error": "Model with name m does not exist. (version 3; it has 2, 10)"},
+        "/v2/models/m/versions/3/ready": {"error": "Model with name m does not exist. (version 3; it has 2, 10)"},
+    }
+    older = Older()
+
+    async with serving(Newest(), older) as client:
+        for path, body in paths.items():
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()) == (404 if "error" in body else 200, body)
+        older.ready = False
+        answer = await client.get("/v2/models/m/versions/2/ready")
+        assert (answer.status_code, answer.json()) == (503, {"error": "Model with name m@2 is not ready."})
+        assert (await client.get("/v2/models/m/ready")).status_code == 200
+        assert (await client.get("/v2/health/ready")).status_code == 503
+
+
+async def test_a_server_or_model_that_is_not_ready_says_so() -> None:
+    class Toggling(Model):
+        name = "m"
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            self.ready = payload["instances"][0]
+            return {}
+
+    paths = ["/v2/health/ready", "/v1/models/m", "/v2/models/m/ready", "/v2/health/live", "/v2/models/m"]
+    model = Toggling()
+
+    async def statuses(client: httpx.AsyncClient) -> list[int]:
+        return [(await client.get(path)).status_code for path in paths]
+
+    async with serving(model) as client:
+        assert await statuses(client) == [200, 200, 200, 200, 200]
+        await client.post("/v1/models/m:predict", json={"instances": [False]})
+        assert await statuses(client) == [503, 503, 503, 200, 200]
+        assert (await client.get("/v2/health/ready")).json() == {"ready": False, "error": "Server is not ready."}
+        assert (await client.get("/v1/models/m")).json() == {"error": "Model with name m is not ready."}
+        model.ready = True
+        assert await statuses(client) == [200, 200, 200, 200, 200]
+
+
+def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread() -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    class Slow(Declared):
+        def predict(self, x: Any) -> Any:
+            begun.set()
+            assert released.wait(PATIENCE)
+            return super().predict(x)
+
+    paths = ["/", "/metrics", "/v1/models/m", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m"]
+
+    async def main() -> list[int]:
+        async with serving(Slow()) as client:
+            body = {"instances": [[1, 2]]}
+            predicting = asyncio.ensure_future(client.post("/v1/models/m:predict", json=body))
+            await asyncio.to_thread(begun.wait, PATIENCE)
+            statuses = [(await client.get(path)).status_code for path in paths]
+            assert not predicting.done()
+            released.set()
+            return [*statuses, (await predicting).status_code]
+
+    assert asyncio.run(main()) == [200] * (len(paths) + 1)
+
+
+def test_metadata_that_cannot_be_told_is_an_error_that_costs_no_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """Starlette raises again what it has answered, and the server then closes the connection; so it must not see it."""
+
+    class Broken(Model):
+        name = "m"
+
+        def get_input_types(self) -> Any:
+            raise ValueError("a secret path")
+
+    answer = ask(Broken(), "GET", "/v2/models/m")
+    assert (answer.status_code, answer.json()) == (500, {"error": "internal server error"})
+    assert "a secret path" in caplog.text
+    assert answer.headers["x-request-id"]
+
+
+@each(
+    "accept, content_type",
+    [("*/*", "text/plain; version="), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
+)
+def test_metrics_are_given_in_the_format_that_is_accepted(accept: str, content_type: str) -> None:
+    answer = ask(Declared(), "GET", "/metrics", headers={"accept": accept})
+    assert answer.headers["content-type"].startswith(content_type)
+    assert 'mpserve_workers{state="ready"} 1.0' in answer.text
+    assert 'mpserve_model_load_seconds_count{model_name="m"}' in answer.text
+
+
+def test_requests_in_flight_are_in_the_metrics() -> None:
+    class Asking(Model):
+        name = "m"
+        client: httpx.AsyncClient
+
+        async def predict(self, payload: Any, headers: Any = None) -> Any:
+            return (await self.client.get("/metrics")).text
+
+    async def main() -> str:
+        model = Asking()
+        async with serving(model) as model.client:
+            return (await model.client.post("/v1/models/m:predict", json={"instances": []})).text
+
+    assert "mpserve_requests_in_flight 1.0" in asyncio.run(main())
+
+
+async def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None:
+    class Late(Model):
+        name = "m"
+
+    core = core_of(Late())
+    core.begin_alone()
+
+    transport = httpx.ASGITransport(build_app(core))  # its lifespan is not run: nothing is loaded
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/v2/health/ready")).status_code == 503
+        assert (await client.get("/v1/models")).json() == {"models": ["m"]}
+        assert (await client.get("/v1/models/other")).status_code == 404
+        answer = await client.get("/v1/models/m")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json() == {"error": "Model with name m is not ready: it is being loaded."}
+
+
+@each("path", ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"])
+def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
+    async def main() -> Any:
+        async with serving(Declared()) as client:
+            await client.post("/v1/models/m:predict", json={"instances": [[1, 2], [3, 4]]})
+            return (await client.get(path)).json()
+
+    [stats] = asyncio.run(main())["model_stats"]
+    assert (stats["name"], stats["version"], stats["inference_count"], stats["execution_count"]) == ("m", "3", 2, 1)
+
+
+@each("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
+def test_there_are_no_statistics_of_what_is_not_there(path: str) -> None:
+    assert ask(Declared(), "GET", path).status_code == 404
+
+
+@each("path", ["/v2/models/m/config", "/v2/models/m/versions/3/config"])
+def test_the_configuration_of_a_model(path: str) -> None:
+    told = ask(Declared(), "GET", path).json()
+    assert (told["name"], told["max_batch_size"]) == ("m", 0)
+    assert told["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}]
+
+
+def test_there_is_no_configuration_of_what_is_not_there() -> None:
+    assert ask(Declared(), "GET", "/v2/models/m/versions/2/config").status_code == 404

@@ -1,0 +1,68 @@
+"""The routes of the trace and logging extensions."""
+
+import asyncio
+import logging
+from typing import Any
+
+from mpserve.serving.models.model import Model
+from tests.asgi import ask, serving
+from tests.cases import each
+
+TRACE = {
+    "trace_file": "",
+    "trace_level": ["OFF"],
+    "trace_rate": "1000",
+    "trace_count": "-1",
+    "log_frequency": "0",
+    "trace_mode": "triton",
+}
+
+
+@each("path", ["/v2/trace/setting", "/v2/models/m/trace/setting"])
+@each("method, body", [("GET", b""), ("POST", b""), ("POST", b'{"trace_level": null}')])
+def test_trace_settings_are_tritons_defaults(method: str, path: str, body: bytes) -> None:
+    assert ask(Model("m"), method, path, content=body).json() == TRACE
+
+
+@each(
+    "method, path, body, status",
+    [
+        ("GET", "/v2/models/other/trace/setting", None, 404),
+        ("POST", "/v2/models/other/trace/setting", {}, 404),
+        ("POST", "/v2/trace/setting", {"trace_level": ["TIMESTAMPS"]}, 501),
+        ("POST", "/v2/trace/setting", {"level": []}, 400),
+        ("POST", "/v2/trace/setting", [], 400),
+        ("POST", "/v2/logging", {"log_file": "/tmp/x"}, 501),
+        ("POST", "/v2/logging", {"log_infos": True}, 400),
+        ("POST", "/v2/logging", [], 400),
+    ],
+)
+def test_what_cannot_be_is_said(method: str, path: str, body: Any, status: int) -> None:
+    answer = ask(Model("m"), method, path, json=body)
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+def test_log_settings_are_told_and_changed() -> None:
+    before = logging.getLogger().level
+
+    async def main() -> None:
+        async with serving(Model("m")) as client:
+            told = (await client.get("/v2/logging")).json()
+            assert set(told) >= {"log_info", "log_verbose_level"}
+            verbose = (await client.post("/v2/logging", json={"log_verbose_level": 1})).json()
+            assert (verbose["log_verbose_level"], verbose["log_info"]) == (1, True)
+            assert logging.getLogger().level == logging.DEBUG
+            assert (await client.get("/v2/logging")).json() == verbose
+
+    try:
+        asyncio.run(main())
+    finally:
+        logging.getLogger().setLevel(before)
+
+
+@each("path", ["/v2/logging", "/v2/trace/setting", "/v2/models/m/trace/setting"])
+def test_another_method_is_told_both_that_there_are(path: str) -> None:
+    answer = ask(Model("m"), "DELETE", path)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}

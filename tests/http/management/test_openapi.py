@@ -1,0 +1,246 @@
+"""``/openapi.json``: it describes what is served, and what it says of a model is true of the model."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from starlette.routing import Route
+
+from mpserve.http.app import build_app
+from mpserve.http.management.openapi import described
+from mpserve.http.management.operations import FAULTS, OPERATIONS
+from mpserve.http.responses import STATUS
+from mpserve.protocol.datatypes import DATATYPES
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.tensors import Tensor, TensorModel
+from tests.asgi import ask, core_of, serving
+from tests.cases import each
+
+
+class Concatenated(TensorModel):
+    """Takes whatever it declares, and gives it as one row of text."""
+
+    outputs = (Tensor("text", "BYTES", (-1,)),)
+
+    def __init__(self, name: str, *inputs: Tensor) -> None:
+        super().__init__(name)
+        self.inputs = inputs
+
+    def predict(self, *arrays: Any) -> Any:
+        return ["".join(str(array.tolist()) for array in arrays)]
+
+
+MODELS = [
+    Concatenated("vector", Tensor("x", "FP32", (-1, 4))),
+    Concatenated("pair", Tensor("ids", "INT64", (-1, -1)), Tensor("mask", "BOOL", (-1, 1))),
+    Concatenated("text", Tensor("text", "BYTES", (-1,))),
+    Concatenated("image", Tensor("image", "UINT8", (-1, 2, 2, 3)), Tensor("scale", "FP64", (1,))),
+    Concatenated("scalar", Tensor("x", "FP16", ())),
+    Concatenated("a {b}%", Tensor("x", "INT8", (-1,))),
+]
+
+
+def served_operations() -> set[str]:
+    app = build_app(core_of(MODELS[0], enable_docs_url=True))
+    return {
+        f"{method} {route.path_format}"
+        for route in app.routes
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+
+
+def document_of(*models: Model) -> dict[str, Any]:
+    async def main() -> Any:
+        async with serving(*models) as client:
+            return (await client.get("/openapi.json")).json()
+
+    document: dict[str, Any] = asyncio.run(main())
+    return document
+
+
+DOCUMENT = document_of(*MODELS)
+
+
+def body_of(path: str, document: dict[str, Any] = DOCUMENT) -> dict[str, Any]:
+    """The schema of a JSON request to that path, by itself."""
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    return {"allOf": [schema], "components": document["components"]}
+
+
+def answer_of(path: str) -> dict[str, Any]:
+    """The schema of the JSON with which that path answers, by itself."""
+    schema = DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    return {"allOf": [schema], "components": DOCUMENT["components"]}
+
+
+def found(value: Any, key: str) -> Iterator[Any]:
+    """Everything that stands under ``key``, at any depth."""
+    for name, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
+        if name == key:
+            yield inner
+        yield from found(inner, key)
+
+
+def test_every_route_is_described_and_nothing_else_is() -> None:
+    """A new route needs one row in OPERATIONS of mpserve/http/management/operations.py."""
+    assert served_operations() - OPERATIONS.keys() == set(), "add a row to OPERATIONS for each"
+    assert OPERATIONS.keys() - served_operations() == set(), "these rows of OPERATIONS have no route"
+
+
+def test_the_document_holds_the_routes_that_there_are() -> None:
+    described = {f"{method.upper()} {path}" for path, item in document_of()["paths"].items() for method in item}
+    assert described == served_operations() - {"GET /docs"}
+    assert DOCUMENT["openapi"] == "3.1.0"
+
+
+def test_a_users_own_route_is_left_out() -> None:
+    assert list(described(["GET /hello", "POST /", "GET /"])["paths"]) == ["/"]
+
+
+def test_every_reference_leads_somewhere_and_nothing_is_left_unused() -> None:
+    there = {f"#/components/{kind}/{name}" for kind, all_of in DOCUMENT["components"].items() for name in all_of}
+    assert set(found(DOCUMENT, "$ref")) == there
+
+
+def test_every_schema_is_one() -> None:
+    for schema in (*DOCUMENT["components"]["schemas"].values(), *found(DOCUMENT, "schema")):
+        Draft202012Validator.check_schema(schema)
+
+
+def test_every_place_in_a_path_is_a_parameter() -> None:
+    for path, item in DOCUMENT["paths"].items():
+        for operation in item.values():
+            references = list(found(operation["parameters"], "$ref"))
+            inside = re.findall(r"{(\w+)}", path)
+            assert references[: len(inside)] == [f"#/components/parameters/{name}" for name in inside]
+
+
+def test_the_lists_that_the_server_has_elsewhere_are_the_same() -> None:
+    assert sorted(DOCUMENT["components"]["schemas"]["Datatype"]["enum"]) == sorted(DATATYPES)
+    assert FAULTS.keys() == set(STATUS.values())
+
+
+OF_MODELS = [path for path, item in DOCUMENT["paths"].items() if item.get("post", {}).get("tags") == ["Models"]]
+
+
+def test_each_model_has_paths_of_its_own() -> None:
+    assert OF_MODELS == [
+        "/v2/models/vector/infer", "/v1/models/vector:predict",
+        "/v2/models/pair/infer", "/v1/models/pair:predict",
+        "/v2/models/text/infer", "/v1/models/text:predict",
+        "/v2/models/image/infer", "/v1/models/image:predict",
+        "/v2/models/scalar/infer",
+        "/v2/models/a%20%7Bb%7D%25/infer", "/v1/models/a%20%7Bb%7D%25:predict",
+    ]  # fmt: skip
+
+
+def test_each_version_of_a_model_has_a_path_of_its_own_where_there_are_several() -> None:
+    older, newer = (Concatenated("m", Tensor(name, "FP32", (-1,))) for name in ("a", "b"))
+    older.version, newer.version = "9", "10"
+    document = document_of(older, newer)
+    inputs = {
+        path: body_of(path, document)["allOf"][0]["examples"][0]["inputs"][0]["name"]
+        for path in document["paths"]
+        if path.startswith("/v2/models/m/")
+    }
+    assert inputs == {
+        "/v2/models/m/infer": "b",
+        "/v2/models/m/versions/9/infer": "a",
+        "/v2/models/m/versions/10/infer": "b",
+    }
+
+
+@each("path", OF_MODELS)
+async def test_the_example_fits_its_schema_and_the_answer_fits_its_own(path: str) -> None:
+    schema = body_of(path)
+    (example,) = schema["allOf"][0]["examples"]
+    Draft202012Validator(schema).validate(example)
+
+    async with serving(*MODELS) as client:
+        answer = await client.post(path, json=example)
+    assert answer.status_code == 200, answer.text
+    Draft202012Validator(answer_of(path)).validate(answer.json())
+
+
+def test_the_page_is_there_when_it_is_asked_for() -> None:
+    assert ask(MODELS[0], "GET", "/docs").status_code == 404
+    answer = ask(MODELS[0], "GET", "/docs", options={"enable_docs_url": True})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; connect-src 'self'; ")
+    assert not re.search(r"https?:|//[a-z]|@import|src=", answer.text), "the page must need nothing from elsewhere"
+
+
+def v2(**changes: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]} | changes]}
+
+
+@each(
+    "path, body, fits",
+    [
+        ("/v2/models/vector/infer", v2(), True),
+        ("/v2/models/vector/infer", v2(data=[[1, 2, 3, 4]]), True),
+        ("/v2/models/vector/infer", v2(shape=[2, 4], data=[0.5] * 8), True),
+        ("/v2/models/vector/infer", v2() | {"id": "7", "parameters": {"a": 1}, "outputs": [{"name": "text"}]}, True),
+        ("/v2/models/vector/infer", v2(name="y"), False),
+        ("/v2/models/vector/infer", v2(datatype="FP31"), False),
+        ("/v2/models/vector/infer", v2(datatype="INT8"), False),
+        ("/v2/models/vector/infer", v2(shape=[4]), False),
+        ("/v2/models/vector/infer", v2(shape=[1, 5]), False),
+        ("/v2/models/vector/infer", v2(shape=[-1, 4]), False),
+        ("/v2/models/vector/infer", v2(data="1"), False),
+        ("/v2/models/vector/infer", {"inputs": []}, False),
+        ("/v2/models/vector/infer", {}, False),
+        ("/v1/models/vector:predict", {"instances": [[1, 2, 3, 4.5]]}, True),
+        ("/v1/models/vector:predict", {"instances": [[1, 2, 3]]}, False),
+        ("/v1/models/vector:predict", {"instances": [1]}, False),
+        ("/v1/models/vector:predict", {"instances": {"x": [1, 2, 3, 4]}}, False),
+        ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2], "mask": [True]}]}, True),
+        ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2]}]}, False),
+        ("/v1/models/pair:predict", {"instances": [{"ids": ["a"], "mask": [True]}]}, False),
+        ("/v1/models/text:predict", {"instances": ["a", {"b64": "YQ=="}]}, True),
+        ("/v1/models/text:predict", {"instances": [1]}, False),
+    ],
+)
+def test_a_models_schema_tells_its_requests_from_others(path: str, body: Any, fits: bool) -> None:
+    assert Draft202012Validator(body_of(path)).is_valid(body) == fits
+
+
+@each("path", ["/v2/models/m/infer", "/v1/models/m:predict"])
+def test_an_input_that_is_large_has_no_example(path: str) -> None:
+    document = document_of(Concatenated("m", Tensor("image", "FP32", (-1, 3, 224, 224))))
+    assert "examples" not in body_of(path, document)["allOf"][0]
+
+
+def test_models_come_and_go() -> None:
+    async def main() -> list[bool]:
+        async with serving(MODELS[0]) as client:
+            there = []
+            for verb in (None, "unload", "load"):
+                if verb:
+                    assert (await client.post(f"/v2/repository/models/vector/{verb}")).status_code == 200
+                there.append("/v2/models/vector/infer" in (await client.get("/openapi.json")).json()["paths"])
+            return there
+
+    assert asyncio.run(main()) == [True, False, True]
+
+
+@each(
+    "declaration",
+    [RuntimeError("not today"), [{"name": "x"}], [{"name": "x", "datatype": "FP32", "shape": "any"}], [1], None],
+)
+def test_a_model_that_does_not_say_what_it_takes_costs_the_others_nothing(declaration: Any) -> None:
+    class Odd(Model):
+        name = "odd"
+
+        def get_input_types(self) -> Any:
+            if isinstance(declaration, Exception):
+                raise declaration
+            return declaration
+
+    paths = document_of(Odd(), MODELS[0])["paths"]
+    assert [path for path in paths if "odd" in path or "vector" in path] == OF_MODELS[:2]

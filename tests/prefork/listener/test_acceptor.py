@@ -1,0 +1,153 @@
+"""Accepting on a listening socket, with rows of a scoreboard in place of other workers."""
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+
+from mpserve.prefork.listener.acceptor import Gate
+from mpserve.prefork.listener.rebalancer import Shedding
+from mpserve.state.scoreboard import Row, Scoreboard, State
+
+LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+BUSY = 1000
+
+
+class Counted(asyncio.Protocol):
+    """What the HTTP protocol does to the row, and who is connected."""
+
+    def __init__(self, row: Row, made: list[Any]) -> None:
+        self.row = row
+        self.made = made
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.row.connections += 1
+        self.made.append(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.row.connections -= 1
+
+
+class Place:
+    """An open gate of slot 0, and one other worker, this very process, in slot 1."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        board = Scoreboard(4)
+        self.row, self.other = board.row(0), board.row(1)
+        self.listener = listener
+        for row in (self.row, self.other):
+            row.state, row.pid = State.READY, os.getpid()
+        self.made: list[Any] = []
+        self.shedding = Shedding()
+        self.gate = Gate(listener, lambda: Counted(self.row, self.made), None, board, self.row, self.shedding)
+        self.gate.open(128)
+        self.clients = ExitStack()
+
+    def connect(self, count: int) -> None:
+        for _ in range(count):
+            self.clients.enter_context(socket.create_connection(self.listener.getsockname()))
+
+    async def until(self, made: int) -> None:
+        while len(self.made) < made or self.row.connections % BUSY != made:
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def place() -> AsyncIterator[Place]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = Place(listener)
+        with here.clients:
+            yield here
+            here.gate.shut()
+            for transport in here.made:
+                transport.abort()
+            await asyncio.sleep(0)
+
+
+def run(loop: Any, test: Any) -> None:
+    new = loop()
+    try:
+        new.run_until_complete(asyncio.wait_for(test(), 30))
+    finally:
+        new.close()
+
+
+@LOOPS
+def test_who_is_alone_takes_all(loop: Any) -> None:
+    async def test() -> None:
+        async with place() as here:
+            here.other.state = State.EXITED
+            here.connect(100)
+            await here.until(made=100)
+
+    run(loop, test)
+
+
+@LOOPS
+def test_a_connection_is_left_to_a_lighter_worker_but_not_for_ever(loop: Any) -> None:
+    async def test() -> None:
+        async with place() as here:
+            here.row.connections = BUSY
+            here.connect(1)
+            await asyncio.sleep(0)
+            assert not here.made
+            await here.until(made=1)  # the other one never came
+            here.connect(50)  # and is not waited for again, but with every change of what it holds
+            await here.until(made=51)
+
+    run(loop, test)
+
+
+@LOOPS
+@pytest.mark.parametrize("pid", [0, 2**22 + 1], ids=["not READY", "dead"])
+def test_who_cannot_accept_is_not_waited_for(loop: Any, pid: int) -> None:
+    async def test() -> None:
+        async with place() as here:
+            here.row.connections = BUSY
+            here.other.pid = pid
+            if not pid:
+                here.other.state = State.LOADING
+            here.connect(1)
+            here.gate._look()
+            await here.until(made=1)
+            assert not here.gate._looks
+
+    run(loop, test)
+
+
+@LOOPS
+def test_what_is_queued_is_taken_in_when_the_gate_is_shut(loop: Any) -> None:
+    async def test() -> None:
+        async with place() as here:
+            here.row.connections = BUSY
+            here.connect(20)
+            here.gate.shut()
+            await here.until(made=20)
+
+    run(loop, test)
+
+
+@LOOPS
+def test_without_file_descriptors_it_pauses_and_goes_on(
+    loop: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        monkeypatch.setattr("mpserve.prefork.listener.acceptor.EXHAUSTED_PAUSE", 0.01)
+        async with place() as here:
+            here.connect(1)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                here.gate._look()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert "cannot accept connections: [Errno 24]" in caplog.text
+            await here.until(made=1)
+
+    run(loop, test)

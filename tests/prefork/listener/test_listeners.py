@@ -1,0 +1,103 @@
+"""The listening sockets before, while and after a worker accepts; real sockets of this process."""
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mpserve.prefork.listener.acceptor import Gate
+from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE, Door, is_open, shut_until_ready
+from mpserve.prefork.listener.rebalancer import Shedding
+from mpserve.state.scoreboard import Scoreboard
+
+
+@pytest.fixture(autouse=True)
+def _no_inheritance(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (SYSTEMD, UPGRADE):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@contextmanager
+def tcp() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@contextmanager
+def unix() -> Iterator[socket.socket]:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(Path(folder, "s")))
+        listener.listen()
+        yield listener
+
+
+def connects(listener: socket.socket) -> bool:
+    with socket.socket(listener.family) as client:
+        return client.connect_ex(listener.getsockname()) == 0
+
+
+def door_of(*listeners: socket.socket) -> Door:
+    board = Scoreboard(1)
+
+    def gate(listener: socket.socket) -> Gate:
+        return Gate(listener, asyncio.Protocol, None, board, board.row(0), Shedding())
+
+    return Door(listeners, gate, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "address", "inherited", "stays_open"),
+    [
+        pytest.param(tcp, lambda name: name, None, False, id="TCP"),
+        pytest.param(tcp, lambda name: (name[0], 0), None, True, id="port 0"),
+        pytest.param(unix, lambda name: name, None, True, id="Unix"),
+        pytest.param(tcp, lambda name: name, UPGRADE, True, id="after USR2"),
+        pytest.param(tcp, lambda name: name, SYSTEMD, True, id="systemd's"),
+    ],
+)
+def test_what_can_be_opened_again_is_shut_until_a_worker_is_ready(
+    make: Callable[[], "contextmanager[socket.socket]"],
+    address: Callable[[object], object],
+    inherited: str | None,
+    stays_open: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if inherited is not None:
+        monkeypatch.setenv(inherited, "1")
+    with make() as listener:
+        shut_until_ready([listener], [address(listener.getsockname())])
+        assert is_open(listener) is connects(listener) is stays_open
+
+
+def test_a_door_is_opened_for_all_and_shut_and_left_for_oneself() -> None:
+    async def main() -> None:
+        with tcp() as listener:
+            shut_until_ready([listener], [listener.getsockname()])
+            others = listener.dup()  # as a worker that shares it has it
+            door = door_of(listener)
+            assert not door.lets_clients_wait
+            door.open()
+            door.open()
+            assert connects(others)
+            assert door.lets_clients_wait
+            door.shut()
+            assert connects(others)  # the kernel takes it in for whoever accepts next
+            door.open()
+            door.leave()
+            assert (listener.fileno(), connects(others)) == (-1, True)
+            address = others.getsockname()
+            others.close()
+            with socket.socket() as client:
+                assert client.connect_ex(address) != 0
+
+    asyncio.run(main())
+
+
+def test_after_usr2_the_old_server_answers_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(UPGRADE, "1")
+    with tcp() as listener:
+        assert not door_of(listener).lets_clients_wait

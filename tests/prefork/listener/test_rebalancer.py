@@ -1,0 +1,100 @@
+"""Who gives connections up, and how many: by the numbers alone."""
+
+import pytest
+
+from mpserve.prefork.listener.rebalancer import (
+    AT_ONCE,
+    BRIEF,
+    FEW,
+    LASTING,
+    WINDOW,
+    Load,
+    Shedding,
+    Turnover,
+    ready_others,
+    surplus,
+)
+from mpserve.state.scoreboard import Scoreboard, State
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "expected"),
+    [
+        pytest.param((64, 9), [], 0, id="alone"),
+        pytest.param((17, 0), [(16, 0), (16, 0), (15, 0)], 0, id="even"),
+        pytest.param((FEW, FEW), [(0, 0)], 0, id="few"),
+        pytest.param((22, 0), [(0, 0), (21, 0), (21, 0)], 6, id="one was replaced"),
+        pytest.param((0, 0), [(22, 0), (21, 0), (21, 0)], 0, id="the successor"),
+        pytest.param((24, 0), [(16, 0), (12, 0), (12, 0)], 8, id="far above"),
+        pytest.param((20, 0), [(16, 0), (16, 0), (12, 0)], 0, id="not far above"),
+        pytest.param((16, 16), [(16, 0), (16, 0), (16, 0)], 12, id="same connections, all the requests"),
+        pytest.param((24, 1), [(4, 6), (4, 6), (4, 6)], 0, id="who has fewer connections has more to answer"),
+        pytest.param((24, 1), [(4, 5), (16, 6), (16, 6)], 9, id="one of the others has hardly more to answer"),
+        pytest.param((8, 8), [(24, 0), (0, 0)], 5, id="requests before connections"),
+    ],
+)
+def test_a_worker_gives_up_what_it_has_above_the_mean_when_that_is_far_more_than_another_has(
+    mine: tuple[int, int], others: list[tuple[int, int]], expected: int
+) -> None:
+    assert surplus(Load(*mine), [Load(*other) for other in others], begun=False) == expected
+
+
+def test_a_worker_that_has_begun_goes_on_to_the_mean() -> None:
+    others = [Load(14, 0), Load(16, 0), Load(16, 0)]
+    assert surplus(Load(18, 0), others, begun=False) == 0
+    assert surplus(Load(18, 0), others, begun=True) == 2
+    assert surplus(Load(16, 0), [Load(16, 0)], begun=True) == 0
+
+
+def test_what_does_not_last_changes_nothing() -> None:
+    shedding = Shedding()
+    for _ in range(3):
+        for held in [64] * (LASTING - 1) + [32] * (LASTING - 1):
+            shedding.look(Load(held, 0), [Load(64 - held, 0)])
+            assert not shedding.takes_one()
+
+
+def test_what_lasts_is_given_up_a_few_at_a_time_until_it_is_even() -> None:
+    shedding, mine, looks = Shedding(), 640, 0
+    while mine > 321:
+        shedding.look(Load(mine, 0), [Load(640 - mine, 0)])
+        given = sum(shedding.takes_one() for _ in range(mine))
+        assert given <= AT_ONCE
+        mine -= given
+        looks += 1
+        assert looks < 200
+    shedding.look(Load(mine, 0), [Load(640 - mine, 0)])
+    shedding.look(Load(320, 0), [Load(320, 0)])
+    assert not shedding.takes_one()
+
+
+def test_of_two_with_as_many_connections_the_lighter_has_less_to_answer() -> None:
+    assert Load(3, 9) < Load(4, 0) < Load(4, 1)
+
+
+def test_only_workers_that_are_ready_are_compared_with() -> None:
+    board = Scoreboard(5)
+    for slot, state in enumerate((State.READY, State.LOADING, State.READY, State.DRAINING)):
+        board.row(slot).state = state
+    assert [row.slot for row in ready_others(board, board.row(0))] == [2]
+
+
+@pytest.mark.parametrize(
+    ("taken", "held", "elapsed", "expected"),
+    [
+        pytest.param(200, 8, WINDOW, True, id="one for each request"),
+        pytest.param(200, 200, WINDOW, False, id="they stay"),
+        pytest.param(BRIEF + 8, 8, WINDOW, False, id="not so many"),
+        pytest.param(200, 8, 20 * WINDOW, False, id="not so often"),
+        pytest.param(200, 120, WINDOW, False, id="most stay"),
+        pytest.param(200, 8, WINDOW / 2, False, id="too soon to tell"),
+    ],
+)
+def test_connections_are_not_worth_spreading_when_more_end_within_a_window_than_are_open(
+    taken: int, held: int, elapsed: float, expected: bool
+) -> None:
+    turnover = Turnover(now=0)
+    for _ in range(taken):
+        turnover.take()
+    turnover.look(elapsed, held)
+    assert turnover.is_brisk == expected

@@ -1,0 +1,84 @@
+"""A model's configuration, as Triton's clients read it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from mpserve.errors import ModelNotFound
+from mpserve.serving.extensions.configuration import configuration
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.tensors import Tensor, TensorModel
+from tests.asgi import loaded
+from tests.cases import each
+
+
+class Declared(TensorModel):
+    name = "m"
+    platform = "numpy"
+    inputs = (Tensor("x", "FP32", (-1, 4)), Tensor("words", "BYTES", (1,)))
+    outputs = (Tensor("y", "INT64", (-1,)),)
+
+
+class Generating(Model):
+    name = "m"
+
+    def predict(self, payload: Any, headers: Any = None) -> Iterator[Any]:
+        yield payload
+
+
+class AsyncGenerating(Model):
+    name = "m"
+
+    async def predict(self, payload: Any, headers: Any = None) -> AsyncIterator[Any]:  # type: ignore[override]
+        yield payload
+
+
+def configuration_of(model: Model, version: str | None = None) -> dict[str, Any]:
+    async def main() -> dict[str, Any]:
+        async with loaded(model) as core:
+            return await configuration(core, "m", version)
+
+    return asyncio.run(main())
+
+
+def test_it_is_drawn_from_what_the_model_declares() -> None:
+    assert configuration_of(Declared()) == {
+        "name": "m",
+        "platform": "numpy",
+        "backend": "python",
+        "max_batch_size": 0,
+        "input": [
+            {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 4]},
+            {"name": "words", "data_type": "TYPE_STRING", "dims": [1]},
+        ],
+        "output": [{"name": "y", "data_type": "TYPE_INT64", "dims": [-1]}],
+        "model_transaction_policy": {"decoupled": False},
+    }
+
+
+def test_a_model_that_declares_nothing_has_no_tensors() -> None:
+    told = configuration_of(Model("m"))
+    assert (told["input"], told["output"]) == ([], [])
+
+
+def test_a_datatype_that_there_is_not_is_invalid() -> None:
+    class Odd(Model):
+        name = "m"
+
+        def get_input_types(self) -> list[dict[str, Any]]:
+            return [{"name": "x", "datatype": "float", "shape": [1]}]
+
+    assert configuration_of(Odd())["input"] == [{"name": "x", "data_type": "TYPE_INVALID", "dims": [1]}]
+
+
+@each("model, decoupled", [(Model("m"), False), (Generating(), True), (AsyncGenerating(), True)])
+def test_a_generator_may_answer_a_request_any_number_of_times(model: Model, decoupled: bool) -> None:
+    assert configuration_of(model)["model_transaction_policy"] == {"decoupled": decoupled}
+
+
+def test_another_version_has_none() -> None:
+    assert configuration_of(Declared(), "1")["name"] == "m"
+    with pytest.raises(ModelNotFound):
+        configuration_of(Declared(), "2")

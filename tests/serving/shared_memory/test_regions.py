@@ -1,0 +1,204 @@
+"""Regions of shared memory: what may be registered, who knows of it, and how long a mapping lasts."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound
+from mpserve.serving.shared_memory.regions import Region, Regions
+from mpserve.state.scoreboard import Scoreboard
+from tests.cases import each
+from tests.memory import memory
+
+CONTENT = bytes(range(64))
+
+
+@pytest.fixture(name="board")
+def one_scoreboard() -> Scoreboard:
+    return Scoreboard(1)
+
+
+@pytest.fixture(name="regions")
+def one_workers_regions(tmp_path: Path, board: Scoreboard) -> Regions:
+    return Regions(tmp_path, board)
+
+
+@pytest.fixture(name="path")
+def an_object() -> Iterator[Path]:
+    with memory(CONTENT) as path:
+        yield path
+
+
+def content(regions: Regions, name: str, offset: int = 0, size: int = 4) -> bytes:
+    return bytes(regions.window(name, offset, size).open())
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_region_is_a_part_of_an_object(regions: Regions, path: Path, slash: str) -> None:
+    regions.register("r", slash + path.name, 8, 16)
+    assert content(regions, "r") == CONTENT[8:12]
+    assert content(regions, "r", 12, 4) == CONTENT[20:24]
+    assert regions.status("r") == [Region("r", slash + path.name, 8, 16, path.stat().st_ino)]
+
+
+def test_what_is_written_is_seen_by_the_client(regions: Regions, path: Path) -> None:
+    regions.register("r", path.name, 8, 16)
+    regions.window("r", 4, 2).open()[:] = b"\xff\xfe"
+    assert path.read_bytes() == CONTENT[:12] + b"\xff\xfe" + CONTENT[14:]
+
+
+@each("key", ["", "/", "..", "/..", ".", "a/b", "/a/b", "../etc/passwd", "//a", "a\0", 7, None])
+def test_a_key_that_is_a_path_or_none_is_refused(regions: Regions, key: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^key is .*, expected the name of a shared memory object, without a path$"):
+        regions.register("r", key, 0, 1)
+
+
+@each(
+    "offset, size, words",
+    [
+        (-1, 4, "offset is -1, expected a number of bytes of 0 or more"),
+        (0, 0, "byte_size is 0, expected a number of bytes of 1 or more"),
+        (0, -4, "byte_size is -4"),
+        (0.0, 4, "offset is 0.0"),
+        (0, None, "byte_size is null"),
+        (True, 4, "offset is true"),
+        (0, 65, r"has 64 bytes, expected 65 or more for 65 bytes from offset 0 on"),
+        (61, 4, r"has 64 bytes, expected 65 or more for 4 bytes from offset 61 on"),
+        (2**63, 2**63, "has 64 bytes, expected 18446744073709551616 or more"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(regions: Regions, path: Path, offset: Any, size: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        regions.register("r", path.name, offset, size)
+    assert regions.status("") == []
+
+
+def test_what_is_no_shared_memory_object_is_refused(regions: Regions) -> None:
+    with pytest.raises(InvalidInput, match="'nowhere' cannot be opened for reading and writing: No such file"):
+        regions.register("r", "nowhere", 0, 1)
+    with memory(b"") as path:
+        path.unlink()
+        path.symlink_to("/etc/hostname")
+        with pytest.raises(InvalidInput, match="cannot be opened"):
+            regions.register("r", path.name, 0, 1)
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(InvalidInput, match="is no shared memory object"):
+            regions.register("r", path.name, 0, 1)
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(InvalidInput, match="Is a directory"):
+            regions.register("r", path.name, 0, 1)
+        path.rmdir()
+
+
+def test_a_name_is_given_once(regions: Regions, path: Path) -> None:
+    regions.register("r", path.name, 0, 4)
+    with pytest.raises(AlreadyExists, match="region 'r' is registered already; unregister it first"):
+        regions.register("r", path.name, 4, 4)
+    with pytest.raises(InvalidInput, match="expected the name of a shared memory region, got an empty one"):
+        regions.register("", path.name, 4, 4)
+    assert content(regions, "r") == CONTENT[:4]
+
+
+def test_one_or_all_are_unregistered_and_none_is_no_error(regions: Regions, path: Path) -> None:
+    for name in "abc":
+        regions.register(name, path.name, 0, 4)
+    regions.unregister("b")
+    regions.unregister("nobody")
+    assert [region.name for region in regions.status("")] == ["a", "c"]
+    with pytest.raises(RegionNotFound, match="region 'b' is not registered"):
+        regions.status("b")
+    regions.unregister("")
+    assert regions.status("") == []
+    with pytest.raises(RegionNotFound, match="region 'a' is not registered"):
+        content(regions, "a")
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 17), (13, 4), (2**63, 0)])
+def test_a_window_is_inside_its_region(regions: Regions, path: Path, offset: int, size: int) -> None:
+    regions.register("r", path.name, 8, 16)
+    with pytest.raises(
+        InvalidInput, match=f"region 'r' has 16 bytes, expected {offset + size} or more for {size} bytes"
+    ):
+        regions.window("r", offset, size)
+
+
+def test_every_worker_knows_and_so_does_one_that_starts_later(
+    regions: Regions, board: Scoreboard, path: Path, tmp_path: Path
+) -> None:
+    others = [Regions(tmp_path, board) for _ in range(2)]
+    regions.register("r", path.name, 0, 4)
+    assert [content(region, "r") for region in (*others, Regions(tmp_path, board))] == [CONTENT[:4]] * 3
+    others[0].unregister("r")
+    others[1].register("s", path.name, 4, 4)
+    for region in (regions, *others):
+        assert content(region, "s") == CONTENT[4:8]
+        with pytest.raises(RegionNotFound, match="'r' is not registered"):
+            content(region, "r")
+
+
+def test_a_worker_that_died_between_announcing_and_writing_hides_nothing(
+    regions: Regions, board: Scoreboard, path: Path
+) -> None:
+    regions.register("r", path.name, 0, 4)
+    board.regions += 1
+    assert content(regions, "r") == CONTENT[:4]
+    regions.register("s", path.name, 4, 4)
+    assert content(regions, "s") == CONTENT[4:8]
+
+
+def test_an_open_window_outlives_its_region(regions: Regions, path: Path) -> None:
+    regions.register("r", path.name, 0, 4)
+    window = regions.window("r", 0, 4)
+    opened = window.open()
+    regions.unregister("r")
+    with pytest.raises(RegionNotFound, match="'r' is not registered"):
+        regions.window("r", 0, 4)
+    assert bytes(window.open()) == bytes(opened) == CONTENT[:4]
+
+
+def mapped(path: Path) -> bool:
+    return path.name in Path("/proc/self/maps").read_text()
+
+
+def test_what_is_not_registered_is_not_kept_mapped(regions: Regions, path: Path) -> None:
+    regions.register("r", path.name, 0, 4)
+    assert content(regions, "r") == CONTENT[:4]
+    assert mapped(path)
+    regions.unregister("r")
+    regions.follow()
+    assert not mapped(path)
+
+
+def test_an_object_that_shrank_is_not_touched(regions: Regions, path: Path) -> None:
+    """It would be a SIGBUS, and the end of the worker."""
+    regions.register("r", path.name, 8, 16)
+    window = regions.window("r", 0, 16)
+    os.truncate(path, 16)
+    with pytest.raises(InvalidInput, match="region 'r': its object has shrunk to 16 bytes, expected 24 or more"):
+        window.open()
+    assert content(regions, "r", 0, 8) == CONTENT[8:16]
+
+
+def test_an_object_that_shrank_before_it_was_mapped_is_refused(regions: Regions, path: Path) -> None:
+    regions.register("r", path.name, 8, 16)
+    os.truncate(path, 16)
+    with pytest.raises(InvalidInput, match="region 'r' cannot be mapped: mmap length is greater than"):
+        regions.window("r", 0, 4)
+
+
+def test_another_object_of_the_same_key_is_not_taken_for_the_first(regions: Regions, path: Path) -> None:
+    """Workers that have mapped the first would read other bytes than those that have not."""
+    regions.register("r", path.name, 0, 4)
+    later = path.with_name(f"{path.name}-later")
+    later.write_bytes(b"late")
+    later.rename(path)
+    with pytest.raises(InvalidInput, match="is another one by now; register the region anew"):
+        regions.window("r", 0, 4)
+    regions.unregister("r")
+    regions.register("r", path.name, 0, 4)
+    assert content(regions, "r") == b"late"

@@ -1,0 +1,240 @@
+"""The rows that workers write and all read: what they say of the living, and when the server is ready."""
+
+import os
+import signal
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mpserve.state.scoreboard import CELLS, MODELS, SLOTS, Row, Scoreboard, State
+from tests.cases import each
+
+# Python 3.12 warns of any fork of a process with threads, and other tests may have left some.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+DEAD = 2**22 + 1
+"""A pid that Linux never gives (it stops at 2**22)."""
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Fork, do it in the child, and give the child's pid once it has done it; the child waits to be killed."""
+    done, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os.write(tell, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(tell)
+    assert os.read(done, 1) == b"x"
+    os.close(done)
+    return pid
+
+
+def reap(pid: int, number: int = signal.SIGKILL) -> None:
+    os.kill(pid, number)
+    os.waitpid(pid, 0)
+
+
+def board_of(*rows: tuple[State, int, bool], wanted: int = 0) -> Scoreboard:
+    """A scoreboard with these rows: state, models as bits, whether a process stands behind it."""
+    board = Scoreboard(len(rows) + 1)
+    board.workers_wanted = wanted
+    for slot, (state, models, alive) in enumerate(rows):
+        row = board.row(slot)
+        row.state, row.models, row.pid = state, models, os.getpid() if alive else DEAD
+    return board
+
+
+CELL_NAMES = ["state", "pid", "age", "attempts", "in_flight", "connections", "restarts", "generation", "waiting"]
+
+
+def test_a_row_is_three_cache_lines_of_which_every_cell_is_named_once() -> None:
+    board = Scoreboard(2)
+    row = board.row(1)
+    for number, name in enumerate(CELL_NAMES, 1):
+        setattr(row, name, number)
+    row.models = everything = (1 << MODELS) - 1
+    assert [getattr(row, name) for name in CELL_NAMES] == list(range(1, 10))
+    assert row.models == everything
+    assert row.cells.nbytes == CELLS * 8 == 192
+    assert bytes(board.row(0).cells) == bytes(192)
+
+
+@each("bit", [0, 62, 63, 64, 125, 126, MODELS - 1])
+def test_each_of_several_hundred_models_has_a_bit_of_its_own(bit: int) -> None:
+    board = board_of((State.READY, 1 << bit, True))
+    assert [other for other in range(MODELS) if board.model_ready(other)] == [bit]
+    assert board.row(0).models == 1 << bit
+
+
+def test_a_fresh_scoreboard_holds_nobody() -> None:
+    board = Scoreboard()
+    assert (list(board.used()), board.live(), board.any_ready(), board.all_ready(0)) == ([], [], False, False)
+    assert (board.ever_ready, board.stopping, board.workers_wanted) == (False, False, 0)
+    with pytest.raises(IndexError):
+        board.row(SLOTS)
+
+
+def test_the_servers_own_facts_are_kept_apart_from_the_rows() -> None:
+    board = Scoreboard(1)
+    board.mark_ever_ready()
+    board.workers_wanted = 7
+    board.stopping = True
+    board.generation = 9
+    board.regions = 4
+    assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, True)
+    assert (board.generation, board.regions) == (9, 4)
+    assert bytes(board.row(0).cells) == bytes(192)
+    board.stopping = False
+    assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, False)
+
+
+@each("value", [0, 1, -1, 2**62, -(2**63), 2**63 - 1])
+def test_a_cell_holds_any_integer_of_64_bits(value: int) -> None:
+    row = Scoreboard(1).row(0)
+    row.age = value
+    assert row.age == value
+
+
+def test_a_cell_refuses_what_it_cannot_hold() -> None:
+    with pytest.raises((ValueError, struct.error)):
+        Scoreboard(1).row(0).age = 2**63
+
+
+def test_a_forked_worker_writes_what_the_master_and_a_later_fork_read() -> None:
+    board = Scoreboard(2)
+
+    def be_first() -> None:
+        row = board.row(0)
+        row.state, row.pid, row.in_flight = State.READY, os.getpid(), 3
+
+    def see_it() -> None:
+        assert board.row(0).in_flight == 3
+        board.row(1).in_flight = board.row(0).in_flight + 1
+
+    first = in_child(be_first)
+    second = in_child(see_it)
+    assert (board.row(0).pid, board.row(0).in_flight, board.row(1).in_flight) == (first, 3, 4)
+    reap(first)
+    reap(second)
+
+
+def test_a_worker_killed_by_sigkill_leaves_ready_standing_and_is_not_live() -> None:
+    board = Scoreboard(1)
+    row = board.row(0)
+
+    def live() -> None:
+        row.state, row.pid, row.models = State.READY, os.getpid(), 1
+
+    pid = in_child(live)
+    assert row.is_live()
+    assert (board.any_ready(), board.model_ready(0), board.all_ready(1)) == (True, True, True)
+    reap(pid)
+    assert row.state == State.READY
+    assert not row.is_live()
+    assert (board.any_ready(), board.model_ready(0), board.all_ready(1)) == (False, False, False)
+    assert (list(board.used()), board.live()) == ([row], [])
+
+
+@each(
+    "state, live",
+    [
+        (State.EMPTY, False), (State.LOADING, True), (State.READY, True), (State.DRAINING, True), (State.EXITED, False),
+    ],
+)  # fmt: skip
+def test_a_rows_life_is_told_by_its_state_first(state: State, live: bool) -> None:
+    assert board_of((state, 0, True)).row(0).is_live() is live
+
+
+def test_a_slot_that_was_given_and_whose_worker_does_not_run_yet_is_live() -> None:
+    row = Scoreboard(1).row(0)
+    row.state = State.LOADING
+    assert row.is_live()
+
+
+def test_a_process_of_another_user_is_alive() -> None:
+    """pid 1 is root's: for anybody else, to signal it is forbidden, which says that it is there."""
+    row = Scoreboard(1).row(0)
+    row.state, row.pid = State.READY, 1
+    if os.getuid() == 0:
+        pid = os.fork()
+        if pid == 0:
+            os.setuid(65534)
+            os._exit(0 if row.is_live() else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    else:
+        assert row.is_live()
+
+
+def test_the_first_empty_row_ends_those_in_use() -> None:
+    board = board_of((State.READY, 1, True), (State.EXITED, 0, False), (State.LOADING, 0, True))
+    assert [row.slot for row in board.used()] == [0, 1, 2]
+    assert [row.slot for row in board.live()] == [0, 2]
+
+
+READY, DRAINING, EXITED, LOADING = State.READY, State.DRAINING, State.EXITED, State.LOADING
+
+
+@each(
+    "rows, any_ready",
+    [
+        ([], False),  # nobody
+        ([(READY, 1, True)], True),  # one
+        ([(READY, 1, False), (READY, 1, True)], True),  # one of them is dead
+        ([(READY, 1, False)], False),  # the only one is dead
+        ([(LOADING, 0, True), (DRAINING, 1, True), (EXITED, 1, False)], False),  # none is ready
+    ],
+)
+def test_any_ready_is_one_live_worker_that_is_ready(rows: list[tuple[State, int, bool]], any_ready: bool) -> None:
+    assert board_of(*rows).any_ready() is any_ready
+
+
+@each(
+    "rows, ready",
+    [
+        ([(READY, 0b01, True)], [True, False]),  # only the first model
+        ([(READY, 0b01, True), (READY, 0b10, True)], [True, True]),  # each in another worker
+        ([(READY, 0b11, False)], [False, False]),  # dead
+        ([(DRAINING, 0b11, True)], [False, False]),  # draining
+    ],
+)
+def test_a_model_is_ready_if_a_ready_worker_can_answer_for_it(
+    rows: list[tuple[State, int, bool]], ready: list[bool]
+) -> None:
+    board = board_of(*rows)
+    assert [board.model_ready(index) for index in range(2)] == ready
+
+
+@each(
+    "wanted, rows, all_ready",
+    [
+        (2, [(READY, 0b11, True), (READY, 0b11, True)], True),  # all
+        (2, [(READY, 0b11, True)], False),  # one has not come yet
+        (2, [(READY, 0b11, True), (LOADING, 0, True)], False),  # one loads
+        (2, [(READY, 0b11, True), (READY, 0b01, True)], False),  # one lacks a model
+        (2, [(READY, 0b11, True), (READY, 0b11, False)], False),  # one is dead
+        (2, [(READY, 0b11, True), (EXITED, 0b11, False)], True),  # one was retired (TTOU)
+        (2, [(READY, 0b11, True), (DRAINING, 0b11, False)], True),  # one was retired, and killed in it
+        (1, [(DRAINING, 0b11, True), (READY, 0b11, True)], True),  # its elder drains (HUP)
+        (1, [(READY, 0b11, True), (LOADING, 0, True)], False),  # its successor loads (HUP)
+        (1, [(READY, 0b11, True), (LOADING, 0, False)], True),  # its successor died, nobody follows
+        (3, [(READY, 0b11, True), (LOADING, 0, False), (READY, 0b11, True)], False),  # too few are left
+        (1, [(EXITED, 0b11, False)], False),  # the last was retired
+        (1, [(DRAINING, 0b11, True)], False),  # the last is draining
+        (0, [(READY, 0b11, True)], True),  # nobody asked for a number
+    ],
+)
+def test_all_ready_waits_for_all_that_should_be_there_and_misses_no_retired_one(
+    wanted: int, rows: list[tuple[State, int, bool]], all_ready: bool
+) -> None:
+    assert board_of(*rows, wanted=wanted).all_ready(0b11) is all_ready
+
+
+def test_states_are_numbered_in_the_order_of_a_workers_life() -> None:
+    assert sorted(State) == [State.EMPTY, State.LOADING, State.READY, State.DRAINING, State.EXITED]
+    assert Row(3, Scoreboard(1).row(0).cells).slot == 3
