@@ -13,7 +13,7 @@ from pathlib import Path
 from mpserve.compat import lending
 from mpserve.config.options import options_of
 from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser, parse
-from mpserve.errors import AcceleratorInMaster, ConfigurationError
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError
 from mpserve.prefork.arbiter import torch_cuda
 from mpserve.prefork.arbiter.application import serve
 from mpserve.prefork.worker import threads
@@ -98,5 +98,5 @@ def _run_script(script: Path, arguments: Sequence[str]) -> None:
             runpy.run_module(package, run_name="__main__")
         else:
             runpy.run_path(str(script), run_name="__main__")
-    except AcceleratorInMaster as reached:
+    except AcceleratorInArbiter as reached:
         raise ConfigurationError(str(reached)) from None

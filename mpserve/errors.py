@@ -17,7 +17,7 @@
     ├── ModelLoadError        a model could not be loaded
     └── ConfigurationError    the operator's fault: the server cannot start like this
 
-    AcceleratorInMaster       (a BaseException) code reached for CUDA in the arbiter process
+    AcceleratorInArbiter       (a BaseException) code reached for CUDA in the arbiter process
 
 A front end maps ``code`` to its own status by one table; nothing here knows HTTP or gRPC. The names are the kserve
 SDK's where it has one (kserve/errors.py), so that ``raise InvalidInput(...)`` in an existing model means what it meant,
@@ -175,7 +175,7 @@ class ConfigurationError(MPServeError, RuntimeError):
     code = Code.CONFIGURATION
 
 
-class AcceleratorInMaster(BaseException):
+class AcceleratorInArbiter(BaseException):
     """Code reached for CUDA in the arbiter process, which must never initialise it.
 
     Not an ``Exception``: a model's ``try: x.to("cuda") except Exception: ...`` would swallow it and quietly

@@ -141,7 +141,7 @@ class Lab:
 
     def workers(self, file: str) -> set[int]:
         """How many workers the servers of this file, or of this package, had."""
-        return {workers for served, workers in self._workers if served.startswith(file)}
+        return {workers for instance, workers in self._workers if instance.startswith(file)}
 
     @contextlib.contextmanager
     def serve(self, file: str, model: str, *flags: str, workers: int = 2, ready: bool = True) -> Iterator[Server]:

@@ -16,7 +16,7 @@ from mpserve.serving.repository.loader import from_objects
 
 
 def core_of(*models: Model, **options: Any) -> ServerCore:
-    """The core over these models, preloaded as the master would."""
+    """The core over these models, preloaded as the arbiter would."""
     settings = Settings(**options)
     core = ServerCore(settings, lambda: from_objects(list(models)), predictor(settings))
     core.preload()

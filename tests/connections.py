@@ -9,7 +9,7 @@ from mpserve.http.server.connection import Connection
 from mpserve.http.server.limits import Limits
 from mpserve.http.server.routes import ASGIApp, Message, Receive, Scope, Send
 from mpserve.http.server.server import HttpServer
-from mpserve.prefork.listener.rebalancer import Shedding
+from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Scoreboard
 
 LIMITS = Limits(line=200, fields=10, field_size=100, head_seconds=5, body_pause=7, idle_seconds=9, body=1000)
@@ -179,7 +179,7 @@ class House:
     def __init__(self, app: ASGIApp = echo, limits: Limits = LIMITS) -> None:
         self.routes = Routes()
         self.row = Scoreboard(1).row(0)
-        self.shedding = Shedding()
+        self.shedding = Rebalancer()
         self.server = HttpServer(app, {"a": 1}, self.routes, limits, self.row, self.shedding)
         self.server.set_date(0)
 

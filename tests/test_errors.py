@@ -3,7 +3,7 @@
 import inspect
 
 from mpserve import errors
-from mpserve.errors import AcceleratorInMaster, Code, ConfigurationError, InvalidInput, MPServeError, PayloadTooLarge
+from mpserve.errors import AcceleratorInArbiter, Code, ConfigurationError, InvalidInput, MPServeError, PayloadTooLarge
 from mpserve.http.responses import STATUS
 from tests.cases import each
 
@@ -80,6 +80,6 @@ def test_gunicorn_reports_a_configuration_error_in_words() -> None:
     assert issubclass(ConfigurationError, RuntimeError)
 
 
-def test_reaching_for_cuda_in_the_master_is_not_swallowed_by_a_models_except() -> None:
-    assert not issubclass(AcceleratorInMaster, Exception)
-    assert AcceleratorInMaster("service.py:3").where == "service.py:3"
+def test_reaching_for_cuda_in_the_arbiter_is_not_swallowed_by_a_models_except() -> None:
+    assert not issubclass(AcceleratorInArbiter, Exception)
+    assert AcceleratorInArbiter("service.py:3").where == "service.py:3"

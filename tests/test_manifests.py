@@ -211,10 +211,10 @@ def test_the_port_is_the_servers_default_everywhere(
 
 
 def test_the_probed_and_scraped_paths_are_the_servers(runtime: dict[str, Any], container: dict[str, Any]) -> None:
-    served = {getattr(route, "path", None) for route in asgi_app([Model("m")]).routes}
+    instance = {getattr(route, "path", None) for route in asgi_app([Model("m")]).routes}
     probes = [container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
     assert probes == ["/v2/health/ready", "/v2/health/ready", "/v2/health/live"]
-    assert {*probes, runtime["annotations"]["prometheus.kserve.io/path"]} <= served
+    assert {*probes, runtime["annotations"]["prometheus.kserve.io/path"]} <= instance
 
 
 def test_the_startup_probe_outlasts_the_deadline_for_loading(settings: Settings, container: dict[str, Any]) -> None:

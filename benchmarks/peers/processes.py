@@ -88,9 +88,9 @@ class Running:
     ) -> None:
         self.server = server
         self.folder = tempfile.TemporaryDirectory(prefix="mpserve-bench-")
-        served = Path(self.folder.name, "served")
-        served.mkdir()
-        self.setup = Setup(free_port(), free_port(), free_port(), str(served), **setup)
+        instance = Path(self.folder.name, "served")
+        instance.mkdir()
+        self.setup = Setup(free_port(), free_port(), free_port(), str(instance), **setup)
         self.log = Path(self.folder.name, "log")
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with self.log.open("wb") as log:

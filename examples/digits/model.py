@@ -18,7 +18,7 @@ class Digits(TorchModel):
     outputs = (Tensor("digit", "INT64", (-1,)), Tensor("probability", "FP32", (-1,)))
 
     def preload(self) -> None:
-        """Read the weights once, in the master: every worker then shares these pages."""
+        """Read the weights once, in the arbiter: every worker then shares these pages."""
         self.network = DigitsNetwork()
         self.network.load_state_dict(torch.load(WEIGHTS, map_location="cpu", weights_only=True))
 

@@ -1,6 +1,6 @@
 """``kserve.model_server.app``: what a script adds to it works in every worker.
 
-The script adds middleware and routes in the master, before the fork. The server then mounts its own application behind
+The script adds middleware and routes in the arbiter, before the fork. The server then mounts its own application behind
 those routes. With FastAPI installed it is a ``FastAPI``, so that routes may declare what FastAPI reads for them.
 """
 
@@ -35,8 +35,8 @@ def _make() -> Starlette:
 app = _make()
 
 
-def around(served: Any) -> Starlette:
+def around(instance: Any) -> Starlette:
     """``app`` with the server's application behind it, which answers whatever the script has no route for."""
-    app.mount("/", served)
-    app.state.core = served.state.core
+    app.mount("/", instance)
+    app.state.core = instance.state.core
     return app

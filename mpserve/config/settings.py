@@ -133,7 +133,10 @@ class Settings:
         "any", "Life", "Ready is: every model loaded in any worker, or in all workers", choices=("any", "all")
     )
     drain_delay: float = option(
-        0.0, "Life", "Seconds for which a stopping server says that it is not ready and still accepts", minimum=0
+        0.0,
+        "Life",
+        "Seconds for which a stopping server says that it is not ready and still accepts",
+        minimum=0,
     )
     graceful_timeout: int = option(25, "Life", "Seconds in which a stopping worker must finish", minimum=1)
     timeout: int = option(60, "Life", "Seconds without a heartbeat after which a worker is killed", minimum=4)

@@ -1,6 +1,6 @@
 """The gRPC server of one worker: made after the fork, on a port that all workers share (SO_REUSEPORT).
 
-``hold_port`` is for the master: with SO_REUSEPORT a second server on the port would not fail, but take a share of the
+``hold_port`` is for the arbiter: with SO_REUSEPORT a second server on the port would not fail, but take a share of the
 calls. Knows neither HTTP nor gunicorn; whoever starts a worker's HTTP server starts and ends this one.
 """
 
@@ -121,7 +121,7 @@ class GrpcServer:
 
 
 def hold_port(host: str, port: int) -> socket.socket:
-    """In the master, before any fork: make sure that nobody else has the port, and keep others from taking it.
+    """In the arbiter, before any fork: make sure that nobody else has the port, and keep others from taking it.
 
     The socket that comes back takes no connections; hold it as long as workers may start. Do not call it where another
     server is to share the port, as after gunicorn's USR2.

@@ -100,13 +100,13 @@ class Servicer:
 
     async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         """Raises ModelNotFound."""
-        served = self.core.find(request.name, request.version or None)
-        versions = self.core.versions(served.model.name)
-        inputs, outputs = await self.core.describe(served)
+        instance = self.core.find(request.name, request.version or None)
+        versions = self.core.versions(instance.model.name)
+        inputs, outputs = await self.core.describe(instance)
         return pb.ModelMetadataResponse(
-            name=served.model.name,
+            name=instance.model.name,
             versions=versions,
-            platform=served.model.platform,
+            platform=instance.model.platform,
             inputs=map(_tensor_metadata, inputs),
             outputs=map(_tensor_metadata, outputs),
         )

@@ -1,6 +1,6 @@
 """Shared memory: one row of numbers per worker slot, written by that slot's worker and read by all.
 
-The memory is an anonymous ``mmap`` made in the master before the first fork, so every worker, also one forked hours
+The memory is an anonymous ``mmap`` made in the arbiter before the first fork, so every worker, also one forked hours
 later, sees the same bytes. A row is three cache lines of eight aligned 8-byte integers. Each cell has one writer at any
 time (the arbiter while the slot is being given, the worker afterwards), so no lock is needed. It knows nothing of
 models beyond a bit each.

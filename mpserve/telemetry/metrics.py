@@ -40,14 +40,14 @@ LOAD_BUCKETS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
 
 
 class _Process:
-    """Whose files this process writes: ``master`` until a slot is set after the fork."""
+    """Whose files this process writes: ``arbiter`` until a slot is set after the fork."""
 
-    identity = "master"
+    identity = "arbiter"
     directory: Path | None = None
 
 
 def configure() -> Path:
-    """Switch to multi-process mode, in the master, before any metric (the user's included) is created.
+    """Switch to multi-process mode, in the arbiter, before any metric (the user's included) is created.
 
     The directory is ours alone, inside ``PROMETHEUS_MULTIPROC_DIR`` if the user set one, else in memory (/dev/shm), so
     that no writable root is needed and two servers on one machine never share files. Repeated calls return the same

@@ -17,7 +17,7 @@ def test_a_server_is_asked_measured_and_ended_with_all_its_processes() -> None:
         running.ask(V1_SMALL)
         eventually(
             lambda: len(running.pids()) == 3
-        )  # the master and two workers, of which one may have answered already
+        )  # the arbiter and two workers, of which one may have answered already
         assert running.cpu_seconds() > 0
         assert running.settled_pss() > 1
     finally:

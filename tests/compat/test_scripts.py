@@ -20,7 +20,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 
 
 @contextmanager
-def served(folder: Path, target: str, *flags: str, workers: int = 2, **env: str) -> Iterator[Server]:
+def instance(folder: Path, target: str, *flags: str, workers: int = 2, **env: str) -> Iterator[Server]:
     """The script, asked for two workers and ready, with as many as it has chosen."""
     port = free_port()
     command = [sys.executable, "-m", "mpserve", "serve", str(SCRIPTS / target), f"--http_port={port}", "--workers=2"]
@@ -44,7 +44,7 @@ def answers_of_both_workers(server: Server, path: str, body: Any, **headers: str
 def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_own(tmp_path: Path) -> None:
     pixels = bytes([2, 4, 6])
     image = base64.b64encode(pixels).decode()
-    with served(tmp_path, "picture.py", "--model_name=picture", "--greeting=salve") as server:
+    with instance(tmp_path, "picture.py", "--model_name=picture", "--greeting=salve") as server:
         path = "/v1/models/picture:predict"
         for answer in answers_of_both_workers(
             server, path, {"instances": [{"image": {"b64": image}}]}, origin="https://example.org"
@@ -85,7 +85,7 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
 )
 def test_a_predictor_that_answers_grpc_with_a_dict_of_contents(tmp_path: Path, tensor: dict[str, Any]) -> None:
     port = free_port()
-    with served(tmp_path, "over_grpc.py", f"--grpc_port={port}", MPSERVE_ENABLE_GRPC="yes"):
+    with instance(tmp_path, "over_grpc.py", f"--grpc_port={port}", MPSERVE_ENABLE_GRPC="yes"):
         request = pb.ModelInferRequest(model_name="doubling", inputs=[{"name": "x", **tensor}])
         answer = call(f"127.0.0.1:{port}", "ModelInfer", request, pb.ModelInferResponse)
         assert list(answer.outputs[0].contents.fp32_contents) == [2, 4]
@@ -98,10 +98,10 @@ def test_a_transformer_before_that_predictor(tmp_path: Path, protocol: str) -> N
     folders = [tmp_path / "predictor", tmp_path / "transformer"]
     for folder in folders:
         folder.mkdir()
-    with served(folders[0], "picture.py", name, f"--grpc_port={grpc_port}", MPSERVE_ENABLE_GRPC="yes") as predictor:
+    with instance(folders[0], "picture.py", name, f"--grpc_port={grpc_port}", MPSERVE_ENABLE_GRPC="yes") as predictor:
         host = f"127.0.0.1:{grpc_port if protocol == 'grpc-v2' else predictor.port}"
         asking = (f"--predictor_host={host}", f"--predictor_protocol={protocol}")
-        with served(folders[1], "transformer.py", name, *asking, workers=1) as server:
+        with instance(folders[1], "transformer.py", name, *asking, workers=1) as server:
             image = base64.b64encode(bytes([2, 4, 6])).decode()
             answer = server.predict("picture", [{"image": {"b64": image}}])
             assert answer.json()["predictions"] == [1.0, 2.0, 3.0]
@@ -122,16 +122,16 @@ def test_a_transformer_that_makes_several_tensors_of_a_text(tmp_path: Path, prot
     for folder in folders:
         folder.mkdir()
     flags = ("--model_name=text", f"--grpc_port={grpc_port}")
-    with served(folders[0], "scoring.py:Scoring", *flags, MPSERVE_ENABLE_GRPC="yes") as predictor:
+    with instance(folders[0], "scoring.py:Scoring", *flags, MPSERVE_ENABLE_GRPC="yes") as predictor:
         host = f"127.0.0.1:{grpc_port if protocol == 'grpc-v2' else predictor.port}"
         asking = (f"--predictor_host={host}", f"--predictor_protocol={protocol}")
         flags = ("--model_name=text", f"--vocab_file={tmp_path / 'words'}", *asking)
-        with served(folders[1], "tokenizer.py", *flags) as server:
+        with instance(folders[1], "tokenizer.py", *flags) as server:
             assert server.predict("text", ["a long way"]).json() == {"predictions": "way", "prob": 50.0}
 
 
 def test_nodes_of_a_graph_one_of_which_has_a_second_name(tmp_path: Path) -> None:
-    with served(tmp_path, "graph_node.py", "--model_name=node") as server:
+    with instance(tmp_path, "graph_node.py", "--model_name=node") as server:
         assert set(server.client.get("/v1/models").json()["models"]) == {"node", "alias", "missing"}
         for name in ("node", "alias"):
             assert server.predict(name, [0]).json() == {"predictions": [{"message": "SUCCESS"}]}
@@ -140,7 +140,7 @@ def test_nodes_of_a_graph_one_of_which_has_a_second_name(tmp_path: Path) -> None
 
 
 def test_a_class_in_a_file_that_imports_from_kserve(tmp_path: Path) -> None:
-    with served(tmp_path, "target.py:Upper") as server:
+    with instance(tmp_path, "target.py:Upper") as server:
         answer = server.predict("upper", ["a"], headers={"origin": "https://example.org"})
         assert answer.json() == {"predictions": ["A"]}
         assert answer.headers["access-control-allow-origin"] == "*"
@@ -191,7 +191,7 @@ def predictions(server: Server, name: str) -> list[list[int]]:
 def test_a_server_of_model_files(tmp_path: Path) -> None:
     grow(tmp_path / "models", answers=[3, 4])
     flags = ("--model_name=tree", f"--model_dir={tmp_path / 'models'}")
-    with served(tmp_path, "trees/__main__.py", *flags) as server:
+    with instance(tmp_path, "trees/__main__.py", *flags) as server:
         assert predictions(server, "tree") == [[3, 4]]
         tensor = {"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [0, 1]}
         answer = server.client.post("/v2/models/tree/infer", json={"inputs": [tensor]}).json()
@@ -201,7 +201,7 @@ def test_a_server_of_model_files(tmp_path: Path) -> None:
 def test_a_repository_that_loads_models_when_they_are_asked_for(tmp_path: Path) -> None:
     models = tmp_path / "models"
     grow(models / "oak", answers=[1, 2])
-    with served(tmp_path, "trees/__main__.py", f"--model_dir={models}") as server:
+    with instance(tmp_path, "trees/__main__.py", f"--model_dir={models}") as server:
         assert predictions(server, "oak") == [[1, 2]]
 
         def change(name: str, verb: str) -> httpx.Response:

@@ -13,7 +13,7 @@ from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, argument_par
 from mpserve.errors import ConfigurationError
 from tests.cases import each
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OPTIONS = options_of(Settings)
 
 # For every option: a text, what it is read as, and a text that is refused (None: any text will do).

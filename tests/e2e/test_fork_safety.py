@@ -1,6 +1,6 @@
-"""What may not happen in the master before the fork, and what becomes of it: CUDA is put off, or refused; threads are named.
+"""What may not happen in the arbiter before the fork, and what becomes of it: CUDA is put off, or refused; threads are named.
 
-The CPU build of torch takes the same way to CUDA and fails at its end, so a model here asks for "cuda" in the master, which
+The CPU build of torch takes the same way to CUDA and fails at its end, so a model here asks for "cuda" in the arbiter, which
 is stopped before, and for its worker's device otherwise.
 """
 
@@ -80,7 +80,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("target", "source", "stage"), PLACES.values(), ids=PLACES.keys())
-def test_cuda_reached_in_the_master_is_put_off_to_the_workers_with_one_line_that_names_it(
+def test_cuda_reached_in_the_arbiter_is_put_off_to_the_workers_with_one_line_that_names_it(
     tmp_path: Path, target: str, source: str, stage: str
 ) -> None:
     with serving_two(tmp_path, HEAD + source, target) as server:
@@ -190,7 +190,7 @@ class Threaded(Model):
 """
 
 
-def test_a_thread_left_running_in_the_master_is_named_once_and_the_server_serves(tmp_path: Path) -> None:
+def test_a_thread_left_running_in_the_arbiter_is_named_once_and_the_server_serves(tmp_path: Path) -> None:
     with serving_two(tmp_path, THREADED, "model.py") as server:
         server.wait_ready(workers=2)
         assert len(answers_of_two(server)) == 2
@@ -210,8 +210,8 @@ def test_an_early_load_on_the_cpu_counts_as_preloaded_and_is_not_repeated(tmp_pa
         assert "CUDA" not in server.log
 
 
-def test_the_master_keeps_to_one_native_thread_and_the_workers_compute_on_theirs(tmp_path: Path) -> None:
-    """A multiplication on two threads in the master would leave every worker hanging at its next one."""
+def test_the_arbiter_keeps_to_one_native_thread_and_the_workers_compute_on_theirs(tmp_path: Path) -> None:
+    """A multiplication on two threads in the arbiter would leave every worker hanging at its next one."""
     shutil.copy(MODELS / "pid.py", tmp_path)
     source = """
 import os, torch
@@ -221,14 +221,14 @@ class Busy(Model):
     name = "m"
     def preload(self):
         self.matrix = torch.rand(600, 600)
-        self.master = [torch.get_num_threads(), float((self.matrix @ self.matrix).sum())]
+        self.arbiter = [torch.get_num_threads(), float((self.matrix @ self.matrix).sum())]
     def predict(self, payload, headers=None):
-        return {"predictions": [os.getpid(), *self.master, torch.get_num_threads(), float((self.matrix @ self.matrix).sum())]}
+        return {"predictions": [os.getpid(), *self.arbiter, torch.get_num_threads(), float((self.matrix @ self.matrix).sum())]}
 """
     (tmp_path / "model.py").write_text(source)
     port = free_port()
     with running([*MPSERVE, "model.py", "--threads=2", f"--http_port={port}"], tmp_path, port) as server:
         server.wait_ready(workers=1)
-        _, in_master, expected, in_worker, got = server.predict("m", [0]).json()["predictions"]
-        assert (in_master, in_worker) == (1, 2)
+        _, in_arbiter, expected, in_worker, got = server.predict("m", [0]).json()["predictions"]
+        assert (in_arbiter, in_worker) == (1, 2)
         assert got == pytest.approx(expected, rel=1e-4)

@@ -32,7 +32,7 @@ ELSEWHERE = {
     # There was no reload, no recycling and no worker numbers.
     "W16": "test_signals.test_after_hup_the_old_workers_serve_until_the_new_ones_are_ready",
     # Spawned children imported the script again, and parsed its command line again.
-    "W18": "test_ways_in.test_what_comes_after_start_runs_once_in_the_master_and_never_in_a_worker",
+    "W18": "test_ways_in.test_what_comes_after_start_runs_once_in_the_arbiter_and_never_in_a_worker",
     # The socket was closed at once, without a phase of 503 on readiness.
     "W19": "test_drain.test_while_drain_delay_lasts_the_server_is_not_ready_and_still_accepts",
 }

@@ -1,7 +1,7 @@
 """The seed of this project: kserve's `ModelServer(workers=2)` broke on `multiprocessing`'s start method.
 
 Here none is used: the script sets one, as such scripts do, and from then on no function of `multiprocessing` is called,
-neither in the master nor in a worker.
+neither in the arbiter nor in a worker.
 """
 
 import shutil

@@ -208,7 +208,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 @pytest.mark.parametrize("through", [(sys.executable,), MPSERVE], ids=["python", "mpserve serve"])
-def test_what_comes_after_start_runs_once_in_the_master_and_never_in_a_worker(
+def test_what_comes_after_start_runs_once_in_the_arbiter_and_never_in_a_worker(
     folder: Path, through: tuple[str, ...]
 ) -> None:
     (folder / "more.py").write_text(SCRIPT_WITH_MORE)
@@ -218,7 +218,7 @@ def test_what_comes_after_start_runs_once_in_the_master_and_never_in_a_worker(
         arbiter, first = server.pid, server.workers()
         psutil.Process(first[0]).terminate()
         wait_for_successor(server, first[0])
-        assert Path((folder / "folder").read_text()).is_dir(), "a worker that left has taken the master's folder away"
+        assert Path((folder / "folder").read_text()).is_dir(), "a worker that left has taken the arbiter's folder away"
         after_one = (folder / "after").read_text().splitlines()
         assert after_one == [f"worker's own atexit {first[0]}"]
         last = server.workers()

@@ -155,7 +155,7 @@ async def test_under_our_worker_the_lifespan_leaves_the_models_alone(tmp_path: P
     app = build_app(core)
 
     async with app.router.lifespan_context(app):
-        assert (core.served, core.board, board.row(0).state) == ({}, board, State.EMPTY)
+        assert (core.models, core.board, board.row(0).state) == ({}, board, State.EMPTY)
 
 
 def test_the_core_is_found_through_middleware() -> None:

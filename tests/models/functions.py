@@ -1,4 +1,4 @@
-"""The shortest model: a pair of functions. `load` takes nothing, so it runs once, in the master."""
+"""The shortest model: a pair of functions. `load` takes nothing, so it runs once, in the arbiter."""
 
 import os
 from typing import Any
@@ -10,6 +10,6 @@ def load() -> int:
     return os.getpid()
 
 
-def predict(master: int, rows: Any) -> Any:
-    assert master == os.getppid()
+def predict(arbiter: int, rows: Any) -> Any:
+    assert arbiter == os.getppid()
     return np.full(len(rows), os.getpid())

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import torch
-from mpserve.serving.conversion import to_arrays, to_response
 
 from mpserve import Tensor, TorchModel
+from mpserve.protocol.declaration import declared_of
+from mpserve.protocol.v1.codec import V1Codec
 from mpserve.runtimes.pytorch import ExportedModel, TorchScriptModel, declared_inputs
+from mpserve.serving.models.fit import fit_inputs, fit_outputs
 from tests.cases import each
 from tests.running import Server, free_port, running
 
@@ -47,8 +50,10 @@ def export(path: Path) -> Path:
 def ask(model: Any, payload: Any) -> list[Any]:
     model.preload()
     model.load()
-    response = to_response(model, payload, model.invoke(to_arrays(model, payload)))
-    return [output.as_numpy().tolist() for output in response.outputs]
+    declared = declared_of(model.inputs)
+    inputs = V1Codec("error").read(orjson.dumps(payload), declared, True)
+    result = model.invoke(fit_inputs(declared, inputs.arrays(declared)))
+    return [array.tolist() for _, _, array in fit_outputs(declared_of(model.outputs), result)]
 
 
 @pytest.mark.parametrize(("kind", "make"), [(TorchScriptModel, script), (ExportedModel, export)])

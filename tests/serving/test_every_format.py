@@ -112,7 +112,7 @@ async def test_a_timeout_in_the_body_is_obeyed_however_it_is_spelled(kind: type[
         outcomes = await asyncio.gather(*(send(core, *each_body) for each_body in asked), return_exceptions=True)
         model.go.set()
         await holding
-        await core.find("m").held.until_idle()
+        await core.find("m").in_flight.until_idle()
         for (format, _, body), outcome in zip(asked, outcomes, strict=True):
             assert type(outcome) is DeadlineExceeded, (format.name, body, outcome)
 

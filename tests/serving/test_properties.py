@@ -199,12 +199,12 @@ def test_ten_thousand_requests_have_each_its_own_answer(case: Case) -> None:
             clients = (one_client(asker, model, case, number) for number in range(CLIENTS))
             assert sum(await asyncio.gather(*clients)) == CLIENTS * TURNS
             assert max(model.calls) <= case.size
-            served = core.find("m")
-            await served.held.until_idle()
+            instance = core.find("m")
+            await instance.in_flight.until_idle()
             assert core.row.in_flight == 0
             await one_client(asker, model, case, CLIENTS)  # what went wrong, or went away, has cost nothing
-            assert served.batcher is not None
-            while len(served.batcher):  # the last one left a moment ago
+            assert instance.batcher is not None
+            while len(instance.batcher):  # the last one left a moment ago
                 await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))

@@ -12,7 +12,7 @@ from mpserve.state import rundir
 
 
 def run(code: str, *arguments: str) -> str:
-    program = "import os, sys\nfrom mpserve import rundir\n" + textwrap.dedent(code)
+    program = "import os, sys\nfrom mpserve.state import rundir\n" + textwrap.dedent(code)
     return subprocess.run(
         [sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True
     ).stdout.strip()

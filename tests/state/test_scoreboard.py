@@ -106,7 +106,7 @@ def test_a_cell_refuses_what_it_cannot_hold() -> None:
         Scoreboard(1).row(0).age = 2**63
 
 
-def test_a_forked_worker_writes_what_the_master_and_a_later_fork_read() -> None:
+def test_a_forked_worker_writes_what_the_arbiter_and_a_later_fork_read() -> None:
     board = Scoreboard(2)
 
     def be_first() -> None:

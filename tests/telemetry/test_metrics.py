@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from mpserve.telemetry import metrics
 from tests.cases import each
 
-# What every test's process begins with: a master that is configured, metrics of mpserve and of the user, and workers
+# What every test's process begins with: an arbiter that is configured, metrics of mpserve and of the user, and workers
 # that are forked for a slot, count, and end as they are told.
 MASTER = """
 import os, signal, sys
@@ -221,7 +221,7 @@ def test_without_configuration_the_processs_own_metrics_are_given() -> None:
     subprocess.run([sys.executable, "-c", whole], check=True)
 
 
-def test_the_directory_is_the_servers_own_and_is_removed_by_the_master_alone(tmp_path: Path) -> None:
+def test_the_directory_is_the_servers_own_and_is_removed_by_the_arbiter_alone(tmp_path: Path) -> None:
     printed = run(
         """
         assert metrics.configure() == directory

@@ -50,10 +50,10 @@ class Health:
             ModelNotFound: no such model, or version of it.
             ModelNotReady: it cannot answer in any worker.
         """
-        served = self.core.find(request.path_params["model"], request.path_params.get("version"))
-        if not self.core.is_model_ready(served):
-            raise ModelNotReady(served.label)
-        return json_answer({"name": served.model.name, "ready": True})
+        instance = self.core.find(request.path_params["model"], request.path_params.get("version"))
+        if not self.core.is_model_ready(instance):
+            raise ModelNotReady(instance.label)
+        return json_answer({"name": instance.model.name, "ready": True})
 
     async def model_metadata(self, request: Request) -> Answer:
         """``GET /v2/models/{m}[/versions/{v}]``.
@@ -61,9 +61,9 @@ class Health:
         Raises:
             ModelNotFound: no such model, or version of it.
         """
-        served = self.core.find(request.path_params["model"], request.path_params.get("version"))
-        model, versions = served.model, self.core.versions(served.model.name)
-        inputs, outputs = await self.core.describe(served)
+        instance = self.core.find(request.path_params["model"], request.path_params.get("version"))
+        model, versions = instance.model, self.core.versions(instance.model.name)
+        inputs, outputs = await self.core.describe(instance)
         return json_answer(
             {
                 "name": model.name,

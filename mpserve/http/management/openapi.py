@@ -19,7 +19,7 @@ from starlette.routing import Route
 from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operation
 from mpserve.http.management.schemas import declared, infer_request, infer_response, predict_request
 from mpserve.http.responses import Answer, json_answer
-from mpserve.serving.execution.model_instance import Served
+from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.models.tensors import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.version import VERSION
@@ -48,12 +48,12 @@ class OpenApi:
         routes = [route for route in request.app.routes if isinstance(route, Route)]
         there = (f"{method} {route.path_format}" for route in routes for method in route.methods or ())
         document = described(there)
-        for name, group in list(self.core.served.items()):
+        for name, group in list(self.core.models.items()):
             place = quote(name, safe="")
             document["paths"] |= await self._paths_of(group.newest, place, with_v1=True)
-            for served in group if len(group.versions) > 1 else ():
-                version = quote(served.model.version, safe="")
-                document["paths"] |= await self._paths_of(served, f"{place}/versions/{version}", with_v1=False)
+            for instance in group if len(group.versions) > 1 else ():
+                version = quote(instance.model.version, safe="")
+                document["paths"] |= await self._paths_of(instance, f"{place}/versions/{version}", with_v1=False)
         return json_answer(document)
 
     async def page(self, request: Request) -> Answer:
@@ -61,17 +61,17 @@ class OpenApi:
         headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", PAGE_POLICY)]
         return Answer(200, headers, _file("docs.html"))
 
-    async def _paths_of(self, served: Served, place: str, with_v1: bool) -> Document:
+    async def _paths_of(self, instance: ModelInstance, place: str, with_v1: bool) -> Document:
         """The routes of one version of a model, which is at ``place`` in paths; none if it does not say what it takes."""
         try:
-            inputs, outputs = map(declared, await self.core.describe(served))
+            inputs, outputs = map(declared, await self.core.describe(instance))
         except Exception:  # the model's own code, or what it gave
-            logger.warning("the inputs of model %s are left out of /openapi.json", served.model.name, exc_info=True)
+            logger.warning("the inputs of model %s are left out of /openapi.json", instance.model.name, exc_info=True)
             return {}
         if not inputs:
             return {}
         paths = _of_model(INFER, place, infer_request(inputs), infer_response(outputs))
-        if with_v1 and isinstance(served.model, TensorModel) and all(tensor.shape for tensor in inputs):
+        if with_v1 and isinstance(instance.model, TensorModel) and all(tensor.shape for tensor in inputs):
             paths |= _of_model(PREDICT, place, predict_request(inputs), {})
         return paths
 

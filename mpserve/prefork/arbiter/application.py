@@ -106,10 +106,10 @@ class ServerApplication(Application):  # type: ignore[misc]
         if UPGRADE in os.environ or SYSTEMD in os.environ:  # it inherits its sockets
             return
         for host, port in (address for address in self.cfg.address if isinstance(address, tuple)):
-            with socket.socket(socket.AF_INET6 if is_ipv6(host) else socket.AF_INET) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with socket.socket(socket.AF_INET6 if is_ipv6(host) else socket.AF_INET) as candidate:
+                candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    trial.bind((host, port))
+                    candidate.bind((host, port))
                 except OSError as error:
                     reason = f"cannot listen on {host} port {port} (--host, --http_port): {error.strerror}"
                     _end(self.settings, reason)

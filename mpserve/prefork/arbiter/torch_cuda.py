@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from mpserve.errors import AcceleratorInMaster, ConfigurationError
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError
 
 READ = "2.13.0"
 _TORCH_CUDA = "torch.cuda"
@@ -39,7 +39,7 @@ _guard = _Guard()
 
 
 def arm() -> None:
-    """From now on, code in this process that would initialise CUDA through torch gets ``AcceleratorInMaster``.
+    """From now on, code in this process that would initialise CUDA through torch gets ``AcceleratorInArbiter``.
 
     Works whether torch is imported already or comes later. Children forked from here are not affected.
     """
@@ -71,7 +71,7 @@ def _fit(cuda: ModuleType) -> None:
     @functools.wraps(original)
     def guarded_lazy_init() -> Any:
         if _guard.armed():
-            raise AcceleratorInMaster(_where(cuda))
+            raise AcceleratorInArbiter(_where(cuda))
         return original()
 
     # torch.cuda.random copied the name before we came.

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from mpserve.prefork.listener.rebalancer import Shedding, Turnover, load_of, ready_others
+from mpserve.prefork.listener.rebalancer import Rebalancer, Turnover, load_of, ready_others
 from mpserve.state.scoreboard import Row, Scoreboard
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ AT_ONCE = 64
 """Connections that a worker accepts at one wake-up where there is nobody to share them with."""
 
 
-class Gate:
+class Acceptor:
     """Accepts on ``listener``, which stays the caller's. ``open`` before anything else.
 
     ``row.connections`` is counted up here at the accept, since a TLS connection reaches its protocol only after the
@@ -42,14 +42,14 @@ class Gate:
         tls: ssl.SSLContext | None,
         board: Scoreboard,
         row: Row,
-        shedding: Shedding,
+        rebalancer: Rebalancer,
     ) -> None:
         self._listener = listener
         self._make_protocol = make_protocol
         self._tls = tls
         self._board = board
         self._row = row
-        self._shedding = shedding
+        self._shedding = rebalancer
         self._loop = asyncio.get_running_loop()
         self._turnover = Turnover(self._loop.time())
         self._opening: set[asyncio.Task[object]] = set()

@@ -12,14 +12,14 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from mpserve.prefork.listener.acceptor import Gate
+from mpserve.prefork.listener.acceptor import Acceptor
 
 SYSTEMD = "LISTEN_FDS"
 UPGRADE = "GUNICORN_PID"
 """Set by gunicorn in an arbiter that was started by USR2, until the old one has ended."""
 
 
-def shut_until_ready(listeners: Sequence[socket.socket], addresses: Sequence[object]) -> None:
+def refuse_until_ready(listeners: Sequence[socket.socket], addresses: Sequence[object]) -> None:
     """In the arbiter, before the first fork: refuse connections for now.
 
     ``addresses`` is gunicorn's ``cfg.address``: (host, port) tuples, Unix paths, file descriptors.
@@ -37,16 +37,16 @@ def is_open(listener: socket.socket) -> bool:
     return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-class Door:
+class Listeners:
     """This worker's side of the listening sockets: whether it accepts."""
 
     def __init__(
-        self, listeners: Sequence[socket.socket], make_gate: Callable[[socket.socket], Gate], backlog: int
+        self, listeners: Sequence[socket.socket], make_gate: Callable[[socket.socket], Acceptor], backlog: int
     ) -> None:
         self.listeners = listeners
         self._make_gate = make_gate
         self._backlog = backlog
-        self._gates: list[Gate] = []
+        self._gates: list[Acceptor] = []
         self._inherited = UPGRADE in os.environ
 
     @property

@@ -66,7 +66,7 @@ def _excess(everyone: Sequence[int], takers: Sequence[int], begun: bool) -> int:
     return max(0, math.floor(mine - mean)) if takers and mine - min(takers) > far else 0
 
 
-class Shedding:
+class Rebalancer:
     """The connections that one worker gives up, a few at a time, until it holds about the mean."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ from mpserve.prefork.arbiter import process_exit as ending
 from mpserve.prefork.listener import listeners as door
 from mpserve.prefork.worker import devices, memory, threads
 from mpserve.prefork.worker.loading import LoadFailed
-from mpserve.prefork.worker.worker_server import Life, Terms
+from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import State, shared
@@ -80,7 +80,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         """
         if not cfg.preload_app:
             raise ConfigurationError(
-                "mpserve preloads models in the master: set preload_app = True (or drop the override)"
+                "mpserve preloads models in the arbiter: set preload_app = True (or drop the override)"
             )
         if cfg.reuse_port:
             raise ConfigurationError(
@@ -125,7 +125,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _before_the_first(self) -> None:
         ending.announce_stop()
         gunicorn_arbiter.halt_on_no_status()  # whoever forks the next worker decides, by the scoreboard
-        door.shut_until_ready(self.sockets, self.cfg.address)
+        door.refuse_until_ready(self.sockets, self.cfg.address)
         self._hold_grpc_port()
         logger.info(
             "mpserve %s: %d worker(s), %s; %g CPU(s), %d native thread(s) each",
@@ -197,7 +197,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             listeners = [listener.sock for listener in self.sockets]
             grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
             http = self._application()
-            life = Life(self.core, http, listeners, self._limits(), self._routes(), self._terms(), grpc)
+            life = WorkerServer(self.core, http, listeners, self._limits(), self._routes(), self._terms(), grpc)
             loop.run_until_complete(life.run())
         except LoadFailed as failure:
             if shared().ever_ready:

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from mpserve.errors import MPServeError
-from mpserve.prefork.listener.listeners import Door
+from mpserve.prefork.listener.listeners import Listeners
 from mpserve.serving.repository.core import ServerCore
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def back_off(failures: int) -> float:
     return min(BACK_OFF_LIMIT, 2.0 ** min(failures - 1, 10))
 
 
-async def load(core: ServerCore, door: Door, ending: asyncio.Event) -> bool:
+async def load(core: ServerCore, door: Listeners, ending: asyncio.Event) -> bool:
     """Load the models; False when the worker was told to end meanwhile, by ``ending``.
 
     Raises:
@@ -72,7 +72,7 @@ async def load(core: ServerCore, door: Door, ending: asyncio.Event) -> bool:
 
 
 async def _watch(
-    core: ServerCore, door: Door, ending: asyncio.Event, task: "asyncio.Future[Any]", timeout: float
+    core: ServerCore, door: Listeners, ending: asyncio.Event, task: "asyncio.Future[Any]", timeout: float
 ) -> None:
     """Wait for ``task``, the deadline or the end, and mind the door."""
     deadline = time.monotonic() + timeout

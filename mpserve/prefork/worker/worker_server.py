@@ -21,9 +21,9 @@ from mpserve.http.server.connection import Connection
 from mpserve.http.server.limits import Limits
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.uvicorn import Application
-from mpserve.prefork.listener.acceptor import Gate
-from mpserve.prefork.listener.listeners import Door
-from mpserve.prefork.listener.rebalancer import Shedding, load_of, ready_others
+from mpserve.prefork.listener.acceptor import Acceptor
+from mpserve.prefork.listener.listeners import Listeners
+from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
 from mpserve.prefork.worker.upkeep import Upkeep
@@ -64,7 +64,7 @@ class Terms:
     beat: Callable[[], None]
 
 
-class Life:
+class WorkerServer:
     """One worker's life. ``run`` is the whole of it.
 
     Args:
@@ -98,7 +98,7 @@ class Life:
         self.log_settings = LogSettings(core)
         self.http: HttpServer | None = None
         """There is one from the moment at which the application is loaded."""
-        self.shedding = Shedding()
+        self.rebalancer = Rebalancer()
         self.ending = asyncio.Event()
         """Told to end, for whatever reason."""
         self.hurried = False
@@ -122,7 +122,7 @@ class Life:
             at_the_end.callback(self._leave)
             at_the_end.push_async_callback(self.grace.stop, self.core.stop)
             self.http = http = await self._load_application()
-            door = Door(self.listeners, lambda listener: self._gate(listener, http), self.terms.backlog)
+            door = Listeners(self.listeners, lambda listener: self._gate(listener, http), self.terms.backlog)
             if not await load(self.core, door, self.ending):
                 return
             at_the_end.push_async_callback(self.grace.stop, self.application.shutdown)
@@ -161,14 +161,14 @@ class Life:
         self.grace.hurry()
         self.ending.set()
 
-    def _gate(self, listener: socket.socket, http: HttpServer) -> Gate:
+    def _gate(self, listener: socket.socket, http: HttpServer) -> Acceptor:
         def connect() -> Connection:
             connection = Connection(http)
             # A client that gets a 503 here while the models load may find a ready worker by its next connection.
             connection.retiring = self.row.state == State.LOADING
             return connection
 
-        return Gate(listener, connect, self.application.tls, self.core.board, self.row, self.shedding)
+        return Acceptor(listener, connect, self.application.tls, self.core.board, self.row, self.rebalancer)
 
     async def _tick(self) -> None:
         """Do all that must happen every second or oftener, whatever stage the worker is in."""
@@ -221,14 +221,14 @@ class Life:
     def _balance(self) -> None:
         others = [row for row in ready_others(self.core.board, self.row) if row.is_live()]
         sheds = self.row.state == State.READY
-        self.shedding.look(load_of(self.row), [load_of(row) for row in others] if sheds else [])
+        self.rebalancer.look(load_of(self.row), [load_of(row) for row in others] if sheds else [])
 
     def _look_at_models(self) -> None:
         """Tell how many requests wait, and make way for a successor where a model's call does not come back."""
-        models = [served for group in self.core.served.values() for served in group]
-        self.row.waiting = sum(served.admission.waiting for served in models)
+        models = [instance for group in self.core.models.values() for instance in group]
+        self.row.waiting = sum(instance.admission.waiting for instance in models)
         now = time.monotonic()
-        found = [served.label for served in models if served.find_stuck(now)]
+        found = [instance.label for instance in models if instance.find_stuck(now)]
         if found and not self.stuck:
             self.stuck = True
             self.row.restarts += 1
@@ -254,7 +254,7 @@ class Life:
             if self.core.board.ever_ready:  # without a certificate there is no door, so no client waits for an answer
                 await asyncio.wait({asyncio.ensure_future(self.ending.wait())}, timeout=back_off(self.row.attempts))
             raise LoadFailed(f"TLS cannot be set up with the certificate and key: {error}") from error
-        return HttpServer(application.app, application.state, self.routes, self.limits, self.row, self.shedding)
+        return HttpServer(application.app, application.state, self.routes, self.limits, self.row, self.rebalancer)
 
     async def _open_grpc(self, at_the_end: AsyncExitStack) -> None:
         if self.grpc is None:
@@ -292,7 +292,7 @@ class Life:
             await asyncio.sleep(TICK)
         return True
 
-    async def _drain(self, door: Door, http: HttpServer) -> None:
+    async def _drain(self, door: Listeners, http: HttpServer) -> None:
         """Not ready any more, but still there for ``drain_delay``; then leave the door and finish what was accepted."""
         self.row.state = State.DRAINING
         self.grace.begin()

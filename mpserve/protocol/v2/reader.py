@@ -48,10 +48,10 @@ MEDIUM = 16384
 Numbers: TypeAlias = Callable[[bytes], Array]
 """Reads what stands between a beginning and its end; raises one of ``NOT_PLAIN`` if that is not as many numbers as before."""
 
-Wanted = tuple[str, bool | None]
+ModelSpec = tuple[str, bool | None]
 """An output that is named, and whether it is wanted as bytes; None: the request does not say so."""
 
-_known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[Wanted, ...]]] = {}
+_known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[ModelSpec, ...]]] = {}
 """By beginning and end: the id of the request, its input's name and datatype, what reads its numbers, and the outputs."""
 
 
@@ -77,7 +77,7 @@ def read(body: bytes) -> Inputs:
     return Inputs([(name, datatype, array)], request_id, _requested(wanted) if wanted else None)
 
 
-def _requested(wanted: tuple[Wanted, ...]) -> list[RequestedOutput]:
+def _requested(wanted: tuple[ModelSpec, ...]) -> list[RequestedOutput]:
     requested = []
     for name, binary in wanted:
         requested.append(RequestedOutput(name, None if binary is None else {plain.BINARY_DATA: binary}))

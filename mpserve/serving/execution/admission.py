@@ -53,7 +53,7 @@ def policy(model: Model, settings: Settings) -> Policy:
     return Policy(queue or math.inf, seconds or math.inf)
 
 
-class Hold:
+class InFlight:
     """Counts those who are within it, at the same time or one in another.
 
     Who comes adds one to ``count``, and who leaves takes it away, and sets ``idle``, if it is there and nobody is left.
@@ -109,7 +109,7 @@ class Admission:
         hold: counts those who are within.
     """
 
-    def __init__(self, model: str, label: str, slots: float, policy: Policy, hold: Hold) -> None:
+    def __init__(self, model: str, label: str, slots: float, policy: Policy, hold: InFlight) -> None:
         self.model = model
         self.label = label
         self.slots = slots

@@ -39,16 +39,16 @@ class ModelCounters:
         soon: has a function called in the loop's next turn.
     """
 
-    __slots__ = ("_cells", "_durations", "_key", "_noted", "_soon", "wish")
+    __slots__ = ("_cells", "_durations", "_key", "_noted", "_soon", "desired")
 
     def __init__(
         self,
         cells: memoryview,
-        wish: object,
+        desired: object,
         durations: Sequence[Durations],
         soon: Callable[[Callable[[], None]], object],
     ) -> None:
-        self.wish = wish
+        self.desired = desired
         self._cells = cells
         self._key = cells[KEY]
         self._durations = durations

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, ServerNotReady
 from mpserve.protocol.declaration import Tensor, declared_of
-from mpserve.serving.execution.admission import Admission, Hold, policy
+from mpserve.serving.execution.admission import Admission, InFlight, policy
 from mpserve.serving.execution.batcher import Batcher, limits
 from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_counters import ModelCounters
@@ -36,7 +36,7 @@ class Closing(Protocol):
     async def aclose(self) -> None: ...
 
 
-class Served:
+class ModelInstance:
     """One version of a model in a worker: its threads and its pipeline.
 
     ``one_of_several`` says that the model has other versions, so that logs and answers have to tell them apart.
@@ -77,10 +77,10 @@ class Served:
         """Its counts in this worker, from its first request on."""
         self.last_infer = 0
         """Nanoseconds that it took for the last request."""
-        self.held = Hold()
+        self.in_flight = InFlight()
         """Keeps the model from being stopped, while a request is being answered by it."""
         rules = policy(model, settings)
-        self.admission = Admission(model.name, self.label, self._slots(), rules, self.held)
+        self.admission = Admission(model.name, self.label, self._slots(), rules, self.in_flight)
         self.context = contextvars.copy_context()
         """What a request has a copy of: lines that are logged in it name the model."""
         self.context.run(model_in_log.set, self.label)
@@ -146,11 +146,11 @@ class Served:
 
     def abandon_requests(self) -> None:
         """Wait for requests in flight no longer: the worker ends."""
-        self.held.give_up()
+        self.in_flight.give_up()
 
     async def retire(self) -> None:
         """Stop it once its requests in flight are done."""
-        await self.held.until_idle()
+        await self.in_flight.until_idle()
         await self.stop()
 
     async def stop(self) -> None:

@@ -21,13 +21,13 @@ async def configuration(core: ServerCore, name: str, version: str | None) -> dic
     Raises:
         MPServeError: as ``ServerCore.find``.
     """
-    served = core.find(name, version)
-    inputs, outputs = await core.describe(served)
-    predict = served.model.predict
-    batched = served.limits.size if served.limits is not None else 0
+    instance = core.find(name, version)
+    inputs, outputs = await core.describe(instance)
+    predict = instance.model.predict
+    batched = instance.limits.size if instance.limits is not None else 0
     return {
-        "name": served.model.name,
-        "platform": served.model.platform,
+        "name": instance.model.name,
+        "platform": instance.model.platform,
         "backend": BACKEND,
         "max_batch_size": batched,
         "input": [_tensor(spec, batched) for spec in inputs],

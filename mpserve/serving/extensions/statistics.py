@@ -13,7 +13,7 @@ from typing import Any
 
 from mpserve.serving.execution import model_counters
 from mpserve.serving.execution.model_counters import ModelCounters
-from mpserve.serving.execution.model_instance import Served
+from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state.counters import CELLS
 
@@ -29,21 +29,21 @@ SPANS = {
 NONE = {"count": 0, "ns": 0}
 
 
-def counters_of(core: ServerCore, served: Served) -> ModelCounters:
-    """Where this worker counts the requests to a model from now on, until the wish changes; ``served`` keeps it."""
-    wish = core.wish
-    live = {wanted.revision for wanted in (*wish.models.values(), *wish.trials.values())}
-    revision = wish.models[served.model.name].revision
-    cells = core.board.counters.claim(core.row.slot, _key(core, served), revision, live)
+def counters_of(core: ServerCore, instance: ModelInstance) -> ModelCounters:
+    """Where this worker counts the requests to a model from now on, until the wish changes; ``instance`` keeps it."""
+    desired = core.desired
+    live = {spec.revision for spec in (*desired.models.values(), *desired.candidates.values())}
+    revision = desired.models[instance.model.name].revision
+    cells = core.board.counters.claim(core.row.slot, _key(core, instance), revision, live)
     soon = asyncio.get_running_loop().call_soon
-    served.counters = ModelCounters(cells, wish, list(served.durations.values()), soon)
-    return served.counters
+    instance.counters = ModelCounters(cells, desired, list(instance.durations.values()), soon)
+    return instance.counters
 
 
-def _key(core: ServerCore, served: Served) -> int:
+def _key(core: ServerCore, instance: ModelInstance) -> int:
     """What the counts of this revision of a model are known by, in every worker."""
-    model = served.model
-    told = repr((model.name, model.version, core.wish.models[model.name].revision))
+    model = instance.model
+    told = repr((model.name, model.version, core.desired.models[model.name].revision))
     digest = hashlib.blake2b(told.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) | 1  # odd: none of the keys that nobody has
 
@@ -60,24 +60,24 @@ class Statistics:
         Raises:
             MPServeError: as ``ServerCore.find``.
         """
-        return [self._of(served) for served in self._named(name, version)]
+        return [self._of(instance) for instance in self._named(name, version)]
 
-    def _named(self, name: str, version: str | None) -> Iterable[Served]:
+    def _named(self, name: str, version: str | None) -> Iterable[ModelInstance]:
         if not name:
-            return chain.from_iterable(self.core.served.values())
-        served = self.core.find(name, version)
-        return self.core.served[name] if version is None else [served]
+            return chain.from_iterable(self.core.models.values())
+        instance = self.core.find(name, version)
+        return self.core.models[name] if version is None else [instance]
 
-    def _of(self, served: Served) -> dict[str, Any]:
+    def _of(self, instance: ModelInstance) -> dict[str, Any]:
         board = self.core.board
-        if served.counters is not None:
-            served.counters.flush()
-        blocks = board.counters.of((row.slot for row in board.used()), _key(self.core, served)) or [[0] * CELLS]
+        if instance.counters is not None:
+            instance.counters.flush()
+        blocks = board.counters.of((row.slot for row in board.used()), _key(self.core, instance)) or [[0] * CELLS]
         total = [sum(cells) for cells in zip(*blocks, strict=True)]
         answered = total[model_counters.SUCCESSES]
         return {
-            "name": served.model.name,
-            "version": served.model.version,
+            "name": instance.model.name,
+            "version": instance.model.version,
             "last_inference": max(block[model_counters.LAST] for block in blocks) // 1_000_000,
             "inference_count": total[model_counters.ROWS],
             "execution_count": total[model_counters.EXECUTIONS],

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from mpserve.errors import DeadlineExceeded, MPServeError
 from mpserve.protocol.codec import Encoded, Inputs, Outputs, Parts
-from mpserve.serving.execution.model_instance import Served
+from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.execution.stream import ModelStream, Source
 from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.inference.requested_outputs import Treatments, select
@@ -19,7 +19,7 @@ class Streamed(Protocol):
     context: contextvars.Context
     head: RequestHead
     inputs: Inputs | None
-    instance: Served
+    instance: ModelInstance
     reply: Reply
     requested: Treatments
     seconds: float

@@ -20,7 +20,7 @@ from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.execution.admission import asked_seconds
 from mpserve.serving.execution.deadline import Deadline
 from mpserve.serving.execution.executor import as_failure
-from mpserve.serving.execution.model_instance import Served
+from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.execution.stream import Source
 from mpserve.serving.extensions.statistics import counters_of
 from mpserve.serving.inference.ahead import Ahead
@@ -71,7 +71,7 @@ class InferenceRequest(Timed):
         "rows", "seconds", "stages", "task", "value", "version",
     )  # fmt: skip
 
-    instance: Served
+    instance: ModelInstance
     """The model, once the request is admitted."""
     stages: Stages
     """What the model does with it."""
@@ -108,7 +108,7 @@ class InferenceRequest(Timed):
         """The task that it has to itself, if it waits on the event loop."""
         self._place = 0
 
-    def enter(self, within: float) -> Served:
+    def enter(self, within: float) -> ModelInstance:
         """Find the model and be admitted to it. Held, in flight and timed from now on; gives the model.
 
         Raises:
@@ -120,20 +120,20 @@ class InferenceRequest(Timed):
         instance = core.find(head.model, head.version)
         if not instance.model.ready:
             raise ModelNotReady(instance.label)
-        held, admission = instance.held, instance.admission
+        in_flight, admission = instance.in_flight, instance.admission
         seconds = math.inf
         if admission.is_limited or within != math.inf:
-            seconds = admission.admit(within, held.count)
+            seconds = admission.admit(within, in_flight.count)
         counters = instance.counters
         self._counters = (
-            counters if counters is not None and counters.wish is core.wish else counters_of(core, instance)
+            counters if counters is not None and counters.desired is core.desired else counters_of(core, instance)
         )
         self.instance = instance
         self.version = instance.model.version if instance.one_of_several else head.version
         self.stages = instance.stages[head.verb]
         self.infer_before = instance.last_infer
         core.row.cells[IN_FLIGHT] += 1
-        held.count = self._place = held.count + 1
+        in_flight.count = self._place = in_flight.count + 1
         self.context = instance.context.copy()
         self.context.run(request_id.set, self.identity)
         self.seconds = seconds
@@ -172,7 +172,7 @@ class InferenceRequest(Timed):
             seconds = asked_seconds(inputs.parameters[TIMEOUT])
             if seconds < self.seconds:
                 admission = self.instance.admission
-                self.seconds = admission.admit(seconds, self.instance.held.count - 1)
+                self.seconds = admission.admit(seconds, self.instance.in_flight.count - 1)
                 if self.deadline is not None:
                     self.deadline.close()
                 self.deadline = admission.deadline(self, self.seconds)
@@ -368,11 +368,11 @@ class InferenceRequest(Timed):
 
     def _leave(self, is_answered: bool, is_counted: bool = True) -> None:
         """Be with the model no longer, and be counted."""
-        instance, held = self.instance, self.instance.held
+        instance, in_flight = self.instance, self.instance.in_flight
         self.core.row.cells[IN_FLIGHT] -= 1
-        held.count -= 1
-        if held.idle is not None and not held.count:
-            held.idle.set()
+        in_flight.count -= 1
+        if in_flight.idle is not None and not in_flight.count:
+            in_flight.idle.set()
         if is_answered:
             instance.last_infer = self.durations[INFER]
             self._counters.succeeded(self)

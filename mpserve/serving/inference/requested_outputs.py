@@ -17,7 +17,7 @@ from mpserve.protocol.tensors import REGION
 from mpserve.serving.extensions.classification import classified
 from mpserve.serving.repository.host import ModelHost
 from mpserve.serving.shared_memory import tensors as shared_memory
-from mpserve.serving.shared_memory.regions import Window
+from mpserve.serving.shared_memory.regions import RegionView
 
 CLASSIFICATION = "classification"
 OURS = frozenset({CLASSIFICATION, *shared_memory.PARAMETERS})
@@ -27,7 +27,7 @@ class Treatment(NamedTuple):
     """What is to be done with one output: made so many classes of, if any, then put in a place, if in any."""
 
     classes: int | None = None
-    place: Window | None = None
+    place: RegionView | None = None
 
     def of(self, output: InferOutput) -> InferOutput:
         """The output as it is to be sent.

@@ -1,6 +1,6 @@
 """What a user writes: ``Model``, the kserve SDK's class with two moments of our own, and the rules of loading it.
 
-``preload()`` runs once in the master and what it leaves on ``self`` is shared by all workers; ``load()`` runs in each
+``preload()`` runs once in the arbiter and what it leaves on ``self`` is shared by all workers; ``load()`` runs in each
 worker with ``self.device`` set. Names and signatures are the SDK's (kserve/model.py), so that an existing model changes
 one import. Knows no protocol bytes, no HTTP, no process.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, cast
 
-from mpserve.errors import AcceleratorInMaster, NotSupported
+from mpserve.errors import AcceleratorInArbiter, NotSupported
 from mpserve.serving.models import readiness
 from mpserve.serving.models.predictor import Predictor, PredictorConfig
 
@@ -51,10 +51,10 @@ class Model:
     platform: str = ""
     required_response_headers: bool = False
 
-    deferred: AcceleratorInMaster | None = None
-    """Why ``load()`` must run in the workers although it was called in the master."""
+    deferred: AcceleratorInArbiter | None = None
+    """Why ``load()`` must run in the workers although it was called in the arbiter."""
     loaded: bool = False
-    """Whether ``load()`` has completed, in this process or in the master that it was forked from."""
+    """Whether ``load()`` has completed, in this process or in the arbiter that it was forked from."""
     _loading: bool = False
     _remote_predictor: Predictor | None = None
 
@@ -71,7 +71,7 @@ class Model:
             setattr(cls, "load", _remembering(cls.load))  # noqa: B010
 
     def preload(self) -> None:
-        """Load into host memory what all workers shall share. Runs once, in the master, before any fork."""
+        """Load into host memory what all workers shall share. Runs once, in the arbiter, before any fork."""
 
     def load(self) -> Any:
         """Make the model able to answer, on ``self.device``. Runs in each worker; return False to say that it failed.
@@ -151,7 +151,7 @@ class Model:
 
 
 def _remembering(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``load`` that keeps in mind whether it completed, and lets itself be stopped on its way to CUDA in the master.
+    """``load`` that keeps in mind whether it completed, and lets itself be stopped on its way to CUDA in the arbiter.
 
     A script's own early ``model.load()`` thus either counts as preloaded or is put off to the workers, and the script
     goes on.
@@ -164,9 +164,9 @@ def _remembering(load: Callable[..., Any]) -> Callable[..., Any]:
         self._loading = True
         try:
             result = load(self, *args, **kwargs)
-        except AcceleratorInMaster as reached:
+        except AcceleratorInArbiter as reached:
             self.deferred = reached
-            logger.warning("model %s: load() reached for CUDA in the master and was stopped: %s. %s",
+            logger.warning("model %s: load() reached for CUDA in the arbiter and was stopped: %s. %s",
                            self.name, reached.where, "It will be loaded in each worker instead.")  # fmt: skip
             return False
         finally:

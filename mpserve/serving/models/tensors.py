@@ -76,7 +76,7 @@ class FunctionModel(TensorModel):
     """A pair of functions: ``load()`` gives an object, ``predict(object, array, ...)`` answers; or ``predict`` alone.
 
     A ``load`` with a parameter ``device``, or any other that must be given, gets the device and runs in each worker.
-    One that needs nothing runs once in the master, so that what it returns is shared by all workers, unless it reaches
+    One that needs nothing runs once in the arbiter, so that what it returns is shared by all workers, unless it reaches
     for CUDA on the way.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One server's models put together: preload in the master, load, serve and stop in a worker.
+"""One server's models put together: preload in the arbiter, load, serve and stop in a worker.
 
 Every front end looks things up here and nowhere else, and holds no state of its own. It knows its row of the scoreboard
 and no process: who forks, and when, is the business of the floors above.
@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mpserve.config.settings import Settings
-from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady
 from mpserve.serving.execution.executor import Executor
-from mpserve.serving.execution.model_instance import Served, call
+from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.versions import refuse_twins
@@ -31,7 +31,7 @@ class ServerCore(ModelHost):
 
     Args:
         settings: the options; read, never changed.
-        find: gives the sources of the models that are wanted at the start. Called in the master, and again in a worker
+        find: gives the sources of the models that are wanted at the start. Called in the arbiter, and again in a worker
             if it reached for CUDA there.
         predictor: whom a transformer asks; started here, in the worker.
     """
@@ -48,15 +48,15 @@ class ServerCore(ModelHost):
         self._own_directory: Path | None = None
 
     def preload(self) -> None:
-        """Find, construct and preload the models, in the master.
+        """Find, construct and preload the models, in the arbiter.
 
         Raises:
             ModelLoadError: a model could not be constructed or preloaded.
         """
         try:
             self.sources = self._find()
-        except AcceleratorInMaster as reached:
-            logger.warning("the model's code reached for CUDA in the master and was stopped: %s. %s",
+        except AcceleratorInArbiter as reached:
+            logger.warning("the model's code reached for CUDA in the arbiter and was stopped: %s. %s",
                            reached.where, "It will be imported and loaded in each worker instead.")  # fmt: skip
             return
         for source in self.sources:
@@ -70,8 +70,8 @@ class ServerCore(ModelHost):
     @property
     def names(self) -> list[str]:
         """The names of all wanted models, in their order, loaded or not."""
-        if self.wish.generation:
-            return list(self.wish.models)
+        if self.desired.generation:
+            return list(self.desired.models)
         found = (source.model for source in self.sources or ())
         return list(dict.fromkeys(model.name for model in found if model is not None))
 
@@ -108,17 +108,19 @@ class ServerCore(ModelHost):
             self.begin_alone()
         assert self.plane is not None
         if self.predictor is not None:
-            self.predictor.start(lambda: self.served)
-        self.wish = self.plane.read()  # for who asks meanwhile; what is loaded is read when it is known what is there
-        wish = await self.offload(self.plane.begin, await self._found())
-        self.wish = wish
-        for name, wanted in wish.models.items():
-            self.served[name] = await self.bring_up(name, wanted, self._offload)
+            self.predictor.start(lambda: self.models)
+        self.desired = (
+            self.plane.read()
+        )  # for who asks meanwhile; what is loaded is read when it is known what is there
+        desired = await self.offload(self.plane.begin, await self._found())
+        self.desired = desired
+        for name, spec in desired.models.items():
+            self.models[name] = await self.bring_up(name, spec, self._offload)
         for name, sources in self.known.items():
-            if name not in wish.models:
+            if name not in desired.models:
                 for source in sources:
                     source.forget()
-        self.reconciler.begin(self.plane, wish)
+        self.reconciler.begin(self.plane, desired)
 
     async def _found(self) -> list[str]:
         """The names of the models that were found at the start, each constructed."""
@@ -142,15 +144,15 @@ class ServerCore(ModelHost):
         self.row.attempts = 0
         self.board.mark_ever_ready()
 
-    async def describe(self, served: Served) -> tuple[list[Spec], list[Spec]]:
+    async def describe(self, instance: ModelInstance) -> tuple[list[Spec], list[Spec]]:
         """A model's inputs and outputs. Not asked for in the model's own threads, where it would wait for predicts."""
-        model = served.model
+        model = instance.model
         return await call(model.get_input_types, self._offload), await call(model.get_output_types, self._offload)
 
     async def stop(self) -> None:
         """Run every model's ``stop``, that of each version, each in its own thread, all at once. A failing one is logged."""
-        served = [served for group in self.served.values() for served in group]
-        await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in served))
+        instance = [instance for group in self.models.values() for instance in group]
+        await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in instance))
         if self.predictor is not None:
             await self.predictor.close()
         self._offload.close()
@@ -158,7 +160,7 @@ class ServerCore(ModelHost):
         if self._own_directory is not None:
             rundir.remove(self._own_directory)
 
-    def find(self, name: str, version: str | None = None) -> Served:
+    def find(self, name: str, version: str | None = None) -> ModelInstance:
         """The model that a request names, in this version; in its newest one if none is named.
 
         Raises:
@@ -166,7 +168,7 @@ class ServerCore(ModelHost):
             ServerNotReady: it is still being loaded here.
             ModelNotReady: it is wanted, and could not be loaded here.
         """
-        group = self.served.get(name)
+        group = self.models.get(name)
         if group is None:
             if self.row.state == State.LOADING and (not self.names or name in self.names):
                 raise ServerNotReady(f"Model with name {name} is not ready: it is being loaded.")
@@ -175,24 +177,24 @@ class ServerCore(ModelHost):
             raise ModelNotFound(name)
         if version is None:
             return group.newest
-        served = group.find(version)
-        if served is None:
+        instance = group.find(version)
+        if instance is None:
             raise ModelNotFound(name, f"(version {version}; it has {', '.join(group.versions)})")
-        return served
+        return instance
 
     def versions(self, name: str) -> list[str]:
         """All versions of a model that is served, from the oldest to the newest."""
-        return self.served[name].versions
+        return self.models[name].versions
 
-    def is_model_ready(self, served: Served) -> bool:
+    def is_model_ready(self, instance: ModelInstance) -> bool:
         """Whether this version can answer in this worker, or in another one, which tells that only of all versions."""
         self.publish()
-        return self.can_answer(served) or self.board.model_ready(self.served[served.model.name].wanted.bit)
+        return self.can_answer(instance) or self.board.model_ready(self.models[instance.model.name].spec.bit)
 
     def is_ready(self) -> bool:
         """Whether the server as a whole is ready, whichever worker is asked (V2 ``/v2/health/ready``)."""
         self.publish()
-        bits = [wanted.bit for wanted in self.wish.models.values()]
+        bits = [spec.bit for spec in self.desired.models.values()]
         if self.settings.ready_when == "all":
             return self.board.all_ready(sum(1 << bit for bit in bits))
         return self.board.any_ready() and all(map(self.board.model_ready, bits))

@@ -20,7 +20,7 @@ AT_START = 0
 """The revision of a model as it was found at the start: the only one that a worker may have from before its fork."""
 
 
-class Wanted(NamedTuple):
+class ModelSpec(NamedTuple):
     """A model that is wanted.
 
     ``revision`` is another one whenever it is to be loaded anew. ``bit`` is its bit in the rows of the scoreboard, and stays
@@ -35,35 +35,39 @@ class Wanted(NamedTuple):
     entries: tuple[str, ...] = ()
 
 
-class Wish(NamedTuple):
+class DesiredState(NamedTuple):
     """The wanted models by name, as of a generation; 0 is before the first.
 
-    A load begins as one of the ``trials``: every worker loads it, beside what it serves, and none serves it yet. It is
+    A load begins as one of the ``candidates``: every worker loads it, beside what it serves, and none serves it yet. It is
     settled, or dropped, when all have said how it went. So a load changes all workers or none.
     """
 
     generation: int
-    models: Mapping[str, Wanted]
-    trials: Mapping[str, Wanted] = {}
+    models: Mapping[str, ModelSpec]
+    candidates: Mapping[str, ModelSpec] = {}
 
-    def with_trial(self, name: str, asker: int, entries: Sequence[str] = ()) -> "Wish":
+    def with_trial(self, name: str, asker: int, entries: Sequence[str] = ()) -> "DesiredState":
         """The wish once ``name`` is to be loaded, or loaded anew; a trial that is under way gives way to this one."""
-        known = self.models.get(name) or self.trials.get(name)
-        taken = {wanted.bit for wanted in (*self.models.values(), *self.trials.values())}
+        known = self.models.get(name) or self.candidates.get(name)
+        taken = {spec.bit for spec in (*self.models.values(), *self.candidates.values())}
         bit = known.bit if known else next(bit for bit in range(len(taken) + 1) if bit not in taken)
-        return self._replace(trials={**self.trials, name: Wanted(self.generation + 1, bit, asker, tuple(entries))})
+        return self._replace(
+            candidates={**self.candidates, name: ModelSpec(self.generation + 1, bit, asker, tuple(entries))}
+        )
 
-    def without_trial(self, name: str) -> "Wish":
+    def without_trial(self, name: str) -> "DesiredState":
         """The wish once the trial of ``name`` has failed."""
-        return self._replace(trials={other: trial for other, trial in self.trials.items() if other != name})
+        return self._replace(
+            candidates={other: candidate for other, candidate in self.candidates.items() if other != name}
+        )
 
-    def settled(self, name: str) -> "Wish":
+    def settled(self, name: str) -> "DesiredState":
         """The wish once the trial of ``name`` has succeeded."""
-        return self.without_trial(name)._replace(models={**self.models, name: self.trials[name]._replace(asker=0)})
+        return self.without_trial(name)._replace(models={**self.models, name: self.candidates[name]._replace(asker=0)})
 
-    def without(self, name: str) -> "Wish":
+    def without(self, name: str) -> "DesiredState":
         """The wish once ``name`` is to be unloaded."""
-        models = {other: wanted for other, wanted in self.models.items() if other != name}
+        models = {other: spec for other, spec in self.models.items() if other != name}
         return self.without_trial(name)._replace(models=models)
 
 
@@ -77,45 +81,45 @@ class ControlPlane:
         self.directory = directory
         self._announce = announce
 
-    def read(self) -> Wish:
+    def read(self) -> DesiredState:
         """The newest wish."""
         try:
             generation, *parts = orjson.loads((self.directory / WISH).read_bytes())
         except FileNotFoundError:
-            return Wish(0, {})
-        models, trials = (
+            return DesiredState(0, {})
+        models, candidates = (
             {
-                name: Wanted(revision, bit, asker, tuple(entries))
+                name: ModelSpec(revision, bit, asker, tuple(entries))
                 for name, (revision, bit, asker, entries) in part.items()
             }
             for part in parts
         )
-        return Wish(generation, models, trials)
+        return DesiredState(generation, models, candidates)
 
-    def begin(self, names: Sequence[str]) -> Wish:
+    def begin(self, names: Sequence[str]) -> DesiredState:
         """The newest wish, for a worker that starts; the first to start makes ``names`` wanted.
 
         Trials whose asker has died are dropped, since nobody else would, and the newest generation is announced, in case
         who wrote it died before that.
         """
         with rundir.locked(self.directory):
-            wish = self.read()
-            orphans = [name for name, trial in wish.trials.items() if not is_alive(trial.asker)]
-            if wish.generation == 0:
-                wish = wish._replace(models={name: Wanted(AT_START, bit) for bit, name in enumerate(names)})
+            desired = self.read()
+            orphans = [name for name, candidate in desired.candidates.items() if not is_alive(candidate.asker)]
+            if desired.generation == 0:
+                desired = desired._replace(models={name: ModelSpec(AT_START, bit) for bit, name in enumerate(names)})
             for name in orphans:
-                wish = wish.without_trial(name)
-            if orphans or wish.generation == 0:
-                wish = self._write(wish)
-            self._announce(wish.generation)
-        return wish
+                desired = desired.without_trial(name)
+            if orphans or desired.generation == 0:
+                desired = self._write(desired)
+            self._announce(desired.generation)
+        return desired
 
-    def change(self, to: Callable[[Wish], Wish]) -> Wish:
+    def change(self, to: Callable[[DesiredState], DesiredState]) -> DesiredState:
         """Replace the wish by what ``to`` makes of it, and give the new one. Changes of several workers follow one another."""
         with rundir.locked(self.directory):
-            wish = self._write(to(self.read()))
-            self._announce(wish.generation)
-        return wish
+            desired = self._write(to(self.read()))
+            self._announce(desired.generation)
+        return desired
 
     def report(self, slot: int, generation: int, failures: Mapping[str, str]) -> None:
         """Say that the worker in ``slot`` has done what it could for ``generation``; ``failures`` has the reasons by model."""
@@ -129,8 +133,10 @@ class ControlPlane:
             return {}
         return dict(failures)
 
-    def _write(self, wish: Wish) -> Wish:
-        wish = wish._replace(generation=wish.generation + 1)
-        parts = [{name: list(wanted) for name, wanted in part.items()} for part in (wish.models, wish.trials)]
-        rundir.replace(self.directory / WISH, orjson.dumps([wish.generation, *parts]))  # orjson takes no named tuples
-        return wish
+    def _write(self, desired: DesiredState) -> DesiredState:
+        desired = desired._replace(generation=desired.generation + 1)
+        parts = [{name: list(spec) for name, spec in part.items()} for part in (desired.models, desired.candidates)]
+        rundir.replace(
+            self.directory / WISH, orjson.dumps([desired.generation, *parts])
+        )  # orjson takes no named tuples
+        return desired

@@ -16,16 +16,16 @@ from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, ModelLoadError, NotSupported
 from mpserve.protocol.declaration import Tensor
 from mpserve.serving.execution.executor import Executor
-from mpserve.serving.execution.model_instance import Served, call
+from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models import readiness
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.tensors import TensorModel
 from mpserve.serving.models.versions import refuse_twins
 from mpserve.serving.repository import model_directory as shelf
-from mpserve.serving.repository.desired_state import AT_START, ControlPlane, Wanted, Wish
+from mpserve.serving.repository.desired_state import AT_START, ControlPlane, DesiredState, ModelSpec
 from mpserve.serving.repository.loader import Library, ModelSource
-from mpserve.serving.repository.model_versions import Group
+from mpserve.serving.repository.model_versions import ModelVersions
 from mpserve.serving.shared_memory.regions import Regions
 from mpserve.state import rundir
 from mpserve.state.scoreboard import Row, Scoreboard
@@ -47,13 +47,13 @@ class ModelHost:
         self.device = "cpu"
         self.plane: ControlPlane | None = None
         self._regions: Regions | None = None
-        self.wish = Wish(0, {})
+        self.desired = DesiredState(0, {})
         """The newest wish that this worker has made true, as far as it could."""
         self.known: dict[str, list[ModelSource]] = {}
         """The models that were found at the start, wanted or not: the sources of their versions by name."""
         self.library: Library | None = None
         """Where models come from that were not known at the start, if the user has such a thing."""
-        self.served: dict[str, Group] = {}
+        self.models: dict[str, ModelVersions] = {}
         self.loading = ""
         """What is being loaded right now, for the words of a deadline."""
         self._on_thread: Callable[[], object] = lambda: None
@@ -89,7 +89,7 @@ class ModelHost:
         if self._regions is not None:
             self._regions.follow()
 
-    async def bring_up(self, name: str, wanted: Wanted, helper: Executor) -> Group:
+    async def bring_up(self, name: str, spec: ModelSpec, helper: Executor) -> ModelVersions:
         """Construct, load, warm up and start a model, all its versions, beside what is served.
 
         An object that a script has made cannot be made again: if it is served, it is loaded anew in place. If one version
@@ -100,82 +100,82 @@ class ModelHost:
             ConfigurationError: there is no such model any more, or it declares what cannot be.
         """
         with self.step("the construction of a model", helper):
-            models = await helper.run(self._obtain, name, wanted)
-        up: list[Served] = []
+            models = await helper.run(self._obtain, name, spec)
+        up: list[ModelInstance] = []
         try:
             for source, model in models:
                 # What has just been constructed may have been loaded by that.
-                again = wanted.revision != AT_START and source.build is None
+                again = spec.revision != AT_START and source.build is None
                 up.append(await self._bring_up(model, len(models) > 1, again))
         except BaseException:
-            serving = set(self.served.get(name, ()))
-            await asyncio.gather(*(served.stop() for served in up if served not in serving))
+            serving = set(self.models.get(name, ()))
+            await asyncio.gather(*(instance.stop() for instance in up if instance not in serving))
             raise
-        return Group(wanted, up)
+        return ModelVersions(spec, up)
 
-    async def _bring_up(self, model: Model, one_of_several: bool, again: bool) -> Served:
-        before = next((served for served in self.served.get(model.name, ()) if served.model is model), None)
+    async def _bring_up(self, model: Model, one_of_several: bool, again: bool) -> ModelInstance:
+        before = next((instance for instance in self.models.get(model.name, ()) if instance.model is model), None)
         with self.step("the construction of a model", self._offload):
-            served = before or Served(model, self._on_thread, one_of_several, self.settings)
+            instance = before or ModelInstance(model, self._on_thread, one_of_several, self.settings)
         was_ready = model.ready
-        in_log = model_in_log.set(served.label)
+        in_log = model_in_log.set(instance.label)
         try:
-            await self._load(served, again)
+            await self._load(instance, again)
         except BaseException:
             model.ready = was_ready
-            if served is not before:
-                served.executor.close()
+            if instance is not before:
+                instance.executor.close()
             raise
         finally:
             model_in_log.reset(in_log)
-        return served
+        return instance
 
-    async def _load(self, served: Served, again: bool) -> None:
-        model = served.model
+    async def _load(self, instance: ModelInstance, again: bool) -> None:
+        model = instance.model
         model.device, model._remote_predictor = self.device, self.predictor
         start = time.monotonic()
         if again or model.deferred is not None or not model.loaded:
             readiness.forget(model)
-            with self.step(f"load() of model {served.label}", served.executor):
-                if await served.call(model.load) is False:
-                    raise ModelLoadError(f"model {served.label}: load() returned False")
+            with self.step(f"load() of model {instance.label}", instance.executor):
+                if await instance.call(model.load) is False:
+                    raise ModelLoadError(f"model {instance.label}: load() returned False")
             model.loaded = True
         if not readiness.is_awaited(model):
-            with self.step(f"warmup() of model {served.label}", served.executor):
-                await served.call(model.warmup)
-        with self.step(f"start() of model {served.label}", served.executor):
-            await served.call(model.start)
+            with self.step(f"warmup() of model {instance.label}", instance.executor):
+                await instance.call(model.warmup)
+        with self.step(f"start() of model {instance.label}", instance.executor):
+            await instance.call(model.start)
             if model.engine:
                 await model.start_engine()
-        served.declare(await self._declared_by(served))
+        instance.declare(await self._declared_by(instance))
         seconds = time.monotonic() - start
         metrics().load_seconds.labels(model.name).observe(seconds)
-        logger.info("model %s loaded on %s in %.2f s", served.label, self.device, seconds)
+        logger.info("model %s loaded on %s in %.2f s", instance.label, self.device, seconds)
         if readiness.is_awaited(model):
             logger.warning(
                 "model %s says that it is not ready yet; its requests get 503 until it sets self.ready = True",
-                served.label,
+                instance.label,
             )
         else:
             model.ready = True
 
-    async def _declared_by(self, served: Served) -> list[Tensor]:
+    async def _declared_by(self, instance: ModelInstance) -> list[Tensor]:
         """The inputs that a model of the kserve SDK declares; none if it cannot tell them."""
-        if isinstance(served.model, TensorModel):
+        if isinstance(instance.model, TensorModel):
             return []
         try:
-            specs = await call(served.model.get_input_types, self._offload)
+            specs = await call(instance.model.get_input_types, self._offload)
             return [Tensor(spec["name"], spec["datatype"], list(spec["shape"])) for spec in specs]
         except Exception as error:
-            logger.warning("model %s does not tell its inputs: %s: %s", served.label, type(error).__name__, error)
+            logger.warning("model %s does not tell its inputs: %s: %s", instance.label, type(error).__name__, error)
             return []
 
-    def _obtain(self, name: str, wanted: Wanted) -> list[tuple[ModelSource, Model]]:
+    def _obtain(self, name: str, spec: ModelSpec) -> list[tuple[ModelSource, Model]]:
         """The versions of a model, each constructed."""
         sources = self.known.get(name, [])
-        if wanted.entries:
-            sources = shelf.find(self.settings, name, wanted.entries)
-        elif wanted.revision != AT_START:
+        if spec.entries:
+            sources = shelf.find(self.settings, name, spec.entries)
+        elif spec.revision != AT_START:
             sources = [source.anew() for source in sources]
         if not sources and self.library is not None:
             sources = [self.library.source(name)]
@@ -202,21 +202,19 @@ class ModelHost:
 
     def publish(self) -> None:
         """Write which models can answer here to the scoreboard; a model may have cleared its ``ready`` or set it."""
-        self.row.models = sum(
-            1 << group.wanted.bit for group in self.served.values() if all(map(self.can_answer, group))
-        )
+        self.row.models = sum(1 << group.spec.bit for group in self.models.values() if all(map(self.can_answer, group)))
 
-    def can_answer(self, served: Served) -> bool:
+    def can_answer(self, instance: ModelInstance) -> bool:
         """Whether this model can answer here, and its predictor, where that is watched."""
-        return bool(served.model.ready) and (self.predictor is None or self.predictor.is_ready(served.model.name))
+        return bool(instance.model.ready) and (self.predictor is None or self.predictor.is_ready(instance.model.name))
 
-    def forget(self, served: Served) -> None:
+    def forget(self, instance: ModelInstance) -> None:
         """Keep nothing of a model that is served no more, if it can be made again."""
-        for source in self.known.get(served.model.name, ()):
-            if source.model is served.model:
+        for source in self.known.get(instance.model.name, ()):
+            if source.model is instance.model:
                 source.forget()
         if self.library is not None:
-            self.library.forget(served.model)
+            self.library.forget(instance.model)
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run something slow that is no model's off the event loop."""

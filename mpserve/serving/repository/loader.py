@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from mpserve.errors import AcceleratorInMaster, ConfigurationError
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensors import FunctionModel
 from mpserve.serving.models.versions import refuse_twins, split
@@ -46,16 +46,16 @@ class ModelSource:
     shelved: str = ""
 
     def preload(self) -> None:
-        """Construct and preload in the master. What reaches for CUDA is left to the workers.
+        """Construct and preload in the arbiter. What reaches for CUDA is left to the workers.
 
         Raises:
             ModelLoadError: the constructor or ``preload()`` failed.
         """
         try:
             self.obtain()
-        except AcceleratorInMaster as reached:
+        except AcceleratorInArbiter as reached:
             stage = "a model's constructor" if self.model is None else f"preload() of model {self.model.name}"
-            logger.warning("%s reached for CUDA in the master and was stopped: %s. %s",
+            logger.warning("%s reached for CUDA in the arbiter and was stopped: %s. %s",
                            stage, reached.where, "It will run in each worker instead.")  # fmt: skip
 
     def obtain(self) -> Model:

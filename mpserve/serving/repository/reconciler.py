@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterable
 
 from mpserve.serving.execution.executor import Executor
-from mpserve.serving.execution.model_instance import Served
-from mpserve.serving.repository.desired_state import ControlPlane, Wanted, Wish
+from mpserve.serving.execution.model_instance import ModelInstance
+from mpserve.serving.repository.desired_state import ControlPlane, DesiredState, ModelSpec
 from mpserve.serving.repository.host import ModelHost
-from mpserve.serving.repository.model_versions import Group
+from mpserve.serving.repository.model_versions import ModelVersions
 from mpserve.state.scoreboard import State
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,9 @@ class Reconciler:
 
     def __init__(self, host: ModelHost) -> None:
         self.host = host
-        self.retiring: dict[Served, asyncio.Task[None]] = {}
+        self.retiring: dict[ModelInstance, asyncio.Task[None]] = {}
         """What is served no more, and has not been stopped yet."""
-        self._candidates: dict[str, tuple[int, Group]] = {}
+        self._candidates: dict[str, tuple[int, ModelVersions]] = {}
         """What has been brought up here and is not served yet, with its revision."""
         self._failures: dict[str, tuple[int, str]] = {}
         """The revision that failed here, and why, by model."""
@@ -33,15 +33,15 @@ class Reconciler:
         self._task: asyncio.Task[None] | None = None
         self._helper = Executor("repository")
 
-    def begin(self, plane: ControlPlane, wish: Wish) -> None:
-        """Count ``wish`` as done: this worker has just started with its models.
+    def begin(self, plane: ControlPlane, desired: DesiredState) -> None:
+        """Count ``desired`` as done: this worker has just started with its models.
 
         Its trials are left to the workers that were there: a trial may be what has killed the one before, and would
         again. This worker loads them when they are settled.
         """
-        self._missed = {trial.revision for trial in wish.trials.values()}
-        plane.report(self.host.row.slot, wish.generation, {})
-        self.host.row.generation = wish.generation
+        self._missed = {candidate.revision for candidate in desired.candidates.values()}
+        plane.report(self.host.row.slot, desired.generation, {})
+        self.host.row.generation = desired.generation
 
     @property
     def is_behind(self) -> bool:
@@ -57,38 +57,38 @@ class Reconciler:
     async def _reconcile(self) -> None:
         plane = self.host.plane
         assert plane is not None
-        wish = await self._helper.run(plane.read)
-        wanted = {**wish.models, **wish.trials}
+        desired = await self._helper.run(plane.read)
+        spec = {**desired.models, **desired.candidates}
         self._failures = {
             name: failure
             for name, failure in self._failures.items()
-            if name in wanted and wanted[name].revision == failure[0]
+            if name in spec and spec[name].revision == failure[0]
         }
-        for name, trial in wish.trials.items():
-            tried = name in self._failures or self._has_candidate(name, trial)
-            if not tried and trial.revision not in self._missed:
-                await self._try(name, trial)
-        for name, model in wish.models.items():
-            group = self.host.served.get(name)
-            if (group is None or group.wanted.revision != model.revision) and not self._has_candidate(name, model):
+        for name, candidate in desired.candidates.items():
+            tried = name in self._failures or self._has_candidate(name, candidate)
+            if not tried and candidate.revision not in self._missed:
+                await self._try(name, candidate)
+        for name, model in desired.models.items():
+            group = self.host.models.get(name)
+            if (group is None or group.spec.revision != model.revision) and not self._has_candidate(name, model):
                 await self._try(name, model)
-        await self._retire(self._change(wish))
+        await self._retire(self._change(desired))
         failures = {name: reason for name, (_, reason) in self._failures.items()}
-        await self._helper.run(plane.report, self.host.row.slot, wish.generation, failures)
-        self.host.row.generation = wish.generation
+        await self._helper.run(plane.report, self.host.row.slot, desired.generation, failures)
+        self.host.row.generation = desired.generation
 
-    def _has_candidate(self, name: str, wanted: Wanted) -> bool:
-        return name in self._candidates and self._candidates[name][0] == wanted.revision
+    def _has_candidate(self, name: str, spec: ModelSpec) -> bool:
+        return name in self._candidates and self._candidates[name][0] == spec.revision
 
-    async def _try(self, name: str, wanted: Wanted) -> None:
+    async def _try(self, name: str, spec: ModelSpec) -> None:
         """Bring a model up as a candidate, or note why it failed."""
         host = self.host
         timeout = host.settings.load_timeout
-        loading = asyncio.ensure_future(host.bring_up(name, wanted, self._helper))
+        loading = asyncio.ensure_future(host.bring_up(name, spec, self._helper))
         try:
             await asyncio.wait({loading}, timeout=timeout)
             if loading.done():
-                self._stand_by(name, loading.result(), wanted)
+                self._stand_by(name, loading.result(), spec)
                 return
             reason = (
                 f"{host.loading} did not finish within the {timeout:g} s of --load_timeout; it is at {host.where()}"
@@ -98,58 +98,62 @@ class Reconciler:
         finally:
             loading.cancel()
         logger.error("%s. What was served before is served on.", reason)
-        self._failures[name] = wanted.revision, reason
+        self._failures[name] = spec.revision, reason
 
-    def _stand_by(self, name: str, group: Group, wanted: Wanted) -> None:
+    def _stand_by(self, name: str, group: ModelVersions, spec: ModelSpec) -> None:
         self._failures.pop(name, None)
         _, replaced = self._candidates.get(name, (0, group))
-        self._candidates[name] = wanted.revision, group
-        for served in replaced:
-            if served not in group and served not in self.host.served.get(name, ()):
-                self._let_go(served)
+        self._candidates[name] = spec.revision, group
+        for instance in replaced:
+            if instance not in group and instance not in self.host.models.get(name, ()):
+                self._let_go(instance)
 
-    def _change(self, wish: Wish) -> list[Served]:
+    def _change(self, desired: DesiredState) -> list[ModelInstance]:
         """Serve what the wish says, from this moment on; gives what is served no more, or will never be."""
         host = self.host
-        ended = [served for name in list(host.served) if name not in wish.models for served in host.served.pop(name)]
+        ended = [
+            instance for name in list(host.models) if name not in desired.models for instance in host.models.pop(name)
+        ]
         for name, (revision, group) in list(self._candidates.items()):
-            model, trial = wish.models.get(name), wish.trials.get(name)
+            model, candidate = desired.models.get(name), desired.candidates.get(name)
             if model is not None and model.revision == revision:
-                ended += host.served.get(name, ())
-                group.wanted = model
-                host.served[name] = group
+                ended += host.models.get(name, ())
+                group.spec = model
+                host.models[name] = group
                 del self._candidates[name]
-            elif trial is None or trial.revision != revision:
+            elif candidate is None or candidate.revision != revision:
                 ended += group
                 del self._candidates[name]
-        host.wish = wish
+        host.desired = desired
         host.publish()
         serving = self._serving()  # an object that was loaded in place has ended and is served
-        return [served for served in dict.fromkeys(ended) if served not in serving]
+        return [instance for instance in dict.fromkeys(ended) if instance not in serving]
 
-    def _serving(self) -> set[Served]:
-        return {served for group in self.host.served.values() for served in group}
+    def _serving(self) -> set[ModelInstance]:
+        return {instance for group in self.host.models.values() for instance in group}
 
-    async def _retire(self, ended: Iterable[Served]) -> None:
+    async def _retire(self, ended: Iterable[ModelInstance]) -> None:
         """Stop these once their requests are done. One that takes long is waited for by no wish."""
-        tasks = [self._let_go(served) for served in ended]
+        tasks = [self._let_go(instance) for instance in ended]
         if tasks:
             await asyncio.wait(tasks, timeout=self.host.settings.graceful_timeout)
 
-    def _let_go(self, served: Served) -> "asyncio.Task[None]":
-        self.host.forget(served)
-        task = self.retiring[served] = asyncio.ensure_future(served.retire())
-        task.add_done_callback(lambda task: self.retiring.pop(served, None))
+    def _let_go(self, instance: ModelInstance) -> "asyncio.Task[None]":
+        self.host.forget(instance)
+        task = self.retiring[instance] = asyncio.ensure_future(instance.retire())
+        task.add_done_callback(lambda task: self.retiring.pop(instance, None))
         return task
 
     async def stop(self) -> None:
         """Reconcile no more, and stop what is neither served nor stopped yet."""
         if self._task is not None:
             self._task.cancel()
-        for served in self.retiring:
-            served.abandon_requests()
+        for instance in self.retiring:
+            instance.abandon_requests()
         serving = self._serving()
-        spare = [served.stop() for _, group in self._candidates.values() for served in group if served not in serving]
+        spare = [
+            instance.stop() for _, group in self._candidates.values() for instance in group if instance not in serving
+        ]
         await asyncio.gather(*self.retiring.values(), *spare)
         self._helper.close()
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, MPServeError, NotSupported, ServerNotReady
 from mpserve.serving.repository import model_directory as shelf
 from mpserve.serving.repository.core import ServerCore
-from mpserve.serving.repository.desired_state import Wanted, Wish
+from mpserve.serving.repository.desired_state import DesiredState, ModelSpec
 from mpserve.state.scoreboard import MODELS, State
 
 TICK = 0.05
@@ -62,35 +62,36 @@ class Repository:
         loadable = await self.core.offload(self._loadable)
         _check_known(name, loadable)
         entries = [place.entry for place in loadable[name]]
-        wish = await self._change(lambda wish: _with_room(wish.with_trial(name, os.getpid(), entries)))
-        trial = wish.trials[name]
+        desired = await self._change(lambda desired: _with_room(desired.with_trial(name, os.getpid(), entries)))
+        candidate = desired.candidates[name]
         try:
-            reasons = await self._followed(wish.generation, self._ready_workers())
+            reasons = await self._followed(desired.generation, self._ready_workers())
             reasons |= await self._failures(name)
             if reasons:
                 raise ModelLoadError(
                     f"Model with name {name} was not loaded, and nothing has changed: {_told(reasons)}"
                 )
         except MPServeError:
-            await self._drop(name, trial)
+            await self._drop(name, candidate)
             raise
-        await self._settle(name, trial)
+        await self._settle(name, candidate)
 
-    async def _drop(self, name: str, trial: Wanted) -> None:
+    async def _drop(self, name: str, candidate: ModelSpec) -> None:
         """Put the wish back to what is served; also when the worker is ending."""
         assert self.core.plane is not None
         await self.core.offload(
-            self.core.plane.change, lambda wish: wish.without_trial(name) if _is(trial, name, wish) else wish
+            self.core.plane.change,
+            lambda desired: desired.without_trial(name) if _is(candidate, name, desired) else desired,
         )
 
-    async def _settle(self, name: str, trial: Wanted) -> None:
-        def settled(wish: Wish) -> Wish:
-            if not _is(trial, name, wish):
+    async def _settle(self, name: str, candidate: ModelSpec) -> None:
+        def settled(desired: DesiredState) -> DesiredState:
+            if not _is(candidate, name, desired):
                 raise ModelNotReady(name, "Another load or unload of it came in between.")
-            return wish.settled(name)
+            return desired.settled(name)
 
-        wish = await self._change(settled)
-        reasons = await self._followed(wish.generation)
+        desired = await self._change(settled)
+        reasons = await self._followed(desired.generation)
         reasons |= await self._failures(name)  # of workers that have started meanwhile
         if reasons:
             raise ModelLoadError(f"Model with name {name} is loaded, but not everywhere: {_told(reasons)}")
@@ -104,37 +105,37 @@ class Repository:
             ServerNotReady: the worker that was asked is ending.
         """
         _check_known(name, self._names(await self.core.offload(self._loadable)))
-        wish = await self._change(lambda wish: wish.without(name))
-        reasons = await self._followed(wish.generation)
+        desired = await self._change(lambda desired: desired.without(name))
+        reasons = await self._followed(desired.generation)
         if reasons:
             raise ModelLoadError(f"Model with name {name} was not unloaded everywhere: {_told(reasons)}")
 
     async def index(self, ready_only: bool = False) -> list[Entry]:
         """All models that are loaded or can be loaded, or only those that are ready; a line for each version."""
         assert self.core.plane is not None
-        wish = await self.core.offload(self.core.plane.read)
+        desired = await self.core.offload(self.core.plane.read)
         loadable = await self.core.offload(self._loadable)
         names = self._names(loadable)
-        entries = [entry for name in names for entry in self._lines(name, loadable.get(name, []), wish)]
+        entries = [entry for name in names for entry in self._lines(name, loadable.get(name, []), desired)]
         return [entry for entry in entries if entry.state == "READY" or not ready_only]
 
-    def _lines(self, name: str, places: Iterable[shelf.Place], wish: Wish) -> list[Entry]:
+    def _lines(self, name: str, places: Iterable[shelf.Place], desired: DesiredState) -> list[Entry]:
         """The versions that are served here, or else those that lie in these places."""
         core = self.core
-        group = core.served.get(name)
+        group = core.models.get(name)
         if group is None:
             versions = [place.version for place in places] or [""]
-            return [Entry(name, version, *self._state(name, wish)) for version in versions]
-        if name not in wish.models:
+            return [Entry(name, version, *self._state(name, desired)) for version in versions]
+        if name not in desired.models:
             return [Entry(name, version, "UNLOADING", BEING_FINISHED) for version in group.versions]
-        return [Entry(name, served.model.version, *self._wanted(core.is_model_ready(served))) for served in group]
+        return [Entry(name, instance.model.version, *self._wanted(core.is_model_ready(instance))) for instance in group]
 
-    def _state(self, name: str, wish: Wish) -> tuple[str, str]:
+    def _state(self, name: str, desired: DesiredState) -> tuple[str, str]:
         """State and reason of a model that is not served here."""
         core = self.core
-        if name in wish.models:
-            return self._wanted(core.board.model_ready(wish.models[name].bit))
-        if name in wish.trials:
+        if name in desired.models:
+            return self._wanted(core.board.model_ready(desired.models[name].bit))
+        if name in desired.candidates:
             return "LOADING", ""
         if any(old.model.name == name for old in core.reconciler.retiring):
             return "UNLOADING", BEING_FINISHED
@@ -164,7 +165,7 @@ class Repository:
         lying = {renamed.get(name, name): places for name, places in shelf.places(self.core.settings).items()}
         return started | {name: places for name, places in lying.items() if name not in started}
 
-    async def _change(self, to: Callable[[Wish], Wish]) -> Wish:
+    async def _change(self, to: Callable[[DesiredState], DesiredState]) -> DesiredState:
         plane = self.core.plane
         if plane is None or self.core.row.state != State.READY:
             raise ServerNotReady("The worker that was asked is starting or ending; ask again.")
@@ -215,14 +216,14 @@ def _check_known(name: str, names: Collection[str]) -> None:
         raise ModelNotFound(name, f"There are: {', '.join(names) or 'none'}.")
 
 
-def _is(trial: Wanted, name: str, wish: Wish) -> bool:
-    return wish.trials.get(name) == trial
+def _is(candidate: ModelSpec, name: str, desired: DesiredState) -> bool:
+    return desired.candidates.get(name) == candidate
 
 
-def _with_room(wish: Wish) -> Wish:
-    if any(wanted.bit >= MODELS for wanted in wish.trials.values()):
+def _with_room(desired: DesiredState) -> DesiredState:
+    if any(spec.bit >= MODELS for spec in desired.candidates.values()):
         raise NotSupported(f"{MODELS} models are loaded, which is as many as can be; unload one first")
-    return wish
+    return desired
 
 
 def _refuse_replacements(parameters: Mapping[str, Any]) -> None:

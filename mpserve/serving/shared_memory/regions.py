@@ -38,7 +38,7 @@ class Region(NamedTuple):
     inode: int
 
 
-class Window:
+class RegionView:
     """A part of a region, for one tensor."""
 
     def __init__(self, region: Region, mapping: mmap.mmap, offset: int, byte_size: int) -> None:
@@ -124,7 +124,7 @@ class Regions:
             kept = self._mapped.keys() & self._registered.values()
             self._mapped = {region: self._mapped[region] for region in kept}
 
-    def window(self, name: str, offset: int, byte_size: int) -> Window:
+    def window(self, name: str, offset: int, byte_size: int) -> RegionView:
         """A part of a region, which it may outlive.
 
         Raises:
@@ -140,7 +140,7 @@ class Regions:
             )
         if region not in self._mapped:
             self._mapped[region] = _mapping(region)
-        return Window(region, self._mapped[region], offset, byte_size)
+        return RegionView(region, self._mapped[region], offset, byte_size)
 
     def _read(self) -> tuple[int, dict[str, Region]]:
         try:

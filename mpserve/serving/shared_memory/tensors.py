@@ -13,13 +13,13 @@ from mpserve.protocol.binary import decode_tensor, encode_tensor
 from mpserve.protocol.json.documents import MAX_SHOWN, show
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, Parameters
 from mpserve.protocol.tensors import REGION
-from mpserve.serving.shared_memory.regions import Regions, Window
+from mpserve.serving.shared_memory.regions import Regions, RegionView
 
 OFFSET, SIZE = "shared_memory_offset", "shared_memory_byte_size"
 PARAMETERS = (REGION, OFFSET, SIZE)
 
 
-def window(parameters: Parameters, regions: Regions, what: str) -> Window:
+def window(parameters: Parameters, regions: Regions, what: str) -> RegionView:
     """The memory that a tensor's parameters name; ``what`` names the tensor in messages.
 
     Raises:
@@ -68,7 +68,7 @@ def fetch(given: InferInput, regions: Regions) -> None:
     given.parameters = {name: value for name, value in parameters.items() if name not in PARAMETERS} or None
 
 
-def put(output: InferOutput, place: Window) -> InferOutput:
+def put(output: InferOutput, place: RegionView) -> InferOutput:
     """Write an output there; gives the output as it is sent, with the number of bytes that it took.
 
     Raises:

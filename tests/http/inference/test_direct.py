@@ -162,7 +162,7 @@ async def test_a_request_whose_client_has_gone_is_cancelled_and_never_answered()
         await model.begun.wait()
         request.cancel()
         await model.ended.wait()
-        assert (request.status, request.instance.held.count, server.sent.empty()) == (Status.DONE, 0, True)
+        assert (request.status, request.instance.in_flight.count, server.sent.empty()) == (Status.DONE, 0, True)
 
 
 async def test_an_answer_in_parts_is_one_that_sends_itself() -> None:

@@ -62,7 +62,7 @@ DRIVER = """
 import importlib, inspect, json, os, sys
 if sys.argv[1] == "torch first":
     import torch
-from mpserve.errors import AcceleratorInMaster
+from mpserve.errors import AcceleratorInArbiter
 from mpserve.prefork.arbiter import forksafety
 from mpserve.prefork.arbiter import torch_cuda
 
@@ -75,7 +75,7 @@ def outcomes():
     for name in ("tensor_to", "tensor_cuda", "factory", "module_to", "current_device", "copied_name", "swallowed"):
         try:
             seen[name] = repr(getattr(model, name)())
-        except AcceleratorInMaster as error:
+        except AcceleratorInArbiter as error:
             seen[name] = error.where
         except BaseException as error:
             seen[name] = f"{type(error).__name__}: {error}"
@@ -173,12 +173,12 @@ def test_torchs_own_word_is_taken_for_cuda_being_alive(found: dict[str, object])
 def test_a_line_at_import_time_is_named(tmp_path: Path) -> None:
     (tmp_path / "early.py").write_text('import torch\n\nnet = torch.nn.Linear(1, 1).to(\n    "cuda"\n)\n')
     script = """
-from mpserve.errors import AcceleratorInMaster
+from mpserve.errors import AcceleratorInArbiter
 from mpserve.prefork.arbiter import torch_cuda
 torch_cuda.arm()
 try:
     import early
-except AcceleratorInMaster as error:
+except AcceleratorInArbiter as error:
     print(error.where)
 """
     assert run(script, tmp_path).stdout == "early.py:3 in <module>: net = torch.nn.Linear(1, 1).to(\n"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from mpserve.prefork.listener.acceptor import Gate
-from mpserve.prefork.listener.rebalancer import Shedding
+from mpserve.prefork.listener.acceptor import Acceptor
+from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Row, Scoreboard, State
 
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -44,8 +44,8 @@ class Place:
         for row in (self.row, self.other):
             row.state, row.pid = State.READY, os.getpid()
         self.made: list[Any] = []
-        self.shedding = Shedding()
-        self.gate = Gate(listener, lambda: Counted(self.row, self.made), None, board, self.row, self.shedding)
+        self.rebalancer = Rebalancer()
+        self.gate = Acceptor(listener, lambda: Counted(self.row, self.made), None, board, self.row, self.rebalancer)
         self.gate.open(128)
         self.clients = ExitStack()
 

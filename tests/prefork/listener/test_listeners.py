@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mpserve.prefork.listener.acceptor import Gate
-from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE, Door, is_open, shut_until_ready
-from mpserve.prefork.listener.rebalancer import Shedding
+from mpserve.prefork.listener.acceptor import Acceptor
+from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE, Listeners, is_open, refuse_until_ready
+from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Scoreboard
 
 
@@ -40,13 +40,13 @@ def connects(listener: socket.socket) -> bool:
         return client.connect_ex(listener.getsockname()) == 0
 
 
-def door_of(*listeners: socket.socket) -> Door:
+def door_of(*listeners: socket.socket) -> Listeners:
     board = Scoreboard(1)
 
-    def gate(listener: socket.socket) -> Gate:
-        return Gate(listener, asyncio.Protocol, None, board, board.row(0), Shedding())
+    def gate(listener: socket.socket) -> Acceptor:
+        return Acceptor(listener, asyncio.Protocol, None, board, board.row(0), Rebalancer())
 
-    return Door(listeners, gate, 16)
+    return Listeners(listeners, gate, 16)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_what_can_be_opened_again_is_shut_until_a_worker_is_ready(
     if inherited is not None:
         monkeypatch.setenv(inherited, "1")
     with make() as listener:
-        shut_until_ready([listener], [address(listener.getsockname())])
+        refuse_until_ready([listener], [address(listener.getsockname())])
         assert is_open(listener) is connects(listener) is stays_open
 
 
 def test_a_door_is_opened_for_all_and_shut_and_left_for_oneself() -> None:
     async def main() -> None:
         with tcp() as listener:
-            shut_until_ready([listener], [listener.getsockname()])
+            refuse_until_ready([listener], [listener.getsockname()])
             others = listener.dup()  # as a worker that shares it has it
             door = door_of(listener)
             assert not door.lets_clients_wait

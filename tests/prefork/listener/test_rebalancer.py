@@ -9,7 +9,7 @@ from mpserve.prefork.listener.rebalancer import (
     LASTING,
     WINDOW,
     Load,
-    Shedding,
+    Rebalancer,
     Turnover,
     ready_others,
     surplus,
@@ -47,25 +47,25 @@ def test_a_worker_that_has_begun_goes_on_to_the_mean() -> None:
 
 
 def test_what_does_not_last_changes_nothing() -> None:
-    shedding = Shedding()
+    rebalancer = Rebalancer()
     for _ in range(3):
         for held in [64] * (LASTING - 1) + [32] * (LASTING - 1):
-            shedding.look(Load(held, 0), [Load(64 - held, 0)])
-            assert not shedding.takes_one()
+            rebalancer.look(Load(held, 0), [Load(64 - held, 0)])
+            assert not rebalancer.takes_one()
 
 
 def test_what_lasts_is_given_up_a_few_at_a_time_until_it_is_even() -> None:
-    shedding, mine, looks = Shedding(), 640, 0
+    rebalancer, mine, looks = Rebalancer(), 640, 0
     while mine > 321:
-        shedding.look(Load(mine, 0), [Load(640 - mine, 0)])
-        given = sum(shedding.takes_one() for _ in range(mine))
+        rebalancer.look(Load(mine, 0), [Load(640 - mine, 0)])
+        given = sum(rebalancer.takes_one() for _ in range(mine))
         assert given <= AT_ONCE
         mine -= given
         looks += 1
         assert looks < 200
-    shedding.look(Load(mine, 0), [Load(640 - mine, 0)])
-    shedding.look(Load(320, 0), [Load(320, 0)])
-    assert not shedding.takes_one()
+    rebalancer.look(Load(mine, 0), [Load(640 - mine, 0)])
+    rebalancer.look(Load(320, 0), [Load(320, 0)])
+    assert not rebalancer.takes_one()
 
 
 def test_of_two_with_as_many_connections_the_lighter_has_less_to_answer() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mpserve.prefork.listener.listeners import Door
+from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.worker import loading
 from mpserve.prefork.worker.loading import BACK_OFF_LIMIT, LoadFailed, back_off, load
 from mpserve.serving.models.model import Model
@@ -45,7 +45,7 @@ def attached(model: Model, failures: int = 0, ever_ready: bool = False, timeout:
 
 
 async def run(core: ServerCore, ending: asyncio.Event) -> bool:
-    return await load(core, Door([], lambda listener: pytest.fail("there is none"), 0), ending)
+    return await load(core, Listeners([], lambda listener: pytest.fail("there is none"), 0), ending)
 
 
 def fail() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mpserve.errors import ConfigurationError, DeadlineExceeded, InvalidInput, MPServeError, Overloaded, ServerNotReady
 from mpserve.protocol.messages import InferInput, InferRequest
-from mpserve.serving.execution.admission import KNOWN, Admission, Hold, Policy
+from mpserve.serving.execution.admission import KNOWN, Admission, InFlight, Policy
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER
 from mpserve.serving.models.tensors import Tensor, TensorModel
@@ -102,7 +102,7 @@ def with_core(model: Model, test: Callable[[ServerCore, Ask], Awaitable[None]], 
             finally:
                 if isinstance(model, (Held, Batched)):
                     model.go.release(100)
-            assert core.row.in_flight == core.find("m").held.count == 0
+            assert core.row.in_flight == core.find("m").in_flight.count == 0
 
     asyncio.run(main())
 
@@ -116,9 +116,9 @@ async def begun(model: Any, work: Awaitable[Any]) -> asyncio.Task[Any]:
 
 async def queued(core: ServerCore, work: Awaitable[Any]) -> asyncio.Task[Any]:
     """The request, once it is counted among those within."""
-    before = core.find("m").held.count
+    before = core.find("m").in_flight.count
     task = asyncio.ensure_future(work)
-    while core.find("m").held.count == before:
+    while core.find("m").in_flight.count == before:
         await asyncio.sleep(0)
     return task
 
@@ -203,7 +203,7 @@ def test_a_request_whose_time_is_up_leaves_the_queue_and_never_reaches_the_model
         first = await begun(model, ask("first", within=NEVER))
         with pytest.raises(DeadlineExceeded, match=r"^Model m did not answer within 0\.05 s\.$"):
             await ask("late", within=SOON)
-        assert core.find("m").held.count == 1
+        assert core.find("m").in_flight.count == 1
         model.go.release(2)
         assert [await first, await ask("next")] == ["first", "next"]
         assert model.asked == ["first", "next"]
@@ -340,9 +340,9 @@ def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later_ones_
         await stream.aclose()
         with pytest.raises(DeadlineExceeded):
             await ask(["waits"], within=SOON)
-        assert core.find("m").held.count == 1  # until the step that is under way has come back
+        assert core.find("m").in_flight.count == 1  # until the step that is under way has come back
         model.go.release()
-        while core.find("m").held.count:
+        while core.find("m").in_flight.count:
             await asyncio.sleep(0)
 
     model = Parts()
@@ -365,7 +365,7 @@ def test_what_a_model_raises_itself_is_not_taken_for_the_deadline() -> None:
 
 def admission(inside: int, slots: float = 1, queue: float = math.inf, pace: float = 0.0) -> Admission:
     """The door of a model that has so many requests within."""
-    hold = Hold()
+    hold = InFlight()
     for _ in range(inside):
         hold.count += 1
     door = Admission("m", "m", slots, Policy(queue, math.inf), hold)

@@ -12,7 +12,7 @@ from mpserve.serving.execution.model_counters import ModelCounters
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensors import TensorModel
-from mpserve.serving.repository.desired_state import Wish
+from mpserve.serving.repository.desired_state import DesiredState
 from mpserve.state.counters import Counters
 from mpserve.state.scoreboard import Scoreboard
 from tests.asgi import loaded
@@ -33,7 +33,7 @@ class Request:
 
 def new(counters: Counters, later: list[Callable[[], None]] | None = None) -> ModelCounters:
     soon = [] if later is None else later
-    return ModelCounters(counters.claim(0, 11, 1, {1}), Wish(1, {}), (), soon.append)
+    return ModelCounters(counters.claim(0, 11, 1, {1}), DesiredState(1, {}), (), soon.append)
 
 
 def block(counters: Counters, key: int = 11) -> list[int]:

@@ -115,14 +115,14 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @asynccontextmanager
-async def held(model: Any) -> AsyncIterator[ServerCore]:
+async def in_flight(model: Any) -> AsyncIterator[ServerCore]:
     """The core of the model, which is let go in the end, when nothing may be held or in flight."""
     async with loaded(model) as core:
         try:
             yield core
         finally:
             model.go.set()
-        await core.find("m").held.until_idle()
+        await core.find("m").in_flight.until_idle()
         assert core.row.in_flight == 0
         assert not core.find("m").streams
 
@@ -137,7 +137,7 @@ WHOLE = [InThread, InBatch, OnLoop, Mixed, InAsyncBatch]
 
 @each("kind", WHOLE)
 async def test_a_request_is_queued_then_runs_and_is_done(kind: type[Any]) -> None:
-    async with held(kind()) as core:
+    async with in_flight(kind()) as core:
         (first, reply), (second, _) = ask(core), ask(core)
         assert first.status is Status.QUEUED
         await until(core.find("m").model.begun.is_set)
@@ -145,13 +145,13 @@ async def test_a_request_is_queued_then_runs_and_is_done(kind: type[Any]) -> Non
         core.find("m").model.go.set()
         await reply.called.wait()
         assert first.status is Status.DONE
-        await core.find("m").held.until_idle()
+        await core.find("m").in_flight.until_idle()
         assert (second.status, counts(core)) == (Status.DONE, (2, 0))
 
 
 @each("kind", [Streamed, AsyncStreamed])
 async def test_a_request_that_is_answered_in_parts_streams_until_the_last(kind: type[Any]) -> None:
-    async with held(kind()) as core:
+    async with in_flight(kind()) as core:
         request, reply = ask(core)
         await reply.called.wait()
         [parts] = reply.calls
@@ -172,12 +172,12 @@ def expire(request: InferenceRequest) -> None:
 @each("kind", WHOLE)
 @each("end", [cancel, expire])
 async def test_a_request_that_is_ended_in_the_queue_never_runs(kind: type[Any], end: Any) -> None:
-    async with held(kind()) as core:
+    async with in_flight(kind()) as core:
         (_, reply), (second, ended), (_, last) = ask(core), ask(core), ask(core)
         await until(core.find("m").model.begun.is_set)
         end(second)
         end(second)
-        assert (second.status, core.find("m").held.count) == (Status.DONE, 2)
+        assert (second.status, core.find("m").in_flight.count) == (Status.DONE, 2)
         assert [str(fault) for fault in ended.calls] == ([] if end is cancel else ["late"])
         core.find("m").model.go.set()
         await asyncio.gather(reply.called.wait(), last.called.wait())
@@ -188,13 +188,13 @@ async def test_a_request_that_is_ended_in_the_queue_never_runs(kind: type[Any], 
 @each("kind", WHOLE)
 @each("end", [cancel, expire])
 async def test_a_request_that_is_ended_while_it_runs_is_counted_once(kind: type[Any], end: Any) -> None:
-    async with held(kind()) as core:
+    async with in_flight(kind()) as core:
         first, reply = ask(core)
         await until(core.find("m").model.begun.is_set)
         end(first)
         end(first)
         core.find("m").model.go.set()
-        await core.find("m").held.until_idle()
+        await core.find("m").in_flight.until_idle()
         _, following = ask(core)
         await following.called.wait()
         assert sum(counts(core)) == 2
@@ -205,7 +205,7 @@ async def test_a_request_that_is_ended_while_it_runs_is_counted_once(kind: type[
 @each("kind", [Streamed, AsyncStreamed])
 @each("reads", [False, True])
 async def test_a_request_that_is_cancelled_while_it_streams_is_closed(kind: type[Any], reads: bool) -> None:
-    async with held(kind()) as core:
+    async with in_flight(kind()) as core:
         request, reply = ask(core)
         await reply.called.wait()
         [parts] = reply.calls
@@ -216,7 +216,7 @@ async def test_a_request_that_is_cancelled_while_it_streams_is_closed(kind: type
         request.cancel()
         request.cancel()
         core.find("m").model.go.set()
-        await core.find("m").held.until_idle()
+        await core.find("m").in_flight.until_idle()
         if reading is not None:
             await asyncio.gather(reading, return_exceptions=True)
         assert (request.status, counts(core), len(reply.calls)) == (Status.DONE, (0, 1), 1)
@@ -224,13 +224,13 @@ async def test_a_request_that_is_cancelled_while_it_streams_is_closed(kind: type
 
 @each("kind", WHOLE)
 async def test_a_late_answer_of_the_model_is_dropped(kind: type[Any]) -> None:
-    async with held(kind()) as core:
+    async with in_flight(kind()) as core:
         _, reply = ask(core, within=0.02)
         await until(core.find("m").model.begun.is_set)
         await reply.called.wait()
         assert isinstance(reply.calls[0], DeadlineExceeded)
         core.find("m").model.go.set()
-        await core.find("m").held.until_idle()
+        await core.find("m").in_flight.until_idle()
         _, following = ask(core)
         await following.called.wait()
         assert (len(reply.calls), counts(core)) == (1, (1, 1))

@@ -91,7 +91,7 @@ async def asked(model: Model) -> AsyncIterator[tuple[ServerCore, Asker]]:
     """The core of the model, of which nothing may be held any more in the end."""
     async with loaded(model) as core:
         yield core, Asker(core)
-        await core.find("m").held.until_idle()
+        await core.find("m").in_flight.until_idle()
         assert core.row.in_flight == 0
         assert not core.find("m").streams
 
@@ -150,7 +150,7 @@ async def test_an_error_is_blamed_as_for_a_whole_answer_before_the_first_part_an
 async def test_the_model_is_held_and_the_request_in_flight_until_the_end(kind: Any) -> None:
     async with asked(Giving(kind("a", "b"))) as (core, asker):
         stream = await begin(asker)
-        idle = asyncio.ensure_future(core.find("m").held.until_idle())
+        idle = asyncio.ensure_future(core.find("m").in_flight.until_idle())
         assert await anext(stream) == "a"
         await core.offload(int)
         assert (core.row.in_flight, idle.done()) == (1, False)
@@ -210,7 +210,7 @@ async def test_a_step_under_way_is_the_last_and_the_end_comes_after_it(threads: 
         await core.offload(begun.wait, 60)
         reading.cancel()
         await core.offload(int)
-        assert (reading.cancelled(), core.find("m").held.count) == (True, 1)
+        assert (reading.cancelled(), core.find("m").in_flight.count) == (True, 1)
         go_on.set()
     assert notes == ["began", "went on", "closed"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mpserve.errors import AcceleratorInMaster, NotSupported
+from mpserve.errors import AcceleratorInArbiter, NotSupported
 from mpserve.serving.models.model import Model
 from tests.asgi import loaded
 from tests.cases import each
@@ -70,18 +70,18 @@ def test_of_nested_loads_the_outermost_decides() -> None:
 def test_a_load_stopped_on_its_way_to_cuda_is_put_off_and_told(
     model_class: type[Loading], caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = model_class(AcceleratorInMaster("service.py:12 in load"))
+    model = model_class(AcceleratorInArbiter("service.py:12 in load"))
     with caplog.at_level(logging.WARNING):
         assert model.load() is False
-    assert isinstance(model.deferred, AcceleratorInMaster)
+    assert isinstance(model.deferred, AcceleratorInArbiter)
     assert not model.loaded
     [record] = caplog.records
-    assert "model m: load() reached for CUDA in the master" in record.getMessage()
+    assert "model m: load() reached for CUDA in the arbiter" in record.getMessage()
     assert "service.py:12 in load" in record.getMessage()
 
 
 def test_a_load_that_was_put_off_counts_once_it_completes() -> None:
-    model = Loading(AcceleratorInMaster("here"))
+    model = Loading(AcceleratorInArbiter("here"))
     model.load()
     model.outcome = True
     model.load()

@@ -99,18 +99,18 @@ def device_last(path: str = "weights", device: str = "none") -> str:
 
 
 @each(
-    "load, in_master, held",
+    "load, in_arbiter, held",
     [
         (plain, "plain", "plain"), (with_default, "weights", "weights"), (on_device, None, "cuda:7"),
         (under_another_name, None, "cuda:7"), (device_last, None, "weights@cuda:7"),
     ],
 )  # fmt: skip
-def test_a_load_function_runs_in_the_master_unless_it_takes_a_device(
-    load: Callable[..., str], in_master: str | None, held: str
+def test_a_load_function_runs_in_the_arbiter_unless_it_takes_a_device(
+    load: Callable[..., str], in_arbiter: str | None, held: str
 ) -> None:
     model = FunctionModel("m", two_of, load)
     model.preload()
-    assert model._object == in_master
+    assert model._object == in_arbiter
     model.device = "cuda:7"
     model.load()
     assert predict_once(model) == [f"{held} 1".encode(), f"{held} 2".encode()]

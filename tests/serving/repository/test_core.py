@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mpserve.config.settings import Settings
-from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError, ModelNotFound, ServerNotReady
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelLoadError, ModelNotFound, ServerNotReady
 from mpserve.serving.models.model import Model
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
@@ -109,7 +109,7 @@ async def test_an_engine_is_started_and_stopped_after_the_model() -> None:
     assert model.entries[-4:] == ["start", "start_engine", "stop", "stop_engine"]
 
 
-def test_a_model_loaded_in_the_master_is_not_loaded_again() -> None:
+def test_a_model_loaded_in_the_arbiter_is_not_loaded_again() -> None:
     model = Journal()
     model.load()
     core = core_of(model)
@@ -117,11 +117,11 @@ def test_a_model_loaded_in_the_master_is_not_loaded_again() -> None:
     assert [entry for entry in model.entries if entry.startswith("load")] == ["load on cpu, logged as -"]
 
 
-def test_a_load_that_was_put_off_in_the_master_is_made_up_for() -> None:
+def test_a_load_that_was_put_off_in_the_arbiter_is_made_up_for() -> None:
     class Reaching(Journal):
         def load(self) -> None:
             if not self.entries:
-                raise AcceleratorInMaster("here")
+                raise AcceleratorInArbiter("here")
             super().load()
 
     model = Reaching()
@@ -137,7 +137,7 @@ def test_code_that_reaches_for_cuda_when_imported_is_imported_in_the_worker(capl
     def find() -> list[ModelSource]:
         calls.append("find")
         if len(calls) == 1:
-            raise AcceleratorInMaster("service.py:3")
+            raise AcceleratorInArbiter("service.py:3")
         return [ModelSource(model=Journal())]
 
     core = ServerCore(Settings(), find)
@@ -171,7 +171,7 @@ def test_a_failing_step_is_named_with_its_reason_and_logged(
         load(core)
     assert f"{stage}() of model m failed" in caplog.text
     assert "Traceback" in caplog.text
-    assert core.served == {}
+    assert core.models == {}
 
 
 def test_a_load_that_returns_false_is_a_failure() -> None:
@@ -249,7 +249,7 @@ def test_opening_tells_all_workers() -> None:
 
 
 def ready_of(core: ServerCore) -> tuple[bool, list[bool]]:
-    return core.is_ready(), [core.is_model_ready(served) for group in core.served.values() for served in group]
+    return core.is_ready(), [core.is_model_ready(instance) for group in core.models.values() for instance in group]
 
 
 def test_a_model_that_takes_itself_out_of_service_makes_the_server_not_ready() -> None:
@@ -333,10 +333,10 @@ def test_metadata_does_not_wait_for_a_predict() -> None:
 
     async def main() -> tuple[Any, Any]:
         async with loaded(Slow()) as core:
-            served = core.find("m")
+            instance = core.find("m")
             predicting = ask(core, "m", {})
             await asyncio.to_thread(begun.wait, PATIENCE)
-            described = await core.describe(served)
+            described = await core.describe(instance)
             released.set()
             return described, await predicting
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpserve import Model
-from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelLoadError
 from mpserve.serving.repository.import_target import find, find_in_file, starts_server
 from tests.cases import each
 
@@ -112,10 +112,10 @@ def test_a_file_named_like_a_module_that_is_imported_already_does_not_replace_it
 
 
 def test_an_import_that_was_stopped_can_be_tried_again() -> None:
-    """As a worker does when the file reached for CUDA in the master."""
-    put(f"import os\nfrom mpserve.errors import AcceleratorInMaster\n{ONE}"
-        "if not os.path.exists('worker'):\n    raise AcceleratorInMaster('here')\n")  # fmt: skip
-    with pytest.raises(AcceleratorInMaster):
+    """As a worker does when the file reached for CUDA in the arbiter."""
+    put(f"import os\nfrom mpserve.errors import AcceleratorInArbiter\n{ONE}"
+        "if not os.path.exists('worker'):\n    raise AcceleratorInArbiter('here')\n")  # fmt: skip
+    with pytest.raises(AcceleratorInArbiter):
         find_in_file(Path("model.py"))
     assert "model" not in sys.modules
     Path("worker").touch()

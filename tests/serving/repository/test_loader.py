@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpserve import Model
-from mpserve.errors import AcceleratorInMaster, ConfigurationError, ModelLoadError
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelLoadError
 from mpserve.serving.models.tensors import FunctionModel
 from mpserve.serving.repository.loader import ModelSource, from_directory, from_objects, from_target
 from tests.cases import each
@@ -219,9 +219,9 @@ def test_a_failing_stage_is_told_with_the_exception_as_its_cause(at: str, words:
 
 
 class Reaching(Model):
-    """Reaches for CUDA at one stage as long as it is in the master."""
+    """Reaches for CUDA at one stage as long as it is in the arbiter."""
 
-    in_master = True
+    in_arbiter = True
     ran: list[str] = []  # noqa: RUF012
 
     def __init__(self, at: str) -> None:
@@ -233,24 +233,26 @@ class Reaching(Model):
         self.reach("preload")
 
     def reach(self, stage: str) -> None:
-        if Reaching.in_master and stage == self.at:
-            raise AcceleratorInMaster("model.py:3 in load: here")
+        if Reaching.in_arbiter and stage == self.at:
+            raise AcceleratorInArbiter("model.py:3 in load: here")
         Reaching.ran.append(stage)
 
 
 @pytest.mark.parametrize(
     ("at", "stage"), [("constructor", "a model's constructor"), ("preload", "preload() of model reaching")]
 )
-def test_a_stage_that_reaches_for_cuda_in_the_master_is_told_once_and_run_in_the_worker(
+def test_a_stage_that_reaches_for_cuda_in_the_arbiter_is_told_once_and_run_in_the_worker(
     at: str, stage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Reaching, "ran", [])
-    monkeypatch.setattr(Reaching, "in_master", True)
+    monkeypatch.setattr(Reaching, "in_arbiter", True)
     source = ModelSource(build=lambda: Reaching(at))
     source.preload()
     [record] = caplog.records
-    assert record.getMessage().startswith(f"{stage} reached for CUDA in the master and was stopped: model.py:3 in load")
-    monkeypatch.setattr(Reaching, "in_master", False)
+    assert record.getMessage().startswith(
+        f"{stage} reached for CUDA in the arbiter and was stopped: model.py:3 in load"
+    )
+    monkeypatch.setattr(Reaching, "in_arbiter", False)
     source.obtain()
     assert Reaching.ran == ["constructor", "preload"]
 

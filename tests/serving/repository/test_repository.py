@@ -14,7 +14,7 @@ from mpserve.config.settings import Settings
 from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, NotSupported, ServerNotReady
 from mpserve.serving.models.model import Model
 from mpserve.serving.repository.core import ServerCore
-from mpserve.serving.repository.desired_state import AT_START, ControlPlane, Wanted
+from mpserve.serving.repository.desired_state import AT_START, ControlPlane, ModelSpec
 from mpserve.serving.repository.loader import ModelSource
 from mpserve.serving.repository.model_directory import find_all
 from mpserve.serving.repository.repository import Entry, Repository
@@ -111,7 +111,7 @@ def test_a_load_constructs_and_loads_another_and_stops_the_one_before(kind: type
 
 
 async def decided(plane: ControlPlane) -> None:
-    while plane.read().trials:
+    while plane.read().candidates:
         await asyncio.sleep(0.01)
 
 
@@ -175,20 +175,20 @@ async def test_an_object_that_a_script_has_made_is_loaded_in_place_and_not_stopp
 
 def test_a_load_that_fails_changes_nothing_and_says_why(kind: type[Counted]) -> None:
     async def act(core: ServerCore, repository: Repository) -> None:
-        served, wanted = core.find("m"), core.wish.models
+        instance, spec = core.find("m"), core.desired.models
         kind.fails = True
         reason = (
             r"^Model with name m was not loaded, and nothing has changed: in slot 0: load\(\) of model m failed: Value"
         )
         with pytest.raises(ModelLoadError, match=reason):
             await repository.load("m", {})
-        assert core.find("m") is served
+        assert core.find("m") is instance
         assert core.plane is not None
-        assert core.plane.read()[1:] == (wanted, {})
+        assert core.plane.read()[1:] == (spec, {})
         assert core.is_ready()
         kind.fails = False
         await repository.load("m", {})
-        assert core.find("m") is not served
+        assert core.find("m") is not instance
 
     run(kind, act)
 
@@ -197,14 +197,14 @@ def test_a_load_that_hangs_is_given_up_with_the_line_it_is_at(kind: type[Counted
     released = threading.Event()
 
     async def act(core: ServerCore, repository: Repository) -> None:
-        served = core.find("m")
+        instance = core.find("m")
         kind.load = lambda self: released.wait(PATIENCE)  # type: ignore[assignment, method-assign, return-value]
         with pytest.raises(
             ModelLoadError, match=r"did not finish within the 0.5 s of --load_timeout; it is at .*lambda"
         ):
             await repository.load("m", {})
         released.set()
-        assert core.find("m") is served
+        assert core.find("m") is instance
 
     run(kind, act, load_timeout=0.5)
 
@@ -222,7 +222,7 @@ def test_a_request_in_flight_is_answered_by_the_model_that_began_it(kind: type[C
         asking = asyncio.ensure_future(Asker(core).run("predict", "m", None, {}, {}))
         await asyncio.to_thread(begun.wait, PATIENCE)
         unloading = asyncio.ensure_future(repository.unload("m"))
-        while "m" in core.served:
+        while "m" in core.models:
             await asyncio.sleep(0)
         assert [entry.state for entry in await repository.index()] == ["UNLOADING"]
         released.set()
@@ -270,7 +270,7 @@ def test_a_load_gives_way_to_an_unload_that_comes_meanwhile(kind: type[Counted])
         await unloading
         with pytest.raises(ModelNotReady, match="Another load or unload of it came in between"):
             await loading
-        assert (core.served, core.names) == ({}, [])
+        assert (core.models, core.names) == ({}, [])
 
     run(kind, act)
 
@@ -288,8 +288,8 @@ def test_more_models_than_there_are_bits_are_refused(kind: type[Counted]) -> Non
     async def act(core: ServerCore, repository: Repository) -> None:
         await repository.unload("m")
         assert core.plane is not None
-        others = {str(bit): Wanted(AT_START, bit) for bit in range(MODELS)}
-        core.plane.change(lambda wish: wish._replace(models=others))
+        others = {str(bit): ModelSpec(AT_START, bit) for bit in range(MODELS)}
+        core.plane.change(lambda desired: desired._replace(models=others))
         with pytest.raises(NotSupported, match=f"{MODELS} models are loaded"):
             await repository.load("m", {})
 
