@@ -26,6 +26,9 @@ loop decodes the next."""
 INLINE = 65536
 """Bytes of an answer that are compressed on the event loop; more cost milliseconds."""
 
+LARGE = 262144
+"""Bytes of a body from which on the loop always decodes it: to search it for a timeout would take longer than that is worth."""
+
 TIMEOUT = b"timeout"
 LETTER, BACKSLASH = b"o\\"
 """Most bodies are numbers, in which one letter is found to be missing at a tenth of the cost."""
@@ -86,7 +89,7 @@ class ThreadScheduler:
         body = request.body
         # The loop decodes a request whose body may hold a timeout, or where the thread has better things to do.
         if (
-            (len(body) > SMALL and request.infer_before >= BRIEF)
+            (len(body) > SMALL and (request.infer_before >= BRIEF or len(body) > LARGE))
             or BACKSLASH in body
             or (LETTER in body and TIMEOUT in body)
             or request.head.content_encoding is not None
