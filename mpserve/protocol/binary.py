@@ -31,10 +31,8 @@ def decode_tensor(buffer: Buffer, datatype: str, shape: Sequence[int], what: str
 
     The view begins where the bytes do, so it need not be aligned. BYTES, which cannot be a view, is an object array of
     ``bytes``. `what` names the tensor in messages: "input 'x'".
-
-    Raises:
-        InvalidInput: a bad datatype or shape, more or fewer bytes than they need, a BOOL that is neither 0 nor 1, or a
-            length inside BYTES that does not fit.
+    Raises InvalidInput: a bad datatype or shape, more or fewer bytes than they need, a BOOL that is neither 0 nor 1, or a
+    length inside BYTES that does not fit.
     """
     try:
         return decode_buffer(buffer, datatype, shape)
@@ -58,9 +56,7 @@ def decode_buffer(buffer: Buffer, datatype: str, shape: Sequence[int]) -> Array:
 
 def encode_tensor(array: Array, datatype: str) -> Buffer:
     """The tensor's bytes: the array's own buffer, if it is contiguous and little-endian and of that datatype already.
-
-    Raises:
-        InvalidInput: the elements cannot be taken as `datatype`.
+    Raises InvalidInput if the elements cannot be taken as `datatype`.
     """
     array = cast(array, datatype)
     if array.dtype.kind == "O":
@@ -73,9 +69,7 @@ def encode_tensor(array: Array, datatype: str) -> Buffer:
 
 def split_elements(buffer: Buffer, most: int | None = None) -> list[bytes]:
     """The elements of a BYTES tensor, each of which has its length before it; no more of them than `most`.
-
-    Raises:
-        InvalidInput: a length reaches beyond the buffer.
+    Raises InvalidInput if a length reaches beyond the buffer.
     """
     elements: list[bytes] = []
     view, offset, end = memoryview(buffer), 0, len(buffer)
@@ -90,9 +84,7 @@ def split_elements(buffer: Buffer, most: int | None = None) -> list[bytes]:
 
 def split(body: Buffer, header_length: str) -> tuple[memoryview, memoryview]:
     """The JSON of a body and the bytes after it, divided where the header Inference-Header-Content-Length says.
-
-    Raises:
-        InvalidInput: the header is not made of decimal digits alone, or is larger than the body.
+    Raises InvalidInput if the header is not made of decimal digits alone, or is larger than the body.
     """
     if not (header_length.isascii() and header_length.isdigit()):
         raise InvalidInput(f"{HEADER} is '{header_length[:MAX_SHOWN]}', expected decimal digits")
@@ -114,9 +106,7 @@ class Rest:
 
     def take(self, size: Any) -> memoryview:
         """The next `size` bytes, which is what a binary_data_size says.
-
-        Raises:
-            InvalidInput: not a number of bytes, or more than are left.
+        Raises InvalidInput: not a number of bytes, or more than are left.
         """
         if type(size) is not int or size < 0:
             raise InvalidInput(f"binary_data_size is {show(size)}, expected a number of bytes")
@@ -126,11 +116,7 @@ class Rest:
         return taken
 
     def finish(self) -> None:
-        """Refuse bytes that no tensor has taken.
-
-        Raises:
-            InvalidInput: there are some.
-        """
+        """Refuse bytes that no tensor has taken. Raises InvalidInput if there are some."""
         if self._left:
             raise InvalidInput(
                 f"{len(self._left)} bytes at the body's end belong to no tensor, expected each binary tensor to have"
@@ -143,9 +129,7 @@ def decode_raw(body: bytes, declared: Sequence[Declared]) -> tuple[str, str, Arr
 
     `declared` are the model's inputs as (name, datatype, shape). A size of -1 follows from the length of the body. Of
     BYTES the body is the one element, without its length, as Triton has it.
-
-    Raises:
-        InvalidInput: the declaration leaves open what the body is, or the body does not fit it.
+    Raises InvalidInput: the declaration leaves open what the body is, or the body does not fit it.
     """
     if len(declared) != 1:
         raise InvalidInput(f"{HEADER} is 0: a body without JSON needs a model with 1 input, it has {len(declared)}")

@@ -51,9 +51,7 @@ class Inputs:
 
     def arrays(self, declared: Sequence[Tensor]) -> list[NamedArray]:
         """All inputs as tensors, also those of a message or of a V1 document, to a model that declares these.
-
-        Raises:
-            InvalidInput: the data of an input does not fit its datatype or shape, or there are no such inputs.
+        Raises InvalidInput if the data of an input does not fit its datatype or shape, or there are no such inputs.
         """
         if self.tensors is not None:
             return self.tensors
@@ -134,18 +132,12 @@ class Codec(Protocol):
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         """What a body holds. The model declares these inputs; ``speaks_arrays``: it is given nothing but their arrays.
-
-        Raises:
-            InvalidInput: the format does not allow the body; the message says where, what was got and what was expected.
-            NotSupported: the format allows the body, and this server does not know it.
+        Raises InvalidInput: the format does not allow the body; the message says where, what was got and what was expected;
+        NotSupported: the format allows the body, and this server does not know it.
         """
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
-        """The answer to these inputs.
-
-        Raises:
-            InferenceError: the format cannot carry the outputs.
-        """
+        """The answer to these inputs. Raises InferenceError if the format cannot carry the outputs."""
 
     def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
         """One part of an answer in parts. Raises as ``write``."""

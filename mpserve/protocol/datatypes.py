@@ -43,15 +43,12 @@ LITTLE = {datatype: np.dtype(dtype.newbyteorder("<").str) for datatype, dtype in
 
 DATATYPES = (*_DTYPES, "BF16")
 
-MAX_RANK = 32
-"""Dimensions of a tensor; numpy before 2.0 stops there."""
+MAX_RANK = 32  # dimensions of a tensor; numpy before 2.0 stops there
 
 
 def numpy_dtype(datatype: str) -> np.dtype[Any]:
     """The numpy dtype of a V2 datatype (upper case): ``FP32`` is float32, ``BYTES`` is object (elements of ``bytes``).
-
-    Raises:
-        InvalidInput: the datatype is unknown, or is BF16 and the package ml_dtypes is not installed.
+    Raises InvalidInput if the datatype is unknown, or is BF16 and the package ml_dtypes is not installed.
     """
     dtype = _DTYPES.get(datatype)
     if dtype is not None:
@@ -63,9 +60,7 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The V2 datatype of a numpy dtype in any byte order; text, bytes, objects and datetime64 are BYTES, as in the SDK.
-
-    Raises:
-        InvalidInput: V2 has no datatype for it (complex, records, longdouble).
+    Raises InvalidInput: V2 has no datatype for it (complex, records, longdouble).
     """
     datatype = _DATATYPES.get(dtype)
     if datatype is not None:
@@ -85,9 +80,7 @@ def cast(array: Array, datatype: str) -> Array:
 
     Integers are taken as any integer datatype that holds them all, integers and floats as any float datatype (rounded;
     beyond its range they become infinite). Text becomes its UTF-8 bytes, dates and times their ISO 8601 form (SDK).
-
-    Raises:
-        InvalidInput: unknown datatype, a value out of its range, or elements of another kind.
+    Raises InvalidInput: unknown datatype, a value out of its range, or elements of another kind.
     """
     dtype = numpy_dtype(datatype)
     if array.dtype == dtype and datatype != "BYTES":
@@ -106,9 +99,7 @@ def cast(array: Array, datatype: str) -> Array:
 
 def narrow(array: Array, datatype: str) -> Array:
     """An integer array as another integer datatype.
-
-    Raises:
-        InvalidInput: an element is out of range; the message names the one that is furthest out.
+    Raises InvalidInput: an element is out of range; the message names the one that is furthest out.
     """
     dtype = numpy_dtype(datatype)
     if array.size and array.dtype != dtype:
@@ -136,9 +127,7 @@ def json_values(array: Array, nonfinite: NonFinite = "error") -> Array | list[An
     """A tensor's values as JSON can carry them: BYTES as nested lists of text (of rank 0: text), FP16 and BF16 as FP32.
 
     With `nonfinite` "null", NaN and infinity are left to the JSON writer, which makes them null.
-
-    Raises:
-        ValueError: it holds what JSON cannot carry; the message completes "the output ...".
+    Raises ValueError: it holds what JSON cannot carry; the message completes "the output ...".
     """
     if array.dtype.kind == "O":
         try:

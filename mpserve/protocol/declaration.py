@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-KNOWN = 4096
-"""Pairs of shapes that are remembered. Clients may send as many shapes as they like."""
+KNOWN = 4096  # pairs of shapes that are remembered. Clients may send as many shapes as they like
 
 
 class Tensor(NamedTuple):

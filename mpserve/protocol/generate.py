@@ -21,8 +21,7 @@ from mpserve.protocol.v1 import body as v1
 
 TEXT_OUTPUT = "text_output"
 
-RESERVED = ("id", "parameters")
-"""Fields that never are inputs."""
+RESERVED = ("id", "parameters")  # fields that never are inputs
 
 _DATATYPES: dict[type, str] = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64"}
 
@@ -90,9 +89,7 @@ def decode_request(body: bytes, declared: Sequence[Tensor]) -> InferRequest:
 
     A field named as a declared input is that input, also within ``parameters``; any other is a parameter. Without a
     declaration each field is an input, and what is within ``parameters`` is a parameter.
-
-    Raises:
-        InvalidInput: the body is no such object, or a value does not fit its input.
+    Raises InvalidInput if the body is no such object, or a value does not fit its input.
     """
     document = parse_object(body)
     request_id, nested = document.get("id"), document.get("parameters")
@@ -116,9 +113,7 @@ def encode_response(
 
     An output of one element is that element, any other the flat list. Text is the output ``text_output``, and the
     entries of a dict are the outputs as they are.
-
-    Raises:
-        InferenceError: it is none of these, or holds what JSON cannot carry.
+    Raises InferenceError if it is none of these, or holds what JSON cannot carry.
     """
     head = {"model_name": model_name, "model_version": model_version} | ({"id": request_id} if request_id else {})
     if isinstance(result, InferResponse):

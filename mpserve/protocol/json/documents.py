@@ -37,9 +37,7 @@ def show(value: Any) -> str:
 
 def parse_object(body: bytes | memoryview, numbers: str = "") -> dict[str, Any]:
     """A request body as a JSON object; long lists of numbers under the key `numbers` may be ``Numbers``, in it or its lists.
-
-    Raises:
-        InvalidInput: not JSON (with line, column and reason), or JSON and not an object. NaN and Infinity are not JSON.
+    Raises InvalidInput: not JSON (with line, column and reason), or JSON and not an object. NaN and Infinity are not JSON.
     """
     try:
         document = parse_with_numbers(body, numbers) if numbers and isinstance(body, bytes) else None
@@ -51,11 +49,7 @@ def parse_object(body: bytes | memoryview, numbers: str = "") -> dict[str, Any]:
 
 
 def as_object(document: Any) -> dict[str, Any]:
-    """A JSON document that is an object.
-
-    Raises:
-        InvalidInput: it is something else.
-    """
+    """A JSON document that is an object. Raises InvalidInput if it is something else."""
     if not isinstance(document, dict):
         raise InvalidInput(f"the body is {describe(document)}, expected a JSON object")
     return document
@@ -63,9 +57,7 @@ def as_object(document: Any) -> dict[str, Any]:
 
 def named_objects(document: dict[str, Any], field: str) -> list[dict[str, Any]]:
     """The list of objects under `field`, each with a name of its own; empty if absent.
-
-    Raises:
-        InvalidInput: anything else is there, or a name is there twice.
+    Raises InvalidInput: anything else is there, or a name is there twice.
     """
     entries = document.get(field)
     if entries is None:
@@ -87,9 +79,7 @@ def named_objects(document: dict[str, Any], field: str) -> list[dict[str, Any]]:
 
 def parameters_of(owner: dict[str, Any], switch: str = "") -> dict[str, Any] | None:
     """The parameters of a V2 object, or None. The one named `switch`, if it is there, is true or false.
-
-    Raises:
-        InvalidInput: not an object of strings, numbers and booleans.
+    Raises InvalidInput: not an object of strings, numbers and booleans.
     """
     parameters = owner.get("parameters")
     if parameters is None:

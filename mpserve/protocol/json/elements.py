@@ -37,10 +37,8 @@ _ELEMENT_TYPES: dict[str, tuple[frozenset[type], str]] = {
 
 def check_shape(shape: Sequence[int]) -> None:
     """Refuse a shape that no tensor of a request can have.
-
-    Raises:
-        InvalidInput: a size that is negative or no integer, more than 32 dimensions, more than 2**40 elements (a size
-            of 0 counted as 1, so that numpy can index it all the same).
+    Raises InvalidInput: a size that is negative or no integer, more than 32 dimensions, more than 2**40 elements (a size of 0
+    counted as 1, so that numpy can index it all the same).
     """
     if len(shape) > MAX_RANK:  # first, since the product of 50,000 large sizes, 1 MB of JSON, takes 11 s
         raise InvalidInput(f"shape has {len(shape)} dimensions, expected at most {MAX_RANK}")
@@ -60,9 +58,7 @@ def show_shape(shape: Sequence[int]) -> str:
 
 def decode_data(data: Any, datatype: str, shape: list[int]) -> Array:
     """The array of a JSON `data`, which is flat or nested as the shape says.
-
-    Raises:
-        InvalidInput: not a list, not of that shape, or an element that the datatype cannot hold.
+    Raises InvalidInput: not a list, not of that shape, or an element that the datatype cannot hold.
     """
     if isinstance(data, Numbers):
         array = _numbers(data, datatype, shape)

@@ -37,11 +37,9 @@ those that become FP32 beyond 192 (2.1 kB).
 FEW = 16
 """Elements up to which it costs less to look at the type of each than to search the body for what a boolean is written with."""
 
-BRIEF = 500
-"""Numbers up to which to look for the largest costs less than to have numpy raise what it finds too large."""
+BRIEF = 500  # numbers up to which to look for the largest costs less than to have numpy raise what it finds too large
 
-KNOWN = 1024
-"""Lengths of data, by datatype, for which it is kept what writes them; those that a model is given are few."""
+KNOWN = 1024  # lengths of data, by datatype, for which it is kept what writes them; those that a model is given are few
 
 _NUMBERS = frozenset({int, float})
 

@@ -13,9 +13,7 @@ from mpserve.protocol.protobuf.fields import read_request, read_response
 
 def decode_request(data: bytes) -> tuple[InferRequest, bool]:
     """The request in a serialised ModelInferRequest, and whether its tensors came as typed contents.
-
-    Raises:
-        InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
+    Raises InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
     """
     fields, typed = read_request(data)
     return InferRequest(**fields), typed
@@ -23,18 +21,14 @@ def decode_request(data: bytes) -> tuple[InferRequest, bool]:
 
 def decode_response(data: bytes) -> InferResponse:
     """The response in a serialised ModelInferResponse.
-
-    Raises:
-        InferenceError: it is none, or not as the protocol has it: it is the fault of the server that answered.
+    Raises InferenceError: it is none, or not as the protocol has it: it is the fault of the server that answered.
     """
     return InferResponse(**read_response(data))
 
 
 def response_from_dict(document: Mapping[str, Any]) -> InferResponse:
     """The response that an SDK model gave as a dict: outputs with ``data``, or ``contents`` as the gRPC message has them.
-
-    Raises:
-        InferenceError: it is no such dict.
+    Raises InferenceError if it is no such dict.
     """
     try:
         outputs = []

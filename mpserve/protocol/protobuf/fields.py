@@ -24,14 +24,12 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
 from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
-Parts = list[bytes | memoryview]
-"""A message that is sent as ``b"".join(parts)``."""
+Parts = list[bytes | memoryview]  # a message that is sent as ``b"".join(parts)``
 
 _Message = TypeVar("_Message", bound=Message)
 _Tensor = TypeVar("_Tensor", InferInput, InferOutput)
 
-LARGE = 262144
-"""Bytes of a message from which on its raw tensors are kept from being copied."""
+LARGE = 262144  # bytes of a message from which on its raw tensors are kept from being copied
 
 RAW_INPUT: int = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
@@ -60,11 +58,7 @@ class Response(Head, Protocol):
 
 
 def parse(kind: type[_Message], data: bytes) -> _Message:
-    """The message of that kind in ``data``.
-
-    Raises:
-        InvalidInput: there is none.
-    """
+    """The message of that kind in ``data``. Raises InvalidInput if there is none."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -73,9 +67,7 @@ def parse(kind: type[_Message], data: bytes) -> _Message:
 
 def addressee(data: bytes) -> tuple[str, str | None]:
     """The model, and the version of it, that a serialised ModelInferRequest asks.
-
-    Raises:
-        InvalidInput: there is no ModelInferRequest in ``data``.
+    Raises InvalidInput if there is no ModelInferRequest in ``data``.
     """
     rest, _ = wire.split(data, RAW_INPUT) if len(data) >= LARGE else (data, None)
     try:
@@ -88,9 +80,7 @@ def addressee(data: bytes) -> tuple[str, str | None]:
 
 def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
     """The arguments of ``InferRequest`` in a serialised ModelInferRequest, and whether its tensors are typed contents.
-
-    Raises:
-        InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
+    Raises InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
     """
     rest, raw = wire.split(data, RAW_INPUT)
     message = parse(pb.ModelInferRequest, rest)
@@ -116,10 +106,7 @@ def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
 
 def encode_request(request: Request, typed: bool = False) -> Parts:
     """The request as a ModelInferRequest: with typed contents if `typed` and if every input has such, else raw.
-
-    Raises:
-        InvalidInput: an input does not fit its declaration.
-        InferenceError: a parameter that gRPC cannot carry.
+    Raises InvalidInput if an input does not fit its declaration; InferenceError: a parameter that gRPC cannot carry.
     """
     message = pb.ModelInferRequest(**_head(request))
     write_parameters(message.parameters, request.parameters)
@@ -130,9 +117,7 @@ def encode_request(request: Request, typed: bool = False) -> Parts:
 
 def read_response(data: bytes) -> dict[str, Any]:
     """The arguments of ``InferResponse`` in a serialised ModelInferResponse.
-
-    Raises:
-        InferenceError: it is none, or not as the protocol has it: it is the fault of the server that answered.
+    Raises InferenceError: it is none, or not as the protocol has it: it is the fault of the server that answered.
     """
     try:
         rest, raw = wire.split(data, RAW_OUTPUT)
@@ -155,9 +140,7 @@ def encode_response(response: Response, typed: bool) -> Parts:
     """The response as a ModelInferResponse: with typed contents if `typed` and if every output has such, else raw.
 
     Whoever sends typed contents can read them. Others need not: tritonclient reads raw ones only.
-
-    Raises:
-        InferenceError: an output does not fit its declaration, or a parameter that gRPC cannot carry.
+    Raises InferenceError if an output does not fit its declaration, or a parameter that gRPC cannot carry.
     """
     message = pb.ModelInferResponse(**_head(response))
     write_parameters(message.parameters, response.parameters)

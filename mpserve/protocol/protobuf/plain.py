@@ -20,8 +20,7 @@ from mpserve.protocol.protobuf import contents, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.tensors import NamedArray, RequestedOutput
 
-LARGE = 262144
-"""Bytes of a message that is not read here: its tensors are not to be copied."""
+LARGE = 262144  # bytes of a message that is not read here: its tensors are not to be copied
 
 KNOWN = 1024
 """Outputs of which the message is remembered, but for its elements. Their shapes may be as many as clients like."""

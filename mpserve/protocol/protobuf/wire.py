@@ -18,9 +18,7 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     """``data`` without its fields of that number, which must be ``bytes``, and the contents of those, as views on it.
-
-    Raises:
-        InvalidInput: ``data`` is no message.
+    Raises InvalidInput: ``data`` is no message.
     """
     view = memoryview(data)
     wanted = number << 3 | _LENGTH

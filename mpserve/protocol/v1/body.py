@@ -29,9 +29,7 @@ def decode_request(body: bytes, content_type: str | None, numbers: bool = False)
 
     Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON. A ``text/plain`` is JSON if it holds a
     JSON object: ``fetch`` in a browser names every text so. With `numbers` the ``instances`` may be ``Numbers``.
-
-    Raises:
-        InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
+    Raises InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
     """
     if is_json(content_type):
         return read_document(body, numbers)
@@ -117,11 +115,7 @@ def write_plain(outputs: Sequence[tuple[str, str, Array]], nonfinite: NonFinite)
 
 
 def encode_part(part: object) -> bytes:
-    """A part of a result that is streamed: text or bytes, as the SDK has it.
-
-    Raises:
-        InferenceError: it is neither.
-    """
+    """A part of a result that is streamed: text or bytes, as the SDK has it. Raises InferenceError if it is neither."""
     if isinstance(part, str):
         return part.encode(errors="replace")
     if isinstance(part, bytes | bytearray | memoryview):
@@ -134,9 +128,7 @@ def predictions(response: InferResponse, nonfinite: NonFinite = "error") -> dict
 
     One output: its rows. Several that agree in the first dimension: one ``{"name": row, ...}`` per instance. Several
     that do not: one ``{"name": values, ...}``.
-
-    Raises:
-        InferenceError: an output does not fit its declaration, or holds what JSON cannot carry.
+    Raises InferenceError if an output does not fit its declaration, or holds what JSON cannot carry.
     """
     arrays = {output.name: output.as_numpy() for output in response.outputs}
     columns = {name: _values(name, array, nonfinite) for name, array in arrays.items()}

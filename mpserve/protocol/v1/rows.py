@@ -22,8 +22,7 @@ from mpserve.protocol.json.elements import FP32_END
 from mpserve.protocol.json.numbers import UNSIGNED, Kind, Numbers
 from mpserve.protocol.tensors import NamedArray
 
-FEW = 16
-"""Elements up to which it costs less to look at each in Python than to watch a cast for overflow."""
+FEW = 16  # elements up to which it costs less to look at each in Python than to watch a cast for overflow
 
 _READ_AS: dict[str, Kind] = {"f": "any", "i": "i", "u": "u"}
 _KINDS = {
@@ -51,9 +50,7 @@ def _named(declared: Sequence[Tensor], array: Array) -> NamedArray:
 
 def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     """The tensors in a V1 document, whose instances may be ``Numbers``.
-
-    Raises:
-        InvalidInput: there are no instances, or they are not what is declared; the message names the input.
+    Raises InvalidInput: there are no instances, or they are not what is declared; the message names the input.
     """
     rows = document.get("instances", document.get("inputs")) if isinstance(document, dict) else None
     if isinstance(rows, Numbers):

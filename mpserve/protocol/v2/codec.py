@@ -33,8 +33,7 @@ KNOWN = 1024
 
 
 OCTETS = "application/octet-stream"
-LENGTH = re.compile("[0-9]{1,18}")
-"""The header where it is plain; whatever else it holds is refused in words."""
+LENGTH = re.compile("[0-9]{1,18}")  # the header where it is plain; whatever else it holds is refused in words
 
 
 class V2Codec:
@@ -126,9 +125,7 @@ def decode_request(
     in it are row-major, nested as their shape says or flat. A field that is null counts as absent; unknown fields are
     ignored. A length of 0 makes the whole body the model's one input, whose name, datatype and shape are taken from
     `declared`, and asks for binary outputs.
-
-    Raises:
-        InvalidInput: anything else that the protocol does not allow; the message says where, what was got and expected.
+    Raises InvalidInput: anything else that the protocol does not allow; the message says where, what was got and expected.
     """
     if header_length is None:
         return InferRequest(model_name, **read_request(parse_object(body, "data"), None), model_version=model_version)
@@ -143,19 +140,15 @@ def decode_request(
 
 def encode_request(request: InferRequest) -> Chunks:
     """The request as a client sends it: each input as bytes or JSON, as its data was set or came.
-
-    Raises:
-        InvalidInput: an input does not fit its declaration, or goes as JSON and holds what JSON cannot carry.
+    Raises InvalidInput if an input does not fit its declaration, or goes as JSON and holds what JSON cannot carry.
     """
     return write(request.head(), "inputs", [(tensor, tensor.binary_data) for tensor in request.inputs])
 
 
 def encode_answer(response: InferResponse, request: InferRequest, nonfinite: NonFinite = "error") -> Chunks:
     """The response to that request: each output as bytes or JSON, as the request wants it.
-
-    Raises:
-        InferenceError: an output does not fit its declaration, or goes as JSON and holds what JSON cannot carry: bytes
-            that are not UTF-8, and NaN or infinity, unless `nonfinite` is "null", which is what they become then.
+    Raises InferenceError: an output does not fit its declaration, or goes as JSON and holds what JSON cannot carry: bytes
+    that are not UTF-8, and NaN or infinity, unless `nonfinite` is "null", which is what they become then.
     """
     outputs = [(output, request.wants_binary(output.name)) for output in response.outputs]
     return write(response.head(), "outputs", outputs, nonfinite)
@@ -232,8 +225,6 @@ def _describe(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 
 def encode_response(response: InferResponse, nonfinite: NonFinite = "error") -> bytes:
     """The response as one JSON object, whatever was asked for: what a stream of events is made of.
-
-    Raises:
-        InferenceError: as ``encode_answer``.
+    Raises InferenceError as ``encode_answer``.
     """
     return write(response.head(), "outputs", [(output, False) for output in response.outputs], nonfinite).join()

@@ -30,20 +30,15 @@ except ImportError:  # there are no wheels for Python 3.14
 
 DATA = b'"data":'
 KEY = re.compile(rb'"data"[ \t\n\r]*:')
-LIST = (b"[", b" [")
-"""How a list begins behind a key, as most clients write it."""
+LIST = (b"[", b" [")  # how a list begins behind a key, as most clients write it
 E, U, L = b"eul"
 """True and false are numbers to struct. Both have an ``e``, as few numbers have, and one of the other letters, as none has."""
 
-LONGEST = 512
-"""Bytes of a beginning, and of an end, that are remembered."""
-KNOWN = 1024
-"""Beginnings that are remembered. Those with something new in each (an id, say) push the others out."""
+LONGEST = 512  # bytes of a beginning, and of an end, that are remembered
+KNOWN = 1024  # beginnings that are remembered. Those with something new in each (an id, say) push the others out
 
-SHORT = 64
-"""Numbers up to which Python objects cost less than simdjson."""
-MEDIUM = 16384
-"""Bytes of a body from which on to know the rest is not worth a copy of the numbers."""
+SHORT = 64  # numbers up to which Python objects cost less than simdjson
+MEDIUM = 16384  # bytes of a body from which on to know the rest is not worth a copy of the numbers
 
 Numbers: TypeAlias = Callable[[bytes], Array]
 """Reads what stands between a beginning and its end; raises one of ``NOT_PLAIN`` if that is not as many numbers as before."""
@@ -56,11 +51,7 @@ _known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[Mod
 
 
 def read(body: bytes) -> Inputs:
-    """The V2 request in a body of nothing but JSON.
-
-    Raises:
-        InvalidInput: as ``wire.read_request``.
-    """
+    """The V2 request in a body of nothing but JSON. Raises InvalidInput as ``wire.read_request``."""
     if len(body) > MEDIUM:
         return _read_whole(body)
     begin, _, rest = body.partition(DATA)

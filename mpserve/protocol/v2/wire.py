@@ -47,9 +47,7 @@ class Encoded(NamedTuple):
 
 def read_request(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]:
     """The arguments of ``InferRequest`` that an inference request object holds; `rest` are the bytes after it, if any.
-
-    Raises:
-        InvalidInput: what the protocol does not allow; the message says where, what was got and what expected.
+    Raises InvalidInput: what the protocol does not allow; the message says where, what was got and what expected.
     """
     request_id = _text(document, "id")
     inputs = [_read_tensor(InferInput, entry, rest) for entry in named_objects(document, "inputs")]
@@ -67,9 +65,7 @@ def read_request(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]:
 
 def read_response(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]:
     """The arguments of ``InferResponse`` that an inference response object holds; `rest` are the bytes after it.
-
-    Raises:
-        InferenceError: what the protocol does not allow: it is the fault of the server that answered.
+    Raises InferenceError: what the protocol does not allow: it is the fault of the server that answered.
     """
     try:
         outputs = [_read_tensor(InferOutput, entry, rest) for entry in named_objects(document, "outputs")]
@@ -88,9 +84,7 @@ def read_response(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]
 
 def fill(kind: type[Tensor], tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
     """Make the buffers, one per tensor, the data of the tensors, which are of that kind; one in shared memory keeps none.
-
-    Raises:
-        InvalidInput (of inputs) or InferenceError (of outputs): another number of them, or bytes that do not fit.
+    Raises InvalidInput (of inputs) or InferenceError (of outputs): another number of them, or bytes that do not fit.
     """
     if len(buffers) != len(tensors):
         raise kind.fault(f"got raw contents of {len(buffers)} {kind.role}s, expected those of {len(tensors)}")
@@ -112,10 +106,8 @@ def write(
 
     Each tensor comes with whether it goes binary; one in shared memory goes without data. JSON data is flat and row-major,
     FP16 and BF16 are exact numbers.
-
-    Raises:
-        InferenceError (of outputs and the whole) or InvalidInput (of inputs): a tensor does not fit its declaration, or
-            holds what JSON cannot carry: bytes that are not UTF-8, and NaN or infinity unless `nonfinite` is "null".
+    Raises InferenceError (of outputs and the whole) or InvalidInput (of inputs): a tensor does not fit its declaration, or
+    holds what JSON cannot carry: bytes that are not UTF-8, and NaN or infinity unless `nonfinite` is "null".
     """
     buffers: list[Buffer] = []
     head[field] = [_entry(tensor, binary, buffers, "null") for tensor, binary in tensors]
@@ -134,9 +126,7 @@ def to_rest(
     head: dict[str, Any], field: str, tensors: Iterable[tuple[Tensor, bool]]
 ) -> tuple[dict[str, Any] | bytes, int | None]:
     """``write`` as the SDK has it: (body, length of its JSON) if a tensor goes binary, else (dict of plain values, None).
-
-    Raises:
-        InferenceError, InvalidInput: as ``write``.
+    Raises InferenceError, InvalidInput as ``write``.
     """
     buffers: list[Buffer] = []
     head[field] = [_entry(tensor, binary, buffers, "error") for tensor, binary in tensors]
@@ -151,11 +141,7 @@ def to_rest(
 
 
 def sendable(parameters: Parameters | None, fault: type[MPServeError] = InferenceError) -> Parameters | None:
-    """The parameters, or None if there are none to send.
-
-    Raises:
-        `fault`: one is NaN or infinity.
-    """
+    """The parameters, or None if there are none to send. Raises `fault` if one is NaN or infinity."""
     if not parameters:
         return None
     for name, value in parameters.items():
@@ -244,11 +230,7 @@ def _present(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump(value: object) -> bytes:
-    """The value, which may be or hold arrays, as JSON.
-
-    Raises:
-        InferenceError: it holds something that JSON does not have.
-    """
+    """The value, which may be or hold arrays, as JSON. Raises InferenceError: it holds something that JSON does not have."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:

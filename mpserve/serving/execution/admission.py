@@ -27,8 +27,7 @@ LAST_CALL = 1.5
 waited for almost all its time, and one that is late when it is done has taken the place of one that would not have been:
 without this, and without headroom, 58 % of the capacity were answered in time (benchmarks/overload.py)."""
 
-TIMEOUT = "timeout"
-"""The request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)."""
+TIMEOUT = "timeout"  # the request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)
 
 
 class Policy(NamedTuple):
@@ -39,11 +38,7 @@ class Policy(NamedTuple):
 
 
 def policy(model: Model, settings: Settings) -> Policy:
-    """What a model declares, or else the options.
-
-    Raises:
-        ConfigurationError: the model declares what cannot be.
-    """
+    """What a model declares, or else the options. Raises ConfigurationError if the model declares what cannot be."""
     queue: Any = settings.max_queue_size if model.max_queue_size is None else model.max_queue_size
     seconds: Any = settings.request_timeout if model.request_timeout is None else model.request_timeout
     if type(queue) is not int or queue < 0:
@@ -116,12 +111,9 @@ class Admission:
         self.policy = policy
         self.service = Mean()
         """Seconds of the model's own time that a request takes, one of those that are answered at once."""
-        self._passage = Mean()
-        """Seconds that a request takes for each that is before it, whatever they are spent on."""
-        self.is_limited = policy != Policy(math.inf, math.inf)
-        """Whether there is a queue or a time for every request."""
-        self.learns = self.is_limited
-        """Whether anybody wants to know how long requests take."""
+        self._passage = Mean()  # seconds that a request takes for each that is before it, whatever they are spent on
+        self.is_limited = policy != Policy(math.inf, math.inf)  # whether there is a queue or a time for every request
+        self.learns = self.is_limited  # whether anybody wants to know how long requests take
         self._hold = hold
         self._deadlines: set[Deadline] = set()
 
@@ -139,9 +131,7 @@ class Admission:
         """The seconds that a request has, the least of what the policy and ``within`` say; infinite: any number.
 
         ``others``: the requests that are with the model besides this one.
-
-        Raises:
-            Overloaded: the queue is full, or too long for the request to be answered in time.
+        Raises Overloaded if the queue is full, or too long for the request to be answered in time.
         """
         seconds = min(self.policy.seconds, within)
         if seconds != math.inf:
@@ -190,9 +180,7 @@ class Admission:
 
 def asked_seconds(timeout: object) -> float:
     """The seconds that the request parameter ``timeout`` gives; infinite: any number.
-
-    Raises:
-        InvalidInput: the parameter is no time.
+    Raises InvalidInput if the parameter is no time.
     """
     if type(timeout) is not int or timeout < 0:
         raise InvalidInput(f"parameter timeout is {timeout!r}, expected a whole number of microseconds, 0 or more")

@@ -24,16 +24,11 @@ from mpserve.serving.models.tensors import TensorModel
 class Batched(Protocol):
     """A request that waits for its part of a batch's answer."""
 
-    value: Any
-    """The arrays that the model is given of it."""
-    rows: int
-    """The first dimension of its arrays."""
-    kind: object
-    """Alike for requests that can be joined."""
-    begun: bool
-    """Whether the model has begun with it."""
-    context: contextvars.Context
-    """Its own: what is logged in it names the request."""
+    value: Any  # the arrays that the model is given of it
+    rows: int  # the first dimension of its arrays
+    kind: object  # alike for requests that can be joined
+    begun: bool  # whether the model has begun with it
+    context: contextvars.Context  # its own: what is logged in it names the request
 
     @property
     def mark(self) -> int:
@@ -167,9 +162,7 @@ def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
 
 def split(declared: Sequence[Tensor], members: Sequence[Batched], result: Any) -> list[list[NamedArray]]:
     """Each member's outputs, which are views of its rows.
-
-    Raises:
-        InferenceError: the model returned another number of rows than it was given, or what it does not declare.
+    Raises InferenceError if the model returned another number of rows than it was given, or what it does not declare.
     """
     if not isinstance(result, WHOLE) and isinstance(result, STREAMS):
         raise InferenceError("the model answered in parts, which it cannot with max_batch_size; expected arrays")

@@ -38,9 +38,7 @@ class Limits(NamedTuple):
 
 def limits(model: Model, settings: Settings) -> Limits | None:
     """What a model declares, or else the options where it can be batched; None: it is not.
-
-    Raises:
-        ConfigurationError: the model declares batches that cannot be.
+    Raises ConfigurationError if the model declares batches that cannot be.
     """
     declared: int | None = getattr(model, "max_batch_size", None)
     if declared is None:
@@ -124,13 +122,11 @@ class Batcher:
     def __init__(self, model: TensorModel, executor: Executor, limits: Limits, durations: Durations | None) -> None:
         self.model = model
         self.limits = limits
-        self.outputs: tuple[Tensor, ...] = ()
-        """What the model declares of its outputs."""
+        self.outputs: tuple[Tensor, ...] = ()  # what the model declares of its outputs
         self._executor = executor
         self._durations = durations
         self._is_async = is_async(model)
-        self._idle = model.concurrency or 1
-        """How many more batches may run at the same time."""
+        self._idle = model.concurrency or 1  # how many more batches may run at the same time
         self._queues: dict[object, deque[Batched]] = {}
         self._is_called = False
         self._timer: asyncio.TimerHandle | None = None
@@ -141,10 +137,7 @@ class Batcher:
 
     async def join(self, arrays: list[Array], request: Any) -> Any:
         """The predict stage of a request that has other stages: what the model returns for these arrays.
-
-        Raises:
-            InvalidInput: as ``enter``.
-            Exception: whatever the model raised for it.
+        Raises InvalidInput as ``enter``; Exception: whatever the model raised for it.
         """
         joined = Joined(arrays, request)
         self.enter(joined)
@@ -154,9 +147,7 @@ class Batcher:
         """Let a request join the queue, and tell it its outcome.
 
         The model is run in the context of a batch's first member.
-
-        Raises:
-            InvalidInput: the arrays are no batch, or one that is too large.
+        Raises InvalidInput if the arrays are no batch, or one that is too large.
         """
         arrays = member.value
         if len(arrays) != 1 or not (shape := arrays[0].shape) or shape[0] > self.limits.size:

@@ -18,12 +18,9 @@ from typing import Any, Generic, Protocol, TypeVar
 class Job(Protocol):
     """A coroutine that is to be run, and where its outcome is wanted: what a future is told, it is told."""
 
-    context: contextvars.Context
-    """In which the coroutine is made, and goes on: its own."""
-    task: asyncio.Task[None] | None
-    """The task that it has to itself, once it waits."""
-    over: bool
-    """Whether it need not be begun any more."""
+    context: contextvars.Context  # in which the coroutine is made, and goes on: its own
+    task: asyncio.Task[None] | None  # the task that it has to itself, once it waits
+    over: bool  # whether it need not be begun any more
 
     def set_result(self, result: Any, /) -> None:
         """It has ended. Told, as the other, in no context in particular."""

@@ -13,8 +13,7 @@ class Expiring(Protocol):
     arrived: int
     mark: int
     durations: list[int]
-    begun: bool
-    """Whether the model has begun with the request."""
+    begun: bool  # whether the model has begun with the request
 
     def expire(self, error: MPServeError) -> None:
         """End with this error, whatever the model is at."""

@@ -18,13 +18,10 @@ _MAX = 2**63 - 1
 class Counted(Protocol):
     """What is counted of a request."""
 
-    arrived: int
-    """When its body was complete, on the clock of ``time.perf_counter_ns``."""
+    arrived: int  # when its body was complete, on the clock of ``time.perf_counter_ns``
     rows: int
-    executions: int
-    """Executions of the model that the request stands for: one of those in a batch stands for all."""
-    durations: list[int]
-    """Nanoseconds by span."""
+    executions: int  # executions of the model that the request stands for: one of those in a batch stands for all
+    durations: list[int]  # nanoseconds by span
 
 
 class ModelCounters:

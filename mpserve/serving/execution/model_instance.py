@@ -40,10 +40,8 @@ class ModelInstance:
     """One version of a model in a worker: its threads and its pipeline.
 
     ``one_of_several`` says that the model has other versions, so that logs and answers have to tell them apart.
-
-    Raises:
-        ConfigurationError: the model declares what cannot be: its concurrency, its batches, its
-            queue or deadline, or a tensor's datatype.
+    Raises ConfigurationError: the model declares what cannot be: its concurrency, its batches, its queue or deadline, or a
+    tensor's datatype.
     """
 
     def __init__(self, model: Model, on_thread: Callable[[], object], one_of_several: bool, settings: Settings) -> None:
@@ -55,42 +53,34 @@ class ModelInstance:
         self.one_of_several = one_of_several
         self.label = f"{model.name}{SEPARATOR}{model.version}" if one_of_several else model.name
         """What it is called in logs and errors."""
-        self.limits = limits(model, settings)
-        """Of its batches, if it has any."""
+        self.limits = limits(model, settings)  # of its batches, if it has any
         self.executor = Executor(self.label, model.concurrency or 1, on_thread)
-        self.durations = metrics().stage_durations(model.name, absent_stages(model))
-        """The histogram of each stage."""
+        self.durations = metrics().stage_durations(model.name, absent_stages(model))  # the histogram of each stage
         self.batcher = (
             Batcher(model, self.executor, self.limits, self.durations["predict"])
             if self.limits is not None and isinstance(model, TensorModel)
             else None
         )
         join = None if self.batcher is None else self.batcher.join
-        self.stages = {verb: stages_of(model, verb, self.durations, join) for verb in VERBS}
-        """By verb."""
+        self.stages = {verb: stages_of(model, verb, self.durations, join) for verb in VERBS}  # by verb
         gated = model.concurrency is not None and self.batcher is None  # the batcher keeps to the concurrency itself
         self.gate = asyncio.Semaphore(model.concurrency or 1) if gated else None
         """Lets in as many asynchronous calls as the model allows; None: any number."""
         self.schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
         """By verb: who runs a request when."""
-        self.counters: ModelCounters | None = None
-        """Its counts in this worker, from its first request on."""
-        self.last_infer = 0
-        """Nanoseconds that it took for the last request."""
-        self.in_flight = InFlight()
-        """Keeps the model from being stopped, while a request is being answered by it."""
+        self.counters: ModelCounters | None = None  # its counts in this worker, from its first request on
+        self.last_infer = 0  # nanoseconds that it took for the last request
+        self.in_flight = InFlight()  # keeps the model from being stopped, while a request is being answered by it
         rules = policy(model, settings)
         self.admission = Admission(model.name, self.label, self._slots(), rules, self.in_flight)
         self.context = contextvars.copy_context()
         """What a request has a copy of: lines that are logged in it name the model."""
         self.context.run(model_in_log.set, self.label)
         self.declare(())
-        self.stuck = False
-        """Whether all its threads are in calls that do not come back."""
+        self.stuck = False  # whether all its threads are in calls that do not come back
         self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)
         self._own_calls = 0
-        self.streams: set[Closing] = set()
-        """Answers in parts that have not come to their end, which ``stop`` closes."""
+        self.streams: set[Closing] = set()  # answers in parts that have not come to their end, which ``stop`` closes
 
     def declare(self, inputs: Sequence[Tensor]) -> None:
         """Keep what the model declares, which its ``load`` may have set; ``inputs`` of a model that speaks no arrays."""

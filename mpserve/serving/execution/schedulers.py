@@ -17,18 +17,15 @@ from mpserve.serving.execution.executor import Executor, Outcome
 from mpserve.serving.models.spans import QUEUE
 from mpserve.serving.models.stages import Stage, Stages, detached
 
-SMALL = 4096
-"""Bytes of a body that is decoded in the model's thread, in tens of microseconds, whatever the model takes."""
+SMALL = 4096  # bytes of a body that is decoded in the model's thread, in tens of microseconds, whatever the model takes
 BRIEF = 1_000_000
 """Nanoseconds. A model that takes longer may release the GIL for all that time, and goes on with one request while the event
 loop decodes the next."""
 
-INLINE = 65536
-"""Bytes of an answer that are compressed on the event loop; more cost milliseconds."""
+INLINE = 65536  # bytes of an answer that are compressed on the event loop; more cost milliseconds
 
 TIMEOUT = b"timeout"
-LETTER, BACKSLASH = b"o\\"
-"""Most bodies are numbers, in which one letter is found to be missing at a tenth of the cost."""
+LETTER, BACKSLASH = b"o\\"  # most bodies are numbers, in which one letter is found to be missing at a tenth of the cost
 
 
 class Scheduled(Batched, Outcome[Any], Job, Protocol):
@@ -36,10 +33,8 @@ class Scheduled(Batched, Outcome[Any], Job, Protocol):
 
     head: Any
     body: bytes
-    infer_before: int
-    """Nanoseconds that the model took for the request before this one."""
-    inputs: Inputs | None
-    """What the body holds, once the request is decoded."""
+    infer_before: int  # nanoseconds that the model took for the request before this one
+    inputs: Inputs | None  # what the body holds, once the request is decoded
 
     def prepare(self) -> None:
         """Decode the request, unless that is done, and limit its time as it asks; on the event loop."""

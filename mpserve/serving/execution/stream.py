@@ -20,8 +20,7 @@ logger = logging.getLogger(__name__)
 
 Source = Iterator[Any] | AsyncIterator[Any]
 
-END = object()
-"""What a step gives when there is nothing more."""
+END = object()  # what a step gives when there is nothing more
 
 
 class Streaming(Protocol):
@@ -73,26 +72,21 @@ class ModelStream(AsyncIterator[bytes]):
             if isinstance(source, AsyncIterator)
             else InThread(source, executor, request)
         )
-        self._first: Any = None
-        """The first part, where it was read ahead."""
+        self._first: Any = None  # the first part, where it was read ahead
         self._step: asyncio.Future[Any] | None = None
         self._exhausted = False
         self._closing: asyncio.Future[None] | None = None
 
     async def prime(self) -> None:
         """Read the first part ahead, so that a failure until then is no part of the answer.
-
-        Raises:
-            MPServeError: as ``__anext__``.
+        Raises MPServeError as ``__anext__``.
         """
         self._first = await anext(self, END)
 
     async def __anext__(self) -> bytes:
         """The next part. At an error and at the end the stream is closed.
-
-        Raises:
-            MPServeError: the model has failed, and the log says how; DeadlineExceeded if it is the first part and late;
-                ServerNotReady if the worker had to end before the answer did.
+        Raises MPServeError: the model has failed, and the log says how; DeadlineExceeded if it is the first part and late;
+        ServerNotReady if the worker had to end before the answer did.
         """
         first, self._first = self._first, None
         if first is END or self._exhausted:
@@ -152,8 +146,7 @@ class ModelStream(AsyncIterator[bytes]):
 class Steps(Protocol):
     """An iterator of either kind."""
 
-    closing: bool
-    """Whether a step that is cancelled is cancelled from here."""
+    closing: bool  # whether a step that is cancelled is cancelled from here
 
     async def step(self) -> Any:
         """The next part, encoded, or END. Whatever the iterator raises comes through as an ``Exception``."""

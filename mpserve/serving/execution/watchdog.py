@@ -12,8 +12,7 @@ class Watchdog:
     def __init__(self, executor: Executor, patience: float) -> None:
         self.patience = patience
         self._executor = executor
-        self._seen = [(0, 0.0)] * executor.threads
-        """Of each thread its steps, and when there were first so many."""
+        self._seen = [(0, 0.0)] * executor.threads  # of each thread its steps, and when there were first so many
 
     def look(self, now: float) -> list[int]:
         """The threads that are stuck in a call at ``now``, on a monotonic clock. To be called often."""

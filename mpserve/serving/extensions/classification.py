@@ -22,10 +22,8 @@ def classified(output: InferOutput, count: int) -> InferOutput:
     The first dimension is the batch, as everywhere with tensor models, and the others together are a row; an output of one
     dimension is one row, and its classes are BYTES [count]. Of equal values the first comes first, and NaN comes last.
     A value is written so that it reads back as the same one (Triton cuts it to six decimals), FP16 and BF16 as FP32.
-
-    Raises:
-        InvalidInput: the output is BOOL or BYTES, which have no highest values.
-        InferenceError: the output does not fit its declaration.
+    Raises InvalidInput if the output is BOOL or BYTES, which have no highest values; InferenceError if the output does not
+    fit its declaration.
     """
     if output.datatype in _WITHOUT_ORDER:
         raise InvalidInput(

@@ -16,11 +16,7 @@ DATA_TYPES = {datatype: f"TYPE_{datatype}" for datatype in DATATYPES} | {"BYTES"
 
 
 async def configuration(core: ServerCore, name: str, version: str | None) -> dict[str, Any]:
-    """The configuration of a model, or of one version of it.
-
-    Raises:
-        MPServeError: as ``ServerCore.find``.
-    """
+    """The configuration of a model, or of one version of it. Raises MPServeError as ``ServerCore.find``."""
     instance = core.find(name, version)
     inputs, outputs = await core.describe(instance)
     predict = instance.model.predict

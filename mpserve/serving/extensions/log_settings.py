@@ -49,10 +49,8 @@ class LogSettings:
 
     async def change(self, changes: Mapping[str, Any]) -> None:
         """Change these settings, in every worker; one that is None goes back to its default.
-
-        Raises:
-            InvalidInput: there is no such setting, or it does not take this value, or not together with another one.
-            NotSupported: it cannot be changed.
+        Raises InvalidInput if there is no such setting, or it does not take this value, or not together with another one;
+        NotSupported if it cannot be changed.
         """
         checked = {name: _checked(name, value) for name, value in changes.items()}
         if checked:

@@ -56,9 +56,7 @@ class Statistics:
 
     def told(self, name: str = "", version: str | None = None) -> list[dict[str, Any]]:
         """``model_stats`` of one version of a model, of all its versions, or without a name of all that is served.
-
-        Raises:
-            MPServeError: as ``ServerCore.find``.
+        Raises MPServeError as ``ServerCore.find``.
         """
         return [self._of(instance) for instance in self._named(name, version)]
 

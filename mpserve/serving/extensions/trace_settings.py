@@ -22,10 +22,7 @@ SETTINGS: Mapping[str, list[str]] = {
 
 def refuse_changes(changes: Mapping[str, Any]) -> None:
     """Accept settings that are as they are, or None; each is a word, a number or a list of words.
-
-    Raises:
-        InvalidInput: there is no such setting.
-        NotSupported: any other value.
+    Raises InvalidInput if there is no such setting; NotSupported: any other value.
     """
     for name, value in changes.items():
         if name not in SETTINGS:

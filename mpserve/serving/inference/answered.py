@@ -15,9 +15,7 @@ async def answered(
     core: ServerCore, head: RequestHead, body: bytes, within: float = math.inf
 ) -> tuple[InferenceRequest, Encoded | ModelStream]:
     """As ``begin``, for a task that waits for the answer. A task that is cancelled takes its request with it.
-
-    Raises:
-        MPServeError: there is no answer. The failure has been logged where it must be.
+    Raises MPServeError if there is no answer. The failure has been logged where it must be.
     """
     reply = Awaited()
     request = begin(core, head, body, reply, within)

@@ -36,8 +36,7 @@ from mpserve.serving.shared_memory.tensors import fetch_inputs
 from mpserve.state.scoreboard import IN_FLIGHT
 from mpserve.telemetry.logging import Ids, request_id
 
-TIMEOUT = "timeout"
-"""The request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)."""
+TIMEOUT = "timeout"  # the request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)
 
 INLINE = 65536
 """Bytes of a compressed body that are expanded on the event loop; more cost milliseconds and go to a thread."""
@@ -71,10 +70,8 @@ class InferenceRequest(Timed):
         "rows", "seconds", "stages", "task", "value", "version",
     )  # fmt: skip
 
-    instance: ModelInstance
-    """The model, once the request is admitted."""
-    stages: Stages
-    """What the model does with it."""
+    instance: ModelInstance  # the model, once the request is admitted
+    stages: Stages  # what the model does with it
     version: str | None
     """The version that the answer names: the one that the client has named, or any where the model has several."""
 
@@ -85,27 +82,20 @@ class InferenceRequest(Timed):
         self.body = body
         self.reply = reply
         self.identity = head.identity or next(Ids.new)
-        self.begun = False
-        """Whether the model, or the decoder in its thread, has begun with it."""
-        self.over = False
-        """Whether its outcome is known, or nobody wants it any more."""
-        self.parts: AnswerInParts | None = None
-        """The answer in parts, as long as it lasts."""
+        self.begun = False  # whether the model, or the decoder in its thread, has begun with it
+        self.over = False  # whether its outcome is known, or nobody wants it any more
+        self.parts: AnswerInParts | None = None  # the answer in parts, as long as it lasts
         self.deadline: Deadline | None = None
-        self.durations = [0, 0, 0, 0]
-        """Nanoseconds by span."""
-        self.executions = 1
-        """Executions of the model that it stands for: one request of a batch stands for all."""
+        self.durations = [0, 0, 0, 0]  # nanoseconds by span
+        self.executions = 1  # executions of the model that it stands for: one request of a batch stands for all
         self.rows = 1
         self.inputs: Inputs | None = None
-        self.value: Any = None
-        """What the first stage is given: arrays, a message, or a V1 payload."""
+        self.value: Any = None  # what the first stage is given: arrays, a message, or a V1 payload
         self.headers: Headers | None = None
         self.response_headers: Headers | None = None
         """The headers that the model has set for the answer; None: it has not asked for them."""
         self.requested: Treatments = NOTHING
-        self.task: asyncio.Task[None] | None = None
-        """The task that it has to itself, if it waits on the event loop."""
+        self.task: asyncio.Task[None] | None = None  # the task that it has to itself, if it waits on the event loop
         self._place = 0
 
     def enter(self, within: float) -> ModelInstance:
@@ -163,9 +153,7 @@ class InferenceRequest(Timed):
 
     def prepare(self) -> None:
         """Decode the request, unless that is done, and limit its time as it asks; on the event loop.
-
-        Raises:
-            MPServeError: as ``decode``; Overloaded: it cannot be answered in the time that it asks for.
+        Raises MPServeError as ``decode``; Overloaded: it cannot be answered in the time that it asks for.
         """
         inputs = self.decode() if self.inputs is None else self.inputs
         if inputs.parameters and TIMEOUT in inputs.parameters:
@@ -179,10 +167,8 @@ class InferenceRequest(Timed):
 
     def decode(self) -> Inputs:
         """Read the body, and make of it what the model takes.
-
-        Raises:
-            InvalidInput: the format, or what the model declares, does not allow it.
-            NotSupported: it asks for what is not offered.
+        Raises InvalidInput if the format, or what the model declares, does not allow it; NotSupported if it asks for what is
+        not offered.
         """
         instance, head, body = self.instance, self.head, self.body
         self.body = b""
@@ -245,10 +231,8 @@ class InferenceRequest(Timed):
         """What the codec makes of the model's answer, in memory of its own; an answer in parts as it is.
 
         ``tensors``: the answer, if it is known already to fit what the model declares.
-
-        Raises:
-            InferenceError: the model has not answered as it declares, or the format cannot carry its answer.
-            InvalidInput: an output was asked for that is not there.
+        Raises InferenceError if the model has not answered as it declares, or the format cannot carry its answer;
+        InvalidInput if an output was asked for that is not there.
         """
         instance, inputs, is_known = self.instance, self.inputs, tensors is not None
         assert inputs is not None
@@ -317,8 +301,7 @@ class InferenceRequest(Timed):
         self._leave(is_answered=True)
         self.reply.finish(self, outcome)
 
-    set_result = finish
-    """As of a future: whoever runs the request tells it so."""
+    set_result = finish  # as of a future: whoever runs the request tells it so
 
     def fail(self, error: BaseException) -> None:
         """Answer that there is no answer, and why: whose fault it is, what is logged of it, and what is counted."""

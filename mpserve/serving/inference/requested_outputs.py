@@ -30,29 +30,21 @@ class Treatment(NamedTuple):
     place: RegionView | None = None
 
     def of(self, output: InferOutput) -> InferOutput:
-        """The output as it is to be sent.
-
-        Raises:
-            InvalidInput: that cannot be done with an output such as this.
-        """
+        """The output as it is to be sent. Raises InvalidInput if that cannot be done with an output such as this."""
         if self.classes is not None:
             output = classified(output, self.classes)
         return output if self.place is None else shared_memory.put(output, self.place)
 
 
-Treatments = Mapping[str, Treatment]
-"""By the name of the output."""
+Treatments = Mapping[str, Treatment]  # by the name of the output
 
-NOTHING: Treatments = {}
-"""What most requests ask for."""
+NOTHING: Treatments = {}  # what most requests ask for
 
 
 def take_treatments(requested: list[RequestedOutput], host: ModelHost) -> Treatments:
     """What is to be done with the outputs, which the request does not say any more from then on.
-
-    Raises:
-        InvalidInput: a parameter is not as its extension has it, or names memory that there is not.
-        NotSupported: an output is to go to shared memory, which this server does not offer.
+    Raises InvalidInput if a parameter is not as its extension has it, or names memory that there is not; NotSupported if an
+    output is to go to shared memory, which this server does not offer.
     """
     return {
         wanted.name: _taken(wanted, wanted.parameters, host)
@@ -75,10 +67,8 @@ def completed(response: InferResponse, request_id: str | None, version: str | No
 
 def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> Outputs:
     """The outputs that the request asks for, in its order, each treated as it asks.
-
-    Raises:
-        InvalidInput: an output is not there, or cannot be treated so.
-        InferenceError: an output does not fit its declaration.
+    Raises InvalidInput if an output is not there, or cannot be treated so; InferenceError if an output does not fit its
+    declaration.
     """
     tensors, requested = outputs.tensors, inputs.requested or ()
     if tensors is not None and not treatments:

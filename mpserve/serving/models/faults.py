@@ -43,11 +43,7 @@ def chosen_status(fault: MPServeError) -> int | None:
 
 
 def refuse_promise(result: object, verb: str) -> None:
-    """Refuse what is not an answer yet, but the promise of one.
-
-    Raises:
-        InferenceError: ``result`` is to be awaited.
-    """
+    """Refuse what is not an answer yet, but the promise of one. Raises InferenceError: ``result`` is to be awaited."""
     if isawaitable(result):
         close = getattr(result, "close", None)
         if close is not None:

@@ -16,8 +16,7 @@ from mpserve.protocol.tensors import NamedArray
 
 WHOLE = (np.ndarray, dict, tuple, list, str, bytes)
 """What most answers are; to ask whether an answer is an iterator costs ten times as much."""
-STREAMS = (Iterator, AsyncIterator)
-"""What an answer in parts is."""
+STREAMS = (Iterator, AsyncIterator)  # what an answer in parts is
 
 
 def is_stream(result: object) -> bool:
@@ -27,9 +26,7 @@ def is_stream(result: object) -> bool:
 
 def fit_inputs(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Array]:
     """The arrays that a model takes, in the order of its declaration, whose shapes are tuples.
-
-    Raises:
-        InvalidInput: the inputs are not those that the model declares; the message names the input and both sides.
+    Raises InvalidInput: the inputs are not those that the model declares; the message names the input and both sides.
     """
     if not declared:
         return [array for _, _, array in given]
@@ -74,10 +71,8 @@ def fit_outputs(declared: Sequence[Tensor], result: Any) -> list[NamedArray]:
     """The tensors that a model has returned: an array, a tuple of them or a dict by name; nested lists do as well.
 
     The shapes of the declaration are tuples.
-
-    Raises:
-        InferenceError: the model returned something else than it declares, or arrays of a type that V2 does not have;
-            the message names the output and both sides.
+    Raises InferenceError: the model returned something else than it declares, or arrays of a type that V2 does not have; the
+    message names the output and both sides.
     """
     if len(declared) == 1 and type(result) is np.ndarray:  # most answers
         name, datatype, shape = declared[0]

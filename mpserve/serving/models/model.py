@@ -53,8 +53,7 @@ class Model:
 
     deferred: AcceleratorInArbiter | None = None
     """Why ``load()`` must run in the workers although it was called in the arbiter."""
-    loaded: bool = False
-    """Whether ``load()`` has completed, in this process or in the arbiter that it was forked from."""
+    loaded: bool = False  # whether ``load()`` has completed, in this process or in the arbiter that it was forked from
     _loading: bool = False
     _remote_predictor: Predictor | None = None
 

@@ -25,12 +25,10 @@ Headers = dict[str, str]
 FORWARDED = ("authorization", "content-type", "traceparent", "tracestate", "x-b3-traceid")
 """Headers of the request that go on, beside its id. The content type is that of bytes which no model has changed."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
-"""Seconds between attempts, doubled each time, as in the SDK's gRPC client."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts, doubled each time, as in the SDK's gRPC client
 
 CHECK_EVERY = 1.0
-CHECK_TIMEOUT = 5.0
-"""Seconds after which a predictor that does not say whether it is ready counts as not ready."""
+CHECK_TIMEOUT = 5.0  # seconds after which a predictor that does not say whether it is ready counts as not ready
 
 
 @dataclass(frozen=True)
@@ -75,18 +73,12 @@ class Client(Protocol):
 
     async def predict(self, model: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:
         """The answer of the predictor's model of that name, and the headers that came with it.
-
-        Raises:
-            PredictorError: there is none.
-            InferenceError: the payload cannot be sent, or the answer is none of that protocol.
+        Raises PredictorError if there is none; InferenceError if the payload cannot be sent, or the answer is none of that
+        protocol.
         """
 
     async def is_ready(self, model: str) -> bool:
-        """Whether the predictor says that its model can answer.
-
-        Raises:
-            PredictorError: it says nothing.
-        """
+        """Whether the predictor says that its model can answer. Raises PredictorError if it says nothing."""
 
     async def close(self) -> None:
         """End the connections."""
@@ -110,9 +102,7 @@ class Predictor:
 
     def start(self, models: Callable[[], Iterable[str]]) -> None:
         """Make the client, on the running loop, and watch the predictor's ``models`` if that was asked for.
-
-        Raises:
-            ConfigurationError: it cannot be made.
+        Raises ConfigurationError if it cannot be made.
         """
         self._loop = asyncio.get_running_loop()
         self._client = self._connect()
@@ -134,10 +124,8 @@ class Predictor:
         """The predictor's answer: on an event loop an awaitable of it, in a model's thread, which may wait, itself.
 
         ``response_headers`` is given the headers that came with it.
-
-        Raises:
-            PredictorError: there is no answer; whose fault that is, and what the client may read, is in it.
-            InferenceError: the payload cannot be sent, or the answer is none of the protocol.
+        Raises PredictorError: there is no answer; whose fault that is, and what the client may read, is in it; InferenceError
+        if the payload cannot be sent, or the answer is none of the protocol.
         """
         asking = self._predict(model, payload, headers, response_headers)
         try:

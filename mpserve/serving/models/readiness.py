@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Protocol
 
-MOMENTS = ("load", "start", "start_engine")
-"""The methods that bring a model up."""
+MOMENTS = ("load", "start", "start_engine")  # the methods that bring a model up
 
 
 class Readiness(Protocol):

@@ -12,8 +12,7 @@ from typing import Protocol
 
 QUEUE, INPUT, INFER, OUTPUT = range(4)
 
-NANO = 1e-9
-"""Seconds in a nanosecond: spans are measured in nanoseconds."""
+NANO = 1e-9  # seconds in a nanosecond: spans are measured in nanoseconds
 
 
 class Spent(Protocol):

@@ -81,9 +81,7 @@ def stages_of(
     model: Model, verb: str, durations: Mapping[str, Durations], join: Callable[[Any, Any], Any] | None = None
 ) -> Stages:
     """The stages of a verb. ``join``: predicts the arrays of a request along with those of others.
-
-    Raises:
-        ConfigurationError: the model declares a datatype that does not exist, or not here (BF16 without ml_dtypes).
+    Raises ConfigurationError if the model declares a datatype that does not exist, or not here (BF16 without ml_dtypes).
     """
     speaks_arrays = verb == "predict" and isinstance(model, TensorModel)
     before = [name for name in BEFORE if overrides(model, name)]

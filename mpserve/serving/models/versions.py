@@ -14,9 +14,7 @@ SEPARATOR = "@"
 
 def split(title: str) -> tuple[str, str]:
     """``NAME`` or ``NAME@VERSION`` as (name, version); the version is empty if it is left to the model.
-
-    Raises:
-        ConfigurationError: a part is missing, or there is one too many.
+    Raises ConfigurationError if a part is missing, or there is one too many.
     """
     name, separator, version = title.partition(SEPARATOR)
     if not name or bool(separator) != bool(version) or SEPARATOR in version:
@@ -35,9 +33,7 @@ def age(version: str) -> tuple[list[str | int], str]:
 
 def refuse_twins(models: Iterable[Model | type[Model]]) -> None:
     """Refuse models that requests could not tell apart.
-
-    Raises:
-        ConfigurationError: two have one name and one version, or a version is no text.
+    Raises ConfigurationError if two have one name and one version, or a version is no text.
     """
     seen: set[tuple[str, str]] = set()
     for model in models:

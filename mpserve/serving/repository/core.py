@@ -42,16 +42,13 @@ class ServerCore(ModelHost):
         super().__init__(settings, predictor)
         self._find = find
         self.sources: Sequence[ModelSource] | None = None
-        self.managed = False
-        """Whether a worker of ours loads and stops the models; else the ASGI lifespan does."""
+        self.managed = False  # whether a worker of ours loads and stops the models; else the ASGI lifespan does
         self.reconciler = Reconciler(self)
         self._own_directory: Path | None = None
 
     def preload(self) -> None:
         """Find, construct and preload the models, in the arbiter.
-
-        Raises:
-            ModelLoadError: a model could not be constructed or preloaded.
+        Raises ModelLoadError if a model could not be constructed or preloaded.
         """
         try:
             self.sources = self._find()
@@ -99,10 +96,8 @@ class ServerCore(ModelHost):
 
     async def load(self) -> None:
         """Load and warm up every wanted model in this process.
-
-        Raises:
-            ModelLoadError: a model failed; the message names it and the reason.
-            ConfigurationError: the models cannot be served together.
+        Raises ModelLoadError: a model failed; the message names it and the reason; ConfigurationError if the models cannot be
+        served together.
         """
         if self.plane is None:
             self.begin_alone()

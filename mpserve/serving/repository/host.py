@@ -47,15 +47,13 @@ class ModelHost:
         self.device = "cpu"
         self.plane: ControlPlane | None = None
         self._regions: Regions | None = None
-        self.desired = DesiredState(0, {})
-        """The newest wish that this worker has made true, as far as it could."""
+        self.desired = DesiredState(0, {})  # the newest wish that this worker has made true, as far as it could
         self.known: dict[str, list[ModelSource]] = {}
         """The models that were found at the start, wanted or not: the sources of their versions by name."""
         self.library: Library | None = None
         """Where models come from that were not known at the start, if the user has such a thing."""
         self.models: dict[str, ModelVersions] = {}
-        self.loading = ""
-        """What is being loaded right now, for the words of a deadline."""
+        self.loading = ""  # what is being loaded right now, for the words of a deadline
         self._on_thread: Callable[[], object] = lambda: None
         self._offload = Executor("helper")
         self._loading_in = self._offload
@@ -74,9 +72,7 @@ class ModelHost:
     @property
     def regions(self) -> Regions:
         """The shared memory regions that clients have registered.
-
-        Raises:
-            NotSupported: the server has not been told to use its clients' memory.
+        Raises NotSupported if the server has not been told to use its clients' memory.
         """
         if self._regions is None:
             raise NotSupported(
@@ -94,10 +90,8 @@ class ModelHost:
 
         An object that a script has made cannot be made again: if it is served, it is loaded anew in place. If one version
         fails, those that were brought up before it are stopped. ``helper`` runs what is not yet the model's.
-
-        Raises:
-            ModelLoadError: it failed; the message names the model and the reason.
-            ConfigurationError: there is no such model any more, or it declares what cannot be.
+        Raises ModelLoadError: it failed; the message names the model and the reason; ConfigurationError if there is no such
+        model any more, or it declares what cannot be.
         """
         with self.step("the construction of a model", helper):
             models = await helper.run(self._obtain, name, spec)

@@ -16,8 +16,7 @@ from types import CodeType, ModuleType
 from mpserve.errors import ConfigurationError, ModelLoadError, MPServeError
 from mpserve.serving.models.model import Model
 
-_folders: set[Path] = set()
-"""Where the files lie that have been imported."""
+_folders: set[Path] = set()  # where the files lie that have been imported
 
 
 @contextmanager
@@ -35,10 +34,8 @@ def find(target: str) -> object:
     """What ``model.py:Class``, ``model.py`` or ``package.module:object`` names.
 
     That is a model, its class, a list of such, or a module with a function ``predict``.
-
-    Raises:
-        ConfigurationError: there is no such file, module or object, or it holds no model or more than one.
-        ModelLoadError: the code cannot be imported.
+    Raises ConfigurationError if there is no such file, module or object, or it holds no model or more than one;
+    ModelLoadError if the code cannot be imported.
     """
     place, _, attribute = target.partition(":")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)

@@ -47,9 +47,7 @@ class ModelSource:
 
     def preload(self) -> None:
         """Construct and preload in the arbiter. What reaches for CUDA is left to the workers.
-
-        Raises:
-            ModelLoadError: the constructor or ``preload()`` failed.
+        Raises ModelLoadError if the constructor or ``preload()`` failed.
         """
         try:
             self.obtain()
@@ -103,9 +101,7 @@ class Library(Protocol):
 
 def from_objects(models: Sequence[object]) -> list[ModelSource]:
     """Sources of models that exist already (``ModelServer.start``, ``asgi_app``). Classes are constructed.
-
-    Raises:
-        ConfigurationError: something in the list is no model, or two have one name and one version.
+    Raises ConfigurationError if something in the list is no model, or two have one name and one version.
     """
     if not isinstance(models, list | tuple):
         raise ConfigurationError(f"expected a list of models, got {type(models).__name__}: start([model])")
@@ -120,19 +116,15 @@ def from_target(target: str, model_name: str | None) -> list[ModelSource]:
     """Sources for ``model.py:Class``, ``model.py``, ``package.module:object``.
 
     ``model_name`` overrides the name of a single model when given.
-
-    Raises:
-        ConfigurationError: there is no such file, module or object, or it holds no model or more than one.
-        ModelLoadError: the code cannot be imported.
+    Raises ConfigurationError if there is no such file, module or object, or it holds no model or more than one;
+    ModelLoadError if the code cannot be imported.
     """
     return _sources(targets.find(target), target, model_name)
 
 
 def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]:
     """Sources for a model directory: its ``model.py``, else the one file that a runtime serves, ``NAME[@VERSION].pt``.
-
-    Raises:
-        ConfigurationError: the directory holds neither, or several such files; the message lists what is there.
+    Raises ConfigurationError: the directory holds neither, or several such files; the message lists what is there.
     """
     if directory.is_file():
         files = [directory]

@@ -38,10 +38,8 @@ def places(settings: Settings) -> dict[str, list[Place]]:
 
 def find(settings: Settings, name: str, entries: Sequence[str]) -> list[ModelSource]:
     """The sources of what these entries of the directory hold, to be served as ``name``; their code is read anew each time.
-
-    Raises:
-        ConfigurationError: one is not there, holds several models, or is not named as it should be.
-        ModelLoadError: its code cannot be imported.
+    Raises ConfigurationError if one is not there, holds several models, or is not named as it should be; ModelLoadError if
+    its code cannot be imported.
     """
     return [_source(Path(settings.model_dir or ""), entry, name) for entry in entries]
 
@@ -50,10 +48,8 @@ def find_all(settings: Settings) -> list[ModelSource]:
     """What ``--model_dir`` means without a target: the model that the directory itself is, else all that lie in it.
 
     ``model_name``, which KServe gives to every server, renames the model if it is only one.
-
-    Raises:
-        ConfigurationError: there is no model, or ``model_name`` is given and there are several; or as ``find``.
-        ModelLoadError: as ``find``.
+    Raises ConfigurationError: there is no model, or ``model_name`` is given and there are several; or as ``find``;
+    ModelLoadError as ``find``.
     """
     directory = Path(settings.model_dir or "")
     found = {} if _holds_model(directory) else places(settings)

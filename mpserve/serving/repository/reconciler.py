@@ -27,8 +27,7 @@ class Reconciler:
         """What is served no more, and has not been stopped yet."""
         self._candidates: dict[str, tuple[int, ModelVersions]] = {}
         """What has been brought up here and is not served yet, with its revision."""
-        self._failures: dict[str, tuple[int, str]] = {}
-        """The revision that failed here, and why, by model."""
+        self._failures: dict[str, tuple[int, str]] = {}  # the revision that failed here, and why, by model
         self._missed: set[int] = set()
         self._task: asyncio.Task[None] | None = None
         self._helper = Executor("repository")

@@ -37,8 +37,7 @@ class Repository:
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
-        self._loads: set[asyncio.Future[None]] = set()
-        """Those under way: the event loop itself keeps no task alive."""
+        self._loads: set[asyncio.Future[None]] = set()  # those under way: the event loop itself keeps no task alive
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load a model, or load it anew, with all its versions, in every worker; in each from one moment on, or in none.

@@ -21,8 +21,7 @@ from mpserve.state import rundir
 from mpserve.state.scoreboard import Scoreboard
 
 REGISTERED = "regions.json"
-OBJECTS = "/dev/shm"
-"""Where Linux keeps what ``shm_open`` makes."""
+OBJECTS = "/dev/shm"  # where Linux keeps what ``shm_open`` makes
 
 CUDA_REFUSED = "CUDA shared memory is not supported; register system shared memory, or send the tensors"
 """What is told who registers it. Who asks learns that there is none, and may unregister all, as many clients begin."""
@@ -49,9 +48,8 @@ class RegionView:
 
     def open(self) -> memoryview:
         """Its bytes, which can be written to.
-
-        Raises:
-            InvalidInput: the client has cut the object short since, so that a touch of what is missing would kill this worker.
+        Raises InvalidInput if the client has cut the object short since, so that a touch of what is missing would kill this
+        worker.
         """
         start = self.region.offset + self.offset
         if self._mapping.size() < start + self.byte_size:
@@ -78,10 +76,8 @@ class Regions:
 
     def register(self, name: str, key: Any, offset: Any, byte_size: Any) -> None:
         """Make a part of the object ``key`` known as the region ``name``, to all workers.
-
-        Raises:
-            AlreadyExists: the name is taken.
-            InvalidInput: there is no such object or none that long, or a field is not what it must be.
+        Raises AlreadyExists if the name is taken; InvalidInput if there is no such object or none that long, or a field is
+        not what it must be.
         """
         if not name:
             raise InvalidInput("expected the name of a shared memory region, got an empty one")
@@ -109,11 +105,7 @@ class Regions:
             self._write(generation + 1, {each: registered[each] for each in registered if name not in ("", each)})
 
     def status(self, name: str) -> list[Region]:
-        """The region of that name, or all regions if it is empty.
-
-        Raises:
-            RegionNotFound: there is no such region.
-        """
+        """The region of that name, or all regions if it is empty. Raises RegionNotFound if there is no such region."""
         _, registered = self._read()
         return [_found(registered, name)] if name else list(registered.values())
 
@@ -126,10 +118,8 @@ class Regions:
 
     def window(self, name: str, offset: int, byte_size: int) -> RegionView:
         """A part of a region, which it may outlive.
-
-        Raises:
-            RegionNotFound: there is no such region.
-            InvalidInput: it is not that long, or its object is not there any more.
+        Raises RegionNotFound if there is no such region; InvalidInput: it is not that long, or its object is not there any
+        more.
         """
         self.follow()
         region = _found(self._registered, name)

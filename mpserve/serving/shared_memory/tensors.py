@@ -21,10 +21,8 @@ PARAMETERS = (REGION, OFFSET, SIZE)
 
 def window(parameters: Parameters, regions: Regions, what: str) -> RegionView:
     """The memory that a tensor's parameters name; ``what`` names the tensor in messages.
-
-    Raises:
-        RegionNotFound: there is no such region.
-        InvalidInput: a parameter is missing or not what it must be, or the region is not that long.
+    Raises RegionNotFound if there is no such region; InvalidInput if a parameter is missing or not what it must be, or the
+    region is not that long.
     """
     name = parameters[REGION]
     try:
@@ -45,10 +43,7 @@ class Holder(Protocol):
 
 def fetch_inputs(request: InferRequest, holder: Holder) -> None:
     """Make ordinary inputs of those that lie in shared memory.
-
-    Raises:
-        NotSupported: the server uses no shared memory of its clients.
-        RegionNotFound, InvalidInput: as ``fetch``.
+    Raises NotSupported: the server uses no shared memory of its clients; RegionNotFound, InvalidInput as ``fetch``.
     """
     for given in request.inputs:
         if given.parameters and given.in_shared_memory:
@@ -57,9 +52,7 @@ def fetch_inputs(request: InferRequest, holder: Holder) -> None:
 
 def fetch(given: InferInput, regions: Regions) -> None:
     """Give an input the data that its parameters say where to find; they say no more of it then.
-
-    Raises:
-        RegionNotFound, InvalidInput: as ``window``; or what is there is not of the input's datatype and shape.
+    Raises RegionNotFound, InvalidInput as ``window``; or what is there is not of the input's datatype and shape.
     """
     parameters = given.parameters or {}
     what = f"input '{given.name[:MAX_SHOWN]}'"
@@ -70,10 +63,7 @@ def fetch(given: InferInput, regions: Regions) -> None:
 
 def put(output: InferOutput, place: RegionView) -> InferOutput:
     """Write an output there; gives the output as it is sent, with the number of bytes that it took.
-
-    Raises:
-        InvalidInput: it is larger than the place.
-        InferenceError: the output does not fit its declaration.
+    Raises InvalidInput if it is larger than the place; InferenceError if the output does not fit its declaration.
     """
     array = output.as_numpy()
     data = encode_tensor(array, output.datatype)
