@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from mpserve.errors import NotSupported
+from mpserve.protocol.compression import choose, compress, worthwhile
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.tensors import NamedArray, Parameters
@@ -109,6 +110,16 @@ class Encoded(NamedTuple):
     body: bytes
     content_type: str | None = None
     fields: Mapping[str, str] = NO_FIELDS
+
+
+def compressed(encoded: Encoded, accept_encoding: str) -> Encoded:
+    """The answer in the content coding that ``accept_encoding`` asks for; unchanged if that saves nothing."""
+    body, content_type, fields = encoded
+    coding = choose(accept_encoding)
+    if coding is None or not worthwhile([body]):
+        return encoded
+    fields = {**fields, "content-encoding": coding, "vary": "accept-encoding"}
+    return Encoded(compress(coding, [body]), content_type, fields)
 
 
 class Parts(Enum):

@@ -1,34 +1,22 @@
-"""The time of one request. Knows neither models nor queues."""
+"""The time limit of one request. Knows neither models nor queues."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from mpserve.errors import MPServeError
-
-
-class Expiring(Protocol):
-    """A request whose time may be up."""
-
-    arrived: int
-    mark: int
-    durations: list[int]
-    begun: bool  # whether the model has begun with the request
-
-    def expire(self, error: MPServeError) -> None:
-        """End with this error, whatever the model is at."""
+from mpserve.serving.execution.scheduled import Scheduled
 
 
 class Deadline:
-    """The time of a request, from its construction until ``close``. One timer: a task for each request costs five times as much.
+    """The time limit of a request, from its construction until ``close``. A timer costs a fifth of a task.
 
     Args:
-        seconds: that the request has.
-        needed: of these, that must be left when the model begins, unless there never were as many. A request that has not
-            begun by then is late already.
-        request: is ended when it is late.
-        late: makes the error of a late request.
-        all: where the deadline is kept while it runs.
+        seconds: the time limit.
+        needed: seconds that must be left when the model begins; ignored if ``seconds`` is less. A request that has not
+            begun by then ends as late.
+        request: the request to end.
+        late: makes the error of a late request from ``seconds``.
+        all: holds the deadline while it runs.
     """
 
     __slots__ = ("_all", "_late", "_left", "_request", "_seconds", "_timer")
@@ -37,7 +25,7 @@ class Deadline:
         self,
         seconds: float,
         needed: float,
-        request: Expiring,
+        request: Scheduled,
         late: Callable[[float], MPServeError],
         all: "set[Deadline]",
     ) -> None:
@@ -62,6 +50,6 @@ class Deadline:
         self._request.expire(error)
 
     def close(self) -> None:
-        """The request is over. May be called again."""
+        """Stop the timer: the request is over. May be called again."""
         self._timer.cancel()
         self._all.discard(self)
