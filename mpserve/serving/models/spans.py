@@ -1,8 +1,8 @@
-"""The spans of a request's time, defined once for every format, scheduler and front end.
+"""The spans of a request's time, for every format, scheduler and front end.
 
-A request lasts from the moment its body is complete to the moment its answer is encoded. Within it are ``QUEUE`` (waiting for
-a thread, a batch or a free place), ``INPUT`` (decoding, preprocessing), ``INFER`` (the model's own predict or explain, alone)
-and ``OUTPUT`` (postprocessing, encoding), as Triton's statistics have them.
+A request lasts from the moment its body is complete to the moment its answer is encoded. Its spans are ``QUEUE`` (waiting for
+a thread, a batch or the gate), ``INPUT`` (decode, preprocess), ``INFER`` (the model's predict or explain) and ``OUTPUT``
+(postprocess, encode), as in Triton's statistics.
 
 Source: Triton, docs/protocol/extension_statistics.md.
 """
