@@ -47,7 +47,6 @@ class Inputs:
 
     @classmethod
     def of(cls, message: InferRequest, state: Any = None) -> "Inputs":
-        """The inputs in a message."""
         return cls(None, message.id, message.request_outputs, message.parameters, message, state=state)
 
     def arrays(self, declared: Sequence[Tensor]) -> list[NamedArray]:
@@ -93,7 +92,6 @@ class Outputs(NamedTuple):
     result: Any = None
 
     def response(self, inputs: Inputs) -> InferResponse:
-        """The tensors as a message, which answers these inputs."""
         outputs = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in self.tensors or ()]
         return InferResponse(inputs.id, self.model_name, outputs, model_version=self.model_version)
 

@@ -80,7 +80,6 @@ class GenerateStreamCodec(GenerateCodec):
 
 
 def event(data: bytes) -> bytes:
-    """A server-sent event with this data."""
     return b"data: " + data + b"\n\n"
 
 
@@ -131,14 +130,12 @@ def encode_response(
 
 
 def text_response(model_name: str, text: str) -> InferResponse:
-    """Text as the one output of a response."""
     return InferResponse(None, model_name, [InferOutput(TEXT_OUTPUT, [1], "BYTES", [text])])
 
 
 def _sorted(
     fields: dict[str, Any], nested: dict[str, Any], declared: Mapping[str, Any]
 ) -> tuple[list[InferInput], dict[str, Any]]:
-    """The inputs and the parameters."""
     if not declared:
         return [_guessed(name, value) for name, value in fields.items()], nested
     twice = declared.keys() & fields.keys() & nested.keys()

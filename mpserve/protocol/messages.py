@@ -75,7 +75,6 @@ class InferRequest(Record):
         return wants_binary(name, self.request_outputs, self.use_binary_outputs)
 
     def get_input_by_name(self, name: str) -> InferInput | None:
-        """The input of that name, or None."""
         return next((tensor for tensor in self.inputs if tensor.name == name), None)
 
     def as_dataframe(self) -> Any:
@@ -202,7 +201,6 @@ class InferResponse(Record):
             leave_bytes(infer_outputs)
 
     def get_output_by_name(self, name: str) -> InferOutput | None:
-        """The output of that name, or None."""
         return next((tensor for tensor in self.outputs if tensor.name == name), None)
 
     @classmethod

@@ -57,12 +57,7 @@ class _Tensor(Record):
     _bytes_as_text = True
 
     def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        datatype: str,
-        data: Any = None,
-        parameters: Parameters | None = None,
+        self, name: str, shape: Sequence[int], datatype: str, data: Any = None, parameters: Parameters | None = None
     ) -> None:
         """`data`: a flat or nested list, or an array; None if ``set_data_from_numpy`` follows."""
         self.name = name

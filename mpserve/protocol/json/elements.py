@@ -52,7 +52,6 @@ def check_shape(shape: Sequence[int]) -> None:
 
 
 def show_shape(shape: Sequence[int]) -> str:
-    """The shape as JSON has it."""
     return f"[{','.join(map(str, shape))}]"
 
 
@@ -105,7 +104,6 @@ def _flatten(data: list[Any], shape: list[int]) -> list[Any]:
 
 
 def _array(elements: list[Any], datatype: str) -> Array:
-    """The 1-D array of a flat list."""
     dtype = numpy_dtype(datatype)
     # numpy files bfloat16, which is not its own, under kind "V".
     kind = "f" if datatype == "BF16" else dtype.kind

@@ -68,7 +68,6 @@ class Numbers:
         return nesting(self._parsed, self._text)
 
     def to_list(self) -> list[Any]:
-        """The list as orjson reads it."""
         numbers: list[Any] = orjson.loads(self._text)
         return numbers
 

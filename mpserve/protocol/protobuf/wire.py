@@ -45,7 +45,6 @@ def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
 
 
 def prefix(number: int, size: int) -> bytes:
-    """What comes before the ``size`` bytes of a field of that number."""
     if size < 128 and number < 16:  # each is one byte then
         return bytes((number << 3 | _LENGTH, size))
     return _encoded(number << 3 | _LENGTH) + _encoded(size)
@@ -64,7 +63,6 @@ def _content(data: bytes, kind: int, at: int) -> tuple[int, int]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at ``at``, and where it ends."""
     if at < len(data) and data[at] < 128:  # most are this small
         return data[at], at + 1
     value = 0

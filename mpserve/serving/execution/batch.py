@@ -84,7 +84,6 @@ class Batch(Timed):
         self.lap(OUTPUT)
 
     def run(self) -> "Batch":
-        """Run all attempts, in the model's thread."""
         while (arrays := self.next()) is not None:
             try:
                 result = self.model.invoke(arrays)
@@ -95,7 +94,6 @@ class Batch(Timed):
         return self
 
     async def run_async(self) -> "Batch":
-        """As ``run``, for a model whose predict is ``async def``."""
         while (arrays := self.next()) is not None:
             try:
                 result = await self.model.invoke(arrays)

@@ -26,7 +26,6 @@ class CoroutineRunner:
         self._runner = _Runner(run)
 
     def start(self, job: Scheduled) -> None:
-        """Run the request soon."""
         self._jobs.append(job)
         if not self._is_called:
             self._call()
@@ -81,7 +80,6 @@ class _End:
     outcome: Any
 
     def take(self) -> Any:
-        """Return the outcome and forget it."""
         outcome, self.outcome = self.outcome, None
         return outcome
 

@@ -45,7 +45,6 @@ class Deadline:
             self.end(self._late(self._seconds))
 
     def end(self, error: MPServeError) -> None:
-        """End the request with ``error`` now."""
         self.close()
         self._request.expire(error)
 

@@ -88,7 +88,6 @@ class Inbox:
         os.eventfd_write(self._bell, len(entries))
 
     def get(self) -> list[Job] | None:
-        """The next entry. Waits for it, in a thread."""
         while True:
             try:
                 return self._entries.popleft()
@@ -151,7 +150,6 @@ class Executor:
         return "; ".join(" < ".join(map(_place, stack[: -1 - DEPTH_SHOWN : -1])) for stack in stacks)
 
     def stack(self, number: int) -> str:
-        """The stack of a thread, in many lines."""
         frame = sys._current_frames().get(self._started[number].ident or 0)
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
 

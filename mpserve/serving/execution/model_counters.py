@@ -44,7 +44,6 @@ class ModelCounters:
         self._noted: list[tuple[int, ...]] = []
 
     def succeeded(self, request: Timed) -> None:
-        """Count a request that was answered."""
         if not self._noted:
             self._soon(self.flush)
         self._noted.append((request.rows, request.executions, perf_counter_ns() - request.arrived, *request.durations))

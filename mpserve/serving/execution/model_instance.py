@@ -129,7 +129,6 @@ class ModelInstance:
         self.in_flight.give_up()
 
     async def retire(self) -> None:
-        """Stop the model after its requests in flight."""
         await self.in_flight.until_idle()
         await self.stop()
 

@@ -108,7 +108,6 @@ class LoopScheduler:
         return await self._executor.run(request.compress, value)
 
     async def _through(self, request: Scheduled) -> Any:
-        """Run all stages, and encode."""
         value = request.value
         request.begun = self._groups[0][0]  # else it waits for the thread
         for is_async, stages in self._groups[:-1]:

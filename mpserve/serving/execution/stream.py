@@ -119,7 +119,6 @@ class ModelStream(AsyncIterator[bytes]):
             await asyncio.shield(closing)
 
     def close(self) -> "asyncio.Future[None]":
-        """Begin ``aclose``, and return a future of its end."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
         return self._closing

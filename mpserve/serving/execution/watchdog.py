@@ -26,5 +26,4 @@ class Watchdog:
         return stuck
 
     def stacks(self, stuck: list[int]) -> str:
-        """Where these threads are, in many lines."""
         return "\n".join(self._executor.stack(number) for number in stuck)

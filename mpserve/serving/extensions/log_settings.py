@@ -43,7 +43,6 @@ class LogSettings:
         self.core = core
 
     def told(self) -> dict[str, Any]:
-        """All present settings."""
         return _settings_at(self._level)
 
     async def change(self, changes: Mapping[str, Any]) -> None:

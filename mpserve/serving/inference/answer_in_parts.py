@@ -44,7 +44,6 @@ class AnswerInParts:
         self._opening = request.context.copy().run(asyncio.ensure_future, self._open())
 
     def cancel(self) -> None:
-        """Close the iterator: the client has gone."""
         self._stream.close()
 
     async def _open(self) -> None:
@@ -62,7 +61,6 @@ class AnswerInParts:
             request.reply.fail(request, fault)
 
     async def _only_part(self) -> Encoded:
-        """The only part of an answer, as a whole answer."""
         codec, parts = self._request.head.codec, []
         async for part in self._stream:
             parts.append(part)
@@ -74,7 +72,6 @@ class AnswerInParts:
         return Encoded(parts[0], None, codec.part_fields)
 
     def encode_part(self, part: Any) -> bytes:
-        """Encode a part, in memory of its own."""
         request, instance = self._request, self._request.instance
         inputs = request.inputs
         assert inputs is not None
@@ -86,7 +83,6 @@ class AnswerInParts:
         return request.head.codec.write_part(inputs, outputs)
 
     def stream_ended(self, is_whole: bool) -> None:
-        """Let go of the model: the answer has ended."""
         self._request.instance.streams.discard(self._stream)
         self._request.leave_stream(is_whole)
 

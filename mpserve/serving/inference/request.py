@@ -220,7 +220,6 @@ class InferenceRequest(Timed):
         return outcome if self.head.accept_encoding is None else self.compress(outcome)
 
     def run_stages(self, stages: tuple[Stage, ...], value: Any) -> Any:
-        """Run synchronous stages one after the other."""
         for call, _, note, span in stages:
             try:
                 value = call(value, self)
@@ -299,7 +298,6 @@ class InferenceRequest(Timed):
     cancelled = done
 
     def finish(self, outcome: "Encoded | Source") -> None:
-        """Answer the request. An answer in parts lasts until its end."""
         if self.over:
             return
         if not isinstance(outcome, Encoded):
@@ -360,7 +358,6 @@ class InferenceRequest(Timed):
                 self.task.cancel()
 
     def _leave(self, is_answered: bool, is_counted: bool = True) -> None:
-        """Leave the model, and count the request."""
         instance, in_flight = self.instance, self.instance.in_flight
         self.core.row.cells[IN_FLIGHT] -= 1
         in_flight.count -= 1
@@ -386,7 +383,6 @@ class InferenceRequest(Timed):
         self.parts = AnswerInParts(self, source)
 
     def leave_stream(self, is_whole: bool) -> None:
-        """Leave the model: the answer in parts has ended."""
         self.parts = None
         self.lap(INFER)
         self._leave(is_answered=is_whole)

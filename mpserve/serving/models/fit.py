@@ -19,7 +19,6 @@ STREAMS = (Iterator, AsyncIterator)
 
 
 def is_stream(result: object) -> bool:
-    """Whether ``result`` is an answer in parts."""
     return not isinstance(result, WHOLE) and isinstance(result, STREAMS)
 
 

@@ -44,7 +44,6 @@ class PredictorConfig:
 
     @classmethod
     def of(cls, settings: Settings) -> "PredictorConfig":
-        """The configuration in the options."""
         return cls(
             settings.predictor_host,
             settings.predictor_protocol,
@@ -56,14 +55,12 @@ class PredictorConfig:
         )
 
     def options(self) -> dict[str, Any]:
-        """The configuration by the names of the options."""
         options = asdict(self)
         options["enable_predictor_health_check"] = options.pop("predictor_health_check")
         return options
 
     @property
     def predictor_base_url(self) -> str:
-        """The base of REST's paths."""
         return f"{'https' if self.predictor_use_ssl else 'http'}://{self.predictor_host}"
 
 

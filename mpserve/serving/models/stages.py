@@ -67,12 +67,10 @@ class Stages(NamedTuple):
 
     @property
     def waits(self) -> bool:
-        """Whether a stage is asynchronous."""
         return any(stage.is_async for stage in self.stages)
 
     @property
     def only_arrays(self) -> bool:
-        """Whether the only stage is predict, on arrays."""
         return self.takes_arrays and self.gives_tensors and len(self.stages) == 1
 
 
@@ -101,7 +99,6 @@ def stages_of(
 
 
 def absent_stages(model: Model) -> frozenset[str]:
-    """The stages around the verb that the model does not have."""
     return frozenset(name for name in ("preprocess", "postprocess") if not overrides(model, name))
 
 
@@ -132,7 +129,6 @@ def _note(durations: Mapping[str, Durations], name: str) -> Callable[[float], ob
 
 
 def _own(model: Model, name: str, durations: Mapping[str, Durations], span: int) -> Stage:
-    """A stage that is a method of the model."""
     method = getattr(model, name)
     waits = _gives_awaitable(method) or not overrides(model, name)  # Model's own predict waits for a predictor
     return Stage(_adapted(method, model.required_response_headers), waits, _note(durations, name), span)

@@ -113,7 +113,6 @@ def _takes_device(load: Callable[..., Any]) -> bool:
 
 
 def is_async(model: TensorModel) -> bool:
-    """Whether what ``invoke`` gives is to be awaited."""
     return iscoroutinefunction(_predict_of(model)) or iscoroutinefunction(model.invoke)
 
 

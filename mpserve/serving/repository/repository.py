@@ -1,7 +1,7 @@
-"""Load, unload and index (V2 model repository extension), asked of one worker and true of all when it answers.
+"""Load, unload and index (V2 model repository extension), asked of one worker and done by all when it answers.
 
-It changes the wish and waits until every worker that can be asked has followed it. Workers that start later begin with
-the wish as it is then, and workers that are ending are not waited for. It knows no front end.
+Changes the desired state, and waits until every worker that is ready has followed. Workers that start later begin with the new
+state; workers that are ending are not waited for. Knows no front end.
 """
 
 import asyncio
@@ -21,10 +21,7 @@ BEING_FINISHED = "its requests in flight are being finished"
 
 
 class Entry(NamedTuple):
-    """A line of the index: one version of a model. ``state`` is READY, UNAVAILABLE, LOADING or UNLOADING.
-
-    ``version`` is empty if not known.
-    """
+    """One version of a model in the index. ``state`` is READY, UNAVAILABLE, LOADING or UNLOADING; an unknown version is empty."""
 
     name: str
     version: str
@@ -33,22 +30,22 @@ class Entry(NamedTuple):
 
 
 class Repository:
-    """The models of one server: which there are, which are wanted, which are ready."""
+    """The models of one server, loaded or not."""
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
         self._loads: set[asyncio.Future[None]] = set()  # those under way: the event loop itself keeps no task alive
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Load a model, or load it anew, with all its versions, in every worker; in each from one moment on, or in none.
+        """Load or reload a model with all its versions, in every worker or in none.
 
-        It goes on if who asked for it goes away (gRPC cancels a call then): a trial that nobody decides about would stay.
+        The load goes on if the client goes away (gRPC cancels the call): otherwise nobody would commit or drop the candidate.
 
         Raises:
             ModelNotFound: there is no such model.
-            NotSupported: the parameters would replace the model's configuration or files; or too many are wanted.
-            ModelLoadError: it failed in some workers, which are named, each with its reason. Nothing has changed.
-            ModelNotReady: another load or unload of it came in between.
+            NotSupported: the parameters would replace the model's configuration or files; or too many models are loaded.
+            ModelLoadError: the load failed in some workers, which the message names with the reasons. Nothing has changed.
+            ModelNotReady: another load or unload of the model came in between.
             ServerNotReady: the worker that was asked is ending.
         """
         loading = asyncio.ensure_future(self._load(name, parameters))
@@ -76,7 +73,7 @@ class Repository:
         await self._settle(name, candidate)
 
     async def _drop(self, name: str, candidate: ModelSpec) -> None:
-        """Put the wish back to what is served; also when the worker is ending."""
+        """Drop a candidate; also when the worker is ending."""
         assert self.core.plane is not None
         await self.core.offload(
             self.core.plane.change,
@@ -96,11 +93,11 @@ class Repository:
             raise ModelLoadError(f"Model with name {name} is loaded, but not everywhere: {_told(reasons)}")
 
     async def unload(self, name: str) -> None:
-        """Unload a model, all its versions, in every worker, each after its requests in flight. One that is not loaded stays so.
+        """Unload a model with all its versions, in every worker, after its requests in flight.
 
         Raises:
             ModelNotFound: there is no such model.
-            ModelLoadError: some workers have not done it in time; they are named.
+            ModelLoadError: some workers, which the message names, did not finish in time.
             ServerNotReady: the worker that was asked is ending.
         """
         _check_known(name, self._names(await self.core.offload(self._loadable)))
@@ -110,7 +107,7 @@ class Repository:
             raise ModelLoadError(f"Model with name {name} was not unloaded everywhere: {_told(reasons)}")
 
     async def index(self, ready_only: bool = False) -> list[Entry]:
-        """All models that are loaded or can be loaded, or only those that are ready; a line for each version."""
+        """All models that are loaded or can be loaded, or only the ready models; an entry for each version."""
         assert self.core.plane is not None
         desired = await self.core.offload(self.core.plane.read)
         loadable = await self.core.offload(self._loadable)
@@ -119,7 +116,7 @@ class Repository:
         return [entry for entry in entries if entry.state == "READY" or not ready_only]
 
     def _lines(self, name: str, places: Iterable[shelf.Place], desired: DesiredState) -> list[Entry]:
-        """The versions that are served here, or else those that lie in these places."""
+        """The versions that are served here, or else the versions in the model directory."""
         core = self.core
         group = core.models.get(name)
         if group is None:
@@ -130,7 +127,7 @@ class Repository:
         return [Entry(name, instance.model.version, *self._wanted(core.is_model_ready(instance))) for instance in group]
 
     def _state(self, name: str, desired: DesiredState) -> tuple[str, str]:
-        """State and reason of a model that is not served here."""
+        """The state of a model that is not served here, and the reason."""
         core = self.core
         if name in desired.models:
             return self._wanted(core.board.model_ready(desired.models[name].bit))
@@ -148,7 +145,6 @@ class Repository:
         return "UNAVAILABLE", "it is not ready in any worker"
 
     def _names(self, loadable: Iterable[str]) -> list[str]:
-        """Every model there is: wanted, or to be loaded."""
         return list(dict.fromkeys([*self.core.names, *loadable]))
 
     def _loadable(self) -> dict[str, list[shelf.Place]]:
@@ -171,7 +167,7 @@ class Repository:
         return await self.core.offload(plane.change, to)
 
     def _ready_workers(self) -> dict[int, int]:
-        """The pids of the workers that will load, by slot."""
+        """The pids of the workers that will load a model, by slot."""
         return {row.slot: row.pid for row in self.core.board.live() if row.state == State.READY}
 
     async def _followed(self, generation: int, loading: Mapping[int, int] | None = None) -> dict[int, str]:
@@ -203,7 +199,7 @@ class Repository:
             await asyncio.sleep(TICK)
 
     async def _failures(self, name: str) -> dict[int, str]:
-        """Why the model failed in workers that are there, by slot."""
+        """The reasons why the model failed in ready workers, by slot."""
         plane = self.core.plane
         assert plane is not None
         reports = {slot: await self.core.offload(plane.failures, slot) for slot in self._ready_workers()}
@@ -235,7 +231,7 @@ def _refuse_replacements(parameters: Mapping[str, Any]) -> None:
 
 
 def _told(reasons: Mapping[int, str]) -> str:
-    """The reasons with the slots where each was met."""
+    """The reasons, each with its slots."""
     return "; ".join(f"{_slots(reasons, reason)}: {reason}" for reason in dict.fromkeys(reasons.values()))
 
 
