@@ -1,23 +1,11 @@
 """Every error mpserve raises on purpose, each with a wire-neutral code.
 
     MPServeError
-    ├── InvalidInput          the client's fault: the request cannot be understood
-    │   ├── AlreadyExists     the client's fault: what it makes known under a name is known under it already
-    │   ├── PayloadTooLarge   the client's fault: more bytes than the server takes
-    │   └── UnsupportedEncoding  the client's fault: a content coding that is not understood
-    ├── ModelNotFound         no model (or no such version) of that name
-    ├── RegionNotFound        no shared memory region of that name
-    ├── ModelNotReady         the model is known and not loaded
-    ├── ServerNotReady        the server as a whole cannot answer yet, or no longer
-    ├── Overloaded            refused before any work was done for it: too many others wait
-    ├── DeadlineExceeded      not answered in the time that the request had
-    ├── NotSupported          understood, and not offered by this model or server
-    ├── InferenceError        the model's fault: it raised, or its answer cannot be encoded
-    ├── PredictorError        a transformer's predictor refused, failed, was not there or took too long; its code says which
-    ├── ModelLoadError        a model could not be loaded
-    └── ConfigurationError    the operator's fault: the server cannot start like this
+    ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding
+    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported
+    └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
 
-    AcceleratorInArbiter       (a BaseException) code reached for CUDA in the arbiter process
+    AcceleratorInArbiter (a BaseException)
 
 A front end maps ``code`` to its own status by one table; nothing here knows HTTP or gRPC. The names are the kserve
 SDK's where it has one (kserve/errors.py), so that ``raise InvalidInput(...)`` in an existing model means what it meant,

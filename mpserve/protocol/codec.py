@@ -129,15 +129,10 @@ class Parts(Enum):
 
 
 class Codec(Protocol):
-    """The rules of one format.
+    """The rules of one format. ``part_fields``: the headers that an answer in parts must have."""
 
-    Attributes:
-        parts: how it carries an answer in parts.
-        part_fields: headers that an answer in parts must have.
-    """
-
-    parts: Parts
-    part_fields: Mapping[str, str]
+    parts: Parts = Parts.REFUSED
+    part_fields: Mapping[str, str] = NO_FIELDS
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         """What a body holds. The model declares these inputs; ``speaks_arrays``: it is given nothing but their arrays.
@@ -150,9 +145,11 @@ class Codec(Protocol):
 
     def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
         """One part of an answer in parts. Raises as ``write``."""
+        raise self.refusal(outputs.model_name)
 
     def last_part(self, fault: bytes) -> bytes | None:
         """The last part of an answer that failed after its first; ``fault`` is a JSON object. None: the answer is cut off."""
+        return None
 
     def refusal(self, model_name: str) -> NotSupported:
         """Why an answer in parts is refused."""

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from mpserve.errors import InferenceError, InvalidInput, NotSupported
-from mpserve.protocol.codec import JSON, Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.codec import JSON, Codec, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import NonFinite, json_values
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json.documents import MAX_SHOWN, describe, parameters_of, parse_object
@@ -29,7 +29,7 @@ _DATATYPES: dict[type, str] = {str: "BYTES", bool: "BOOL", int: "INT64", float: 
 EVENTS = "text/event-stream; charset=utf-8"
 
 
-class GenerateCodec:
+class GenerateCodec(Codec):
     """Requests to ``generate``, which are answered with one JSON object.
 
     The body is JSON whatever its content type says: ``curl -d``, by which the extension is documented, says form.
@@ -51,9 +51,6 @@ class GenerateCodec:
 
     def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
         return self._object(inputs, outputs)
-
-    def last_part(self, fault: bytes) -> bytes | None:
-        return None
 
     def refusal(self, model_name: str) -> NotSupported:
         return NotSupported(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpserve.errors import NotSupported
-from mpserve.protocol.codec import NO_FIELDS, Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.codec import Codec, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.generate import text_response
 from mpserve.protocol.messages import InferRequest, InferResponse
@@ -22,11 +22,8 @@ FINAL = "triton_final_response"
 STREAMED: int = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 
 
-class ProtobufCodec:
+class ProtobufCodec(Codec):
     """The messages of ModelInfer. The state of its inputs is whether their tensors came as typed contents."""
-
-    parts = Parts.REFUSED
-    part_fields = NO_FIELDS
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         inputs = plain.read(body) if speaks_arrays else None
@@ -37,12 +34,6 @@ class ProtobufCodec:
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
         return Encoded(self._message(inputs, outputs, {}))
-
-    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
-        raise self.refusal(outputs.model_name)
-
-    def last_part(self, fault: bytes) -> bytes | None:
-        return None
 
     def refusal(self, model_name: str) -> NotSupported:
         return NotSupported(

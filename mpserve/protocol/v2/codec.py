@@ -15,7 +15,7 @@ from orjson import OPT_SERIALIZE_NUMPY, dumps
 
 from mpserve.errors import NotSupported
 from mpserve.protocol.binary import HEADER, Declared, Rest, decode_raw, split
-from mpserve.protocol.codec import JSON, NO_FIELDS, Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.codec import JSON, Codec, Encoded, Inputs, Outputs
 from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json.documents import parse_object
@@ -36,16 +36,13 @@ OCTETS = "application/octet-stream"
 LENGTH = re.compile("[0-9]{1,18}")  # the header where it is plain; whatever else it holds is refused in words
 
 
-class V2Codec:
+class V2Codec(Codec):
     """V2 requests over REST, and their answers.
 
     Args:
         nonfinite: what becomes of NaN and infinity in JSON.
         json_length: the header Inference-Header-Content-Length; None: the body is nothing but JSON.
     """
-
-    parts = Parts.REFUSED
-    part_fields = NO_FIELDS
 
     def __init__(self, nonfinite: NonFinite, json_length: str | None = None) -> None:
         self.nonfinite = nonfinite
@@ -80,12 +77,6 @@ class V2Codec:
             return Encoded(*v1.encode_response(result, self.nonfinite))
         request = inputs.given_to(outputs.model_name, outputs.model_version)
         return _with_bytes(encode_answer(result, request, self.nonfinite))
-
-    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
-        raise self.refusal(outputs.model_name)
-
-    def last_part(self, fault: bytes) -> bytes | None:
-        return None
 
     def refusal(self, model_name: str) -> NotSupported:
         return NotSupported(

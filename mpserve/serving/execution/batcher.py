@@ -8,6 +8,7 @@ load, and an idle server adds no delay unless ``max_batch_delay`` asks for one. 
 import asyncio
 import contextvars
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple
@@ -73,46 +74,29 @@ def _obstacle(model: Model) -> str | None:
     return None
 
 
-class Joined:
+class Joined(asyncio.Future[Any]):
     """A request of a model with other stages beside predict, while it waits for its batch.
 
     The request gets a copy of its arrays: a model may use its arrays again in its next predict.
     """
 
-    __slots__ = ("_request", "begun", "context", "future", "kind", "rows", "value")
-
     def __init__(self, arrays: list[Array], request: Any) -> None:
+        super().__init__()
         self.value = arrays
         self.rows = 1
         self.kind: object = None
         self.begun = False
         self.context = contextvars.copy_context()
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.lap: Callable[[int], int] = request.lap
+        self.follow: Callable[[Timed, int], None] = request.follow
         self._request = request
 
     @property
     def mark(self) -> int:
-        mark: int = self._request.mark
-        return mark
-
-    def lap(self, span: int) -> int:
-        now: int = self._request.lap(span)
-        return now
-
-    def follow(self, batch: Timed, executions: int) -> None:
-        self._request.follow(batch, executions)
+        return int(self._request.mark)
 
     def complete(self, tensors: list[NamedArray]) -> dict[str, Array]:
         return {name: array.copy() for name, _, array in tensors}
-
-    def done(self) -> bool:
-        return self.future.done()
-
-    def set_result(self, result: Any, /) -> None:
-        self.future.set_result(result)
-
-    def set_exception(self, error: BaseException, /) -> None:
-        self.future.set_exception(error)
 
 
 class Batcher:
@@ -140,7 +124,7 @@ class Batcher:
         """
         joined = Joined(arrays, request)
         self.enter(joined)
-        return await joined.future
+        return await joined
 
     def enter(self, member: Batched) -> None:
         """Put a request into the queue. The batch runs in the context of its first request.

@@ -16,11 +16,10 @@ from mpserve.errors import ConfigurationError, ServerNotReady
 from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.serving.execution.admission import Admission, InFlight, policy
 from mpserve.serving.execution.batcher import Batcher, limits
-from mpserve.serving.execution.executor import Executor
+from mpserve.serving.execution.executor import Executor, Watchdog
 from mpserve.serving.execution.model_counters import ModelCounters
 from mpserve.serving.execution.schedulers import BatchScheduler, LoopScheduler, Scheduler, ThreadScheduler
 from mpserve.serving.execution.stream import ModelStream
-from mpserve.serving.execution.watchdog import Watchdog
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.stages import VERBS, Stages, absent_stages, stages_of
 from mpserve.serving.models.tensors import TensorModel

@@ -16,8 +16,7 @@ from mpserve.protocol.codec import Encoded, Inputs, Outputs, Parts, compressed
 from mpserve.protocol.compression import decompress
 from mpserve.protocol.messages import InferResponse
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.execution.admission import TIMEOUT, asked_seconds
-from mpserve.serving.execution.deadline import Deadline
+from mpserve.serving.execution.admission import TIMEOUT, Deadline, asked_seconds
 from mpserve.serving.execution.executor import as_failure
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.execution.schedulers import Scheduler

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from mpserve.config.settings import Settings
@@ -44,24 +44,18 @@ class PredictorConfig:
 
     @classmethod
     def of(cls, settings: Settings) -> "PredictorConfig":
-        return cls(
-            settings.predictor_host,
-            settings.predictor_protocol,
-            settings.predictor_use_ssl,
-            settings.predictor_request_timeout_seconds,
-            settings.predictor_request_retries,
-            settings.enable_predictor_health_check,
-            settings.predictor_ca_file,
-        )
+        return cls(**{field.name: getattr(settings, _option(field.name)) for field in fields(cls)})
 
     def options(self) -> dict[str, Any]:
-        options = asdict(self)
-        options["enable_predictor_health_check"] = options.pop("predictor_health_check")
-        return options
+        return {_option(name): value for name, value in asdict(self).items()}
 
     @property
     def predictor_base_url(self) -> str:
         return f"{'https' if self.predictor_use_ssl else 'http'}://{self.predictor_host}"
+
+
+def _option(field: str) -> str:
+    return "enable_predictor_health_check" if field == "predictor_health_check" else field
 
 
 class Client(Protocol):

@@ -46,7 +46,7 @@ class DesiredState(NamedTuple):
     models: Mapping[str, ModelSpec]
     candidates: Mapping[str, ModelSpec] = {}
 
-    def with_trial(self, name: str, asker: int, entries: Sequence[str] = ()) -> "DesiredState":
+    def with_candidate(self, name: str, asker: int, entries: Sequence[str] = ()) -> "DesiredState":
         """The state with ``name`` as a candidate, which replaces an earlier candidate."""
         known = self.models.get(name) or self.candidates.get(name)
         taken = {spec.bit for spec in (*self.models.values(), *self.candidates.values())}
@@ -55,20 +55,22 @@ class DesiredState(NamedTuple):
             candidates={**self.candidates, name: ModelSpec(self.generation + 1, bit, asker, tuple(entries))}
         )
 
-    def without_trial(self, name: str) -> "DesiredState":
+    def without_candidate(self, name: str) -> "DesiredState":
         """The state after the candidate ``name`` was dropped."""
         return self._replace(
             candidates={other: candidate for other, candidate in self.candidates.items() if other != name}
         )
 
-    def settled(self, name: str) -> "DesiredState":
+    def committed(self, name: str) -> "DesiredState":
         """The state after the candidate ``name`` was committed."""
-        return self.without_trial(name)._replace(models={**self.models, name: self.candidates[name]._replace(asker=0)})
+        return self.without_candidate(name)._replace(
+            models={**self.models, name: self.candidates[name]._replace(asker=0)}
+        )
 
     def without(self, name: str) -> "DesiredState":
         """The state after ``name`` was unloaded."""
         models = {other: spec for other, spec in self.models.items() if other != name}
-        return self.without_trial(name)._replace(models=models)
+        return self.without_candidate(name)._replace(models=models)
 
 
 class ControlPlane:
@@ -107,7 +109,7 @@ class ControlPlane:
             if desired.generation == 0:
                 desired = desired._replace(models={name: ModelSpec(AT_START, bit) for bit, name in enumerate(names)})
             for name in orphans:
-                desired = desired.without_trial(name)
+                desired = desired.without_candidate(name)
             if orphans or desired.generation == 0:
                 desired = self._write(desired)
             self._announce(desired.generation)

@@ -6,7 +6,7 @@ This module decides nothing: the core and the reconciler decide which models are
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -20,11 +20,10 @@ from mpserve.serving.models import readiness
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.tensors import TensorModel
-from mpserve.serving.models.versions import refuse_twins
-from mpserve.serving.repository import model_directory as shelf
+from mpserve.serving.models.versions import age, refuse_twins
+from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.desired_state import AT_START, ControlPlane, DesiredState, ModelSpec
 from mpserve.serving.repository.loader import Library, ModelSource
-from mpserve.serving.repository.model_versions import ModelVersions
 from mpserve.serving.shared_memory.regions import Regions
 from mpserve.state import rundir
 from mpserve.state.scoreboard import Row, Scoreboard
@@ -33,6 +32,33 @@ from mpserve.telemetry.metrics import metrics
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class ModelVersions:
+    """A wanted model in a worker: all its versions, which are brought up, served and ended together.
+
+    Iterates over them from the oldest to the newest, which is the one that answers when none is named.
+    """
+
+    def __init__(self, spec: ModelSpec, versions: Iterable[ModelInstance]) -> None:
+        self.spec = spec
+        self._versions = sorted(versions, key=lambda instance: age(instance.model.version))
+        self.newest = self._versions[-1]
+
+    def __iter__(self) -> Iterator[ModelInstance]:
+        return iter(self._versions)
+
+    @property
+    def versions(self) -> list[str]:
+        """From the oldest to the newest."""
+        return [instance.model.version for instance in self]
+
+    def find(self, version: str) -> ModelInstance | None:
+        """The version of this name."""
+        for instance in self._versions:
+            if instance.model.version == version:  # asked of the model: its load() may have set it
+                return instance
+        return None
 
 
 class ModelHost:
@@ -165,9 +191,9 @@ class ModelHost:
         """Construct the versions of a model."""
         sources = self.known.get(name, [])
         if spec.entries:
-            sources = shelf.find(self.settings, name, spec.entries)
+            sources = model_directory.find(self.settings, name, spec.entries)
         elif spec.revision != AT_START:
-            sources = [source.anew() for source in sources]
+            sources = [source.fresh() for source in sources]
         if not sources and self.library is not None:
             sources = [self.library.source(name)]
         models = [source.obtain() for source in sources]

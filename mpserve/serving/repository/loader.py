@@ -73,7 +73,7 @@ class ModelSource:
             self.preloaded = True
         return self.model
 
-    def anew(self) -> "ModelSource":
+    def fresh(self) -> "ModelSource":
         """A source that constructs the same model again; an object of a script stays the same object."""
         if self.build is None:
             return self

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.repository.desired_state import ControlPlane, DesiredState, ModelSpec
-from mpserve.serving.repository.host import ModelHost
-from mpserve.serving.repository.model_versions import ModelVersions
+from mpserve.serving.repository.host import ModelHost, ModelVersions
 from mpserve.state.scoreboard import State
 
 logger = logging.getLogger(__name__)

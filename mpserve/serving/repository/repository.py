@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, MPServeError, NotSupported, ServerNotReady
-from mpserve.serving.repository import model_directory as shelf
+from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.desired_state import DesiredState, ModelSpec
 from mpserve.state.scoreboard import MODELS, State
@@ -58,14 +58,14 @@ class Repository:
         loadable = await self.core.offload(self._loadable)
         _check_known(name, loadable)
         entries = [place.entry for place in loadable[name]]
-        desired = await self._change(lambda desired: _with_room(desired.with_trial(name, os.getpid(), entries)))
+        desired = await self._change(lambda desired: _with_room(desired.with_candidate(name, os.getpid(), entries)))
         candidate = desired.candidates[name]
         try:
             reasons = await self._followed(desired.generation, self._ready_workers())
             reasons |= await self._failures(name)
             if reasons:
                 raise ModelLoadError(
-                    f"Model with name {name} was not loaded, and nothing has changed: {_told(reasons)}"
+                    f"Model with name {name} was not loaded, and nothing has changed: {_by_slot(reasons)}"
                 )
         except MPServeError:
             await self._drop(name, candidate)
@@ -77,20 +77,20 @@ class Repository:
         assert self.core.plane is not None
         await self.core.offload(
             self.core.plane.change,
-            lambda desired: desired.without_trial(name) if _is(candidate, name, desired) else desired,
+            lambda desired: desired.without_candidate(name) if _is_current(candidate, name, desired) else desired,
         )
 
     async def _settle(self, name: str, candidate: ModelSpec) -> None:
         def settled(desired: DesiredState) -> DesiredState:
-            if not _is(candidate, name, desired):
+            if not _is_current(candidate, name, desired):
                 raise ModelNotReady(name, "Another load or unload of it came in between.")
-            return desired.settled(name)
+            return desired.committed(name)
 
         desired = await self._change(settled)
         reasons = await self._followed(desired.generation)
         reasons |= await self._failures(name)  # of workers that have started meanwhile
         if reasons:
-            raise ModelLoadError(f"Model with name {name} is loaded, but not everywhere: {_told(reasons)}")
+            raise ModelLoadError(f"Model with name {name} is loaded, but not everywhere: {_by_slot(reasons)}")
 
     async def unload(self, name: str) -> None:
         """Unload a model with all its versions, in every worker, after its requests in flight.
@@ -104,7 +104,7 @@ class Repository:
         desired = await self._change(lambda desired: desired.without(name))
         reasons = await self._followed(desired.generation)
         if reasons:
-            raise ModelLoadError(f"Model with name {name} was not unloaded everywhere: {_told(reasons)}")
+            raise ModelLoadError(f"Model with name {name} was not unloaded everywhere: {_by_slot(reasons)}")
 
     async def index(self, ready_only: bool = False) -> list[Entry]:
         """All models that are loaded or can be loaded, or only the ready models; an entry for each version."""
@@ -115,7 +115,7 @@ class Repository:
         entries = [entry for name in names for entry in self._lines(name, loadable.get(name, []), desired)]
         return [entry for entry in entries if entry.state == "READY" or not ready_only]
 
-    def _lines(self, name: str, places: Iterable[shelf.Place], desired: DesiredState) -> list[Entry]:
+    def _lines(self, name: str, places: Iterable[model_directory.Place], desired: DesiredState) -> list[Entry]:
         """The versions that are served here, or else the versions in the model directory."""
         core = self.core
         group = core.models.get(name)
@@ -124,20 +124,22 @@ class Repository:
             return [Entry(name, version, *self._state(name, desired)) for version in versions]
         if name not in desired.models:
             return [Entry(name, version, "UNLOADING", BEING_FINISHED) for version in group.versions]
-        return [Entry(name, instance.model.version, *self._wanted(core.is_model_ready(instance))) for instance in group]
+        return [
+            Entry(name, instance.model.version, *self._readiness(core.is_model_ready(instance))) for instance in group
+        ]
 
     def _state(self, name: str, desired: DesiredState) -> tuple[str, str]:
         """The state of a model that is not served here, and the reason."""
         core = self.core
         if name in desired.models:
-            return self._wanted(core.board.model_ready(desired.models[name].bit))
+            return self._readiness(core.board.model_ready(desired.models[name].bit))
         if name in desired.candidates:
             return "LOADING", ""
         if any(old.model.name == name for old in core.reconciler.retiring):
             return "UNLOADING", BEING_FINISHED
         return "UNAVAILABLE", "it is not loaded"
 
-    def _wanted(self, ready: bool) -> tuple[str, str]:
+    def _readiness(self, ready: bool) -> tuple[str, str]:
         if ready:
             return "READY", ""
         if any(row.state == State.LOADING for row in self.core.board.live()):
@@ -147,17 +149,19 @@ class Repository:
     def _names(self, loadable: Iterable[str]) -> list[str]:
         return list(dict.fromkeys([*self.core.names, *loadable]))
 
-    def _loadable(self) -> dict[str, list[shelf.Place]]:
+    def _loadable(self) -> dict[str, list[model_directory.Place]]:
         """What can be loaded, with the places of its versions in the model directory.
 
         There are none of what the server was started with otherwise, which goes first.
         """
         known = self.core.known
-        started: dict[str, list[shelf.Place]] = {name: [] for name, found in known.items() if not found[0].shelved}
+        started: dict[str, list[model_directory.Place]] = {
+            name: [] for name, found in known.items() if not found[0].shelved
+        }
         renamed = {found[0].shelved: name for name, found in known.items()}  # by --model_name
         if self.core.library is not None:
             started |= {name: [] for name in self.core.library.names() if name not in started}
-        lying = {renamed.get(name, name): places for name, places in shelf.places(self.core.settings).items()}
+        lying = {renamed.get(name, name): places for name, places in model_directory.places(self.core.settings).items()}
         return started | {name: places for name, places in lying.items() if name not in started}
 
     async def _change(self, to: Callable[[DesiredState], DesiredState]) -> DesiredState:
@@ -211,7 +215,7 @@ def _check_known(name: str, names: Collection[str]) -> None:
         raise ModelNotFound(name, f"There are: {', '.join(names) or 'none'}.")
 
 
-def _is(candidate: ModelSpec, name: str, desired: DesiredState) -> bool:
+def _is_current(candidate: ModelSpec, name: str, desired: DesiredState) -> bool:
     return desired.candidates.get(name) == candidate
 
 
@@ -230,7 +234,7 @@ def _refuse_replacements(parameters: Mapping[str, Any]) -> None:
             )
 
 
-def _told(reasons: Mapping[int, str]) -> str:
+def _by_slot(reasons: Mapping[int, str]) -> str:
     """The reasons, each with its slots."""
     return "; ".join(f"{_slots(reasons, reason)}: {reason}" for reason in dict.fromkeys(reasons.values()))
 
