@@ -21,7 +21,6 @@ from mpserve.protocol.json.elements import check_shape, show_shape
 
 Buffer = bytes | memoryview
 Declared = tuple[str, str, Sequence[int]]
-
 HEADER = "Inference-Header-Content-Length"
 _LENGTH = Struct("<I")  # before each element of BYTES
 

@@ -26,7 +26,6 @@ from mpserve.protocol.json.documents import describe, parse_object
 SPECVERSION = "1.0"
 STRUCTURED = "application/cloudevents+json"
 RESPONSE_TYPE = "io.kserve.inference.response"
-
 _REQUIRED = ("specversion", "id", "source", "type")
 
 # Where the media type of the data may stand; the latter two are how users of the kserve SDK say it in binary mode.

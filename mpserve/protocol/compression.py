@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 from mpserve.errors import InvalidInput, PayloadTooLarge, UnsupportedEncoding
 
 Coding = Literal["gzip", "deflate"]
-
 CODINGS: tuple[Coding, ...] = get_args(Coding)
 """What is offered, the preferred first. deflate is the zlib format (RFC 9110 8.4.1.2), as tritonclient has it."""
 
@@ -36,14 +35,11 @@ A tenth less to send is not worth seven times the processor."""
 _SAMPLE_SIZE = 4096
 _WORTHWHILE_RATIO = 0.9
 _SAMPLED_FROM = 65536
-
 _MAX_CODINGS = 4  # Each may multiply the work by as much as the limit allows, and nobody needs even two.
 _MAX_MEMBERS = 10_000  # 640 MB as bgzip cuts them; without an end, 20 bytes would buy a microsecond and more.
 _PIECE = 65536  # Bytes fed to zlib at once, and taken from it; any size from 16 KiB on was equally fast.
-
 _WINDOW_BITS: dict[Coding, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _ALIASES = {"x-gzip": "gzip"}  # RFC 9110 8.4.1.3
-
 _WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)  # RFC 9110 12.4.2
 
 

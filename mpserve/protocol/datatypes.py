@@ -33,7 +33,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(object),
 }
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
-
 FIXED = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype != "BYTES"}
 """The datatypes of numpy's own whose elements have one size."""
 OF_FIXED = {dtype: datatype for datatype, dtype in FIXED.items()}
@@ -42,7 +41,6 @@ LITTLE = {datatype: np.dtype(dtype.newbyteorder("<").str) for datatype, dtype in
 """Their dtypes in little-endian byte order. Where that is the machine's they are those of ``FIXED``, the same objects."""
 
 DATATYPES = (*_DTYPES, "BF16")
-
 MAX_RANK = 32  # dimensions of a tensor; numpy before 2.0 stops there
 
 

@@ -20,9 +20,7 @@ from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, Inf
 from mpserve.protocol.v1 import body as v1
 
 TEXT_OUTPUT = "text_output"
-
 RESERVED = ("id", "parameters")  # fields that never are inputs
-
 _DATATYPES: dict[type, str] = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64"}
 
 

@@ -41,9 +41,7 @@ class InferRequest(Record):
         """`raw_inputs`: the bytes of each input that is not in shared memory, which become its data.
 
         `from_grpc`: the request came over gRPC.
-
-        Raises:
-            InvalidInput: `raw_inputs` do not fit the inputs.
+        Raises InvalidInput: `raw_inputs` do not fit the inputs.
         """
         self.id = request_id
         self.model_name = model_name
@@ -81,9 +79,7 @@ class InferRequest(Record):
         """The inputs as the columns of a pandas DataFrame: values of an input [n] or [n, 1], else a row per cell.
 
         BYTES are text. Needs pandas, which is not installed along with mpserve.
-
-        Raises:
-            InvalidInput: inputs of different lengths, or BYTES that are not UTF-8.
+        Raises InvalidInput: inputs of different lengths, or BYTES that are not UTF-8.
         """
         columns = {}
         for tensor in self.inputs:
@@ -102,19 +98,15 @@ class InferRequest(Record):
     @classmethod
     def from_grpc(cls, request: "Message") -> "InferRequest":
         """The request in a ModelInferRequest, of mpserve's class or of another package's.
-
-        Raises:
-            InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
-            ModuleNotFoundError: protobuf is not installed.
+        Raises InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected;
+        ModuleNotFoundError: protobuf is not installed.
         """
         return cls(**_protobuf().read_request(request.SerializeToString())[0])
 
     @classmethod
     def from_bytes(cls, req_bytes: bytes, json_length: int, model_name: str) -> "InferRequest":
         """The request in a REST body of which the first `json_length` bytes are JSON.
-
-        Raises:
-            InvalidInput: as ``v2.decode_request``.
+        Raises InvalidInput as ``v2.decode_request``.
         """
         json, rest = split(req_bytes, str(json_length))
         return cls(model_name, **read_request(parse_object(json), Rest(rest)))
@@ -123,17 +115,13 @@ class InferRequest(Record):
         """The request as REST sends it: (dict, None) if it is all JSON, else (body, length of its JSON).
 
         An input whose data was set as binary (``set_data_from_numpy``'s default) or came so goes binary.
-
-        Raises:
-            InvalidInput: an input has no data, data that does not fit, or what JSON cannot carry.
+        Raises InvalidInput if an input has no data, data that does not fit, or what JSON cannot carry.
         """
         return to_rest(self.head(), "inputs", [(tensor, tensor.binary_data) for tensor in self.inputs])
 
     def head(self) -> dict[str, Any]:
         """The fields of its JSON object but for the inputs; None where there is nothing to send.
-
-        Raises:
-            InvalidInput: a parameter that JSON cannot carry.
+        Raises InvalidInput: a parameter that JSON cannot carry.
         """
         outputs = [
             {"name": output.name} | ({"parameters": output.parameters} if output.parameters else {})
@@ -183,9 +171,7 @@ class InferResponse(Record):
         """`raw_outputs`: the bytes of each output, which become its data.
 
         `use_binary_outputs` and `requested_outputs` are what ``to_rest`` goes by; the server goes by the request.
-
-        Raises:
-            InferenceError: `raw_outputs` do not fit the outputs.
+        Raises InferenceError: `raw_outputs` do not fit the outputs.
         """
         self.id = response_id
         self.model_name = model_name
@@ -206,28 +192,19 @@ class InferResponse(Record):
     @classmethod
     def from_grpc(cls, response: "Message") -> "InferResponse":
         """The response in a ModelInferResponse, of mpserve's class or of another package's.
-
-        Raises:
-            InferenceError: it is not as the protocol has it.
-            ModuleNotFoundError: protobuf is not installed.
+        Raises InferenceError if it is not as the protocol has it; ModuleNotFoundError: protobuf is not installed.
         """
         return cls(**_protobuf().read_response(response.SerializeToString()))
 
     @classmethod
     def from_rest(cls, response: dict[str, Any]) -> "InferResponse":
-        """The response in a decoded JSON body.
-
-        Raises:
-            InferenceError: it is not one of V2; the message says where and why.
-        """
+        """The response in a decoded JSON body. Raises InferenceError: it is not one of V2; the message says where and why."""
         return cls(**read_response(response, None))
 
     @classmethod
     def from_bytes(cls, res_bytes: bytes, json_length: int) -> "InferResponse":
         """The response in a body of which the first `json_length` bytes are JSON.
-
-        Raises:
-            InferenceError: it is not one of V2; the message says where and why.
+        Raises InferenceError: it is not one of V2; the message says where and why.
         """
         try:
             json, rest = split(res_bytes, str(json_length))
@@ -238,10 +215,8 @@ class InferResponse(Record):
 
     def to_rest(self) -> tuple[dict[str, Any] | bytes, int | None]:
         """The response as REST sends it: (dict, None) if it is all JSON, else (body, length of its JSON).
-
-        Raises:
-            InvalidInput: an output was requested that is not there.
-            InferenceError: an output has no data, data that does not fit, or what JSON cannot carry.
+        Raises InvalidInput if an output was requested that is not there; InferenceError if an output has no data, data that
+        does not fit, or what JSON cannot carry.
         """
         names = [output.name for output in self.requested_outputs or self.outputs]
         outputs = []
@@ -256,10 +231,8 @@ class InferResponse(Record):
         """The response as a ModelInferResponse.
 
         Raw contents if binary outputs were asked for, or an output was set as binary, or has no typed ones.
-
-        Raises:
-            InferenceError: an output does not fit its declaration, or a parameter that gRPC cannot carry.
-            ModuleNotFoundError: protobuf is not installed.
+        Raises InferenceError if an output does not fit its declaration, or a parameter that gRPC cannot carry;
+        ModuleNotFoundError: protobuf is not installed.
         """
         fields = _protobuf()
         typed = not (self._use_binary_outputs or any(tensor.binary_data for tensor in self.outputs))
@@ -268,9 +241,7 @@ class InferResponse(Record):
 
     def head(self) -> dict[str, Any]:
         """The fields of its JSON object but for the outputs; None where there is nothing to send.
-
-        Raises:
-            InferenceError: a parameter that JSON cannot carry.
+        Raises InferenceError: a parameter that JSON cannot carry.
         """
         return {
             "model_name": self.model_name,

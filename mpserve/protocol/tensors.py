@@ -15,7 +15,6 @@ from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, decode_text
 
 Parameters = dict[str, Any]
-
 NamedArray = tuple[str, str, Array]
 """A tensor without parameters: its name, its datatype and its array. A tuple costs a fifth of an ``InferInput``."""
 
@@ -98,9 +97,7 @@ class _Tensor(Record):
         """The tensor as an array of its shape and datatype; BYTES is an object array of ``bytes``.
 
         Nothing is copied where the tensor is such an array already, so it is shared with the message.
-
-        Raises:
-            InvalidInput (of an input) or InferenceError (of an output): the data does not fit shape or datatype.
+        Raises InvalidInput (of an input) or InferenceError (of an output) if the data does not fit shape or datatype.
         """
         data = self._data
         if isinstance(data, np.ndarray) and data.dtype is FIXED.get(self.datatype) and list(data.shape) == self.shape:
@@ -116,9 +113,7 @@ class _Tensor(Record):
 
     def as_string(self) -> list[Any]:
         """The text of a BYTES tensor, nested as its shape: a 1-D one gives a list of ``str``, a 2-D one a list of rows.
-
-        Raises:
-            InvalidInput (of an input) or InferenceError (of an output): not a BYTES tensor, or not UTF-8.
+        Raises InvalidInput (of an input) or InferenceError (of an output): not a BYTES tensor, or not UTF-8.
         """
         if self.datatype != "BYTES":
             raise self.fault(f"{self.role} '{self.name}' is {self.datatype}, only BYTES can be read as text")
@@ -131,9 +126,7 @@ class _Tensor(Record):
         """Make the array the tensor's data; it is not copied, unless it is text to be encoded or of another byte order.
 
         `binary_data` says how an input is sent (``InferRequest.to_rest``); how an output is sent, the request says.
-
-        Raises:
-            InferenceError: no array, or not of the declared datatype and shape.
+        Raises InferenceError: no array, or not of the declared datatype and shape.
         """
         if not isinstance(input_tensor, np.ndarray):
             raise InferenceError(

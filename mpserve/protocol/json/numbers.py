@@ -27,9 +27,7 @@ LONG = 2048
 
 # Lists that are looked at. A request has no more inputs, and a body made of nothing but their beginnings cost 0.1 s for each MB.
 MOST = 1024
-
 UNSIGNED = 2.0**63  # from here on an integer is none of 64 bits with a sign
-
 Kind = Literal["d", "i", "u", "any"]
 """What numbers are to be: float64, int64, uint64, or whatever numpy would make of them."""
 

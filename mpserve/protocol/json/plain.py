@@ -38,9 +38,7 @@ FEW = 16
 """Elements up to which it costs less to look at the type of each than to search the body for what a boolean is written with."""
 
 BRIEF = 500  # numbers up to which to look for the largest costs less than to have numpy raise what it finds too large
-
 KNOWN = 1024  # lengths of data, by datatype, for which it is kept what writes them; those that a model is given are few
-
 _NUMBERS = frozenset({int, float})
 
 
@@ -85,9 +83,7 @@ INSTANCES = b'{"instances":'
 AROUND = len(INSTANCES) + 1
 POINT = ord(".")
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[')
-
 BINARY_DATA = "binary_data"
-
 Plain = tuple[list[NamedArray], str | None, list[RequestedOutput]]
 """The inputs of a request, its id, and the outputs that it names."""
 

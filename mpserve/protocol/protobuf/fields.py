@@ -25,12 +25,9 @@ from mpserve.protocol.protobuf.parameters import read_parameters, write_paramete
 from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
 Parts = list[bytes | memoryview]  # a message that is sent as ``b"".join(parts)``
-
 _Message = TypeVar("_Message", bound=Message)
 _Tensor = TypeVar("_Tensor", InferInput, InferOutput)
-
 LARGE = 262144  # bytes of a message from which on its raw tensors are kept from being copied
-
 RAW_INPUT: int = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 

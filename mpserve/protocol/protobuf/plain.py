@@ -21,7 +21,6 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.tensors import NamedArray, RequestedOutput
 
 LARGE = 262144  # bytes of a message that is not read here: its tensors are not to be copied
-
 KNOWN = 1024
 """Outputs of which the message is remembered, but for its elements. Their shapes may be as many as clients like."""
 
@@ -31,7 +30,6 @@ _ID: int = pb.ModelInferResponse.ID_FIELD_NUMBER
 _OUTPUT: int = pb.ModelInferResponse.OUTPUTS_FIELD_NUMBER
 _RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 _CONTENTS: int = pb.ModelInferResponse.InferOutputTensor.CONTENTS_FIELD_NUMBER
-
 _NOT_PLAIN = (DecodeError, InvalidInput, KeyError, ValueError)
 
 

@@ -23,7 +23,6 @@ from mpserve.protocol.json.numbers import UNSIGNED, Kind, Numbers
 from mpserve.protocol.tensors import NamedArray
 
 FEW = 16  # elements up to which it costs less to look at each in Python than to watch a cast for overflow
-
 _READ_AS: dict[str, Kind] = {"f": "any", "i": "i", "u": "u"}
 _KINDS = {
     datatype: "d" if datatype == "FP64" else _READ_AS[dtype.kind]

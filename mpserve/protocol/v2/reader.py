@@ -36,10 +36,8 @@ E, U, L = b"eul"
 
 LONGEST = 512  # bytes of a beginning, and of an end, that are remembered
 KNOWN = 1024  # beginnings that are remembered. Those with something new in each (an id, say) push the others out
-
 SHORT = 64  # numbers up to which Python objects cost less than simdjson
 MEDIUM = 16384  # bytes of a body from which on to know the rest is not worth a copy of the numbers
-
 Numbers: TypeAlias = Callable[[bytes], Array]
 """Reads what stands between a beginning and its end; raises one of ``NOT_PLAIN`` if that is not as many numbers as before."""
 

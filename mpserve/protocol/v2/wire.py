@@ -25,7 +25,6 @@ _SIZE = "binary_data_size"
 
 # Bytes of JSON. To look for "null" in 5600 takes 3.5 µs, in 1.6 million 990 µs; numpy takes 1.4 and 14.
 SHORT = 5000
-
 Tensor = InferInput | InferOutput
 AnyTensor = TypeVar("AnyTensor", InferInput, InferOutput)
 

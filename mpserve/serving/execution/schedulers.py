@@ -22,7 +22,6 @@ BRIEF = 1_000_000
 """Nanoseconds. A model that takes longer may release the GIL meanwhile, so the event loop decodes the next request."""
 
 INLINE = 65536  # bytes of an answer that are compressed on the event loop; more bytes cost milliseconds
-
 TIMEOUT = b"timeout"
 LETTER, BACKSLASH = b"o\\"  # most bodies are numbers: to find that one letter is missing costs a tenth
 

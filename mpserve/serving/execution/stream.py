@@ -17,9 +17,7 @@ from mpserve.errors import DeadlineExceeded, ServerNotReady
 from mpserve.serving.execution.executor import Executor, as_failure
 
 logger = logging.getLogger(__name__)
-
 Source = Iterator[Any] | AsyncIterator[Any]
-
 END = object()  # the result of a step after the last part
 
 

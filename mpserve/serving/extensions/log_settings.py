@@ -47,10 +47,8 @@ class LogSettings:
 
     async def change(self, changes: Mapping[str, Any]) -> None:
         """Change these settings in every worker; None returns a setting to its default.
-
-        Raises:
-            InvalidInput: a setting is unknown, or its value is invalid, alone or together with another setting.
-            NotSupported: a setting cannot be changed.
+        Raises InvalidInput if a setting is unknown, or its value is invalid, alone or together with another setting;
+        NotSupported if a setting cannot be changed.
         """
         checked = {name: _checked(name, value) for name, value in changes.items()}
         if checked:

@@ -9,7 +9,6 @@ from inspect import isawaitable
 from mpserve.errors import Code, InferenceError, MPServeError, NotSupported
 
 logger = logging.getLogger(__name__)
-
 INTERNAL = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION})
 """Codes of failures that somebody has to fix here: they are logged with their traceback."""
 

@@ -16,7 +16,6 @@ from mpserve.serving.models import readiness
 from mpserve.serving.models.predictor import Predictor, PredictorConfig
 
 logger = logging.getLogger(__name__)
-
 Spec = dict[str, Any]
 
 
@@ -117,10 +116,8 @@ class Model:
         an ``async def predict``, and ``super().predict(...)`` in a synchronous one, whose thread waits meanwhile. A third
         argument, ``response_headers``, is given the predictor's headers (SDK); most overrides have none, and need none
         for a type checker, since it is not named here.
-
-        Raises:
-            NotSupported: the model has not overridden it, and there is no predictor.
-            PredictorError: the predictor does not answer.
+        Raises NotSupported if the model has not overridden it, and there is no predictor; PredictorError if the predictor
+        does not answer.
         """
         if self._remote_predictor is None:
             raise NotSupported(
@@ -129,11 +126,7 @@ class Model:
         return self._remote_predictor.predict(self.name, payload, headers or {}, *args, **kwargs)
 
     def explain(self, payload: Any, headers: Any = None) -> Any:
-        """Explain an answer (V1 ``:explain``).
-
-        Raises:
-            NotSupported: the model has not overridden it.
-        """
+        """Explain an answer (V1 ``:explain``). Raises NotSupported if the model has not overridden it."""
         raise NotSupported(f"Model {self.name} does not implement explain.")
 
     def postprocess(self, result: Any, headers: Any = None) -> Any:

@@ -18,14 +18,11 @@ from mpserve.errors import Code, PredictorError
 from mpserve.telemetry.logging import request_id
 
 logger = logging.getLogger(__name__)
-
 Headers = dict[str, str]
-
 FORWARDED = ("authorization", "content-type", "traceparent", "tracestate", "x-b3-traceid")
 """Headers that are forwarded, beside the request id. The content type belongs to bytes that no model has changed."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts, doubled each time, as in the SDK's gRPC client
-
 CHECK_EVERY = 1.0
 CHECK_TIMEOUT = 5.0  # seconds; a predictor that has not answered by then counts as not ready
 
@@ -63,10 +60,8 @@ class Client(Protocol):
 
     async def predict(self, model: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:
         """The answer of the predictor's model of that name, and the headers of the answer.
-
-        Raises:
-            PredictorError: the predictor did not answer.
-            InferenceError: the payload cannot be sent, or the answer does not follow the protocol.
+        Raises PredictorError: the predictor did not answer; InferenceError if the payload cannot be sent, or the answer does
+        not follow the protocol.
         """
 
     async def is_ready(self, model: str) -> bool:
@@ -116,10 +111,8 @@ class Predictor:
         """Ask the predictor: returns an awaitable on an event loop, and the answer itself in a model's thread, which may wait.
 
         The headers of the answer are added to ``response_headers``.
-
-        Raises:
-            PredictorError: there is no answer; the error says whose fault that is.
-            InferenceError: the payload cannot be sent, or the answer does not follow the protocol.
+        Raises PredictorError: there is no answer; the error says whose fault that is; InferenceError if the payload cannot be
+        sent, or the answer does not follow the protocol.
         """
         asking = self._predict(model, payload, headers, response_headers)
         try:

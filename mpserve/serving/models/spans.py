@@ -10,7 +10,6 @@ Source: Triton, docs/protocol/extension_statistics.md.
 from time import perf_counter_ns
 
 QUEUE, INPUT, INFER, OUTPUT = range(4)
-
 NANO = 1e-9  # seconds in a nanosecond
 
 

@@ -78,9 +78,7 @@ class FunctionModel(TensorModel):
     A ``load`` with a parameter ``device``, or any other that must be given, gets the device and runs in each worker.
     One that needs nothing runs once in the arbiter, so that what it returns is shared by all workers, unless it reaches
     for CUDA on the way.
-
-    Raises:
-        ConfigurationError: ``load`` is ``async def``; only ``predict`` may be.
+    Raises ConfigurationError: ``load`` is ``async def``; only ``predict`` may be.
     """
 
     def __init__(self, name: str, predict: Callable[..., Any], load: Callable[..., Any] | None) -> None:

@@ -92,10 +92,8 @@ class ServerCore(ModelHost):
 
     async def load(self) -> None:
         """Load and warm up every model to serve, in this process.
-
-        Raises:
-            ModelLoadError: a model failed; the message names the model and the reason.
-            ConfigurationError: the models cannot be served together.
+        Raises ModelLoadError: a model failed; the message names the model and the reason; ConfigurationError if the models
+        cannot be served together.
         """
         if self.plane is None:
             self.begin_alone()

@@ -111,10 +111,8 @@ class ModelHost:
 
         An object of a script cannot be made again: if it is served, it is reloaded in place. If a version fails, the earlier
         versions are stopped. ``helper`` runs the steps before the model has threads.
-
-        Raises:
-            ModelLoadError: the load failed; the message names the model and the reason.
-            ConfigurationError: the model does not exist any more, or its declaration is impossible.
+        Raises ModelLoadError: the load failed; the message names the model and the reason; ConfigurationError if the model
+        does not exist any more, or its declaration is impossible.
         """
         with self.step("the construction of a model", helper):
             models = await helper.run(self._obtain, name, spec)

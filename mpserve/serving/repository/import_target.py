@@ -34,10 +34,8 @@ def find(target: str) -> object:
     """The object that ``model.py:Class``, ``model.py`` or ``package.module:object`` names.
 
     The object is a model, its class, a list of models or classes, or a module with a function ``predict``.
-
-    Raises:
-        ConfigurationError: the file, module or object does not exist, or it holds no model or several models.
-        ModelLoadError: the code cannot be imported.
+    Raises ConfigurationError if the file, module or object does not exist, or it holds no model or several models;
+    ModelLoadError if the code cannot be imported.
     """
     place, _, attribute = target.partition(":")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)

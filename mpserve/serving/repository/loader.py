@@ -113,10 +113,8 @@ def from_objects(models: Sequence[object]) -> list[ModelSource]:
 
 def from_target(target: str, model_name: str | None) -> list[ModelSource]:
     """Sources for ``model.py:Class``, ``model.py``, ``package.module:object``. ``model_name`` renames a single model.
-
-    Raises:
-        ConfigurationError: the file, module or object does not exist, or it holds no model or several models.
-        ModelLoadError: the code cannot be imported.
+    Raises ConfigurationError if the file, module or object does not exist, or it holds no model or several models;
+    ModelLoadError if the code cannot be imported.
     """
     return _sources(targets.find(target), target, model_name)
 

@@ -37,10 +37,8 @@ def places(settings: Settings) -> dict[str, list[Place]]:
 
 def find(settings: Settings, name: str, entries: Sequence[str]) -> list[ModelSource]:
     """The sources of these entries, to be served as ``name``; their code is read again each time.
-
-    Raises:
-        ConfigurationError: an entry does not exist, holds several models, or has a wrong name.
-        ModelLoadError: the code cannot be imported.
+    Raises ConfigurationError if an entry does not exist, holds several models, or has a wrong name; ModelLoadError if the
+    code cannot be imported.
     """
     return [_source(Path(settings.model_dir or ""), entry, name) for entry in entries]
 

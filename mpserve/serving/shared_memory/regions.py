@@ -22,7 +22,6 @@ from mpserve.state.scoreboard import Scoreboard
 
 REGISTERED = "regions.json"
 OBJECTS = "/dev/shm"  # where Linux keeps what ``shm_open`` makes
-
 CUDA_REFUSED = "CUDA shared memory is not supported; register system shared memory, or send the tensors"
 """The answer to a registration. A status is empty and an unregistration of all succeeds, since many clients begin with it."""
 
