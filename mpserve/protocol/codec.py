@@ -1,8 +1,7 @@
-"""One ``Codec`` per format: bytes to ``Inputs``, ``Outputs`` to ``Encoded``. The seam between a format and all the rest.
+"""One ``Codec`` per format: bytes to ``Inputs``, ``Outputs`` to ``Encoded``. The seam between a format and everything else.
 
-A codec has the rules of one format and nothing else: it does no I/O, and knows neither models nor queues. A fast reader or
-writer for the usual case is inside the codec. It gives None where the case is not the usual one, and the strict reader or
-writer, which knows every case and says what is wrong, takes over.
+A codec has the rules of one format: it does no I/O, and knows neither models nor queues. A codec has a fast reader and writer
+for the usual case, which give None for any other case. The strict reader and writer know every case, and name its faults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,17 +22,17 @@ NO_FIELDS: Mapping[str, str] = {}
 
 @dataclass(slots=True)
 class Inputs:
-    """What a request holds: tensors, or a message, or a V1 payload.
+    """The content of a request: tensors, or a message, or a V1 payload.
 
     Attributes:
-        tensors: the inputs, where none has parameters and the request has none either; else None.
-        id: of the request, if the client has given one.
-        requested: the outputs that the client asks for; empty: all of them.
-        parameters: of the request.
+        tensors: the inputs, if neither they nor the request have parameters; else None.
+        id: the id that the client has given the request.
+        requested: the outputs that the client asks for; empty: all outputs.
+        parameters: the parameters of the request.
         message: a V2 request that is more than tensors.
         payload: a V1 document, or the bytes of a V1 body that is no JSON.
-        rows: of a V1 document, the number of its instances; None: the shape of the first input says it.
-        state: whatever the codec needs again to write the answer.
+        rows: the number of instances of a V1 document; None: the shape of the first input decides.
+        state: any value that the codec needs to write the answer.
     """
 
     tensors: list[NamedArray] | None = None
@@ -50,7 +49,7 @@ class Inputs:
         return cls(None, message.id, message.request_outputs, message.parameters, message, state=state)
 
     def arrays(self, declared: Sequence[Tensor]) -> list[NamedArray]:
-        """All inputs as tensors, also those of a message or of a V1 document, to a model that declares these.
+        """All inputs as tensors, for a model with these declared inputs.
         Raises InvalidInput if the data of an input does not fit its datatype or shape, or there are no such inputs.
         """
         if self.tensors is not None:
@@ -60,7 +59,7 @@ class Inputs:
         return tensors_in(declared, self.payload)
 
     def given_to(self, model_name: str, model_version: str | None) -> Any:
-        """What a model of the kserve SDK is handed: the V1 payload, or the V2 request as a message to this model."""
+        """The argument of a kserve SDK model: the V1 payload, or the V2 request as a message to this model."""
         if self.payload is not None:
             return self.payload
         message = self.message
@@ -76,13 +75,13 @@ class Inputs:
 
 
 class Outputs(NamedTuple):
-    """What a model has answered: tensors, or whatever else a model of the kserve SDK returns.
+    """The answer of a model: tensors, or any other result of a kserve SDK model.
 
     Attributes:
-        model_name, own_version: of the model.
-        model_version: the version that the answer names; None where the client has named none and the model has but one.
-        tensors: the outputs, where none has parameters; else None.
-        result: what the model returned, where that is not just tensors.
+        model_name, own_version: the name and version of the model.
+        model_version: the version in the answer; None if the client named no version and the model has only one.
+        tensors: the outputs, if they have no parameters; else None.
+        result: the result of the model, if it is more than tensors.
     """
 
     model_name: str
@@ -97,12 +96,12 @@ class Outputs(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """An answer as it is sent, in memory of its own.
+    """An answer in memory of its own.
 
     Attributes:
         body: the bytes.
-        content_type: the media type, unless the model has set another; None: the model must say it.
-        fields: headers that the format must have, whatever the model has set.
+        content_type: the media type, unless the model has set one; None: the model must set it.
+        fields: headers that the format needs.
     """
 
     body: bytes
@@ -121,7 +120,7 @@ def compressed(encoded: Encoded, accept_encoding: str) -> Encoded:
 
 
 class Parts(Enum):
-    """How a format carries an answer in parts: not at all, if there is exactly one, or each by itself."""
+    """How a format carries an answer in parts: not at all, if it has exactly one part, or each part separately."""
 
     REFUSED = "refused"
     ONE = "one"
@@ -135,7 +134,7 @@ class Codec(Protocol):
     part_fields: Mapping[str, str] = NO_FIELDS
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
-        """What a body holds. The model declares these inputs; ``speaks_arrays``: it is given nothing but their arrays.
+        """The inputs in a body, for a model with these declared inputs; ``speaks_arrays``: the model takes arrays only.
         Raises InvalidInput: the format does not allow the body; the message says where, what was got and what was expected;
         NotSupported: the format allows the body, and this server does not know it.
         """
@@ -148,8 +147,8 @@ class Codec(Protocol):
         raise self.refusal(outputs.model_name)
 
     def last_part(self, fault: bytes) -> bytes | None:
-        """The last part of an answer that failed after its first; ``fault`` is a JSON object. None: the answer is cut off."""
+        """The last part of an answer that failed after its first part; ``fault`` is a JSON object. None: cut the answer off."""
         return None
 
     def refusal(self, model_name: str) -> NotSupported:
-        """Why an answer in parts is refused."""
+        """The refusal of an answer in parts."""

@@ -1,7 +1,6 @@
-"""The datatypes of the V2 protocol and what they are in numpy: one table, and the conversions that follow from it.
+"""The datatypes of the V2 protocol and their numpy dtypes, in one table, and the conversions between them.
 
-A conversion here keeps every value or refuses; none wraps an integer round or cuts a fraction off. This module knows
-neither JSON syntax nor messages.
+A conversion keeps every value or refuses: it wraps no integer and cuts no fraction. Knows neither JSON syntax nor messages.
 
 Source: Open Inference Protocol, "Tensor Data Types" (inference_rest.md).
 """
@@ -34,11 +33,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 FIXED = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype != "BYTES"}
-"""The datatypes of numpy's own whose elements have one size."""
-OF_FIXED = {dtype: datatype for datatype, dtype in FIXED.items()}
-"""The other way round: the datatype that stands for exactly this dtype, in the machine's byte order."""
+"""The datatypes whose elements have one size and a dtype of numpy itself."""
 LITTLE = {datatype: np.dtype(dtype.newbyteorder("<").str) for datatype, dtype in FIXED.items()}
-"""Their dtypes in little-endian byte order. Where that is the machine's they are those of ``FIXED``, the same objects."""
+"""Little-endian dtypes. On a little-endian machine they are the same objects as in ``FIXED``."""
 
 DATATYPES = (*_DTYPES, "BF16")
 MAX_RANK = 32  # dimensions of a tensor; numpy before 2.0 stops there
@@ -74,7 +71,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 
 def cast(array: Array, datatype: str) -> Array:
-    """The array as `datatype`, without a copy where it is that already.
+    """The array as `datatype`, without a copy if it has that datatype.
 
     Integers are taken as any integer datatype that holds them all, integers and floats as any float datatype (rounded;
     beyond its range they become infinite). Text becomes its UTF-8 bytes, dates and times their ISO 8601 form (SDK).
@@ -110,7 +107,7 @@ def narrow(array: Array, datatype: str) -> Array:
 
 
 def out_of_range(index: int, value: object, datatype: str) -> InvalidInput:
-    """The refusal of one element, with the limits of its datatype where it is an integer one."""
+    """The error for an element, with the limits of an integer datatype."""
     dtype = numpy_dtype(datatype)
     limits = f" ({np.iinfo(dtype).min} to {np.iinfo(dtype).max})" if dtype.kind in "iu" else ""
     return InvalidInput(f"element {index} of data is {value}, out of range for {datatype}{limits}")

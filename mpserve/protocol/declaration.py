@@ -1,4 +1,4 @@
-"""What a model declares of its inputs and outputs: ``Tensor``, one name, datatype and shape. Knows no model."""
+"""``Tensor``, a declared input or output of a model: name, datatype and shape. Knows no model."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache

@@ -1,7 +1,6 @@
 """The tensors of a message: ``InferInput``, ``InferOutput`` and ``RequestedOutput``, as the kserve SDK has them.
 
-They hold values and know no wire format: what may stand in a request is the decoders' affair, how a response is written
-the encoders'.
+They hold values and know no wire format.
 
 Source: the kserve SDK's protocol/infer_type.py (the interface only).
 """
@@ -19,11 +18,11 @@ NamedArray = tuple[str, str, Array]
 """A tensor without parameters: its name, its datatype and its array. A tuple costs a fifth of an ``InferInput``."""
 
 REGION = "shared_memory_region"
-"""The parameter of a tensor that says in which shared memory its data is (Triton, ``extension_shared_memory.md``)."""
+"""The parameter of a tensor that names the shared memory of its data (Triton, ``extension_shared_memory.md``)."""
 
 
 class Record:
-    """Equality and repr by the public attributes; repr leaves out those that are None or False."""
+    """Equality and repr by the public attributes; repr omits attributes that are None or False."""
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so no key of a dict
 
@@ -45,10 +44,7 @@ class Record:
 
 
 class _Tensor(Record):
-    """A named tensor, held either as a list or as a numpy array, whichever it was given as last.
-
-    `role` is what messages call it, `fault` the error that it is when its data does not fit.
-    """
+    """A named tensor with a list or a numpy array of data. Messages call it `role`; wrong data raises `fault`."""
 
     role: ClassVar[str]
     fault: ClassVar[type[MPServeError]]
@@ -175,7 +171,7 @@ class _Tensor(Record):
 
 
 def leave_bytes(tensors: Sequence[_Tensor]) -> None:
-    """Let ``data`` of these give BYTES as they are: gRPC carries bytes, of which JSON has none."""
+    """Let ``data`` give BYTES as ``bytes``: gRPC carries bytes, which JSON does not have."""
     for tensor in tensors:
         tensor._bytes_as_text = False
 

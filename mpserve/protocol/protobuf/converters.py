@@ -1,7 +1,4 @@
-"""Serialised gRPC messages to ``InferRequest`` and ``InferResponse``, for who serves or calls over gRPC.
-
-How the messages are read is the affair of ``fields``. Knows no server and no call.
-"""
+"""Serialised gRPC messages to ``InferRequest`` and ``InferResponse``, for servers and clients. Knows no server and no call."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,8 +24,8 @@ def decode_response(data: bytes) -> InferResponse:
 
 
 def response_from_dict(document: Mapping[str, Any]) -> InferResponse:
-    """The response that an SDK model gave as a dict: outputs with ``data``, or ``contents`` as the gRPC message has them.
-    Raises InferenceError if it is no such dict.
+    """The response in the dict of an SDK model: outputs with ``data``, or ``contents`` as the gRPC message has them.
+    Raises InferenceError if the dict has another form.
     """
     try:
         outputs = []

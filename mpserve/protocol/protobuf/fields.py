@@ -1,16 +1,15 @@
 """ModelInferRequest and ModelInferResponse as bytes, and the plain fields of a request or a response: read and written.
 
-Strict as the JSON decoder is, with the same words where the fault is the same. Raw contents are neither copied on the
-way in (a tensor is a view on the message, so that must not be changed) nor on the way out (a message is given as parts,
-of which a tensor's own buffer is one). Knows tensors, but neither the messages made of them, which import this module,
-nor a server or a call.
+Strict like the JSON decoder, with the same words for the same fault. Raw contents are never copied: a decoded tensor is a view
+on the message, which must not change, and an encoded message is parts, of which a tensor's own buffer is one. Knows no server
+and no call.
 
 Source: Open Inference Protocol, "GRPC" (inference_rest.md, open_inference_grpc.proto); kserve's protocol/grpc.
 """
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -19,10 +18,11 @@ from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.json.documents import MAX_SHOWN
 from mpserve.protocol.json.elements import check_shape, show_shape
+from mpserve.protocol.messages import InferRequest, InferResponse
 from mpserve.protocol.protobuf import contents, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
-from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
+from mpserve.protocol.tensors import REGION, InferInput, InferOutput, RequestedOutput
 
 Parts = list[bytes | memoryview]  # a message that is sent as ``b"".join(parts)``
 _Message = TypeVar("_Message", bound=Message)
@@ -30,28 +30,6 @@ _Tensor = TypeVar("_Tensor", InferInput, InferOutput)
 LARGE = 262144  # bytes of a message from which on its raw tensors are kept from being copied
 RAW_INPUT: int = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
-
-
-class Head(Protocol):
-    """What a request and a response have in common."""
-
-    id: str | None
-    model_name: str
-    model_version: str | None
-    parameters: Parameters | None
-
-
-class Request(Head, Protocol):
-    """What is written of an ``InferRequest``."""
-
-    inputs: list[InferInput]
-    request_outputs: list[RequestedOutput]
-
-
-class Response(Head, Protocol):
-    """What is written of an ``InferResponse``."""
-
-    outputs: list[InferOutput]
 
 
 def parse(kind: type[_Message], data: bytes) -> _Message:
@@ -63,7 +41,7 @@ def parse(kind: type[_Message], data: bytes) -> _Message:
 
 
 def addressee(data: bytes) -> tuple[str, str | None]:
-    """The model, and the version of it, that a serialised ModelInferRequest asks.
+    """The model and the version in a serialised ModelInferRequest.
     Raises InvalidInput if there is no ModelInferRequest in ``data``.
     """
     rest, _ = wire.split(data, RAW_INPUT) if len(data) >= LARGE else (data, None)
@@ -101,7 +79,7 @@ def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
     return fields, any(entry.HasField("contents") for entry in message.inputs)
 
 
-def encode_request(request: Request, typed: bool = False) -> Parts:
+def encode_request(request: InferRequest, typed: bool = False) -> Parts:
     """The request as a ModelInferRequest: with typed contents if `typed` and if every input has such, else raw.
     Raises InvalidInput if an input does not fit its declaration; InferenceError: a parameter that gRPC cannot carry.
     """
@@ -133,10 +111,10 @@ def read_response(data: bytes) -> dict[str, Any]:
         raise InferenceError(f"the response is not one of V2: {error}") from None
 
 
-def encode_response(response: Response, typed: bool) -> Parts:
+def encode_response(response: InferResponse, typed: bool) -> Parts:
     """The response as a ModelInferResponse: with typed contents if `typed` and if every output has such, else raw.
 
-    Whoever sends typed contents can read them. Others need not: tritonclient reads raw ones only.
+    A client that sends typed contents can read them; tritonclient reads raw contents only.
     Raises InferenceError if an output does not fit its declaration, or a parameter that gRPC cannot carry.
     """
     message = pb.ModelInferResponse(**_head(response))
@@ -160,9 +138,9 @@ def _refuse_both(entries: Iterable[Any], raw: Sequence[memoryview]) -> None:
 
 
 def _tensor(kind: type[_Tensor], entry: Any, typed: bool) -> _Tensor:
-    """The tensor of that kind, with the data in its typed contents if `typed`, else with none yet.
+    """The tensor of that kind, with the data of its typed contents if `typed`, else without data.
 
-    In shared memory it has none here, so typed contents are refused, and raw ones skip it.
+    A tensor in shared memory has no data here: typed contents are refused, and raw contents skip the tensor.
     """
     datatype, shape = entry.datatype.upper(), list(entry.shape)
     try:
@@ -182,7 +160,7 @@ def _typed(given: pb.InferTensorContents, datatype: str, shape: list[int]) -> Ar
     return array.reshape(shape)
 
 
-def _head(message: Head) -> dict[str, Any]:
+def _head(message: InferRequest | InferResponse) -> dict[str, Any]:
     return {
         "model_name": message.model_name,
         "model_version": message.model_version or "",
@@ -195,7 +173,7 @@ def _with_tensors(
 ) -> Parts:
     """The message with the tensors in its field ``entries``; raw contents follow it, as fields of that number.
 
-    An input in shared memory has no raw contents, an output empty ones, as Triton's clients and servers have it.
+    An input in shared memory has no raw contents, an output has empty contents, as in Triton's clients and servers.
     """
     typed = typed and all(tensor.datatype in contents.FIELDS for tensor in tensors)
     raw: Parts = []
