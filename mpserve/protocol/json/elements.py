@@ -1,7 +1,7 @@
-"""A tensor's `shape` and `data` as JSON carries them, checked and turned into an array.
+"""Checks a tensor's `shape` and `data` from JSON, and makes the array.
 
 No value is wrapped, cut or guessed. Whole lists are checked at C speed; Python looks at single elements only to name the
-one at fault. Knows neither messages nor bytes.
+wrong element. Knows neither messages nor bytes.
 
 Source: Open Inference Protocol, "Tensor Data" (inference_rest.md).
 """
@@ -18,11 +18,9 @@ from mpserve.protocol.datatypes import MAX_RANK, Array, narrow, numpy_dtype, out
 from mpserve.protocol.json.documents import describe, show
 from mpserve.protocol.json.numbers import Numbers
 
-# More than any body can hold, and few enough for numpy to index.
-MAX_ELEMENTS = 2**40
+MAX_ELEMENTS = 2**40  # more than any body can hold, and few enough for numpy to index
 
-# Up to so many floats are compared in Python: to have numpy check the finished array costs 3 µs, whatever its size.
-FEW = 64
+FEW = 64  # floats that are compared in Python: to have numpy check an array of any size costs 3 µs
 FP32_END = 3.4028235e38  # from 3.40282357e38 on a number becomes infinite
 
 # By numpy's kind of the datatype: the JSON values taken, as Python types and in words.
@@ -71,7 +69,7 @@ def decode_data(data: Any, datatype: str, shape: list[int]) -> Array:
 
 
 def _numbers(data: Numbers, datatype: str, shape: list[int]) -> Array | None:
-    """The array of numbers that the datatype can hold; None where its list has to be looked at, perhaps to say why not."""
+    """The array of the numbers; None if the list must be looked at, perhaps to name its fault."""
     dtype = numpy_dtype(datatype)
     if dtype.kind in "bO":
         return None
@@ -120,7 +118,7 @@ def _array(elements: list[Any], datatype: str) -> Array:
         return np.array(elements, dtype=dtype)
     with np.errstate(all="ignore"):
         if datatype == "BF16":
-            # Not straight to it, since it refuses integers of more than 64 bits signed.
+            # By way of FP64: BF16 refuses integers of more than 64 bits signed.
             array = np.fromiter(elements, np.float64, len(elements)).astype(dtype)
         else:
             array = np.fromiter(elements, dtype, len(elements))

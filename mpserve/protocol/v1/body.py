@@ -1,4 +1,4 @@
-"""The V1 protocol (TF-Serving style): request bodies to what a model's ``predict`` gets, and its results to bodies.
+"""The V1 protocol (TF-Serving style): request bodies to payloads for ``predict``, and results to bodies.
 
 Knows content types as words only: no HTTP, no routes, no status codes.
 """
@@ -19,7 +19,7 @@ from mpserve.protocol.json.documents import parse_object
 from mpserve.protocol.json.numbers import Numbers
 from mpserve.protocol.messages import InferResponse
 
-# What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
+# The media types of JSON in practice: `curl -d` sends form-urlencoded, the kserve client octet-stream, others nothing.
 _JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
 _JSON_SPACE = b" \t\r\n"
 
@@ -43,7 +43,7 @@ def decode_request(body: bytes, content_type: str | None, numbers: bool = False)
 
 
 def is_json(content_type: str | None) -> bool:
-    """Whether a body of this content type is JSON, whatever it holds."""
+    """Whether a body of this content type is JSON."""
     media_type = _media_type(content_type)
     return media_type in _JSON_MEDIA_TYPES or media_type.endswith("+json")
 
@@ -100,7 +100,7 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
 def write_plain(outputs: Sequence[tuple[str, str, Array]], nonfinite: NonFinite) -> bytes | None:
     """The JSON of a response with this output (name, datatype, array).
 
-    None if it is not plain or one of several, or a value is none of JSON's, and that is not to be null.
+    None if the output is not plain, there are several, or JSON cannot carry a value that must not be null.
     """
     if len(outputs) != 1:
         return None
@@ -148,7 +148,7 @@ def _values(name: str, array: Array, nonfinite: NonFinite) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What the JSON writer cannot take by itself, one step nearer to what it can."""
+    """A value that the JSON writer cannot take, one step nearer to a value that it can."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         try:

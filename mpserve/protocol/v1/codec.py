@@ -1,4 +1,4 @@
-"""The codecs of V1: JSON or raw bytes, and CloudEvents around them. Knows no HTTP but the words in a request's headers."""
+"""The codecs of V1: JSON or raw bytes, and CloudEvents around them. Of HTTP it knows a request's headers, as words."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -29,7 +29,7 @@ from mpserve.protocol.v2.wire import Encoded as Chunks
 from mpserve.protocol.v2.wire import dump, read_request, write
 
 KNOWN = 1024
-"""Outputs, as far as their data, that need not be written again: those of a model differ in shape, if in anything."""
+"""Outputs whose heads are remembered: the outputs of a model differ at most in shape."""
 
 
 OCTETS = "application/octet-stream"
@@ -85,7 +85,7 @@ class V2Codec(Codec):
         )
 
     def _binary(self, inputs: Inputs, tensors: list[NamedArray]) -> int:
-        """How many of the outputs are wanted as bytes."""
+        """The number of outputs that the client wants as bytes."""
         as_a_whole = bool(inputs.parameters and inputs.parameters.get(plain_binary.WANTED))
         if not inputs.requested:
             return len(tensors) if as_a_whole else 0
@@ -97,7 +97,7 @@ class V2Codec(Codec):
 
 
 def _with_bytes(message: Chunks) -> Encoded:
-    """The message in one piece of its own: a model may use its arrays again in its next predict."""
+    """The message in memory of its own: a model may use its arrays again in its next predict."""
     if message.json_length is None:
         return Encoded(message.join(), JSON)
     return Encoded(message.join(), None, {"content-type": OCTETS, HEADER.lower(): str(message.json_length)})
@@ -187,7 +187,7 @@ def write_plain(
 def _numbers(datatype: str, array: Array, nonfinite: NonFinite) -> bytes | None:
     if array.dtype is not WRITABLE.get(datatype):
         return None
-    # Also one of one dimension is made flat, which may be a column of a table: the writer takes no strides.
+    # An array of one dimension is made flat too: it may be a column of a table, and the writer takes no strides.
     data = dumps(array.ravel(), None, OPT_SERIALIZE_NUMPY)
     return None if NULL in data and nonfinite != "null" else data
 
@@ -196,7 +196,7 @@ def _numbers(datatype: str, array: Array, nonfinite: NonFinite) -> bytes | None:
 def _around(
     model_name: str | None, model_version: str | None, name: str, datatype: str, shape: tuple[int, ...]
 ) -> tuple[bytes, bytes]:
-    """Of a response of one output: all up to its id, and from there to the data."""
+    """Of a response with one output: the text up to the id, and the text from there to the data."""
     return _begin(model_name, model_version), b'"outputs":[' + _describe(name, datatype, shape)
 
 
