@@ -48,7 +48,10 @@ def decode_buffer(buffer: Buffer, datatype: str, shape: Sequence[int]) -> Array:
     if len(buffer) != expected:
         raise InvalidInput(f"expected {expected} bytes for {datatype} of shape {show_shape(shape)}, got {len(buffer)}")
     if dtype.kind == "b" and expected:
-        _check_bools(np.frombuffer(buffer, np.uint8))
+        values = np.frombuffer(buffer, np.uint8)
+        if int(values.max()) > 1:
+            index = int((values > 1).argmax())
+            raise InvalidInput(f"element {index} is the byte {values[index]}, expected 0 or 1 for BOOL")
     return np.frombuffer(buffer, dtype.newbyteorder("<")).reshape(shape)
 
 
@@ -146,12 +149,6 @@ def decode_raw(body: bytes, declared: Sequence[Declared]) -> tuple[str, str, Arr
             )
         shape[shape.index(-1)] = len(body) // row
     return name, datatype, decode_tensor(body, datatype, shape, what)
-
-
-def _check_bools(values: Array) -> None:
-    if int(values.max()) > 1:
-        index = int((values > 1).argmax())
-        raise InvalidInput(f"element {index} is the byte {values[index]}, expected 0 or 1 for BOOL")
 
 
 def _bytes_array(buffer: Buffer, shape: Sequence[int]) -> Array:

@@ -1,12 +1,9 @@
-"""CloudEvents 1.0 over HTTP: the model's payload out of a request that is an event, and its answer into an event.
+"""CloudEvents 1.0 over HTTP: reads the payload of a request that is an event, and makes an event of the answer.
 
-Sources: CloudEvents 1.0.2, HTTP protocol binding and JSON event format; which attributes an answer has is the kserve
-SDK's. Headers are a dict with lower-case names. It must not know routes, statuses or the environment.
+Headers are a dict with lower-case names. Knows no routes, statuses or environment. The ``cloudevents`` library is not used: it
+invents a missing id, specversion or time, and passes on invalid JSON as text. The tests let it read the answers of this module.
 
-The ``cloudevents`` library (2.2) is not used here; the tests have it read our answers and write our requests. It would
-bring two dependencies, and 31 ms and 4 MB to the import; it reads a body of 1 MB in 17 ms, where this module takes 3,
-and adds 17 us to a small answer, where this module takes 7. Above all it is lenient where we must not be: a missing id,
-specversion or time is invented, and data that is not the JSON it says to be is passed on as text.
+Sources: CloudEvents 1.0.2, HTTP protocol binding and JSON event format; the kserve SDK for the attributes of an answer.
 """
 
 import base64
@@ -127,7 +124,7 @@ def _is_json(media_type: str) -> bool:
 
 
 def _holds_json(attributes: Mapping[str, Any]) -> bool:
-    """Whether a request's data is JSON: so it is if nothing is said, and the last is what `curl -d` says untold."""
+    """Whether a request's data is JSON, which it is without a media type, and with the default of `curl -d`."""
     media_type = _media_type(next(filter(None, map(attributes.get, _CONTENT_TYPES)), None))
     return _is_json(media_type) or media_type in ("", "application/x-www-form-urlencoded")
 

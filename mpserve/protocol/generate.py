@@ -47,16 +47,13 @@ class GenerateCodec(Codec):
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
         return Encoded(self.write_part(inputs, outputs), None, self.part_fields)
 
-    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
-        return self._object(inputs, outputs)
-
     def refusal(self, model_name: str) -> NotSupported:
         return NotSupported(
             "generate expects the model to produce exactly 1 response; use generate_stream for a model that produces any"
             " number of them"
         )
 
-    def _object(self, inputs: Inputs, outputs: Outputs) -> bytes:
+    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
         result = outputs.result if outputs.tensors is None else outputs.response(inputs)
         return encode_response(result, outputs.model_name, outputs.own_version, inputs.id, self.nonfinite)
 
@@ -68,7 +65,7 @@ class GenerateStreamCodec(GenerateCodec):
     part_fields: Mapping[str, str] = {"content-type": EVENTS}
 
     def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
-        return event(self._object(inputs, outputs))
+        return event(super().write_part(inputs, outputs))
 
     def last_part(self, fault: bytes) -> bytes | None:
         return event(fault)

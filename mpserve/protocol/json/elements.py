@@ -19,7 +19,6 @@ from mpserve.protocol.json.documents import describe, show
 from mpserve.protocol.json.numbers import Numbers
 
 MAX_ELEMENTS = 2**40  # more than any body can hold, and few enough for numpy to index
-
 FEW = 64  # floats that are compared in Python: to have numpy check an array of any size costs 3 µs
 FP32_END = 3.4028235e38  # from 3.40282357e38 on a number becomes infinite
 

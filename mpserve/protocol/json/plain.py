@@ -32,9 +32,7 @@ FEW_BYTES = 1536
 V2: FP32 up to 350 elements (4 kB), integers up to 128 (0.8 kB). V1: floats up to 128 (1.4 kB), as FP32 up to 192 (2.1 kB).
 """
 
-FEW = 16
-"""Elements up to which a look at each type costs less than a search for booleans in the body."""
-
+FEW = 16  # elements up to which a look at each type costs less than a search for booleans in the body
 BRIEF = 500  # numbers up to which a search for the largest costs less than numpy's overflow check
 KNOWN = 1024  # lengths of data, by datatype, whose packers are kept
 _NUMBERS = frozenset({int, float})
@@ -69,8 +67,7 @@ KINDS = {
 _LIMITS = {
     dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for _, dtype, _ in KINDS.values() if dtype.kind in "iu"
 }
-NULL = ord("n")
-"""A letter that an encoded array holds only in null. To search for bytes costs nine times as much."""
+NULL = ord("n")  # a letter that an encoded array holds only in null. To search for bytes costs nine times as much
 WRITABLE = {datatype: dtype for datatype, dtype in FIXED.items() if datatype != "FP16"}
 """By datatype: the dtype that the JSON writer takes."""
 

@@ -20,9 +20,7 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.tensors import NamedArray, RequestedOutput
 
 LARGE = 262144  # bytes of a message that is not read here: its tensors are not to be copied
-KNOWN = 1024
-"""Outputs whose encoded heads are remembered; clients may send any number of shapes."""
-
+KNOWN = 1024  # outputs whose encoded heads are remembered; clients may send any number of shapes
 _RAW = {datatype: dtype for datatype, dtype in LITTLE.items() if datatype != "BOOL"}
 """Of a raw BOOL each byte would have to be looked at."""
 _ID: int = pb.ModelInferResponse.ID_FIELD_NUMBER

@@ -9,9 +9,7 @@ Source: protobuf.dev, "Encoding".
 
 from mpserve.errors import InvalidInput
 
-MAX_FIELDS = 65536
-"""The most fields of one message: far more than tensors and parameters need, and soon counted."""
-
+MAX_FIELDS = 65536  # the most fields of one message: far more than tensors and parameters need, and soon counted
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 

@@ -28,8 +28,7 @@ from mpserve.protocol.v2 import reader as beginnings
 from mpserve.protocol.v2.wire import Encoded as Chunks
 from mpserve.protocol.v2.wire import dump, read_request, write
 
-KNOWN = 1024
-"""Outputs whose heads are remembered: the outputs of a model differ at most in shape."""
+KNOWN = 1024  # outputs whose heads are remembered: the outputs of a model differ at most in shape
 
 
 OCTETS = "application/octet-stream"

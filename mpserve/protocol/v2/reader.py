@@ -41,9 +41,7 @@ MEDIUM = 16384  # bytes of a body up to which a known beginning is worth a copy 
 Numbers: TypeAlias = Callable[[bytes], Array]
 """Reads the numbers between a beginning and its end. Raises one of ``NOT_PLAIN`` for another number of numbers."""
 
-ModelSpec = tuple[str, bool | None]
-"""A requested output, and whether as bytes; None: the request does not say so."""
-
+ModelSpec = tuple[str, bool | None]  # a requested output, and whether as bytes; None: the request does not say so
 _known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[ModelSpec, ...]]] = {}
 """By beginning and end: the request's id, the input's name and datatype, the reader of the numbers, and the outputs."""
 

@@ -22,7 +22,6 @@ from mpserve.protocol.json.elements import check_shape, decode_data
 from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
 _SIZE = "binary_data_size"
-
 SHORT = 5000  # bytes of JSON up to which a search for "null" costs less than numpy's look at the arrays
 Tensor = InferInput | InferOutput
 AnyTensor = TypeVar("AnyTensor", InferInput, InferOutput)

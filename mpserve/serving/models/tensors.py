@@ -1,7 +1,4 @@
-"""Models that speak arrays: ``TensorModel`` declares its inputs and outputs once, and works under V1 and V2 alike.
-
-How a payload becomes arrays, and arrays an answer, is ``conversion``'s affair.
-"""
+"""Models that speak arrays: ``TensorModel`` declares its inputs and outputs once, and answers V1 and V2 alike."""
 
 from collections.abc import Callable, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
@@ -18,20 +15,19 @@ from mpserve.serving.models.model import Model, Spec
 class TensorModel(Model):
     """A model whose ``predict`` takes and returns arrays.
 
-    ``predict`` gets one numpy array per declared input, in their order, and returns one per declared output: an array,
-    a tuple of them, or a dict by name (torch tensors do as well). Without ``inputs`` it gets whatever the request
-    holds; without ``outputs`` the answers are named ``output-0``, ``output-1``, as the SDK names them.
+    ``predict`` gets one numpy array per declared input, in their order, and returns one array per declared output: an array,
+    a tuple of arrays, or a dict by name (or torch tensors). Without ``inputs`` it gets all tensors of the request; without
+    ``outputs`` the outputs are named ``output-0``, ``output-1``, as in the SDK.
 
-    V1: ``instances`` is the one input's rows, or a list of objects with one entry per input; ``predictions`` mirrors
-    that.
+    V1: ``instances`` is the rows of the only input, or a list of objects with one entry per input, and so are ``predictions``.
 
     Attributes:
-        inputs, outputs: what is declared.
-        max_batch_size: rows that ``predict`` is given at most, of several requests together; 0 gives it each request by
-            itself, None leaves it to ``--max_batch_size``. Batches need -1 as the first dimension of every tensor.
-        max_batch_delay: seconds for which an idle model waits for a fuller batch; None leaves it to ``--max_batch_delay``.
-        preferred_batch_sizes: rows of a batch that is not held back for more, and not filled beyond if more are there.
-        pad_value: fills requests of different shape up to the largest of their batch; None joins only those of one shape.
+        inputs, outputs: the declaration.
+        max_batch_size: maximum rows per batch; 0: no batches, None: ``--max_batch_size`` decides. Batches need -1 as the first
+            dimension of every tensor.
+        max_batch_delay: seconds that an idle model waits for a fuller batch; None: ``--max_batch_delay`` decides.
+        preferred_batch_sizes: rows of a batch that does not wait for more rows, and takes no more.
+        pad_value: pads requests of different shapes to the largest shape of their batch; None: joins equal shapes only.
     """
 
     inputs: Sequence[Tensor] = ()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mpserve.config.settings import Settings
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady
-from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.predictor import Predictor
@@ -57,11 +56,6 @@ class ServerCore(ModelHost):
             source.preload()
 
     @property
-    def helper(self) -> Executor:
-        """Runs slow work that belongs to no model, off the event loop."""
-        return self._offload
-
-    @property
     def names(self) -> list[str]:
         """The names of all models to serve, in their order, loaded or not."""
         if self.desired.generation:
@@ -104,7 +98,7 @@ class ServerCore(ModelHost):
         desired = await self.offload(self.plane.begin, await self._found())
         self.desired = desired
         for name, spec in desired.models.items():
-            self.models[name] = await self.bring_up(name, spec, self._offload)
+            self.models[name] = await self.bring_up(name, spec, self.helper)
         for name, sources in self.known.items():
             if name not in desired.models:
                 for source in sources:
@@ -114,11 +108,11 @@ class ServerCore(ModelHost):
     async def _found(self) -> list[str]:
         """Construct the models of the start, and return their names."""
         if self.sources is None:
-            with self.step("the import of the model's code", self._offload):
+            with self.step("the import of the model's code", self.helper):
                 self.sources = await self.offload(self._find)
         self.known = {}
         for source in self.sources:
-            with self.step("the construction of a model", self._offload):
+            with self.step("the construction of a model", self.helper):
                 model = await self.offload(source.obtain)
             self.known.setdefault(model.name, []).append(source)
         refuse_twins(source.model for source in self.sources if source.model is not None)
@@ -136,7 +130,7 @@ class ServerCore(ModelHost):
     async def describe(self, instance: ModelInstance) -> tuple[list[Spec], list[Spec]]:
         """The inputs and outputs of a model. The helper's thread asks the model: its own threads may be busy."""
         model = instance.model
-        return await call(model.get_input_types, self._offload), await call(model.get_output_types, self._offload)
+        return await call(model.get_input_types, self.helper), await call(model.get_output_types, self.helper)
 
     async def stop(self) -> None:
         """Run the ``stop`` of every version of every model, each in its own thread. A failure is logged."""
@@ -144,7 +138,7 @@ class ServerCore(ModelHost):
         await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in instance))
         if self.predictor is not None:
             await self.predictor.close()
-        self._offload.close()
+        self.helper.close()
         metrics().flush()  # for the next worker in this slot, and for a scrape of the other workers
         if self._own_directory is not None:
             rundir.remove(self._own_directory)

@@ -78,8 +78,8 @@ class ModelHost:
         self.models: dict[str, ModelVersions] = {}
         self.loading = ""  # the present step of a load, for messages about a deadline
         self._on_thread: Callable[[], object] = lambda: None
-        self._offload = Executor("helper")
-        self._loading_in = self._offload
+        self.helper = Executor("helper")  # slow work that belongs to no model
+        self._loading_in = self.helper
 
     def take_place(self, board: Scoreboard, row: Row, directory: Path) -> None:
         """Take this row of the scoreboard, and follow the desired state and the shared memory regions of the directory."""
@@ -96,9 +96,7 @@ class ModelHost:
     def regions(self) -> Regions:
         """The shared memory regions of clients. Raises NotSupported if the server was started without them."""
         if self._regions is None:
-            raise NotSupported(
-                "this server uses no shared memory of its clients, unless it is started with --allow_client_shm"
-            )
+            raise NotSupported("this server uses no shared memory of its clients; start it with --allow_client_shm")
         return self._regions
 
     def follow_regions(self) -> None:
@@ -130,7 +128,7 @@ class ModelHost:
 
     async def _bring_up(self, model: Model, one_of_several: bool, again: bool) -> ModelInstance:
         before = next((instance for instance in self.models.get(model.name, ()) if instance.model is model), None)
-        with self.step("the construction of a model", self._offload):
+        with self.step("the construction of a model", self.helper):
             instance = before or ModelInstance(model, self._on_thread, one_of_several, self.settings)
         was_ready = model.ready
         in_log = model_in_log.set(instance.label)
@@ -179,7 +177,7 @@ class ModelHost:
         if isinstance(instance.model, TensorModel):
             return []
         try:
-            specs = await call(instance.model.get_input_types, self._offload)
+            specs = await call(instance.model.get_input_types, self.helper)
             return [Tensor(spec["name"], spec["datatype"], list(spec["shape"])) for spec in specs]
         except Exception as error:
             logger.warning("model %s does not tell its inputs: %s: %s", instance.label, type(error).__name__, error)
@@ -233,11 +231,11 @@ class ModelHost:
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run slow work that belongs to no model, off the event loop."""
-        return await self._offload.run(function, *args)
+        return await self.helper.run(function, *args)
 
     def where(self) -> str:
         """The line that the present load has reached."""
-        return self._loading_in.where() or self._offload.where()
+        return self._loading_in.where() or self.helper.where()
 
 
 def own_directory() -> Path:

@@ -236,9 +236,7 @@ def _refuse_replacements(parameters: Mapping[str, Any]) -> None:
 
 def _by_slot(reasons: Mapping[int, str]) -> str:
     """The reasons, each with its slots."""
-    return "; ".join(f"{_slots(reasons, reason)}: {reason}" for reason in dict.fromkeys(reasons.values()))
-
-
-def _slots(reasons: Mapping[int, str], reason: str) -> str:
-    slots: Iterable[int] = sorted(slot for slot, other in reasons.items() if other == reason)
-    return f"in slot {', '.join(map(str, slots))}"
+    slots: dict[str, list[str]] = {}
+    for slot in sorted(reasons):
+        slots.setdefault(reasons[slot], []).append(str(slot))
+    return "; ".join(f"in slot {', '.join(slots[reason])}: {reason}" for reason in dict.fromkeys(reasons.values()))
