@@ -1,7 +1,6 @@
-"""Content codings of whole bodies: gzip and deflate, undone within a limit and applied where they are worth it.
+"""Content codings of whole bodies: gzip and deflate, undone within a limit, and applied where they save bytes.
 
-Knows header values and bytes. It must not know which request they belong to, nor what the bytes mean. All runs in the
-caller's thread: a body of a megabyte takes milliseconds, in which zlib lets other threads of the process run.
+Knows header values and bytes, no requests. Everything runs in the caller's thread: zlib lets other threads run meanwhile.
 """
 
 import io
@@ -14,7 +13,7 @@ from mpserve.errors import InvalidInput, PayloadTooLarge, UnsupportedEncoding
 
 Coding = Literal["gzip", "deflate"]
 CODINGS: tuple[Coding, ...] = get_args(Coding)
-"""What is offered, the preferred first. deflate is the zlib format (RFC 9110 8.4.1.2), as tritonclient has it."""
+"""The codings of answers, the preferred first. deflate is the zlib format (RFC 9110 8.4.1.2), as in tritonclient."""
 
 MINIMUM_SIZE = 1024
 """Bytes from which a body is compressed: a smaller body fits into one Ethernet frame, so compression saves no packet."""
@@ -93,7 +92,7 @@ def _undo(coding: Coding, body: bytes, limit: int) -> bytes:
 
 
 def _feed(stream: Any, piece: bytes | memoryview, output: io.BytesIO, limit: int) -> None:
-    """Write to ``output`` all that a zlib stream makes of its next input. Raises zlib.error and PayloadTooLarge."""
+    """Expand ``piece`` into ``output``. Raises zlib.error and PayloadTooLarge."""
     more = True
     while more and not stream.eof:
         allowed = min(_PIECE, limit - output.tell() + 1)
@@ -114,7 +113,7 @@ def _has_zlib_header(body: bytes) -> bool:
 
 
 def choose(accept_encoding: str | None) -> Coding | None:
-    """The coding that an ``Accept-Encoding`` header asks for, None for a body as it is (RFC 9110 12.5.3).
+    """The coding that an ``Accept-Encoding`` header asks for; None: identity (RFC 9110 12.5.3).
 
     The greatest weight wins; among equal weights gzip, then deflate, then identity. A malformed element is skipped. A client
     that forbids identity and takes no known coding gets identity.

@@ -1,7 +1,7 @@
-"""Triton's generate extension: flat JSON objects to ``InferRequest``, and what models answer to flat JSON objects.
+"""Triton's generate extension: flat JSON objects to ``InferRequest``, and answers to flat JSON objects. Knows no HTTP.
 
-Knows no HTTP. Where Triton's text leaves open what a field becomes, its server decides (src/http_server.cc,
-ConvertGenerateRequest, ExactMappingInput, ExactMappingOutput).
+Where Triton's text leaves the meaning of a field open, its server decides (src/http_server.cc, ConvertGenerateRequest,
+ExactMappingInput, ExactMappingOutput).
 
 Source: Triton, docs/protocol/extension_generate.md.
 """
@@ -28,11 +28,10 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 
 class GenerateCodec(Codec):
-    """Requests to ``generate``, which are answered with one JSON object.
+    """Requests to ``generate``, whose answer is one JSON object.
 
-    The body is JSON whatever its content type says: ``curl -d``, by which the extension is documented, says form.
-
-    ``nonfinite``: what becomes of NaN and infinity in an answer.
+    The body is JSON whatever its content type says: `curl -d` in the extension's documentation sends form-urlencoded.
+    ``nonfinite``: the treatment of NaN and infinity in an answer.
     """
 
     parts = Parts.ONE
@@ -59,7 +58,7 @@ class GenerateCodec(Codec):
 
 
 class GenerateStreamCodec(GenerateCodec):
-    """Requests to ``generate_stream``, which are answered with server-sent events, one for each JSON object."""
+    """Requests to ``generate_stream``, whose answer is server-sent events, one for each JSON object."""
 
     parts = Parts.MANY
     part_fields: Mapping[str, str] = {"content-type": EVENTS}
@@ -147,7 +146,7 @@ def _declared(name: str, value: Any, datatype: str, shape: Sequence[int]) -> Inf
 
 
 def _fitted(count: int, declared: Sequence[int]) -> list[int] | None:
-    """So many elements in a declared shape, whose last open dimension takes what the fixed ones leave; others are 1."""
+    """The declared shape for ``count`` elements. The last open dimension takes the rest; other open dimensions are 1."""
     fixed = prod(size for size in declared if size != -1)
     left = count // fixed if fixed else 0
     shape = list(declared)

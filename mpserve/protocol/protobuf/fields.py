@@ -9,7 +9,7 @@ Source: Open Inference Protocol, "GRPC" (inference_rest.md, open_inference_grpc.
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -18,11 +18,10 @@ from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.json.documents import MAX_SHOWN
 from mpserve.protocol.json.elements import check_shape, show_shape
-from mpserve.protocol.messages import InferRequest, InferResponse
 from mpserve.protocol.protobuf import contents, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
-from mpserve.protocol.tensors import REGION, InferInput, InferOutput, RequestedOutput
+from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
 Parts = list[bytes | memoryview]  # a message that is sent as ``b"".join(parts)``
 _Message = TypeVar("_Message", bound=Message)
@@ -30,6 +29,28 @@ _Tensor = TypeVar("_Tensor", InferInput, InferOutput)
 LARGE = 262144  # bytes of a message from which on its raw tensors are kept from being copied
 RAW_INPUT: int = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+
+
+class Head(Protocol):
+    """The common attributes of an ``InferRequest`` and an ``InferResponse``, whose module imports this module."""
+
+    id: str | None
+    model_name: str
+    model_version: str | None
+    parameters: Parameters | None
+
+
+class Request(Head, Protocol):
+    """The written attributes of an ``InferRequest``."""
+
+    inputs: list[InferInput]
+    request_outputs: list[RequestedOutput]
+
+
+class Response(Head, Protocol):
+    """The written attributes of an ``InferResponse``."""
+
+    outputs: list[InferOutput]
 
 
 def parse(kind: type[_Message], data: bytes) -> _Message:
@@ -79,7 +100,7 @@ def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
     return fields, any(entry.HasField("contents") for entry in message.inputs)
 
 
-def encode_request(request: InferRequest, typed: bool = False) -> Parts:
+def encode_request(request: Request, typed: bool = False) -> Parts:
     """The request as a ModelInferRequest: with typed contents if `typed` and if every input has such, else raw.
     Raises InvalidInput if an input does not fit its declaration; InferenceError: a parameter that gRPC cannot carry.
     """
@@ -111,7 +132,7 @@ def read_response(data: bytes) -> dict[str, Any]:
         raise InferenceError(f"the response is not one of V2: {error}") from None
 
 
-def encode_response(response: InferResponse, typed: bool) -> Parts:
+def encode_response(response: Response, typed: bool) -> Parts:
     """The response as a ModelInferResponse: with typed contents if `typed` and if every output has such, else raw.
 
     A client that sends typed contents can read them; tritonclient reads raw contents only.
@@ -160,7 +181,7 @@ def _typed(given: pb.InferTensorContents, datatype: str, shape: list[int]) -> Ar
     return array.reshape(shape)
 
 
-def _head(message: InferRequest | InferResponse) -> dict[str, Any]:
+def _head(message: Head) -> dict[str, Any]:
     return {
         "model_name": message.model_name,
         "model_version": message.model_version or "",

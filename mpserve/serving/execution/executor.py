@@ -196,12 +196,15 @@ class Executor:
 
 
 class Watchdog:
-    """Watches the threads of a model. ``patience``: seconds that one call may take."""
+    """Finds calls of a model that do not come back. ``patience``: seconds that one call may take.
+
+    A look at the threads costs a request nothing. No thread can be ended from outside, so the process has to be replaced.
+    """
 
     def __init__(self, executor: Executor, patience: float) -> None:
         self.patience = patience
         self._executor = executor
-        self._seen = [(0, 0.0)] * executor.threads  # of each thread its steps, and when there were first so many
+        self._seen = [(0, 0.0)] * executor.threads  # for each thread: its steps, and the time of the last change
 
     def look(self, now: float) -> list[int]:
         """The threads that are stuck in a call at ``now``, on a monotonic clock. To be called often."""

@@ -42,11 +42,11 @@ class TensorModel(Model):
         raise NotSupported(f"Model {self.name} does not implement predict.")
 
     def invoke(self, arrays: Sequence[Array]) -> Any:
-        """How ``predict`` is called. A framework's base class moves the arrays to its device here."""
+        """Call ``predict``. A framework's base class moves the arrays to its device here."""
         return self.predict(*arrays)
 
     def warmup(self) -> Any:
-        """Predict once on ``sample``, if there is one: one array, or a sequence with one per input, as declared."""
+        """Predict once on ``sample``: one array, or a sequence with one array per declared input."""
         if self.sample is None:
             return None
         given = [self.sample] if len(self.inputs) == 1 or isinstance(self.sample, np.ndarray) else self.sample
@@ -69,12 +69,11 @@ def _checked(tensor: Tensor, array: Array) -> Array:
 
 
 class FunctionModel(TensorModel):
-    """A pair of functions: ``load()`` gives an object, ``predict(object, array, ...)`` answers; or ``predict`` alone.
+    """A pair of functions: ``load()`` returns an object, ``predict(object, array, ...)`` answers; or ``predict`` alone.
 
-    A ``load`` with a parameter ``device``, or any other that must be given, gets the device and runs in each worker.
-    One that needs nothing runs once in the arbiter, so that what it returns is shared by all workers, unless it reaches
-    for CUDA on the way.
-    Raises ConfigurationError: ``load`` is ``async def``; only ``predict`` may be.
+    A ``load`` with a parameter ``device``, or any other required parameter, gets the device and runs in each worker. Any other
+    ``load`` runs once in the arbiter, so that all workers share its result, unless it reaches for CUDA.
+    Raises ConfigurationError if ``load`` is ``async def``; only ``predict`` may be.
     """
 
     def __init__(self, name: str, predict: Callable[..., Any], load: Callable[..., Any] | None) -> None:
@@ -111,7 +110,7 @@ def is_async(model: TensorModel) -> bool:
 
 
 def answers_in_parts(model: TensorModel) -> bool:
-    """Whether its predict is a generator, as far as can be known before it is called."""
+    """Whether predict is a generator function."""
     predict = _predict_of(model)
     return isgeneratorfunction(predict) or isasyncgenfunction(predict)
 

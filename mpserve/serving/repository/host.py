@@ -35,9 +35,9 @@ T = TypeVar("T")
 
 
 class ModelVersions:
-    """A wanted model in a worker: all its versions, which are brought up, served and ended together.
+    """All versions of a model in a worker, which are brought up, served and ended together.
 
-    Iterates over them from the oldest to the newest, which is the one that answers when none is named.
+    Iterates from the oldest to the newest version, which answers requests without a version.
     """
 
     def __init__(self, spec: ModelSpec, versions: Iterable[ModelInstance]) -> None:
@@ -50,11 +50,9 @@ class ModelVersions:
 
     @property
     def versions(self) -> list[str]:
-        """From the oldest to the newest."""
         return [instance.model.version for instance in self]
 
     def find(self, version: str) -> ModelInstance | None:
-        """The version of this name."""
         for instance in self._versions:
             if instance.model.version == version:  # asked of the model: its load() may have set it
                 return instance
