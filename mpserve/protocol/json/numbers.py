@@ -23,9 +23,7 @@ except ImportError:  # there are no wheels for Python 3.14
 
 LONG = 2048  # bytes of a list; shorter lists gain less from simdjson than the search for them costs
 
-MOST = (
-    1024  # lists that are looked at: a request has fewer inputs, and a body of beginnings only would take 0.1 s per MB
-)
+MOST = 1024  # lists that are looked at: more than a request has, and few enough to bound the search
 UNSIGNED = 2.0**63  # from here on an integer is none of 64 bits with a sign
 Kind = Literal["d", "i", "u", "any"]
 """The dtype of numbers: float64, int64, uint64, or the dtype that numpy would choose."""

@@ -152,9 +152,7 @@ def _column(declared: Sequence[Tensor], index: int, name: str, values: list[Any]
     try:
         array = np.array(decoded)
     except (ValueError, OverflowError) as error:
-        raise InvalidInput(
-            f"input {shown}: expected instances of one shape, of numbers, booleans or strings"
-        ) from error
+        raise InvalidInput(f"input {shown}: expected instances of one shape: numbers, booleans or strings") from error
     if array.dtype.kind == "f" and (not declared or declared[index].datatype == "UINT64"):
         array = _unsigned(array, decoded)
     if array.dtype.kind not in "biufUS":

@@ -23,7 +23,7 @@ from mpserve.serving.execution.schedulers import Scheduler
 from mpserve.serving.execution.stream import Source
 from mpserve.serving.extensions.statistics import counters_of
 from mpserve.serving.inference.answer_in_parts import AnswerInParts, close_unread
-from mpserve.serving.inference.request_head import Reply, RequestHead, Status
+from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.inference.requested_outputs import NOTHING, Treatments, completed, select, take_treatments
 from mpserve.serving.models.faults import blame, refuse_promise, report
 from mpserve.serving.models.fit import STREAMS, WHOLE, fit_inputs, fit_outputs
@@ -139,12 +139,6 @@ class InferenceRequest(Timed):
         if seconds != math.inf:
             self.deadline = admission.deadline(self, seconds)
         return instance
-
-    @property
-    def status(self) -> Status:
-        if self.parts is not None:
-            return Status.STREAMING
-        return Status.DONE if self.over else Status.RUNNING if self.begun else Status.QUEUED
 
     def own_headers(self) -> tuple[Headers, Headers]:
         """A copy of the request's headers, which the model may change, and the answer's headers, which it may fill."""

@@ -1,7 +1,6 @@
 """What a front end hands over with a request's body: the ``RequestHead``, and the ``Reply`` that takes the answer."""
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Protocol
 
 from mpserve.errors import MPServeError
@@ -29,15 +28,6 @@ class RequestHead:
     identity: str = ""
     content_encoding: str | None = None
     accept_encoding: str | None = None
-
-
-class Status(Enum):
-    """The progress of a request, which moves down this list and may skip a step."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    STREAMING = "streaming"
-    DONE = "done"
 
 
 class Reply(Protocol):

@@ -51,21 +51,17 @@ class DesiredState(NamedTuple):
         known = self.models.get(name) or self.candidates.get(name)
         taken = {spec.bit for spec in (*self.models.values(), *self.candidates.values())}
         bit = known.bit if known else next(bit for bit in range(len(taken) + 1) if bit not in taken)
-        return self._replace(
-            candidates={**self.candidates, name: ModelSpec(self.generation + 1, bit, asker, tuple(entries))}
-        )
+        spec = ModelSpec(self.generation + 1, bit, asker, tuple(entries))
+        return self._replace(candidates={**self.candidates, name: spec})
 
     def without_candidate(self, name: str) -> "DesiredState":
         """The state after the candidate ``name`` was dropped."""
-        return self._replace(
-            candidates={other: candidate for other, candidate in self.candidates.items() if other != name}
-        )
+        return self._replace(candidates={other: spec for other, spec in self.candidates.items() if other != name})
 
     def committed(self, name: str) -> "DesiredState":
         """The state after the candidate ``name`` was committed."""
-        return self.without_candidate(name)._replace(
-            models={**self.models, name: self.candidates[name]._replace(asker=0)}
-        )
+        spec = self.candidates[name]._replace(asker=0)
+        return self.without_candidate(name)._replace(models={**self.models, name: spec})
 
     def without(self, name: str) -> "DesiredState":
         """The state after ``name`` was unloaded."""

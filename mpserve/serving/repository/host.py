@@ -94,7 +94,7 @@ class ModelHost:
     def regions(self) -> Regions:
         """The shared memory regions of clients. Raises NotSupported if the server was started without them."""
         if self._regions is None:
-            raise NotSupported("this server uses no shared memory of its clients; start it with --allow_client_shm")
+            raise NotSupported("this server uses no shared memory of clients, unless it has --allow_client_shm")
         return self._regions
 
     def follow_regions(self) -> None:

@@ -65,9 +65,7 @@ class ModelSource:
             self.model.version = self.version
         if not self.preloaded:
             if inspect.iscoroutinefunction(self.model.preload):
-                raise ConfigurationError(
-                    f"preload() of model {self.model.name} is async; there is no loop yet: use def"
-                )
+                raise ConfigurationError(f"preload() of model {self.model.name} is async, expected a plain def")
             with telling(f"preload() of model {self.model.name}"):
                 self.model.preload()
             self.preloaded = True
@@ -154,7 +152,7 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
         name = model_name or Path(str(thing.__file__)).stem
         load = getattr(thing, "load", None)
         if inspect.iscoroutinefunction(load):
-            raise ConfigurationError(f"{target}: the function load is async; there is no loop yet: use def")
+            raise ConfigurationError(f"{target}: the function load is async, expected a plain def")
         return [ModelSource(build=partial(FunctionModel, name, thing.predict, load))]
     if isinstance(thing, Model):
         if model_name:
@@ -164,9 +162,7 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
         return [ModelSource(build=partial(_construct, thing, model_name))]
     if isinstance(thing, list | tuple) and thing:
         return from_objects(thing)
-    raise ConfigurationError(
-        f"{target} is no model: expected a subclass or an instance of mpserve.Model, got {thing!r}"
-    )
+    raise ConfigurationError(f"{target} is no model: expected a subclass or instance of mpserve.Model, got {thing!r}")
 
 
 def _construct(model_class: type[Model], model_name: str | None) -> Model:
