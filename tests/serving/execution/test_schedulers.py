@@ -139,7 +139,7 @@ WHOLE = [InThread, InBatch, OnLoop, Mixed, InAsyncBatch]
 async def test_a_request_is_queued_then_runs_and_is_done(kind: type[Any]) -> None:
     async with in_flight(kind()) as core:
         (first, reply), (second, _) = ask(core), ask(core)
-        assert not (first.begun or first.over)
+        assert (first.begun, first.over) == (False, False)
         await until(core.find("m").model.begun.is_set)
         assert (first.begun, first.over, second.begun, second.over) == (True, False, False, False)
         core.find("m").model.go.set()
