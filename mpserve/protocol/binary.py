@@ -26,7 +26,6 @@ _LENGTH = Struct("<I")  # before each element of BYTES
 
 def decode_tensor(buffer: Buffer, datatype: str, shape: Sequence[int], what: str) -> Array:
     """The array of that datatype and shape in `buffer`: a read-only view if `buffer` is ``bytes``.
-
     The view need not be aligned. BYTES cannot be a view, and is an object array of ``bytes``. `what` names the tensor in
     messages: "input 'x'".
     Raises InvalidInput: an invalid datatype or shape, a wrong number of bytes, a BOOL that is neither 0 nor 1, or a wrong
@@ -125,7 +124,6 @@ class Rest:
 
 def decode_raw(body: bytes, declared: Sequence[Declared]) -> tuple[str, str, Array]:
     """Name, datatype and array of a model's only input, whose bytes are the whole body.
-
     `declared` are the model's inputs as (name, datatype, shape). The length of the body decides a size of -1. A body of BYTES
     is the only element, without its length, as in Triton.
     Raises InvalidInput if the declaration is ambiguous, or the body does not fit the declaration.

@@ -37,7 +37,6 @@ _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not 
 
 class Event(NamedTuple):
     """A request that was an event.
-
     ``attributes`` are strings, and in structured mode whatever JSON holds but null, which means not there. ``data`` is
     an object if the data is JSON by its media type or has none, else bytes.
     """
@@ -167,7 +166,6 @@ def wrap(
     merge: bool = False,
 ) -> tuple[dict[str, str], bytes]:
     """A V1 answer as the (headers, body) of an event in the mode of the request's.
-
     id and time are new. The source is ``source`` or ``io.kserve.inference.<model_name>``, the type is ``event_type`` or
     ``RESPONSE_TYPE``. With ``merge`` the request's other attributes are carried over, save those that describe its
     data. A body whose content type is JSON must be JSON; without a content type it counts as application/octet-stream.

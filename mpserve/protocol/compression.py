@@ -105,7 +105,6 @@ def _feed(stream: Any, piece: bytes | memoryview, output: io.BytesIO, limit: int
 
 def _has_zlib_header(body: bytes) -> bool:
     """Whether the body begins as RFC 1950 2.2 says.
-
     A deflate stream without a header cannot be mistaken for one with: it would have to begin with a stored block whose
     padding is not zero, which no encoder writes.
     """
@@ -114,7 +113,6 @@ def _has_zlib_header(body: bytes) -> bool:
 
 def choose(accept_encoding: str | None) -> Coding | None:
     """The coding that an ``Accept-Encoding`` header asks for; None: identity (RFC 9110 12.5.3).
-
     The greatest weight wins; among equal weights gzip, then deflate, then identity. A malformed element is skipped. A client
     that forbids identity and takes no known coding gets identity.
     """

@@ -72,7 +72,6 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 def cast(array: Array, datatype: str) -> Array:
     """The array as `datatype`, without a copy if it has that datatype.
-
     Integers are taken as any integer datatype that holds them all, integers and floats as any float datatype (rounded;
     beyond its range they become infinite). Text becomes its UTF-8 bytes, dates and times their ISO 8601 form (SDK).
     Raises InvalidInput: unknown datatype, a value out of its range, or elements of another kind.
@@ -120,7 +119,6 @@ def decode_text(array: Array) -> Array:
 
 def json_values(array: Array, nonfinite: NonFinite = "error") -> Array | list[Any] | str:
     """A tensor's values as JSON can carry them: BYTES as nested lists of text (of rank 0: text), FP16 and BF16 as FP32.
-
     With `nonfinite` "null", NaN and infinity are left to the JSON writer, which makes them null.
     Raises ValueError: it holds what JSON cannot carry; the message completes "the output ...".
     """

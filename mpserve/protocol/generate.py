@@ -29,7 +29,6 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 class GenerateCodec(Codec):
     """Requests to ``generate``, whose answer is one JSON object.
-
     The body is JSON whatever its content type says: `curl -d` in the extension's documentation sends form-urlencoded.
     ``nonfinite``: the treatment of NaN and infinity in an answer.
     """
@@ -76,7 +75,6 @@ def event(data: bytes) -> bytes:
 
 def decode_request(body: bytes, declared: Sequence[Tensor]) -> InferRequest:
     """The request in ``body``, to a model that declares these inputs, or none. The request names no model yet.
-
     A field named as a declared input is that input, also within ``parameters``; any other is a parameter. Without a
     declaration each field is an input, and what is within ``parameters`` is a parameter.
     Raises InvalidInput if the body is no such object, or a value does not fit its input.
@@ -100,7 +98,6 @@ def encode_response(
     result: object, model_name: str, model_version: str, request_id: str | None, nonfinite: NonFinite = "error"
 ) -> bytes:
     """A model's whole answer, or a part of one, as a JSON object: its name, version and id, and each output by name.
-
     An output of one element is that element, any other the flat list. Text is the output ``text_output``, and the
     entries of a dict are the outputs as they are.
     Raises InferenceError if it is none of these, or holds what JSON cannot carry.

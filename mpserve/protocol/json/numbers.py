@@ -142,7 +142,6 @@ def has_more(text: bytes, byte: bytes, number: int) -> bool:
 
 def parse_with_numbers(body: bytes, key: str) -> Any:
     """The document, in which long lists under `key`, at the top or in the objects of its lists, are ``Numbers``.
-
     None if there are no long lists, or the document is not a plain one: another reader names the faults.
     """
     if simdjson is None or len(body) < LONG:
@@ -169,7 +168,6 @@ def parse_with_numbers(body: bytes, key: str) -> Any:
 
 def _long_lists(body: bytes, key: str) -> list[tuple[int, int]]:
     """The positions of lists under `key` in the body, without a string or object in them.
-
     A string may hold such a text: it is cut out like a list, and not found again by ``_put_back``.
     """
     begin = re.compile(rb'"%s"[ \t\n\r]*:[ \t\n\r]*\[' % key.encode())

@@ -40,7 +40,6 @@ _NUMBERS = frozenset({int, float})
 
 class Packers(dict[int, Callable[..., None]]):
     """By length: a function that writes so many numbers into an array of one datatype, and raises if a number does not fit.
-
     A fraction does not fit an integer datatype. ``code`` is struct's name of the datatype.
     """
 
@@ -223,7 +222,6 @@ def read_few_instances(body: bytes) -> Any:
 
 def floats(rows: Any, points: int, datatype: str) -> Array | None:
     """Floats in a list, or in lists of one length, as FP32 or FP64; None if they are anything else or out of range.
-
     ``points`` is the number of points in their text: a float has at most one, integers and booleans have none, which struct
     would take for floats. numpy takes longer to look into a few lists.
     """

@@ -134,7 +134,6 @@ def read_response(data: bytes) -> dict[str, Any]:
 
 def encode_response(response: Response, typed: bool) -> Parts:
     """The response as a ModelInferResponse: with typed contents if `typed` and if every output has such, else raw.
-
     A client that sends typed contents can read them; tritonclient reads raw contents only.
     Raises InferenceError if an output does not fit its declaration, or a parameter that gRPC cannot carry.
     """
@@ -160,7 +159,6 @@ def _refuse_both(entries: Iterable[Any], raw: Sequence[memoryview]) -> None:
 
 def _tensor(kind: type[_Tensor], entry: Any, typed: bool) -> _Tensor:
     """The tensor of that kind, with the data of its typed contents if `typed`, else without data.
-
     A tensor in shared memory has no data here: typed contents are refused, and raw contents skip the tensor.
     """
     datatype, shape = entry.datatype.upper(), list(entry.shape)
@@ -193,7 +191,6 @@ def _with_tensors(
     message: Message, entries: Any, tensors: Sequence[InferInput] | Sequence[InferOutput], number: int, typed: bool
 ) -> Parts:
     """The message with the tensors in its field ``entries``; raw contents follow it, as fields of that number.
-
     An input in shared memory has no raw contents, an output has empty contents, as in Triton's clients and servers.
     """
     typed = typed and all(tensor.datatype in contents.FIELDS for tensor in tensors)

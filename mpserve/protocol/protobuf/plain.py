@@ -32,7 +32,6 @@ _NOT_PLAIN = (DecodeError, InvalidInput, KeyError, ValueError)
 
 def read(data: bytes) -> Inputs | None:
     """The request in a serialised ModelInferRequest; None if it is not plain.
-
     Unknown fields are skipped, also of a wire type that ``fields`` refuses.
     """
     if len(data) >= LARGE:

@@ -26,7 +26,6 @@ _JSON_SPACE = b" \t\r\n"
 
 def decode_request(body: bytes, content_type: str | None, numbers: bool = False) -> dict[str, Any] | bytes:
     """The payload of ``:predict`` and ``:explain``: a dict if the body is JSON by its content type, else the raw bytes.
-
     Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON. A ``text/plain`` is JSON if it holds a
     JSON object: ``fetch`` in a browser names every text so. With `numbers` the ``instances`` may be ``Numbers``.
     Raises InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
@@ -99,7 +98,6 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
 
 def write_plain(outputs: Sequence[tuple[str, str, Array]], nonfinite: NonFinite) -> bytes | None:
     """The JSON of a response with this output (name, datatype, array).
-
     None if the output is not plain, there are several, or JSON cannot carry a value that must not be null.
     """
     if len(outputs) != 1:
@@ -125,7 +123,6 @@ def encode_part(part: object) -> bytes:
 
 def predictions(response: InferResponse, nonfinite: NonFinite = "error") -> dict[str, Any]:
     """A V2 response in V1's form, as TF-Serving has it.
-
     One output: its rows. Several that agree in the first dimension: one ``{"name": row, ...}`` per instance. Several
     that do not: one ``{"name": values, ...}``.
     Raises InferenceError if an output does not fit its declaration, or holds what JSON cannot carry.

@@ -137,8 +137,8 @@ def encode_request(request: InferRequest) -> Chunks:
 
 def encode_answer(response: InferResponse, request: InferRequest, nonfinite: NonFinite = "error") -> Chunks:
     """The response to that request: each output as bytes or JSON, as the request wants it.
-    Raises InferenceError: an output does not fit its declaration, or goes as JSON and holds what JSON cannot carry: bytes
-    that are not UTF-8, and NaN or infinity, unless `nonfinite` is "null", which is what they become then.
+    Raises InferenceError if an output does not fit its declaration, or holds values that JSON cannot carry: bytes that are not
+    UTF-8, and NaN or infinity unless `nonfinite` is "null".
     """
     outputs = [(output, request.wants_binary(output.name)) for output in response.outputs]
     return write(response.head(), "outputs", outputs, nonfinite)
@@ -165,7 +165,6 @@ def write_plain(
     nonfinite: NonFinite,
 ) -> bytes | None:
     """The JSON of a response with these outputs (name, datatype, array) and nothing else.
-
     None if one is not plain, or a value is none of JSON's, and that is not to be null.
     """
     identity = b"" if response_id is None else b'"id":%b,' % dump(response_id)

@@ -92,7 +92,6 @@ def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes =
 
 def _remember(begin: bytes, end: bytes, request: Plain) -> None:
     """Remember the beginning and the end of a request with one input.
-
     The key of the data is neither in the beginning nor in the end, nor hidden by an escape. So the key between them is the
     input's, and the list behind it is the data. Of a repeated field, the field that does not count may hold the key too.
     """

@@ -29,7 +29,6 @@ AnyTensor = TypeVar("AnyTensor", InferInput, InferOutput)
 
 class Encoded(NamedTuple):
     """A message in pieces that share memory with the tensors: the JSON, then the bytes of each binary tensor.
-
     `json_length` is the header Inference-Header-Content-Length; None without binary tensors. The pieces must be written before
     the model may change its arrays again.
     """
@@ -100,7 +99,6 @@ def write(
     head: dict[str, Any], field: str, tensors: Sequence[tuple[Tensor, bool]], nonfinite: NonFinite = "error"
 ) -> Encoded:
     """The object of the fields in `head`, without None, and of the tensors under `field`.
-
     Each tensor comes with whether it goes binary; one in shared memory goes without data. JSON data is flat and row-major,
     FP16 and BF16 are exact numbers.
     Raises InferenceError (of outputs and the whole) or InvalidInput (of inputs): a tensor does not fit its declaration, or

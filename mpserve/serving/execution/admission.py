@@ -49,7 +49,6 @@ def policy(model: Model, settings: Settings) -> Policy:
 
 class InFlight:
     """Counts the requests that a model is answering.
-
     A request that enters adds one to ``count``. A request that leaves subtracts one, and sets ``idle`` if no request is left.
     """
 
@@ -174,7 +173,6 @@ class Admission:
 
     def admit(self, within: float, others: int) -> float:
         """Return the time limit of a request: the least of the policy and ``within``, in seconds; infinite: no limit.
-
         ``others``: the number of other requests of the model.
         Raises Overloaded if the queue is full, or too long for the request to be answered in time.
         """

@@ -24,7 +24,6 @@ from mpserve.serving.models.tensors import TensorModel
 
 class Batch(Timed):
     """Requests that the model answers together. If the model fails, each half is tried again, down to one request.
-
     ``next`` gives the arrays of an attempt, and ``answered`` or ``failed`` takes the outcome of the attempt.
     ``outcomes`` holds the requests of each final attempt, with one outcome for each request.
     """

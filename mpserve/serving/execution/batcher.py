@@ -76,7 +76,6 @@ def _obstacle(model: Model) -> str | None:
 
 class Joined(asyncio.Future[Any]):
     """A request of a model with other stages beside predict, while it waits for its batch.
-
     The request gets a copy of its arrays: a model may use its arrays again in its next predict.
     """
 
@@ -204,7 +203,6 @@ class Batcher:
 
     def _candidates(self, queue: deque[Batched]) -> tuple[list[Batched], bool]:
         """The next batch of this queue, and whether waiting cannot make it larger.
-
         Removes cancelled requests. The first request that does not fit ends the batch, so no request overtakes another.
         """
         size, preferred = self.limits.size, self.limits.preferred

@@ -86,7 +86,6 @@ class _End:
 
 class _Runner:
     """Runs the requests that it is sent, and yields the futures that they wait for, or ``end``. A failure ends the runner.
-
     A coroutine that is stepped by ``send`` gives its outcome by raising StopIteration, which takes a fortieth of a small
     request. ``yield from`` gives the outcome without raising.
     """

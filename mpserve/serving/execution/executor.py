@@ -113,7 +113,6 @@ class Executor:
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run ``function(*args)`` in a thread, in the caller's context, and wait for its result.
-
         A caller that is cancelled while its job is queued cancels the job.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -197,7 +196,6 @@ class Executor:
 
 class Watchdog:
     """Finds calls of a model that do not come back. ``patience``: seconds that one call may take.
-
     A look at the threads costs a request nothing. No thread can be ended from outside, so the process has to be replaced.
     """
 
@@ -227,7 +225,6 @@ def _place(frame: traceback.FrameSummary) -> str:
 
 def as_failure(error: BaseException) -> Exception:
     """``error`` as an error that ends a request and nothing else.
-
     A future refuses StopIteration; SystemExit, KeyboardInterrupt and CancelledError would end the loop or the task.
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):

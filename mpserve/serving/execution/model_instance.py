@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 class ModelInstance:
     """One version of a model in a worker: its threads and its pipeline.
-
     ``one_of_several``: the model has other versions, so logs and answers name the version.
     Raises ConfigurationError if the model declares an impossible concurrency, batch, queue, deadline or datatype.
     """
@@ -104,7 +103,6 @@ class ModelInstance:
 
     def find_stuck(self, now: float) -> bool:
         """Whether a thread of the model has been in one call for too long at ``now``. To be called often.
-
         A stuck thread takes the model out of service. If every thread is stuck, waiting requests are refused.
         """
         stuck = self._watchdog.look(now)

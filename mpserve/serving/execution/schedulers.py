@@ -35,7 +35,6 @@ class Scheduler(Protocol):
 
 class ThreadScheduler:
     """Runs each request to completion in the model's thread: decodes, runs the stages, encodes.
-
     Tasks, futures and hand-overs would be half of the cost of a small request, and the data stays in the thread's cache.
     """
 

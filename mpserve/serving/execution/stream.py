@@ -23,7 +23,6 @@ END = object()  # the result of a step after the last part
 
 class Streaming(Protocol):
     """The request that is answered in parts.
-
     ``late`` makes the error for a first part that is not there in time. ``stream_ended`` lets go of the model.
     """
 
@@ -148,7 +147,6 @@ class Steps(Protocol):
 
 class InThread:
     """A synchronous iterator: each step, and the close, is a job for the model's threads.
-
     Steps run in the context of the request: the next step sees the context variables that a step sets.
     """
 

@@ -18,7 +18,6 @@ _WITHOUT_ORDER = ("BOOL", "BYTES")
 
 def classified(output: InferOutput, count: int) -> InferOutput:
     """The ``count`` highest values of each row, or all values if a row has fewer, as BYTES [rows, count].
-
     The first dimension is the batch, and the other dimensions together are a row. An output of one dimension is one row, with
     classes BYTES [count]. Of equal values the first comes first; NaN comes last. A value is written so that it reads back as
     the same value (Triton cuts it to six decimals), FP16 and BF16 as FP32.

@@ -41,7 +41,6 @@ def begin(
     core: ServerCore, head: RequestHead, body: bytes, reply: Reply, within: float = math.inf
 ) -> "InferenceRequest":
     """Begin to answer a request, on the event loop. The client waits ``within`` seconds.
-
     A request that is refused at once is answered before this function returns.
     """
     request = InferenceRequest(core, head, body, reply)
@@ -170,8 +169,7 @@ class InferenceRequest(Timed):
 
     def decode(self) -> Inputs:
         """Read the body, and make the input of the first stage from it.
-        Raises InvalidInput if the format, or what the model declares, does not allow it; NotSupported if it asks for what is
-        not offered.
+        Raises InvalidInput if the format or the model's declaration forbids the input; NotSupported for an unknown feature.
         """
         instance, head, body = self.instance, self.head, self.body
         self.body = b""
@@ -231,7 +229,6 @@ class InferenceRequest(Timed):
 
     def encode(self, result: Any, tensors: list[NamedArray] | None = None) -> "Encoded | Source":
         """Encode the model's answer, in memory of its own; an answer in parts is returned as it is.
-
         ``tensors``: the answer, if it is known to fit the declaration.
         Raises InferenceError if the model has not answered as it declares, or the format cannot carry its answer;
         InvalidInput if an output was asked for that is not there.
@@ -337,7 +334,6 @@ class InferenceRequest(Timed):
 
     def cancel(self) -> None:
         """The client has gone: leave the queue, or cancel the work of the event loop.
-
         A call that a thread has begun goes on, and its outcome is dropped.
         """
         if self.parts is not None:

@@ -53,7 +53,6 @@ def take_treatments(requested: list[RequestedOutput], host: ModelHost) -> Treatm
 
 def completed(response: InferResponse, request_id: str | None, version: str | None) -> InferResponse:
     """A copy of the response, with the id of the request and the version if the model has set none.
-
     The model may return the same object for every request.
     """
     copy = object.__new__(InferResponse)

@@ -67,7 +67,6 @@ def _misnamed(given: Iterable[str], declared: Sequence[Tensor]) -> InvalidInput:
 
 def fit_outputs(declared: Sequence[Tensor], result: Any) -> list[NamedArray]:
     """The tensors that a model has returned: an array, a tuple of arrays or a dict by name, or nested lists of numbers.
-
     The declared shapes are tuples. Raises InferenceError if the outputs do not fit the declaration, or V2 has no datatype for
     an array; the message names the output, the expected and the actual.
     """

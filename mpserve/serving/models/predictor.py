@@ -109,7 +109,6 @@ class Predictor:
 
     def predict(self, model: str, payload: Any, headers: Headers, response_headers: Headers | None = None) -> Any:
         """Ask the predictor: returns an awaitable on an event loop, and the answer itself in a model's thread, which may wait.
-
         The headers of the answer are added to ``response_headers``.
         Raises PredictorError: there is no answer; the error says whose fault that is; InferenceError if the payload cannot be
         sent, or the answer does not follow the protocol.

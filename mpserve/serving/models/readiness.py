@@ -22,7 +22,6 @@ class Readiness(Protocol):
 
 def forget(model: Readiness) -> None:
     """Forget a ``ready = False`` of the constructor or of an earlier load, just before ``load()``.
-
     A ``ready = True`` stays: a model that is reloaded in place goes on serving.
     """
     if not model.ready:
@@ -31,7 +30,6 @@ def forget(model: Readiness) -> None:
 
 def is_awaited(model: Readiness) -> bool:
     """Whether a model that has run its ``load()`` is not ready yet.
-
     The model has set ``ready = False``, or it has not set ``ready`` and a thread that ``load()`` has started will set it.
     """
     return not model.ready and ("ready" in vars(model) or sets_ready(type(model)))

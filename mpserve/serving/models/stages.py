@@ -210,7 +210,6 @@ def _gives_awaitable(method: Callable[..., Any]) -> bool:
 
 def _adapted(method: Callable[..., Any], wants_response_headers: bool) -> Callable[[Any, Staged], Any]:
     """Call ``method`` with as many of (payload, headers, response_headers) as it takes, as the SDK's models vary.
-
     The third argument is passed if the model was made with ``return_response_headers=True``, as in the SDK, or if the third
     parameter has no default or is named ``response_headers``.
     """

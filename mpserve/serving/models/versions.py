@@ -13,8 +13,8 @@ SEPARATOR = "@"
 
 
 def split(title: str) -> tuple[str, str]:
-    """``NAME`` or ``NAME@VERSION`` as (name, version); the version is empty if it is left to the model.
-    Raises ConfigurationError if a part is missing, or there is one too many.
+    """``NAME`` or ``NAME@VERSION`` as (name, version); the version is empty if the title has none.
+    Raises ConfigurationError if a part is missing, or there is a part too many.
     """
     name, separator, version = title.partition(SEPARATOR)
     if not name or bool(separator) != bool(version) or SEPARATOR in version:
@@ -24,7 +24,6 @@ def split(title: str) -> tuple[str, str]:
 
 def age(version: str) -> tuple[list[str | int], str]:
     """The sort key of versions, oldest first: texts in which numbers are compared as numbers.
-
     So 10 comes after 9, v1.10 after v1.9, and a number before a word. The text decides between 01 and 1.
     """
     parts = re.split(r"([0-9]+)", version)  # text, number, text … so that like is compared with like

@@ -67,7 +67,6 @@ class ServerCore(ModelHost):
         self, board: Scoreboard, row: Row, device: str, on_thread: Callable[[], object], directory: Path
     ) -> None:
         """Serve in an mpserve worker, with its row of the shared scoreboard and its device.
-
         ``on_thread`` runs first in each model thread. ``directory`` holds the desired state that the workers share.
         """
         self.take_place(board, row, directory)
@@ -76,7 +75,6 @@ class ServerCore(ModelHost):
 
     def begin_alone(self) -> None:
         """Serve in a worker that is not mpserve's, with a scoreboard and a desired state of its own.
-
         They are made in the worker: several workers would share those that are made before a fork.
         """
         board = Scoreboard(1)

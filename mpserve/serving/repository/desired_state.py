@@ -37,7 +37,6 @@ class ModelSpec(NamedTuple):
 
 class DesiredState(NamedTuple):
     """The models to serve by name, in a generation; generation 0 is before the first.
-
     A load begins as a candidate, which every worker loads beside the models that it serves. The candidate is committed, or
     dropped, when all workers have reported. So a load changes all workers or none.
     """
@@ -71,7 +70,6 @@ class DesiredState(NamedTuple):
 
 class ControlPlane:
     """The desired state and the reports of one server, in a directory that its workers share.
-
     ``announce`` gets the generation of each change before the next change can be made.
     """
 
@@ -96,7 +94,6 @@ class ControlPlane:
 
     def begin(self, names: Sequence[str]) -> DesiredState:
         """The newest state, for a worker that starts. The first worker makes ``names`` the models to serve.
-
         Drops candidates whose asker has died, and announces the newest generation, in case its writer died before that.
         """
         with rundir.locked(self.directory):

@@ -36,7 +36,6 @@ T = TypeVar("T")
 
 class ModelVersions:
     """All versions of a model in a worker, which are brought up, served and ended together.
-
     Iterates from the oldest to the newest version, which answers requests without a version.
     """
 
@@ -104,7 +103,6 @@ class ModelHost:
 
     async def bring_up(self, name: str, spec: ModelSpec, helper: Executor) -> ModelVersions:
         """Construct, load, warm up and start a model, all its versions, beside the models that are served.
-
         An object of a script cannot be made again: if it is served, it is reloaded in place. If a version fails, the earlier
         versions are stopped. ``helper`` runs the steps before the model has threads.
         Raises ModelLoadError: the load failed; the message names the model and the reason; ConfigurationError if the model

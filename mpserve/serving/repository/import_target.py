@@ -32,7 +32,6 @@ def telling(stage: str) -> Iterator[None]:
 
 def find(target: str) -> object:
     """The object that ``model.py:Class``, ``model.py`` or ``package.module:object`` names.
-
     The object is a model, its class, a list of models or classes, or a module with a function ``predict``.
     Raises ConfigurationError if the file, module or object does not exist, or it holds no model or several models;
     ModelLoadError if the code cannot be imported.
@@ -97,7 +96,6 @@ def _import_file(path: Path) -> ModuleType:
 
 class _SourceLoader(SourceFileLoader):
     """Compiles the file each time.
-
     Python takes a compilation in ``__pycache__`` for fresh if the file has the same size and was changed in the same second.
     """
 
@@ -109,7 +107,6 @@ class _SourceLoader(SourceFileLoader):
 
 def _forget_neighbours(folder: Path, besides: str) -> None:
     """Forget the modules beside a file, so that the file imports its own neighbours.
-
     Python keeps modules by name alone: ``import utils`` in one version of a model would give another version's module. Code
     that was imported keeps its modules. ``besides`` is the name of the file itself.
     """

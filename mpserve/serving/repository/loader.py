@@ -33,7 +33,6 @@ RUNTIMES = {
 @dataclass
 class ModelSource:
     """The source of one version of a model, and its progress.
-
     ``build`` is None for an object of a script. ``version``, if not empty, replaces the model's own version. ``shelved`` is
     the name in ``--model_dir`` of a model that was found there; a load reads it again.
     """

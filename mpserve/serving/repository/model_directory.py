@@ -45,7 +45,6 @@ def find(settings: Settings, name: str, entries: Sequence[str]) -> list[ModelSou
 
 def find_all(settings: Settings) -> list[ModelSource]:
     """The sources of ``--model_dir`` without a target: the model that the directory itself is, or all models in it.
-
     ``model_name``, which KServe gives to every server, renames a single model. Raises as ``find``, and ConfigurationError if
     there is no model, or ``model_name`` is given and there are several models.
     """

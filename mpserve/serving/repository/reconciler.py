@@ -31,7 +31,6 @@ class Reconciler:
 
     def begin(self, plane: ControlPlane, desired: DesiredState) -> None:
         """Begin with ``desired``, whose models this worker has just loaded.
-
         Its candidates are left to the older workers: a candidate may have killed the last worker of this slot. This worker
         loads a candidate when it is committed.
         """

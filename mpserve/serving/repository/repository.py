@@ -150,9 +150,8 @@ class Repository:
         return list(dict.fromkeys([*self.core.names, *loadable]))
 
     def _loadable(self) -> dict[str, list[model_directory.Place]]:
-        """What can be loaded, with the places of its versions in the model directory.
-
-        There are none of what the server was started with otherwise, which goes first.
+        """The models that can be loaded, with the entries of their versions in the model directory.
+        A model of the start without such an entry has none, and goes first.
         """
         known = self.core.known
         started: dict[str, list[model_directory.Place]] = {
@@ -175,9 +174,8 @@ class Repository:
         return {row.slot: row.pid for row in self.core.board.live() if row.state == State.READY}
 
     async def _followed(self, generation: int, loading: Mapping[int, int] | None = None) -> dict[int, str]:
-        """Wait until all workers that are READY have followed the wish; gives the reasons of those that have not, by slot.
-
-        ``loading`` are the workers whose death in the meantime counts as a failure.
+        """Wait until all READY workers have followed the desired state; returns the reasons of the others, by slot.
+        ``loading``: the workers whose death during the wait counts as a failure.
         """
         core = self.core
         watched = dict(loading or {})

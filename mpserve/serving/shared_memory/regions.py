@@ -60,7 +60,6 @@ class RegionView:
 
 class Regions:
     """The regions of the server whose workers share ``directory`` and ``board``.
-
     ``register``, ``unregister`` and ``status`` wait for files. ``follow`` and ``window`` are for the event loop, and read a file
     only after a change.
     """
