@@ -28,7 +28,7 @@ _REQUIRED = ("specversion", "id", "source", "type")
 # Where the media type of the data may stand; the latter two are how users of the kserve SDK say it in binary mode.
 _CONTENT_TYPES = ("datacontenttype", "content-type", "contenttype")
 
-# Not merged into an answer: what is new in every event, and what describes the request's data.
+# Not merged into an answer: the attributes that are new in every event, and those of the request's data.
 _NOT_MERGED = frozenset({*_REQUIRED, *_CONTENT_TYPES, "time", "dataschema"})
 
 # HTTP binding 3.1.3.2: all of printable ASCII but space, double quote and percent.
@@ -37,8 +37,8 @@ _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not 
 
 class Event(NamedTuple):
     """A request that was an event.
-    ``attributes`` are strings, and in structured mode whatever JSON holds but null, which means not there. ``data`` is
-    an object if the data is JSON by its media type or has none, else bytes.
+    ``attributes`` are strings, or in structured mode any JSON value but null. ``data`` is an object if its media type is JSON
+    or missing, else bytes.
     """
 
     attributes: dict[str, Any]
@@ -188,7 +188,7 @@ def wrap(
 
 
 def _data_member(body: bytes, content_type: str) -> tuple[bytes, ...]:
-    """The member of a JSON event that holds the answer; what is JSON already goes in as it is (JSON format 3.1.1)."""
+    """The member of a JSON event with the answer; JSON goes in unchanged (JSON format 3.1.1)."""
     media_type = _media_type(content_type)
     if _is_json(media_type):
         return b'"data":', body

@@ -105,8 +105,7 @@ def _feed(stream: Any, piece: bytes | memoryview, output: io.BytesIO, limit: int
 
 def _has_zlib_header(body: bytes) -> bool:
     """Whether the body begins as RFC 1950 2.2 says.
-    A deflate stream without a header cannot be mistaken for one with: it would have to begin with a stored block whose
-    padding is not zero, which no encoder writes.
+    No encoder writes a stream without a header that looks like this: a stored block whose padding is not zero.
     """
     return len(body) >= 2 and body[0] & 0x0F == zlib.DEFLATED and int.from_bytes(body[:2], "big") % 31 == 0
 

@@ -76,8 +76,8 @@ def event(data: bytes) -> bytes:
 def decode_request(body: bytes, declared: Sequence[Tensor]) -> InferRequest:
     """The request in ``body``, to a model that declares these inputs, or none. The request names no model yet.
     A field named as a declared input is that input, also within ``parameters``; any other is a parameter. Without a
-    declaration each field is an input, and what is within ``parameters`` is a parameter.
-    Raises InvalidInput if the body is no such object, or a value does not fit its input.
+    declaration each field is an input, and the fields of ``parameters`` are parameters.
+    Raises InvalidInput if the body is no JSON object, or a value does not fit its input.
     """
     document = parse_object(body)
     request_id, nested = document.get("id"), document.get("parameters")

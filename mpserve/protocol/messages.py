@@ -58,7 +58,7 @@ class InferRequest(Record):
 
     @property
     def use_binary_outputs(self) -> bool:
-        """Whether outputs are wanted as bytes where the request says nothing about them by name.
+        """Whether the client wants outputs as bytes if it says nothing about an output by name.
 
         REST: its parameter `binary_data_output`. gRPC: its inputs came as raw bytes.
         """
@@ -114,7 +114,7 @@ class InferRequest(Record):
     def to_rest(self) -> tuple[dict[str, Any] | bytes, int | None]:
         """The request as REST sends it: (dict, None) if it is all JSON, else (body, length of its JSON).
 
-        An input whose data was set as binary (``set_data_from_numpy``'s default) or came so goes binary.
+        An input whose data was set as binary (the default of ``set_data_from_numpy``), or came as binary, goes as binary.
         Raises InvalidInput if an input has no data, data that does not fit, or what JSON cannot carry.
         """
         return to_rest(self.head(), "inputs", [(tensor, tensor.binary_data) for tensor in self.inputs])
@@ -170,7 +170,7 @@ class InferResponse(Record):
     ) -> None:
         """`raw_outputs`: the bytes of each output, which become its data.
 
-        `use_binary_outputs` and `requested_outputs` are what ``to_rest`` goes by; the server goes by the request.
+        `use_binary_outputs` and `requested_outputs` decide in ``to_rest``; the server follows the request.
         Raises InferenceError: `raw_outputs` do not fit the outputs.
         """
         self.id = response_id

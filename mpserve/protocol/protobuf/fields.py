@@ -69,7 +69,7 @@ def addressee(data: bytes) -> tuple[str, str | None]:
     try:
         head = pb.ModelReadyRequest.FromString(rest)  # has the same two fields, and passes over all others
     except DecodeError:
-        wire.split(data, RAW_INPUT)  # which says what is wrong, if that is to be seen from outside
+        wire.split(data, RAW_INPUT)  # raises if the fault is visible from outside
         raise InvalidInput(f"expected a {pb.ModelInferRequest.DESCRIPTOR.full_name}") from None
     return head.name, head.version or None
 
@@ -101,7 +101,7 @@ def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
 
 
 def encode_request(request: Request, typed: bool = False) -> Parts:
-    """The request as a ModelInferRequest: with typed contents if `typed` and if every input has such, else raw.
+    """The request as a ModelInferRequest: with typed contents if `typed` and if every input has a field for them, else raw.
     Raises InvalidInput if an input does not fit its declaration; InferenceError: a parameter that gRPC cannot carry.
     """
     message = pb.ModelInferRequest(**_head(request))
@@ -133,7 +133,7 @@ def read_response(data: bytes) -> dict[str, Any]:
 
 
 def encode_response(response: Response, typed: bool) -> Parts:
-    """The response as a ModelInferResponse: with typed contents if `typed` and if every output has such, else raw.
+    """The response as a ModelInferResponse: with typed contents if `typed` and if every output has a field for them, else raw.
     A client that sends typed contents can read them; tritonclient reads raw contents only.
     Raises InferenceError if an output does not fit its declaration, or a parameter that gRPC cannot carry.
     """

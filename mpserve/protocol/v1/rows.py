@@ -49,7 +49,7 @@ def _named(declared: Sequence[Tensor], array: Array) -> NamedArray:
 
 def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     """The tensors in a V1 document, whose instances may be ``Numbers``.
-    Raises InvalidInput: there are no instances, or they are not what is declared; the message names the input.
+    Raises InvalidInput if there are no instances, or they do not fit the declaration; the message names the input.
     """
     rows = document.get("instances", document.get("inputs")) if isinstance(document, dict) else None
     if isinstance(rows, Numbers):

@@ -78,7 +78,7 @@ def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes =
         try:
             document = loads(body)
         except orjson.JSONDecodeError:
-            document = parse_object(body)  # which says what is wrong
+            document = parse_object(body)  # names the fault
         found = plain.in_document(document, body)
     else:
         found = plain.in_text(body)

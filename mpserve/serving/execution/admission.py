@@ -1,7 +1,7 @@
 """Admission to a model: its bounded queue, the deadline of each request, and the requests that are refused at once.
 
-A request that cannot be answered in time is refused before any work is done for it: under overload such requests would take
-the time of requests that could be answered. This module knows no front end. A request without a deadline costs nothing.
+A request that cannot be answered in time is refused before any work is done for it: under overload it would take the time of
+requests that can be answered. This module knows no front end. A request without a deadline costs nothing.
 """
 
 import asyncio

@@ -103,7 +103,7 @@ def _changed(level: int, changes: Mapping[str, Any]) -> int:
     for name, value in changes.items():
         if bool(settings[name]) != bool(value):
             raise InvalidInput(
-                f"log setting '{name}' cannot be {show(value)} together with the others: what is less severe is logged"
-                " only along with all that is more severe"
+                f"log setting '{name}' cannot be {show(value)} together with the others: a severity is logged only along with"
+                " all higher severities"
             )
     return level

@@ -361,7 +361,7 @@ class InferenceRequest(Timed):
             self._counters.failed(self)
 
     def _begin_stream(self, source: Source) -> None:
-        """Begin an answer in parts, if the format has such. The model is held until the last part."""
+        """Begin an answer in parts, or refuse it if the format carries none. The model is held until the last part."""
         if self.head.codec.parts is Parts.REFUSED:
             close_unread(source, self.context)
             self.fail(self.head.codec.refusal(self.head.model))

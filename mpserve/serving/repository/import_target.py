@@ -47,7 +47,7 @@ def find_in_file(path: Path) -> object:
 
 
 def starts_server(path: Path) -> bool:
-    """Whether a script calls ``ModelServer(...)``, also in a function that it calls: such a script is run, not searched."""
+    """Whether a script calls ``ModelServer(...)``, also in a function that it calls. If so, run the script, do not search it."""
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except (OSError, SyntaxError, ValueError):
