@@ -1,34 +1,21 @@
-"""Every error mpserve raises on purpose, each with a wire-neutral code.
+"""Every error that mpserve raises on purpose, each with a code that no protocol owns.
 
     MPServeError
-    ├── InvalidInput          the client's fault: the request cannot be understood
-    │   ├── AlreadyExists     the client's fault: what it makes known under a name is known under it already
-    │   ├── PayloadTooLarge   the client's fault: more bytes than the server takes
-    │   └── UnsupportedEncoding  the client's fault: a content coding that is not understood
-    ├── ModelNotFound         no model (or no such version) of that name
-    ├── RegionNotFound        no shared memory region of that name
-    ├── ModelNotReady         the model is known and not loaded
-    ├── ServerNotReady        the server as a whole cannot answer yet, or no longer
-    ├── Overloaded            refused before any work was done for it: too many others wait
-    ├── DeadlineExceeded      not answered in the time that the request had
-    ├── NotSupported          understood, and not offered by this model or server
-    ├── InferenceError        the model's fault: it raised, or its answer cannot be encoded
-    ├── PredictorError        a transformer's predictor refused, failed, was not there or took too long; its code says which
-    ├── ModelLoadError        a model could not be loaded
-    └── ConfigurationError    the operator's fault: the server cannot start like this
+    ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding
+    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported
+    └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
 
-    AcceleratorInArbiter       (a BaseException) code reached for CUDA in the arbiter process
+    AcceleratorInArbiter (a BaseException)
 
-A front end maps ``code`` to its own status by one table; nothing here knows HTTP or gRPC. The names are the kserve
-SDK's where it has one (kserve/errors.py), so that ``raise InvalidInput(...)`` in an existing model means what it meant,
-and those are ValueError or RuntimeError where the SDK's are, so that its ``except ValueError`` catches what it caught.
+A front end maps ``code`` to its own status; nothing here knows HTTP or gRPC. The names and the base classes (ValueError,
+RuntimeError) are the kserve SDK's (kserve/errors.py), so that an existing model raises and catches what it meant.
 """
 
 from enum import Enum
 
 
 class Code(str, Enum):
-    """Whose fault, and of what kind: what a front end's status table is keyed by."""
+    """The fault and its kind, from which a front end looks up its status."""
 
     INVALID_INPUT = "invalid_input"
     ALREADY_EXISTS = "already_exists"
@@ -47,13 +34,13 @@ class Code(str, Enum):
 
 
 class MPServeError(Exception):
-    """Base of all errors raised on purpose. ``str(error)`` is what the caller may read."""
+    """Base of all errors that are raised on purpose. ``str(error)`` is for the client."""
 
     code: Code = Code.MODEL_FAILED
 
 
 class InvalidInput(MPServeError, ValueError):
-    """The request is wrong; the message says what was got and what was expected."""
+    """The request is wrong; the message says what the server got and expected."""
 
     code = Code.INVALID_INPUT
 
@@ -64,7 +51,7 @@ class InvalidInput(MPServeError, ValueError):
 
 
 class AlreadyExists(InvalidInput):
-    """What is to be made known under a name is known under it already."""
+    """The name is registered already."""
 
     code = Code.ALREADY_EXISTS
 
@@ -76,7 +63,7 @@ class PayloadTooLarge(InvalidInput):
 
 
 class UnsupportedEncoding(InvalidInput):
-    """The body has a content coding that is not understood here."""
+    """The body has an unknown content coding."""
 
     code = Code.UNSUPPORTED_ENCODING
 
@@ -97,7 +84,7 @@ class RegionNotFound(MPServeError):
 
 
 class ModelNotReady(MPServeError, RuntimeError):
-    """The model is served, and not loaded at the moment."""
+    """The model is known, but not ready at the moment."""
 
     code = Code.NOT_READY
 
@@ -115,7 +102,7 @@ class ServerNotReady(MPServeError, RuntimeError):
 
 
 class Overloaded(MPServeError):
-    """More requests wait for the model than may, or than can be answered in time; asking again makes sense."""
+    """Too many requests wait for the model; the client may try again later."""
 
     code = Code.OVERLOADED
 
@@ -126,13 +113,13 @@ class Overloaded(MPServeError):
 
 
 class DeadlineExceeded(MPServeError):
-    """The time that the request had is over."""
+    """The request was not answered in its time."""
 
     code = Code.TIMED_OUT
 
 
 class NotSupported(MPServeError):
-    """The request is well-formed and asks for what this model or server does not offer."""
+    """The request is well-formed, but this model or server does not offer it."""
 
     code = Code.NOT_SUPPORTED
 
@@ -150,10 +137,10 @@ class InferenceError(MPServeError, RuntimeError):
 
 
 class PredictorError(MPServeError):
-    """What became of a transformer's request to its predictor; ``code`` is what the predictor's own client would have got.
+    """The predictor of a transformer failed; ``code`` is the predictor's own verdict.
 
-    NOT_READY: it cannot be reached, or says that it cannot answer yet. TIMED_OUT: it took too long. ``reason`` is for the
-    log alone: it may hold addresses.
+    NOT_READY: the predictor cannot be reached, or is not ready. TIMED_OUT: it took too long. ``reason`` is for the log alone,
+    since it may hold addresses.
     """
 
     def __init__(self, code: Code, message: str, reason: str = "") -> None:
@@ -167,9 +154,9 @@ class ModelLoadError(MPServeError):
 
 
 class ConfigurationError(MPServeError, RuntimeError):
-    """The server cannot start as configured; the message says how to mend it.
+    """The server cannot start as configured; the message says how to fix it.
 
-    It is a ``RuntimeError`` too, since that is what gunicorn reports in words and without a traceback (app/base.py).
+    gunicorn reports a ``RuntimeError`` in words and without a traceback (app/base.py).
     """
 
     code = Code.CONFIGURATION

@@ -15,7 +15,7 @@ from mpserve.grpc.calls import STATUS, sendable
 from mpserve.grpc.servicer import SERVICE
 from mpserve.protocol.messages import InferRequest, InferResponse
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.protocol.protobuf.converters import decode_response
+from mpserve.protocol.protobuf.codec import decode_response
 from mpserve.protocol.protobuf.fields import encode_request
 from mpserve.serving.models.predictor import Headers, PredictorConfig
 

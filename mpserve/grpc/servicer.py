@@ -1,6 +1,6 @@
 """``inference.GRPCInferenceService``: its core, and the table of all its methods.
 
-Each asks the serving floor and nothing else. Messages are taken and given as bytes, since ``converters`` keeps tensors out
+Each asks the serving floor and nothing else. Messages are taken and given as bytes, since ``protobuf.codec`` keeps tensors out
 of protobuf's hands. Inference and Triton's extensions answer in modules of their own; what is not offered is one table of
 words.
 

@@ -1,8 +1,7 @@
 """Tensors as plain bytes: little-endian and row-major, as the binary tensor data extension and gRPC's raw contents have them.
 
-A decoded tensor is a view on the bytes it came in, and an encoded one is the array's own buffer, wherever that is
-possible; so a body must not be changed while its tensors live, nor an array before what was encoded from it has been
-sent. Knows neither messages nor HTTP.
+A decoded tensor is a view on the body, and an encoded tensor is the array's own buffer, where that is possible. So a body must
+not change while its tensors live, nor an array before its buffer has been sent. Knows neither messages nor HTTP.
 
 Source: Triton's docs/protocol/extension_binary_data.md.
 """
@@ -21,20 +20,16 @@ from mpserve.protocol.json.elements import check_shape, show_shape
 
 Buffer = bytes | memoryview
 Declared = tuple[str, str, Sequence[int]]
-
 HEADER = "Inference-Header-Content-Length"
 _LENGTH = Struct("<I")  # before each element of BYTES
 
 
 def decode_tensor(buffer: Buffer, datatype: str, shape: Sequence[int], what: str) -> Array:
-    """The array of that datatype and shape in `buffer`: a read-only view on it if it is one of ``bytes``.
-
-    The view begins where the bytes do, so it need not be aligned. BYTES, which cannot be a view, is an object array of
-    ``bytes``. `what` names the tensor in messages: "input 'x'".
-
-    Raises:
-        InvalidInput: a bad datatype or shape, more or fewer bytes than they need, a BOOL that is neither 0 nor 1, or a
-            length inside BYTES that does not fit.
+    """The array of that datatype and shape in `buffer`: a read-only view if `buffer` is ``bytes``.
+    The view need not be aligned. BYTES cannot be a view, and is an object array of ``bytes``. `what` names the tensor in
+    messages: "input 'x'".
+    Raises InvalidInput: an invalid datatype or shape, a wrong number of bytes, a BOOL that is neither 0 nor 1, or a wrong
+    length inside BYTES.
     """
     try:
         return decode_buffer(buffer, datatype, shape)
@@ -43,7 +38,7 @@ def decode_tensor(buffer: Buffer, datatype: str, shape: Sequence[int], what: str
 
 
 def decode_buffer(buffer: Buffer, datatype: str, shape: Sequence[int]) -> Array:
-    """``decode_tensor`` for callers that name the tensor themselves."""
+    """As ``decode_tensor``, for callers that name the tensor in messages themselves."""
     check_shape(shape)
     dtype = numpy_dtype(datatype)
     if dtype.kind == "O":
@@ -52,15 +47,16 @@ def decode_buffer(buffer: Buffer, datatype: str, shape: Sequence[int]) -> Array:
     if len(buffer) != expected:
         raise InvalidInput(f"expected {expected} bytes for {datatype} of shape {show_shape(shape)}, got {len(buffer)}")
     if dtype.kind == "b" and expected:
-        _check_bools(np.frombuffer(buffer, np.uint8))
+        values = np.frombuffer(buffer, np.uint8)
+        if int(values.max()) > 1:
+            index = int((values > 1).argmax())
+            raise InvalidInput(f"element {index} is the byte {values[index]}, expected 0 or 1 for BOOL")
     return np.frombuffer(buffer, dtype.newbyteorder("<")).reshape(shape)
 
 
 def encode_tensor(array: Array, datatype: str) -> Buffer:
     """The tensor's bytes: the array's own buffer, if it is contiguous and little-endian and of that datatype already.
-
-    Raises:
-        InvalidInput: the elements cannot be taken as `datatype`.
+    Raises InvalidInput if the elements cannot be taken as `datatype`.
     """
     array = cast(array, datatype)
     if array.dtype.kind == "O":
@@ -72,10 +68,8 @@ def encode_tensor(array: Array, datatype: str) -> Buffer:
 
 
 def split_elements(buffer: Buffer, most: int | None = None) -> list[bytes]:
-    """The elements of a BYTES tensor, each of which has its length before it; no more of them than `most`.
-
-    Raises:
-        InvalidInput: a length reaches beyond the buffer.
+    """The elements of a BYTES tensor, at most `most`; the length of each element stands before the element.
+    Raises InvalidInput if a length reaches beyond the buffer.
     """
     elements: list[bytes] = []
     view, offset, end = memoryview(buffer), 0, len(buffer)
@@ -89,10 +83,8 @@ def split_elements(buffer: Buffer, most: int | None = None) -> list[bytes]:
 
 
 def split(body: Buffer, header_length: str) -> tuple[memoryview, memoryview]:
-    """The JSON of a body and the bytes after it, divided where the header Inference-Header-Content-Length says.
-
-    Raises:
-        InvalidInput: the header is not made of decimal digits alone, or is larger than the body.
+    """The JSON of a body and the bytes after it, divided at the header Inference-Header-Content-Length.
+    Raises InvalidInput if the header is not made of decimal digits alone, or is larger than the body.
     """
     if not (header_length.isascii() and header_length.isdigit()):
         raise InvalidInput(f"{HEADER} is '{header_length[:MAX_SHOWN]}', expected decimal digits")
@@ -113,11 +105,7 @@ class Rest:
         self._left = memoryview(buffer)
 
     def take(self, size: Any) -> memoryview:
-        """The next `size` bytes, which is what a binary_data_size says.
-
-        Raises:
-            InvalidInput: not a number of bytes, or more than are left.
-        """
+        """The next `size` bytes; `size` is a binary_data_size. Raises InvalidInput for an invalid size, or too few bytes."""
         if type(size) is not int or size < 0:
             raise InvalidInput(f"binary_data_size is {show(size)}, expected a number of bytes")
         if size > len(self._left):
@@ -126,11 +114,7 @@ class Rest:
         return taken
 
     def finish(self) -> None:
-        """Refuse bytes that no tensor has taken.
-
-        Raises:
-            InvalidInput: there are some.
-        """
+        """Refuse bytes that no tensor has taken. Raises InvalidInput if there are some."""
         if self._left:
             raise InvalidInput(
                 f"{len(self._left)} bytes at the body's end belong to no tensor, expected each binary tensor to have"
@@ -139,13 +123,10 @@ class Rest:
 
 
 def decode_raw(body: bytes, declared: Sequence[Declared]) -> tuple[str, str, Array]:
-    """Name, datatype and array of the only input of a model, of which the body is the bytes and nothing else.
-
-    `declared` are the model's inputs as (name, datatype, shape). A size of -1 follows from the length of the body. Of
-    BYTES the body is the one element, without its length, as Triton has it.
-
-    Raises:
-        InvalidInput: the declaration leaves open what the body is, or the body does not fit it.
+    """Name, datatype and array of a model's only input, whose bytes are the whole body.
+    `declared` are the model's inputs as (name, datatype, shape). The length of the body decides a size of -1. A body of BYTES
+    is the only element, without its length, as in Triton.
+    Raises InvalidInput if the declaration is ambiguous, or the body does not fit the declaration.
     """
     if len(declared) != 1:
         raise InvalidInput(f"{HEADER} is 0: a body without JSON needs a model with 1 input, it has {len(declared)}")
@@ -168,22 +149,16 @@ def decode_raw(body: bytes, declared: Sequence[Declared]) -> tuple[str, str, Arr
     return name, datatype, decode_tensor(body, datatype, shape, what)
 
 
-def _check_bools(values: Array) -> None:
-    if int(values.max()) > 1:
-        index = int((values > 1).argmax())
-        raise InvalidInput(f"element {index} is the byte {values[index]}, expected 0 or 1 for BOOL")
-
-
 def _bytes_array(buffer: Buffer, shape: Sequence[int]) -> Array:
     count = prod(shape)
-    # One more than there should be tells enough: zeros are as many elements as they are quarters.
+    # One element more is enough to know: a body of zeros would hold a quarter of its bytes as elements.
     elements = split_elements(buffer, count + 1)
     if len(elements) != count:
         got = "more" if len(elements) > count else len(elements)
         raise InvalidInput(
             f"expected {count} elements for BYTES of shape {show_shape(shape)}, got {got} in {len(buffer)} bytes"
         )
-    # Filled, not made from the list, which numpy would look into.
+    # Filled, not made from the list: numpy would look into the elements.
     array = np.empty(count, dtype=object)
     array[:] = elements
     return array.reshape(shape)

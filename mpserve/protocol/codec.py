@@ -1,8 +1,7 @@
-"""One ``Codec`` per format: bytes to ``Inputs``, ``Outputs`` to ``Encoded``. The seam between a format and all the rest.
+"""One ``Codec`` per format: bytes to ``Inputs``, ``Outputs`` to ``Encoded``. The seam between a format and everything else.
 
-A codec has the rules of one format and nothing else: it does no I/O, and knows neither models nor queues. A fast reader or
-writer for the usual case is inside the codec. It gives None where the case is not the usual one, and the strict reader or
-writer, which knows every case and says what is wrong, takes over.
+A codec has the rules of one format: it does no I/O, and knows neither models nor queues. A codec has a fast reader and writer
+for the usual case, which give None for any other case. The strict reader and writer know every case, and name its faults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from mpserve.errors import NotSupported
+from mpserve.protocol.compression import choose, compress, worthwhile
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.tensors import NamedArray, Parameters
@@ -22,17 +22,17 @@ NO_FIELDS: Mapping[str, str] = {}
 
 @dataclass(slots=True)
 class Inputs:
-    """What a request holds: tensors, or a message, or a V1 payload.
+    """The content of a request: tensors, or a message, or a V1 payload.
 
     Attributes:
-        tensors: the inputs, where none has parameters and the request has none either; else None.
-        id: of the request, if the client has given one.
-        requested: the outputs that the client asks for; empty: all of them.
-        parameters: of the request.
+        tensors: the inputs, if neither they nor the request have parameters; else None.
+        id: the id that the client has given the request.
+        requested: the outputs that the client asks for; empty: all outputs.
+        parameters: the parameters of the request.
         message: a V2 request that is more than tensors.
         payload: a V1 document, or the bytes of a V1 body that is no JSON.
-        rows: of a V1 document, the number of its instances; None: the shape of the first input says it.
-        state: whatever the codec needs again to write the answer.
+        rows: the number of instances of a V1 document; None: the shape of the first input decides.
+        state: any value that the codec needs to write the answer.
     """
 
     tensors: list[NamedArray] | None = None
@@ -46,14 +46,11 @@ class Inputs:
 
     @classmethod
     def of(cls, message: InferRequest, state: Any = None) -> "Inputs":
-        """The inputs in a message."""
         return cls(None, message.id, message.request_outputs, message.parameters, message, state=state)
 
     def arrays(self, declared: Sequence[Tensor]) -> list[NamedArray]:
-        """All inputs as tensors, also those of a message or of a V1 document, to a model that declares these.
-
-        Raises:
-            InvalidInput: the data of an input does not fit its datatype or shape, or there are no such inputs.
+        """All inputs as tensors, for a model with these declared inputs.
+        Raises InvalidInput if the data of an input does not fit its datatype or shape, or there are no such inputs.
         """
         if self.tensors is not None:
             return self.tensors
@@ -62,7 +59,7 @@ class Inputs:
         return tensors_in(declared, self.payload)
 
     def given_to(self, model_name: str, model_version: str | None) -> Any:
-        """What a model of the kserve SDK is handed: the V1 payload, or the V2 request as a message to this model."""
+        """The argument of a kserve SDK model: the V1 payload, or the V2 request as a message to this model."""
         if self.payload is not None:
             return self.payload
         message = self.message
@@ -78,13 +75,13 @@ class Inputs:
 
 
 class Outputs(NamedTuple):
-    """What a model has answered: tensors, or whatever else a model of the kserve SDK returns.
+    """The answer of a model: tensors, or any other result of a kserve SDK model.
 
     Attributes:
-        model_name, own_version: of the model.
-        model_version: the version that the answer names; None where the client has named none and the model has but one.
-        tensors: the outputs, where none has parameters; else None.
-        result: what the model returned, where that is not just tensors.
+        model_name, own_version: the name and version of the model.
+        model_version: the version in the answer; None if the client named no version and the model has only one.
+        tensors: the outputs, if they have no parameters; else None.
+        result: the result of the model, if it is more than tensors.
     """
 
     model_name: str
@@ -94,18 +91,17 @@ class Outputs(NamedTuple):
     result: Any = None
 
     def response(self, inputs: Inputs) -> InferResponse:
-        """The tensors as a message, which answers these inputs."""
         outputs = [InferOutput(name, array.shape, datatype, array) for name, datatype, array in self.tensors or ()]
         return InferResponse(inputs.id, self.model_name, outputs, model_version=self.model_version)
 
 
 class Encoded(NamedTuple):
-    """An answer as it is sent, in memory of its own.
+    """An answer in memory of its own.
 
     Attributes:
         body: the bytes.
-        content_type: the media type, unless the model has set another; None: the model must say it.
-        fields: headers that the format must have, whatever the model has set.
+        content_type: the media type, unless the model has set one; None: the model must set it.
+        fields: headers that the format needs.
     """
 
     body: bytes
@@ -113,8 +109,18 @@ class Encoded(NamedTuple):
     fields: Mapping[str, str] = NO_FIELDS
 
 
+def compressed(encoded: Encoded, accept_encoding: str) -> Encoded:
+    """The answer in the content coding that ``accept_encoding`` asks for; unchanged if that saves nothing."""
+    body, content_type, fields = encoded
+    coding = choose(accept_encoding)
+    if coding is None or not worthwhile([body]):
+        return encoded
+    fields = {**fields, "content-encoding": coding, "vary": "accept-encoding"}
+    return Encoded(compress(coding, [body]), content_type, fields)
+
+
 class Parts(Enum):
-    """How a format carries an answer in parts: not at all, if there is exactly one, or each by itself."""
+    """How a format carries an answer in parts: not at all, if it has exactly one part, or each part separately."""
 
     REFUSED = "refused"
     ONE = "one"
@@ -122,36 +128,27 @@ class Parts(Enum):
 
 
 class Codec(Protocol):
-    """The rules of one format.
+    """The rules of one format. ``part_fields``: the headers that an answer in parts must have."""
 
-    Attributes:
-        parts: how it carries an answer in parts.
-        part_fields: headers that an answer in parts must have.
-    """
-
-    parts: Parts
-    part_fields: Mapping[str, str]
+    parts: Parts = Parts.REFUSED
+    part_fields: Mapping[str, str] = NO_FIELDS
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
-        """What a body holds. The model declares these inputs; ``speaks_arrays``: it is given nothing but their arrays.
-
-        Raises:
-            InvalidInput: the format does not allow the body; the message says where, what was got and what was expected.
-            NotSupported: the format allows the body, and this server does not know it.
+        """The inputs in a body, for a model with these declared inputs; ``speaks_arrays``: the model takes arrays only.
+        Raises InvalidInput: the format does not allow the body; the message says where, what was got and what was expected;
+        NotSupported: the format allows the body, and this server does not know it.
         """
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
-        """The answer to these inputs.
-
-        Raises:
-            InferenceError: the format cannot carry the outputs.
-        """
+        """The answer to these inputs. Raises InferenceError if the format cannot carry the outputs."""
 
     def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
         """One part of an answer in parts. Raises as ``write``."""
+        raise self.refusal(outputs.model_name)
 
     def last_part(self, fault: bytes) -> bytes | None:
-        """The last part of an answer that failed after its first; ``fault`` is a JSON object. None: the answer is cut off."""
+        """The last part of an answer that failed after its first part; ``fault`` is a JSON object. None: cut the answer off."""
+        return None
 
     def refusal(self, model_name: str) -> NotSupported:
-        """Why an answer in parts is refused."""
+        """The refusal of an answer in parts."""

@@ -1,7 +1,6 @@
-"""Content codings of whole bodies: gzip and deflate, undone within a limit and applied where they are worth it.
+"""Content codings of whole bodies: gzip and deflate, undone within a limit, and applied where they save bytes.
 
-Knows header values and bytes. It must not know which request they belong to, nor what the bytes mean. All runs in the
-caller's thread: a body of a megabyte takes milliseconds, in which zlib lets other threads of the process run.
+Knows header values and bytes, no requests. Everything runs in the caller's thread: zlib lets other threads run meanwhile.
 """
 
 import io
@@ -13,37 +12,22 @@ from typing import Any, Literal, get_args
 from mpserve.errors import InvalidInput, PayloadTooLarge, UnsupportedEncoding
 
 Coding = Literal["gzip", "deflate"]
-
 CODINGS: tuple[Coding, ...] = get_args(Coding)
-"""What is offered, the preferred first. deflate is the zlib format (RFC 9110 8.4.1.2), as tritonclient has it."""
+"""The codings of answers, the preferred first. deflate is the zlib format (RFC 9110 8.4.1.2), as in tritonclient."""
 
 MINIMUM_SIZE = 1024
-"""Bytes from which a body is compressed: a smaller one fits into one Ethernet frame together with its headers, so that
-compression saves no packet. Measured on V2 JSON answers with level 1: 130 bytes of labels shrink by 4, 400 bytes of
-probabilities by 130, 1300 bytes by 600 in 15 us."""
+"""Bytes from which a body is compressed: a smaller body fits into one Ethernet frame, so compression saves no packet."""
 
-LEVEL = 1
-"""zlib's level. Ratio and MB/s measured with zlib 1.2.13 on one core:
-
-              level 1      level 4      level 6     level 9
-JSON floats   0.49, 119    0.47, 61     0.46, 17    0.45, 8
-JSON labels   0.30, 145    0.28, 91     0.27, 11    0.27, 2
-INT64 labels  0.27, 188    0.25, 102    0.24, 37    0.23, 2
-random FP32   0.93, 43     0.93, 36     0.93, 36    0.93, 36
-
-A tenth less to send is not worth seven times the processor."""
+LEVEL = 1  # zlib's level: higher levels save a tenth of the bytes for several times the processor
 
 _SAMPLE_SIZE = 4096
 _WORTHWHILE_RATIO = 0.9
 _SAMPLED_FROM = 65536
-
 _MAX_CODINGS = 4  # Each may multiply the work by as much as the limit allows, and nobody needs even two.
 _MAX_MEMBERS = 10_000  # 640 MB as bgzip cuts them; without an end, 20 bytes would buy a microsecond and more.
 _PIECE = 65536  # Bytes fed to zlib at once, and taken from it; any size from 16 KiB on was equally fast.
-
 _WINDOW_BITS: dict[Coding, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _ALIASES = {"x-gzip": "gzip"}  # RFC 9110 8.4.1.3
-
 _WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)  # RFC 9110 12.4.2
 
 
@@ -52,16 +36,16 @@ OFFERED = ", ".join(CODINGS)
 
 
 def decompress(content_encoding: str, body: bytes, limit: int) -> bytes:
-    """A request body without its content codings, which are undone from the last that was applied to the first.
+    """Undo the content codings of a request body, from the last to the first.
 
-    ``content_encoding`` is the header's value: names in any case, separated by commas. Of no coding's output more than
-    ``limit`` bytes and a piece of 64 KiB are ever held. Several gzip members in a row are one body (RFC 1952 2.2). A
-    deflate body without the zlib header, which .NET's DeflateStream and others send, is accepted too.
+    ``content_encoding`` is the header's value: names in any case, separated by commas. No coding's output is held beyond
+    ``limit`` bytes and a piece of 64 KiB. Several gzip members in a row are one body (RFC 1952 2.2). A deflate body without
+    the zlib header, as .NET's DeflateStream sends it, is accepted too.
 
     Raises:
-        UnsupportedEncoding: an unknown coding, or a longer list than anybody needs.
-        PayloadTooLarge: more than ``limit`` bytes come out.
-        InvalidInput: the body is damaged, ends early, or has something after its end.
+        UnsupportedEncoding: an unknown coding, or too many codings.
+        PayloadTooLarge: the result has more than ``limit`` bytes.
+        InvalidInput: the body is damaged, ends early, or goes on after its end.
     """
     names = [name.strip().lower() for name in content_encoding.split(",")]
     codings = [_known(_ALIASES.get(name, name)) for name in names if name not in ("", "identity")]
@@ -108,7 +92,7 @@ def _undo(coding: Coding, body: bytes, limit: int) -> bytes:
 
 
 def _feed(stream: Any, piece: bytes | memoryview, output: io.BytesIO, limit: int) -> None:
-    """Write to ``output`` all that a zlib stream makes of its next input. Raises zlib.error and PayloadTooLarge."""
+    """Expand ``piece`` into ``output``. Raises zlib.error and PayloadTooLarge."""
     more = True
     while more and not stream.eof:
         allowed = min(_PIECE, limit - output.tell() + 1)
@@ -121,18 +105,15 @@ def _feed(stream: Any, piece: bytes | memoryview, output: io.BytesIO, limit: int
 
 def _has_zlib_header(body: bytes) -> bool:
     """Whether the body begins as RFC 1950 2.2 says.
-
-    A deflate stream without a header cannot be mistaken for one with: it would have to begin with a stored block whose
-    padding is not zero, which no encoder writes.
+    No encoder writes a stream without a header that looks like this: a stored block whose padding is not zero.
     """
     return len(body) >= 2 and body[0] & 0x0F == zlib.DEFLATED and int.from_bytes(body[:2], "big") % 31 == 0
 
 
 def choose(accept_encoding: str | None) -> Coding | None:
-    """The coding that an ``Accept-Encoding`` header asks for, None for a body as it is (RFC 9110 12.5.3).
-
-    The greatest weight wins, and gzip before deflate before identity among equals. The header is a wish: an element
-    that is malformed is passed over, and a client that forbids identity and offers nothing known gets it nevertheless.
+    """The coding that an ``Accept-Encoding`` header asks for; None: identity (RFC 9110 12.5.3).
+    The greatest weight wins; among equal weights gzip, then deflate, then identity. A malformed element is skipped. A client
+    that forbids identity and takes no known coding gets identity.
     """
     if not accept_encoding:
         return None
@@ -149,10 +130,8 @@ def choose(accept_encoding: str | None) -> Coding | None:
 
 
 def worthwhile(chunks: Sequence[bytes | memoryview]) -> bool:
-    """Whether a body of these chunks should be compressed: not if it is small, nor if it hardly shrinks.
-
-    The latter is tried on 4 KiB from the middle of the largest chunk, if that is large. It takes 30 us and came within
-    0.03 of the whole's ratio wherever it was measured; so random FP32 (0.93, 25 ms per MB) goes out as it is.
+    """Whether to compress a body of these chunks: not a small body, nor a body that hardly shrinks.
+    A sample of 4 KiB from the middle of a large chunk decides; random FP32 goes out as it is.
     """
     sizes = [memoryview(chunk).nbytes for chunk in chunks]
     if sum(sizes) < MINIMUM_SIZE:

@@ -1,7 +1,6 @@
-"""The datatypes of the V2 protocol and what they are in numpy: one table, and the conversions that follow from it.
+"""The datatypes of the V2 protocol and their numpy dtypes, in one table, and the conversions between them.
 
-A conversion here keeps every value or refuses; none wraps an integer round or cuts a fraction off. This module knows
-neither JSON syntax nor messages.
+A conversion keeps every value or refuses: it wraps no integer and cuts no fraction. Knows neither JSON syntax nor messages.
 
 Source: Open Inference Protocol, "Tensor Data Types" (inference_rest.md).
 """
@@ -33,25 +32,18 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(object),
 }
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
-
 FIXED = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype != "BYTES"}
-"""The datatypes of numpy's own whose elements have one size."""
-OF_FIXED = {dtype: datatype for datatype, dtype in FIXED.items()}
-"""The other way round: the datatype that stands for exactly this dtype, in the machine's byte order."""
+"""The datatypes whose elements have one size and a dtype of numpy itself."""
 LITTLE = {datatype: np.dtype(dtype.newbyteorder("<").str) for datatype, dtype in FIXED.items()}
-"""Their dtypes in little-endian byte order. Where that is the machine's they are those of ``FIXED``, the same objects."""
+"""Little-endian dtypes. On a little-endian machine they are the same objects as in ``FIXED``."""
 
 DATATYPES = (*_DTYPES, "BF16")
-
-MAX_RANK = 32
-"""Dimensions of a tensor; numpy before 2.0 stops there."""
+MAX_RANK = 32  # dimensions of a tensor; numpy before 2.0 stops there
 
 
 def numpy_dtype(datatype: str) -> np.dtype[Any]:
     """The numpy dtype of a V2 datatype (upper case): ``FP32`` is float32, ``BYTES`` is object (elements of ``bytes``).
-
-    Raises:
-        InvalidInput: the datatype is unknown, or is BF16 and the package ml_dtypes is not installed.
+    Raises InvalidInput if the datatype is unknown, or is BF16 and the package ml_dtypes is not installed.
     """
     dtype = _DTYPES.get(datatype)
     if dtype is not None:
@@ -63,9 +55,7 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The V2 datatype of a numpy dtype in any byte order; text, bytes, objects and datetime64 are BYTES, as in the SDK.
-
-    Raises:
-        InvalidInput: V2 has no datatype for it (complex, records, longdouble).
+    Raises InvalidInput: V2 has no datatype for it (complex, records, longdouble).
     """
     datatype = _DATATYPES.get(dtype)
     if datatype is not None:
@@ -81,13 +71,10 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 
 def cast(array: Array, datatype: str) -> Array:
-    """The array as `datatype`, without a copy where it is that already.
-
+    """The array as `datatype`, without a copy if it has that datatype.
     Integers are taken as any integer datatype that holds them all, integers and floats as any float datatype (rounded;
     beyond its range they become infinite). Text becomes its UTF-8 bytes, dates and times their ISO 8601 form (SDK).
-
-    Raises:
-        InvalidInput: unknown datatype, a value out of its range, or elements of another kind.
+    Raises InvalidInput: unknown datatype, a value out of its range, or elements of another kind.
     """
     dtype = numpy_dtype(datatype)
     if array.dtype == dtype and datatype != "BYTES":
@@ -106,9 +93,7 @@ def cast(array: Array, datatype: str) -> Array:
 
 def narrow(array: Array, datatype: str) -> Array:
     """An integer array as another integer datatype.
-
-    Raises:
-        InvalidInput: an element is out of range; the message names the one that is furthest out.
+    Raises InvalidInput: an element is out of range; the message names the one that is furthest out.
     """
     dtype = numpy_dtype(datatype)
     if array.size and array.dtype != dtype:
@@ -121,7 +106,7 @@ def narrow(array: Array, datatype: str) -> Array:
 
 
 def out_of_range(index: int, value: object, datatype: str) -> InvalidInput:
-    """The refusal of one element, with the limits of its datatype where it is an integer one."""
+    """The error for an element, with the limits of an integer datatype."""
     dtype = numpy_dtype(datatype)
     limits = f" ({np.iinfo(dtype).min} to {np.iinfo(dtype).max})" if dtype.kind in "iu" else ""
     return InvalidInput(f"element {index} of data is {value}, out of range for {datatype}{limits}")
@@ -134,11 +119,8 @@ def decode_text(array: Array) -> Array:
 
 def json_values(array: Array, nonfinite: NonFinite = "error") -> Array | list[Any] | str:
     """A tensor's values as JSON can carry them: BYTES as nested lists of text (of rank 0: text), FP16 and BF16 as FP32.
-
     With `nonfinite` "null", NaN and infinity are left to the JSON writer, which makes them null.
-
-    Raises:
-        ValueError: it holds what JSON cannot carry; the message completes "the output ...".
+    Raises ValueError: it holds what JSON cannot carry; the message completes "the output ...".
     """
     if array.dtype.kind == "O":
         try:

@@ -1,11 +1,10 @@
-"""What a model declares of its inputs and outputs: ``Tensor``, one name, datatype and shape. Knows no model."""
+"""``Tensor``, a declared input or output of a model: name, datatype and shape. Knows no model."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-KNOWN = 4096
-"""Pairs of shapes that are remembered. Clients may send as many shapes as they like."""
+KNOWN = 4096  # pairs of shapes that are remembered. Clients may send as many shapes as they like
 
 
 class Tensor(NamedTuple):
@@ -16,11 +15,9 @@ class Tensor(NamedTuple):
     shape: Sequence[int]
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether the declaration allows ``shape``."""
         return allows(tuple(self.shape), tuple(shape))
 
     def describe(self) -> dict[str, Any]:
-        """Name, datatype and shape, as the V2 metadata of a model has them."""
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
 
 
@@ -31,7 +28,6 @@ def declared_of(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 @lru_cache(KNOWN)
 def allows(declared: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether a declared shape allows a shape."""
     if len(declared) != len(shape):
         return False
     return all(want in (got, -1) for want, got in zip(declared, shape, strict=True))

@@ -1,7 +1,7 @@
-"""Triton's generate extension: flat JSON objects to ``InferRequest``, and what models answer to flat JSON objects.
+"""Triton's generate extension: flat JSON objects to ``InferRequest``, and answers to flat JSON objects. Knows no HTTP.
 
-Knows no HTTP. Where Triton's text leaves open what a field becomes, its server decides (src/http_server.cc,
-ConvertGenerateRequest, ExactMappingInput, ExactMappingOutput).
+Where Triton's text leaves the meaning of a field open, its server decides (src/http_server.cc, ConvertGenerateRequest,
+ExactMappingInput, ExactMappingOutput).
 
 Source: Triton, docs/protocol/extension_generate.md.
 """
@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from mpserve.errors import InferenceError, InvalidInput, NotSupported
-from mpserve.protocol.codec import JSON, Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.codec import JSON, Codec, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import NonFinite, json_values
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json.documents import MAX_SHOWN, describe, parameters_of, parse_object
@@ -20,22 +20,17 @@ from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, Inf
 from mpserve.protocol.v1 import body as v1
 
 TEXT_OUTPUT = "text_output"
-
-RESERVED = ("id", "parameters")
-"""Fields that never are inputs."""
-
+RESERVED = ("id", "parameters")  # fields that never are inputs
 _DATATYPES: dict[type, str] = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64"}
 
 
 EVENTS = "text/event-stream; charset=utf-8"
 
 
-class GenerateCodec:
-    """Requests to ``generate``, which are answered with one JSON object.
-
-    The body is JSON whatever its content type says: ``curl -d``, by which the extension is documented, says form.
-
-    ``nonfinite``: what becomes of NaN and infinity in an answer.
+class GenerateCodec(Codec):
+    """Requests to ``generate``, whose answer is one JSON object.
+    The body is JSON whatever its content type says: `curl -d` in the extension's documentation sends form-urlencoded.
+    ``nonfinite``: the treatment of NaN and infinity in an answer.
     """
 
     parts = Parts.ONE
@@ -50,49 +45,39 @@ class GenerateCodec:
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
         return Encoded(self.write_part(inputs, outputs), None, self.part_fields)
 
-    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
-        return self._object(inputs, outputs)
-
-    def last_part(self, fault: bytes) -> bytes | None:
-        return None
-
     def refusal(self, model_name: str) -> NotSupported:
         return NotSupported(
             "generate expects the model to produce exactly 1 response; use generate_stream for a model that produces any"
             " number of them"
         )
 
-    def _object(self, inputs: Inputs, outputs: Outputs) -> bytes:
+    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
         result = outputs.result if outputs.tensors is None else outputs.response(inputs)
         return encode_response(result, outputs.model_name, outputs.own_version, inputs.id, self.nonfinite)
 
 
 class GenerateStreamCodec(GenerateCodec):
-    """Requests to ``generate_stream``, which are answered with server-sent events, one for each JSON object."""
+    """Requests to ``generate_stream``, whose answer is server-sent events, one for each JSON object."""
 
     parts = Parts.MANY
     part_fields: Mapping[str, str] = {"content-type": EVENTS}
 
     def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
-        return event(self._object(inputs, outputs))
+        return event(super().write_part(inputs, outputs))
 
     def last_part(self, fault: bytes) -> bytes | None:
         return event(fault)
 
 
 def event(data: bytes) -> bytes:
-    """A server-sent event with this data."""
     return b"data: " + data + b"\n\n"
 
 
 def decode_request(body: bytes, declared: Sequence[Tensor]) -> InferRequest:
     """The request in ``body``, to a model that declares these inputs, or none. The request names no model yet.
-
     A field named as a declared input is that input, also within ``parameters``; any other is a parameter. Without a
-    declaration each field is an input, and what is within ``parameters`` is a parameter.
-
-    Raises:
-        InvalidInput: the body is no such object, or a value does not fit its input.
+    declaration each field is an input, and the fields of ``parameters`` are parameters.
+    Raises InvalidInput if the body is no JSON object, or a value does not fit its input.
     """
     document = parse_object(body)
     request_id, nested = document.get("id"), document.get("parameters")
@@ -113,12 +98,9 @@ def encode_response(
     result: object, model_name: str, model_version: str, request_id: str | None, nonfinite: NonFinite = "error"
 ) -> bytes:
     """A model's whole answer, or a part of one, as a JSON object: its name, version and id, and each output by name.
-
     An output of one element is that element, any other the flat list. Text is the output ``text_output``, and the
     entries of a dict are the outputs as they are.
-
-    Raises:
-        InferenceError: it is none of these, or holds what JSON cannot carry.
+    Raises InferenceError if it is none of these, or holds what JSON cannot carry.
     """
     head = {"model_name": model_name, "model_version": model_version} | ({"id": request_id} if request_id else {})
     if isinstance(result, InferResponse):
@@ -136,14 +118,12 @@ def encode_response(
 
 
 def text_response(model_name: str, text: str) -> InferResponse:
-    """Text as the one output of a response."""
     return InferResponse(None, model_name, [InferOutput(TEXT_OUTPUT, [1], "BYTES", [text])])
 
 
 def _sorted(
     fields: dict[str, Any], nested: dict[str, Any], declared: Mapping[str, Any]
 ) -> tuple[list[InferInput], dict[str, Any]]:
-    """The inputs and the parameters."""
     if not declared:
         return [_guessed(name, value) for name, value in fields.items()], nested
     twice = declared.keys() & fields.keys() & nested.keys()
@@ -163,7 +143,7 @@ def _declared(name: str, value: Any, datatype: str, shape: Sequence[int]) -> Inf
 
 
 def _fitted(count: int, declared: Sequence[int]) -> list[int] | None:
-    """So many elements in a declared shape, whose last open dimension takes what the fixed ones leave; others are 1."""
+    """The declared shape for ``count`` elements. The last open dimension takes the rest; other open dimensions are 1."""
     fixed = prod(size for size in declared if size != -1)
     left = count // fixed if fixed else 0
     shape = list(declared)

@@ -41,9 +41,7 @@ class InferRequest(Record):
         """`raw_inputs`: the bytes of each input that is not in shared memory, which become its data.
 
         `from_grpc`: the request came over gRPC.
-
-        Raises:
-            InvalidInput: `raw_inputs` do not fit the inputs.
+        Raises InvalidInput: `raw_inputs` do not fit the inputs.
         """
         self.id = request_id
         self.model_name = model_name
@@ -60,7 +58,7 @@ class InferRequest(Record):
 
     @property
     def use_binary_outputs(self) -> bool:
-        """Whether outputs are wanted as bytes where the request says nothing about them by name.
+        """Whether the client wants outputs as bytes if it says nothing about an output by name.
 
         REST: its parameter `binary_data_output`. gRPC: its inputs came as raw bytes.
         """
@@ -75,16 +73,13 @@ class InferRequest(Record):
         return wants_binary(name, self.request_outputs, self.use_binary_outputs)
 
     def get_input_by_name(self, name: str) -> InferInput | None:
-        """The input of that name, or None."""
         return next((tensor for tensor in self.inputs if tensor.name == name), None)
 
     def as_dataframe(self) -> Any:
         """The inputs as the columns of a pandas DataFrame: values of an input [n] or [n, 1], else a row per cell.
 
         BYTES are text. Needs pandas, which is not installed along with mpserve.
-
-        Raises:
-            InvalidInput: inputs of different lengths, or BYTES that are not UTF-8.
+        Raises InvalidInput: inputs of different lengths, or BYTES that are not UTF-8.
         """
         columns = {}
         for tensor in self.inputs:
@@ -103,19 +98,15 @@ class InferRequest(Record):
     @classmethod
     def from_grpc(cls, request: "Message") -> "InferRequest":
         """The request in a ModelInferRequest, of mpserve's class or of another package's.
-
-        Raises:
-            InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
-            ModuleNotFoundError: protobuf is not installed.
+        Raises InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected;
+        ModuleNotFoundError: protobuf is not installed.
         """
         return cls(**_protobuf().read_request(request.SerializeToString())[0])
 
     @classmethod
     def from_bytes(cls, req_bytes: bytes, json_length: int, model_name: str) -> "InferRequest":
         """The request in a REST body of which the first `json_length` bytes are JSON.
-
-        Raises:
-            InvalidInput: as ``v2.decode_request``.
+        Raises InvalidInput as ``v2.decode_request``.
         """
         json, rest = split(req_bytes, str(json_length))
         return cls(model_name, **read_request(parse_object(json), Rest(rest)))
@@ -123,18 +114,14 @@ class InferRequest(Record):
     def to_rest(self) -> tuple[dict[str, Any] | bytes, int | None]:
         """The request as REST sends it: (dict, None) if it is all JSON, else (body, length of its JSON).
 
-        An input whose data was set as binary (``set_data_from_numpy``'s default) or came so goes binary.
-
-        Raises:
-            InvalidInput: an input has no data, data that does not fit, or what JSON cannot carry.
+        An input whose data was set as binary (the default of ``set_data_from_numpy``), or came as binary, goes as binary.
+        Raises InvalidInput if an input has no data, data that does not fit, or what JSON cannot carry.
         """
         return to_rest(self.head(), "inputs", [(tensor, tensor.binary_data) for tensor in self.inputs])
 
     def head(self) -> dict[str, Any]:
         """The fields of its JSON object but for the inputs; None where there is nothing to send.
-
-        Raises:
-            InvalidInput: a parameter that JSON cannot carry.
+        Raises InvalidInput: a parameter that JSON cannot carry.
         """
         outputs = [
             {"name": output.name} | ({"parameters": output.parameters} if output.parameters else {})
@@ -183,10 +170,8 @@ class InferResponse(Record):
     ) -> None:
         """`raw_outputs`: the bytes of each output, which become its data.
 
-        `use_binary_outputs` and `requested_outputs` are what ``to_rest`` goes by; the server goes by the request.
-
-        Raises:
-            InferenceError: `raw_outputs` do not fit the outputs.
+        `use_binary_outputs` and `requested_outputs` decide in ``to_rest``; the server follows the request.
+        Raises InferenceError: `raw_outputs` do not fit the outputs.
         """
         self.id = response_id
         self.model_name = model_name
@@ -202,34 +187,24 @@ class InferResponse(Record):
             leave_bytes(infer_outputs)
 
     def get_output_by_name(self, name: str) -> InferOutput | None:
-        """The output of that name, or None."""
         return next((tensor for tensor in self.outputs if tensor.name == name), None)
 
     @classmethod
     def from_grpc(cls, response: "Message") -> "InferResponse":
         """The response in a ModelInferResponse, of mpserve's class or of another package's.
-
-        Raises:
-            InferenceError: it is not as the protocol has it.
-            ModuleNotFoundError: protobuf is not installed.
+        Raises InferenceError if it is not as the protocol has it; ModuleNotFoundError: protobuf is not installed.
         """
         return cls(**_protobuf().read_response(response.SerializeToString()))
 
     @classmethod
     def from_rest(cls, response: dict[str, Any]) -> "InferResponse":
-        """The response in a decoded JSON body.
-
-        Raises:
-            InferenceError: it is not one of V2; the message says where and why.
-        """
+        """The response in a decoded JSON body. Raises InferenceError: it is not one of V2; the message says where and why."""
         return cls(**read_response(response, None))
 
     @classmethod
     def from_bytes(cls, res_bytes: bytes, json_length: int) -> "InferResponse":
         """The response in a body of which the first `json_length` bytes are JSON.
-
-        Raises:
-            InferenceError: it is not one of V2; the message says where and why.
+        Raises InferenceError: it is not one of V2; the message says where and why.
         """
         try:
             json, rest = split(res_bytes, str(json_length))
@@ -240,10 +215,8 @@ class InferResponse(Record):
 
     def to_rest(self) -> tuple[dict[str, Any] | bytes, int | None]:
         """The response as REST sends it: (dict, None) if it is all JSON, else (body, length of its JSON).
-
-        Raises:
-            InvalidInput: an output was requested that is not there.
-            InferenceError: an output has no data, data that does not fit, or what JSON cannot carry.
+        Raises InvalidInput if an output was requested that is not there; InferenceError if an output has no data, data that
+        does not fit, or what JSON cannot carry.
         """
         names = [output.name for output in self.requested_outputs or self.outputs]
         outputs = []
@@ -258,10 +231,8 @@ class InferResponse(Record):
         """The response as a ModelInferResponse.
 
         Raw contents if binary outputs were asked for, or an output was set as binary, or has no typed ones.
-
-        Raises:
-            InferenceError: an output does not fit its declaration, or a parameter that gRPC cannot carry.
-            ModuleNotFoundError: protobuf is not installed.
+        Raises InferenceError if an output does not fit its declaration, or a parameter that gRPC cannot carry;
+        ModuleNotFoundError: protobuf is not installed.
         """
         fields = _protobuf()
         typed = not (self._use_binary_outputs or any(tensor.binary_data for tensor in self.outputs))
@@ -270,9 +241,7 @@ class InferResponse(Record):
 
     def head(self) -> dict[str, Any]:
         """The fields of its JSON object but for the outputs; None where there is nothing to send.
-
-        Raises:
-            InferenceError: a parameter that JSON cannot carry.
+        Raises InferenceError: a parameter that JSON cannot carry.
         """
         return {
             "model_name": self.model_name,

@@ -1,7 +1,6 @@
 """The tensors of a message: ``InferInput``, ``InferOutput`` and ``RequestedOutput``, as the kserve SDK has them.
 
-They hold values and know no wire format: what may stand in a request is the decoders' affair, how a response is written
-the encoders'.
+They hold values and know no wire format.
 
 Source: the kserve SDK's protocol/infer_type.py (the interface only).
 """
@@ -15,16 +14,15 @@ from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, decode_text
 
 Parameters = dict[str, Any]
-
 NamedArray = tuple[str, str, Array]
 """A tensor without parameters: its name, its datatype and its array. A tuple costs a fifth of an ``InferInput``."""
 
 REGION = "shared_memory_region"
-"""The parameter of a tensor that says in which shared memory its data is (Triton, ``extension_shared_memory.md``)."""
+"""The parameter of a tensor that names the shared memory of its data (Triton, ``extension_shared_memory.md``)."""
 
 
 class Record:
-    """Equality and repr by the public attributes; repr leaves out those that are None or False."""
+    """Equality and repr by the public attributes; repr omits attributes that are None or False."""
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so no key of a dict
 
@@ -46,10 +44,7 @@ class Record:
 
 
 class _Tensor(Record):
-    """A named tensor, held either as a list or as a numpy array, whichever it was given as last.
-
-    `role` is what messages call it, `fault` the error that it is when its data does not fit.
-    """
+    """A named tensor with a list or a numpy array of data. Messages call it `role`; wrong data raises `fault`."""
 
     role: ClassVar[str]
     fault: ClassVar[type[MPServeError]]
@@ -57,12 +52,7 @@ class _Tensor(Record):
     _bytes_as_text = True
 
     def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        datatype: str,
-        data: Any = None,
-        parameters: Parameters | None = None,
+        self, name: str, shape: Sequence[int], datatype: str, data: Any = None, parameters: Parameters | None = None
     ) -> None:
         """`data`: a flat or nested list, or an array; None if ``set_data_from_numpy`` follows."""
         self.name = name
@@ -103,9 +93,7 @@ class _Tensor(Record):
         """The tensor as an array of its shape and datatype; BYTES is an object array of ``bytes``.
 
         Nothing is copied where the tensor is such an array already, so it is shared with the message.
-
-        Raises:
-            InvalidInput (of an input) or InferenceError (of an output): the data does not fit shape or datatype.
+        Raises InvalidInput (of an input) or InferenceError (of an output) if the data does not fit shape or datatype.
         """
         data = self._data
         if isinstance(data, np.ndarray) and data.dtype is FIXED.get(self.datatype) and list(data.shape) == self.shape:
@@ -121,9 +109,7 @@ class _Tensor(Record):
 
     def as_string(self) -> list[Any]:
         """The text of a BYTES tensor, nested as its shape: a 1-D one gives a list of ``str``, a 2-D one a list of rows.
-
-        Raises:
-            InvalidInput (of an input) or InferenceError (of an output): not a BYTES tensor, or not UTF-8.
+        Raises InvalidInput (of an input) or InferenceError (of an output): not a BYTES tensor, or not UTF-8.
         """
         if self.datatype != "BYTES":
             raise self.fault(f"{self.role} '{self.name}' is {self.datatype}, only BYTES can be read as text")
@@ -136,9 +122,7 @@ class _Tensor(Record):
         """Make the array the tensor's data; it is not copied, unless it is text to be encoded or of another byte order.
 
         `binary_data` says how an input is sent (``InferRequest.to_rest``); how an output is sent, the request says.
-
-        Raises:
-            InferenceError: no array, or not of the declared datatype and shape.
+        Raises InferenceError: no array, or not of the declared datatype and shape.
         """
         if not isinstance(input_tensor, np.ndarray):
             raise InferenceError(
@@ -187,7 +171,7 @@ class _Tensor(Record):
 
 
 def leave_bytes(tensors: Sequence[_Tensor]) -> None:
-    """Let ``data`` of these give BYTES as they are: gRPC carries bytes, of which JSON has none."""
+    """Let ``data`` give BYTES as ``bytes``: gRPC carries bytes, which JSON does not have."""
     for tensor in tensors:
         tensor._bytes_as_text = False
 

@@ -1,4 +1,4 @@
-"""Models in torch: a base class for one's own, and the two kinds of file that torch makes.
+"""Models in torch: a base class, and the two kinds of file that torch writes.
 
 The only module that imports torch; it is imported only when a model needs it.
 """
@@ -25,7 +25,7 @@ DATATYPES = {
     torch.float32: "FP32",
     torch.float64: "FP64",
 }
-"""torch's dtypes that numpy has too -> their V2 names."""
+"""torch's dtypes that numpy also has -> their V2 names."""
 
 
 class TorchModel(TensorModel):
@@ -44,20 +44,20 @@ class TorchModel(TensorModel):
         return _in_steps(result) if isinstance(result, Iterator) else result
 
     def to_tensor(self, array: NDArray[Any]) -> Any:
-        """The array as a tensor on ``self.device``; arrays of bytes, which torch does not know, stay as they are."""
+        """The array as a tensor on ``self.device``; an array of bytes stays as it is, since torch has no such type."""
         if array.dtype == np.object_:
             return array
         # from_numpy shares memory, and warns when a read-only array could thus be written to.
         return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
 
-@torch.inference_mode()  # of a generator it is each step; between them the mode is as it was
+@torch.inference_mode()  # applies to each step of a generator, and not between two steps
 def _in_steps(parts: Iterator[Any]) -> Iterator[Any]:
     yield from parts
 
 
 class FileModel(TorchModel):
-    """What both kinds of file have in common: ``module`` is called with the inputs in their order."""
+    """The base of both kinds of file: ``module`` is called with the inputs in their order."""
 
     module: Any
 
@@ -112,7 +112,7 @@ class ExportedModel(FileModel):
 
 
 def declared_inputs(program: torch.export.ExportedProgram) -> tuple[Tensor, ...]:
-    """An archive's inputs: a dimension exported as dynamic is -1. None when one is no tensor, or of no V2 datatype."""
+    """An archive's inputs, with -1 for dynamic dimensions; none if an input is no tensor, or has no V2 datatype."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     inputs: list[Tensor] = []
     for name in program.graph_signature.user_inputs:

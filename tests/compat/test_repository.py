@@ -47,7 +47,7 @@ def test_models_are_held_by_name(repository: Loading) -> None:
 def test_what_is_registered_is_served_as_it_is_and_made_anew_by_the_repository(repository: Loading) -> None:
     a, _ = Library(repository).registered()
     assert a.obtain() is repository.get_model("a")
-    again = a.anew().obtain()
+    again = a.fresh().obtain()
     assert again is repository.get_model("a") is not a.obtain()
     assert (again.name, again.loaded) == ("a", False)  # Model.load is not overridden here
 

@@ -1,6 +1,6 @@
-"""JSON documents of either protocol: parsing one, and words for what stands in it, short enough for an error message.
+"""Parses JSON documents of V1 and V2, and describes their values in words that are short enough for an error message.
 
-Knows JSON and nothing of tensors or messages.
+Knows JSON, no tensors and no messages.
 """
 
 from typing import Any
@@ -10,8 +10,7 @@ import orjson
 from mpserve.errors import InvalidInput
 from mpserve.protocol.json.numbers import parse_with_numbers
 
-# Characters of the client's own words that a message repeats.
-MAX_SHOWN = 60
+MAX_SHOWN = 60  # characters of the client's own words in a message
 
 _JSON_TYPE_NAMES: dict[type, str] = {
     dict: "an object",
@@ -26,20 +25,18 @@ _PARAMETER_TYPES = frozenset({str, int, float, bool})
 
 
 def describe(value: object) -> str:
-    """What a decoded JSON value is, in words: "a list"."""
+    """The type of a decoded JSON value in words: "a list"."""
     return _JSON_TYPE_NAMES.get(type(value), type(value).__name__)
 
 
 def show(value: Any) -> str:
-    """A decoded JSON value as the client wrote it, in few characters."""
+    """A decoded JSON value as the client wrote it, cut to few characters."""
     return describe(value) if isinstance(value, list | dict) else orjson.dumps(value, default=repr).decode()[:MAX_SHOWN]
 
 
 def parse_object(body: bytes | memoryview, numbers: str = "") -> dict[str, Any]:
-    """A request body as a JSON object; long lists of numbers under the key `numbers` may be ``Numbers``, in it or its lists.
-
-    Raises:
-        InvalidInput: not JSON (with line, column and reason), or JSON and not an object. NaN and Infinity are not JSON.
+    """A request body as a JSON object. Long lists of numbers under the key `numbers` may be ``Numbers``.
+    Raises InvalidInput: not JSON (with line, column and reason), or JSON and not an object. NaN and Infinity are not JSON.
     """
     try:
         document = parse_with_numbers(body, numbers) if numbers and isinstance(body, bytes) else None
@@ -51,21 +48,15 @@ def parse_object(body: bytes | memoryview, numbers: str = "") -> dict[str, Any]:
 
 
 def as_object(document: Any) -> dict[str, Any]:
-    """A JSON document that is an object.
-
-    Raises:
-        InvalidInput: it is something else.
-    """
+    """A JSON document that is an object. Raises InvalidInput if it is something else."""
     if not isinstance(document, dict):
         raise InvalidInput(f"the body is {describe(document)}, expected a JSON object")
     return document
 
 
 def named_objects(document: dict[str, Any], field: str) -> list[dict[str, Any]]:
-    """The list of objects under `field`, each with a name of its own; empty if absent.
-
-    Raises:
-        InvalidInput: anything else is there, or a name is there twice.
+    """The list of objects under `field`, which have different names; empty if absent.
+    Raises InvalidInput: anything else is there, or a name is there twice.
     """
     entries = document.get(field)
     if entries is None:
@@ -86,10 +77,8 @@ def named_objects(document: dict[str, Any], field: str) -> list[dict[str, Any]]:
 
 
 def parameters_of(owner: dict[str, Any], switch: str = "") -> dict[str, Any] | None:
-    """The parameters of a V2 object, or None. The one named `switch`, if it is there, is true or false.
-
-    Raises:
-        InvalidInput: not an object of strings, numbers and booleans.
+    """The parameters of a V2 object, or None. A parameter named `switch` must be true or false.
+    Raises InvalidInput: not an object of strings, numbers and booleans.
     """
     parameters = owner.get("parameters")
     if parameters is None:

@@ -1,7 +1,7 @@
-"""A tensor's `shape` and `data` as JSON carries them, checked and turned into an array.
+"""Checks a tensor's `shape` and `data` from JSON, and makes the array.
 
 No value is wrapped, cut or guessed. Whole lists are checked at C speed; Python looks at single elements only to name the
-one at fault. Knows neither messages nor bytes.
+wrong element. Knows neither messages nor bytes.
 
 Source: Open Inference Protocol, "Tensor Data" (inference_rest.md).
 """
@@ -18,11 +18,8 @@ from mpserve.protocol.datatypes import MAX_RANK, Array, narrow, numpy_dtype, out
 from mpserve.protocol.json.documents import describe, show
 from mpserve.protocol.json.numbers import Numbers
 
-# More than any body can hold, and few enough for numpy to index.
-MAX_ELEMENTS = 2**40
-
-# Up to so many floats are compared in Python: to have numpy check the finished array costs 3 µs, whatever its size.
-FEW = 64
+MAX_ELEMENTS = 2**40  # more than any body can hold, and few enough for numpy to index
+FEW = 64  # floats that are compared in Python: to have numpy check an array of any size costs 3 µs
 FP32_END = 3.4028235e38  # from 3.40282357e38 on a number becomes infinite
 
 # By numpy's kind of the datatype: the JSON values taken, as Python types and in words.
@@ -37,10 +34,8 @@ _ELEMENT_TYPES: dict[str, tuple[frozenset[type], str]] = {
 
 def check_shape(shape: Sequence[int]) -> None:
     """Refuse a shape that no tensor of a request can have.
-
-    Raises:
-        InvalidInput: a size that is negative or no integer, more than 32 dimensions, more than 2**40 elements (a size
-            of 0 counted as 1, so that numpy can index it all the same).
+    Raises InvalidInput: a size that is negative or no integer, more than 32 dimensions, more than 2**40 elements (a size of 0
+    counted as 1, so that numpy can index it all the same).
     """
     if len(shape) > MAX_RANK:  # first, since the product of 50,000 large sizes, 1 MB of JSON, takes 11 s
         raise InvalidInput(f"shape has {len(shape)} dimensions, expected at most {MAX_RANK}")
@@ -54,15 +49,12 @@ def check_shape(shape: Sequence[int]) -> None:
 
 
 def show_shape(shape: Sequence[int]) -> str:
-    """The shape as JSON has it."""
     return f"[{','.join(map(str, shape))}]"
 
 
 def decode_data(data: Any, datatype: str, shape: list[int]) -> Array:
     """The array of a JSON `data`, which is flat or nested as the shape says.
-
-    Raises:
-        InvalidInput: not a list, not of that shape, or an element that the datatype cannot hold.
+    Raises InvalidInput: not a list, not of that shape, or an element that the datatype cannot hold.
     """
     if isinstance(data, Numbers):
         array = _numbers(data, datatype, shape)
@@ -76,7 +68,7 @@ def decode_data(data: Any, datatype: str, shape: list[int]) -> Array:
 
 
 def _numbers(data: Numbers, datatype: str, shape: list[int]) -> Array | None:
-    """The array of numbers that the datatype can hold; None where its list has to be looked at, perhaps to say why not."""
+    """The array of the numbers; None if the list must be looked at, perhaps to name its fault."""
     dtype = numpy_dtype(datatype)
     if dtype.kind in "bO":
         return None
@@ -109,7 +101,6 @@ def _flatten(data: list[Any], shape: list[int]) -> list[Any]:
 
 
 def _array(elements: list[Any], datatype: str) -> Array:
-    """The 1-D array of a flat list."""
     dtype = numpy_dtype(datatype)
     # numpy files bfloat16, which is not its own, under kind "V".
     kind = "f" if datatype == "BF16" else dtype.kind
@@ -126,7 +117,7 @@ def _array(elements: list[Any], datatype: str) -> Array:
         return np.array(elements, dtype=dtype)
     with np.errstate(all="ignore"):
         if datatype == "BF16":
-            # Not straight to it, since it refuses integers of more than 64 bits signed.
+            # By way of FP64: BF16 refuses integers of more than 64 bits signed.
             array = np.fromiter(elements, np.float64, len(elements)).astype(dtype)
         else:
             array = np.fromiter(elements, dtype, len(elements))

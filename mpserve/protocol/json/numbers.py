@@ -1,8 +1,7 @@
-"""Long lists of numbers in a JSON text, read into arrays without a Python object for each number.
+"""Reads long lists of numbers in a JSON text into arrays, without a Python object for each number.
 
-pysimdjson reads them; where it is not installed, or refuses, orjson reads the text as a whole. What is taken and what is
-refused is orjson's to say either way: of numbers, simdjson takes a part of what orjson takes, and takes it exactly.
-Knows neither tensors nor messages.
+pysimdjson reads them. If it is not installed, or refuses a text, orjson reads the whole text. Both accept the same texts here:
+of numbers, simdjson takes a part of what orjson takes, and takes it exactly. Knows neither tensors nor messages.
 """
 
 import re
@@ -22,54 +21,47 @@ try:
 except ImportError:  # there are no wheels for Python 3.14
     simdjson = None
 
-# Bytes of a list. At 690 (64 numbers) simdjson gained a fifth on orjson, too little to look for the list; at 2800, half.
-LONG = 2048
+LONG = 2048  # bytes of a list; shorter lists gain less from simdjson than the search for them costs
 
-# Lists that are looked at. A request has no more inputs, and a body made of nothing but their beginnings cost 0.1 s for each MB.
-MOST = 1024
-
-UNSIGNED = 2.0**63
-"""From here on an integer is none of 64 bits with a sign."""
-
+MOST = 1024  # lists that are looked at: more than a request has, and few enough to bound the search
+UNSIGNED = 2.0**63  # from here on an integer is none of 64 bits with a sign
 Kind = Literal["d", "i", "u", "any"]
-"""What numbers are to be: float64, int64, uint64, or whatever numpy would make of them."""
+"""The dtype of numbers: float64, int64, uint64, or the dtype that numpy would choose."""
 
 _DTYPES = {"d": np.float64, "i": np.int64, "u": np.uint64}
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[,]"))
-# What stands for a list set aside. No client can write it, since no answer ever holds it.
-_PLACEHOLDER = secrets.token_hex(16)
+_PLACEHOLDER = secrets.token_hex(16)  # replaces a list; no client can know it, since no answer holds it
 
 
 class Numbers:
-    """A JSON list, flat or nested, that was parsed but not made Python objects."""
+    """A JSON list, flat or nested, that was parsed without Python objects."""
 
     def __init__(self, text: bytes) -> None:
-        """Raises ValueError, RuntimeError or UnicodeDecodeError where simdjson does not take the text."""
+        """Raises ValueError, RuntimeError or UnicodeDecodeError if simdjson does not take the text."""
         self._text = text
         self._parsed = simdjson.Parser().parse(text)
 
     def flat(self, kind: Kind, shape: Sequence[int]) -> Array | None:
-        """The numbers as what they are to be; None if one cannot be that, or they are neither flat nor as `shape`."""
+        """The numbers as a flat array; None if they do not fit `kind`, or are neither flat nor nested as `shape`."""
         array = flattened(self._parsed, self._text, kind)
         if array is None:
             return None
         return array if self._is_flat() or self._is_nested(shape, array.size) else None
 
     def array(self, kind: Kind) -> Array | None:
-        """The numbers as what they are to be, in the shape that they are nested in; None if there is no such array."""
+        """The numbers as an array of their own shape; None if there is no such array."""
         shape = self.shape
         flat = None if shape is None else flattened(self._parsed, self._text, kind)
         return None if shape is None or flat is None or flat.size != prod(shape) else flat.reshape(shape)
 
     @cached_property
     def shape(self) -> list[int] | None:
-        """How it is nested, an empty list as one of one element; None if unevenly, or deeper than a tensor."""
+        """The shape of the list, [1] for an empty list; None if it is uneven, or deeper than a tensor."""
         if self._is_flat():
             return [self._text.count(b",") + 1]
         return nesting(self._parsed, self._text)
 
     def to_list(self) -> list[Any]:
-        """The list as orjson reads it."""
         numbers: list[Any] = orjson.loads(self._text)
         return numbers
 
@@ -77,7 +69,7 @@ class Numbers:
         return self._text.find(b"[", 1) < 0
 
     def _is_nested(self, shape: Sequence[int], size: int) -> bool:
-        """Whether brackets and commas are those of a list of that shape: simdjson flattens whatever it is given."""
+        """Whether the brackets and commas are those of the shape: simdjson flattens every list."""
         if not size or prod(shape) != size:  # without elements a shape may be of any length
             return False
         structure = b""
@@ -87,7 +79,7 @@ class Numbers:
 
 
 def flattened(parsed: Any, text: bytes, kind: Kind) -> Array | None:
-    """The numbers of a list, however nested, that simdjson has parsed in this text; None if one cannot be what it is to be."""
+    """The numbers of a list of any nesting that simdjson has parsed in this text; None if they do not fit `kind`."""
     try:
         if kind != "any":
             return np.frombuffer(parsed.as_buffer(of_type=kind), _DTYPES[kind])
@@ -103,12 +95,12 @@ def flattened(parsed: Any, text: bytes, kind: Kind) -> Array | None:
 
 
 def nesting(parsed: Any, text: bytes) -> list[int] | None:
-    """How a list of lists is nested that simdjson has parsed in a text of no other brackets; None as of ``Numbers.shape``."""
+    """The shape of a list of lists that simdjson has parsed in a text without other brackets; None as ``Numbers.shape``."""
     return _of_rows(parsed, text) or _of_brackets(text)
 
 
 def _of_rows(parsed: Any, text: bytes) -> list[int] | None:
-    """Of a list of lists of one length, and nothing deeper: a fifth of what it takes to look at all brackets."""
+    """The shape of a list of lists of one length, and nothing deeper; takes a fifth of ``_of_brackets``."""
     try:
         lengths = set(map(len, parsed))
     except TypeError:  # a number among them
@@ -116,7 +108,7 @@ def _of_rows(parsed: Any, text: bytes) -> list[int] | None:
     size = len(parsed)
     if len(lengths) > 1 or 0 in lengths:
         return None
-    # To leave them out is the quickest way to count them: of 33 in 45 kB it takes 4 µs, where Python's count takes 18.
+    # To remove the brackets is the fastest way to count them.
     brackets = len(text) - len(text.replace(b"[", b""))
     return [size, lengths.pop()] if brackets == 1 + size else None
 
@@ -139,7 +131,7 @@ def _of_brackets(text: bytes) -> list[int] | None:
 
 
 def has_more(text: bytes, byte: bytes, number: int) -> bool:
-    """Whether a byte is more than so many times in a text. To find it takes a tenth of what it takes to count it."""
+    """Whether a byte occurs more than so many times in a text. Finding a byte costs a tenth of counting it."""
     at = -1
     for _ in range(number + 1):
         at = text.find(byte, at + 1)
@@ -149,9 +141,8 @@ def has_more(text: bytes, byte: bytes, number: int) -> bool:
 
 
 def parse_with_numbers(body: bytes, key: str) -> Any:
-    """The document, in which long lists under `key`, in it or in the objects of its lists, are ``Numbers``; None without any.
-
-    Nothing is said about errors: also None if the document is in any way not a plain one.
+    """The document, in which long lists under `key`, at the top or in the objects of its lists, are ``Numbers``.
+    None if there are no long lists, or the document is not a plain one: another reader names the faults.
     """
     if simdjson is None or len(body) < LONG:
         return None
@@ -176,9 +167,8 @@ def parse_with_numbers(body: bytes, key: str) -> Any:
 
 
 def _long_lists(body: bytes, key: str) -> list[tuple[int, int]]:
-    """Where in the body there are lists under `key`, without a string or object in them.
-
-    Text inside a string may look like it; the list is then cut out of there, and not found again by ``_put_back``.
+    """The positions of lists under `key` in the body, without a string or object in them.
+    A string may hold such a text: it is cut out like a list, and not found again by ``_put_back``.
     """
     begin = re.compile(rb'"%s"[ \t\n\r]*:[ \t\n\r]*\[' % key.encode())
     lists: list[tuple[int, int]] = []
@@ -188,7 +178,7 @@ def _long_lists(body: bytes, key: str) -> list[tuple[int, int]]:
         if looked_at > MOST:
             return []
         start = match.end() - 1
-        # A list of numbers ends before the next key, or the end of its object.
+        # A list of numbers ends before the next key, or before the end of its object.
         quote = body.find(b'"', start)
         limit = quote if quote >= 0 else len(body)
         brace = body.find(b"}", start, limit)  # no further, lest many lists are looked at to the body's end each

@@ -1,9 +1,8 @@
-"""Requests and answers in JSON as nearly all of them are, read and written in one go: numbers, and nothing but numbers.
+"""Reads and writes the usual JSON requests and answers in one go: numbers, and nothing but numbers.
 
-simdjson reads a long body straight into arrays: 1024 numbers in three quarters of the time that Python objects take, 4096 in
-little more than half. A short one is read into Python objects, which struct writes into arrays.
-Whatever is not plainly such is left to ``wire``, which reads and writes everything, and says what is wrong. So nothing here
-refuses anything, and what is taken here means what it means there.
+simdjson reads a long body straight into arrays: 1024 numbers in three quarters of the time of Python objects, 4096 in little
+more than half. A short body is read into Python objects, which struct writes into arrays. ``wire`` reads and writes every other
+message, and names its faults. This module refuses nothing, and agrees with ``wire``.
 """
 
 import re
@@ -28,28 +27,20 @@ except ImportError:  # there are no wheels for Python 3.14
     simdjson = None
 
 FEW_BYTES = 1536
-"""Bytes of a body up to which Python objects cost less than what simdjson takes for each value that it is asked for.
+"""Bytes of a body up to which Python objects cost less than simdjson.
 
-Of V2's FP32 that is so up to 350 elements (4 kB), of its integers up to 128 (0.8 kB); of V1's floats up to 128 (1.4 kB), and of
-those that become FP32 beyond 192 (2.1 kB).
+V2: FP32 up to 350 elements (4 kB), integers up to 128 (0.8 kB). V1: floats up to 128 (1.4 kB), as FP32 up to 192 (2.1 kB).
 """
 
-FEW = 16
-"""Elements up to which it costs less to look at the type of each than to search the body for what a boolean is written with."""
-
-BRIEF = 500
-"""Numbers up to which to look for the largest costs less than to have numpy raise what it finds too large."""
-
-KNOWN = 1024
-"""Lengths of data, by datatype, for which it is kept what writes them; those that a model is given are few."""
-
+FEW = 16  # elements up to which a look at each type costs less than a search for booleans in the body
+BRIEF = 500  # numbers up to which a search for the largest costs less than numpy's overflow check
+KNOWN = 1024  # lengths of data, by datatype, whose packers are kept
 _NUMBERS = frozenset({int, float})
 
 
 class Packers(dict[int, Callable[..., None]]):
-    """What writes numbers into an array of one datatype, by how many there are, unless one is out of range.
-
-    Among integers, one with a fraction is refused as well. ``code`` is what struct calls the datatype.
+    """By length: a function that writes so many numbers into an array of one datatype, and raises if a number does not fit.
+    A fraction does not fit an integer datatype. ``code`` is struct's name of the datatype.
     """
 
     def __init__(self, code: str) -> None:
@@ -58,7 +49,7 @@ class Packers(dict[int, Callable[..., None]]):
     def __missing__(self, size: int) -> Callable[..., None]:
         if len(self) >= KNOWN:
             self.clear()
-        # "=" is of the standard sizes, and without it floats become infinite.
+        # "=" means standard sizes; without it, large floats would become infinite.
         self[size] = write = Struct(f"={size}{self.code}").pack_into
         return write
 
@@ -71,31 +62,28 @@ KINDS = {
     datatype: ("d" if code in "fd" else "u" if datatype == "UINT64" else "i", FIXED[datatype], Packers(code))
     for datatype, code in _CODES.items()
 }
-"""By datatype: as what simdjson reads its numbers, its dtype, and what writes them."""
+"""By datatype: the kind that simdjson reads, the dtype, and the packers."""
 _LIMITS = {
     dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for _, dtype, _ in KINDS.values() if dtype.kind in "iu"
 }
-NULL = ord("n")
-"""A letter of null, and of nothing else that an array is written as. To ask for bytes in bytes costs nine times as much."""
+NULL = ord("n")  # a letter that an encoded array holds only in null. To search for bytes costs nine times as much
 WRITABLE = {datatype: dtype for datatype, dtype in FIXED.items() if datatype != "FP16"}
-"""By datatype: the dtype of arrays that the JSON writer takes as they are."""
+"""By datatype: the dtype that the JSON writer takes."""
 
 NOT_PLAIN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, StructError)
-"""What is raised for text that is no JSON, for what is not there, and for values of another type than was asked for."""
+"""The errors of texts that are no JSON, of missing fields, and of values of a wrong type."""
 
 INSTANCES = b'{"instances":'
 AROUND = len(INSTANCES) + 1
 POINT = ord(".")
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[')
-
 BINARY_DATA = "binary_data"
-
 Plain = tuple[list[NamedArray], str | None, list[RequestedOutput]]
-"""The inputs of a request, its id, and the outputs that it names."""
+"""The inputs of a request, its id, and the outputs that it asks for."""
 
 
 def in_document(document: Any, body: bytes) -> Plain | None:
-    """The V2 request in a JSON document, which orjson has read from ``body``; None if the request is not plain."""
+    """The V2 request in a document that orjson has read from ``body``; None if the request is not plain."""
     try:
         inputs = [_of_objects(entry, body) for entry in document["inputs"]]
         return _whole(document, inputs)
@@ -120,7 +108,7 @@ def in_text(body: bytes) -> Plain | None:
 
 
 def _whole(document: Any, inputs: list[NamedArray]) -> Plain | None:
-    """The request whose inputs have been read, unless it asks for more than an answer."""
+    """The request with these inputs; None if it has further fields."""
     fields = len(document)
     request_id: str | None = None
     requested: list[RequestedOutput] = []
@@ -142,7 +130,7 @@ def _whole(document: Any, inputs: list[NamedArray]) -> Plain | None:
 
 
 def named_outputs(entries: Any) -> list[RequestedOutput]:
-    """The outputs that a request asks for; one of ``NOT_PLAIN`` if there is none, or more to one than ``_named_output`` reads."""
+    """The outputs that a request asks for. Raises one of ``NOT_PLAIN`` if there are none, or an output is not plain."""
     requested = [_named_output(entry) for entry in entries]
     if not requested or (len(requested) > 1 and len({output.name for output in requested}) < len(requested)):
         raise ValueError
@@ -150,7 +138,7 @@ def named_outputs(entries: Any) -> list[RequestedOutput]:
 
 
 def _named_output(entry: Any) -> RequestedOutput:
-    """An output that is asked for by name, and perhaps as bytes or not; one of ``NOT_PLAIN`` if there is more to it."""
+    """A requested output, with at most the parameter ``binary_data``. Raises one of ``NOT_PLAIN`` for any other output."""
     name = entry["name"]
     if type(name) is not str:
         raise ValueError
@@ -163,7 +151,7 @@ def _named_output(entry: Any) -> RequestedOutput:
 
 
 def _of_text(entry: Any) -> NamedArray:
-    """An input that simdjson has read; one of ``NOT_PLAIN`` if it is not plain."""
+    """An input that simdjson has read. Raises one of ``NOT_PLAIN`` if the input is not plain."""
     name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
     kind, dtype, _ = KINDS[datatype]
     if len(entry) != 4 or type(name) is not str:
@@ -173,7 +161,7 @@ def _of_text(entry: Any) -> NamedArray:
 
 
 def _of_objects(entry: Any, body: bytes) -> NamedArray:
-    """As ``_of_text``, of what orjson has read."""
+    """As ``_of_text``, for an input that orjson has read."""
     name, datatype, shape, data = entry["name"], entry["datatype"], entry["shape"], entry["data"]
     _, dtype, packers = KINDS[datatype]
     size = len(data)
@@ -187,13 +175,13 @@ def _of_objects(entry: Any, body: bytes) -> NamedArray:
 
 
 def _may_hold_booleans(body: bytes) -> bool:
-    """Whether true or false may be in the data of a request: letters of theirs are behind its key, or that is perhaps escaped."""
+    """Whether the data may hold true or false: one of their letters follows the key, or an escape may hide the key."""
     at = body.find(b'"data"')
     return body.find(b"u", at) >= 0 or body.find(b"l", at) >= 0 or b"\\" in body
 
 
 def checked(shape: list[Any], size: int) -> list[int]:
-    """The shape, if it is one of so many elements; ValueError if not."""
+    """The shape, if it has ``size`` elements. Raises ValueError for any other shape."""
     if type(shape) is not list or len(shape) > MAX_RANK:  # before its sizes are multiplied
         raise ValueError
     elements = 1
@@ -207,7 +195,7 @@ def checked(shape: list[Any], size: int) -> list[int]:
 
 
 def read_instances(body: bytes, kind: Kind) -> Array | None:
-    """The numbers in a V1 body of nothing but ``instances``, as they are nested; None if it is not plain."""
+    """The numbers in a V1 body with only ``instances``, in their own shape; None if the body is not plain."""
     begin = None if simdjson is None else _INSTANCES.match(body)
     # Without one more quote there is no other key, and no text.
     if begin is None or body.find(b'"', begin.end()) >= 0:
@@ -226,7 +214,7 @@ def read_instances(body: bytes, kind: Kind) -> Array | None:
 
 
 def read_few_instances(body: bytes) -> Any:
-    """What the ``instances`` are in a short V1 body of nothing else; None if that is not plain to see."""
+    """The ``instances`` of a short V1 body with no other field; None if the body is not plain."""
     text = body.removeprefix(INSTANCES).removesuffix(b"}")
     if len(text) != len(body) - AROUND:
         return None
@@ -237,10 +225,9 @@ def read_few_instances(body: bytes) -> Any:
 
 
 def floats(rows: Any, points: int, datatype: str) -> Array | None:
-    """Floats, in a list or in lists of one length, as FP32 or FP64; None if they are anything else or out of range.
-
-    ``points`` is how many there are in their text. Integers and booleans, which struct takes for floats, have none, and a
-    float has no more than one. numpy takes longer to find out what is in a few lists.
+    """Floats in a list, or in lists of one length, as FP32 or FP64; None if they are anything else or out of range.
+    ``points`` is the number of points in their text: a float has at most one, integers and booleans have none, which struct
+    would take for floats. numpy takes longer to look into a few lists.
     """
     if not points:
         return None
@@ -264,7 +251,7 @@ def floats(rows: Any, points: int, datatype: str) -> Array | None:
 
 
 def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:
-    """Numbers that were read as the widest of their kind, as a narrower dtype; ValueError if it cannot hold one of them."""
+    """Numbers of the widest dtype as a narrower dtype. Raises ValueError if a number does not fit."""
     if dtype is _FP32:
         brief = flat.size <= BRIEF and flat.item(flat.argmin()) > -FP32_END and flat.item(flat.argmax()) < FP32_END
         return flat.astype(_FP32) if brief else _fp32(flat)
@@ -277,8 +264,8 @@ def narrowed(flat: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _fp32(flat: Array) -> Array:
-    # To look at the numbers afterwards would let go of the GIL once more. Where the event loop waits for it, that costs two
-    # switches between threads, and breaks up what is handed over together.
+    # A later look at the numbers would let go of the GIL once more. If the event loop waits for the GIL, that costs two switches
+    # between threads, and splits a batch of hand-overs.
     try:
         with np.errstate(over="raise"):
             array: Array = flat.astype(_FP32)

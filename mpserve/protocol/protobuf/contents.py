@@ -31,10 +31,8 @@ _WIDEST = {"int_contents": "INT32", "int64_contents": "INT64", "uint_contents": 
 
 
 def to_array(contents: pb.InferTensorContents, datatype: str) -> Array:
-    """The elements as a 1-D array; it may be read-only. Changes nothing but fields of ``contents`` that are not known.
-
-    Raises:
-        InvalidInput: the elements are in another field than the datatype's, or out of its range.
+    """The elements as a 1-D array, which may be read-only. Removes unknown fields of ``contents``.
+    Raises InvalidInput if the elements are in another field than the datatype's, or out of its range.
     """
     dtype = numpy_dtype(datatype)
     field = FIELDS.get(datatype)

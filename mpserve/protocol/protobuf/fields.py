@@ -1,9 +1,8 @@
 """ModelInferRequest and ModelInferResponse as bytes, and the plain fields of a request or a response: read and written.
 
-Strict as the JSON decoder is, with the same words where the fault is the same. Raw contents are neither copied on the
-way in (a tensor is a view on the message, so that must not be changed) nor on the way out (a message is given as parts,
-of which a tensor's own buffer is one). Knows tensors, but neither the messages made of them, which import this module,
-nor a server or a call.
+Strict like the JSON decoder, with the same words for the same fault. Raw contents are never copied: a decoded tensor is a view
+on the message, which must not change, and an encoded message is parts, of which a tensor's own buffer is one. Knows no server
+and no call.
 
 Source: Open Inference Protocol, "GRPC" (inference_rest.md, open_inference_grpc.proto); kserve's protocol/grpc.
 """
@@ -24,21 +23,16 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
 from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
-Parts = list[bytes | memoryview]
-"""A message that is sent as ``b"".join(parts)``."""
-
+Parts = list[bytes | memoryview]  # a message that is sent as ``b"".join(parts)``
 _Message = TypeVar("_Message", bound=Message)
 _Tensor = TypeVar("_Tensor", InferInput, InferOutput)
-
-LARGE = 262144
-"""Bytes of a message from which on its raw tensors are kept from being copied."""
-
+LARGE = 262144  # bytes of a message from which on its raw tensors are kept from being copied
 RAW_INPUT: int = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 
 
 class Head(Protocol):
-    """What a request and a response have in common."""
+    """The common attributes of an ``InferRequest`` and an ``InferResponse``, whose module imports this module."""
 
     id: str | None
     model_name: str
@@ -47,24 +41,20 @@ class Head(Protocol):
 
 
 class Request(Head, Protocol):
-    """What is written of an ``InferRequest``."""
+    """The written attributes of an ``InferRequest``."""
 
     inputs: list[InferInput]
     request_outputs: list[RequestedOutput]
 
 
 class Response(Head, Protocol):
-    """What is written of an ``InferResponse``."""
+    """The written attributes of an ``InferResponse``."""
 
     outputs: list[InferOutput]
 
 
 def parse(kind: type[_Message], data: bytes) -> _Message:
-    """The message of that kind in ``data``.
-
-    Raises:
-        InvalidInput: there is none.
-    """
+    """The message of that kind in ``data``. Raises InvalidInput if there is none."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -72,25 +62,21 @@ def parse(kind: type[_Message], data: bytes) -> _Message:
 
 
 def addressee(data: bytes) -> tuple[str, str | None]:
-    """The model, and the version of it, that a serialised ModelInferRequest asks.
-
-    Raises:
-        InvalidInput: there is no ModelInferRequest in ``data``.
+    """The model and the version in a serialised ModelInferRequest.
+    Raises InvalidInput if there is no ModelInferRequest in ``data``.
     """
     rest, _ = wire.split(data, RAW_INPUT) if len(data) >= LARGE else (data, None)
     try:
         head = pb.ModelReadyRequest.FromString(rest)  # has the same two fields, and passes over all others
     except DecodeError:
-        wire.split(data, RAW_INPUT)  # which says what is wrong, if that is to be seen from outside
+        wire.split(data, RAW_INPUT)  # raises if the fault is visible from outside
         raise InvalidInput(f"expected a {pb.ModelInferRequest.DESCRIPTOR.full_name}") from None
     return head.name, head.version or None
 
 
 def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
     """The arguments of ``InferRequest`` in a serialised ModelInferRequest, and whether its tensors are typed contents.
-
-    Raises:
-        InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
+    Raises InvalidInput: anything that the protocol does not allow; the message says where, what was got and expected.
     """
     rest, raw = wire.split(data, RAW_INPUT)
     message = parse(pb.ModelInferRequest, rest)
@@ -115,11 +101,8 @@ def read_request(data: bytes) -> tuple[dict[str, Any], bool]:
 
 
 def encode_request(request: Request, typed: bool = False) -> Parts:
-    """The request as a ModelInferRequest: with typed contents if `typed` and if every input has such, else raw.
-
-    Raises:
-        InvalidInput: an input does not fit its declaration.
-        InferenceError: a parameter that gRPC cannot carry.
+    """The request as a ModelInferRequest: with typed contents if `typed` and if every input has a field for them, else raw.
+    Raises InvalidInput if an input does not fit its declaration; InferenceError: a parameter that gRPC cannot carry.
     """
     message = pb.ModelInferRequest(**_head(request))
     write_parameters(message.parameters, request.parameters)
@@ -130,9 +113,7 @@ def encode_request(request: Request, typed: bool = False) -> Parts:
 
 def read_response(data: bytes) -> dict[str, Any]:
     """The arguments of ``InferResponse`` in a serialised ModelInferResponse.
-
-    Raises:
-        InferenceError: it is none, or not as the protocol has it: it is the fault of the server that answered.
+    Raises InferenceError: it is none, or not as the protocol has it: it is the fault of the server that answered.
     """
     try:
         rest, raw = wire.split(data, RAW_OUTPUT)
@@ -152,12 +133,9 @@ def read_response(data: bytes) -> dict[str, Any]:
 
 
 def encode_response(response: Response, typed: bool) -> Parts:
-    """The response as a ModelInferResponse: with typed contents if `typed` and if every output has such, else raw.
-
-    Whoever sends typed contents can read them. Others need not: tritonclient reads raw ones only.
-
-    Raises:
-        InferenceError: an output does not fit its declaration, or a parameter that gRPC cannot carry.
+    """The response as a ModelInferResponse: with typed contents if `typed` and if every output has a field for them, else raw.
+    A client that sends typed contents can read them; tritonclient reads raw contents only.
+    Raises InferenceError if an output does not fit its declaration, or a parameter that gRPC cannot carry.
     """
     message = pb.ModelInferResponse(**_head(response))
     write_parameters(message.parameters, response.parameters)
@@ -180,9 +158,8 @@ def _refuse_both(entries: Iterable[Any], raw: Sequence[memoryview]) -> None:
 
 
 def _tensor(kind: type[_Tensor], entry: Any, typed: bool) -> _Tensor:
-    """The tensor of that kind, with the data in its typed contents if `typed`, else with none yet.
-
-    In shared memory it has none here, so typed contents are refused, and raw ones skip it.
+    """The tensor of that kind, with the data of its typed contents if `typed`, else without data.
+    A tensor in shared memory has no data here: typed contents are refused, and raw contents skip the tensor.
     """
     datatype, shape = entry.datatype.upper(), list(entry.shape)
     try:
@@ -214,8 +191,7 @@ def _with_tensors(
     message: Message, entries: Any, tensors: Sequence[InferInput] | Sequence[InferOutput], number: int, typed: bool
 ) -> Parts:
     """The message with the tensors in its field ``entries``; raw contents follow it, as fields of that number.
-
-    An input in shared memory has no raw contents, an output empty ones, as Triton's clients and servers have it.
+    An input in shared memory has no raw contents, an output has empty contents, as in Triton's clients and servers.
     """
     typed = typed and all(tensor.datatype in contents.FIELDS for tensor in tensors)
     raw: Parts = []

@@ -13,11 +13,7 @@ _UINT64 = range(2**64)
 
 
 def read_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters | None:
-    """The values by name; None if there are none.
-
-    Raises:
-        InvalidInput: a parameter without a value.
-    """
+    """The values by name; None if there are none. Raises InvalidInput: a parameter without a value."""
     if not parameters:  # nearly always, and to iterate over an empty map costs nearly twenty times as much
         return None
     values = {}
@@ -31,9 +27,7 @@ def read_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters |
 
 def write_parameters(target: Any, parameters: Parameters | None) -> None:
     """Put the values into the map field ``target``; None counts as not there.
-
-    Raises:
-        InferenceError: a value that no InferParameter can hold.
+    Raises InferenceError: a value that no InferParameter can hold.
     """
     for name, value in (parameters or {}).items():
         if value is None:

@@ -1,8 +1,7 @@
-"""ModelInferRequest and ModelInferResponse as nearly all of them are, read and written in one go: numbers and nothing else.
+"""Reads and writes the usual ModelInferRequest and ModelInferResponse in one go: numbers and nothing else.
 
-protobuf reads a small message at once, and its copies of a small tensor cost less than to keep it out of its hands. Whatever
-is not plain is left to ``fields``, which reads and writes everything, and says what is wrong. So nothing here refuses
-anything, and what is taken here means what it means there.
+protobuf parses a small message at once, and its copies of a small tensor cost less than to avoid them. ``fields`` reads and
+writes every other message, and names its faults. This module refuses nothing, and agrees with ``fields``.
 """
 
 from collections.abc import Sequence
@@ -20,26 +19,20 @@ from mpserve.protocol.protobuf import contents, wire
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.tensors import NamedArray, RequestedOutput
 
-LARGE = 262144
-"""Bytes of a message that is not read here: its tensors are not to be copied."""
-
-KNOWN = 1024
-"""Outputs of which the message is remembered, but for its elements. Their shapes may be as many as clients like."""
-
+LARGE = 262144  # bytes of a message that is not read here: its tensors are not to be copied
+KNOWN = 1024  # outputs whose encoded heads are remembered; clients may send any number of shapes
 _RAW = {datatype: dtype for datatype, dtype in LITTLE.items() if datatype != "BOOL"}
 """Of a raw BOOL each byte would have to be looked at."""
 _ID: int = pb.ModelInferResponse.ID_FIELD_NUMBER
 _OUTPUT: int = pb.ModelInferResponse.OUTPUTS_FIELD_NUMBER
 _RAW_OUTPUT: int = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 _CONTENTS: int = pb.ModelInferResponse.InferOutputTensor.CONTENTS_FIELD_NUMBER
-
 _NOT_PLAIN = (DecodeError, InvalidInput, KeyError, ValueError)
 
 
 def read(data: bytes) -> Inputs | None:
     """The request in a serialised ModelInferRequest; None if it is not plain.
-
-    Fields that are not known are passed over, also those of a wire type that ``fields`` refuses.
+    Unknown fields are skipped, also of a wire type that ``fields`` refuses.
     """
     if len(data) >= LARGE:
         return None
@@ -104,7 +97,7 @@ def _requested(entry: Any) -> RequestedOutput:
 
 def _shaped(elements: Array, shape: list[int]) -> Array:
     array = elements.reshape(shape)
-    # A size of -1 has been found out, and of a tensor without elements the others may be as large as they like.
+    # reshape accepts a size of -1, and any sizes of a tensor without elements.
     if not array.size or len(shape) > MAX_RANK or list(array.shape) != shape:
         check_shape(shape)
     return array

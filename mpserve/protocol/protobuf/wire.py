@@ -1,26 +1,21 @@
-"""The few rules of protobuf's wire format that keep a tensor's bytes from being copied.
+"""The rules of protobuf's wire format that keep a tensor's bytes from being copied.
 
-protobuf's own classes copy a ``bytes`` field when they parse it, again when it is read, and twice more on the way out:
-four times a tensor that may be the whole message. A message is a sequence of fields in any order, so those fields can
-as well be taken out of it before it is parsed, and be put behind it after it is written. This module knows fields and
-lengths, no message.
+protobuf's own classes copy a ``bytes`` field four times: in parsing, in reading, and twice in writing. A message is a sequence
+of fields in any order, so those fields can be taken out before parsing, and appended after writing. Knows fields and lengths,
+no messages.
 
 Source: protobuf.dev, "Encoding".
 """
 
 from mpserve.errors import InvalidInput
 
-MAX_FIELDS = 65536
-"""Fields at the top of one message: far more than it can have tensors and parameters, and soon counted through."""
-
+MAX_FIELDS = 65536  # the most fields of one message: far more than tensors and parameters need, and soon counted
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
-    """``data`` without its fields of that number, which must be ``bytes``, and the contents of those, as views on it.
-
-    Raises:
-        InvalidInput: ``data`` is no message.
+    """``data`` without its ``bytes`` fields of that number, and the contents of these fields, as views on ``data``.
+    Raises InvalidInput if ``data`` is no message.
     """
     view = memoryview(data)
     wanted = number << 3 | _LENGTH
@@ -47,14 +42,13 @@ def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
 
 
 def prefix(number: int, size: int) -> bytes:
-    """What comes before the ``size`` bytes of a field of that number."""
     if size < 128 and number < 16:  # each is one byte then
         return bytes((number << 3 | _LENGTH, size))
     return _encoded(number << 3 | _LENGTH) + _encoded(size)
 
 
 def _content(data: bytes, kind: int, at: int) -> tuple[int, int]:
-    """Where the content of a field of this kind begins and ends, if it is behind ``at``."""
+    """The beginning and the end of the content of a field of this kind after ``at``."""
     if kind == _LENGTH:
         size, at = _varint(data, at)
         return at, at + size
@@ -66,7 +60,6 @@ def _content(data: bytes, kind: int, at: int) -> tuple[int, int]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at ``at``, and where it ends."""
     if at < len(data) and data[at] < 128:  # most are this small
         return data[at], at + 1
     value = 0

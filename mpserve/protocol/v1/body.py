@@ -1,4 +1,4 @@
-"""The V1 protocol (TF-Serving style): request bodies to what a model's ``predict`` gets, and its results to bodies.
+"""The V1 protocol (TF-Serving style): request bodies to payloads for ``predict``, and results to bodies.
 
 Knows content types as words only: no HTTP, no routes, no status codes.
 """
@@ -19,19 +19,16 @@ from mpserve.protocol.json.documents import parse_object
 from mpserve.protocol.json.numbers import Numbers
 from mpserve.protocol.messages import InferResponse
 
-# What JSON arrives under in practice: `curl -d` says form-urlencoded, the kserve client octet-stream, others nothing.
+# The media types of JSON in practice: `curl -d` sends form-urlencoded, the kserve client octet-stream, others nothing.
 _JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
 _JSON_SPACE = b" \t\r\n"
 
 
 def decode_request(body: bytes, content_type: str | None, numbers: bool = False) -> dict[str, Any] | bytes:
     """The payload of ``:predict`` and ``:explain``: a dict if the body is JSON by its content type, else the raw bytes.
-
     Parameters of the content type (``charset``) are ignored, and any ``+json`` is JSON. A ``text/plain`` is JSON if it holds a
     JSON object: ``fetch`` in a browser names every text so. With `numbers` the ``instances`` may be ``Numbers``.
-
-    Raises:
-        InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
+    Raises InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
     """
     if is_json(content_type):
         return read_document(body, numbers)
@@ -45,7 +42,7 @@ def decode_request(body: bytes, content_type: str | None, numbers: bool = False)
 
 
 def is_json(content_type: str | None) -> bool:
-    """Whether a body of this content type is JSON, whatever it holds."""
+    """Whether a body of this content type is JSON."""
     media_type = _media_type(content_type)
     return media_type in _JSON_MEDIA_TYPES or media_type.endswith("+json")
 
@@ -101,8 +98,7 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
 
 def write_plain(outputs: Sequence[tuple[str, str, Array]], nonfinite: NonFinite) -> bytes | None:
     """The JSON of a response with this output (name, datatype, array).
-
-    None if it is not plain or one of several, or a value is none of JSON's, and that is not to be null.
+    None if the output is not plain, there are several, or JSON cannot carry a value that must not be null.
     """
     if len(outputs) != 1:
         return None
@@ -117,11 +113,7 @@ def write_plain(outputs: Sequence[tuple[str, str, Array]], nonfinite: NonFinite)
 
 
 def encode_part(part: object) -> bytes:
-    """A part of a result that is streamed: text or bytes, as the SDK has it.
-
-    Raises:
-        InferenceError: it is neither.
-    """
+    """A part of a result that is streamed: text or bytes, as the SDK has it. Raises InferenceError if it is neither."""
     if isinstance(part, str):
         return part.encode(errors="replace")
     if isinstance(part, bytes | bytearray | memoryview):
@@ -131,12 +123,9 @@ def encode_part(part: object) -> bytes:
 
 def predictions(response: InferResponse, nonfinite: NonFinite = "error") -> dict[str, Any]:
     """A V2 response in V1's form, as TF-Serving has it.
-
     One output: its rows. Several that agree in the first dimension: one ``{"name": row, ...}`` per instance. Several
     that do not: one ``{"name": values, ...}``.
-
-    Raises:
-        InferenceError: an output does not fit its declaration, or holds what JSON cannot carry.
+    Raises InferenceError if an output does not fit its declaration, or holds what JSON cannot carry.
     """
     arrays = {output.name: output.as_numpy() for output in response.outputs}
     columns = {name: _values(name, array, nonfinite) for name, array in arrays.items()}
@@ -156,7 +145,7 @@ def _values(name: str, array: Array, nonfinite: NonFinite) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What the JSON writer cannot take by itself, one step nearer to what it can."""
+    """A value that the JSON writer cannot take, one step nearer to a value that it can."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         try:

@@ -1,11 +1,11 @@
-"""The codecs of V1: JSON or raw bytes, and CloudEvents around them. Knows no HTTP but the words in a request's headers."""
+"""The codecs of V1: JSON or raw bytes, and CloudEvents around them. Of HTTP it knows a request's headers, as words."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpserve.errors import NotSupported
 from mpserve.protocol import cloudevents
-from mpserve.protocol.codec import JSON, NO_FIELDS, Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.codec import JSON, Codec, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json.numbers import Numbers
@@ -13,7 +13,7 @@ from mpserve.protocol.v1 import body as v1
 from mpserve.protocol.v1 import rows as v1_rows
 
 
-class V1Codec:
+class V1Codec(Codec):
     """Requests whose content type says JSON, or any other, and their answers.
 
     Args:
@@ -22,7 +22,6 @@ class V1Codec:
     """
 
     parts = Parts.MANY
-    part_fields = NO_FIELDS
 
     def __init__(self, nonfinite: NonFinite, content_type: str | None = None) -> None:
         self.nonfinite = nonfinite
@@ -45,14 +44,11 @@ class V1Codec:
     def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
         return v1.encode_part(outputs.result)
 
-    def last_part(self, fault: bytes) -> bytes | None:
-        return None
-
     def refusal(self, model_name: str) -> NotSupported:
         return NotSupported(f"Model {model_name} answers in parts.")
 
 
-class CloudEventCodec:
+class CloudEventCodec(Codec):
     """A V1 request in a CloudEvent, and the event that answers it.
 
     Args:
@@ -60,9 +56,6 @@ class CloudEventCodec:
         answer: the codec of the answer within the event.
         source, event_type, merge: as ``cloudevents.wrap``.
     """
-
-    parts = Parts.REFUSED
-    part_fields = NO_FIELDS
 
     def __init__(
         self, headers: Mapping[str, str], answer: V1Codec, source: str | None, event_type: str | None, merge: bool
@@ -86,12 +79,6 @@ class CloudEventCodec:
             source=self.source, event_type=self.event_type, merge=self.merge,
         )  # fmt: skip
         return Encoded(wrapped, None, fields)
-
-    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
-        raise self.refusal(outputs.model_name)
-
-    def last_part(self, fault: bytes) -> bytes | None:
-        return None
 
     def refusal(self, model_name: str) -> NotSupported:
         return NotSupported(f"Model {model_name} answers in parts, which is not offered for a CloudEvent")

@@ -1,7 +1,7 @@
-"""V1's instances as the tensors of a model that declares its inputs, or declares none.
+"""V1's instances as the tensors of a model, which may declare its inputs.
 
-``instances`` is the rows of the one input, or a list of objects with one entry per input. Bytes are ``{"b64": ...}``, as
-TF-Serving has them. Knows no model: whether the tensors fit the declaration is told where those of every format are.
+``instances`` is the rows of the only input, or a list of objects with one entry per input. Bytes are ``{"b64": ...}``, as in
+TF-Serving. Knows no model: ``serving/models/fit.py`` compares the tensors with the declaration.
 
 Source: TensorFlow Serving's REST API, "Predict API", "Encoding binary values".
 """
@@ -22,23 +22,21 @@ from mpserve.protocol.json.elements import FP32_END
 from mpserve.protocol.json.numbers import UNSIGNED, Kind, Numbers
 from mpserve.protocol.tensors import NamedArray
 
-FEW = 16
-"""Elements up to which it costs less to look at each in Python than to watch a cast for overflow."""
-
+FEW = 16  # elements up to which a look at each in Python costs less than to watch a cast for overflow
 _READ_AS: dict[str, Kind] = {"f": "any", "i": "i", "u": "u"}
 _KINDS = {
     datatype: "d" if datatype == "FP64" else _READ_AS[dtype.kind]
     for datatype, dtype in FIXED.items()
     if dtype.kind in _READ_AS
 }
-"""By datatype: as what its numbers are read; the shorter floats as what they are, lest a large integer be rounded twice."""
+"""By datatype: the kind of its numbers. Short floats are read as they are, so that no large integer is rounded twice."""
 
 _NUMBERS_OR_LISTS = frozenset({int, float, list})
 _UNNAMED = "0"
 
 
 def read_plain(declared: Sequence[Tensor], body: bytes) -> list[NamedArray] | None:
-    """The tensor in a body that is plainly the rows of one input; None if it has to be read as any other."""
+    """The tensor in a body with the rows of one input; None if the body is not plain."""
     array = _plain_rows(declared, body)
     return None if array is None else [_named(declared, array)]
 
@@ -51,9 +49,7 @@ def _named(declared: Sequence[Tensor], array: Array) -> NamedArray:
 
 def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     """The tensors in a V1 document, whose instances may be ``Numbers``.
-
-    Raises:
-        InvalidInput: there are no instances, or they are not what is declared; the message names the input.
+    Raises InvalidInput if there are no instances, or they do not fit the declaration; the message names the input.
     """
     rows = document.get("instances", document.get("inputs")) if isinstance(document, dict) else None
     if isinstance(rows, Numbers):
@@ -89,7 +85,7 @@ def _plain_rows(declared: Sequence[Tensor], body: bytes) -> Array | None:
 
 
 def _of_numbers(declared: Sequence[Tensor], read: Callable[[Kind], Array | None]) -> Array | None:
-    """The array of numbers that are read so; None if it takes a closer look at them to make it, or to say what is wrong."""
+    """The array that ``read`` gives; None if its numbers need a closer look, perhaps to name a fault."""
     if not declared:
         return read("any")
     kind = _KINDS.get(declared[0].datatype)
@@ -106,7 +102,7 @@ def _of_numbers(declared: Sequence[Tensor], read: Callable[[Kind], Array | None]
 
 
 def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
-    """As ``_of_numbers``, of what may be a list of them."""
+    """As ``_of_numbers``, for a value that may be a list of numbers."""
     if type(rows) is not list or not rows:
         return None
     if type(rows[0]) not in _NUMBERS_OR_LISTS:
@@ -125,7 +121,7 @@ def _of_rows(declared: Sequence[Tensor], rows: Any) -> Array | None:
 
 
 def _as_floats(array: Array, dtype: np.dtype[Any]) -> Array | None:
-    """Finite numbers as a float dtype; None if it cannot hold one of them."""
+    """Finite numbers as a float dtype; None if a number does not fit."""
     if dtype.itemsize == 8 or (dtype.itemsize == 4 and (array.dtype.kind != "f" or _are_few_fp32(array))):
         return array.astype(dtype, copy=False)
     try:
@@ -136,7 +132,7 @@ def _as_floats(array: Array, dtype: np.dtype[Any]) -> Array | None:
 
 
 def _are_few_fp32(array: Array) -> bool:
-    """Whether there are few elements, and all within FP32. Not by their squares, of which numpy 2 warns if they overflow."""
+    """Whether there are few elements, and all fit FP32. Squares would not do: numpy 2 warns if they overflow."""
     if not 0 < array.size <= FEW:
         return False
     elements = array.ravel().tolist()
@@ -156,9 +152,7 @@ def _column(declared: Sequence[Tensor], index: int, name: str, values: list[Any]
     try:
         array = np.array(decoded)
     except (ValueError, OverflowError) as error:
-        raise InvalidInput(
-            f"input {shown}: expected instances of one shape, of numbers, booleans or strings"
-        ) from error
+        raise InvalidInput(f"input {shown}: expected instances of one shape: numbers, booleans or strings") from error
     if array.dtype.kind == "f" and (not declared or declared[index].datatype == "UINT64"):
         array = _unsigned(array, decoded)
     if array.dtype.kind not in "biufUS":
@@ -179,7 +173,7 @@ def _column(declared: Sequence[Tensor], index: int, name: str, values: list[Any]
 
 
 def _unsigned(array: Array, values: list[Any]) -> Array:
-    """The array of these values, of integers also where some need 64 bits unsigned: numpy makes them floats."""
+    """The array of these values; integers that need 64 bits unsigned stay integers, where numpy makes floats."""
     if not (array >= UNSIGNED).any():
         return array
     objects = np.array(values, dtype=object)

@@ -15,7 +15,7 @@ from orjson import OPT_SERIALIZE_NUMPY, dumps
 
 from mpserve.errors import NotSupported
 from mpserve.protocol.binary import HEADER, Declared, Rest, decode_raw, split
-from mpserve.protocol.codec import JSON, NO_FIELDS, Encoded, Inputs, Outputs, Parts
+from mpserve.protocol.codec import JSON, Codec, Encoded, Inputs, Outputs
 from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json.documents import parse_object
@@ -28,25 +28,20 @@ from mpserve.protocol.v2 import reader as beginnings
 from mpserve.protocol.v2.wire import Encoded as Chunks
 from mpserve.protocol.v2.wire import dump, read_request, write
 
-KNOWN = 1024
-"""Outputs, as far as their data, that need not be written again: those of a model differ in shape, if in anything."""
+KNOWN = 1024  # outputs whose heads are remembered: the outputs of a model differ at most in shape
 
 
 OCTETS = "application/octet-stream"
-LENGTH = re.compile("[0-9]{1,18}")
-"""The header where it is plain; whatever else it holds is refused in words."""
+LENGTH = re.compile("[0-9]{1,18}")  # the header where it is plain; whatever else it holds is refused in words
 
 
-class V2Codec:
+class V2Codec(Codec):
     """V2 requests over REST, and their answers.
 
     Args:
         nonfinite: what becomes of NaN and infinity in JSON.
         json_length: the header Inference-Header-Content-Length; None: the body is nothing but JSON.
     """
-
-    parts = Parts.REFUSED
-    part_fields = NO_FIELDS
 
     def __init__(self, nonfinite: NonFinite, json_length: str | None = None) -> None:
         self.nonfinite = nonfinite
@@ -82,12 +77,6 @@ class V2Codec:
         request = inputs.given_to(outputs.model_name, outputs.model_version)
         return _with_bytes(encode_answer(result, request, self.nonfinite))
 
-    def write_part(self, inputs: Inputs, outputs: Outputs) -> bytes:
-        raise self.refusal(outputs.model_name)
-
-    def last_part(self, fault: bytes) -> bytes | None:
-        return None
-
     def refusal(self, model_name: str) -> NotSupported:
         return NotSupported(
             f"Model {model_name} answers in parts, which /infer does not carry: ask for /generate_stream, or call"
@@ -95,7 +84,7 @@ class V2Codec:
         )
 
     def _binary(self, inputs: Inputs, tensors: list[NamedArray]) -> int:
-        """How many of the outputs are wanted as bytes."""
+        """The number of outputs that the client wants as bytes."""
         as_a_whole = bool(inputs.parameters and inputs.parameters.get(plain_binary.WANTED))
         if not inputs.requested:
             return len(tensors) if as_a_whole else 0
@@ -107,7 +96,7 @@ class V2Codec:
 
 
 def _with_bytes(message: Chunks) -> Encoded:
-    """The message in one piece of its own: a model may use its arrays again in its next predict."""
+    """The message in memory of its own: a model may use its arrays again in its next predict."""
     if message.json_length is None:
         return Encoded(message.join(), JSON)
     return Encoded(message.join(), None, {"content-type": OCTETS, HEADER.lower(): str(message.json_length)})
@@ -126,9 +115,7 @@ def decode_request(
     in it are row-major, nested as their shape says or flat. A field that is null counts as absent; unknown fields are
     ignored. A length of 0 makes the whole body the model's one input, whose name, datatype and shape are taken from
     `declared`, and asks for binary outputs.
-
-    Raises:
-        InvalidInput: anything else that the protocol does not allow; the message says where, what was got and expected.
+    Raises InvalidInput: anything else that the protocol does not allow; the message says where, what was got and expected.
     """
     if header_length is None:
         return InferRequest(model_name, **read_request(parse_object(body, "data"), None), model_version=model_version)
@@ -143,19 +130,15 @@ def decode_request(
 
 def encode_request(request: InferRequest) -> Chunks:
     """The request as a client sends it: each input as bytes or JSON, as its data was set or came.
-
-    Raises:
-        InvalidInput: an input does not fit its declaration, or goes as JSON and holds what JSON cannot carry.
+    Raises InvalidInput if an input does not fit its declaration, or goes as JSON and holds what JSON cannot carry.
     """
     return write(request.head(), "inputs", [(tensor, tensor.binary_data) for tensor in request.inputs])
 
 
 def encode_answer(response: InferResponse, request: InferRequest, nonfinite: NonFinite = "error") -> Chunks:
     """The response to that request: each output as bytes or JSON, as the request wants it.
-
-    Raises:
-        InferenceError: an output does not fit its declaration, or goes as JSON and holds what JSON cannot carry: bytes
-            that are not UTF-8, and NaN or infinity, unless `nonfinite` is "null", which is what they become then.
+    Raises InferenceError if an output does not fit its declaration, or holds values that JSON cannot carry: bytes that are not
+    UTF-8, and NaN or infinity unless `nonfinite` is "null".
     """
     outputs = [(output, request.wants_binary(output.name)) for output in response.outputs]
     return write(response.head(), "outputs", outputs, nonfinite)
@@ -182,7 +165,6 @@ def write_plain(
     nonfinite: NonFinite,
 ) -> bytes | None:
     """The JSON of a response with these outputs (name, datatype, array) and nothing else.
-
     None if one is not plain, or a value is none of JSON's, and that is not to be null.
     """
     identity = b"" if response_id is None else b'"id":%b,' % dump(response_id)
@@ -203,7 +185,7 @@ def write_plain(
 def _numbers(datatype: str, array: Array, nonfinite: NonFinite) -> bytes | None:
     if array.dtype is not WRITABLE.get(datatype):
         return None
-    # Also one of one dimension is made flat, which may be a column of a table: the writer takes no strides.
+    # An array of one dimension is made flat too: it may be a column of a table, and the writer takes no strides.
     data = dumps(array.ravel(), None, OPT_SERIALIZE_NUMPY)
     return None if NULL in data and nonfinite != "null" else data
 
@@ -212,7 +194,7 @@ def _numbers(datatype: str, array: Array, nonfinite: NonFinite) -> bytes | None:
 def _around(
     model_name: str | None, model_version: str | None, name: str, datatype: str, shape: tuple[int, ...]
 ) -> tuple[bytes, bytes]:
-    """Of a response of one output: all up to its id, and from there to the data."""
+    """Of a response with one output: the text up to the id, and the text from there to the data."""
     return _begin(model_name, model_version), b'"outputs":[' + _describe(name, datatype, shape)
 
 
@@ -232,8 +214,6 @@ def _describe(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 
 def encode_response(response: InferResponse, nonfinite: NonFinite = "error") -> bytes:
     """The response as one JSON object, whatever was asked for: what a stream of events is made of.
-
-    Raises:
-        InferenceError: as ``encode_answer``.
+    Raises InferenceError as ``encode_answer``.
     """
     return write(response.head(), "outputs", [(output, False) for output in response.outputs], nonfinite).join()

@@ -1,8 +1,7 @@
-"""Binary V2 requests and answers as nearly all of them are: JSON that tells of tensors of numbers, and their bytes behind it.
+"""Reads and writes the usual binary V2 requests and answers: JSON that describes tensors of numbers, and their bytes.
 
-Copies apart, the messages in between are half of the instructions that such a request takes to a model that does nothing. As
-in ``plain``, nothing here refuses anything: what is not plainly such is left to ``wire``, and what is taken means what it means
-there.
+Messages would be half of the instructions of such a request, besides copies. ``wire`` reads and writes every other request, and
+names its faults. This module refuses nothing, and agrees with ``wire``.
 """
 
 from collections.abc import Sequence
@@ -17,17 +16,14 @@ from mpserve.protocol.tensors import NamedArray
 from mpserve.protocol.v2.wire import Encoded, dump
 
 RAW = {datatype: dtype for datatype, dtype in LITTLE.items() if datatype != "BOOL"}
-"""By datatype: as what its bytes are read. Of BOOL each byte has to be looked at."""
+"""By datatype: the dtype of its bytes. BOOL is missing: each byte must be looked at."""
 
 WANTED = "binary_data_output"
 FIELDS = frozenset({"id", "inputs", "outputs", "parameters"})
 
 
 def read(body: bytes, length: int) -> Inputs | None:
-    """The request in a body whose first ``length`` bytes are JSON.
-
-    The arrays are views on the body. None if the request is not plain.
-    """
+    """The request in a body whose first ``length`` bytes are JSON, with views on the body; None if it is not plain."""
     tensors: list[NamedArray] = []
     at = length
     try:
@@ -61,7 +57,7 @@ def write_response(
     model_name: str | None, model_version: str | None, response_id: str | None, outputs: Sequence[NamedArray]
 ) -> Encoded | None:
     """The response with these outputs, all in binary; None if one is not plain."""
-    told = []
+    entries = []
     buffers: list[memoryview] = []
     for name, datatype, array in outputs:
         if array.dtype is not FIXED.get(datatype) or LITTLE[datatype] is not FIXED[datatype]:
@@ -69,13 +65,13 @@ def write_response(
         if not (array.size and array.flags.c_contiguous):
             return None
         parameters = {"binary_data_size": array.nbytes}
-        told.append({"name": name, "shape": array.shape, "datatype": datatype, "parameters": parameters})
+        entries.append({"name": name, "shape": array.shape, "datatype": datatype, "parameters": parameters})
         buffers.append(array.data.cast("B"))
     head: dict[str, object] = {"model_name": model_name}
     if model_version is not None:
         head["model_version"] = model_version
     if response_id is not None:
         head["id"] = response_id
-    head["outputs"] = told
+    head["outputs"] = entries
     json = dump(head)
     return Encoded([json, *buffers], len(json)) if buffers else None

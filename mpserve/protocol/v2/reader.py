@@ -1,8 +1,8 @@
-"""V2 requests in JSON: one reader for all of them, which remembers how plain requests begin and end.
+"""Reads V2 requests in JSON, and remembers how plain requests begin and end.
 
-Clients send the same name, datatype and shape again and again, and to read those of a small request costs more than to read
-its numbers. A request that begins and ends like an earlier one differs from it in its numbers alone. In case of doubt the
-request is read as a whole. What is not plain is read strictly, from the document that was parsed already.
+Clients repeat the name, datatype and shape, and to read them costs more than to read the numbers of a small request. A request
+that begins and ends like an earlier request differs only in its numbers. Any other request is read as a whole; a request that
+is not plain is read strictly, from the document that was parsed already.
 """
 
 import re
@@ -30,37 +30,24 @@ except ImportError:  # there are no wheels for Python 3.14
 
 DATA = b'"data":'
 KEY = re.compile(rb'"data"[ \t\n\r]*:')
-LIST = (b"[", b" [")
-"""How a list begins behind a key, as most clients write it."""
+LIST = (b"[", b" [")  # how a list begins behind a key, as most clients write it
 E, U, L = b"eul"
-"""True and false are numbers to struct. Both have an ``e``, as few numbers have, and one of the other letters, as none has."""
+"""struct takes true and false for numbers. Both have an ``e``, like few numbers, and a ``u`` or an ``l``, like no number."""
 
-LONGEST = 512
-"""Bytes of a beginning, and of an end, that are remembered."""
-KNOWN = 1024
-"""Beginnings that are remembered. Those with something new in each (an id, say) push the others out."""
-
-SHORT = 64
-"""Numbers up to which Python objects cost less than simdjson."""
-MEDIUM = 16384
-"""Bytes of a body from which on to know the rest is not worth a copy of the numbers."""
-
+LONGEST = 512  # bytes of a beginning, and of an end, that are remembered
+KNOWN = 1024  # beginnings that are remembered; beginnings that never repeat (with an id, say) push the others out
+SHORT = 64  # numbers up to which Python objects cost less than simdjson
+MEDIUM = 16384  # bytes of a body up to which a known beginning is worth a copy of the numbers
 Numbers: TypeAlias = Callable[[bytes], Array]
-"""Reads what stands between a beginning and its end; raises one of ``NOT_PLAIN`` if that is not as many numbers as before."""
+"""Reads the numbers between a beginning and its end. Raises one of ``NOT_PLAIN`` for another number of numbers."""
 
-ModelSpec = tuple[str, bool | None]
-"""An output that is named, and whether it is wanted as bytes; None: the request does not say so."""
-
+ModelSpec = tuple[str, bool | None]  # a requested output, and whether as bytes; None: the request does not say so
 _known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[ModelSpec, ...]]] = {}
-"""By beginning and end: the id of the request, its input's name and datatype, what reads its numbers, and the outputs."""
+"""By beginning and end: the request's id, the input's name and datatype, the reader of the numbers, and the outputs."""
 
 
 def read(body: bytes) -> Inputs:
-    """The V2 request in a body of nothing but JSON.
-
-    Raises:
-        InvalidInput: as ``wire.read_request``.
-    """
+    """The V2 request in a body of nothing but JSON. Raises InvalidInput as ``wire.read_request``."""
     if len(body) > MEDIUM:
         return _read_whole(body)
     begin, _, rest = body.partition(DATA)
@@ -85,13 +72,13 @@ def _requested(wanted: tuple[ModelSpec, ...]) -> list[RequestedOutput]:
 
 
 def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes = b"") -> Inputs:
-    """As ``read``; how the body begins and ends, around the text of its first list, is remembered if it is plain."""
+    """As ``read``. Remembers the beginning and the end of a plain body, around the text of its first list."""
     document: Any = None
     if len(body) < plain.FEW_BYTES or simdjson is None:
         try:
             document = loads(body)
         except orjson.JSONDecodeError:
-            document = parse_object(body)  # which says what is wrong
+            document = parse_object(body)  # names the fault
         found = plain.in_document(document, body)
     else:
         found = plain.in_text(body)
@@ -104,11 +91,9 @@ def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes =
 
 
 def _remember(begin: bytes, end: bytes, request: Plain) -> None:
-    """Remember the beginning and the end of a request of one input.
-
-    The input has the key of the data, and without an escape the key is written as such. It is neither in the beginning nor in
-    the end, so it is the one between them, and the list behind it is the input's data. A field that is there twice may hold
-    the key as well: the field that does not count.
+    """Remember the beginning and the end of a request with one input.
+    The key of the data is neither in the beginning nor in the end, nor hidden by an escape. So the key between them is the
+    input's, and the list behind it is the data. Of a repeated field, the field that does not count may hold the key too.
     """
     [(name, datatype, array), *others], request_id, requested = request
     if others or b"\\" in begin or b"\\" in end or KEY.search(begin) or KEY.search(end):
@@ -123,7 +108,7 @@ def _remember(begin: bytes, end: bytes, request: Plain) -> None:
 
 
 def _few(datatype: str, like: Array) -> Numbers:
-    """For as many numbers as an array has, through Python objects."""
+    """A reader of as many numbers as ``like`` has, through Python objects."""
     shape, size, dtype = like.shape, like.size, like.dtype
     _, _, packers = KINDS[datatype]
     write = packers[size]

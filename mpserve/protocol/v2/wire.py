@@ -1,7 +1,7 @@
-"""V2's JSON objects and the bytes that may follow them: the parts of a message to and from what is sent.
+"""V2's JSON objects and the bytes after them, to and from the parts of a message.
 
-Strict: what a model receives is what the client wrote, or the client is told why not. Knows tensors, but neither
-the messages made of them, which import this module, nor HTTP.
+Strict: a model receives exactly the values that the client wrote, or the client gets an error. Knows tensors, but neither the
+messages, which import this module, nor HTTP.
 
 Source: Open Inference Protocol, "Inference Request/Response JSON Object" (inference_rest.md); for the bytes Triton's
 docs/protocol/extension_binary_data.md.
@@ -22,19 +22,15 @@ from mpserve.protocol.json.elements import check_shape, decode_data
 from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
 _SIZE = "binary_data_size"
-
-# Bytes of JSON. To look for "null" in 5600 takes 3.5 µs, in 1.6 million 990 µs; numpy takes 1.4 and 14.
-SHORT = 5000
-
+SHORT = 5000  # bytes of JSON up to which a search for "null" costs less than numpy's look at the arrays
 Tensor = InferInput | InferOutput
 AnyTensor = TypeVar("AnyTensor", InferInput, InferOutput)
 
 
 class Encoded(NamedTuple):
-    """What is sent, in pieces that share memory with the tensors: the JSON, then the bytes of each binary tensor.
-
-    `json_length` is the value of the header Inference-Header-Content-Length; None where all is JSON and it must not be
-    sent. Whoever writes the pieces one by one must have done so before the model may change its arrays again.
+    """A message in pieces that share memory with the tensors: the JSON, then the bytes of each binary tensor.
+    `json_length` is the header Inference-Header-Content-Length; None without binary tensors. The pieces must be written before
+    the model may change its arrays again.
     """
 
     chunks: list[Buffer]
@@ -47,9 +43,7 @@ class Encoded(NamedTuple):
 
 def read_request(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]:
     """The arguments of ``InferRequest`` that an inference request object holds; `rest` are the bytes after it, if any.
-
-    Raises:
-        InvalidInput: what the protocol does not allow; the message says where, what was got and what expected.
+    Raises InvalidInput: what the protocol does not allow; the message says where, what was got and what expected.
     """
     request_id = _text(document, "id")
     inputs = [_read_tensor(InferInput, entry, rest) for entry in named_objects(document, "inputs")]
@@ -67,9 +61,7 @@ def read_request(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]:
 
 def read_response(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]:
     """The arguments of ``InferResponse`` that an inference response object holds; `rest` are the bytes after it.
-
-    Raises:
-        InferenceError: what the protocol does not allow: it is the fault of the server that answered.
+    Raises InferenceError: what the protocol does not allow: it is the fault of the server that answered.
     """
     try:
         outputs = [_read_tensor(InferOutput, entry, rest) for entry in named_objects(document, "outputs")]
@@ -87,10 +79,8 @@ def read_response(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]
 
 
 def fill(kind: type[Tensor], tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
-    """Make the buffers, one per tensor, the data of the tensors, which are of that kind; one in shared memory keeps none.
-
-    Raises:
-        InvalidInput (of inputs) or InferenceError (of outputs): another number of them, or bytes that do not fit.
+    """Make each buffer the data of its tensor; a tensor in shared memory keeps no data.
+    Raises InvalidInput (of inputs) or InferenceError (of outputs): another number of them, or bytes that do not fit.
     """
     if len(buffers) != len(tensors):
         raise kind.fault(f"got raw contents of {len(buffers)} {kind.role}s, expected those of {len(tensors)}")
@@ -108,25 +98,21 @@ def fill(kind: type[Tensor], tensors: Sequence[Tensor], buffers: Sequence[Buffer
 def write(
     head: dict[str, Any], field: str, tensors: Sequence[tuple[Tensor, bool]], nonfinite: NonFinite = "error"
 ) -> Encoded:
-    """The object of the fields in `head`, to which the tensors are added under `field`; fields that are None are left out.
-
+    """The object of the fields in `head`, without None, and of the tensors under `field`.
     Each tensor comes with whether it goes binary; one in shared memory goes without data. JSON data is flat and row-major,
     FP16 and BF16 are exact numbers.
-
-    Raises:
-        InferenceError (of outputs and the whole) or InvalidInput (of inputs): a tensor does not fit its declaration, or
-            holds what JSON cannot carry: bytes that are not UTF-8, and NaN or infinity unless `nonfinite` is "null".
+    Raises InferenceError (of outputs and the whole) or InvalidInput (of inputs): a tensor does not fit its declaration, or
+    holds what JSON cannot carry: bytes that are not UTF-8, and NaN or infinity unless `nonfinite` is "null".
     """
     buffers: list[Buffer] = []
     head[field] = [_entry(tensor, binary, buffers, "null") for tensor, binary in tensors]
     json = dump(_present(head))
-    # In a short text it costs less to look for a null, which a string may hold too, than to look at each array.
+    # In a short text, a search for null costs less than a look at each array. A string may hold "null" too.
     if nonfinite == "error" and (len(json) > SHORT or b"null" in json):
         for tensor, binary in tensors:
             if not binary and tensor.datatype != "BYTES":
                 _entry(tensor, binary, [], "error")
-    # An empty tensor has no bytes, but its client looks for it behind the JSON all the same. (Triton leaves the header
-    # out when all are empty.)
+    # An empty tensor has no bytes, but its client looks for it after the JSON. (Triton omits the header if all are empty.)
     return Encoded([json, *buffers], len(json) if buffers else None)
 
 
@@ -134,9 +120,7 @@ def to_rest(
     head: dict[str, Any], field: str, tensors: Iterable[tuple[Tensor, bool]]
 ) -> tuple[dict[str, Any] | bytes, int | None]:
     """``write`` as the SDK has it: (body, length of its JSON) if a tensor goes binary, else (dict of plain values, None).
-
-    Raises:
-        InferenceError, InvalidInput: as ``write``.
+    Raises InferenceError, InvalidInput as ``write``.
     """
     buffers: list[Buffer] = []
     head[field] = [_entry(tensor, binary, buffers, "error") for tensor, binary in tensors]
@@ -151,11 +135,7 @@ def to_rest(
 
 
 def sendable(parameters: Parameters | None, fault: type[MPServeError] = InferenceError) -> Parameters | None:
-    """The parameters, or None if there are none to send.
-
-    Raises:
-        `fault`: one is NaN or infinity.
-    """
+    """The parameters, or None if there are none to send. Raises `fault` if one is NaN or infinity."""
     if not parameters:
         return None
     for name, value in parameters.items():
@@ -233,7 +213,7 @@ def _entry(tensor: Tensor, binary: bool, buffers: list[Buffer], nonfinite: NonFi
 
 
 def _without_size(parameters: Parameters | None) -> Parameters | None:
-    """The parameters but for the size, which belongs to one body; whoever sends the tensor on writes another."""
+    """The parameters without the size, which belongs to one body: the next body gets another size."""
     if not parameters or _SIZE not in parameters:
         return parameters
     return {name: value for name, value in parameters.items() if name != _SIZE} or None
@@ -244,11 +224,7 @@ def _present(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump(value: object) -> bytes:
-    """The value, which may be or hold arrays, as JSON.
-
-    Raises:
-        InferenceError: it holds something that JSON does not have.
-    """
+    """The value, which may be or hold arrays, as JSON. Raises InferenceError: it holds something that JSON does not have."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:

@@ -1,34 +1,32 @@
-"""Who is let in to a model, and for how long: its bounded queue, the deadline of each request, and what is shed at the door.
+"""Admission to a model: its bounded queue, the deadline of each request, and the requests that are refused at once.
 
-A request that cannot be answered in time is refused before work is done for it, since under overload the time that such ones
-take is missing for those that could be answered. It knows no front end, and asks nothing of a request that has no deadline.
+A request that cannot be answered in time is refused before any work is done for it: under overload it would take the time of
+requests that can be answered. This module knows no front end. A request without a deadline costs nothing.
 """
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, DeadlineExceeded, InvalidInput, MPServeError, Overloaded
-from mpserve.serving.execution.deadline import Deadline, Expiring
+from mpserve.serving.execution.scheduled import Scheduled
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.spans import INFER, INPUT, NANO, OUTPUT
+from mpserve.serving.models.spans import INFER, INPUT, NANO, OUTPUT, Timed
 from mpserve.telemetry.metrics import metrics
 
 MICRO = 1e-6
 KNOWN = 16
-"""Requests that must have been answered before any is refused for what they took: the first ones of a model are slow. They are
-the weight of the past in the mean too, which follows a change within some tens of requests."""
+"""Answered requests before the mean is used: the first requests of a model are slow. Also the weight of the past in the mean."""
 
 HEADROOM = 0.8
-"""Of a request's time that may be spoken for when it comes, since some of those before it take longer than the mean."""
+"""The share of a request's time that the queue before the request may take, since some requests take longer than the mean."""
 LAST_CALL = 1.5
-"""Times the mean that a request must still have when the model begins with it. Under overload every request that is begun has
-waited for almost all its time, and one that is late when it is done has taken the place of one that would not have been:
-without this, and without headroom, 58 % of the capacity were answered in time (benchmarks/overload.py)."""
+"""A request that has less than this many means left is not begun. Without this limit and the headroom, an overloaded model
+answers late requests, and 58 % of its capacity are answered in time (benchmarks/overload.py)."""
 
-TIMEOUT = "timeout"
-"""The request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)."""
+TIMEOUT = "timeout"  # the request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)
 
 
 class Policy(NamedTuple):
@@ -39,11 +37,7 @@ class Policy(NamedTuple):
 
 
 def policy(model: Model, settings: Settings) -> Policy:
-    """What a model declares, or else the options.
-
-    Raises:
-        ConfigurationError: the model declares what cannot be.
-    """
+    """The policy that the model declares, or else the options. Raises ConfigurationError for an impossible policy."""
     queue: Any = settings.max_queue_size if model.max_queue_size is None else model.max_queue_size
     seconds: Any = settings.request_timeout if model.request_timeout is None else model.request_timeout
     if type(queue) is not int or queue < 0:
@@ -54,9 +48,8 @@ def policy(model: Model, settings: Settings) -> Policy:
 
 
 class InFlight:
-    """Counts those who are within it, at the same time or one in another.
-
-    Who comes adds one to ``count``, and who leaves takes it away, and sets ``idle``, if it is there and nobody is left.
+    """Counts the requests that a model is answering.
+    A request that enters adds one to ``count``. A request that leaves subtracts one, and sets ``idle`` if no request is left.
     """
 
     __slots__ = ("_given_up", "count", "idle")
@@ -67,21 +60,21 @@ class InFlight:
         self._given_up = False
 
     async def until_idle(self) -> None:
-        """Wait until there is nobody within, or ``give_up``."""
+        """Wait until no request is left, or until ``give_up``."""
         if self.count and not self._given_up:
             if self.idle is None or self.idle.is_set():
                 self.idle = asyncio.Event()
             await self.idle.wait()
 
     def give_up(self) -> None:
-        """Let nobody wait any longer."""
+        """End every wait."""
         self._given_up = True
         if self.idle is not None:
             self.idle.set()
 
 
 class Mean:
-    """A mean that forgets. ``known`` is 0 as long as it is of fewer than ``KNOWN`` values."""
+    """A mean in which old values fade. ``known`` is 0 until ``KNOWN`` values were added."""
 
     __slots__ = ("_count", "_value", "known")
 
@@ -98,50 +91,90 @@ class Mean:
             self.known = self._value
 
 
-class Admission:
-    """The door of one model in a worker.
+class Deadline:
+    """The time limit of a request, from its construction until ``close``. A timer costs a fifth of a task.
 
     Args:
-        model: its name, for what is counted.
-        label: what it is called in errors.
-        slots: requests that it can answer at once; infinite for one that has no queue.
-        policy: what it is held to.
-        hold: counts those who are within.
+        seconds: the time limit.
+        needed: seconds that must be left when the model begins; ignored if ``seconds`` is less. A request that has not
+            begun by then ends as late.
+        request: the request to end.
+        late: makes the error of a late request from ``seconds``.
+        all: holds the deadline while it runs.
     """
 
-    def __init__(self, model: str, label: str, slots: float, policy: Policy, hold: InFlight) -> None:
+    __slots__ = ("_all", "_late", "_left", "_request", "_seconds", "_timer")
+
+    def __init__(
+        self,
+        seconds: float,
+        needed: float,
+        request: Scheduled,
+        late: Callable[[float], MPServeError],
+        all: "set[Deadline]",
+    ) -> None:
+        self._seconds = seconds
+        self._left = needed if needed < seconds else 0.0
+        self._request = request
+        self._late = late
+        self._all = all
+        self._timer = asyncio.get_running_loop().call_later(seconds - self._left, self._expire)
+        all.add(self)
+
+    def _expire(self) -> None:
+        if self._left and self._request.begun:
+            self._timer = asyncio.get_running_loop().call_later(self._left, self._expire)
+            self._left = 0.0
+        else:
+            self.end(self._late(self._seconds))
+
+    def end(self, error: MPServeError) -> None:
+        self.close()
+        self._request.expire(error)
+
+    def close(self) -> None:
+        """Stop the timer: the request is over. May be called again."""
+        self._timer.cancel()
+        self._all.discard(self)
+
+
+class Admission:
+    """The admission to one model in a worker.
+
+    Args:
+        model: the name of the model, for metrics.
+        label: the name of the model in errors.
+        slots: requests that the model can answer at once; infinite for a model without a queue.
+        policy: the limits of queue and time.
+        in_flight: counts the requests of the model.
+    """
+
+    def __init__(self, model: str, label: str, slots: float, policy: Policy, in_flight: InFlight) -> None:
         self.model = model
         self.label = label
         self.slots = slots
         self.policy = policy
-        self.service = Mean()
-        """Seconds of the model's own time that a request takes, one of those that are answered at once."""
-        self._passage = Mean()
-        """Seconds that a request takes for each that is before it, whatever they are spent on."""
+        self.service = Mean()  # seconds of the model's own time per request
+        self._passage = Mean()  # seconds in the queue, for each request before
         self.is_limited = policy != Policy(math.inf, math.inf)
-        """Whether there is a queue or a time for every request."""
-        self.learns = self.is_limited
-        """Whether anybody wants to know how long requests take."""
-        self._hold = hold
+        self.learns = self.is_limited  # whether the means are needed
+        self._in_flight = in_flight
         self._deadlines: set[Deadline] = set()
 
     @property
     def waiting(self) -> int:
-        """Requests that are in the queue."""
-        return int(max(self._hold.count - self.slots, 0))
+        """The number of requests in the queue."""
+        return int(max(self._in_flight.count - self.slots, 0))
 
     @property
     def pace(self) -> float:
-        """Seconds per request in which a model that is never idle gets through its queue; 0: not known yet."""
+        """Seconds per request in which a busy model works off its queue; 0: not known yet."""
         return max(self.service.known / self.slots, self._passage.known)
 
     def admit(self, within: float, others: int) -> float:
-        """The seconds that a request has, the least of what the policy and ``within`` say; infinite: any number.
-
-        ``others``: the requests that are with the model besides this one.
-
-        Raises:
-            Overloaded: the queue is full, or too long for the request to be answered in time.
+        """Return the time limit of a request: the least of the policy and ``within``, in seconds; infinite: no limit.
+        ``others``: the number of other requests of the model.
+        Raises Overloaded if the queue is full, or too long for the request to be answered in time.
         """
         seconds = min(self.policy.seconds, within)
         if seconds != math.inf:
@@ -151,49 +184,45 @@ class Admission:
             return seconds
         reason, words = obstacle
         metrics().count_refusal(self.model, reason)
-        # By then the model will have got through what it has now.
+        # After this time the model will have worked off its present queue.
         retry_after = max(math.ceil(others * self.pace), 1)
         raise Overloaded(f"Model {self.label} is overloaded: {words}.", retry_after)
 
     def _obstacle(self, seconds: float, inside: int) -> tuple[str, str] | None:
-        """Why a request with so much time cannot be admitted: as it is counted, and in words."""
+        """The reason to refuse a request with this time limit: its metrics label, and words."""
         if inside < self.slots:
             return None
         if inside - self.slots >= self.policy.queue:
             return "queue_full", f"{self.waiting} requests wait already"
-        # At worst those that run have just begun, and this one takes as long as they.
+        # At worst the running requests have just begun, and this request takes as long as they do.
         expected = (inside + self.slots) * self.pace
         if expected > seconds * HEADROOM:
             return "deadline", f"it would take {expected:.3g} s, and the request has {seconds:.3g} s"
         return None
 
-    def deadline(self, request: Expiring, seconds: float) -> Deadline:
-        """The deadline of a request, to be closed when the request is over."""
+    def deadline(self, request: Scheduled, seconds: float) -> Deadline:
+        """Start the deadline of a request. The caller closes the deadline when the request is over."""
         return Deadline(seconds, self.service.known * LAST_CALL, request, self.late, self._deadlines)
 
     def late(self, seconds: float) -> DeadlineExceeded:
-        """What a request is told, and counted, that was not answered in its ``seconds``."""
+        """Count a late request, and return the error for its client."""
         metrics().count_refusal(self.model, "expired")
         return DeadlineExceeded(f"Model {self.label} did not answer within {seconds:.3g} s.")
 
     def abandon(self, error: MPServeError) -> None:
-        """End all requests that have a deadline with ``error``: the model will not answer any more."""
+        """End all requests that have a deadline with ``error``: the model will never answer them."""
         for deadline in list(self._deadlines):
             deadline.end(error)
 
-    def note(self, request: Expiring, place: int) -> None:
-        """Learn from a request that was answered, and was in this place among those within when it came."""
+    def note(self, request: Timed, place: int) -> None:
+        """Learn from an answered request, which was number ``place`` of the model's requests when it was admitted."""
         durations = request.durations
         self.service.add((durations[INPUT] + durations[INFER] + durations[OUTPUT]) * NANO)
         self._passage.add((request.mark - request.arrived) * NANO / (place - 1 + self.slots))
 
 
 def asked_seconds(timeout: object) -> float:
-    """The seconds that the request parameter ``timeout`` gives; infinite: any number.
-
-    Raises:
-        InvalidInput: the parameter is no time.
-    """
+    """The request parameter ``timeout`` in seconds; infinite: no limit. Raises InvalidInput if the parameter is no time."""
     if type(timeout) is not int or timeout < 0:
         raise InvalidInput(f"parameter timeout is {timeout!r}, expected a whole number of microseconds, 0 or more")
     return timeout * MICRO or math.inf  # 0 is "not given" (Triton)

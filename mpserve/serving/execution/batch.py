@@ -1,14 +1,13 @@
-"""One batch of requests: their arrays joined, predicted, and the answer split among them again.
+"""One batch of requests: joins their arrays, runs the model, and splits the answer.
 
-Each request encodes its own part of the answer at once, in the model's thread: a model may use its arrays again in its next
-predict. It knows neither the queue that the requests came from nor the event loop.
+Each request encodes its part of the answer at once, in the model's thread: a model may use its arrays again in its next
+predict. This module knows neither the queue nor the event loop.
 """
 
 import asyncio
-import contextvars
 from collections.abc import Sequence
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,51 +16,16 @@ from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.execution.executor import as_failure
+from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.fit import STREAMS, WHOLE, fit_outputs
+from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, Timed
 from mpserve.serving.models.tensors import TensorModel
 
 
-class Batched(Protocol):
-    """A request that waits for its part of a batch's answer."""
-
-    value: Any
-    """The arrays that the model is given of it."""
-    rows: int
-    """The first dimension of its arrays."""
-    kind: object
-    """Alike for requests that can be joined."""
-    begun: bool
-    """Whether the model has begun with it."""
-    context: contextvars.Context
-    """Its own: what is logged in it names the request."""
-
-    @property
-    def mark(self) -> int:
-        """The moment of the last lap."""
-
-    def lap(self, span: int) -> int:
-        """Account the time since the last lap to a span. Gives this moment."""
-
-    def follow(self, batch: "Batch", executions: int) -> None:
-        """Account the time since the last lap as the batch has spent it, and stand for so many executions of the model."""
-
-    def complete(self, tensors: list[NamedArray]) -> Any:
-        """What the request makes of its part of the answer, in memory of its own."""
-
-    def done(self) -> bool:
-        """Whether nobody waits for it any more."""
-
-    def set_result(self, result: Any, /) -> None:
-        """Take what ``complete`` gave."""
-
-    def set_exception(self, error: BaseException, /) -> None:
-        """There will be no answer."""
-
-
-class Batch:
-    """Members that are predicted together, and again in halves if that fails, until who is to blame is alone.
-
-    Asked in turns: ``next`` gives the arrays of an attempt, ``answered`` or ``failed`` takes what came of it.
+class Batch(Timed):
+    """Requests that the model answers together. If the model fails, each half is tried again, down to one request.
+    ``next`` gives the arrays of an attempt, and ``answered`` or ``failed`` takes the outcome of the attempt.
+    ``outcomes`` holds the requests of each final attempt, with one outcome for each request.
     """
 
     def __init__(
@@ -72,14 +36,13 @@ class Batch:
         self.pad_value = pad_value
         self.declared = declared
         self.outcomes: list[tuple[list[Batched], Sequence[Any]]] = []
-        """Of each attempt that was the last of its members, and what came of each of these."""
-        self.begun = self.mark = perf_counter_ns()
-        self.input_ns = self.infer_ns = self.output_ns = 0
+        self.arrived = self.mark = perf_counter_ns()
+        self.durations = [0, 0, 0, 0]
         self._todo = [members]
         self._attempt = members
 
     def next(self) -> list[Array] | None:
-        """The joined arrays of the next attempt; None if all members have their outcome."""
+        """The joined arrays of the next attempt; None if every request has its outcome."""
         if not self._todo:
             return None
         self._attempt = members = self._todo.pop()
@@ -88,14 +51,12 @@ class Batch:
         else:
             columns = zip(*(member.value for member in members), strict=True)
             arrays = [joined(column, self.pad_value) for column in columns]
-        now = perf_counter_ns()
-        self.input_ns += now - self.mark
-        self.mark = now
+        self.lap(INPUT)
         return arrays
 
     def failed(self, error: BaseException) -> None:
-        """The model raised: halve the attempt, or blame its only member."""
-        self._lap_infer()
+        """The model raised: halve the attempt, or fail its only request."""
+        self.lap(INFER)
         members = self._attempt
         if len(members) == 1:
             self.outcomes.append((members, [as_failure(error)]))
@@ -103,14 +64,9 @@ class Batch:
             half = len(members) // 2
             self._todo += [members[half:], members[:half]]
 
-    def _lap_infer(self) -> None:
-        now = perf_counter_ns()
-        self.infer_ns += now - self.mark
-        self.mark = now
-
     def answered(self, result: Any) -> None:
-        """The model returned: split it. What is not as many rows as were given fails the whole attempt."""
-        self._lap_infer()
+        """The model returned: split the result. A wrong number of rows fails the whole attempt."""
+        self.lap(INFER)
         members = self._attempt
         try:
             parts = split(self.declared, members, result)
@@ -121,15 +77,12 @@ class Batch:
             for member, tensors in zip(members, parts, strict=True):
                 try:
                     outcomes.append(member.complete(tensors))
-                except Exception as error:  # this member's alone: the format cannot carry its part
+                except Exception as error:  # the format cannot carry the part of this request
                     outcomes.append(error)
             self.outcomes.append((members, outcomes))
-        now = perf_counter_ns()
-        self.output_ns += now - self.mark
-        self.mark = now
+        self.lap(OUTPUT)
 
     def run(self) -> "Batch":
-        """All attempts, in the model's thread."""
         while (arrays := self.next()) is not None:
             try:
                 result = self.model.invoke(arrays)
@@ -140,7 +93,6 @@ class Batch:
         return self
 
     async def run_async(self) -> "Batch":
-        """As ``run``, of a model whose predict is ``async def``."""
         while (arrays := self.next()) is not None:
             try:
                 result = await self.model.invoke(arrays)
@@ -152,7 +104,7 @@ class Batch:
 
 
 def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
-    """The rows of all arrays, one after the other; ragged ones are padded at their ends to the largest."""
+    """The rows of all arrays in order. Arrays of different shapes are padded at their ends to the largest."""
     if pad_value is None or len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
     shape = [max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True)]
@@ -166,10 +118,8 @@ def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
 
 
 def split(declared: Sequence[Tensor], members: Sequence[Batched], result: Any) -> list[list[NamedArray]]:
-    """Each member's outputs, which are views of its rows.
-
-    Raises:
-        InferenceError: the model returned another number of rows than it was given, or what it does not declare.
+    """The outputs of each request, as views of its rows.
+    Raises InferenceError if the number of rows is wrong, or an output is not declared.
     """
     if not isinstance(result, WHOLE) and isinstance(result, STREAMS):
         raise InferenceError("the model answered in parts, which it cannot with max_batch_size; expected arrays")
@@ -198,7 +148,7 @@ def split(declared: Sequence[Tensor], members: Sequence[Batched], result: Any) -
 
 
 def _alike(error: Exception) -> Exception:
-    """One of its own for each caller: each that raises it writes its traceback into it."""
+    """An error of its own for each request: each ``raise`` writes a traceback into the error."""
     alike = InferenceError(str(error))
     alike.__cause__ = error
     return alike

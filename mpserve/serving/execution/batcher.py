@@ -8,6 +8,7 @@ load, and an idle server adds no delay unless ``max_batch_delay`` asks for one. 
 import asyncio
 import contextvars
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple
@@ -17,18 +18,17 @@ from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.execution.batch import Batch, Batched
+from mpserve.serving.execution.batch import Batch
 from mpserve.serving.execution.executor import Executor, as_failure
+from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.spans import INPUT, NANO, QUEUE
+from mpserve.serving.models.spans import INFER, INPUT, NANO, QUEUE, Timed
 from mpserve.serving.models.tensors import TensorModel, answers_in_parts, is_async
 from mpserve.telemetry.metrics import Durations
 
-__all__ = ["Batched", "Batcher", "Joined", "Limits", "limits"]
-
 
 class Limits(NamedTuple):
-    """How a model's batches are formed: rows at most, seconds to wait for more, sizes that are not waited beyond."""
+    """The limits of a batch: its most rows, the seconds to wait for more rows, and sizes that need no more waiting."""
 
     size: int
     delay: float
@@ -37,10 +37,8 @@ class Limits(NamedTuple):
 
 
 def limits(model: Model, settings: Settings) -> Limits | None:
-    """What a model declares, or else the options where it can be batched; None: it is not.
-
-    Raises:
-        ConfigurationError: the model declares batches that cannot be.
+    """The limits that the model declares, or else the options; None for a model without batches.
+    Raises ConfigurationError if the model declares impossible limits.
     """
     declared: int | None = getattr(model, "max_batch_size", None)
     if declared is None:
@@ -65,7 +63,7 @@ def limits(model: Model, settings: Settings) -> Limits | None:
 
 
 def _obstacle(model: Model) -> str | None:
-    """Why the model cannot be batched, in words."""
+    """The reason why the model cannot be batched."""
     if not isinstance(model, TensorModel):
         return "only a TensorModel, a TorchModel or a pair of functions can, since they speak arrays"
     if answers_in_parts(model):
@@ -76,87 +74,60 @@ def _obstacle(model: Model) -> str | None:
     return None
 
 
-class Joined:
-    """The stage of a request that waits for its batch, where the model has stages around its predict.
-
-    The arrays of its answer are its own: a model may use its arrays again in its next predict, and a stage comes behind.
+class Joined(asyncio.Future[Any]):
+    """A request of a model with other stages beside predict, while it waits for its batch.
+    The request gets a copy of its arrays: a model may use its arrays again in its next predict.
     """
 
-    __slots__ = ("_request", "begun", "context", "future", "kind", "rows", "value")
-
     def __init__(self, arrays: list[Array], request: Any) -> None:
+        super().__init__()
         self.value = arrays
         self.rows = 1
         self.kind: object = None
         self.begun = False
         self.context = contextvars.copy_context()
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.lap: Callable[[int], int] = request.lap
+        self.follow: Callable[[Timed, int], None] = request.follow
         self._request = request
 
     @property
     def mark(self) -> int:
-        mark: int = self._request.mark
-        return mark
-
-    def lap(self, span: int) -> int:
-        now: int = self._request.lap(span)
-        return now
-
-    def follow(self, batch: Batch, executions: int) -> None:
-        self._request.follow(batch, executions)
+        return int(self._request.mark)
 
     def complete(self, tensors: list[NamedArray]) -> dict[str, Array]:
         return {name: array.copy() for name, _, array in tensors}
 
-    def done(self) -> bool:
-        return self.future.done()
-
-    def set_result(self, result: Any, /) -> None:
-        self.future.set_result(result)
-
-    def set_exception(self, error: BaseException, /) -> None:
-        self.future.set_exception(error)
-
 
 class Batcher:
-    """The queue of one model in a worker. All but ``Batch.run`` is on the event loop, so there is nothing to lock."""
+    """The queue of one model in a worker. Only ``Batch.run`` leaves the event loop, so nothing needs a lock."""
 
     def __init__(self, model: TensorModel, executor: Executor, limits: Limits, durations: Durations | None) -> None:
         self.model = model
         self.limits = limits
-        self.outputs: tuple[Tensor, ...] = ()
-        """What the model declares of its outputs."""
+        self.outputs: tuple[Tensor, ...] = ()  # what the model declares of its outputs
         self._executor = executor
         self._durations = durations
         self._is_async = is_async(model)
-        self._idle = model.concurrency or 1
-        """How many more batches may run at the same time."""
+        self._idle = model.concurrency or 1  # how many more batches may run at the same time
         self._queues: dict[object, deque[Batched]] = {}
         self._is_called = False
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Requests that wait, those included that were cancelled a moment ago."""
+        """The number of requests in the queue, including those that were cancelled a moment ago."""
         return sum(map(len, self._queues.values()))
 
     async def join(self, arrays: list[Array], request: Any) -> Any:
-        """The predict stage of a request that has other stages: what the model returns for these arrays.
-
-        Raises:
-            InvalidInput: as ``enter``.
-            Exception: whatever the model raised for it.
+        """The predict stage of a request that has other stages: returns the model's answer for these arrays.
+        Raises InvalidInput as ``enter``, and any error of the model.
         """
         joined = Joined(arrays, request)
         self.enter(joined)
-        return await joined.future
+        return await joined
 
     def enter(self, member: Batched) -> None:
-        """Let a request join the queue, and tell it its outcome.
-
-        The model is run in the context of a batch's first member.
-
-        Raises:
-            InvalidInput: the arrays are no batch, or one that is too large.
+        """Put a request into the queue. The batch runs in the context of its first request.
+        Raises InvalidInput if the arrays have no common first dimension, or too many rows.
         """
         arrays = member.value
         if len(arrays) != 1 or not (shape := arrays[0].shape) or shape[0] > self.limits.size:
@@ -185,7 +156,7 @@ class Batcher:
             )
 
     def _kind(self, arrays: list[Array]) -> object:
-        """What is alike of requests that can be joined."""
+        """A key that is equal for requests that can be joined."""
         if self.limits.pad_value is None:
             if len(arrays) == 1:
                 return arrays[0].dtype, arrays[0].shape[1:]
@@ -193,7 +164,7 @@ class Batcher:
         return tuple([(a.dtype, a.shape[1:] if a.dtype.kind == "O" else a.ndim) for a in arrays])
 
     def _call(self) -> None:
-        """Look at the queue once what arrives in this turn of the loop is there."""
+        """Form batches at the end of this turn of the loop, when all its requests are in the queue."""
         self._is_called = True
         asyncio.get_running_loop().call_soon(self._form)
 
@@ -206,7 +177,7 @@ class Batcher:
             self._begin(members)
 
     def _due(self) -> list[Batched]:
-        """The next batch, taken from the queue: of those that wait for nothing more the one that has waited longest."""
+        """Take the next batch from the queues: of the batches that are due, the oldest."""
         due: list[Batched] = []
         begun = None
         for kind, queue in list(self._queues.items()):
@@ -227,13 +198,12 @@ class Batcher:
         return due
 
     def _wait(self, first: Batched) -> float:
-        """Seconds for which a batch that begins with this member may still wait for others."""
+        """Seconds for which a batch may still wait for more requests after this first request."""
         return self.limits.delay - (perf_counter_ns() - first.mark) * NANO
 
     def _candidates(self, queue: deque[Batched]) -> tuple[list[Batched], bool]:
-        """What would be the next batch of this queue, and whether there is no sense in waiting for more.
-
-        Those that were cancelled leave the queue here. The first that does not fit ends it, so that none is overtaken.
+        """The next batch of this queue, and whether waiting cannot make it larger.
+        Removes cancelled requests. The first request that does not fit ends the batch, so no request overtakes another.
         """
         size, preferred = self.limits.size, self.limits.preferred
         members: list[Batched] = []
@@ -265,7 +235,7 @@ class Batcher:
             member.begun = True
         batch = Batch(self.model, members, self.limits.pad_value, self.outputs)
         self._idle -= 1
-        # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.
+        # The context of the first request: a line that the model logs names a request of the batch.
         if self._is_async:
             task = members[0].context.copy().run(asyncio.get_running_loop().create_task, batch.run_async())
             task.add_done_callback(partial(self._settle, batch))
@@ -275,11 +245,11 @@ class Batcher:
             self._executor.submit(members[0].context, batch.run, future)
 
     def _settle(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
-        """Give each member its own outcome, unless it has gone, and let the next batch begin."""
+        """Give each request its outcome, unless it was cancelled, and let the next batch begin."""
         self._idle += 1
         if not self._is_called:
             self._call()
-        seconds = batch.infer_ns * NANO
+        seconds = batch.durations[INFER] * NANO
         for members, outcomes in batch.outcomes:
             executions = 1
             for member, outcome in zip(members, outcomes, strict=True):
@@ -297,7 +267,7 @@ class Batcher:
             self._abandon(batch, done)
 
     def _abandon(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
-        """Whatever cut the batch short, nobody may wait for ever."""
+        """Fail every request that has no outcome, whatever ended the batch."""
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         for member in batch.members:
             if not member.done():

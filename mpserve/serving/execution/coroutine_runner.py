@@ -1,64 +1,44 @@
-"""Coroutines on the event loop in fewer tasks than one for each: those that wait for nothing share one.
+"""Runs coroutines on the event loop in fewer tasks than one for each: coroutines that never wait share a task.
 
-To make a task, and to come back to the loop for it, costs a tenth of a small request. What is begun in one turn of the loop
-runs in one task, one after the other, until one of them waits: from then on the task is its own, and another task goes on with
-the rest. So each is in one and the same task from its beginning to its end, as ``asyncio.timeout`` and its like must have it.
+A task, and the way back to the loop, cost a tenth of a small request. The coroutines of one turn of the loop run in one task,
+one after the other, until one of them waits. The task then belongs to the waiting coroutine, and another task runs the rest.
+So each coroutine stays in one task from its beginning to its end, as ``asyncio.timeout`` needs it.
 """
 
 import asyncio
-import contextvars
 import sys
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
+
+from mpserve.serving.execution.scheduled import Scheduled
 
 
-class Job(Protocol):
-    """A coroutine that is to be run, and where its outcome is wanted: what a future is told, it is told."""
+class CoroutineRunner:
+    """Runs the coroutine ``run(request)`` for each request that is started, and gives the request the outcome."""
 
-    context: contextvars.Context
-    """In which the coroutine is made, and goes on: its own."""
-    task: asyncio.Task[None] | None
-    """The task that it has to itself, once it waits."""
-    over: bool
-    """Whether it need not be begun any more."""
-
-    def set_result(self, result: Any, /) -> None:
-        """It has ended. Told, as the other, in no context in particular."""
-
-    def set_exception(self, error: BaseException, /) -> None:
-        """It has failed."""
-
-
-J = TypeVar("J", bound=Job)
-
-
-class CoroutineRunner(Generic[J]):
-    """Runs ``run(job)``, a coroutine, for each job that is started, on the running event loop."""
-
-    def __init__(self, run: Callable[[J], Coroutine[Any, Any, Any]]) -> None:
-        self._jobs: deque[J] = deque()
+    def __init__(self, run: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
+        self._jobs: deque[Scheduled] = deque()
         self._is_called = False
         self._run_job = run
         self._runner = _Runner(run)
 
-    def start(self, job: J) -> None:
-        """Run it soon."""
+    def start(self, job: Scheduled) -> None:
         self._jobs.append(job)
         if not self._is_called:
             self._call()
 
     def _call(self) -> None:
         self._is_called = True
-        # The loop keeps it until it runs, and from then on the job that waits in it.
+        # The loop keeps the task until it runs, and from then on the request that waits in the task.
         asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         jobs, runner = self._jobs, self._runner
         task: Any = asyncio.current_task()
-        # A job may have cancelled its own task, which must not meet another job.
+        # A request may have cancelled its own task, which must not run another request.
         while jobs and not _is_cancelled(task):
             job = jobs.popleft()
             if job.over:
@@ -86,30 +66,28 @@ class CoroutineRunner(Generic[J]):
 
 
 def _is_cancelled(task: Any) -> bool:
-    """Whether somebody has cancelled a task that has not noticed it yet."""
+    """Whether the task was cancelled and has not noticed yet."""
     if sys.version_info >= (3, 11):
         return bool(task.cancelling())
     return bool(task._must_cancel)  # read in Python 3.10.14, whose tasks have no public way to ask
 
 
 class _End:
-    """What a runner gives where a job has ended, with its ``outcome``."""
+    """A runner yields this object when a request has ended; ``outcome`` is the result."""
 
     __slots__ = ("outcome",)
 
     outcome: Any
 
     def take(self) -> Any:
-        """The outcome, which is not kept here any longer."""
         outcome, self.outcome = self.outcome, None
         return outcome
 
 
 class _Runner:
-    """Runs the jobs that it is sent, and gives what they wait for, or its ``end``. One that a job has failed in is spent.
-
-    Who steps a coroutine by ``send`` is told its outcome by a StopIteration. To raise one for each job took a fortieth of a
-    small request; what awaits the coroutine is just given the outcome.
+    """Runs the requests that it is sent, and yields the futures that they wait for, or ``end``. A failure ends the runner.
+    A coroutine that is stepped by ``send`` gives its outcome by raising StopIteration, which takes a fortieth of a small
+    request. ``yield from`` gives the outcome without raising.
     """
 
     __slots__ = ("close", "end", "send", "throw")
@@ -124,12 +102,12 @@ class _Runner:
 @types.coroutine
 def _steps(end: _End, run: Callable[[Any], Coroutine[Any, Any, Any]]) -> Generator[Any, Any, None]:
     while True:
-        end.outcome = yield from run((yield end))  # and keep nothing of a job until the next one
+        end.outcome = yield from run((yield end))  # and keep nothing of a request until the next request
 
 
 @types.coroutine
-def _rest(job: Job, runner: _Runner, awaited: Any) -> Generator[Any, Any, None]:
-    """A job from where it first waits to its end."""
+def _rest(job: Scheduled, runner: _Runner, awaited: Any) -> Generator[Any, Any, None]:
+    """Runs a request from its first wait to its end."""
     run = job.context.run
     while True:
         try:

@@ -1,15 +1,15 @@
-"""The only place that makes threads: a model's own threads, where its synchronous methods run.
+"""The only module that makes threads: the threads of a model, in which its synchronous methods run.
 
-The event loop never waits for a model. What it hands over during one turn goes to a thread together, since to wake a thread
-costs as much as a small request; results come back singly, so that none waits for a slower mate.
+The event loop never waits for a model. The jobs of one turn of the loop go to a thread together, since to wake a thread costs
+as much as a small request. Results come back one by one, so that no result waits for a slower job.
 
-A thread is woken by an eventfd, not by a lock: the write lets go of the GIL, so that a thread that Linux runs at once, in the
-place of the loop on the same CPU, can begin. Woken by a lock it would only find that the loop holds the GIL. Of 6,000 requests
-on one CPU that takes half of the switches between threads (benchmarks/one_connection.py shows the latency).
+An eventfd wakes a thread, not a lock. The write to an eventfd lets go of the GIL, so a thread that Linux runs at once, on the
+CPU of the loop, can begin. A thread that a lock wakes would only find that the loop holds the GIL: half of the switches between
+threads would be such (benchmarks/one_connection.py shows the latency).
 
-One thread is the default, since models are rarely thread-safe, and since everything of a model (load, predict, stop) then
-runs in the same thread, which thread-bound handles need. The threads are daemons: a predict that never returns must not
-keep a worker alive that has been told to end (``concurrent.futures`` joins its threads at exit).
+A model has one thread by default: models are rarely thread-safe, and thread-bound handles need load, predict and stop in
+the same thread. The threads are daemons: a predict that never returns must not keep a worker alive that was told to end
+(``concurrent.futures`` joins its threads at exit).
 """
 
 import asyncio
@@ -29,52 +29,43 @@ T = TypeVar("T")
 R_contra = TypeVar("R_contra", contravariant=True)
 
 
-DEPTH_SHOWN = 3
-"""Frames of a call that does not come back: the innermost is often some library's, and does not say who called it."""
+DEPTH_SHOWN = 3  # frames of a call that does not come back: the innermost often belong to a library
 
 
 class Outcome(Protocol[R_contra]):
-    """Where a result or an error is wanted: a future, or what is told of either in the same way."""
+    """A future, or any object that takes a result or an error in the same way. ``cancelled`` may be called in any thread."""
 
-    def cancelled(self) -> bool:
-        """Whether it is wanted no more, asked from a thread."""
-
-    def done(self) -> bool:
-        """Whether it is there or wanted no more."""
-
-    def set_result(self, result: R_contra, /) -> None:
-        """It is there."""
-
-    def set_exception(self, error: Exception, /) -> None:
-        """There will be none."""
+    def cancelled(self) -> bool: ...
+    def done(self) -> bool: ...
+    def set_result(self, result: R_contra, /) -> None: ...
+    def set_exception(self, error: Exception, /) -> None: ...
 
 
 Job = tuple[contextvars.Context, Callable[..., Any], tuple[object, ...], Outcome[Any], "LoopSide"]
-"""A call that waits for its turn, in which context, and where its outcome is wanted."""
 
 
 class LoopSide:
-    """What an executor keeps for the event loop that calls it: the jobs of this turn, and the outcomes to be told."""
+    """The jobs of this turn of an event loop, and the outcomes that the loop has still to deliver."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.gathered: list[Job] = []
         self._outcomes: deque[tuple[Outcome[Any], Any, BaseException | None]] = deque()
-        self._is_told = False
+        self._is_woken = False
 
-    def tell(self, outcome: Outcome[Any], result: object, error: BaseException | None) -> None:
-        """Settle the outcome, from any thread. Outcomes that come before the loop has looked wake it only once."""
+    def settle(self, outcome: Outcome[Any], result: object, error: BaseException | None) -> None:
+        """Give the outcome its result, from any thread. Outcomes that come before the loop has looked wake it only once."""
         self._outcomes.append((outcome, result, error))
-        if not self._is_told:
-            self._is_told = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the outcome
                 self.loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._is_told = False  # before the look: what comes after it is told anew
+        self._is_woken = False  # before the look: an outcome that comes after the look wakes the loop again
         while self._outcomes:
             outcome, result, error = self._outcomes.popleft()
-            if outcome.done():  # cancelled meanwhile: nobody waits for it
+            if outcome.done():  # cancelled
                 continue
             if error is None:
                 outcome.set_result(result)
@@ -84,11 +75,11 @@ class LoopSide:
 
 
 class Inbox:
-    """What the threads of an executor have still to do, in lists of jobs. None tells one thread to end."""
+    """The jobs of the threads of an executor, in lists. None tells one thread to end."""
 
     def __init__(self, threads: int) -> None:
         self._entries: deque[list[Job] | None] = deque()
-        # Of several threads each is to be woken; one thread takes all there is, however often it was told.
+        # Each of several threads must be woken; a single thread takes all jobs at once.
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | (os.EFD_SEMAPHORE if threads > 1 else 0))
 
     def put(self, entries: list[list[Job]] | list[None]) -> None:
@@ -97,7 +88,6 @@ class Inbox:
         os.eventfd_write(self._bell, len(entries))
 
     def get(self) -> list[Job] | None:
-        """The next entry. Waits for it, in a thread."""
         while True:
             try:
                 return self._entries.popleft()
@@ -105,7 +95,7 @@ class Inbox:
                 os.eventfd_read(self._bell)
 
     def __del__(self) -> None:
-        # Not by the last thread, which may be told to end before whoever tells it has written to the eventfd.
+        # The last thread must not close it: the thread may end before the caller of ``close`` has written to the eventfd.
         os.close(self._bell)
 
 
@@ -118,14 +108,12 @@ class Executor:
         self.on_start = on_start
         self._inbox: Inbox | None = None
         self._started: list[threading.Thread] = []
-        self.steps = [0] * threads
-        """Of each thread: how many calls it has begun and how many it has ended, so an odd number while one runs."""
+        self.steps = [0] * threads  # for each thread: calls begun plus calls ended, so an odd number during a call
         self._home: LoopSide | None = None
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run ``function(*args)`` in a thread, in the caller's context, and wait for its result.
-
-        A caller that is cancelled while its job is still queued takes the job with it.
+        A caller that is cancelled while its job is queued cancels the job.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.submit(contextvars.copy_context(), function, future, *args)
@@ -134,11 +122,11 @@ class Executor:
     def submit(
         self, context: contextvars.Context, function: Callable[..., T], outcome: "Outcome[T]", *args: object
     ) -> None:
-        """Run ``function(*args)`` in a thread, in this context, which is its own, and settle ``outcome`` on the loop."""
+        """Run ``function(*args)`` in a thread, in ``context``, which no other job may use, and settle ``outcome``."""
         if not self._started:
             self._start()
         home = self._home
-        # Where something has been gathered, that loop is the one that runs. To ask costs a system call, until Python 3.12.
+        # If jobs have been gathered, their loop is running. To ask for the loop costs a system call, before Python 3.12.
         if home is None or not home.gathered:
             loop = asyncio.get_running_loop()
             if home is None or home.loop is not loop:
@@ -151,17 +139,16 @@ class Executor:
         if not jobs:  # closed meanwhile
             return
         if self._inbox is not None:
-            # With several threads each job goes to the thread that is free first.
+            # With several threads each job goes to the first free thread.
             self._inbox.put([jobs] if self.threads == 1 else [[job] for job in jobs])
 
     def where(self) -> str:
-        """The innermost lines that each thread is at: what to say of a call that does not come back."""
+        """The innermost lines of each thread, for messages about a call that does not come back."""
         frames = sys._current_frames()
         stacks = (traceback.extract_stack(frames[t.ident]) for t in self._started if t.ident in frames)
         return "; ".join(" < ".join(map(_place, stack[: -1 - DEPTH_SHOWN : -1])) for stack in stacks)
 
     def stack(self, number: int) -> str:
-        """Where a thread is, in many lines."""
         frame = sys._current_frames().get(self._started[number].ident or 0)
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
@@ -175,8 +162,7 @@ class Executor:
         self._started = []
 
     def _start(self) -> None:
-        # Threads do not survive a fork, and two processes must not share an inbox: both are made on first use, which is
-        # always in the process that serves.
+        # Threads do not survive a fork, and two processes must not share an inbox. The first use is in the serving process.
         self._inbox = inbox = Inbox(self.threads)
         for number in range(self.threads):
             thread = threading.Thread(
@@ -204,8 +190,33 @@ class Executor:
                 except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
                     failure = error
                 steps[number] += 1
-                home.tell(outcome, result, failure)
+                home.settle(outcome, result, failure)
                 del context, function, args, outcome, home, result, failure  # and keep nothing until the next job
+
+
+class Watchdog:
+    """Finds calls of a model that do not come back. ``patience``: seconds that one call may take.
+    A look at the threads costs a request nothing. No thread can be ended from outside, so the process has to be replaced.
+    """
+
+    def __init__(self, executor: Executor, patience: float) -> None:
+        self.patience = patience
+        self._executor = executor
+        self._seen = [(0, 0.0)] * executor.threads  # for each thread: its steps, and the time of the last change
+
+    def look(self, now: float) -> list[int]:
+        """The threads that are stuck in a call at ``now``, on a monotonic clock. To be called often."""
+        stuck = []
+        for number, steps in enumerate(self._executor.steps):
+            known, since = self._seen[number]
+            if steps != known:
+                self._seen[number] = steps, now
+            elif steps % 2 and now - since > self.patience:
+                stuck.append(number)
+        return stuck
+
+    def stacks(self, stuck: list[int]) -> str:
+        return "\n".join(self._executor.stack(number) for number in stuck)
 
 
 def _place(frame: traceback.FrameSummary) -> str:
@@ -213,8 +224,7 @@ def _place(frame: traceback.FrameSummary) -> str:
 
 
 def as_failure(error: BaseException) -> Exception:
-    """``error`` as something that ends a request and nothing else.
-
+    """``error`` as an error that ends a request and nothing else.
     A future refuses StopIteration; SystemExit, KeyboardInterrupt and CancelledError would end the loop or the task.
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):

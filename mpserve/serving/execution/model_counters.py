@@ -1,9 +1,9 @@
-"""The counts of all requests to one revision of a model in this worker. Knows no model, no format and no front end."""
+"""Counts the requests to one revision of a model in this worker. Knows no model, no format and no front end."""
 
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns, time_ns
-from typing import Protocol
 
+from mpserve.serving.models.spans import Timed
 from mpserve.state.counters import KEY, REVISION
 from mpserve.telemetry.metrics import Durations
 
@@ -15,28 +15,16 @@ SUCCESSES, FAILURES, ROWS, LAST, SUCCESS_NS, FAILURE_NS, QUEUE_NS, INPUT_NS, INF
 _MAX = 2**63 - 1
 
 
-class Counted(Protocol):
-    """What is counted of a request."""
-
-    arrived: int
-    """When its body was complete, on the clock of ``time.perf_counter_ns``."""
-    rows: int
-    executions: int
-    """Executions of the model that the request stands for: one of those in a batch stands for all."""
-    durations: list[int]
-    """Nanoseconds by span."""
-
-
 class ModelCounters:
-    """Counts in a block that only this worker writes, on its event loop only.
+    """Counts in a block of shared memory that only this worker writes, on its event loop only.
 
     The requests that are answered in one turn of the loop are written together, which takes half of the instructions for 16.
 
     Args:
         cells: the block.
-        wish: as of which the block was claimed.
-        durations: the histograms of the model's stages, kept short here.
-        soon: has a function called in the loop's next turn.
+        desired: the desired state for which the block was claimed.
+        durations: the histograms of the model's stages, which are flushed here.
+        soon: calls a function in the next turn of the loop.
     """
 
     __slots__ = ("_cells", "_durations", "_key", "_noted", "_soon", "desired")
@@ -55,14 +43,13 @@ class ModelCounters:
         self._soon = soon
         self._noted: list[tuple[int, ...]] = []
 
-    def succeeded(self, request: Counted) -> None:
-        """Count a request that was answered."""
+    def succeeded(self, request: Timed) -> None:
         if not self._noted:
             self._soon(self.flush)
         self._noted.append((request.rows, request.executions, perf_counter_ns() - request.arrived, *request.durations))
 
-    def failed(self, request: Counted) -> None:
-        """Count a request that was not answered, whoever is to blame."""
+    def failed(self, request: Timed) -> None:
+        """Count a request that was not answered, whoever's fault that is."""
         cells = self._cells
         if cells[KEY] != self._key:
             return
@@ -71,23 +58,23 @@ class ModelCounters:
         cells[FAILURE_NS] += perf_counter_ns() - request.arrived
 
     def flush(self) -> None:
-        """Write what has been noted."""
+        """Write the requests that were counted since the last flush."""
         cells, noted = self._cells, self._noted
         self._noted = []
         for durations in self._durations:
             if len(durations.noted) > durations.FULL:
                 durations.flush()
-        # Late requests may be of a model that was replaced, whose block is another's by now.
+        # A late request may belong to a replaced model, whose block another model has by now.
         if not noted or cells[KEY] != self._key:
             return
         cells[SUCCESSES] += len(noted)
         cells[LAST] = time_ns()
         total = noted[0] if len(noted) == 1 else map(sum, zip(*noted, strict=True))
-        rows, executions, duration, queue, given, infer, output = total
+        rows, executions, duration, queue, decode, infer, output = total
         cells[ROWS] = (cells[ROWS] + rows) & _MAX  # a tensor without elements may claim any number of rows
         cells[EXECUTIONS] += executions
         cells[SUCCESS_NS] += duration
         cells[QUEUE_NS] += queue
-        cells[INPUT_NS] += given
+        cells[INPUT_NS] += decode
         cells[INFER_NS] += infer
         cells[OUTPUT_NS] += output

@@ -1,6 +1,6 @@
-"""A model as one worker serves it: its versions, and of each its threads, its pipeline, its requests in flight, its end.
+"""A model as one worker serves it: its threads, its pipeline, its requests in flight, and its end.
 
-Nothing here knows how a model comes to be loaded, or that there are other workers.
+This module does not know how a model comes to be loaded, or that there are other workers.
 """
 
 import asyncio
@@ -9,17 +9,17 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, ServerNotReady
 from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.serving.execution.admission import Admission, InFlight, policy
 from mpserve.serving.execution.batcher import Batcher, limits
-from mpserve.serving.execution.executor import Executor
+from mpserve.serving.execution.executor import Executor, Watchdog
 from mpserve.serving.execution.model_counters import ModelCounters
 from mpserve.serving.execution.schedulers import BatchScheduler, LoopScheduler, Scheduler, ThreadScheduler
-from mpserve.serving.execution.watchdog import Watchdog
+from mpserve.serving.execution.stream import ModelStream
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.stages import VERBS, Stages, absent_stages, stages_of
 from mpserve.serving.models.tensors import TensorModel
@@ -30,20 +30,10 @@ from mpserve.telemetry.metrics import metrics
 logger = logging.getLogger(__name__)
 
 
-class Closing(Protocol):
-    """What can be closed before its end."""
-
-    async def aclose(self) -> None: ...
-
-
 class ModelInstance:
     """One version of a model in a worker: its threads and its pipeline.
-
-    ``one_of_several`` says that the model has other versions, so that logs and answers have to tell them apart.
-
-    Raises:
-        ConfigurationError: the model declares what cannot be: its concurrency, its batches, its
-            queue or deadline, or a tensor's datatype.
+    ``one_of_several``: the model has other versions, so logs and answers name the version.
+    Raises ConfigurationError if the model declares an impossible concurrency, batch, queue, deadline or datatype.
     """
 
     def __init__(self, model: Model, on_thread: Callable[[], object], one_of_several: bool, settings: Settings) -> None:
@@ -54,12 +44,9 @@ class ModelInstance:
         self.model = model
         self.one_of_several = one_of_several
         self.label = f"{model.name}{SEPARATOR}{model.version}" if one_of_several else model.name
-        """What it is called in logs and errors."""
         self.limits = limits(model, settings)
-        """Of its batches, if it has any."""
         self.executor = Executor(self.label, model.concurrency or 1, on_thread)
         self.durations = metrics().stage_durations(model.name, absent_stages(model))
-        """The histogram of each stage."""
         self.batcher = (
             Batcher(model, self.executor, self.limits, self.durations["predict"])
             if self.limits is not None and isinstance(model, TensorModel)
@@ -67,33 +54,24 @@ class ModelInstance:
         )
         join = None if self.batcher is None else self.batcher.join
         self.stages = {verb: stages_of(model, verb, self.durations, join) for verb in VERBS}
-        """By verb."""
         gated = model.concurrency is not None and self.batcher is None  # the batcher keeps to the concurrency itself
-        self.gate = asyncio.Semaphore(model.concurrency or 1) if gated else None
-        """Lets in as many asynchronous calls as the model allows; None: any number."""
+        self.gate = asyncio.Semaphore(model.concurrency or 1) if gated else None  # limits asynchronous calls
         self.schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
-        """By verb: who runs a request when."""
-        self.counters: ModelCounters | None = None
-        """Its counts in this worker, from its first request on."""
-        self.last_infer = 0
-        """Nanoseconds that it took for the last request."""
-        self.in_flight = InFlight()
-        """Keeps the model from being stopped, while a request is being answered by it."""
+        self.counters: ModelCounters | None = None  # set by the first request
+        self.last_infer = 0  # nanoseconds that the model took for the last request
+        self.in_flight = InFlight()  # delays the stop of the model
         rules = policy(model, settings)
         self.admission = Admission(model.name, self.label, self._slots(), rules, self.in_flight)
-        self.context = contextvars.copy_context()
-        """What a request has a copy of: lines that are logged in it name the model."""
+        self.context = contextvars.copy_context()  # each request gets a copy, so its log lines name the model
         self.context.run(model_in_log.set, self.label)
         self.declare(())
-        self.stuck = False
-        """Whether all its threads are in calls that do not come back."""
+        self.stuck = False  # whether all threads of the model are in calls that do not come back
         self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)
         self._own_calls = 0
-        self.streams: set[Closing] = set()
-        """Answers in parts that have not come to their end, which ``stop`` closes."""
+        self.streams: set[ModelStream] = set()  # answers in parts that have not ended; ``stop`` closes them
 
     def declare(self, inputs: Sequence[Tensor]) -> None:
-        """Keep what the model declares, which its ``load`` may have set; ``inputs`` of a model that speaks no arrays."""
+        """Keep the declared tensors, which ``load`` may have set; ``inputs`` are those of a model that is no TensorModel."""
         model = self.model
         speaks_arrays = isinstance(model, TensorModel)
         self.declared = declared_of(model.inputs if isinstance(model, TensorModel) else inputs)
@@ -109,14 +87,14 @@ class ModelInstance:
         return LoopScheduler(self.executor, stages, self.gate) if stages.waits else ThreadScheduler(self.executor)
 
     def _slots(self) -> float:
-        """Requests that can be answered at once; infinite where none ever waits."""
+        """The number of requests that can be answered at once; infinite if no request ever waits."""
         if self.batcher is None and self.model.concurrency is None:
             return math.inf if all(stage.is_async for stage in self.stages["predict"].stages) else 1
         size = self.limits.size if self.limits is not None and self.batcher is not None else 1
         return size * (self.model.concurrency or 1)
 
     async def call(self, method: Callable[[], Any]) -> Any:
-        """A method of the model: in its thread if it is synchronous, on the loop if it is not."""
+        """Call a method of the model: in its thread if the method is synchronous, else on the loop."""
         self._own_calls += 1
         try:
             return await call(method, self.executor)
@@ -124,9 +102,8 @@ class ModelInstance:
             self._own_calls -= 1
 
     def find_stuck(self, now: float) -> bool:
-        """Whether one of its threads, at ``now``, has been in one request for so long that it will not come back.
-
-        The model is out of service from then on, and what waits for its last thread is refused. To be called often.
+        """Whether a thread of the model has been in one call for too long at ``now``. To be called often.
+        A stuck thread takes the model out of service. If every thread is stuck, waiting requests are refused.
         """
         stuck = self._watchdog.look(now)
         if not stuck or self._own_calls:  # a load may take its time
@@ -145,16 +122,15 @@ class ModelInstance:
         return True
 
     def abandon_requests(self) -> None:
-        """Wait for requests in flight no longer: the worker ends."""
+        """End the wait for requests in flight: the worker ends."""
         self.in_flight.give_up()
 
     async def retire(self) -> None:
-        """Stop it once its requests in flight are done."""
         await self.in_flight.until_idle()
         await self.stop()
 
     async def stop(self) -> None:
-        """Run the model's ``stop`` in its own thread, and let its threads go. A failing one is logged."""
+        """Run the model's ``stop`` in its own thread, and end its threads. A failure is logged."""
         await asyncio.gather(*(stream.aclose() for stream in self.streams))
         try:
             if self.stuck:
@@ -170,7 +146,7 @@ class ModelInstance:
 
 
 async def call(method: Callable[[], Any], executor: Executor) -> Any:
-    """A method: in a thread of ``executor`` if it is synchronous, on the loop if it is not."""
+    """Call a method: in a thread of ``executor`` if the method is synchronous, else on the loop."""
     if inspect.iscoroutinefunction(method):
         return await method()
     result = await executor.run(method)

@@ -1,85 +1,42 @@
-"""Who runs a request when: the scheduler of a model, chosen once for each verb, when the model is added.
+"""The schedulers, which decide when and where a request runs. A scheduler is chosen for each verb when a model is added.
 
-``ThreadScheduler`` runs a request to completion in the model's thread, ``LoopScheduler`` on the event loop, for models with an
-asynchronous stage, and ``BatchScheduler`` together with others. Each knows of a request only what ``Scheduled`` says.
+``ThreadScheduler`` runs a request to completion in the model's thread. ``LoopScheduler`` runs a request on the event loop, for
+models with an asynchronous stage. ``BatchScheduler`` runs a request together with others.
 """
 
 import asyncio
 import contextvars
-from collections.abc import Callable
 from itertools import groupby
 from typing import Any, Protocol
 
-from mpserve.protocol.codec import Encoded, Inputs
-from mpserve.serving.execution.batcher import Batched, Batcher
-from mpserve.serving.execution.coroutine_runner import CoroutineRunner, Job
-from mpserve.serving.execution.executor import Executor, Outcome
+from mpserve.protocol.codec import Encoded
+from mpserve.serving.execution.batcher import Batcher
+from mpserve.serving.execution.coroutine_runner import CoroutineRunner
+from mpserve.serving.execution.executor import Executor
+from mpserve.serving.execution.scheduled import Scheduled
 from mpserve.serving.models.spans import QUEUE
 from mpserve.serving.models.stages import Stage, Stages, detached
 
-SMALL = 4096
-"""Bytes of a body that is decoded in the model's thread, in tens of microseconds, whatever the model takes."""
+SMALL = 4096  # bytes of a body that is always decoded in the model's thread
 BRIEF = 1_000_000
-"""Nanoseconds. A model that takes longer may release the GIL for all that time, and goes on with one request while the event
-loop decodes the next."""
+"""Nanoseconds. A model that takes longer may release the GIL meanwhile, so the event loop decodes the next request."""
 
-INLINE = 65536
-"""Bytes of an answer that are compressed on the event loop; more cost milliseconds."""
-
-LARGE = 262144
-"""Bytes of a body from which on the loop always decodes it: to search it for a timeout would take longer than that is worth."""
-
+LARGE = 262144  # bytes of a body that the loop always decodes: a search for a timeout would take too long
+INLINE = 65536  # bytes of an answer that are compressed on the event loop; more bytes cost milliseconds
 TIMEOUT = b"timeout"
-LETTER, BACKSLASH = b"o\\"
-"""Most bodies are numbers, in which one letter is found to be missing at a tenth of the cost."""
-
-
-class Scheduled(Batched, Outcome[Any], Job, Protocol):
-    """A request as its scheduler sees it."""
-
-    head: Any
-    body: bytes
-    infer_before: int
-    """Nanoseconds that the model took for the request before this one."""
-    inputs: Inputs | None
-    """What the body holds, once the request is decoded."""
-
-    def prepare(self) -> None:
-        """Decode the request, unless that is done, and limit its time as it asks; on the event loop."""
-
-    def run(self) -> Any:
-        """Decode, run all stages and encode, in the model's thread."""
-
-    def run_stages(self, stages: tuple[Stage, ...], value: Any) -> Any:
-        """Run synchronous stages one after the other, in the model's thread."""
-
-    def spend(self, span: int, note: Callable[[float], object] | None) -> None:
-        """Account the time since the last lap to a stage of this span, whose histogram ``note`` takes its seconds."""
-
-    def lap(self, span: int) -> int:
-        """Account the time since the last lap to a span. Gives this moment."""
-
-    def encode(self, result: Any) -> Any:
-        """What the codec makes of the model's answer."""
-
-    def compress(self, outcome: Any) -> Any:
-        """The answer in a content coding that the client takes."""
-
-    def fail(self, error: BaseException) -> None:
-        """End with this error."""
+LETTER, BACKSLASH = b"o\\"  # most bodies are numbers: to find that one letter is missing costs a tenth
 
 
 class Scheduler(Protocol):
-    """Runs requests, and tells each its outcome."""
+    """Runs requests, and gives each its outcome."""
 
     def submit(self, request: Any) -> None:
         """Take a request that has been admitted; on the event loop."""
 
 
 class ThreadScheduler:
-    """Runs each request to completion in the model's thread: decoded, answered and encoded in one go.
-
-    For a small request tasks, futures and hand-overs are half of the cost, and data that stays in one thread stays in its cache.
+    """Runs each request to completion in the model's thread: decodes, runs the stages, encodes.
+    Tasks, futures and hand-overs would be half of the cost of a small request, and the data stays in the thread's cache.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -87,7 +44,7 @@ class ThreadScheduler:
 
     def submit(self, request: Scheduled) -> None:
         body = request.body
-        # The loop decodes a request whose body may hold a timeout, or where the thread has better things to do.
+        # The loop decodes a request whose body may hold a timeout, and a large body while the thread is busy.
         if (
             (len(body) > SMALL and (request.infer_before >= BRIEF or len(body) > LARGE))
             or BACKSLASH in body
@@ -103,25 +60,24 @@ class ThreadScheduler:
 
 
 class LoopScheduler:
-    """Runs the asynchronous stages of requests on the event loop, and the others in the model's thread.
+    """Runs the asynchronous stages of requests on the event loop, and the other stages in the model's thread.
 
     Args:
         executor: runs the synchronous stages.
-        stages: of the verb.
-        gate: lets in as many requests at the same time as the model allows; None: any number.
+        stages: the stages of the verb.
+        gate: limits the requests that run at the same time; None: no limit.
     """
 
     def __init__(self, executor: Executor, stages: Stages, gate: asyncio.Semaphore | None) -> None:
         self._executor = executor
         self._groups = [(is_async, tuple(group)) for is_async, group in groupby(stages.stages, lambda s: s.is_async)]
-        self._only = stages.stages[0] if stages.waits and len(stages.stages) == 1 else None
-        """The stage, if there is but one."""
+        self._only = stages.stages[0] if stages.waits and len(stages.stages) == 1 else None  # of a single stage
         self._gate = gate
-        self._runner: CoroutineRunner[Scheduled] = CoroutineRunner(self._run if gate is None else self._run_gated)
+        self._runner = CoroutineRunner(self._run if gate is None else self._run_gated)
 
     def submit(self, request: Scheduled) -> None:
         try:
-            request.prepare()  # which may limit the time that it waits at the gate
+            request.prepare()  # may limit the time at the gate
         except Exception as error:
             request.fail(error)
         else:
@@ -151,7 +107,6 @@ class LoopScheduler:
         return await self._executor.run(request.compress, value)
 
     async def _through(self, request: Scheduled) -> Any:
-        """Run all stages, and encode."""
         value = request.value
         request.begun = self._groups[0][0]  # else it waits for the thread
         for is_async, stages in self._groups[:-1]:
@@ -173,7 +128,7 @@ class LoopScheduler:
         return value
 
     async def _in_thread(self, request: Scheduled, stages: tuple[Stage, ...], value: Any, are_last: bool) -> Any:
-        """Run stages in the model's thread. What they leave in context variables is there for the stages behind them."""
+        """Run stages in the model's thread. Later stages see the context variables that these stages set."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         context = contextvars.copy_context()
@@ -194,7 +149,7 @@ def _run_stages(request: Scheduled, stages: tuple[Stage, ...], value: Any, are_l
 
 
 class BatchScheduler:
-    """Lets requests that are nothing but arrays join the batches of a model."""
+    """Puts requests whose only stage is predict on arrays into the batches of a model."""
 
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher

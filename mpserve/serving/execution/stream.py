@@ -1,8 +1,8 @@
-"""An answer that a model gives in parts: a generator, asynchronous or not, or any other iterator.
+"""An answer in parts: the model returns a generator, asynchronous or not, or any other iterator.
 
-Each step of a synchronous iterator is a job of its own for the model's threads, so other requests are answered between two
-steps; a step of an asynchronous one runs on the event loop, and both count as one call for ``concurrency``. A part is encoded
-within its step: a model may use its arrays again in its next step. The model is held until the end or ``aclose``.
+Each step of a synchronous iterator is a job for the model's threads, so other requests are answered between two steps. A step
+of an asynchronous iterator runs on the event loop. Both count as a call for ``concurrency``. A part is encoded within its
+step: a model may use its arrays again in its next step. The model is held until the end or ``aclose``.
 """
 
 import asyncio
@@ -17,44 +17,33 @@ from mpserve.errors import DeadlineExceeded, ServerNotReady
 from mpserve.serving.execution.executor import Executor, as_failure
 
 logger = logging.getLogger(__name__)
-
 Source = Iterator[Any] | AsyncIterator[Any]
-
-END = object()
-"""What a step gives when there is nothing more."""
+END = object()  # the result of a step after the last part
 
 
 class Streaming(Protocol):
-    """The request that is answered in parts."""
+    """The request that is answered in parts.
+    ``late`` makes the error for a first part that is not there in time. ``stream_ended`` lets go of the model.
+    """
 
     context: contextvars.Context
+    label: str
 
-    @property
-    def label(self) -> str:
-        """The name of the model in logs."""
-
-    def encode_part(self, part: Any) -> bytes:
-        """The bytes of a part."""
-
-    def blame(self, error: BaseException) -> Exception:
-        """What the client is told of a failure, which is logged."""
-
-    def late(self, seconds: float) -> DeadlineExceeded:
-        """What the client is told where the first part was not there in time."""
-
-    def stream_ended(self, is_whole: bool) -> None:
-        """The model is held no longer."""
+    def encode_part(self, part: Any) -> bytes: ...
+    def blame(self, error: BaseException) -> Exception: ...
+    def late(self, seconds: float) -> DeadlineExceeded: ...
+    def stream_ended(self, is_whole: bool) -> None: ...
 
 
 class ModelStream(AsyncIterator[bytes]):
-    """The parts of one answer. Whoever is given one reads it to its end or its first error, or calls ``aclose``.
+    """The parts of one answer. The reader reads to the end or to the first error, or calls ``aclose``.
 
     Args:
-        request: is answered.
-        source: what the model returned.
+        request: the request to answer.
+        source: the iterator that the model returned.
         executor: runs the steps of a synchronous source.
-        gate: lets in as many steps of asynchronous sources as the model allows; None: any number.
-        within: seconds in which the first part must be there; infinite: any number.
+        gate: limits the steps of asynchronous sources; None: no limit.
+        within: seconds in which the first part must be there; infinite: no limit.
     """
 
     def __init__(
@@ -73,26 +62,22 @@ class ModelStream(AsyncIterator[bytes]):
             if isinstance(source, AsyncIterator)
             else InThread(source, executor, request)
         )
-        self._first: Any = None
-        """The first part, where it was read ahead."""
+        self._first: Any = None  # the first part, if ``prime`` has read it
         self._step: asyncio.Future[Any] | None = None
         self._exhausted = False
         self._closing: asyncio.Future[None] | None = None
 
     async def prime(self) -> None:
-        """Read the first part ahead, so that a failure until then is no part of the answer.
-
-        Raises:
-            MPServeError: as ``__anext__``.
-        """
+        """Read the first part ahead, so that a failure of the first part can be answered. Raises as ``__anext__``."""
         self._first = await anext(self, END)
 
     async def __anext__(self) -> bytes:
-        """The next part. At an error and at the end the stream is closed.
+        """The next part. An error and the end close the stream.
 
         Raises:
-            MPServeError: the model has failed, and the log says how; DeadlineExceeded if it is the first part and late;
-                ServerNotReady if the worker had to end before the answer did.
+            MPServeError: the model failed, and the log has the details.
+            DeadlineExceeded: the first part is late.
+            ServerNotReady: the worker ended before the answer did.
         """
         first, self._first = self._first, None
         if first is END or self._exhausted:
@@ -114,7 +99,7 @@ class ModelStream(AsyncIterator[bytes]):
     async def _next(self) -> Any:
         if self._closing is None:
             self._step = self.request.context.copy().run(asyncio.ensure_future, self._steps.step())
-            # Not awaited itself, since a reader that is cancelled is something else than a step that is.
+            # Not awaited directly: a cancelled reader differs from a cancelled step.
             within, self._within = self._within, math.inf
             await asyncio.wait({self._step}, timeout=None if within == math.inf else within)
             if not self._step.done():
@@ -125,13 +110,12 @@ class ModelStream(AsyncIterator[bytes]):
         raise ServerNotReady("the answer was cut short: its generator was closed")
 
     async def aclose(self) -> None:
-        """Advance the model no further, run the ``finally`` blocks of its generator, and let it go."""
+        """Stop the model's iterator, run the ``finally`` blocks of its generator, and let go of the model."""
         closing = self.close()
         if not self._late:  # else the client would wait for the step that is late
             await asyncio.shield(closing)
 
     def close(self) -> "asyncio.Future[None]":
-        """Begin with what ``aclose`` does; gives the end of that."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
         return self._closing
@@ -150,22 +134,20 @@ class ModelStream(AsyncIterator[bytes]):
 
 
 class Steps(Protocol):
-    """An iterator of either kind."""
+    """The steps of an iterator of either kind. ``closing``: a cancelled step was cancelled by ``ModelStream``."""
 
     closing: bool
-    """Whether a step that is cancelled is cancelled from here."""
 
     async def step(self) -> Any:
-        """The next part, encoded, or END. Whatever the iterator raises comes through as an ``Exception``."""
+        """The next part, encoded, or END. Raises whatever the iterator raises, as an ``Exception``."""
 
     async def close(self) -> None:
-        """Close the iterator, if it is of a kind that can be closed; after the step that is under way."""
+        """Close the iterator after the present step, if the iterator can be closed."""
 
 
 class InThread:
-    """A synchronous iterator: each step, and its end, is a job for the model's threads.
-
-    Steps run in the context of the request: what one step leaves in a context variable is there for the next.
+    """A synchronous iterator: each step, and the close, is a job for the model's threads.
+    Steps run in the context of the request: the next step sees the context variables that a step sets.
     """
 
     closing = False
@@ -174,8 +156,7 @@ class InThread:
         self._source = source
         self._executor = executor
         self._request = request
-        self._alone = threading.Lock()
-        """With several threads the end could come in the midst of a step, for which nobody waits any more."""
+        self._alone = threading.Lock()  # with several threads the close could come during a step
 
     async def step(self) -> Any:
         return await self._run(self._advance, self._request.context)
@@ -219,7 +200,7 @@ class OnLoop:
     async def _advance(self) -> Any:
         try:
             part = await anext(self._source, END)
-        except (SystemExit, KeyboardInterrupt) as error:  # they would end the loop, and with it the worker
+        except (SystemExit, KeyboardInterrupt) as error:  # these would end the loop, and with it the worker
             raise as_failure(error) from error
         except asyncio.CancelledError as error:
             if self.closing:

@@ -1,6 +1,6 @@
-"""An output as classes instead of values: the highest of them, each as ``value:index`` (Triton, classification extension).
+"""An output as classes instead of values: the highest values, each as ``value:index`` (Triton, classification extension).
 
-Knows outputs and nothing of requests.
+Knows outputs and no requests.
 
 Source: Triton's docs/protocol/extension_classification.md, and the classifications of its servers (classification.cc).
 """
@@ -17,15 +17,11 @@ _WITHOUT_ORDER = ("BOOL", "BYTES")
 
 
 def classified(output: InferOutput, count: int) -> InferOutput:
-    """The ``count`` highest values of each row, or all if there are fewer, as BYTES [rows, count].
-
-    The first dimension is the batch, as everywhere with tensor models, and the others together are a row; an output of one
-    dimension is one row, and its classes are BYTES [count]. Of equal values the first comes first, and NaN comes last.
-    A value is written so that it reads back as the same one (Triton cuts it to six decimals), FP16 and BF16 as FP32.
-
-    Raises:
-        InvalidInput: the output is BOOL or BYTES, which have no highest values.
-        InferenceError: the output does not fit its declaration.
+    """The ``count`` highest values of each row, or all values if a row has fewer, as BYTES [rows, count].
+    The first dimension is the batch, and the other dimensions together are a row. An output of one dimension is one row, with
+    classes BYTES [count]. Of equal values the first comes first; NaN comes last. A value is written so that it reads back as
+    the same value (Triton cuts it to six decimals), FP16 and BF16 as FP32.
+    Raises InvalidInput if the output is BOOL or BYTES; InferenceError if the output does not fit its declaration.
     """
     if output.datatype in _WITHOUT_ORDER:
         raise InvalidInput(

@@ -1,7 +1,6 @@
-"""A model's configuration as Triton tells it (``extension_model_configuration.md``), drawn from what the model declares.
+"""The configuration of a model, with Triton's fields (``extension_model_configuration.md``), from the model's declaration.
 
-Triton's clients read it to learn how to ask: perf_analyzer takes ``max_batch_size`` and the tensors from it. It knows no
-front end: a document has Triton's fields, for JSON and protobuf alike.
+Triton's clients read it: perf_analyzer takes ``max_batch_size`` and the tensors from it. This module knows no front end.
 """
 
 from inspect import isasyncgenfunction, isgeneratorfunction
@@ -16,11 +15,7 @@ DATA_TYPES = {datatype: f"TYPE_{datatype}" for datatype in DATATYPES} | {"BYTES"
 
 
 async def configuration(core: ServerCore, name: str, version: str | None) -> dict[str, Any]:
-    """The configuration of a model, or of one version of it.
-
-    Raises:
-        MPServeError: as ``ServerCore.find``.
-    """
+    """The configuration of a model, or of one version of it. Raises MPServeError as ``ServerCore.find``."""
     instance = core.find(name, version)
     inputs, outputs = await core.describe(instance)
     predict = instance.model.predict
@@ -37,7 +32,7 @@ async def configuration(core: ServerCore, name: str, version: str | None) -> dic
 
 
 def _tensor(spec: Spec, batched: int) -> dict[str, Any]:
-    """``dims`` of a model that is batched leave the batch out (Triton, ``model_configuration.md``, "Maximum Batch Size")."""
+    """``dims`` of a batched model omit the batch (Triton, ``model_configuration.md``, "Maximum Batch Size")."""
     dims = list(spec.get("shape") or ())
     data_type = DATA_TYPES.get(str(spec.get("datatype")), "TYPE_INVALID")
     return {"name": spec.get("name"), "data_type": data_type, "dims": dims[1:] if batched else dims}

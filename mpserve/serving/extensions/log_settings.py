@@ -1,8 +1,7 @@
 """The log settings that clients read and change while the server runs (Triton, ``extension_logging.md``), for all workers.
 
-A change is one number in shared memory, which each worker follows on its tick, also one that is respawned later. Python has
-one level where Triton has a switch for each severity, so the switches of what is more severe are on if one of them is.
-It knows no front end.
+A change is one number in shared memory, which each worker follows on its tick, and also a worker that is respawned later.
+Python has one level where Triton has a switch for each severity: a switch turns on all higher severities. Knows no front end.
 """
 
 import logging
@@ -25,13 +24,13 @@ DEFAULTS: Mapping[str, Any] = {
     "log_verbose_level": 0,
     "log_format": "default",
 }
-"""Triton's settings with its defaults, which a setting goes back to when it is sent without a value."""
+"""Triton's settings and defaults. A setting that is sent without a value returns to its default."""
 
 FIXED = {
     "log_file": "lines go to stderr; use --log_config_file for another place",
     "log_format": "use --log_format or --log_config_file",
 }
-"""The settings that cannot be changed, and what can be done instead."""
+"""The settings that cannot be changed, and the way to get the same effect."""
 
 SEVERITIES = {"log_info": logging.INFO, "log_warning": logging.WARNING, "log_error": logging.ERROR}
 STEP = logging.ERROR - logging.WARNING
@@ -44,15 +43,12 @@ class LogSettings:
         self.core = core
 
     def told(self) -> dict[str, Any]:
-        """All settings as they are."""
-        return _told(self._level)
+        return _settings_at(self._level)
 
     async def change(self, changes: Mapping[str, Any]) -> None:
-        """Change these settings, in every worker; one that is None goes back to its default.
-
-        Raises:
-            InvalidInput: there is no such setting, or it does not take this value, or not together with another one.
-            NotSupported: it cannot be changed.
+        """Change these settings in every worker; None returns a setting to its default.
+        Raises InvalidInput if a setting is unknown, or its value is invalid, alone or together with another setting;
+        NotSupported if a setting cannot be changed.
         """
         checked = {name: _checked(name, value) for name, value in changes.items()}
         if checked:
@@ -60,7 +56,7 @@ class LogSettings:
             self.follow()
 
     def follow(self) -> None:
-        """Log in this process at the level that clients have set, if they have. To be called often; costs little."""
+        """Log in this process at the level that clients have set, if any. To be called often; costs little."""
         level = self.core.board.log_level
         if level and level != logging.getLogger().level:
             set_level(level)
@@ -77,7 +73,7 @@ class LogSettings:
         logger.warning("a client has set the log level to %s", logging.getLevelName(level))
 
 
-def _told(level: int) -> dict[str, Any]:
+def _settings_at(level: int) -> dict[str, Any]:
     switches = {name: level <= severity for name, severity in SEVERITIES.items()}
     return {**DEFAULTS, **switches, "log_verbose_level": int(level <= logging.DEBUG)}
 
@@ -97,17 +93,17 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _changed(level: int, changes: Mapping[str, Any]) -> int:
-    """The level once these settings are made."""
+    """The level after these changes."""
     if "log_verbose_level" in changes:
         level = logging.DEBUG if changes["log_verbose_level"] else max(level, logging.INFO)
     for name, severity in SEVERITIES.items():
         if name in changes:
             level = min(level, severity) if changes[name] else max(level, severity + STEP)
-    told = _told(level)
+    settings = _settings_at(level)
     for name, value in changes.items():
-        if bool(told[name]) != bool(value):
+        if bool(settings[name]) != bool(value):
             raise InvalidInput(
-                f"log setting '{name}' cannot be {show(value)} together with the others: what is less severe is logged"
-                " only along with all that is more severe"
+                f"log setting '{name}' cannot be {show(value)} together with the others: a severity is logged only along with"
+                " all higher severities"
             )
     return level

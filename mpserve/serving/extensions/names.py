@@ -1,4 +1,4 @@
-"""The V2 extensions that are spoken, by the names that Triton gives them: what server metadata lists, whoever is asked."""
+"""The V2 extensions that the server supports, by Triton's names, for server metadata."""
 
 from mpserve.config.settings import Settings
 
@@ -15,5 +15,4 @@ EXTENSIONS = (
 
 
 def extensions(settings: Settings) -> list[str]:
-    """Those that a server with these options speaks."""
     return [*EXTENSIONS, *(["system_shared_memory"] if settings.allow_client_shm else [])]

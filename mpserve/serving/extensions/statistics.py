@@ -1,8 +1,7 @@
-"""The statistics of the server's models (Triton, ``extension_statistics.md``): counted by each worker, told for all.
+"""The statistics of the server's models (Triton, ``extension_statistics.md``): each worker counts, and any worker answers.
 
-Triton counts in one process. Here the sum over all slots of the shared counters is the server's, whichever worker is asked,
-and includes what workers counted that are gone. A model that is loaded anew begins at zero, as Triton's does. It knows no
-front end: what it tells has Triton's fields, for JSON and protobuf alike.
+Triton counts in one process. Here the sum over all slots of the shared counters is the server's total, which includes the
+counts of workers that have ended. A reloaded model begins at zero, as Triton's does. Knows no front end.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ NONE = {"count": 0, "ns": 0}
 
 
 def counters_of(core: ServerCore, instance: ModelInstance) -> ModelCounters:
-    """Where this worker counts the requests to a model from now on, until the wish changes; ``instance`` keeps it."""
+    """Claim the counters of a model in this worker, until the desired state changes; ``instance`` keeps them."""
     desired = core.desired
     live = {spec.revision for spec in (*desired.models.values(), *desired.candidates.values())}
     revision = desired.models[instance.model.name].revision
@@ -41,11 +40,11 @@ def counters_of(core: ServerCore, instance: ModelInstance) -> ModelCounters:
 
 
 def _key(core: ServerCore, instance: ModelInstance) -> int:
-    """What the counts of this revision of a model are known by, in every worker."""
+    """The key of the counters of this revision of a model, the same in every worker."""
     model = instance.model
-    told = repr((model.name, model.version, core.desired.models[model.name].revision))
-    digest = hashlib.blake2b(told.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True) | 1  # odd: none of the keys that nobody has
+    identity = repr((model.name, model.version, core.desired.models[model.name].revision))
+    digest = hashlib.blake2b(identity.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) | 1  # odd: never the key of a free block
 
 
 class Statistics:
@@ -55,10 +54,8 @@ class Statistics:
         self.core = core
 
     def told(self, name: str = "", version: str | None = None) -> list[dict[str, Any]]:
-        """``model_stats`` of one version of a model, of all its versions, or without a name of all that is served.
-
-        Raises:
-            MPServeError: as ``ServerCore.find``.
+        """``model_stats`` of one version of a model, of all its versions, or, without a name, of all models.
+        Raises MPServeError as ``ServerCore.find``.
         """
         return [self._of(instance) for instance in self._named(name, version)]
 

@@ -1,7 +1,4 @@
-"""The trace settings as Triton's clients read them (``extension_trace.md``): nothing is traced, and that cannot be changed.
-
-It knows no front end.
-"""
+"""The trace settings of Triton (``extension_trace.md``): nothing is traced, and no setting can be changed. Knows no front end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,15 +14,12 @@ SETTINGS: Mapping[str, list[str]] = {
     "log_frequency": ["0"],
     "trace_mode": ["triton"],
 }
-"""Triton's settings with its defaults, each as a list of words."""
+"""Triton's settings and defaults, each as a list of words."""
 
 
 def refuse_changes(changes: Mapping[str, Any]) -> None:
-    """Accept settings that are as they are, or None; each is a word, a number or a list of words.
-
-    Raises:
-        InvalidInput: there is no such setting.
-        NotSupported: any other value.
+    """Accept present values and None; a value is a word, a number or a list of words.
+    Raises InvalidInput for an unknown setting; NotSupported for any other value.
     """
     for name, value in changes.items():
         if name not in SETTINGS:

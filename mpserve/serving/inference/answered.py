@@ -1,4 +1,4 @@
-"""An inference request that a task waits for: how an ASGI endpoint and a gRPC call ask."""
+"""An inference request that a task awaits, for ASGI endpoints and gRPC calls."""
 
 import asyncio
 import math
@@ -14,10 +14,8 @@ from mpserve.serving.repository.core import ServerCore
 async def answered(
     core: ServerCore, head: RequestHead, body: bytes, within: float = math.inf
 ) -> tuple[InferenceRequest, Encoded | ModelStream]:
-    """As ``begin``, for a task that waits for the answer. A task that is cancelled takes its request with it.
-
-    Raises:
-        MPServeError: there is no answer. The failure has been logged where it must be.
+    """Begin a request, and await its answer. A task that is cancelled cancels its request.
+    Raises MPServeError if the request fails; the failure has been logged.
     """
     reply = Awaited()
     request = begin(core, head, body, reply, within)
@@ -29,7 +27,7 @@ async def answered(
 
 
 class Awaited:
-    """A reply that is waited for, on the running event loop."""
+    """A reply whose ``future`` a task awaits."""
 
     def __init__(self) -> None:
         self.future: asyncio.Future[Encoded | ModelStream] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,7 @@
-"""An inference request from the moment its body is complete to its answer, on one way, whatever the format and front end.
+"""An inference request, from the moment its body is complete to its answer, for every format and front end.
 
-``begin`` is how every front end enters, and ``Reply`` is how every answer leaves. In between there is one object, which is
-queued, cancelled, timed, counted, blamed and answered: ``InferenceRequest``. Who runs it when is for its scheduler to say.
+Every front end enters by ``begin``, and every answer leaves by the ``Reply``. In between there is one object, the
+``InferenceRequest``, which is queued, cancelled, timed, counted and answered. A scheduler decides when and where it runs.
 """
 
 import asyncio
@@ -12,20 +12,18 @@ from time import perf_counter_ns
 from typing import Any
 
 from mpserve.errors import ModelNotReady, MPServeError, Overloaded
-from mpserve.protocol.codec import Encoded, Inputs, Outputs, Parts
-from mpserve.protocol.coding import compressed
+from mpserve.protocol.codec import Encoded, Inputs, Outputs, Parts, compressed
 from mpserve.protocol.compression import decompress
 from mpserve.protocol.messages import InferResponse
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.execution.admission import asked_seconds
-from mpserve.serving.execution.deadline import Deadline
+from mpserve.serving.execution.admission import TIMEOUT, Deadline, asked_seconds
 from mpserve.serving.execution.executor import as_failure
 from mpserve.serving.execution.model_instance import ModelInstance
+from mpserve.serving.execution.schedulers import Scheduler
 from mpserve.serving.execution.stream import Source
 from mpserve.serving.extensions.statistics import counters_of
-from mpserve.serving.inference.ahead import Ahead
 from mpserve.serving.inference.answer_in_parts import AnswerInParts, close_unread
-from mpserve.serving.inference.request_head import Reply, RequestHead, Status
+from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.inference.requested_outputs import NOTHING, Treatments, completed, select, take_treatments
 from mpserve.serving.models.faults import blame, refuse_promise, report
 from mpserve.serving.models.fit import STREAMS, WHOLE, fit_inputs, fit_outputs
@@ -36,25 +34,20 @@ from mpserve.serving.shared_memory.tensors import fetch_inputs
 from mpserve.state.scoreboard import IN_FLIGHT
 from mpserve.telemetry.logging import Ids, request_id
 
-TIMEOUT = "timeout"
-"""The request parameter, in microseconds (Triton, ``extension_schedule_policy.md``)."""
-
-INLINE = 65536
-"""Bytes of a compressed body that are expanded on the event loop; more cost milliseconds and go to a thread."""
+INLINE = 65536  # bytes of a compressed body that the event loop expands; more bytes cost milliseconds
 
 
 def begin(
     core: ServerCore, head: RequestHead, body: bytes, reply: Reply, within: float = math.inf
 ) -> "InferenceRequest":
-    """Begin to answer a request, for which the client waits ``within`` so many seconds; on the event loop.
-
-    A request that is refused at once is answered before this returns.
+    """Begin to answer a request, on the event loop. The client waits ``within`` seconds.
+    A request that is refused at once is answered before this function returns.
     """
     request = InferenceRequest(core, head, body, reply)
     try:
         scheduler = request.enter(within).schedulers[head.verb]
         if head.content_encoding is not None and len(body) > INLINE:
-            core.helper.submit(request.context, request.decode, Ahead(request, scheduler))
+            core.helper.submit(request.context, request.decode, DecodedAhead(request, scheduler))
         else:
             scheduler.submit(request)
     except Exception as error:  # whatever it is, the client waits for an answer
@@ -62,21 +55,34 @@ def begin(
     return request
 
 
+class DecodedAhead:
+    """Takes the outcome of decoding a large compressed body in a helper's thread, and submits or fails the request."""
+
+    def __init__(self, request: "InferenceRequest", scheduler: Scheduler) -> None:
+        self._request = request
+        self._scheduler = scheduler
+        self.done = self.cancelled = request.done
+
+    def set_result(self, inputs: Inputs, /) -> None:
+        self._scheduler.submit(self._request)
+
+    def set_exception(self, error: Exception, /) -> None:
+        self._request.fail(error)
+
+
 class InferenceRequest(Timed):
-    """One request. Its thread writes ``begun`` and the spans, and the event loop all else, so there is nothing to lock."""
+    """One request. A thread writes ``begun`` and the spans, the event loop writes all else, so nothing needs a lock."""
 
     __slots__ = (
         "_counters", "_place", "begun", "body", "context", "core", "deadline", "head", "headers", "identity",
         "infer_before", "inputs", "instance", "kind", "over", "parts", "reply", "requested", "response_headers",
-        "rows", "seconds", "stages", "task", "value", "version",
+        "seconds", "stages", "task", "value", "version",
     )  # fmt: skip
 
-    instance: ModelInstance
-    """The model, once the request is admitted."""
+    instance: ModelInstance  # set by ``enter``
+    kind: object  # set by the batcher
     stages: Stages
-    """What the model does with it."""
-    version: str | None
-    """The version that the answer names: the one that the client has named, or any where the model has several."""
+    version: str | None  # the version in the answer: the one that the client named, or any of several versions
 
     def __init__(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> None:
         self.arrived = self.mark = perf_counter_ns()
@@ -85,31 +91,23 @@ class InferenceRequest(Timed):
         self.body = body
         self.reply = reply
         self.identity = head.identity or next(Ids.new)
-        self.begun = False
-        """Whether the model, or the decoder in its thread, has begun with it."""
-        self.over = False
-        """Whether its outcome is known, or nobody wants it any more."""
-        self.parts: AnswerInParts | None = None
-        """The answer in parts, as long as it lasts."""
+        self.begun = False  # whether the decoder or the model has begun with the request
+        self.over = False  # whether the outcome is known, or nobody waits for the outcome
+        self.parts: AnswerInParts | None = None  # while it lasts
         self.deadline: Deadline | None = None
         self.durations = [0, 0, 0, 0]
-        """Nanoseconds by span."""
         self.executions = 1
-        """Executions of the model that it stands for: one request of a batch stands for all."""
         self.rows = 1
         self.inputs: Inputs | None = None
-        self.value: Any = None
-        """What the first stage is given: arrays, a message, or a V1 payload."""
+        self.value: Any = None  # the input of the first stage: arrays, a message, or a V1 payload
         self.headers: Headers | None = None
-        self.response_headers: Headers | None = None
-        """The headers that the model has set for the answer; None: it has not asked for them."""
+        self.response_headers: Headers | None = None  # set if the model takes the headers of the answer
         self.requested: Treatments = NOTHING
-        self.task: asyncio.Task[None] | None = None
-        """The task that it has to itself, if it waits on the event loop."""
+        self.task: asyncio.Task[None] | None = None  # the task in which the request waits alone
         self._place = 0
 
     def enter(self, within: float) -> ModelInstance:
-        """Find the model and be admitted to it. Held, in flight and timed from now on; gives the model.
+        """Find the model, and admit the request to the model. The request is in flight and timed from now on.
 
         Raises:
             ModelNotFound: no such model or version.
@@ -141,31 +139,23 @@ class InferenceRequest(Timed):
             self.deadline = admission.deadline(self, seconds)
         return instance
 
-    @property
-    def status(self) -> Status:
-        if self.parts is not None:
-            return Status.STREAMING
-        return Status.DONE if self.over else Status.RUNNING if self.begun else Status.QUEUED
-
     def own_headers(self) -> tuple[Headers, Headers]:
-        """The headers of the request, a copy that the model may change, and those of the answer, which it may fill."""
+        """A copy of the request's headers, which the model may change, and the answer's headers, which it may fill."""
         if self.headers is None or self.response_headers is None:
             self.headers, self.response_headers = self.head.headers.copy(), {}
         return self.headers, self.response_headers
 
     def in_context(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function where whatever is logged names the request; a model's thread may be in its own context."""
+        """Call a function in a context whose log lines name the request. A thread may be using the request's own context."""
         context = self.context.copy() if self._place else contextvars.copy_context()
         context.run(request_id.set, self.identity)
         context.run(function, *args)
 
-    # From bytes to an answer, where the scheduler says
+    # From bytes to an answer, in the thread that the scheduler chooses
 
     def prepare(self) -> None:
-        """Decode the request, unless that is done, and limit its time as it asks; on the event loop.
-
-        Raises:
-            MPServeError: as ``decode``; Overloaded: it cannot be answered in the time that it asks for.
+        """Decode the request, unless it is decoded, and apply its parameter ``timeout``; on the event loop.
+        Raises MPServeError as ``decode``; Overloaded: it cannot be answered in the time that it asks for.
         """
         inputs = self.decode() if self.inputs is None else self.inputs
         if inputs.parameters and TIMEOUT in inputs.parameters:
@@ -178,11 +168,8 @@ class InferenceRequest(Timed):
                 self.deadline = admission.deadline(self, self.seconds)
 
     def decode(self) -> Inputs:
-        """Read the body, and make of it what the model takes.
-
-        Raises:
-            InvalidInput: the format, or what the model declares, does not allow it.
-            NotSupported: it asks for what is not offered.
+        """Read the body, and make the input of the first stage from it.
+        Raises InvalidInput if the format or the model's declaration forbids the input; NotSupported for an unknown feature.
         """
         instance, head, body = self.instance, self.head, self.body
         self.body = b""
@@ -224,7 +211,6 @@ class InferenceRequest(Timed):
         return outcome if self.head.accept_encoding is None else self.compress(outcome)
 
     def run_stages(self, stages: tuple[Stage, ...], value: Any) -> Any:
-        """Run synchronous stages one after the other."""
         for call, _, note, span in stages:
             try:
                 value = call(value, self)
@@ -233,7 +219,7 @@ class InferenceRequest(Timed):
         return value
 
     def spend(self, span: int, note: Callable[[float], object] | None) -> None:
-        """Account the time since the last lap to a stage of this span, whose histogram ``note`` takes its seconds."""
+        """Add the time since the last lap to ``span``, and give the seconds to the histogram ``note``."""
         now = perf_counter_ns()
         passed = now - self.mark
         self.durations[span] += passed
@@ -242,13 +228,10 @@ class InferenceRequest(Timed):
             note(passed * NANO)
 
     def encode(self, result: Any, tensors: list[NamedArray] | None = None) -> "Encoded | Source":
-        """What the codec makes of the model's answer, in memory of its own; an answer in parts as it is.
-
-        ``tensors``: the answer, if it is known already to fit what the model declares.
-
-        Raises:
-            InferenceError: the model has not answered as it declares, or the format cannot carry its answer.
-            InvalidInput: an output was asked for that is not there.
+        """Encode the model's answer, in memory of its own; an answer in parts is returned as it is.
+        ``tensors``: the answer, if it is known to fit the declaration.
+        Raises InferenceError if the model has not answered as it declares, or the format cannot carry its answer;
+        InvalidInput if an output was asked for that is not there.
         """
         instance, inputs, is_known = self.instance, self.inputs, tensors is not None
         assert inputs is not None
@@ -272,12 +255,12 @@ class InferenceRequest(Timed):
         return encoded
 
     def complete(self, tensors: list[NamedArray]) -> "Encoded | Source":
-        """As ``encode``, of the request's part of a batch's answer; in a content coding that the client takes."""
+        """As ``encode`` and ``compress``, for the request's part of a batch's answer."""
         encoded = self.encode(None, tensors)
         return encoded if self.head.accept_encoding is None else self.compress(encoded)
 
     def outputs_of(self, result: Any) -> Outputs:
-        """An answer of any kind, completed by what only the request knows."""
+        """An answer of any kind, with the id of the request and the version."""
         model, inputs = self.instance.model, self.inputs
         if not isinstance(result, InferResponse):
             refuse_promise(result, self.head.verb)
@@ -290,22 +273,21 @@ class InferenceRequest(Timed):
         return Outputs(model.name, model.version, self.version, None, result)
 
     def compress(self, outcome: "Encoded | Source") -> "Encoded | Source":
-        """The answer in a content coding that the client takes, unless the model has chosen one."""
+        """The answer in a content coding that the client takes, unless the model has set one."""
         accept_encoding, set_by_model = self.head.accept_encoding, self.response_headers or ()
         if accept_encoding is None or any(str(name).lower() == "content-encoding" for name in set_by_model):
             return outcome
         return compressed(outcome, accept_encoding) if isinstance(outcome, Encoded) else outcome
 
-    # Its end, on the event loop
+    # The end of the request, on the event loop
 
     def done(self) -> bool:
-        """Whether nobody waits for its outcome any more."""
+        """Whether nobody waits for the outcome."""
         return self.over
 
     cancelled = done
 
     def finish(self, outcome: "Encoded | Source") -> None:
-        """Answer. An answer in parts is answered like any other, and lasts until its end."""
         if self.over:
             return
         if not isinstance(outcome, Encoded):
@@ -317,12 +299,11 @@ class InferenceRequest(Timed):
         self._leave(is_answered=True)
         self.reply.finish(self, outcome)
 
-    set_result = finish
-    """As of a future: whoever runs the request tells it so."""
+    set_result = finish  # as a future has
 
     def fail(self, error: BaseException) -> None:
-        """Answer that there is no answer, and why: whose fault it is, what is logged of it, and what is counted."""
-        # A request that cannot be read, or is refused before any work is done for it, is none of the model's requests.
+        """Answer with a failure: find whose fault it is, log it, count it."""
+        # A request that cannot be read, or is refused before any work, does not count as the model's.
         self._end(error, is_counted=self.inputs is not None and not isinstance(error, Overloaded))
 
     set_exception = fail
@@ -339,21 +320,20 @@ class InferenceRequest(Timed):
         self.reply.fail(self, fault)
 
     def blame(self, error: BaseException) -> MPServeError:
-        """What the client is told of a failure, which is logged in the context of the request."""
+        """Log a failure in the context of the request, and return the error for the client."""
         fault = blame(as_failure(error), self.head.model, self.head.verb)
         self.in_context(report, fault)
         return fault
 
     def expire(self, error: MPServeError) -> None:
-        """End with this error, whatever the model is at; what that comes to is dropped."""
+        """End with this error, whatever the model is doing; the outcome of the model is dropped."""
         task = self.task
         self._end(error, is_counted=True)
         if task is not None:
             task.cancel()
 
     def cancel(self) -> None:
-        """Nobody is there for the answer any more: leave the queue, or end what the event loop is at.
-
+        """The client has gone: leave the queue, or cancel the work of the event loop.
         A call that a thread has begun goes on, and its outcome is dropped.
         """
         if self.parts is not None:
@@ -367,7 +347,6 @@ class InferenceRequest(Timed):
                 self.task.cancel()
 
     def _leave(self, is_answered: bool, is_counted: bool = True) -> None:
-        """Be with the model no longer, and be counted."""
         instance, in_flight = self.instance, self.instance.in_flight
         self.core.row.cells[IN_FLIGHT] -= 1
         in_flight.count -= 1
@@ -382,7 +361,7 @@ class InferenceRequest(Timed):
             self._counters.failed(self)
 
     def _begin_stream(self, source: Source) -> None:
-        """Let the model answer in parts, if the format carries them. The request is held until the last of them."""
+        """Begin an answer in parts, or refuse it if the format carries none. The model is held until the last part."""
         if self.head.codec.parts is Parts.REFUSED:
             close_unread(source, self.context)
             self.fail(self.head.codec.refusal(self.head.model))
@@ -393,7 +372,6 @@ class InferenceRequest(Timed):
         self.parts = AnswerInParts(self, source)
 
     def leave_stream(self, is_whole: bool) -> None:
-        """The model is held no longer: its answer in parts has come to its end, or was cut short."""
         self.parts = None
         self.lap(INFER)
         self._leave(is_answered=is_whole)

@@ -1,7 +1,6 @@
-"""What a front end hands over with a request, and what a request tells of itself and of its end."""
+"""What a front end hands over with a request's body: the ``RequestHead``, and the ``Reply`` that takes the answer."""
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Protocol
 
 from mpserve.errors import MPServeError
@@ -12,13 +11,13 @@ from mpserve.serving.models.stages import Headers
 
 @dataclass(slots=True)
 class RequestHead:
-    """What a request says besides its body. One head may serve any number of requests, and nobody changes it.
+    """The content of a request besides its body. One head may serve any number of requests, and nobody changes it.
 
     Attributes:
         verb: "predict" or "explain".
         headers: with lower-case names, as models expect them.
-        identity: the id that the client has given the request; empty: the request gets a new one.
-        content_encoding, accept_encoding: the content codings of the body, and those that the client takes.
+        identity: the id that the client has given the request; empty: the request gets a new id.
+        content_encoding, accept_encoding: the content codings of the body, and the codings that the client takes.
     """
 
     model: str
@@ -31,23 +30,14 @@ class RequestHead:
     accept_encoding: str | None = None
 
 
-class Status(Enum):
-    """How far a request has come. It moves down this list only, and may leave out a step."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    STREAMING = "streaming"
-    DONE = "done"
-
-
 class Reply(Protocol):
-    """Where the answer to a request goes. One of the three is called, once, on the event loop."""
+    """Takes the answer to a request. One of the three methods is called, once, on the event loop."""
 
     def finish(self, request: Any, encoded: Encoded) -> None:
         """Take a whole answer."""
 
     def stream(self, request: Any, parts: ModelStream) -> None:
-        """Take an answer in parts, whose first part is there, and read it to its end or close it."""
+        """Take an answer in parts, whose first part is there. Read it to its end, or close it."""
 
     def fail(self, request: Any, fault: MPServeError) -> None:
-        """Take the reason why there is no answer. It has been logged where it must be."""
+        """Take a failure, which has been logged if necessary."""

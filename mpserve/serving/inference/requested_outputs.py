@@ -1,7 +1,7 @@
-"""The outputs that a V2 request asks for: which, and what is to be done with each before it is sent.
+"""The outputs that a V2 request asks for: which outputs, and how each is treated before it is sent.
 
-What is to be done is read before the model is asked, so that what cannot be done costs nobody an inference, and taken out of
-the request: a model that sends the request on gets values back, which are done with here as the client asked.
+The treatments are read before the model runs, so an impossible treatment costs no inference. They are removed from the
+request: a model that forwards the request gets plain outputs back, which are treated here.
 
 Source: Open Inference Protocol, "Request Output"; Triton's classification and shared memory extensions.
 """
@@ -24,35 +24,25 @@ OURS = frozenset({CLASSIFICATION, *shared_memory.PARAMETERS})
 
 
 class Treatment(NamedTuple):
-    """What is to be done with one output: made so many classes of, if any, then put in a place, if in any."""
+    """The treatment of an output: its number of classes, if it is classified, and its region, if it goes to shared memory."""
 
     classes: int | None = None
     place: RegionView | None = None
 
     def of(self, output: InferOutput) -> InferOutput:
-        """The output as it is to be sent.
-
-        Raises:
-            InvalidInput: that cannot be done with an output such as this.
-        """
+        """The output as it is sent. Raises InvalidInput if the output cannot be treated so."""
         if self.classes is not None:
             output = classified(output, self.classes)
         return output if self.place is None else shared_memory.put(output, self.place)
 
 
-Treatments = Mapping[str, Treatment]
-"""By the name of the output."""
-
+Treatments = Mapping[str, Treatment]  # by the name of the output
 NOTHING: Treatments = {}
-"""What most requests ask for."""
 
 
 def take_treatments(requested: list[RequestedOutput], host: ModelHost) -> Treatments:
-    """What is to be done with the outputs, which the request does not say any more from then on.
-
-    Raises:
-        InvalidInput: a parameter is not as its extension has it, or names memory that there is not.
-        NotSupported: an output is to go to shared memory, which this server does not offer.
+    """Read the treatments of the outputs, and remove them from the request.
+    Raises InvalidInput for a wrong parameter or an unknown region; NotSupported if this server offers no shared memory.
     """
     return {
         wanted.name: _taken(wanted, wanted.parameters, host)
@@ -62,9 +52,8 @@ def take_treatments(requested: list[RequestedOutput], host: ModelHost) -> Treatm
 
 
 def completed(response: InferResponse, request_id: str | None, version: str | None) -> InferResponse:
-    """A response with the id of its request and the version that the answer names, where the model has set none.
-
-    It is a copy, since a model may well give the same object for every request.
+    """A copy of the response, with the id of the request and the version if the model has set none.
+    The model may return the same object for every request.
     """
     copy = object.__new__(InferResponse)
     vars(copy).update(vars(response))
@@ -74,11 +63,8 @@ def completed(response: InferResponse, request_id: str | None, version: str | No
 
 
 def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> Outputs:
-    """The outputs that the request asks for, in its order, each treated as it asks.
-
-    Raises:
-        InvalidInput: an output is not there, or cannot be treated so.
-        InferenceError: an output does not fit its declaration.
+    """The outputs that the request asks for, in its order, each with its treatment.
+    Raises InvalidInput if an output is missing or cannot be treated so; InferenceError if it does not fit its declaration.
     """
     tensors, requested = outputs.tensors, inputs.requested or ()
     if tensors is not None and not treatments:

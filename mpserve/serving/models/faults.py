@@ -1,6 +1,6 @@
-"""Whose fault a failure is, and what is logged of it: the one place that says so, for every scheduler and front end.
+"""Decides whose fault a failure is, and logs it: for every scheduler and front end.
 
-How a front end tells the client is its own affair: a table from codes to its statuses.
+A front end translates the code of the error into its own status.
 """
 
 import logging
@@ -9,13 +9,12 @@ from inspect import isawaitable
 from mpserve.errors import Code, InferenceError, MPServeError, NotSupported
 
 logger = logging.getLogger(__name__)
-
 INTERNAL = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION})
-"""Codes of failures that somebody has to mend here: they are logged with their traceback."""
+"""Codes of failures that somebody has to fix here: they are logged with their traceback."""
 
 
 def blame(error: Exception, model: str, verb: str) -> MPServeError:
-    """What the client is told of ``error``, which a model raised. An MPServeError says it itself."""
+    """The error for the client after a model raised ``error``; an MPServeError stays as it is."""
     if isinstance(error, MPServeError):
         return error
     fault: MPServeError
@@ -28,26 +27,22 @@ def blame(error: Exception, model: str, verb: str) -> MPServeError:
 
 
 def report(fault: MPServeError) -> None:
-    """Log a failure of the model, or of this server, with its traceback; other failures are the client's to read."""
+    """Log a failure of the model or of this server, with its traceback. Failures of the client are not logged."""
     if chosen_status(fault) is not None:
         return
-    # torch raises NotImplementedError for an operation that a device lacks, which someone has to find.
+    # torch raises NotImplementedError for an operation that a device lacks: somebody has to find that.
     if fault.code in INTERNAL or (fault.code is Code.NOT_SUPPORTED and fault.__cause__ is not None):
         logger.error("the model failed: %s", fault, exc_info=fault.__cause__ or fault)
 
 
 def chosen_status(fault: MPServeError) -> int | None:
-    """The HTTP status that a model has chosen by raising FastAPI's or Starlette's HTTPException; None: it has not."""
+    """The HTTP status of FastAPI's or Starlette's HTTPException, if the model raised it; else None."""
     status = getattr(fault.__cause__, "status_code", None)
     return status if type(status) is int and hasattr(fault.__cause__, "detail") else None
 
 
 def refuse_promise(result: object, verb: str) -> None:
-    """Refuse what is not an answer yet, but the promise of one.
-
-    Raises:
-        InferenceError: ``result`` is to be awaited.
-    """
+    """Refuse an answer that must be awaited. Raises InferenceError."""
     if isawaitable(result):
         close = getattr(result, "close", None)
         if close is not None:

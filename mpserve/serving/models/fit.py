@@ -1,7 +1,7 @@
-"""Whether tensors are what a model declares: the inputs that it is given, and the outputs that it returns.
+"""Checks tensors against a model's declaration: the inputs that the model gets, and the outputs that it returns.
 
-This is the one place that says so, for every format. Arrays of other frameworks are recognised by their methods (``detach``,
-``cpu``, ``numpy``), not by importing the framework. Knows no format and no request.
+No other module checks this, for any format. Arrays of other frameworks are recognised by their methods (``detach``, ``cpu``,
+``numpy``), not by importing the framework. Knows no format and no request.
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -14,22 +14,17 @@ from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of
 from mpserve.protocol.declaration import Tensor, allows
 from mpserve.protocol.tensors import NamedArray
 
-WHOLE = (np.ndarray, dict, tuple, list, str, bytes)
-"""What most answers are; to ask whether an answer is an iterator costs ten times as much."""
+WHOLE = (np.ndarray, dict, tuple, list, str, bytes)  # most answers; to test for an iterator costs ten times as much
 STREAMS = (Iterator, AsyncIterator)
-"""What an answer in parts is."""
 
 
 def is_stream(result: object) -> bool:
-    """Whether a model has answered in parts."""
     return not isinstance(result, WHOLE) and isinstance(result, STREAMS)
 
 
 def fit_inputs(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Array]:
-    """The arrays that a model takes, in the order of its declaration, whose shapes are tuples.
-
-    Raises:
-        InvalidInput: the inputs are not those that the model declares; the message names the input and both sides.
+    """The arrays for the model, in the order of its declaration. The declared shapes are tuples.
+    Raises InvalidInput if the inputs do not fit the declaration; the message names the input, the expected and the actual.
     """
     if not declared:
         return [array for _, _, array in given]
@@ -46,7 +41,7 @@ def fit_inputs(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Arra
 
 
 def _reordered(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Array]:
-    """As ``fit_inputs``, of inputs that are not in the order of the declaration, or not those that are declared."""
+    """As ``fit_inputs``, for inputs in another order, or inputs that do not fit."""
     by_name = {name: (datatype, array) for name, datatype, array in given}
     arrays = []
     for tensor in declared:
@@ -71,13 +66,9 @@ def _misnamed(given: Iterable[str], declared: Sequence[Tensor]) -> InvalidInput:
 
 
 def fit_outputs(declared: Sequence[Tensor], result: Any) -> list[NamedArray]:
-    """The tensors that a model has returned: an array, a tuple of them or a dict by name; nested lists do as well.
-
-    The shapes of the declaration are tuples.
-
-    Raises:
-        InferenceError: the model returned something else than it declares, or arrays of a type that V2 does not have;
-            the message names the output and both sides.
+    """The tensors that a model has returned: an array, a tuple of arrays or a dict by name, or nested lists of numbers.
+    The declared shapes are tuples. Raises InferenceError if the outputs do not fit the declaration, or V2 has no datatype for
+    an array; the message names the output, the expected and the actual.
     """
     if len(declared) == 1 and type(result) is np.ndarray:  # most answers
         name, datatype, shape = declared[0]
@@ -129,7 +120,7 @@ def _as_declared(tensor: Tensor, value: Any) -> Array:
 
 
 def to_numpy(value: Any) -> Array:
-    """A numpy array of anything array-like: numpy, torch tensors on any device, pandas, nested lists."""
+    """A numpy array from an array-like value: numpy, torch tensors on any device, pandas, nested lists."""
     if type(value) is np.ndarray:
         return value
     if hasattr(value, "detach"):

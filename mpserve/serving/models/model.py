@@ -16,7 +16,6 @@ from mpserve.serving.models import readiness
 from mpserve.serving.models.predictor import Predictor, PredictorConfig
 
 logger = logging.getLogger(__name__)
-
 Spec = dict[str, Any]
 
 
@@ -24,16 +23,15 @@ class Model:
     """A model, in the kserve SDK's terms. Override ``predict`` and what else you need; each may be sync or async.
 
     Attributes:
-        name: how clients address it; given to the constructor or set on the class.
-        version: a text; what it answers to under ``/versions/{v}``, and what tells it from others of its name.
-        ready: whether it answers now. A model whose ``load()`` does not set it is ready when ``load()`` has returned; a
-            model that sets it is believed. A model may clear it at any time to be taken out of service.
+        name: the name in URLs; given to the constructor or set on the class.
+        version: the text in ``/versions/{v}``; models of one name need different versions.
+        ready: whether the model answers now. ``load()`` may set it; otherwise the model is ready when ``load()`` has
+            returned. A model may clear it at any time to be taken out of service.
         device: ``"cpu"`` or ``"cuda:0"``, set before ``load()``.
-        concurrency: how many calls may run at once in one worker. None means one for synchronous models, and no limit
-            for ``async def predict``.
-        max_queue_size: requests that may wait for it in one worker, 0: any number; None: as many as the option says.
-        request_timeout: seconds in which each of its requests must be answered, 0: any time; None: as the option says.
-        sample: a request's payload to predict once with before the model counts as ready; None: no such warm-up.
+        concurrency: calls that may run at once in one worker; None: one for synchronous models, no limit for ``async def``.
+        max_queue_size: requests that may wait in one worker; 0: no limit, None: the option decides.
+        request_timeout: seconds in which each request must be answered; 0: no limit, None: the option decides.
+        sample: a request's payload for a warm-up, one predict before the model counts as ready; None: no warm-up.
         engine: whether ``start_engine()`` is to be awaited in each worker after ``load()`` (SDK).
         required_response_headers: whether ``predict`` and ``postprocess`` take a third argument, a dict that they fill
             with headers of the response (SDK, its argument ``return_response_headers``).
@@ -51,10 +49,8 @@ class Model:
     platform: str = ""
     required_response_headers: bool = False
 
-    deferred: AcceleratorInArbiter | None = None
-    """Why ``load()`` must run in the workers although it was called in the arbiter."""
-    loaded: bool = False
-    """Whether ``load()`` has completed, in this process or in the arbiter that it was forked from."""
+    deferred: AcceleratorInArbiter | None = None  # why ``load()`` must run in the workers, after a call in the arbiter
+    loaded: bool = False  # whether ``load()`` has completed, in this process or in the arbiter that it was forked from
     _loading: bool = False
     _remote_predictor: Predictor | None = None
 
@@ -74,10 +70,10 @@ class Model:
         """Load into host memory what all workers shall share. Runs once, in the arbiter, before any fork."""
 
     def load(self) -> Any:
-        """Make the model able to answer, on ``self.device``. Runs in each worker; return False to say that it failed.
+        """Load the model on ``self.device``. Runs in each worker; return False if the load failed.
 
-        A script may call it itself before ``ModelServer.start`` as SDK scripts do: if it stays in host memory it is not
-        repeated in the workers.
+        A script may call it before ``ModelServer.start``, as SDK scripts do: a load that stays in host memory is not repeated
+        in the workers.
         """
         self.ready = True
         return True
@@ -118,10 +114,8 @@ class Model:
         an ``async def predict``, and ``super().predict(...)`` in a synchronous one, whose thread waits meanwhile. A third
         argument, ``response_headers``, is given the predictor's headers (SDK); most overrides have none, and need none
         for a type checker, since it is not named here.
-
-        Raises:
-            NotSupported: the model has not overridden it, and there is no predictor.
-            PredictorError: the predictor does not answer.
+        Raises NotSupported if the model has not overridden it, and there is no predictor; PredictorError if the predictor
+        does not answer.
         """
         if self._remote_predictor is None:
             raise NotSupported(
@@ -130,11 +124,7 @@ class Model:
         return self._remote_predictor.predict(self.name, payload, headers or {}, *args, **kwargs)
 
     def explain(self, payload: Any, headers: Any = None) -> Any:
-        """Explain an answer (V1 ``:explain``).
-
-        Raises:
-            NotSupported: the model has not overridden it.
-        """
+        """Explain an answer (V1 ``:explain``). Raises NotSupported if the model has not overridden it."""
         raise NotSupported(f"Model {self.name} does not implement explain.")
 
     def postprocess(self, result: Any, headers: Any = None) -> Any:
@@ -151,10 +141,9 @@ class Model:
 
 
 def _remembering(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``load`` that keeps in mind whether it completed, and lets itself be stopped on its way to CUDA in the arbiter.
+    """``load`` that remembers whether it completed, and that stops before CUDA in the arbiter.
 
-    A script's own early ``model.load()`` thus either counts as preloaded or is put off to the workers, and the script
-    goes on.
+    So a script's early ``model.load()`` either counts as preloaded or is deferred to the workers, and the script goes on.
     """
 
     @functools.wraps(load)

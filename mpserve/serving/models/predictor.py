@@ -1,8 +1,7 @@
-"""The predictor behind a transformer: another server, which answers what the models here have prepared.
+"""The predictor behind a transformer: another server, which answers the requests that the models here have prepared.
 
-A ``predict`` that a model has not overridden comes here, and so does ``super().predict``. What the protocols have in
-common is here: the deadline, the retries, the headers that go on, the watch over readiness. How a predictor is spoken to
-is a ``Client``'s affair, which the floors above bring.
+A ``predict`` that a model has not overridden asks the predictor, and so does ``super().predict``. This module has the deadline,
+the retries, the forwarded headers and the watch over readiness. A ``Client`` speaks one protocol; the floors above bring it.
 
 Source: the kserve SDK's model.py, predictor_config.py and protocol/dataplane.py (the interface only).
 """
@@ -11,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from mpserve.config.settings import Settings
@@ -19,23 +18,18 @@ from mpserve.errors import Code, PredictorError
 from mpserve.telemetry.logging import request_id
 
 logger = logging.getLogger(__name__)
-
 Headers = dict[str, str]
-
 FORWARDED = ("authorization", "content-type", "traceparent", "tracestate", "x-b3-traceid")
-"""Headers of the request that go on, beside its id. The content type is that of bytes which no model has changed."""
+"""Headers that are forwarded, beside the request id. The content type belongs to bytes that no model has changed."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
-"""Seconds between attempts, doubled each time, as in the SDK's gRPC client."""
-
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts, doubled each time, as in the SDK's gRPC client
 CHECK_EVERY = 1.0
-CHECK_TIMEOUT = 5.0
-"""Seconds after which a predictor that does not say whether it is ready counts as not ready."""
+CHECK_TIMEOUT = 5.0  # seconds; a predictor that has not answered by then counts as not ready
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Which predictor, and how it is asked: the options of the same names (``docs/options.md``), in the SDK's order."""
+    """The predictor, and the options of the same names (``docs/options.md``), in the SDK's order."""
 
     predictor_host: str | None
     predictor_protocol: str = "v1"
@@ -47,57 +41,42 @@ class PredictorConfig:
 
     @classmethod
     def of(cls, settings: Settings) -> "PredictorConfig":
-        """What the options say."""
-        return cls(
-            settings.predictor_host,
-            settings.predictor_protocol,
-            settings.predictor_use_ssl,
-            settings.predictor_request_timeout_seconds,
-            settings.predictor_request_retries,
-            settings.enable_predictor_health_check,
-            settings.predictor_ca_file,
-        )
+        return cls(**{field.name: getattr(settings, _option(field.name)) for field in fields(cls)})
 
     def options(self) -> dict[str, Any]:
-        """The same by the names of the options."""
-        options = asdict(self)
-        options["enable_predictor_health_check"] = options.pop("predictor_health_check")
-        return options
+        return {_option(name): value for name, value in asdict(self).items()}
 
     @property
     def predictor_base_url(self) -> str:
-        """What the paths of REST are appended to."""
         return f"{'https' if self.predictor_use_ssl else 'http'}://{self.predictor_host}"
 
 
+def _option(field: str) -> str:
+    return "enable_predictor_health_check" if field == "predictor_health_check" else field
+
+
 class Client(Protocol):
-    """Speaks one protocol to the predictor, over connections of this process. It neither retries nor keeps a deadline."""
+    """Speaks one protocol to the predictor, over connections of this process. A client neither retries nor keeps a deadline."""
 
     async def predict(self, model: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:
-        """The answer of the predictor's model of that name, and the headers that came with it.
-
-        Raises:
-            PredictorError: there is none.
-            InferenceError: the payload cannot be sent, or the answer is none of that protocol.
+        """The answer of the predictor's model of that name, and the headers of the answer.
+        Raises PredictorError: the predictor did not answer; InferenceError if the payload cannot be sent, or the answer does
+        not follow the protocol.
         """
 
     async def is_ready(self, model: str) -> bool:
-        """Whether the predictor says that its model can answer.
-
-        Raises:
-            PredictorError: it says nothing.
-        """
+        """Whether the predictor says that its model is ready. Raises PredictorError if the predictor does not answer."""
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
 
 
 class Predictor:
     """The predictor of this process. Made before the fork, started in the worker.
 
     Args:
-        config: which, and how to ask it.
-        connect: makes the client, on the event loop that it is to live on.
+        config: the configuration.
+        connect: makes the client, on the event loop of the client.
     """
 
     def __init__(self, config: PredictorConfig, connect: Callable[[], Client]) -> None:
@@ -109,10 +88,8 @@ class Predictor:
         self._ready: frozenset[str] = frozenset()
 
     def start(self, models: Callable[[], Iterable[str]]) -> None:
-        """Make the client, on the running loop, and watch the predictor's ``models`` if that was asked for.
-
-        Raises:
-            ConfigurationError: it cannot be made.
+        """Make the client, on the running loop, and watch the predictor's ``models`` if the configuration says so.
+        Raises ConfigurationError if the client cannot be made.
         """
         self._loop = asyncio.get_running_loop()
         self._client = self._connect()
@@ -120,24 +97,21 @@ class Predictor:
             self._watch = asyncio.ensure_future(self._keep_watch(models))
 
     async def close(self) -> None:
-        """Watch no more, and end the connections."""
+        """End the watch, and close the connections."""
         if self._watch is not None:
             self._watch.cancel()
         if self._client is not None:
             await self._client.close()
 
     def is_ready(self, model: str) -> bool:
-        """Whether the predictor's model of that name was ready when it was last asked, or need not be asked."""
+        """Whether the predictor's model was ready at the last check, or is not checked."""
         return not self.config.predictor_health_check or model in self._ready
 
     def predict(self, model: str, payload: Any, headers: Headers, response_headers: Headers | None = None) -> Any:
-        """The predictor's answer: on an event loop an awaitable of it, in a model's thread, which may wait, itself.
-
-        ``response_headers`` is given the headers that came with it.
-
-        Raises:
-            PredictorError: there is no answer; whose fault that is, and what the client may read, is in it.
-            InferenceError: the payload cannot be sent, or the answer is none of the protocol.
+        """Ask the predictor: returns an awaitable on an event loop, and the answer itself in a model's thread, which may wait.
+        The headers of the answer are added to ``response_headers``.
+        Raises PredictorError: there is no answer; the error says whose fault that is; InferenceError if the payload cannot be
+        sent, or the answer does not follow the protocol.
         """
         asking = self._predict(model, payload, headers, response_headers)
         try:
@@ -155,7 +129,7 @@ class Predictor:
         limit = self.config.predictor_request_timeout_seconds
         try:
             asking = self._persist(model, payload, _forwarded(headers))
-            answer, given = await asyncio.wait_for(asking, limit)
+            answer, answer_headers = await asyncio.wait_for(asking, limit)
         except asyncio.TimeoutError:
             late = PredictorError(Code.TIMED_OUT, f"The predictor did not answer within {limit:g} s.")
             logger.warning("predictor %s: %s", self.config.predictor_host, late)
@@ -165,7 +139,7 @@ class Predictor:
                 logger.warning("predictor %s: %s %s", self.config.predictor_host, error, error.reason)
             raise
         if response_headers is not None:
-            response_headers.update(given)
+            response_headers.update(answer_headers)
         return answer
 
     async def _persist(self, model: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:
@@ -206,7 +180,7 @@ class Predictor:
 
 
 def _forwarded(headers: Headers) -> Headers:
-    """What goes on of a request's headers, and the id that it has here, so that both servers log the same."""
+    """The headers to forward, with the id of the request, so that both servers log the same id."""
     forwarded = {name: headers[name] for name in FORWARDED if name in headers}
     identity = request_id.get()
     return forwarded if identity == "-" else {**forwarded, "x-request-id": identity}

@@ -1,8 +1,8 @@
-"""Whether a model says itself when it is ready, or leaves that to the server.
+"""Finds out whether a model says itself that it is ready, or leaves that to the server.
 
-The kserve SDK's models set ``self.ready = True`` when they can answer, most of them in ``load()``, some later in a thread
-of their own. Most models of ours never name ``ready``. This module tells the two apart. It knows no worker and no request,
-and it does not import the class ``Model``, which imports this module.
+The kserve SDK's models set ``self.ready = True`` when they can answer, most of them in ``load()``, some later in a thread of
+their own. Most other models never name ``ready``. This module knows no worker and no request, and does not import the class
+``Model``, which imports this module.
 """
 
 import dis
@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Protocol
 
-MOMENTS = ("load", "start", "start_engine")
-"""The methods that bring a model up."""
+MOMENTS = ("load", "start", "start_engine")  # the methods that bring a model up
 
 
 class Readiness(Protocol):
@@ -22,25 +21,22 @@ class Readiness(Protocol):
 
 
 def forget(model: Readiness) -> None:
-    """Forget a ``ready = False`` that the constructor or an earlier load has left, just before ``load()``.
-
-    A ``ready = True`` stays: a model that is loaded again in place goes on serving meanwhile.
+    """Forget a ``ready = False`` of the constructor or of an earlier load, just before ``load()``.
+    A ``ready = True`` stays: a model that is reloaded in place goes on serving.
     """
     if not model.ready:
         vars(model).pop("ready", None)
 
 
 def is_awaited(model: Readiness) -> bool:
-    """Whether a model that has run its ``load()`` says that it is not ready yet.
-
-    It says so by a ``ready = False`` of its own. It also says so if it has not set ``ready``, but the code that brings it
-    up does: a thread that ``load()`` has started will set it.
+    """Whether a model that has run its ``load()`` is not ready yet.
+    The model has set ``ready = False``, or it has not set ``ready`` and a thread that ``load()`` has started will set it.
     """
     return not model.ready and ("ready" in vars(model) or sets_ready(type(model)))
 
 
 def sets_ready(model_class: type) -> bool:
-    """Whether a method that brings the model up makes it ready, or a method of the class that such a method names."""
+    """Whether a method that brings the model up sets ``ready``, or calls a method of the class that does."""
     found = list(MOMENTS)
     for name in found:
         for code in _code_of(model_class, name):
@@ -51,7 +47,7 @@ def sets_ready(model_class: type) -> bool:
 
 
 def _makes_ready(code: CodeType) -> bool:
-    """Whether the code assigns ``ready`` anything but ``False``: that a ``predict`` may clear it says nothing of the load."""
+    """Whether the code assigns ``ready`` anything but ``False``: a ``predict`` that clears it says nothing about the load."""
     steps = list(dis.get_instructions(code))
     return any(
         step.opname == "STORE_ATTR" and step.argval == "ready" and value.argval is not False
@@ -60,10 +56,7 @@ def _makes_ready(code: CodeType) -> bool:
 
 
 def _code_of(model_class: type, name: str) -> Iterator[CodeType]:
-    """The code of a method that the user wrote, with the code of its inner functions.
-
-    The overridden method of a parent class counts only if the method asks for it by ``super()``.
-    """
+    """The code of a method that the user wrote, and of its inner functions; of a parent class only after ``super()``."""
     for base in model_class.__mro__:
         found = vars(base).get(name)
         function = inspect.unwrap(found) if inspect.isfunction(found) else None

@@ -1,61 +1,49 @@
-"""The spans of a request's time, defined once for every format, scheduler and front end.
+"""The spans of a request's time, for every format, scheduler and front end.
 
-A request lasts from the moment its body is complete to the moment its answer is encoded. Within it are ``QUEUE`` (waiting for
-a thread, a batch or a free place), ``INPUT`` (decoding, preprocessing), ``INFER`` (the model's own predict or explain, alone)
-and ``OUTPUT`` (postprocessing, encoding), as Triton's statistics have them.
+A request lasts from the moment its body is complete to the moment its answer is encoded. Its spans are ``QUEUE`` (waiting for
+a thread, a batch or the gate), ``INPUT`` (decode, preprocess), ``INFER`` (the model's predict or explain) and ``OUTPUT``
+(postprocess, encode), as in Triton's statistics.
 
 Source: Triton, docs/protocol/extension_statistics.md.
 """
 
 from time import perf_counter_ns
-from typing import Protocol
 
 QUEUE, INPUT, INFER, OUTPUT = range(4)
-
-NANO = 1e-9
-"""Seconds in a nanosecond: spans are measured in nanoseconds."""
-
-
-class Spent(Protocol):
-    """What a batch has spent, from its beginning to the moment of its last lap, in nanoseconds."""
-
-    begun: int
-    mark: int
-    input_ns: int
-    infer_ns: int
-    output_ns: int
+NANO = 1e-9  # seconds in a nanosecond
 
 
 class Timed:
-    """The time of a request.
+    """The time of a request, or of a batch.
 
     Attributes:
-        arrived: when the body was complete, on the clock of ``time.perf_counter_ns``.
+        arrived: when the body was complete, or the batch began, on the clock of ``time.perf_counter_ns``.
         mark: the moment of the last lap.
         durations: nanoseconds by span.
+        rows: rows of the inputs.
         executions: executions of the model that the request stands for: one request of a batch stands for all.
     """
 
-    __slots__ = ("arrived", "durations", "executions", "mark")
+    __slots__ = ("arrived", "durations", "executions", "mark", "rows")
 
     arrived: int
     mark: int
     durations: list[int]
+    rows: int
     executions: int
 
     def lap(self, span: int) -> int:
-        """Account the time since the last lap to a span. Gives this moment."""
+        """Add the time since the last lap to a span, and return this moment."""
         now = perf_counter_ns()
         self.durations[span] += now - self.mark
         self.mark = now
         return now
 
-    def follow(self, batch: Spent, executions: int) -> None:
-        """Account the time since the last lap as the batch has spent it, and stand for so many executions of the model."""
+    def follow(self, batch: "Timed", executions: int) -> None:
+        """Add the spans of the batch that the request waited for; the request stands for so many executions."""
         durations = self.durations
-        durations[QUEUE] += batch.begun - self.mark
-        durations[INPUT] += batch.input_ns
-        durations[INFER] += batch.infer_ns
-        durations[OUTPUT] += batch.output_ns
+        durations[QUEUE] += batch.arrived - self.mark
+        for span in (INPUT, INFER, OUTPUT):
+            durations[span] += batch.durations[span]
         self.mark = batch.mark
         self.executions = executions

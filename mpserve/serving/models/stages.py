@@ -1,7 +1,7 @@
 """The stages of a model: preprocess, validate, predict or explain, postprocess, each as one function of a value.
 
-Which method is asynchronous, which takes headers, and which the model has not overridden at all is found out once, when the
-model is added. Knows no format: the first value is the arrays or the message that a model takes, the last its answer.
+Which methods are asynchronous, take headers or are not overridden is found out once, when the model is added. Knows no format:
+the first value is the arrays or the message for the model, the last value is the model's answer.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ VERBS = ("predict", "explain")
 
 
 class Staged(Protocol):
-    """What a stage may ask of the request that it serves."""
+    """The part of a request that a stage uses."""
 
     inputs: Inputs | None
 
@@ -41,10 +41,10 @@ class Stage(NamedTuple):
     """One step from a request to its answer.
 
     Attributes:
-        call: from the value of the stage before, and the request, to the value of this stage, or to an awaitable of it.
+        call: makes the value of this stage, or an awaitable of it, from the previous value and the request.
         is_async: whether ``call`` gives an awaitable.
-        note: takes the seconds of the stage; None where no histogram has the stage.
-        span: of the request's time, the part that the stage belongs to.
+        note: takes the seconds of the stage; None if no histogram has the stage.
+        span: the span of the stage.
     """
 
     call: Callable[[Any, Any], Any]
@@ -54,12 +54,11 @@ class Stage(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """All stages of a verb.
+    """All stages of a verb, in their order.
 
     Attributes:
-        stages: in their order.
         takes_arrays: whether the first value is the arrays of a tensor model; else a payload or a message.
-        gives_tensors: whether the last value is what a tensor model returned; else an answer of any kind.
+        gives_tensors: whether the last value is the result of a tensor model; else an answer of any kind.
     """
 
     stages: tuple[Stage, ...]
@@ -68,22 +67,18 @@ class Stages(NamedTuple):
 
     @property
     def waits(self) -> bool:
-        """Whether a stage is asynchronous."""
         return any(stage.is_async for stage in self.stages)
 
     @property
     def only_arrays(self) -> bool:
-        """Whether there is nothing to the verb but arrays in and arrays out."""
         return self.takes_arrays and self.gives_tensors and len(self.stages) == 1
 
 
 def stages_of(
     model: Model, verb: str, durations: Mapping[str, Durations], join: Callable[[Any, Any], Any] | None = None
 ) -> Stages:
-    """The stages of a verb. ``join``: predicts the arrays of a request along with those of others.
-
-    Raises:
-        ConfigurationError: the model declares a datatype that does not exist, or not here (BF16 without ml_dtypes).
+    """The stages of a verb. ``join`` predicts the arrays of a request in a batch.
+    Raises ConfigurationError if the model declares a datatype that does not exist here (BF16 needs ml_dtypes).
     """
     speaks_arrays = verb == "predict" and isinstance(model, TensorModel)
     before = [name for name in BEFORE if overrides(model, name)]
@@ -104,17 +99,16 @@ def stages_of(
 
 
 def absent_stages(model: Model) -> frozenset[str]:
-    """The stages around its verb that the model does not have."""
     return frozenset(name for name in ("preprocess", "postprocess") if not overrides(model, name))
 
 
 def overrides(model: Model, name: str) -> bool:
-    """Whether the model has a method of its own in place of the one of ``Model``."""
+    """Whether the model overrides the method of ``Model``."""
     return getattr(type(model), name) is not getattr(Model, name) or name in vars(model)
 
 
 def detached(value: Any) -> Any:
-    """The value, with arrays of its own where it holds some: a model may use its arrays again in its next predict."""
+    """The value with copies of its arrays: a model may use its arrays again in its next predict."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if type(value) is dict:
@@ -122,7 +116,7 @@ def detached(value: Any) -> Any:
     if type(value) is tuple:
         return tuple([detached(held) for held in value])
     if isinstance(value, InferResponse):
-        value = copy(value)  # which the model may give again, as well
+        value = copy(value)  # the model may return the same object again
         value.outputs = [copy(output) for output in value.outputs]
         for output in value.outputs:
             output._data = detached(output._data)
@@ -130,12 +124,11 @@ def detached(value: Any) -> Any:
 
 
 def _note(durations: Mapping[str, Durations], name: str) -> Callable[[float], object] | None:
-    found = durations.get(name)
-    return None if found is None else found.note
+    histogram = durations.get(name)
+    return None if histogram is None else histogram.note
 
 
 def _own(model: Model, name: str, durations: Mapping[str, Durations], span: int) -> Stage:
-    """A stage that is a method of the model."""
     method = getattr(model, name)
     waits = _gives_awaitable(method) or not overrides(model, name)  # Model's own predict waits for a predictor
     return Stage(_adapted(method, model.required_response_headers), waits, _note(durations, name), span)
@@ -143,7 +136,7 @@ def _own(model: Model, name: str, durations: Mapping[str, Durations], span: int)
 
 def _predict(model: TensorModel, durations: Mapping[str, Durations], join: Callable[[Any, Any], Any] | None) -> Stage:
     if join is not None:
-        return Stage(join, True, None, OUTPUT)  # the batch accounts for the time, but for the way back from it
+        return Stage(join, True, None, OUTPUT)  # the batch accounts for its time, but not for the way back
     if type(model).invoke is TensorModel.invoke:
         predict = model.predict
         return Stage(lambda arrays, request: predict(*arrays), is_async(model), _note(durations, "predict"), INFER)
@@ -152,7 +145,7 @@ def _predict(model: TensorModel, durations: Mapping[str, Durations], join: Calla
 
 
 def _arrays_of(model: TensorModel) -> Callable[[Any, Any], list[Array]]:
-    """The stage from what ``preprocess`` has given to the arrays that ``predict`` takes."""
+    """The stage that makes the arrays of ``predict`` from the result of ``preprocess``."""
 
     def arrays_of(payload: Any, request: Staged) -> list[Array]:
         if isinstance(payload, InferRequest):
@@ -165,7 +158,7 @@ def _arrays_of(model: TensorModel) -> Callable[[Any, Any], list[Array]]:
 
 
 def _response_of(model: TensorModel) -> Callable[[Any, Any], Any]:
-    """The stage from what ``predict`` has given to the response that ``postprocess`` takes, or to an iterator of them."""
+    """The stage that makes the response of ``postprocess``, or an iterator of responses, from the result of ``predict``."""
 
     def response(result: Any, request_id: str | None) -> InferResponse:
         outputs = [
@@ -209,21 +202,20 @@ def _refuse_datatypes(model: TensorModel) -> None:
 
 
 def _gives_awaitable(method: Callable[..., Any]) -> bool:
-    """Whether to call ``method`` gives an awaitable; also for objects whose ``__call__`` is ``async def``."""
+    """Whether ``method`` returns an awaitable; also for objects whose ``__call__`` is ``async def``."""
     return iscoroutinefunction(method) or iscoroutinefunction(
         getattr(type(method), "__call__", None)  # noqa: B004 (the question is not whether it is callable)
     )
 
 
 def _adapted(method: Callable[..., Any], wants_response_headers: bool) -> Callable[[Any, Staged], Any]:
-    """``method`` called with as many of (payload, headers, response_headers) as it takes, as the SDK's models vary.
-
-    A third argument is passed as the SDK does, if the model was constructed with ``return_response_headers=True``, and
-    if it cannot be anything else: it has no default, or is called ``response_headers``.
+    """Call ``method`` with as many of (payload, headers, response_headers) as it takes, as the SDK's models vary.
+    The third argument is passed if the model was made with ``return_response_headers=True``, as in the SDK, or if the third
+    parameter has no default or is named ``response_headers``.
     """
     try:
         parameters = signature(method).parameters.values()
-    except ValueError:  # of compiled code; it takes what the SDK would give it
+    except ValueError:  # compiled code takes the SDK's arguments
         return _with_headers(method, wants_response_headers)
     if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters):
         return _with_headers(method, wants_response_headers)

@@ -1,7 +1,4 @@
-"""Models that speak arrays: ``TensorModel`` declares its inputs and outputs once, and works under V1 and V2 alike.
-
-How a payload becomes arrays, and arrays an answer, is ``conversion``'s affair.
-"""
+"""Models that speak arrays: ``TensorModel`` declares its inputs and outputs once, and answers V1 and V2 alike."""
 
 from collections.abc import Callable, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
@@ -18,20 +15,19 @@ from mpserve.serving.models.model import Model, Spec
 class TensorModel(Model):
     """A model whose ``predict`` takes and returns arrays.
 
-    ``predict`` gets one numpy array per declared input, in their order, and returns one per declared output: an array,
-    a tuple of them, or a dict by name (torch tensors do as well). Without ``inputs`` it gets whatever the request
-    holds; without ``outputs`` the answers are named ``output-0``, ``output-1``, as the SDK names them.
+    ``predict`` gets one numpy array per declared input, in their order, and returns one array per declared output: an array,
+    a tuple of arrays, or a dict by name (or torch tensors). Without ``inputs`` it gets all tensors of the request; without
+    ``outputs`` the outputs are named ``output-0``, ``output-1``, as in the SDK.
 
-    V1: ``instances`` is the one input's rows, or a list of objects with one entry per input; ``predictions`` mirrors
-    that.
+    V1: ``instances`` is the rows of the only input, or a list of objects with one entry per input, and so are ``predictions``.
 
     Attributes:
-        inputs, outputs: what is declared.
-        max_batch_size: rows that ``predict`` is given at most, of several requests together; 0 gives it each request by
-            itself, None leaves it to ``--max_batch_size``. Batches need -1 as the first dimension of every tensor.
-        max_batch_delay: seconds for which an idle model waits for a fuller batch; None leaves it to ``--max_batch_delay``.
-        preferred_batch_sizes: rows of a batch that is not held back for more, and not filled beyond if more are there.
-        pad_value: fills requests of different shape up to the largest of their batch; None joins only those of one shape.
+        inputs, outputs: the declaration.
+        max_batch_size: maximum rows per batch; 0: no batches, None: ``--max_batch_size`` decides. Batches need -1 as the first
+            dimension of every tensor.
+        max_batch_delay: seconds that an idle model waits for a fuller batch; None: ``--max_batch_delay`` decides.
+        preferred_batch_sizes: rows of a batch that does not wait for more rows, and takes no more.
+        pad_value: pads requests of different shapes to the largest shape of their batch; None: joins equal shapes only.
     """
 
     inputs: Sequence[Tensor] = ()
@@ -46,11 +42,11 @@ class TensorModel(Model):
         raise NotSupported(f"Model {self.name} does not implement predict.")
 
     def invoke(self, arrays: Sequence[Array]) -> Any:
-        """How ``predict`` is called. A framework's base class moves the arrays to its device here."""
+        """Call ``predict``. A framework's base class moves the arrays to its device here."""
         return self.predict(*arrays)
 
     def warmup(self) -> Any:
-        """Predict once on ``sample``, if there is one: one array, or a sequence with one per input, as declared."""
+        """Predict once on ``sample``: one array, or a sequence with one array per declared input."""
         if self.sample is None:
             return None
         given = [self.sample] if len(self.inputs) == 1 or isinstance(self.sample, np.ndarray) else self.sample
@@ -73,14 +69,11 @@ def _checked(tensor: Tensor, array: Array) -> Array:
 
 
 class FunctionModel(TensorModel):
-    """A pair of functions: ``load()`` gives an object, ``predict(object, array, ...)`` answers; or ``predict`` alone.
+    """A pair of functions: ``load()`` returns an object, ``predict(object, array, ...)`` answers; or ``predict`` alone.
 
-    A ``load`` with a parameter ``device``, or any other that must be given, gets the device and runs in each worker.
-    One that needs nothing runs once in the arbiter, so that what it returns is shared by all workers, unless it reaches
-    for CUDA on the way.
-
-    Raises:
-        ConfigurationError: ``load`` is ``async def``; only ``predict`` may be.
+    A ``load`` with a parameter ``device``, or any other required parameter, gets the device and runs in each worker. Any other
+    ``load`` runs once in the arbiter, so that all workers share its result, unless it reaches for CUDA.
+    Raises ConfigurationError if ``load`` is ``async def``; only ``predict`` may be.
     """
 
     def __init__(self, name: str, predict: Callable[..., Any], load: Callable[..., Any] | None) -> None:
@@ -113,12 +106,11 @@ def _takes_device(load: Callable[..., Any]) -> bool:
 
 
 def is_async(model: TensorModel) -> bool:
-    """Whether what ``invoke`` gives is to be awaited."""
     return iscoroutinefunction(_predict_of(model)) or iscoroutinefunction(model.invoke)
 
 
 def answers_in_parts(model: TensorModel) -> bool:
-    """Whether its predict is a generator, as far as can be known before it is called."""
+    """Whether predict is a generator function."""
     predict = _predict_of(model)
     return isgeneratorfunction(predict) or isasyncgenfunction(predict)
 

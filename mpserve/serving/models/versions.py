@@ -1,4 +1,4 @@
-"""The rules of versions: how one is written after a model's name, which of two is newer, and that no two are the same.
+"""The rules of versions: how a version follows a model's name, which version is newer, and that no two are equal.
 
 A version is a text, as Triton and MLServer have it: "3", "v2", "2024-11-23".
 """
@@ -13,10 +13,8 @@ SEPARATOR = "@"
 
 
 def split(title: str) -> tuple[str, str]:
-    """``NAME`` or ``NAME@VERSION`` as (name, version); the version is empty if it is left to the model.
-
-    Raises:
-        ConfigurationError: a part is missing, or there is one too many.
+    """``NAME`` or ``NAME@VERSION`` as (name, version); the version is empty if the title has none.
+    Raises ConfigurationError if a part is missing, or there is a part too many.
     """
     name, separator, version = title.partition(SEPARATOR)
     if not name or bool(separator) != bool(version) or SEPARATOR in version:
@@ -25,9 +23,8 @@ def split(title: str) -> tuple[str, str]:
 
 
 def age(version: str) -> tuple[list[str | int], str]:
-    """What sorts versions from the oldest to the newest: as texts, but with the numbers in them compared as numbers.
-
-    So 10 comes after 9, v1.10 after v1.9, and a number before a word. Between 01 and 1 the text decides.
+    """The sort key of versions, oldest first: texts in which numbers are compared as numbers.
+    So 10 comes after 9, v1.10 after v1.9, and a number before a word. The text decides between 01 and 1.
     """
     parts = re.split(r"([0-9]+)", version)  # text, number, text … so that like is compared with like
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], version
@@ -35,9 +32,7 @@ def age(version: str) -> tuple[list[str | int], str]:
 
 def refuse_twins(models: Iterable[Model | type[Model]]) -> None:
     """Refuse models that requests could not tell apart.
-
-    Raises:
-        ConfigurationError: two have one name and one version, or a version is no text.
+    Raises ConfigurationError if two models have the same name and version, or a version is no text.
     """
     seen: set[tuple[str, str]] = set()
     for model in models:

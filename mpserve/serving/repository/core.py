@@ -1,7 +1,6 @@
-"""One server's models put together: preload in the arbiter, load, serve and stop in a worker.
+"""The models of one server: preloaded in the arbiter; loaded, served and stopped in a worker.
 
-Every front end looks things up here and nowhere else, and holds no state of its own. It knows its row of the scoreboard
-and no process: who forks, and when, is the business of the floors above.
+Every front end looks models up here, and holds no state of its own. This module knows its row of the scoreboard and no process.
 """
 
 import asyncio
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from mpserve.config.settings import Settings
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady
-from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.predictor import Predictor
@@ -31,9 +29,9 @@ class ServerCore(ModelHost):
 
     Args:
         settings: the options; read, never changed.
-        find: gives the sources of the models that are wanted at the start. Called in the arbiter, and again in a worker
-            if it reached for CUDA there.
-        predictor: whom a transformer asks; started here, in the worker.
+        find: returns the sources of the models to serve at the start. Called in the arbiter, and again in a worker if it reached
+            for CUDA in the arbiter.
+        predictor: the predictor of transformers; started in the worker.
     """
 
     def __init__(
@@ -42,17 +40,12 @@ class ServerCore(ModelHost):
         super().__init__(settings, predictor)
         self._find = find
         self.sources: Sequence[ModelSource] | None = None
-        self.managed = False
-        """Whether a worker of ours loads and stops the models; else the ASGI lifespan does."""
+        self.managed = False  # whether a worker of ours loads and stops the models; else the ASGI lifespan does
         self.reconciler = Reconciler(self)
         self._own_directory: Path | None = None
 
     def preload(self) -> None:
-        """Find, construct and preload the models, in the arbiter.
-
-        Raises:
-            ModelLoadError: a model could not be constructed or preloaded.
-        """
+        """Find, construct and preload the models, in the arbiter. Raises ModelLoadError if a model fails."""
         try:
             self.sources = self._find()
         except AcceleratorInArbiter as reached:
@@ -63,13 +56,8 @@ class ServerCore(ModelHost):
             source.preload()
 
     @property
-    def helper(self) -> Executor:
-        """Runs what is slow and no model's, off the event loop."""
-        return self._offload
-
-    @property
     def names(self) -> list[str]:
-        """The names of all wanted models, in their order, loaded or not."""
+        """The names of all models to serve, in their order, loaded or not."""
         if self.desired.generation:
             return list(self.desired.models)
         found = (source.model for source in self.sources or ())
@@ -78,19 +66,16 @@ class ServerCore(ModelHost):
     def attach(
         self, board: Scoreboard, row: Row, device: str, on_thread: Callable[[], object], directory: Path
     ) -> None:
-        """Serve under a worker of ours: its row of the shared scoreboard, its device, what model threads begin with.
-
-        ``directory`` holds the wish that it shares with the server's other workers.
+        """Serve in an mpserve worker, with its row of the shared scoreboard and its device.
+        ``on_thread`` runs first in each model thread. ``directory`` holds the desired state that the workers share.
         """
         self.take_place(board, row, directory)
         self.device, self.managed = device, True
         self._on_thread = on_thread
 
     def begin_alone(self) -> None:
-        """Serve under a worker that is not ours, with a scoreboard and a wish of its own.
-
-        They are made now, in the worker: those made before a fork would be shared by workers that all take themselves
-        for their only one.
+        """Serve in a worker that is not mpserve's, with a scoreboard and a desired state of its own.
+        They are made in the worker: several workers would share those that are made before a fork.
         """
         board = Scoreboard(1)
         self._own_directory = own_directory()
@@ -98,24 +83,20 @@ class ServerCore(ModelHost):
         self.row.state = State.LOADING
 
     async def load(self) -> None:
-        """Load and warm up every wanted model in this process.
-
-        Raises:
-            ModelLoadError: a model failed; the message names it and the reason.
-            ConfigurationError: the models cannot be served together.
+        """Load and warm up every model to serve, in this process.
+        Raises ModelLoadError: a model failed; the message names the model and the reason; ConfigurationError if the models
+        cannot be served together.
         """
         if self.plane is None:
             self.begin_alone()
         assert self.plane is not None
         if self.predictor is not None:
             self.predictor.start(lambda: self.models)
-        self.desired = (
-            self.plane.read()
-        )  # for who asks meanwhile; what is loaded is read when it is known what is there
+        self.desired = self.plane.read()  # for requests during the load
         desired = await self.offload(self.plane.begin, await self._found())
         self.desired = desired
         for name, spec in desired.models.items():
-            self.models[name] = await self.bring_up(name, spec, self._offload)
+            self.models[name] = await self.bring_up(name, spec, self.helper)
         for name, sources in self.known.items():
             if name not in desired.models:
                 for source in sources:
@@ -123,13 +104,13 @@ class ServerCore(ModelHost):
         self.reconciler.begin(self.plane, desired)
 
     async def _found(self) -> list[str]:
-        """The names of the models that were found at the start, each constructed."""
+        """Construct the models of the start, and return their names."""
         if self.sources is None:
-            with self.step("the import of the model's code", self._offload):
+            with self.step("the import of the model's code", self.helper):
                 self.sources = await self.offload(self._find)
         self.known = {}
         for source in self.sources:
-            with self.step("the construction of a model", self._offload):
+            with self.step("the construction of a model", self.helper):
                 model = await self.offload(source.obtain)
             self.known.setdefault(model.name, []).append(source)
         refuse_twins(source.model for source in self.sources if source.model is not None)
@@ -138,35 +119,35 @@ class ServerCore(ModelHost):
         return list(self.known)
 
     def open(self) -> None:
-        """Tell all workers that this one can answer from now on."""
+        """Tell all workers that this worker is ready."""
         self.publish()
         self.row.state = State.READY
         self.row.attempts = 0
         self.board.mark_ever_ready()
 
     async def describe(self, instance: ModelInstance) -> tuple[list[Spec], list[Spec]]:
-        """A model's inputs and outputs. Not asked for in the model's own threads, where it would wait for predicts."""
+        """The inputs and outputs of a model. The helper's thread asks the model: its own threads may be busy."""
         model = instance.model
-        return await call(model.get_input_types, self._offload), await call(model.get_output_types, self._offload)
+        return await call(model.get_input_types, self.helper), await call(model.get_output_types, self.helper)
 
     async def stop(self) -> None:
-        """Run every model's ``stop``, that of each version, each in its own thread, all at once. A failing one is logged."""
+        """Run the ``stop`` of every version of every model, each in its own thread. A failure is logged."""
         instance = [instance for group in self.models.values() for instance in group]
         await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in instance))
         if self.predictor is not None:
             await self.predictor.close()
-        self._offload.close()
-        metrics().flush()  # for the successor in this slot, and for who scrapes the other workers
+        self.helper.close()
+        metrics().flush()  # for the next worker in this slot, and for a scrape of the other workers
         if self._own_directory is not None:
             rundir.remove(self._own_directory)
 
     def find(self, name: str, version: str | None = None) -> ModelInstance:
-        """The model that a request names, in this version; in its newest one if none is named.
+        """The model of this name and version, or its newest version.
 
         Raises:
-            ModelNotFound: no such model, or not this version of it.
-            ServerNotReady: it is still being loaded here.
-            ModelNotReady: it is wanted, and could not be loaded here.
+            ModelNotFound: there is no such model, or no such version.
+            ServerNotReady: the model is being loaded here.
+            ModelNotReady: the model could not be loaded here.
         """
         group = self.models.get(name)
         if group is None:
@@ -183,11 +164,11 @@ class ServerCore(ModelHost):
         return instance
 
     def versions(self, name: str) -> list[str]:
-        """All versions of a model that is served, from the oldest to the newest."""
+        """All versions of a served model, from the oldest to the newest."""
         return self.models[name].versions
 
     def is_model_ready(self, instance: ModelInstance) -> bool:
-        """Whether this version can answer in this worker, or in another one, which tells that only of all versions."""
+        """Whether this version can answer in this worker, or all versions can in another worker."""
         self.publish()
         return self.can_answer(instance) or self.board.model_ready(self.models[instance.model.name].spec.bit)
 

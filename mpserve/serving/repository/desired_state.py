@@ -1,9 +1,8 @@
-"""What models are wanted, written down for all workers, and what each worker says has become of it.
+"""The desired state: which models all workers are to serve, and each worker's report about it.
 
-Workers agree through state, not messages. A load or unload changes one small file, replaced whole under a lock, and
-raises its generation. Each worker reconciles itself to the newest generation and then reports, so a worker that is
-respawned later reads the same wish, and nothing can be missed (TensorFlow Serving's aspired versions are the same idea).
-It knows nothing of models but their names, and those of the entries of the model directory that hold them.
+Workers agree through state, not messages. A load or unload replaces one small file under a lock, and raises its generation. Each
+worker reconciles itself to the newest generation and then reports, so a worker that is respawned later misses nothing
+(compare TensorFlow Serving's aspired versions). Knows the names of models and of entries of the model directory, no models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,18 +14,19 @@ import orjson
 from mpserve.state import rundir
 from mpserve.state.scoreboard import is_alive
 
-WISH = "wanted.json"
-AT_START = 0
-"""The revision of a model as it was found at the start: the only one that a worker may have from before its fork."""
+STATE_FILE = "wanted.json"
+AT_START = 0  # the revision of a model of the start: only this revision may come from before the fork
 
 
 class ModelSpec(NamedTuple):
-    """A model that is wanted.
+    """A model to serve.
 
-    ``revision`` is another one whenever it is to be loaded anew. ``bit`` is its bit in the rows of the scoreboard, and stays
-    its own as long as it is wanted. ``asker`` is the pid of the worker that asked for a trial and decides about it.
-    ``entries`` are those of the model directory that hold its versions, as the asker found them, so that all workers have
-    the same; none for what the server was started with.
+    Attributes:
+        revision: changes whenever the model is to be reloaded.
+        bit: the bit of the model in the rows of the scoreboard, which stays its own as long as the model is served.
+        asker: the pid of the worker that asked for a candidate, and commits or drops it.
+        entries: the entries of the model directory with the model's versions, so that all workers load the same; empty for a
+            model of the start.
     """
 
     revision: int
@@ -36,45 +36,41 @@ class ModelSpec(NamedTuple):
 
 
 class DesiredState(NamedTuple):
-    """The wanted models by name, as of a generation; 0 is before the first.
-
-    A load begins as one of the ``candidates``: every worker loads it, beside what it serves, and none serves it yet. It is
-    settled, or dropped, when all have said how it went. So a load changes all workers or none.
+    """The models to serve by name, in a generation; generation 0 is before the first.
+    A load begins as a candidate, which every worker loads beside the models that it serves. The candidate is committed, or
+    dropped, when all workers have reported. So a load changes all workers or none.
     """
 
     generation: int
     models: Mapping[str, ModelSpec]
     candidates: Mapping[str, ModelSpec] = {}
 
-    def with_trial(self, name: str, asker: int, entries: Sequence[str] = ()) -> "DesiredState":
-        """The wish once ``name`` is to be loaded, or loaded anew; a trial that is under way gives way to this one."""
+    def with_candidate(self, name: str, asker: int, entries: Sequence[str] = ()) -> "DesiredState":
+        """The state with ``name`` as a candidate, which replaces an earlier candidate."""
         known = self.models.get(name) or self.candidates.get(name)
         taken = {spec.bit for spec in (*self.models.values(), *self.candidates.values())}
         bit = known.bit if known else next(bit for bit in range(len(taken) + 1) if bit not in taken)
-        return self._replace(
-            candidates={**self.candidates, name: ModelSpec(self.generation + 1, bit, asker, tuple(entries))}
-        )
+        spec = ModelSpec(self.generation + 1, bit, asker, tuple(entries))
+        return self._replace(candidates={**self.candidates, name: spec})
 
-    def without_trial(self, name: str) -> "DesiredState":
-        """The wish once the trial of ``name`` has failed."""
-        return self._replace(
-            candidates={other: candidate for other, candidate in self.candidates.items() if other != name}
-        )
+    def without_candidate(self, name: str) -> "DesiredState":
+        """The state after the candidate ``name`` was dropped."""
+        return self._replace(candidates={other: spec for other, spec in self.candidates.items() if other != name})
 
-    def settled(self, name: str) -> "DesiredState":
-        """The wish once the trial of ``name`` has succeeded."""
-        return self.without_trial(name)._replace(models={**self.models, name: self.candidates[name]._replace(asker=0)})
+    def committed(self, name: str) -> "DesiredState":
+        """The state after the candidate ``name`` was committed."""
+        spec = self.candidates[name]._replace(asker=0)
+        return self.without_candidate(name)._replace(models={**self.models, name: spec})
 
     def without(self, name: str) -> "DesiredState":
-        """The wish once ``name`` is to be unloaded."""
+        """The state after ``name`` was unloaded."""
         models = {other: spec for other, spec in self.models.items() if other != name}
-        return self.without_trial(name)._replace(models=models)
+        return self.without_candidate(name)._replace(models=models)
 
 
 class ControlPlane:
-    """The wish and the reports of one server, in a directory that its workers share.
-
-    ``announce`` is told the generation of each change before the next can be made.
+    """The desired state and the reports of one server, in a directory that its workers share.
+    ``announce`` gets the generation of each change before the next change can be made.
     """
 
     def __init__(self, directory: Path, announce: Callable[[int], object] = lambda generation: None) -> None:
@@ -82,9 +78,9 @@ class ControlPlane:
         self._announce = announce
 
     def read(self) -> DesiredState:
-        """The newest wish."""
+        """The newest state."""
         try:
-            generation, *parts = orjson.loads((self.directory / WISH).read_bytes())
+            generation, *parts = orjson.loads((self.directory / STATE_FILE).read_bytes())
         except FileNotFoundError:
             return DesiredState(0, {})
         models, candidates = (
@@ -97,10 +93,8 @@ class ControlPlane:
         return DesiredState(generation, models, candidates)
 
     def begin(self, names: Sequence[str]) -> DesiredState:
-        """The newest wish, for a worker that starts; the first to start makes ``names`` wanted.
-
-        Trials whose asker has died are dropped, since nobody else would, and the newest generation is announced, in case
-        who wrote it died before that.
+        """The newest state, for a worker that starts. The first worker makes ``names`` the models to serve.
+        Drops candidates whose asker has died, and announces the newest generation, in case its writer died before that.
         """
         with rundir.locked(self.directory):
             desired = self.read()
@@ -108,25 +102,25 @@ class ControlPlane:
             if desired.generation == 0:
                 desired = desired._replace(models={name: ModelSpec(AT_START, bit) for bit, name in enumerate(names)})
             for name in orphans:
-                desired = desired.without_trial(name)
+                desired = desired.without_candidate(name)
             if orphans or desired.generation == 0:
                 desired = self._write(desired)
             self._announce(desired.generation)
         return desired
 
     def change(self, to: Callable[[DesiredState], DesiredState]) -> DesiredState:
-        """Replace the wish by what ``to`` makes of it, and give the new one. Changes of several workers follow one another."""
+        """Replace the state by ``to(state)``, and return the new state. Changes of several workers follow one another."""
         with rundir.locked(self.directory):
             desired = self._write(to(self.read()))
             self._announce(desired.generation)
         return desired
 
     def report(self, slot: int, generation: int, failures: Mapping[str, str]) -> None:
-        """Say that the worker in ``slot`` has done what it could for ``generation``; ``failures`` has the reasons by model."""
+        """Report that the worker in ``slot`` has finished with ``generation``; ``failures`` has the reasons by model."""
         rundir.replace(self.directory / f"slot-{slot}.json", orjson.dumps([generation, dict(failures)]))
 
     def failures(self, slot: int) -> dict[str, str]:
-        """What the worker in ``slot`` last reported as failed, by model."""
+        """The failures in the last report of ``slot``, by model."""
         try:
             _, failures = orjson.loads((self.directory / f"slot-{slot}.json").read_bytes())
         except FileNotFoundError:
@@ -136,7 +130,6 @@ class ControlPlane:
     def _write(self, desired: DesiredState) -> DesiredState:
         desired = desired._replace(generation=desired.generation + 1)
         parts = [{name: list(spec) for name, spec in part.items()} for part in (desired.models, desired.candidates)]
-        rundir.replace(
-            self.directory / WISH, orjson.dumps([desired.generation, *parts])
-        )  # orjson takes no named tuples
+        content = orjson.dumps([desired.generation, *parts])  # orjson takes no named tuples
+        rundir.replace(self.directory / STATE_FILE, content)
         return desired

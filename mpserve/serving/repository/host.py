@@ -1,13 +1,12 @@
-"""The models that one worker holds, and the steps by which one is brought up.
+"""The models of one worker, and the steps that bring a model up, at the start and for a later load.
 
-The part of a server's core that is the same at the start and for a load later. It knows its row of the scoreboard and the
-wish, and decides nothing: which models are brought up, and when, is the business of the core and of the reconciler.
+This module decides nothing: the core and the reconciler decide which models are brought up, and when.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -21,11 +20,10 @@ from mpserve.serving.models import readiness
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.tensors import TensorModel
-from mpserve.serving.models.versions import refuse_twins
-from mpserve.serving.repository import model_directory as shelf
+from mpserve.serving.models.versions import age, refuse_twins
+from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.desired_state import AT_START, ControlPlane, DesiredState, ModelSpec
 from mpserve.serving.repository.loader import Library, ModelSource
-from mpserve.serving.repository.model_versions import ModelVersions
 from mpserve.serving.shared_memory.regions import Regions
 from mpserve.state import rundir
 from mpserve.state.scoreboard import Row, Scoreboard
@@ -36,8 +34,32 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class ModelVersions:
+    """All versions of a model in a worker, which are brought up, served and ended together.
+    Iterates from the oldest to the newest version, which answers requests without a version.
+    """
+
+    def __init__(self, spec: ModelSpec, versions: Iterable[ModelInstance]) -> None:
+        self.spec = spec
+        self._versions = sorted(versions, key=lambda instance: age(instance.model.version))
+        self.newest = self._versions[-1]
+
+    def __iter__(self) -> Iterator[ModelInstance]:
+        return iter(self._versions)
+
+    @property
+    def versions(self) -> list[str]:
+        return [instance.model.version for instance in self]
+
+    def find(self, version: str) -> ModelInstance | None:
+        for instance in self._versions:
+            if instance.model.version == version:  # asked of the model: its load() may have set it
+                return instance
+        return None
+
+
 class ModelHost:
-    """The models of one worker. ``settings`` are read, never changed; ``predictor`` is whom a transformer asks."""
+    """The models of one worker. ``settings`` are read, never changed; ``predictor`` is the predictor of transformers."""
 
     def __init__(self, settings: Settings, predictor: Predictor | None = None) -> None:
         self.settings = settings
@@ -47,21 +69,17 @@ class ModelHost:
         self.device = "cpu"
         self.plane: ControlPlane | None = None
         self._regions: Regions | None = None
-        self.desired = DesiredState(0, {})
-        """The newest wish that this worker has made true, as far as it could."""
-        self.known: dict[str, list[ModelSource]] = {}
-        """The models that were found at the start, wanted or not: the sources of their versions by name."""
-        self.library: Library | None = None
-        """Where models come from that were not known at the start, if the user has such a thing."""
+        self.desired = DesiredState(0, {})  # the newest state that this worker has finished with
+        self.known: dict[str, list[ModelSource]] = {}  # the models of the start: the sources of their versions by name
+        self.library: Library | None = None  # further models, if the user has a library
         self.models: dict[str, ModelVersions] = {}
-        self.loading = ""
-        """What is being loaded right now, for the words of a deadline."""
+        self.loading = ""  # the present step of a load, for messages about a deadline
         self._on_thread: Callable[[], object] = lambda: None
-        self._offload = Executor("helper")
-        self._loading_in = self._offload
+        self.helper = Executor("helper")  # slow work that belongs to no model
+        self._loading_in = self.helper
 
     def take_place(self, board: Scoreboard, row: Row, directory: Path) -> None:
-        """Take this row of the scoreboard, and follow the wish in this directory, and its shared memory regions."""
+        """Take this row of the scoreboard, and follow the desired state and the shared memory regions of the directory."""
 
         def announce(generation: int) -> None:
             board.generation = generation
@@ -73,38 +91,29 @@ class ModelHost:
 
     @property
     def regions(self) -> Regions:
-        """The shared memory regions that clients have registered.
-
-        Raises:
-            NotSupported: the server has not been told to use its clients' memory.
-        """
+        """The shared memory regions of clients. Raises NotSupported if the server was started without them."""
         if self._regions is None:
-            raise NotSupported(
-                "this server uses no shared memory of its clients, unless it is started with --allow_client_shm"
-            )
+            raise NotSupported("this server uses no shared memory of clients, unless it has --allow_client_shm")
         return self._regions
 
     def follow_regions(self) -> None:
-        """Keep no memory that its client has unregistered with another worker. To be called often."""
+        """Let go of memory that a client has unregistered with another worker. To be called often."""
         if self._regions is not None:
             self._regions.follow()
 
     async def bring_up(self, name: str, spec: ModelSpec, helper: Executor) -> ModelVersions:
-        """Construct, load, warm up and start a model, all its versions, beside what is served.
-
-        An object that a script has made cannot be made again: if it is served, it is loaded anew in place. If one version
-        fails, those that were brought up before it are stopped. ``helper`` runs what is not yet the model's.
-
-        Raises:
-            ModelLoadError: it failed; the message names the model and the reason.
-            ConfigurationError: there is no such model any more, or it declares what cannot be.
+        """Construct, load, warm up and start a model, all its versions, beside the models that are served.
+        An object of a script cannot be made again: if it is served, it is reloaded in place. If a version fails, the earlier
+        versions are stopped. ``helper`` runs the steps before the model has threads.
+        Raises ModelLoadError: the load failed; the message names the model and the reason; ConfigurationError if the model
+        does not exist any more, or its declaration is impossible.
         """
         with self.step("the construction of a model", helper):
             models = await helper.run(self._obtain, name, spec)
         up: list[ModelInstance] = []
         try:
             for source, model in models:
-                # What has just been constructed may have been loaded by that.
+                # A new object may have been loaded by its constructor.
                 again = spec.revision != AT_START and source.build is None
                 up.append(await self._bring_up(model, len(models) > 1, again))
         except BaseException:
@@ -115,7 +124,7 @@ class ModelHost:
 
     async def _bring_up(self, model: Model, one_of_several: bool, again: bool) -> ModelInstance:
         before = next((instance for instance in self.models.get(model.name, ()) if instance.model is model), None)
-        with self.step("the construction of a model", self._offload):
+        with self.step("the construction of a model", self.helper):
             instance = before or ModelInstance(model, self._on_thread, one_of_several, self.settings)
         was_ready = model.ready
         in_log = model_in_log.set(instance.label)
@@ -160,23 +169,23 @@ class ModelHost:
             model.ready = True
 
     async def _declared_by(self, instance: ModelInstance) -> list[Tensor]:
-        """The inputs that a model of the kserve SDK declares; none if it cannot tell them."""
+        """The declared inputs of a model of the kserve SDK; none if the model cannot tell them."""
         if isinstance(instance.model, TensorModel):
             return []
         try:
-            specs = await call(instance.model.get_input_types, self._offload)
+            specs = await call(instance.model.get_input_types, self.helper)
             return [Tensor(spec["name"], spec["datatype"], list(spec["shape"])) for spec in specs]
         except Exception as error:
             logger.warning("model %s does not tell its inputs: %s: %s", instance.label, type(error).__name__, error)
             return []
 
     def _obtain(self, name: str, spec: ModelSpec) -> list[tuple[ModelSource, Model]]:
-        """The versions of a model, each constructed."""
+        """Construct the versions of a model."""
         sources = self.known.get(name, [])
         if spec.entries:
-            sources = shelf.find(self.settings, name, spec.entries)
+            sources = model_directory.find(self.settings, name, spec.entries)
         elif spec.revision != AT_START:
-            sources = [source.anew() for source in sources]
+            sources = [source.fresh() for source in sources]
         if not sources and self.library is not None:
             sources = [self.library.source(name)]
         models = [source.obtain() for source in sources]
@@ -190,7 +199,7 @@ class ModelHost:
 
     @contextmanager
     def step(self, what: str, executor: Executor) -> Iterator[None]:
-        """Name a step of a load, for the words of a deadline and of a failure."""
+        """Name a step of a load, for messages about a deadline or a failure."""
         self.loading, self._loading_in = what, executor
         try:
             yield
@@ -201,15 +210,15 @@ class ModelHost:
             raise ModelLoadError(f"{what} failed: {type(error).__name__}: {error}") from error
 
     def publish(self) -> None:
-        """Write which models can answer here to the scoreboard; a model may have cleared its ``ready`` or set it."""
+        """Write to the scoreboard which models can answer here; a model may have changed its ``ready``."""
         self.row.models = sum(1 << group.spec.bit for group in self.models.values() if all(map(self.can_answer, group)))
 
     def can_answer(self, instance: ModelInstance) -> bool:
-        """Whether this model can answer here, and its predictor, where that is watched."""
+        """Whether this model can answer here, and its predictor too, if that is watched."""
         return bool(instance.model.ready) and (self.predictor is None or self.predictor.is_ready(instance.model.name))
 
     def forget(self, instance: ModelInstance) -> None:
-        """Keep nothing of a model that is served no more, if it can be made again."""
+        """Let go of a model that is not served any more, if it can be made again."""
         for source in self.known.get(instance.model.name, ()):
             if source.model is instance.model:
                 source.forget()
@@ -217,14 +226,14 @@ class ModelHost:
             self.library.forget(instance.model)
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
-        """Run something slow that is no model's off the event loop."""
-        return await self._offload.run(function, *args)
+        """Run slow work that belongs to no model, off the event loop."""
+        return await self.helper.run(function, *args)
 
     def where(self) -> str:
-        """The line that what is being loaded is at."""
-        return self._loading_in.where() or self._offload.where()
+        """The line that the present load has reached."""
+        return self._loading_in.where() or self.helper.where()
 
 
 def own_directory() -> Path:
-    """A directory for the wish of one server, removed when the process that made it ends."""
+    """A directory for the desired state of one server, removed when the process that made it ends."""
     return rundir.make("wanted")

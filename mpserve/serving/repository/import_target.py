@@ -1,6 +1,6 @@
-"""Finding a model in the user's code: importing what a target names, and looking for models in it.
+"""Finds a model in the user's code: imports a target, and looks for models in it.
 
-Says nothing of what becomes of a model. Everything that can be wrong with a target is told here, in one sentence.
+Every fault of a target is told here in one sentence. Knows nothing of the life of a model.
 """
 
 import ast
@@ -16,13 +16,12 @@ from types import CodeType, ModuleType
 from mpserve.errors import ConfigurationError, ModelLoadError, MPServeError
 from mpserve.serving.models.model import Model
 
-_folders: set[Path] = set()
-"""Where the files lie that have been imported."""
+_folders: set[Path] = set()  # where the files lie that have been imported
 
 
 @contextmanager
 def telling(stage: str) -> Iterator[None]:
-    """What the user's code raises in here becomes a ModelLoadError that names the stage; the exception is its cause."""
+    """Turn an exception of the user's code into a ModelLoadError that names the stage."""
     try:
         yield
     except MPServeError:
@@ -32,13 +31,10 @@ def telling(stage: str) -> Iterator[None]:
 
 
 def find(target: str) -> object:
-    """What ``model.py:Class``, ``model.py`` or ``package.module:object`` names.
-
-    That is a model, its class, a list of such, or a module with a function ``predict``.
-
-    Raises:
-        ConfigurationError: there is no such file, module or object, or it holds no model or more than one.
-        ModelLoadError: the code cannot be imported.
+    """The object that ``model.py:Class``, ``model.py`` or ``package.module:object`` names.
+    The object is a model, its class, a list of models or classes, or a module with a function ``predict``.
+    Raises ConfigurationError if the file, module or object does not exist, or it holds no model or several models;
+    ModelLoadError if the code cannot be imported.
     """
     place, _, attribute = target.partition(":")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
@@ -46,15 +42,12 @@ def find(target: str) -> object:
 
 
 def find_in_file(path: Path) -> object:
-    """The one model that a file holds; raises as ``find``."""
+    """The only model of a file; raises as ``find``."""
     return _only_model(_import_file(path), str(path))
 
 
 def starts_server(path: Path) -> bool:
-    """Whether a script calls ``ModelServer(...)`` when it is run, so that it is to be run, not searched for models.
-
-    The call may stand in a function that the script calls: ``if __name__ == "__main__": main()``.
-    """
+    """Whether a script calls ``ModelServer(...)``, also in a function that it calls. If so, run the script, do not search it."""
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except (OSError, SyntaxError, ValueError):
@@ -103,7 +96,6 @@ def _import_file(path: Path) -> ModuleType:
 
 class _SourceLoader(SourceFileLoader):
     """Compiles the file each time.
-
     Python takes a compilation in ``__pycache__`` for fresh if the file has the same size and was changed in the same second.
     """
 
@@ -114,10 +106,9 @@ class _SourceLoader(SourceFileLoader):
 
 
 def _forget_neighbours(folder: Path, besides: str) -> None:
-    """Let a file that is to be imported have the modules that lie beside it, as they are now.
-
-    Python keeps modules by name alone: ``import utils`` in one version of a model would give it another version's. Those
-    that have been imported keep theirs. ``besides`` is the name of the file itself.
+    """Forget the modules beside a file, so that the file imports its own neighbours.
+    Python keeps modules by name alone: ``import utils`` in one version of a model would give another version's module. Code
+    that was imported keeps its modules. ``besides`` is the name of the file itself.
     """
     for name in {entry.stem for entry in folder.iterdir()} - {besides}:
         file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
@@ -168,7 +159,7 @@ def _models(module: ModuleType) -> dict[str, object]:
 
 
 def _only_model(module: ModuleType, target: str) -> object:
-    """What a module that was named without an object must mean: its one model, or itself with its ``predict``."""
+    """The model that a module means if no object is named: its only model, or the module with its ``predict``."""
     found = _models(module)
     if len(found) > 1:
         names = ", ".join(f"{target}:{name}" for name in found)

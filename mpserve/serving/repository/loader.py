@@ -1,7 +1,6 @@
-"""From what the user names (a file, a class, an object, a directory) to models, before and after the fork.
+"""Makes sources of models from a file, a class, an object or a directory, before and after the fork.
 
-A framework is imported only when a model names it: the files that a model directory may hold are found by a table of
-import strings.
+A framework is imported only when a model needs it: a table maps file endings to import strings.
 """
 
 import importlib
@@ -28,15 +27,14 @@ RUNTIMES = {
     ".pt": "mpserve.runtimes.pytorch:TorchScriptModel",
     ".pth": "mpserve.runtimes.pytorch:TorchScriptModel",
 }
-"""File endings that a model directory may hold -> the class that serves such a file, constructed with its path."""
+"""File endings in a model directory -> the class that serves such a file; the class is constructed with the file's path."""
 
 
 @dataclass
 class ModelSource:
-    """Where one version of a model comes from, and how far it has got.
-
-    ``build`` is None for an object that a script has made. ``version``, if not empty, is put in place of the model's own.
-    ``shelved`` is its name in ``--model_dir``, where a load reads it again, if it was found there.
+    """The source of one version of a model, and its progress.
+    ``build`` is None for an object of a script. ``version``, if not empty, replaces the model's own version. ``shelved`` is
+    the name in ``--model_dir`` of a model that was found there; a load reads it again.
     """
 
     build: Callable[[], Model] | None = None
@@ -46,10 +44,8 @@ class ModelSource:
     shelved: str = ""
 
     def preload(self) -> None:
-        """Construct and preload in the arbiter. What reaches for CUDA is left to the workers.
-
-        Raises:
-            ModelLoadError: the constructor or ``preload()`` failed.
+        """Construct and preload in the arbiter. Code that reaches for CUDA is left to the workers.
+        Raises ModelLoadError if the constructor or ``preload()`` fails.
         """
         try:
             self.obtain()
@@ -59,7 +55,7 @@ class ModelSource:
                            stage, reached.where, "It will run in each worker instead.")  # fmt: skip
 
     def obtain(self) -> Model:
-        """The model, constructed and preloaded if that is still to be done."""
+        """The model; constructed and preloaded if necessary."""
         if self.model is None:
             assert self.build is not None
             with telling("the model's constructor"):
@@ -68,44 +64,40 @@ class ModelSource:
             self.model.version = self.version
         if not self.preloaded:
             if inspect.iscoroutinefunction(self.model.preload):
-                raise ConfigurationError(
-                    f"preload() of model {self.model.name} is async; there is no loop yet: use def"
-                )
+                raise ConfigurationError(f"preload() of model {self.model.name} is async, expected a plain def")
             with telling(f"preload() of model {self.model.name}"):
                 self.model.preload()
             self.preloaded = True
         return self.model
 
-    def anew(self) -> "ModelSource":
-        """A source of the same model that constructs it again; an object that a script has made stays what it is."""
+    def fresh(self) -> "ModelSource":
+        """A source that constructs the same model again; an object of a script stays the same object."""
         if self.build is None:
             return self
         return replace(self, model=None, preloaded=False)
 
     def forget(self) -> None:
-        """Keep no model that can be constructed again."""
+        """Let go of a model that can be constructed again."""
         if self.build is not None:
             self.model, self.preloaded = None, False
 
 
 class Library(Protocol):
-    """Where further models come from, that nobody knew at the start. Asked in the workers, off the event loop."""
+    """Further models that were unknown at the start. Asked in the workers, off the event loop."""
 
     def names(self) -> Iterable[str]:
-        """The names that can be asked for now."""
+        """The names of the models that can be loaded now."""
 
     def source(self, name: str) -> ModelSource:
-        """The source of the model of that name, which fails if there is none."""
+        """The source of a model, which fails if there is no such model."""
 
     def forget(self, model: Model) -> None:
-        """Keep nothing of a model that is served no more."""
+        """Let go of a model that is not served any more."""
 
 
 def from_objects(models: Sequence[object]) -> list[ModelSource]:
     """Sources of models that exist already (``ModelServer.start``, ``asgi_app``). Classes are constructed.
-
-    Raises:
-        ConfigurationError: something in the list is no model, or two have one name and one version.
+    Raises ConfigurationError if an entry is no model, or two models have the same name and version.
     """
     if not isinstance(models, list | tuple):
         raise ConfigurationError(f"expected a list of models, got {type(models).__name__}: start([model])")
@@ -117,22 +109,16 @@ def from_objects(models: Sequence[object]) -> list[ModelSource]:
 
 
 def from_target(target: str, model_name: str | None) -> list[ModelSource]:
-    """Sources for ``model.py:Class``, ``model.py``, ``package.module:object``.
-
-    ``model_name`` overrides the name of a single model when given.
-
-    Raises:
-        ConfigurationError: there is no such file, module or object, or it holds no model or more than one.
-        ModelLoadError: the code cannot be imported.
+    """Sources for ``model.py:Class``, ``model.py``, ``package.module:object``. ``model_name`` renames a single model.
+    Raises ConfigurationError if the file, module or object does not exist, or it holds no model or several models;
+    ModelLoadError if the code cannot be imported.
     """
     return _sources(targets.find(target), target, model_name)
 
 
 def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]:
-    """Sources for a model directory: its ``model.py``, else the one file that a runtime serves, ``NAME[@VERSION].pt``.
-
-    Raises:
-        ConfigurationError: the directory holds neither, or several such files; the message lists what is there.
+    """Sources for a model directory: its ``model.py``, or the only file that a runtime serves, ``NAME[@VERSION].pt``.
+    Raises ConfigurationError if the directory holds neither, or several such files; the message lists the files.
     """
     if directory.is_file():
         files = [directory]
@@ -165,7 +151,7 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
         name = model_name or Path(str(thing.__file__)).stem
         load = getattr(thing, "load", None)
         if inspect.iscoroutinefunction(load):
-            raise ConfigurationError(f"{target}: the function load is async; there is no loop yet: use def")
+            raise ConfigurationError(f"{target}: the function load is async, expected a plain def")
         return [ModelSource(build=partial(FunctionModel, name, thing.predict, load))]
     if isinstance(thing, Model):
         if model_name:
@@ -175,13 +161,11 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
         return [ModelSource(build=partial(_construct, thing, model_name))]
     if isinstance(thing, list | tuple) and thing:
         return from_objects(thing)
-    raise ConfigurationError(
-        f"{target} is no model: expected a subclass or an instance of mpserve.Model, got {thing!r}"
-    )
+    raise ConfigurationError(f"{target} is no model: expected a subclass or instance of mpserve.Model, got {thing!r}")
 
 
 def _construct(model_class: type[Model], model_name: str | None) -> Model:
-    """Construct a class as it wants: most SDK models take the name, short ones take nothing."""
+    """Construct a class: most SDK models take the name, short models take nothing."""
     needed = [
         parameter.name
         for parameter in inspect.signature(model_class).parameters.values()

@@ -1,8 +1,7 @@
-"""The models that lie in ``--model_dir`` under names of their own, to be loaded at the start or when somebody asks for them.
+"""The models in ``--model_dir``, which are loaded at the start or on request.
 
-``model_dir/NAME/`` or ``model_dir/NAME@VERSION/`` with a ``model.py`` or a file that a runtime serves; beside a target also
-the file itself, ``model_dir/NAME@VERSION.pt``. A name is looked up among what is there and never made into a path, so it
-cannot lead out of the directory.
+An entry is ``NAME/`` or ``NAME@VERSION/`` with a ``model.py`` or a file that a runtime serves; beside a target also the file
+itself, ``NAME@VERSION.pt``. A name is compared with the entries and never becomes a path, so it cannot lead out of the directory.
 """
 
 from collections.abc import Sequence
@@ -16,14 +15,14 @@ from mpserve.serving.repository.loader import RUNTIMES, ModelSource, from_direct
 
 
 class Place(NamedTuple):
-    """An entry of the directory that holds a model; ``version`` is empty if its name does not say it."""
+    """An entry of the directory that holds a model; ``version`` is empty if the entry's name has none."""
 
     entry: str
     version: str
 
 
 def places(settings: Settings) -> dict[str, list[Place]]:
-    """What can be loaded: by name, a place for each version."""
+    """The models that can be loaded: by name, an entry for each version."""
     directory = Path(settings.model_dir) if settings.model_dir is not None else None
     found: dict[str, list[Place]] = {}
     if directory is None or not directory.is_dir():
@@ -37,23 +36,17 @@ def places(settings: Settings) -> dict[str, list[Place]]:
 
 
 def find(settings: Settings, name: str, entries: Sequence[str]) -> list[ModelSource]:
-    """The sources of what these entries of the directory hold, to be served as ``name``; their code is read anew each time.
-
-    Raises:
-        ConfigurationError: one is not there, holds several models, or is not named as it should be.
-        ModelLoadError: its code cannot be imported.
+    """The sources of these entries, to be served as ``name``; their code is read again each time.
+    Raises ConfigurationError if an entry does not exist, holds several models, or has a wrong name; ModelLoadError if the
+    code cannot be imported.
     """
     return [_source(Path(settings.model_dir or ""), entry, name) for entry in entries]
 
 
 def find_all(settings: Settings) -> list[ModelSource]:
-    """What ``--model_dir`` means without a target: the model that the directory itself is, else all that lie in it.
-
-    ``model_name``, which KServe gives to every server, renames the model if it is only one.
-
-    Raises:
-        ConfigurationError: there is no model, or ``model_name`` is given and there are several; or as ``find``.
-        ModelLoadError: as ``find``.
+    """The sources of ``--model_dir`` without a target: the model that the directory itself is, or all models in it.
+    ``model_name``, which KServe gives to every server, renames a single model. Raises as ``find``, and ConfigurationError if
+    there is no model, or ``model_name`` is given and there are several models.
     """
     directory = Path(settings.model_dir or "")
     found = {} if _holds_model(directory) else places(settings)

@@ -1,7 +1,7 @@
-"""A worker's side of load and unload: it makes the newest wish true here, one wish at a time, and says what failed.
+"""A worker's side of load and unload: follows the newest desired state, one state at a time, and reports failures.
 
-What is to be loaded is loaded beside what is served. The change itself is one moment on the event loop, so no request
-finds a model half there, and what was served before ends when its requests have. It knows no other worker.
+A model is loaded beside the models that are served. The change itself is one moment on the event loop, so every request finds
+a whole model, and the old model ends after its requests. Knows no other worker.
 """
 
 import asyncio
@@ -11,33 +11,28 @@ from collections.abc import Iterable
 from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.repository.desired_state import ControlPlane, DesiredState, ModelSpec
-from mpserve.serving.repository.host import ModelHost
-from mpserve.serving.repository.model_versions import ModelVersions
+from mpserve.serving.repository.host import ModelHost, ModelVersions
 from mpserve.state.scoreboard import State
 
 logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Brings ``host`` to the newest wish, whenever it is kicked and behind."""
+    """Brings ``host`` to the newest desired state, whenever it is kicked and behind."""
 
     def __init__(self, host: ModelHost) -> None:
         self.host = host
-        self.retiring: dict[ModelInstance, asyncio.Task[None]] = {}
-        """What is served no more, and has not been stopped yet."""
-        self._candidates: dict[str, tuple[int, ModelVersions]] = {}
-        """What has been brought up here and is not served yet, with its revision."""
-        self._failures: dict[str, tuple[int, str]] = {}
-        """The revision that failed here, and why, by model."""
+        self.retiring: dict[ModelInstance, asyncio.Task[None]] = {}  # not served any more, and not stopped yet
+        self._candidates: dict[str, tuple[int, ModelVersions]] = {}  # brought up here by revision, and not served yet
+        self._failures: dict[str, tuple[int, str]] = {}  # by model: the revision that failed here, and the reason
         self._missed: set[int] = set()
         self._task: asyncio.Task[None] | None = None
         self._helper = Executor("repository")
 
     def begin(self, plane: ControlPlane, desired: DesiredState) -> None:
-        """Count ``desired`` as done: this worker has just started with its models.
-
-        Its trials are left to the workers that were there: a trial may be what has killed the one before, and would
-        again. This worker loads them when they are settled.
+        """Begin with ``desired``, whose models this worker has just loaded.
+        Its candidates are left to the older workers: a candidate may have killed the last worker of this slot. This worker
+        loads a candidate when it is committed.
         """
         self._missed = {candidate.revision for candidate in desired.candidates.values()}
         plane.report(self.host.row.slot, desired.generation, {})
@@ -45,11 +40,11 @@ class Reconciler:
 
     @property
     def is_behind(self) -> bool:
-        """Whether there is a newer wish than this worker has done what it could for."""
+        """Whether there is a newer state than this worker has finished with."""
         return self.host.row.generation < self.host.board.generation
 
     def kick(self) -> None:
-        """Begin to reconcile if there is reason to. To be called often; costs nothing otherwise."""
+        """Begin to reconcile if necessary. To be called often; costs nothing otherwise."""
         if self.is_behind and self.host.row.state == State.READY and (self._task is None or self._task.done()):
             self._task = asyncio.ensure_future(self._reconcile())
             self._task.add_done_callback(_log_failure)
@@ -81,7 +76,7 @@ class Reconciler:
         return name in self._candidates and self._candidates[name][0] == spec.revision
 
     async def _try(self, name: str, spec: ModelSpec) -> None:
-        """Bring a model up as a candidate, or note why it failed."""
+        """Bring a model up as a candidate, or keep the reason of its failure."""
         host = self.host
         timeout = host.settings.load_timeout
         loading = asyncio.ensure_future(host.bring_up(name, spec, self._helper))
@@ -109,7 +104,7 @@ class Reconciler:
                 self._let_go(instance)
 
     def _change(self, desired: DesiredState) -> list[ModelInstance]:
-        """Serve what the wish says, from this moment on; gives what is served no more, or will never be."""
+        """Serve the desired state from this moment on; returns the models that are not served any more."""
         host = self.host
         ended = [
             instance for name in list(host.models) if name not in desired.models for instance in host.models.pop(name)
@@ -133,7 +128,7 @@ class Reconciler:
         return {instance for group in self.host.models.values() for instance in group}
 
     async def _retire(self, ended: Iterable[ModelInstance]) -> None:
-        """Stop these once their requests are done. One that takes long is waited for by no wish."""
+        """Stop these models after their requests, and wait for at most ``graceful_timeout``."""
         tasks = [self._let_go(instance) for instance in ended]
         if tasks:
             await asyncio.wait(tasks, timeout=self.host.settings.graceful_timeout)
@@ -145,7 +140,7 @@ class Reconciler:
         return task
 
     async def stop(self) -> None:
-        """Reconcile no more, and stop what is neither served nor stopped yet."""
+        """End the reconciler, and stop the models that are neither served nor stopped."""
         if self._task is not None:
             self._task.cancel()
         for instance in self.retiring:
@@ -160,4 +155,4 @@ class Reconciler:
 
 def _log_failure(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("the wish for models could not be followed", exc_info=error)
+        logger.error("the desired state could not be followed", exc_info=error)

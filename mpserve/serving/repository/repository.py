@@ -1,7 +1,7 @@
-"""Load, unload and index (V2 model repository extension), asked of one worker and true of all when it answers.
+"""Load, unload and index (V2 model repository extension), asked of one worker and done by all when it answers.
 
-It changes the wish and waits until every worker that can be asked has followed it. Workers that start later begin with
-the wish as it is then, and workers that are ending are not waited for. It knows no front end.
+Changes the desired state, and waits until every worker that is ready has followed. Workers that start later begin with the new
+state; workers that are ending are not waited for. Knows no front end.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, MPServeError, NotSupported, ServerNotReady
-from mpserve.serving.repository import model_directory as shelf
+from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.desired_state import DesiredState, ModelSpec
 from mpserve.state.scoreboard import MODELS, State
@@ -21,10 +21,7 @@ BEING_FINISHED = "its requests in flight are being finished"
 
 
 class Entry(NamedTuple):
-    """A line of the index: one version of a model. ``state`` is READY, UNAVAILABLE, LOADING or UNLOADING.
-
-    ``version`` is empty if not known.
-    """
+    """One version of a model in the index. ``state`` is READY, UNAVAILABLE, LOADING or UNLOADING; an unknown version is empty."""
 
     name: str
     version: str
@@ -33,23 +30,22 @@ class Entry(NamedTuple):
 
 
 class Repository:
-    """The models of one server: which there are, which are wanted, which are ready."""
+    """The models of one server, loaded or not."""
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
-        self._loads: set[asyncio.Future[None]] = set()
-        """Those under way: the event loop itself keeps no task alive."""
+        self._loads: set[asyncio.Future[None]] = set()  # those under way: the event loop itself keeps no task alive
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Load a model, or load it anew, with all its versions, in every worker; in each from one moment on, or in none.
+        """Load or reload a model with all its versions, in every worker or in none.
 
-        It goes on if who asked for it goes away (gRPC cancels a call then): a trial that nobody decides about would stay.
+        The load goes on if the client goes away (gRPC cancels the call): otherwise nobody would commit or drop the candidate.
 
         Raises:
             ModelNotFound: there is no such model.
-            NotSupported: the parameters would replace the model's configuration or files; or too many are wanted.
-            ModelLoadError: it failed in some workers, which are named, each with its reason. Nothing has changed.
-            ModelNotReady: another load or unload of it came in between.
+            NotSupported: the parameters would replace the model's configuration or files; or too many models are loaded.
+            ModelLoadError: the load failed in some workers, which the message names with the reasons. Nothing has changed.
+            ModelNotReady: another load or unload of the model came in between.
             ServerNotReady: the worker that was asked is ending.
         """
         loading = asyncio.ensure_future(self._load(name, parameters))
@@ -62,14 +58,14 @@ class Repository:
         loadable = await self.core.offload(self._loadable)
         _check_known(name, loadable)
         entries = [place.entry for place in loadable[name]]
-        desired = await self._change(lambda desired: _with_room(desired.with_trial(name, os.getpid(), entries)))
+        desired = await self._change(lambda desired: _with_room(desired.with_candidate(name, os.getpid(), entries)))
         candidate = desired.candidates[name]
         try:
             reasons = await self._followed(desired.generation, self._ready_workers())
             reasons |= await self._failures(name)
             if reasons:
                 raise ModelLoadError(
-                    f"Model with name {name} was not loaded, and nothing has changed: {_told(reasons)}"
+                    f"Model with name {name} was not loaded, and nothing has changed: {_by_slot(reasons)}"
                 )
         except MPServeError:
             await self._drop(name, candidate)
@@ -77,41 +73,41 @@ class Repository:
         await self._settle(name, candidate)
 
     async def _drop(self, name: str, candidate: ModelSpec) -> None:
-        """Put the wish back to what is served; also when the worker is ending."""
+        """Drop a candidate; also when the worker is ending."""
         assert self.core.plane is not None
         await self.core.offload(
             self.core.plane.change,
-            lambda desired: desired.without_trial(name) if _is(candidate, name, desired) else desired,
+            lambda desired: desired.without_candidate(name) if _is_current(candidate, name, desired) else desired,
         )
 
     async def _settle(self, name: str, candidate: ModelSpec) -> None:
         def settled(desired: DesiredState) -> DesiredState:
-            if not _is(candidate, name, desired):
+            if not _is_current(candidate, name, desired):
                 raise ModelNotReady(name, "Another load or unload of it came in between.")
-            return desired.settled(name)
+            return desired.committed(name)
 
         desired = await self._change(settled)
         reasons = await self._followed(desired.generation)
         reasons |= await self._failures(name)  # of workers that have started meanwhile
         if reasons:
-            raise ModelLoadError(f"Model with name {name} is loaded, but not everywhere: {_told(reasons)}")
+            raise ModelLoadError(f"Model with name {name} is loaded, but not everywhere: {_by_slot(reasons)}")
 
     async def unload(self, name: str) -> None:
-        """Unload a model, all its versions, in every worker, each after its requests in flight. One that is not loaded stays so.
+        """Unload a model with all its versions, in every worker, after its requests in flight.
 
         Raises:
             ModelNotFound: there is no such model.
-            ModelLoadError: some workers have not done it in time; they are named.
+            ModelLoadError: some workers, which the message names, did not finish in time.
             ServerNotReady: the worker that was asked is ending.
         """
         _check_known(name, self._names(await self.core.offload(self._loadable)))
         desired = await self._change(lambda desired: desired.without(name))
         reasons = await self._followed(desired.generation)
         if reasons:
-            raise ModelLoadError(f"Model with name {name} was not unloaded everywhere: {_told(reasons)}")
+            raise ModelLoadError(f"Model with name {name} was not unloaded everywhere: {_by_slot(reasons)}")
 
     async def index(self, ready_only: bool = False) -> list[Entry]:
-        """All models that are loaded or can be loaded, or only those that are ready; a line for each version."""
+        """All models that are loaded or can be loaded, or only the ready models; an entry for each version."""
         assert self.core.plane is not None
         desired = await self.core.offload(self.core.plane.read)
         loadable = await self.core.offload(self._loadable)
@@ -119,8 +115,8 @@ class Repository:
         entries = [entry for name in names for entry in self._lines(name, loadable.get(name, []), desired)]
         return [entry for entry in entries if entry.state == "READY" or not ready_only]
 
-    def _lines(self, name: str, places: Iterable[shelf.Place], desired: DesiredState) -> list[Entry]:
-        """The versions that are served here, or else those that lie in these places."""
+    def _lines(self, name: str, places: Iterable[model_directory.Place], desired: DesiredState) -> list[Entry]:
+        """The versions that are served here, or else the versions in the model directory."""
         core = self.core
         group = core.models.get(name)
         if group is None:
@@ -128,20 +124,22 @@ class Repository:
             return [Entry(name, version, *self._state(name, desired)) for version in versions]
         if name not in desired.models:
             return [Entry(name, version, "UNLOADING", BEING_FINISHED) for version in group.versions]
-        return [Entry(name, instance.model.version, *self._wanted(core.is_model_ready(instance))) for instance in group]
+        return [
+            Entry(name, instance.model.version, *self._readiness(core.is_model_ready(instance))) for instance in group
+        ]
 
     def _state(self, name: str, desired: DesiredState) -> tuple[str, str]:
-        """State and reason of a model that is not served here."""
+        """The state of a model that is not served here, and the reason."""
         core = self.core
         if name in desired.models:
-            return self._wanted(core.board.model_ready(desired.models[name].bit))
+            return self._readiness(core.board.model_ready(desired.models[name].bit))
         if name in desired.candidates:
             return "LOADING", ""
         if any(old.model.name == name for old in core.reconciler.retiring):
             return "UNLOADING", BEING_FINISHED
         return "UNAVAILABLE", "it is not loaded"
 
-    def _wanted(self, ready: bool) -> tuple[str, str]:
+    def _readiness(self, ready: bool) -> tuple[str, str]:
         if ready:
             return "READY", ""
         if any(row.state == State.LOADING for row in self.core.board.live()):
@@ -149,20 +147,20 @@ class Repository:
         return "UNAVAILABLE", "it is not ready in any worker"
 
     def _names(self, loadable: Iterable[str]) -> list[str]:
-        """Every model there is: wanted, or to be loaded."""
         return list(dict.fromkeys([*self.core.names, *loadable]))
 
-    def _loadable(self) -> dict[str, list[shelf.Place]]:
-        """What can be loaded, with the places of its versions in the model directory.
-
-        There are none of what the server was started with otherwise, which goes first.
+    def _loadable(self) -> dict[str, list[model_directory.Place]]:
+        """The models that can be loaded, with the entries of their versions in the model directory.
+        A model of the start without such an entry has none, and goes first.
         """
         known = self.core.known
-        started: dict[str, list[shelf.Place]] = {name: [] for name, found in known.items() if not found[0].shelved}
+        started: dict[str, list[model_directory.Place]] = {
+            name: [] for name, found in known.items() if not found[0].shelved
+        }
         renamed = {found[0].shelved: name for name, found in known.items()}  # by --model_name
         if self.core.library is not None:
             started |= {name: [] for name in self.core.library.names() if name not in started}
-        lying = {renamed.get(name, name): places for name, places in shelf.places(self.core.settings).items()}
+        lying = {renamed.get(name, name): places for name, places in model_directory.places(self.core.settings).items()}
         return started | {name: places for name, places in lying.items() if name not in started}
 
     async def _change(self, to: Callable[[DesiredState], DesiredState]) -> DesiredState:
@@ -172,13 +170,12 @@ class Repository:
         return await self.core.offload(plane.change, to)
 
     def _ready_workers(self) -> dict[int, int]:
-        """The pids of the workers that will load, by slot."""
+        """The pids of the workers that will load a model, by slot."""
         return {row.slot: row.pid for row in self.core.board.live() if row.state == State.READY}
 
     async def _followed(self, generation: int, loading: Mapping[int, int] | None = None) -> dict[int, str]:
-        """Wait until all workers that are READY have followed the wish; gives the reasons of those that have not, by slot.
-
-        ``loading`` are the workers whose death in the meantime counts as a failure.
+        """Wait until all READY workers have followed the desired state; returns the reasons of the others, by slot.
+        ``loading``: the workers whose death during the wait counts as a failure.
         """
         core = self.core
         watched = dict(loading or {})
@@ -204,7 +201,7 @@ class Repository:
             await asyncio.sleep(TICK)
 
     async def _failures(self, name: str) -> dict[int, str]:
-        """Why the model failed in workers that are there, by slot."""
+        """The reasons why the model failed in ready workers, by slot."""
         plane = self.core.plane
         assert plane is not None
         reports = {slot: await self.core.offload(plane.failures, slot) for slot in self._ready_workers()}
@@ -216,7 +213,7 @@ def _check_known(name: str, names: Collection[str]) -> None:
         raise ModelNotFound(name, f"There are: {', '.join(names) or 'none'}.")
 
 
-def _is(candidate: ModelSpec, name: str, desired: DesiredState) -> bool:
+def _is_current(candidate: ModelSpec, name: str, desired: DesiredState) -> bool:
     return desired.candidates.get(name) == candidate
 
 
@@ -235,11 +232,9 @@ def _refuse_replacements(parameters: Mapping[str, Any]) -> None:
             )
 
 
-def _told(reasons: Mapping[int, str]) -> str:
-    """The reasons with the slots where each was met."""
-    return "; ".join(f"{_slots(reasons, reason)}: {reason}" for reason in dict.fromkeys(reasons.values()))
-
-
-def _slots(reasons: Mapping[int, str], reason: str) -> str:
-    slots: Iterable[int] = sorted(slot for slot, other in reasons.items() if other == reason)
-    return f"in slot {', '.join(map(str, slots))}"
+def _by_slot(reasons: Mapping[int, str]) -> str:
+    """The reasons, each with its slots."""
+    slots: dict[str, list[str]] = {}
+    for slot in sorted(reasons):
+        slots.setdefault(reasons[slot], []).append(str(slot))
+    return "; ".join(f"in slot {', '.join(slots[reason])}: {reason}" for reason in dict.fromkeys(reasons.values()))

@@ -1,8 +1,8 @@
-"""The regions of shared memory that clients have registered with one server, and how a worker maps them.
+"""The regions of shared memory that clients have registered with one server, and their mappings in a worker.
 
-What is registered is a file that all workers share, so every worker knows it, one that is respawned later too. A worker maps
-a region when a request first names it. A mapping lives as long as anything uses it, so nothing is pulled away from under a
-request when its region is unregistered. It knows bytes and nothing of tensors.
+A file that all workers share has the registered regions, so a worker that is respawned later knows them too. A worker maps a
+region when a request first names it. A mapping lives as long as it is used, so an unregistered region stays until its requests
+end. Knows bytes and no tensors.
 
 Source: Triton's docs/protocol/extension_shared_memory.md.
 """
@@ -21,15 +21,13 @@ from mpserve.state import rundir
 from mpserve.state.scoreboard import Scoreboard
 
 REGISTERED = "regions.json"
-OBJECTS = "/dev/shm"
-"""Where Linux keeps what ``shm_open`` makes."""
-
+OBJECTS = "/dev/shm"  # where Linux keeps what ``shm_open`` makes
 CUDA_REFUSED = "CUDA shared memory is not supported; register system shared memory, or send the tensors"
-"""What is told who registers it. Who asks learns that there is none, and may unregister all, as many clients begin."""
+"""The answer to a registration. A status is empty and an unregistration of all succeeds, since many clients begin with it."""
 
 
 class Region(NamedTuple):
-    """``byte_size`` bytes of a shared memory object, from ``offset`` on; ``inode`` tells it from a later one of its key."""
+    """``byte_size`` bytes of a shared memory object from ``offset``; ``inode`` tells the object from a later one of its key."""
 
     name: str
     key: str
@@ -48,10 +46,8 @@ class RegionView:
         self._mapping = mapping
 
     def open(self) -> memoryview:
-        """Its bytes, which can be written to.
-
-        Raises:
-            InvalidInput: the client has cut the object short since, so that a touch of what is missing would kill this worker.
+        """The bytes of the view, which are writable.
+        Raises InvalidInput if the object has shrunk: to touch the missing bytes would kill this worker.
         """
         start = self.region.offset + self.offset
         if self._mapping.size() < start + self.byte_size:
@@ -64,9 +60,8 @@ class RegionView:
 
 class Regions:
     """The regions of the server whose workers share ``directory`` and ``board``.
-
-    ``register``, ``unregister`` and ``status`` wait for files; ``follow`` and ``window`` are for the event loop and read one only
-    when there is news.
+    ``register``, ``unregister`` and ``status`` wait for files. ``follow`` and ``window`` are for the event loop, and read a file
+    only after a change.
     """
 
     def __init__(self, directory: Path, board: Scoreboard) -> None:
@@ -77,11 +72,8 @@ class Regions:
         self._mapped: dict[Region, mmap.mmap] = {}
 
     def register(self, name: str, key: Any, offset: Any, byte_size: Any) -> None:
-        """Make a part of the object ``key`` known as the region ``name``, to all workers.
-
-        Raises:
-            AlreadyExists: the name is taken.
-            InvalidInput: there is no such object or none that long, or a field is not what it must be.
+        """Register a part of the object ``key`` as the region ``name``, for all workers.
+        Raises AlreadyExists if the name is taken; InvalidInput if the object is missing or too short, or a field is invalid.
         """
         if not name:
             raise InvalidInput("expected the name of a shared memory region, got an empty one")
@@ -103,33 +95,26 @@ class Regions:
             self._write(generation + 1, registered)
 
     def unregister(self, name: str) -> None:
-        """Forget the region of that name, if there is one, or all regions if it is empty."""
+        """Forget the region of that name, if there is one, or all regions if the name is empty."""
         with rundir.locked(self._directory):
             generation, registered = self._read()
             self._write(generation + 1, {each: registered[each] for each in registered if name not in ("", each)})
 
     def status(self, name: str) -> list[Region]:
-        """The region of that name, or all regions if it is empty.
-
-        Raises:
-            RegionNotFound: there is no such region.
-        """
+        """The region of that name, or all regions if the name is empty. Raises RegionNotFound for an unknown name."""
         _, registered = self._read()
         return [_found(registered, name)] if name else list(registered.values())
 
     def follow(self) -> None:
-        """Learn what is registered by now, and keep nothing else mapped. To be called often; costs nothing without news."""
+        """Read the registered regions after a change, and drop other mappings. To be called often; costs nothing otherwise."""
         if self._generation != self._board.regions:
             self._generation, self._registered = self._read()
             kept = self._mapped.keys() & self._registered.values()
             self._mapped = {region: self._mapped[region] for region in kept}
 
     def window(self, name: str, offset: int, byte_size: int) -> RegionView:
-        """A part of a region, which it may outlive.
-
-        Raises:
-            RegionNotFound: there is no such region.
-            InvalidInput: it is not that long, or its object is not there any more.
+        """A view on a part of a region. The view may outlive the region.
+        Raises RegionNotFound for an unknown name; InvalidInput if the region is too short, or its object is gone.
         """
         self.follow()
         region = _found(self._registered, name)
@@ -150,7 +135,7 @@ class Regions:
         return generation, {fields[0]: Region(*fields) for fields in regions}
 
     def _write(self, generation: int, registered: dict[str, Region]) -> None:
-        # Announced first: who dies in between leaves others to read again what they know, and nobody without the news.
+        # Announced first: if the writer dies in between, the others only read again what they know.
         self._board.regions = generation
         content = orjson.dumps([generation, *map(list, registered.values())])  # orjson takes no named tuples
         rundir.replace(self._directory / REGISTERED, content)
@@ -164,7 +149,7 @@ def _found(registered: dict[str, Region], name: str) -> Region:
 
 
 def _open(key: Any) -> tuple[int, os.stat_result]:
-    """A descriptor of the shared memory object, for reading and writing, and what it is."""
+    """A descriptor of a shared memory object, for reading and writing, and its status."""
     name = key.removeprefix("/") if isinstance(key, str) else ""
     if not name or "/" in name or "\0" in name or name in (".", ".."):
         raise InvalidInput(f"key is {show(key)}, expected the name of a shared memory object, without a path")

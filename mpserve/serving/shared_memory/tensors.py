@@ -1,7 +1,7 @@
-"""Tensors that lie in shared memory, which clients name by the parameters of a tensor, with no data beside them.
+"""Tensors in shared memory, which clients name by the parameters of a tensor without data.
 
-An input becomes an ordinary one before the model sees it: a read-only view, without a copy, on memory that its client can
-change, and must not before it has the answer. An output is written there and sent without its data.
+An input becomes an ordinary input before the model sees it: a read-only view without a copy. The client must not change the
+memory before it has the answer. An output is written to the memory, and sent without data.
 
 Source: Triton's docs/protocol/extension_shared_memory.md.
 """
@@ -20,11 +20,8 @@ PARAMETERS = (REGION, OFFSET, SIZE)
 
 
 def window(parameters: Parameters, regions: Regions, what: str) -> RegionView:
-    """The memory that a tensor's parameters name; ``what`` names the tensor in messages.
-
-    Raises:
-        RegionNotFound: there is no such region.
-        InvalidInput: a parameter is missing or not what it must be, or the region is not that long.
+    """The memory that the parameters name; ``what`` names the tensor in messages.
+    Raises RegionNotFound for an unknown region; InvalidInput if a parameter is missing or wrong, or the region is too short.
     """
     name = parameters[REGION]
     try:
@@ -36,30 +33,22 @@ def window(parameters: Parameters, regions: Regions, what: str) -> RegionView:
 
 
 class Holder(Protocol):
-    """Who has the regions."""
+    """The owner of the regions. ``regions`` raises NotSupported if the server was started without shared memory."""
 
     @property
-    def regions(self) -> Regions:
-        """Those that clients have registered. Raises NotSupported: the server uses no shared memory of its clients."""
+    def regions(self) -> Regions: ...
 
 
 def fetch_inputs(request: InferRequest, holder: Holder) -> None:
-    """Make ordinary inputs of those that lie in shared memory.
-
-    Raises:
-        NotSupported: the server uses no shared memory of its clients.
-        RegionNotFound, InvalidInput: as ``fetch``.
-    """
+    """Make ordinary inputs of the inputs in shared memory. Raises as ``Holder.regions`` and ``fetch``."""
     for given in request.inputs:
         if given.parameters and given.in_shared_memory:
             fetch(given, holder.regions)
 
 
 def fetch(given: InferInput, regions: Regions) -> None:
-    """Give an input the data that its parameters say where to find; they say no more of it then.
-
-    Raises:
-        RegionNotFound, InvalidInput: as ``window``; or what is there is not of the input's datatype and shape.
+    """Give an input the data that its parameters name, and remove the parameters.
+    Raises as ``window``, and InvalidInput if the data does not fit the datatype and shape of the input.
     """
     parameters = given.parameters or {}
     what = f"input '{given.name[:MAX_SHOWN]}'"
@@ -69,11 +58,8 @@ def fetch(given: InferInput, regions: Regions) -> None:
 
 
 def put(output: InferOutput, place: RegionView) -> InferOutput:
-    """Write an output there; gives the output as it is sent, with the number of bytes that it took.
-
-    Raises:
-        InvalidInput: it is larger than the place.
-        InferenceError: the output does not fit its declaration.
+    """Write an output to ``place``; returns the output to send, with the number of its bytes.
+    Raises InvalidInput if the output is larger than the place; InferenceError if it does not fit its declaration.
     """
     array = output.as_numpy()
     data = encode_tensor(array, output.datatype)

@@ -17,7 +17,6 @@ from mpserve.http.request_log import RequestLog
 from mpserve.http.responses import JSON_ONLY, Answer
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.serving.inference.request import InferenceRequest
-from mpserve.serving.inference.request_head import Status
 from mpserve.serving.models.model import Model
 from mpserve.telemetry.logging import request_id
 from mpserve.telemetry.metrics import metrics
@@ -134,7 +133,7 @@ async def test_what_cannot_be_admitted_is_answered_before_begin_returns() -> Non
     async with directly(Says()) as server:
         request = server.begin("/v1/models/nope:predict")
         assert request is not None
-        assert (request.status, server.sent.get_nowait()[0].status) == (Status.DONE, 404)
+        assert (request.over, server.sent.get_nowait()[0].status) == (True, 404)
 
 
 class Waits(Model):
@@ -162,7 +161,7 @@ async def test_a_request_whose_client_has_gone_is_cancelled_and_never_answered()
         await model.begun.wait()
         request.cancel()
         await model.ended.wait()
-        assert (request.status, request.instance.in_flight.count, server.sent.empty()) == (Status.DONE, 0, True)
+        assert (request.over, request.instance.in_flight.count, server.sent.empty()) == (True, 0, True)
 
 
 async def test_an_answer_in_parts_is_one_that_sends_itself() -> None:

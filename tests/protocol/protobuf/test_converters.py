@@ -7,7 +7,7 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.protocol.protobuf.converters import decode_request, decode_response, response_from_dict
+from mpserve.protocol.protobuf.codec import decode_request, decode_response, response_from_dict
 from mpserve.protocol.protobuf.fields import Parts, encode_request, encode_response
 from tests.cases import each
 

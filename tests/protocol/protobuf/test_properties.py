@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from mpserve.protocol.protobuf.converters import decode_request, decode_response
+from mpserve.protocol.protobuf.codec import decode_request, decode_response
 
 untimed = settings(deadline=None)
 

@@ -10,6 +10,7 @@ import numpy as np
 from mpserve.errors import InferenceError
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.execution.batch import Batch
+from mpserve.serving.models.spans import INFER
 from mpserve.serving.models.tensors import TensorModel
 from tests.cases import each
 
@@ -77,7 +78,7 @@ def outcomes(model: Noting, requests: Iterable[Any], pad_value: float | None = N
         asyncio.run(batch.run_async())
     else:
         batch.run()
-    assert batch.infer_ns > 0
+    assert batch.durations[INFER] > 0
     given = {member: outcome for some, each in batch.outcomes for member, outcome in zip(some, each, strict=True)}
     assert len(given) == len(members)
     return [given[member] for member in members]

@@ -36,7 +36,7 @@ class Job:
         self.ended.set()
 
 
-def runner_of_jobs() -> CoroutineRunner[Job]:
+def runner_of_jobs() -> CoroutineRunner:
     return CoroutineRunner(lambda job: job.predict())
 
 
@@ -176,7 +176,7 @@ def test_nothing_of_one_that_has_ended_is_kept(waits: bool) -> None:
             await asyncio.sleep(0)
         return Large()
 
-    async def ended(runner: CoroutineRunner[Job]) -> list[weakref.ref[Any]]:
+    async def ended(runner: CoroutineRunner) -> list[weakref.ref[Any]]:
         job = Job(predict)
         runner.start(job)
         await job.ended.wait()

@@ -3,7 +3,7 @@
 import asyncio
 
 from mpserve.errors import DeadlineExceeded, MPServeError, ServerNotReady
-from mpserve.serving.execution.deadline import Deadline
+from mpserve.serving.execution.admission import Deadline
 
 SOON, NEVER = 0.02, 1000.0
 

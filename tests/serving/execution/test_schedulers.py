@@ -12,7 +12,7 @@ from mpserve.protocol.codec import Encoded
 from mpserve.serving.execution.stream import ModelStream
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.inference.request import InferenceRequest, begin
-from mpserve.serving.inference.request_head import RequestHead, Status
+from mpserve.serving.inference.request_head import RequestHead
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensors import TensorModel
 from mpserve.serving.repository.core import ServerCore
@@ -139,14 +139,14 @@ WHOLE = [InThread, InBatch, OnLoop, Mixed, InAsyncBatch]
 async def test_a_request_is_queued_then_runs_and_is_done(kind: type[Any]) -> None:
     async with in_flight(kind()) as core:
         (first, reply), (second, _) = ask(core), ask(core)
-        assert first.status is Status.QUEUED
+        assert (first.begun, first.over) == (False, False)
         await until(core.find("m").model.begun.is_set)
-        assert (first.status, second.status) == (Status.RUNNING, Status.QUEUED)
+        assert (first.begun, first.over, second.begun, second.over) == (True, False, False, False)
         core.find("m").model.go.set()
         await reply.called.wait()
-        assert first.status is Status.DONE
+        assert first.over
         await core.find("m").in_flight.until_idle()
-        assert (second.status, counts(core)) == (Status.DONE, (2, 0))
+        assert (second.over and second.parts is None, counts(core)) == (True, (2, 0))
 
 
 @each("kind", [Streamed, AsyncStreamed])
@@ -155,10 +155,10 @@ async def test_a_request_that_is_answered_in_parts_streams_until_the_last(kind: 
         request, reply = ask(core)
         await reply.called.wait()
         [parts] = reply.calls
-        assert (request.status, counts(core)) == (Status.STREAMING, (0, 0))
+        assert (request.parts is None, counts(core)) == (False, (0, 0))
         core.find("m").model.go.set()
         assert len([part async for part in parts]) == 2
-        assert (request.status, counts(core)) == (Status.DONE, (1, 0))
+        assert (request.over and request.parts is None, counts(core)) == (True, (1, 0))
 
 
 def cancel(request: InferenceRequest) -> None:
@@ -177,7 +177,7 @@ async def test_a_request_that_is_ended_in_the_queue_never_runs(kind: type[Any], 
         await until(core.find("m").model.begun.is_set)
         end(second)
         end(second)
-        assert (second.status, core.find("m").in_flight.count) == (Status.DONE, 2)
+        assert (second.over and second.parts is None, core.find("m").in_flight.count) == (True, 2)
         assert [str(fault) for fault in ended.calls] == ([] if end is cancel else ["late"])
         core.find("m").model.go.set()
         await asyncio.gather(reply.called.wait(), last.called.wait())
@@ -219,7 +219,7 @@ async def test_a_request_that_is_cancelled_while_it_streams_is_closed(kind: type
         await core.find("m").in_flight.until_idle()
         if reading is not None:
             await asyncio.gather(reading, return_exceptions=True)
-        assert (request.status, counts(core), len(reply.calls)) == (Status.DONE, (0, 1), 1)
+        assert (request.over and request.parts is None, counts(core), len(reply.calls)) == (True, (0, 1), 1)
 
 
 @each("kind", WHOLE)

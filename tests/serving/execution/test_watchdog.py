@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpserve.serving.execution.executor import Executor
-from mpserve.serving.execution.watchdog import Watchdog
+from mpserve.serving.execution.executor import Executor, Watchdog
 
 PATIENCE = 30.0
 

@@ -11,8 +11,8 @@ DEAD = 2**22 + 1
 
 def settle(plane: ControlPlane, name: str) -> DesiredState:
     """Let a load of ``name`` be tried and succeed."""
-    plane.change(lambda desired: desired.with_trial(name, os.getpid()))
-    return plane.change(lambda desired: desired.settled(name))
+    plane.change(lambda desired: desired.with_candidate(name, os.getpid()))
+    return plane.change(lambda desired: desired.committed(name))
 
 
 def test_before_the_first_change_nothing_is_wanted(tmp_path: Path) -> None:
@@ -35,24 +35,24 @@ def test_who_starts_later_finds_the_newest_wish_and_adds_nothing(tmp_path: Path)
 
 def test_a_trial_is_wanted_when_it_is_settled_and_not_before(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path)
-    desired = plane.change(lambda desired: desired.with_trial("a", 7))
+    desired = plane.change(lambda desired: desired.with_candidate("a", 7))
     assert (desired.models, desired.candidates) == ({}, {"a": ModelSpec(1, 0, 7)})
     assert ControlPlane(tmp_path).read() == desired
-    desired = plane.change(lambda desired: desired.settled("a"))
+    desired = plane.change(lambda desired: desired.committed("a"))
     assert (desired.models, desired.candidates) == ({"a": ModelSpec(1, 0)}, {})
 
 
 def test_a_trial_that_failed_leaves_what_was_wanted(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path)
     before = settle(plane, "a").models
-    plane.change(lambda desired: desired.with_trial("a", 7))
-    assert plane.change(lambda desired: desired.without_trial("a"))[1:] == (before, {})
+    plane.change(lambda desired: desired.with_candidate("a", 7))
+    assert plane.change(lambda desired: desired.without_candidate("a"))[1:] == (before, {})
 
 
 def test_a_trial_whose_asker_has_died_is_dropped_by_the_next_to_start(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path)
-    plane.change(lambda desired: desired.with_trial("orphan", DEAD))
-    before = plane.change(lambda desired: desired.with_trial("a", os.getpid()))
+    plane.change(lambda desired: desired.with_candidate("orphan", DEAD))
+    before = plane.change(lambda desired: desired.with_candidate("a", os.getpid()))
     desired = plane.begin([])
     assert list(desired.candidates) == ["a"]
     assert desired.generation == before.generation + 1
@@ -78,8 +78,8 @@ def test_a_model_keeps_its_bit_and_a_freed_bit_is_given_again(tmp_path: Path) ->
 
 def test_trials_of_two_models_have_two_bits(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path)
-    plane.change(lambda desired: desired.with_trial("a", 7))
-    desired = plane.change(lambda desired: desired.with_trial("b", 7))
+    plane.change(lambda desired: desired.with_candidate("a", 7))
+    desired = plane.change(lambda desired: desired.with_candidate("b", 7))
     assert [candidate.bit for candidate in desired.candidates.values()] == [0, 1]
 
 
@@ -97,7 +97,7 @@ def test_every_load_is_a_revision_that_no_worker_has_seen(tmp_path: Path, unload
 def test_an_unload_ends_a_trial_too(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path)
     settle(plane, "a")
-    plane.change(lambda desired: desired.with_trial("a", 7))
+    plane.change(lambda desired: desired.with_candidate("a", 7))
     assert plane.change(lambda desired: desired.without("a"))[1:] == ({}, {})
 
 
@@ -108,7 +108,7 @@ def test_changes_of_several_processes_follow_one_another_and_none_is_lost(tmp_pa
         if pid == 0:
             plane = ControlPlane(tmp_path)
             for number in range(25):
-                plane.change(lambda desired, name=f"{child}-{number}": desired.with_trial(name, 7))
+                plane.change(lambda desired, name=f"{child}-{number}": desired.with_candidate(name, 7))
             os._exit(0)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4

@@ -189,7 +189,7 @@ def test_an_output_that_does_not_fit_is_refused_with_both_sizes() -> None:
 
 @each("tensor, wanted", [(given(place(8)), None), (HERE, place(8))])
 def test_without_the_option_it_is_refused_in_words(tensor: InferInput, wanted: Any) -> None:
-    with pytest.raises(NotSupported, match=r"uses no shared memory of its clients, unless .* --allow_client_shm$"):
+    with pytest.raises(NotSupported, match=r"uses no shared memory of clients, unless .* --allow_client_shm$"):
         once(tensor, wanted, allow=False)
 
 
