@@ -70,7 +70,7 @@ def _serve(arguments: Sequence[str]) -> None:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
     if unknown:
         logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _meant(unknown))
-    serve(settings, partial(find, settings), lending.around)
+    serve(settings, partial(find, settings), lending.wrap)
 
 
 def _meant(unknown: Sequence[str]) -> str:

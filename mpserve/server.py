@@ -88,11 +88,11 @@ class ModelServer:
             raise ConfigurationError(f"expected a list of models, got {models!r}: start([model])") from error
         sources = found + from_objects([model for model in given.values() if all(model is not s.model for s in found)])
 
-        def around(app: Any) -> Any:
+        def wrap(app: Any) -> Any:
             app.state.core.library = library
-            return lending.around(app)
+            return lending.wrap(app)
 
-        serve(self.settings, lambda: sources, around)
+        serve(self.settings, lambda: sources, wrap)
 
 
 def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlette":
@@ -114,7 +114,7 @@ def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlett
 
 def app_from_settings(settings: Settings) -> Any:
     """The ASGI application over what ``target`` or ``model_dir`` names; without one the process ends, in words."""
-    return make_app_or_end(settings, partial(find, settings), lending.around)
+    return make_app_or_end(settings, partial(find, settings), lending.wrap)
 
 
 def find(settings: Settings) -> list[ModelSource]:

@@ -35,7 +35,7 @@ def _make() -> Starlette:
 app = _make()
 
 
-def around(instance: Any) -> Starlette:
+def wrap(instance: Any) -> Starlette:
     """``app`` with the server's application behind it, which answers whatever the script has no route for."""
     app.mount("/", instance)
     app.state.core = instance.state.core

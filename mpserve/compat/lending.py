@@ -27,10 +27,10 @@ def lend(instead: bool = False) -> None:
     sys.meta_path.insert(0, _Finder(roots))
 
 
-def around(app: Any) -> Any:
+def wrap(app: Any) -> Any:
     """The ASGI application, within what a script has added to ``kserve.model_server.app``; itself if nothing was."""
     used = sys.modules.get("mpserve.compat.application")
-    return app if used is None else used.around(app)
+    return app if used is None else used.wrap(app)
 
 
 class _Finder(MetaPathFinder):

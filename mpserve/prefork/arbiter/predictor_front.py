@@ -1,6 +1,6 @@
-"""Whether this server is a transformer, and which client its workers ask the predictor with.
+"""Chooses the client by which a transformer asks its predictor.
 
-httpx and grpcio are extras; where there is no ``--predictor_host``, nothing here imports them.
+httpx and grpcio are extras. They are imported only if ``--predictor_host`` is set.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from mpserve.serving.models.predictor import Client, Predictor, PredictorConfig
 
 
 def predictor(settings: Settings) -> Predictor | None:
-    """In the arbiter: the predictor that the workers shall ask, if there is one. The code of its client comes with it.
+    """In the arbiter: the predictor of this server, if ``--predictor_host`` is set. Imports the code of its client.
 
     Raises:
-        ConfigurationError: the package that speaks its protocol is not installed.
+        ConfigurationError: the package for its protocol is not installed.
     """
     if settings.predictor_host is None:
         return None

@@ -95,6 +95,6 @@ def test_connections_are_not_worth_spreading_when_more_end_within_a_window_than_
 ) -> None:
     turnover = Turnover(now=0)
     for _ in range(taken):
-        turnover.take()
+        turnover.count()
     turnover.look(elapsed, held)
     assert turnover.is_brisk == expected
