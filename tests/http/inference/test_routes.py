@@ -65,11 +65,11 @@ def test_the_client_behind_a_proxy_is_found_out_by_the_application_where_it_is_l
 
 
 def test_no_more_paths_are_remembered_than_a_server_has_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "KNOWN", 3)
+    monkeypatch.setattr(routes, "MAX_CACHED", 3)
     known = of_server()
     for number in range(9):
         assert known.match(b"/v1/models/m%d:predict" % number, []) is not None
-    assert len(known._known) == 3
+    assert len(known._cache) == 3
 
 
 EVENT = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
