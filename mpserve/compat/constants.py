@@ -1,4 +1,4 @@
-"""Constants of ``kserve.constants.constants`` that model servers use, with the values that hold here."""
+"""Constants of ``kserve.constants.constants`` that model servers use, with the values of mpserve."""
 
 from enum import Enum
 
@@ -13,7 +13,7 @@ MAX_GRPC_MESSAGE_LENGTH = Settings().grpc_max_receive_message_length
 
 
 class PredictorProtocol(Enum):
-    """How a transformer asks its predictor."""
+    """The protocol between a transformer and its predictor."""
 
     REST_V1 = "v1"
     REST_V2 = "v2"

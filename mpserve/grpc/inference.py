@@ -35,8 +35,7 @@ class InferenceCalls:
     async def infer(self, data: bytes, headers: Headers, response_headers: Headers, within: float) -> bytes:
         """Answer a ModelInferRequest whose deadline is in ``within`` seconds.
 
-        Raises:
-            MPServeError: as ``answered``; NotSupported also if the model answers in parts.
+        Raises MPServeError: as ``answered``; NotSupported also if the model answers in parts.
         """
         head = RequestHead(*addressee(data), "predict", UNARY, headers, request_id.get())
         request, outcome = await answered(self.core, head, data, within)

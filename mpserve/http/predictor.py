@@ -41,8 +41,7 @@ _NOT_PASSED_ON = re.compile(
 class RestPredictor:
     """The client of ``config``. Make it on its event loop.
 
-    Raises:
-        ConfigurationError: the host is invalid, or the CA file cannot be read.
+    Raises ConfigurationError: the host is invalid, or the CA file cannot be read.
     """
 
     def __init__(self, config: PredictorConfig) -> None:

@@ -15,8 +15,7 @@ from mpserve.serving.models.predictor import Client, Predictor, PredictorConfig
 def predictor(settings: Settings) -> Predictor | None:
     """In the arbiter: the predictor of this server, if ``--predictor_host`` is set. Imports the code of its client.
 
-    Raises:
-        ConfigurationError: the package for its protocol is not installed.
+    Raises ConfigurationError: the package for its protocol is not installed.
     """
     if settings.predictor_host is None:
         return None

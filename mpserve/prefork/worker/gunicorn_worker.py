@@ -56,8 +56,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def setup(cls) -> None:
         """Prepare the arbiter for the user's code: shared memory, shared files, one native thread, no CUDA.
 
-        Raises:
-            ConfigurationError: mpserve does not work with the installed version of a package.
+        Raises ConfigurationError: mpserve does not work with the installed version of a package.
         """
         gunicorn_arbiter.check()
         shared()

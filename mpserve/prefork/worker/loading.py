@@ -34,8 +34,7 @@ def back_off(failures: int) -> float:
 async def load(core: ServerCore, listeners: Listeners, stopping: asyncio.Event) -> bool:
     """Load the models. Return False if ``stopping`` was set meanwhile.
 
-    Raises:
-        LoadFailed: a model could not be loaded, or not in time.
+    Raises LoadFailed: a model could not be loaded, or not in time.
     """
     row = core.row
     failures = row.attempts
