@@ -16,7 +16,7 @@ _PROTOBUF = _names(
     "InferParameter InferTensorContents ModelInferRequest ModelInferResponse",
 )
 _CONSTANTS = _names(
-    "mpserve.compat.constants",
+    "mpserve.compat.utils",
     "DEFAULT_GRPC_PORT DEFAULT_HTTP_PORT EXPLAINER_BASE_URL_FORMAT INFERENCE_CONTENT_LENGTH_HEADER KSERVE_LOGLEVEL"
     " MAX_GRPC_MESSAGE_LENGTH PredictorProtocol",
 )

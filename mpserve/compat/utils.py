@@ -1,5 +1,6 @@
-"""Helpers of ``kserve.utils`` and ``kserve_storage`` that model servers call, under the SDK's names."""
+"""Helpers and constants of the kserve SDK that model servers use, under the SDK's names."""
 
+from enum import Enum
 from pathlib import Path
 from uuid import uuid4
 
@@ -7,8 +8,25 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from mpserve.config.options import boolean
+from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.datatypes import datatype_of, numpy_dtype
+
+DEFAULT_HTTP_PORT = 8080
+DEFAULT_GRPC_PORT = 8081
+EXPLAINER_BASE_URL_FORMAT = "{0}://{1}"
+INFERENCE_CONTENT_LENGTH_HEADER = "inference-header-content-length"
+KSERVE_LOGLEVEL = Settings.from_environment().log_level.upper()
+MAX_GRPC_MESSAGE_LENGTH = Settings().grpc_max_receive_message_length
+
+
+class PredictorProtocol(Enum):
+    """The protocol between a transformer and its predictor."""
+
+    REST_V1 = "v1"
+    REST_V2 = "v2"
+    GRPC_V2 = "grpc-v2"
+
 
 strtobool = boolean
 

@@ -58,27 +58,19 @@ class Settings:
     A text is read into the option's type, so ``Settings(max_body_size="64MiB")`` is valid too.
     """
 
+    # fmt: off
     target: str | None = option(
-        None,
-        MODELS,
-        "A model: model.py, model.py:Class, package.module:object, or a script that starts a ModelServer",
-        flag=None,
+        None, MODELS, "A model: model.py, model.py:Class, package.module:object, or a script that starts a ModelServer", flag=None
     )
     model_dir: str | None = option(None, MODELS, "Folder of the model's files, or of a folder for each model")
     model_name: str | None = option(None, MODELS, "Name under which the model is served instead of its own name")
     kserve_names: bool = option(
-        False,
-        MODELS,
-        "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not",
+        False, MODELS, "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not"
     )
 
     host: str = option("0.0.0.0", LISTENING, "Address to listen on")
-    http_port: int = option(
-        8080, LISTENING, f"Port; {_TLS_PORT} if TLS is on and no port is given", minimum=0, maximum=65535
-    )
-    ssl_certfile: str | None = option(
-        None, LISTENING, "PEM file of the certificate; turns TLS on", env=("KSERVE_TLS_CERT_FILE",)
-    )
+    http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} if TLS is on and no port is given", minimum=0, maximum=65535)
+    ssl_certfile: str | None = option(None, LISTENING, "PEM file of the certificate; turns TLS on", env=("KSERVE_TLS_CERT_FILE",))
     ssl_keyfile: str | None = option(
         None, LISTENING, "PEM file of the private key, unless ssl_certfile contains it", env=("KSERVE_TLS_KEY_FILE",)
     )
@@ -98,21 +90,14 @@ class Settings:
     )
 
     max_batch_size: int = option(0, BATCHING, "Maximum rows per batch; 0 disables batching", minimum=0)
-    max_batch_delay: float = option(
-        0.0, BATCHING, "Seconds for which an idle model waits for more rows of a batch", minimum=0
-    )
+    max_batch_delay: float = option(0.0, BATCHING, "Seconds for which an idle model waits for more rows of a batch", minimum=0)
 
     max_queue_size: int = option(
-        0,
-        OVERLOAD,
-        "Maximum requests in the queue of a model in one worker; further requests are refused; 0: no maximum",
+        0, OVERLOAD, "Maximum requests in the queue of a model in one worker; further requests are refused; 0: no maximum",
         minimum=0,
     )
     request_timeout: float = option(
-        0.0,
-        OVERLOAD,
-        "Deadline of an inference request in seconds, including its time in the queue; 0: none",
-        minimum=0,
+        0.0, OVERLOAD, "Deadline of an inference request in seconds, including its time in the queue; 0: none", minimum=0
     )
     stuck_grace: float = option(
         30.0,
@@ -124,26 +109,17 @@ class Settings:
 
     load_timeout: float = option(600.0, LIFE, "Seconds in which a worker must load its models", minimum=0.1)
     ready_when: str = option(
-        "any",
-        LIFE,
-        "The server is ready when any worker, or all workers, have loaded every model",
-        choices=("any", "all"),
+        "any", LIFE, "The server is ready when any worker, or all workers, have loaded every model", choices=("any", "all")
     )
     drain_delay: float = option(
-        0.0,
-        LIFE,
-        "Seconds for which a stopping server says that it is not ready and still accepts connections",
-        minimum=0,
+        0.0, LIFE, "Seconds for which a stopping server says that it is not ready and still accepts connections", minimum=0
     )
     graceful_timeout: int = option(25, LIFE, "Seconds in which a stopping worker must finish", minimum=1)
     timeout: int = option(60, LIFE, "Seconds without a heartbeat after which a worker is killed", minimum=4)
 
     timeout_keep_alive: int = option(
-        120,
-        LIMITS,
-        "Seconds after which an idle connection is closed; set more than the proxy in front of the server",
-        flag="--timeout-keep-alive",
-        minimum=1,
+        120, LIMITS, "Seconds after which an idle connection is closed; set more than the proxy in front of the server",
+        flag="--timeout-keep-alive", minimum=1,
     )
     header_timeout: float = option(10.0, LIMITS, "Seconds in which the head of a request must arrive", minimum=0.1)
     body_timeout: float = option(60.0, LIMITS, "Maximum pause within a request body in seconds", minimum=0.1)
@@ -153,37 +129,27 @@ class Settings:
     grpc_max_receive_message_length: int = option(
         128 * 1024**2, LIMITS, "Maximum bytes of a gRPC message that is received, such as 1048576 or 64MiB", kind=BYTES
     )
-    grpc_max_send_message_length: int = option(
-        2**31 - 1, LIMITS, "Maximum bytes of a gRPC message that is sent", kind=BYTES
-    )
+    grpc_max_send_message_length: int = option(2**31 - 1, LIMITS, "Maximum bytes of a gRPC message that is sent", kind=BYTES)
 
     nonfinite: Literal["error", "null"] = option(
-        "error",
-        PROTOCOL,
-        "How NaN and infinity are written in JSON, which has no numbers for them",
-        choices=("error", "null"),
+        "error", PROTOCOL, "How NaN and infinity are written in JSON, which has no numbers for them", choices=("error", "null")
     )
     ce_source: str | None = option(None, PROTOCOL, "Source of CloudEvents in answers", env=("CE_SOURCE",))
     ce_type: str | None = option(None, PROTOCOL, "Type of CloudEvents in answers", env=("CE_TYPE",))
     ce_merge: bool = option(False, PROTOCOL, "Copy the attributes of a CloudEvent to its answer", env=("CE_MERGE",))
     enable_docs_url: bool = option(False, PROTOCOL, "Show the API at /docs, with a form to try each route")
-    allow_client_shm: bool = option(
-        False, PROTOCOL, "Let clients register system shared memory and send tensors through it"
-    )
+    allow_client_shm: bool = option(False, PROTOCOL, "Let clients register system shared memory and send tensors through it")
 
     predictor_host: str | None = option(
-        None,
-        TRANSFORMER,
-        "host or host:port of the predictor, the server that answers for models without a predict of their own",
-        kind=_ADDRESS,
+        None, TRANSFORMER,
+        "host or host:port of the predictor, the server that answers for models without a predict of their own", kind=_ADDRESS,
     )
     predictor_protocol: str = option(
         "v1", TRANSFORMER, "Protocol of the requests to the predictor", choices=("v1", "v2", "grpc-v2")
     )
     predictor_use_ssl: bool = option(False, TRANSFORMER, "Use TLS to the predictor")
     predictor_ca_file: str | None = option(
-        None,
-        TRANSFORMER,
+        None, TRANSFORMER,
         "PEM file of the authorities that verify the predictor's certificate; without it the usual public authorities",
         env=("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
     )
@@ -198,10 +164,7 @@ class Settings:
     )
 
     log_level: str = option(
-        "info",
-        LOGS,
-        "The least severe level that is logged",
-        env=("KSERVE_LOGLEVEL",),
+        "info", LOGS, "The least severe level that is logged", env=("KSERVE_LOGLEVEL",),
         choices=("debug", "info", "warning", "error", "critical"),
     )
     log_format: str = option("text", LOGS, "Lines of text, or of a JSON object each", choices=("text", "json"))
@@ -212,6 +175,7 @@ class Settings:
     termination_log: str = option(
         "/dev/termination-log", LOGS, "Existing file to which the server writes the reason when it ends with an error"
     )
+    # fmt: on
 
     def __post_init__(self) -> None:
         for each in options_of(type(self)):

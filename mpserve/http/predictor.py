@@ -70,7 +70,9 @@ class RestPredictor:
         path = f"/v2/models/{name}/infer" if self.is_v2 else f"/v1/models/{name}:predict"
         response = await self._ask("POST", path, body, {**headers, **body_headers})
         if not response.is_success:
-            raise PredictorError(_meaning(response.status_code), f"The predictor answered {_error_of(response)}")
+            status = response.status_code
+            code = MEANING.get(status, Code.INVALID_INPUT if 400 <= status < 500 else Code.MODEL_FAILED)
+            raise PredictorError(code, f"The predictor answered {_error_of(response)}")
         passed_on = {name: value for name, value in response.headers.items() if not _NOT_PASSED_ON.fullmatch(name)}
         return self._decoded(response), passed_on
 
@@ -124,10 +126,6 @@ def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(f"predictor_ca_file: {ca_file} cannot be used: {error}") from error
-
-
-def _meaning(status: int) -> Code:
-    return MEANING.get(status, Code.INVALID_INPUT if 400 <= status < 500 else Code.MODEL_FAILED)
 
 
 def _error_of(response: httpx.Response) -> str:

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 _made: dict[Path, int] = {}
@@ -23,7 +22,6 @@ def make(purpose: str, parent: str | None = None) -> Path:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     directory = Path(tempfile.mkdtemp(prefix=f"mpserve-{purpose}-", dir=parent or memory))
     _made[directory] = os.getpid()
-    _remove_at_the_end()
     return directory
 
 
@@ -56,11 +54,7 @@ def replace(file: Path, content: bytes) -> None:
     temporary.replace(file)
 
 
-@cache
-def _remove_at_the_end() -> None:
-    atexit.register(_remove_own)
-
-
+@atexit.register
 def _remove_own() -> None:
     # A process forked by the user's code inherits this handler. Its parent still uses the directories.
     for directory in [directory for directory, pid in _made.items() if pid == os.getpid()]:

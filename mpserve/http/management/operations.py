@@ -50,29 +50,17 @@ def _json(schema: str) -> dict[str, str]:
 
 
 PREDICT = Operation(
-    "Predict",
-    {JSON: "Predictions", EVENT: "CloudEvent", TEXT: "Text", OCTETS: "Any"},
-    RUNNING,
-    {JSON: "PredictRequest", EVENT: "CloudEvent"},
-    ("Accept-Encoding",),
-    ("Content-Encoding",),
-)
+    "Predict", {JSON: "Predictions", EVENT: "CloudEvent", TEXT: "Text", OCTETS: "Any"}, RUNNING,
+    {JSON: "PredictRequest", EVENT: "CloudEvent"}, ("Accept-Encoding",), ("Content-Encoding",),
+)  # fmt: skip
 INFER = Operation(
-    "Infer",
-    {JSON: "InferResponse", OCTETS: "Any"},
-    RUNNING,
-    {JSON: "InferRequest", OCTETS: "Any"},
-    (BINARY_LENGTH, "Accept-Encoding"),
-    (BINARY_LENGTH, "Content-Encoding"),
-)
+    "Infer", {JSON: "InferResponse", OCTETS: "Any"}, RUNNING,
+    {JSON: "InferRequest", OCTETS: "Any"}, (BINARY_LENGTH, "Accept-Encoding"), (BINARY_LENGTH, "Content-Encoding"),
+)  # fmt: skip
 GENERATE = Operation(
-    "Generate one answer",
-    {JSON: "Generated"},
-    RUNNING,
-    {JSON: "GenerateRequest"},
-    ("Accept-Encoding",),
-    ("Content-Encoding",),
-)
+    "Generate one answer", {JSON: "Generated"}, RUNNING,
+    {JSON: "GenerateRequest"}, ("Accept-Encoding",), ("Content-Encoding",),
+)  # fmt: skip
 GENERATE_STREAM = GENERATE._replace(
     summary="Generate any number of answers as server-sent events", answers={EVENTS: "Any"}
 )

@@ -1,6 +1,7 @@
-"""The types between the HTTP server and its users: direct routes, their answers, ASGI, and the rebalancer."""
+"""The types between the HTTP server and its users: limits, direct routes, their answers, ASGI, and the rebalancer."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -69,3 +70,24 @@ class Rebalancer(Protocol):
 
     def takes_one(self) -> bool:
         """Whether the current request is to be the last on its connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one HTTP server. Sizes are in bytes."""
+
+    line: int
+    fields: int
+    field_size: int
+    head_seconds: float
+    """Seconds in which a head must be complete."""
+    body_pause: float
+    """Maximum pause within a body in seconds."""
+    idle_seconds: float
+    """Seconds after which an idle connection is closed."""
+    body: int
+    """Maximum body of a direct request. The application refuses a larger body."""
+
+    @property
+    def head(self) -> int:
+        return self.line + self.fields * self.field_size

@@ -58,44 +58,36 @@ def refuse_accelerator(cuda_file: Path = CUDA_FILE) -> None:
         )
 
 
-class _ThreadWatch:
-    """Warns once about each thread that is alive in the arbiter when a worker is forked."""
-
-    registered = False
-    expected = False
-
-    def __init__(self) -> None:
-        self._named: set[str] = set()
-
-    def before_fork(self) -> None:
-        # The user's code may fork too, for example by multiprocessing.
-        if not self.expected:
-            return
-        self.expected = False
-        threads = {_describe(thread) for thread in threading.enumerate() if thread is not threading.current_thread()}
-        if threads <= self._named:
-            return
-        self._named |= threads
-        logger.warning(
-            "Threads are running in the arbiter while it forks a worker: %s. They do not exist in the worker, and a lock "
-            "that a thread holds now stays locked there. Start threads in the model's load(), which runs in every worker.",
-            ", ".join(sorted(threads)),
-        )
+class _Fork:
+    is_expected = False
+    reported: frozenset[str] = frozenset()
+    """The threads that were named in a warning."""
 
 
-_watch = _ThreadWatch()
-
-
+@functools.cache
 def watch_threads() -> None:
-    """Warn about the Python threads that are alive at a fork announced by ``expect_fork``. May be called again."""
-    if not _watch.registered:
-        _watch.registered = True
-        os.register_at_fork(before=_watch.before_fork)
+    """Warn once about each Python thread that is alive at a fork announced by ``expect_fork``. May be called again."""
+    os.register_at_fork(before=_before_fork)
 
 
 def expect_fork() -> None:
     """Announce that the arbiter is about to fork a worker. Call this before each fork."""
-    _watch.expected = True
+    _Fork.is_expected = True
+
+
+def _before_fork() -> None:
+    if not _Fork.is_expected:  # the user's code may fork too
+        return
+    _Fork.is_expected = False
+    threads = {_describe(thread) for thread in threading.enumerate() if thread is not threading.current_thread()}
+    if threads <= _Fork.reported:
+        return
+    _Fork.reported |= threads
+    logger.warning(
+        "Threads are running in the arbiter while it forks a worker: %s. They do not exist in the worker, and a lock "
+        "that a thread holds now stays locked there. Start threads in the model's load(), which runs in every worker.",
+        ", ".join(sorted(threads)),
+    )
 
 
 def _describe(thread: threading.Thread) -> str:
@@ -111,10 +103,6 @@ def freeze() -> None:
     A collection writes to the header of every object, which makes each worker copy the arbiter's pages (frappe#21474). The
     first call collects garbage, which would be kept for ever otherwise.
     """
-    _collect_once()
+    if not gc.get_freeze_count():
+        gc.collect()
     gc.freeze()
-
-
-@functools.cache
-def _collect_once() -> None:
-    gc.collect()

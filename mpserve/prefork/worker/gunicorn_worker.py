@@ -25,7 +25,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker as BaseWorker
 
 from mpserve.errors import ConfigurationError
-from mpserve.http.server.limits import Limits
+from mpserve.http.server.routes import Limits
 from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_cuda
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter

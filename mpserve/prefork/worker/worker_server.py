@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.connection import Connection
-from mpserve.http.server.limits import Limits
+from mpserve.http.server.routes import Limits
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor
@@ -96,7 +96,10 @@ class WorkerServer:
 
     async def run(self) -> None:
         """Serve until the end. Raises LoadFailed: nothing was served."""
-        self._catch_signals()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, self._hurry)
         ticker = asyncio.ensure_future(self._tick())
         async with AsyncExitStack() as at_the_end:
             at_the_end.callback(ticker.cancel)
@@ -130,12 +133,6 @@ class WorkerServer:
         maximum, http = self.terms.max_requests, self.http
         reached = maximum is not None and http is not None and http.total_requests >= maximum
         return self.hurried or self.orphaned or self.stuck or reached or self.core.board.stopping
-
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
-        for number in (signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(number, self._hurry)
 
     def _hurry(self) -> None:
         self.hurried = True
