@@ -27,7 +27,7 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
-MEANING: dict[grpc.StatusCode, Code] = {
+CODES: dict[grpc.StatusCode, Code] = {
     status: code for code, status in reversed(STATUS.items()) if status is not grpc.StatusCode.INTERNAL
 }
 """The error code of a predictor's status: the first of STATUS. Other statuses mean MODEL_FAILED."""
@@ -64,7 +64,7 @@ class GrpcPredictor:
         try:
             return await method(request, metadata=sendable(headers))
         except grpc.aio.AioRpcError as error:
-            code = MEANING.get(error.code(), Code.MODEL_FAILED)
+            code = CODES.get(error.code(), Code.MODEL_FAILED)
             details = error.details() or ""
             if code is Code.NOT_READY:
                 raise PredictorError(code, "The predictor cannot be reached, or is not ready.", details) from error

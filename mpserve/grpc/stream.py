@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
-AHEAD = 8
+MAX_CONCURRENT = 8
 """Maximum requests of one stream that are answered at once. Each further request would take memory while it waits."""
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -23,7 +23,7 @@ class Stream:
         self._stopped = False
         self._reading: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(AHEAD)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._writing = asyncio.Lock()
 
     async def run(self, write: Write) -> None:

@@ -23,7 +23,7 @@ from mpserve.version import VERSION
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connect, so that an unreachable host does not look like a slow predict."""
 
-MEANING = {
+CODES = {
     **{status: code for code, status in reversed(STATUS.items()) if status != 500},
     502: Code.NOT_READY,  # a proxy cannot reach the predictor
 }
@@ -71,7 +71,7 @@ class RestPredictor:
         response = await self._ask("POST", path, body, {**headers, **body_headers})
         if not response.is_success:
             status = response.status_code
-            code = MEANING.get(status, Code.INVALID_INPUT if 400 <= status < 500 else Code.MODEL_FAILED)
+            code = CODES.get(status, Code.INVALID_INPUT if 400 <= status < 500 else Code.MODEL_FAILED)
             raise PredictorError(code, f"The predictor answered {_error_of(response)}")
         passed_on = {name: value for name, value in response.headers.items() if not _NOT_PASSED_ON.fullmatch(name)}
         return self._decoded(response), passed_on

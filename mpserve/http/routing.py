@@ -2,7 +2,7 @@
 
 from urllib.parse import unquote
 
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
@@ -26,16 +26,10 @@ class SegmentRoute(Route):
         return match, {**child, "path_params": parameters}
 
 
-class ModelName(Convertor[str]):
+class ModelName(StringConvertor):
     """A V1 model name without a verb, so that ``GET /v1/models/m:predict`` is answered with 405."""
 
     regex = r"(?:(?!:(?:predict|explain)$)[^/])+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 register_url_convertor("v1name", ModelName())

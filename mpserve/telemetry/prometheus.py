@@ -12,7 +12,7 @@ from prometheus_client import Histogram, values
 
 from mpserve.errors import ConfigurationError
 
-READ = "0.26.0"
+TESTED = "0.26.0"
 
 
 def name_files_after(identity: Callable[[], str]) -> None:
@@ -43,8 +43,8 @@ def check() -> None:
         works = False
     if not works:
         raise ConfigurationError(
-            f"prometheus-client {version('prometheus-client')} is installed. Inside it differs from {READ}, by which mpserve"
-            f" counts: pip install 'prometheus-client=={READ}'"
+            f"prometheus-client {version('prometheus-client')} is installed. Inside it differs from {TESTED}, by which mpserve"
+            f" counts: pip install 'prometheus-client=={TESTED}'"
         )
 
 

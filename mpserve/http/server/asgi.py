@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 import httptools
 
-from mpserve.http.server.exchange import COPIED, INTERNAL_ERROR, Exchange, Wire
+from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
 from mpserve.http.server.parser import ParsedHead
 from mpserve.http.server.response_head import ResponseHead, response_head
 from mpserve.http.server.routes import ASGIApp, Message, RawHeaders, Scope
@@ -209,7 +209,7 @@ class Cycle(Exchange):
                 end = b"\r\n"
             if not more_body:
                 end += b"0\r\n\r\n"
-        if len(body) >= COPIED:
+        if len(body) >= JOIN_LIMIT:
             self._wire.transport.writelines((start, body, end))
         elif data := start + body + end:
             self._wire.transport.write(data)

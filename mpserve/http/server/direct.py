@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from mpserve.http.server.asgi import Cycle
-from mpserve.http.server.exchange import COPIED, INTERNAL_ERROR, Exchange, Wire
+from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
 from mpserve.http.server.heads import Head
 from mpserve.http.server.response_head import END, ID_HEADER, JSON_ONLY, LENGTHS, response_head
 from mpserve.http.server.routes import Answer, Cancellable, StreamedAnswer
@@ -85,7 +85,7 @@ class DirectExchange(Exchange):
         elif wire.exchange is self:
             body = answer.body
             size = len(body)
-            if self.keep_alive and size < COPIED and answer.headers is JSON_ONLY and answer.status == 200:
+            if self.keep_alive and size < JOIN_LIMIT and answer.headers is JSON_ONLY and answer.status == 200:
                 wire.transport.write(b"".join((wire.server.usual_head, LENGTHS[size], identity, END, body)))
                 wire.answered(self)
             else:
@@ -106,7 +106,7 @@ class DirectExchange(Exchange):
             self._write(INTERNAL_ERROR, identity)
             return
         self.keep_alive = not head.closes
-        if len(body) < COPIED:
+        if len(body) < JOIN_LIMIT:
             wire.transport.write(head.text + body)
         else:
             wire.transport.writelines((head.text, body))

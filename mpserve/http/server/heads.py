@@ -13,9 +13,9 @@ from mpserve.http.server.response_head import END
 BEGIN = b"POST "
 """A head in the cache begins with it. The parser would also accept line ends before a request."""
 
-MOST = 1024
+MAX_HEADS = 1024
 """Maximum heads in the cache. It is cleared when it is full, since a client may send a new head each time (a trace id)."""
-LONGEST = 4096
+MAX_HEAD_SIZE = 4096
 """Maximum bytes of a head in the cache."""
 
 
@@ -61,20 +61,20 @@ class Heads:
     """The cache of one worker, for all its connections."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Head] = {}
+        self._cache: dict[bytes, Head] = {}
 
     def find(self, data: bytes) -> Head | None:
         """Return the head at the beginning of ``data`` if it is in the cache."""
-        return self._known.get(data[: data.find(END) + 4])
+        return self._cache.get(data[: data.find(END) + 4])
 
     def remember(self, data: bytes, head: Head) -> None:
         """Put the head at the beginning of ``data`` in the cache."""
-        end = data.find(END, 0, LONGEST) + 4
+        end = data.find(END, 0, MAX_HEAD_SIZE) + 4
         if end < 4 or not data.startswith(BEGIN):
             return
-        if len(self._known) >= MOST:
-            self._known.clear()
+        if len(self._cache) >= MAX_HEADS:
+            self._cache.clear()
         head.text = data[:end]
         head.size = end
         head.whole = end + head.length
-        self._known[head.text] = head
+        self._cache[head.text] = head

@@ -14,8 +14,8 @@ from uvicorn.config import Config
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.routes import ASGIApp
 
-READ = "0.54"
-"""The version of uvicorn that was read."""
+TESTED = "0.54"
+"""The version of uvicorn that was read and tested."""
 
 LOADED = ("loaded_app", "lifespan_class", "ssl")
 """Attributes of a loaded ``Config`` that uvicorn does not document."""
@@ -84,5 +84,5 @@ def _require(owner: object, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not hasattr(owner, name)]
     if missing:
         raise ConfigurationError(
-            f"uvicorn {uvicorn.__version__} has no {type(owner).__name__}.{missing[0]}: install uvicorn {READ}"
+            f"uvicorn {uvicorn.__version__} has no {type(owner).__name__}.{missing[0]}: install uvicorn {TESTED}"
         )

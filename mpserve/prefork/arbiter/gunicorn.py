@@ -13,7 +13,7 @@ from gunicorn.arbiter import Arbiter
 
 from mpserve.errors import ConfigurationError
 
-READ = "27.0.1"
+TESTED = "27.0.1"
 BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR
 """The exit status of a server of which no worker became ready."""
 APP_LOAD_ERROR: int = Arbiter.APP_LOAD_ERROR
@@ -58,8 +58,8 @@ def check() -> None:
     missing = [f"{method}: {name}" for method, names in USED.items() for name in sorted(names - _names_in(method))]
     if missing or not isinstance(Arbiter.WORKERS, dict):
         raise ConfigurationError(
-            f"gunicorn {version('gunicorn')} is installed. Its arbiter differs from that of {READ}, by which mpserve counts"
-            f" and replaces workers ({', '.join(missing) or 'WORKERS'}): pip install 'gunicorn=={READ}'"
+            f"gunicorn {version('gunicorn')} is installed. Its arbiter differs from that of {TESTED}, by which mpserve counts"
+            f" and replaces workers ({', '.join(missing) or 'WORKERS'}): pip install 'gunicorn=={TESTED}'"
         )
 
 

@@ -24,20 +24,17 @@ def predictor(settings: Settings) -> Predictor | None:
 
 
 def _client(protocol: str) -> Callable[[PredictorConfig], Client]:
-    if protocol == "grpc-v2":
-        _need("grpc", "grpcio", "grpc", protocol)
-        from mpserve.grpc.predictor import GrpcPredictor
-
-        return GrpcPredictor
-    _need("httpx", "httpx", "transformer", protocol)
-    from mpserve.http.predictor import RestPredictor
-
-    return RestPredictor
-
-
-def _need(module: str, package: str, extra: str, protocol: str) -> None:
+    is_grpc = protocol == "grpc-v2"
+    module, package, extra = ("grpc", "grpcio", "grpc") if is_grpc else ("httpx", "httpx", "transformer")
     if find_spec(module) is None:
         raise ConfigurationError(
             f"--predictor_host with --predictor_protocol={protocol} needs {package}, which is not installed:"
             f" pip install 'mpserve[{extra}]'"
         )
+    if is_grpc:
+        from mpserve.grpc.predictor import GrpcPredictor
+
+        return GrpcPredictor
+    from mpserve.http.predictor import RestPredictor
+
+    return RestPredictor

@@ -19,7 +19,7 @@ from typing import Any
 
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError
 
-READ = "2.13.0"
+TESTED = "2.13.0"
 _TORCH_CUDA = "torch.cuda"
 _OWN_CODE = f"{Path(__file__).parents[1]}{os.sep}"
 
@@ -81,12 +81,12 @@ def _replace_lazy_init(cuda: ModuleType) -> None:
 
 
 def _lazy_init(cuda: ModuleType) -> Callable[[], Any]:
-    """The function of torch that initialises CUDA. Raises ConfigurationError if it is not as in ``READ``."""
+    """The function of torch that initialises CUDA. Raises ConfigurationError if it is not as in ``TESTED``."""
     function = getattr(cuda, "_lazy_init", None)
     if not inspect.isfunction(function) or inspect.signature(function).parameters:
         raise ConfigurationError(
-            f"torch {version('torch')} is installed. Its torch.cuda._lazy_init is not as in {READ}, so mpserve cannot keep CUDA"
-            f" out of the process that it forks the workers from: pip install 'torch=={READ}'"
+            f"torch {version('torch')} is installed. Its torch.cuda._lazy_init is not as in {TESTED}, so mpserve cannot keep CUDA"
+            f" out of the process that it forks the workers from: pip install 'torch=={TESTED}'"
         )
     return function
 

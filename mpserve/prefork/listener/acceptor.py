@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 0.001
 """Seconds between two looks at a connection that is left to another worker."""
-PATIENCE = 20
+MAX_LOOKS = 20
 """Looks after which the worker accepts the connection itself."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 EXHAUSTED_PAUSE = 1.0
 """Seconds without accepting when the process has no resources for a connection, as in asyncio's own server."""
-AT_ONCE = 64
+MAX_ACCEPTS = 64
 """Connections that a worker accepts at one wake-up if it is the only READY worker."""
 
 
@@ -92,13 +92,13 @@ class Acceptor:
         others = ready_others(self._board, self._row)
         self._turnover.look(self._loop.time(), self._row.connections)
         lighter = [] if self._turnover.is_brisk else self._lighter(others)
-        if lighter and self._looks < PATIENCE:
+        if lighter and self._looks < MAX_LOOKS:
             self._looks += 1
             self._pause(PAUSE)
             return
         self._slow |= {row.slot: (row.age, row.connections) for row in lighter}
         self._looks = 0
-        for _ in range(1 if others else AT_ONCE):
+        for _ in range(1 if others else MAX_ACCEPTS):
             if not self._accept():
                 return
 

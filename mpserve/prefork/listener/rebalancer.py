@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from mpserve.state.scoreboard import Row, Scoreboard, State
 
-FEW = 4
+TOLERANCE = 4
 """A worker keeps its connections if it has at most this many more connections, or requests, than another worker."""
-LASTING = 10
+MIN_LOOKS = 10
 """Looks, ten each second, that must find a surplus before connections are given up. A short burst evens out by itself."""
-AT_ONCE = 16
+MAX_DUE = 16
 """Maximum connections given up between two looks: each costs its client a connect, and with TLS a handshake."""
 WINDOW = 0.1
 """Seconds over which a worker counts the connections that come and go."""
-BRIEF = 10
+MIN_ENDED = 10
 """If more connections than this end in a window, and more than are open, connections are too short to be spread."""
 
 
@@ -49,14 +49,14 @@ def surplus(own: Load, others: Sequence[Load], begun: bool) -> int:
         return 0
     everyone = (own, *others)
     requests = _excess([load.in_flight for load in everyone], [load.in_flight for load in others], begun)
-    takers = [load.connections for load in others if load.in_flight - own.in_flight <= FEW]
+    takers = [load.connections for load in others if load.in_flight - own.in_flight <= TOLERANCE]
     return requests or _excess([load.connections for load in everyone], takers, begun)
 
 
 def _excess(everyone: Sequence[int], takers: Sequence[int], begun: bool) -> int:
     """How far the first of ``everyone`` is above the mean. 0 if none of ``takers`` has far less."""
     own, mean = everyone[0], sum(everyone) / len(everyone)
-    far = 1.0 if begun else max(FEW, mean / 2)
+    far = 1.0 if begun else max(TOLERANCE, mean / 2)
     return max(0, math.floor(own - mean)) if takers and own - min(takers) > far else 0
 
 
@@ -73,9 +73,9 @@ class Rebalancer:
     def look(self, own: Load, others: Sequence[Load]) -> None:
         """Decide how many connections are due. Call this ten times a second."""
         excess = surplus(own, others, self._begun)
-        self._looks = min(self._looks + 1, LASTING) if excess else max(self._looks - 1, 0)
-        self._begun = self._looks == LASTING or (self._begun and self._looks > 0)
-        self.due = min(AT_ONCE, math.ceil(excess / 8)) if self._begun else 0
+        self._looks = min(self._looks + 1, MIN_LOOKS) if excess else max(self._looks - 1, 0)
+        self._begun = self._looks == MIN_LOOKS or (self._begun and self._looks > 0)
+        self.due = min(MAX_DUE, math.ceil(excess / 8)) if self._begun else 0
 
     def takes_one(self) -> bool:
         """Whether the next request is to be the last on its connection."""
@@ -105,5 +105,5 @@ class Turnover:
         if elapsed < WINDOW:
             return
         ended = (self._accepted - (open - self._open)) * WINDOW / elapsed
-        self.is_brisk = ended > max(BRIEF, open)
+        self.is_brisk = ended > max(MIN_ENDED, open)
         self._since, self._open, self._accepted = now, open, 0

@@ -30,9 +30,9 @@ def available_cpus(root: Path = Path("/")) -> float:
     return max(1.0, min([len(os.sched_getaffinity(0)), *_quotas(root)]))
 
 
-def budget(workers: int, wanted: int, cpus: float) -> int:
-    """Threads for each of ``workers``: ``wanted`` if that is positive, else an equal share of ``cpus``, at least 1."""
-    return wanted if wanted > 0 else max(1, math.floor(cpus / workers))
+def budget(workers: int, threads: int, cpus: float) -> int:
+    """Threads of each worker: ``threads`` if that is positive, else an equal share of ``cpus``, at least 1."""
+    return threads if threads > 0 else max(1, math.floor(cpus / workers))
 
 
 def _quotas(root: Path) -> Iterator[float]:
