@@ -12,8 +12,7 @@ def _names(module: str, names: str) -> dict[str, str]:
 
 _MESSAGES = _names("mpserve.protocol.messages", "InferInput InferOutput InferRequest InferResponse")
 _PROTOBUF = _names(
-    "mpserve.protocol.protobuf.inference_pb2",
-    "InferParameter InferTensorContents ModelInferRequest ModelInferResponse",
+    "mpserve.protocol.protobuf.inference_pb2", "InferParameter InferTensorContents ModelInferRequest ModelInferResponse"
 )
 _CONSTANTS = _names(
     "mpserve.compat.utils",

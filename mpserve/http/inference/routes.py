@@ -128,16 +128,9 @@ class InferenceRoutes:
     def head(
         self, route: InferenceRoute, model: str, version: str | None, headers: dict[str, str], identity: str
     ) -> RequestHead:
-        return RequestHead(
-            model,
-            version,
-            route.verb,
-            self._codecs.choose(route.format, headers),
-            headers,
-            identity,
-            headers.get("content-encoding"),
-            headers.get("accept-encoding"),
-        )
+        codec = self._codecs.choose(route.format, headers)
+        coding, accepted = headers.get("content-encoding"), headers.get("accept-encoding")
+        return RequestHead(model, version, route.verb, codec, headers, identity, coding, accepted)
 
     def _find(self, target: bytes) -> RouteMatch | None:
         for pattern, route in _PATTERNS:
