@@ -1,7 +1,6 @@
 """Serve Python models over the KServe V1 and V2 protocols, with real worker processes and no ``multiprocessing``.
 
-Everything a user needs is imported from here. The names are loaded on first use, so that importing a part of mpserve in
-the arbiter does not bring the whole, nor torch.
+Users import all names from here. A name is imported on first use, so that ``import mpserve`` imports neither numpy nor torch.
 """
 
 from importlib import import_module
@@ -27,64 +26,39 @@ if TYPE_CHECKING:
     from mpserve.serving.models.predictor import PredictorConfig
     from mpserve.serving.models.tensors import TensorModel
 
-_HOMES = {
-    "InferenceError": "mpserve.errors",
-    "InvalidInput": "mpserve.errors",
-    "ModelNotFound": "mpserve.errors",
-    "ModelNotReady": "mpserve.errors",
-    "NotSupported": "mpserve.errors",
-    "PredictorError": "mpserve.errors",
-    "ServerNotReady": "mpserve.errors",
-    "InferInput": "mpserve.protocol.messages",
-    "InferOutput": "mpserve.protocol.messages",
-    "InferRequest": "mpserve.protocol.messages",
-    "InferResponse": "mpserve.protocol.messages",
-    "RequestedOutput": "mpserve.protocol.messages",
-    "TorchModel": "mpserve.runtimes.pytorch",
-    "ModelServer": "mpserve.server",
-    "asgi_app": "mpserve.server",
-    "Model": "mpserve.serving.models.model",
-    "PredictorConfig": "mpserve.serving.models.predictor",
-    "Tensor": "mpserve.protocol.declaration",
-    "TensorModel": "mpserve.serving.models.tensors",
-}
+_NAMES = {
+    "mpserve.errors": (
+        "InferenceError", "InvalidInput", "ModelNotFound", "ModelNotReady", "NotSupported", "PredictorError", "ServerNotReady",
+    ),
+    "mpserve.protocol.declaration": ("Tensor",),
+    "mpserve.protocol.messages": ("InferInput", "InferOutput", "InferRequest", "InferResponse", "RequestedOutput"),
+    "mpserve.runtimes.pytorch": ("TorchModel",),
+    "mpserve.server": ("ModelServer", "asgi_app"),
+    "mpserve.serving.models.model": ("Model",),
+    "mpserve.serving.models.predictor": ("PredictorConfig",),
+    "mpserve.serving.models.tensors": ("TensorModel",),
+}  # fmt: skip
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "InferInput",
-    "InferOutput",
-    "InferRequest",
-    "InferResponse",
-    "InferenceError",
-    "InvalidInput",
-    "Model",
-    "ModelNotFound",
-    "ModelNotReady",
-    "ModelServer",
-    "NotSupported",
-    "PredictorConfig",
-    "PredictorError",
-    "RequestedOutput",
-    "ServerNotReady",
-    "Tensor",
-    "TensorModel",
-    "TorchModel",
-    "__version__",
-    "asgi_app",
-]
+    "InferInput", "InferOutput", "InferRequest", "InferResponse", "InferenceError", "InvalidInput", "Model", "ModelNotFound",
+    "ModelNotReady", "ModelServer", "NotSupported", "PredictorConfig", "PredictorError", "RequestedOutput", "ServerNotReady",
+    "Tensor", "TensorModel", "TorchModel", "__version__", "asgi_app",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'mpserve' has no attribute {name!r}")
     try:
-        home = import_module(_HOMES[name])
+        module = import_module(_MODULES[name])
     except ModuleNotFoundError as missing:
         if missing.name != "torch":
             raise
         raise ModuleNotFoundError(
             f"mpserve.{name} needs torch, which is not installed: pip install 'mpserve[torch]'", name="torch"
         ) from None
-    return getattr(home, name)
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -32,12 +32,12 @@ TARGET is one of
   model.py                  a file that holds one model, or a pair of functions load and predict
   script.py                 a script that ends in ModelServer(...).start([...])
   package/__main__.py       the same, run as python -m package
-or none, with --model_dir a directory that holds a model.py, a TorchScript file or a torch.export archive, or folders
-that hold such, named model or model@version."""
+Without TARGET, --model_dir names a directory with a model.py, a TorchScript file or a torch.export archive, or with
+folders of these, named model or model@version."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; ends by SystemExit with status 2 on a mistake in the command line."""
+    """Run the command. Raises SystemExit, with status 2 for a mistake in the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         argparse.ArgumentParser("mpserve", usage=USAGE, parents=[argument_parser()]).print_help()
@@ -69,22 +69,22 @@ def _serve(arguments: Sequence[str]) -> None:
     for flag in ignored:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
     if unknown:
-        logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _meant(unknown))
-    serve(settings, partial(find, settings), lending.around)
+        logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _suggestions(unknown))
+    serve(settings, partial(find, settings), lending.wrap)
 
 
-def _meant(unknown: Sequence[str]) -> str:
-    """What the flags among these words may have been meant to be."""
-    known = {spelling for option in options_of(Settings) for spelling in option.spellings}
+def _suggestions(unknown: Sequence[str]) -> str:
+    """The flags that are similar to unknown flags."""
+    known = sorted({spelling for option in options_of(Settings) for spelling in option.spellings})
     flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-    close = [match for flag in flags for match in difflib.get_close_matches(flag, sorted(known), n=1, cutoff=0.8)]
-    return f" (is {', '.join(close)} meant?)" if close else ""
+    similar = [match for flag in flags for match in difflib.get_close_matches(flag, known, n=1, cutoff=0.8)]
+    return f" (is {', '.join(similar)} meant?)" if similar else ""
 
 
 def _run_script(script: Path, arguments: Sequence[str]) -> None:
-    """Run a script as ``python script.py`` would, with the fork guard up before its first line.
+    """Run a script as ``python script.py`` would, or a package's ``__main__.py`` as ``python -m package`` would.
 
-    The ``__main__.py`` of a package is run as ``python -m package`` would, so that it can import its neighbours by ``from .``.
+    CUDA is guarded before the first line of the script.
     """
     threads.hold_to_one(os.environ)
     torch_cuda.arm()
@@ -98,5 +98,5 @@ def _run_script(script: Path, arguments: Sequence[str]) -> None:
             runpy.run_module(package, run_name="__main__")
         else:
             runpy.run_path(str(script), run_name="__main__")
-    except AcceleratorInArbiter as reached:
-        raise ConfigurationError(str(reached)) from None
+    except AcceleratorInArbiter as error:
+        raise ConfigurationError(str(error)) from None

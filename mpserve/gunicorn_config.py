@@ -1,7 +1,7 @@
-"""What a gunicorn configuration imports: ``from mpserve.gunicorn_config import *``, then override what you like.
+"""gunicorn settings for a user's configuration: ``from mpserve.gunicorn_config import *``, then override any of them.
 
-Also read as it stands by ``gunicorn -c python:mpserve.gunicorn_config mymodule:app``. The values come from the same
-options as everywhere (``MPSERVE_…`` variables), and none of them is a hook, so that defining your own loses nothing.
+``gunicorn -c python:mpserve.gunicorn_config mymodule:app`` uses them unchanged. The values come from ``MPSERVE_…`` variables, and
+no setting is a hook, so a user's hooks override nothing.
 """
 
 import sys
@@ -14,13 +14,13 @@ from mpserve.prefork.arbiter.application import gunicorn_options
 try:
     _options = gunicorn_options(Settings.from_environment())
 except ConfigurationError as error:
-    sys.exit(f"mpserve: {error}")  # any other exception gunicorn would print with a traceback
+    sys.exit(f"mpserve: {error}")  # gunicorn would print another exception with a traceback
 globals().update(_options)
 __all__ = list(_options)
 
 
 def app() -> Any:
-    """The application when gunicorn is given none: what ``MPSERVE_TARGET`` or ``MPSERVE_MODEL_DIR`` names."""
+    """The application of ``MPSERVE_TARGET`` or ``MPSERVE_MODEL_DIR``, if gunicorn has no other application."""
     from mpserve.server import app_from_settings
 
     return app_from_settings(Settings.from_environment())

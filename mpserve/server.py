@@ -1,7 +1,4 @@
-"""The ways in from Python: ``ModelServer(workers=2).start([model])`` as in the kserve SDK, and an ASGI application.
-
-Options and models are put together here. It must not know how workers are made, nor how a request is answered.
-"""
+"""The Python API: ``ModelServer(workers=2).start([model])`` as in the kserve SDK, and an ASGI application."""
 
 import logging
 import sys
@@ -16,7 +13,7 @@ from mpserve.errors import ConfigurationError
 from mpserve.prefork.arbiter.application import make_app, make_app_or_end, serve
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import PredictorConfig
-from mpserve.serving.repository import model_directory as shelf
+from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.loader import ModelSource, from_objects, from_target
 from mpserve.telemetry.logging import configure
 
@@ -26,18 +23,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SDK_NAMES = {"grace_period": "graceful_timeout"}
-"""Arguments of the SDK's ``ModelServer`` that have another name here."""
+"""Arguments of the SDK's ``ModelServer`` -> their names here."""
 
 
 class ModelServer:
-    """Serves models; the constructor takes any option by its name (``docs/options.md``), and a ``predictor_config`` (SDK).
+    """Serves models.
 
-    ``registered_models`` (SDK) are served too, and the repository is asked for further ones when they are to be loaded. An
-    option that is not given comes from the script's command line, then from its ``MPSERVE_…`` variable, then from
-    its default, as the SDK takes it (kserve/model_server.py reads ``sys.argv``, though at import).
+    Args:
+        registered_models: models that are served too (SDK). The repository loads further models on request.
+        predictor_config: options of a transformer (SDK).
+        **options: options by name (``docs/options.md``). A missing option comes from the script's command line, then from
+            its ``MPSERVE_…`` variable, then from its default.
 
     Raises:
-        ConfigurationError: an option is unknown or has no valid value.
+        ConfigurationError: an option is unknown or has an invalid value.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class ModelServer:
         if predictor_config is not None:
             options = {**predictor_config.options(), **options}
         ours = {SDK_NAMES.get(name, name): value for name, value in options.items() if name not in KSERVE_FLAGS_IGNORED}
-        # Words that are not known are the script's own.
+        # Unknown words are the script's own.
         self.settings, ignored, _ = parse(sys.argv[1:], **ours)
         self._ignored = [*(options.keys() - ours.keys() - SDK_NAMES.keys()), *ignored]
         self.registered_models = registered_models
@@ -58,52 +57,49 @@ class ModelServer:
 
     @property
     def workers(self) -> int:
-        """How many worker processes there will be (SDK)."""
+        """Number of worker processes (SDK)."""
         return self.settings.workers
 
     def register_model(self, model: Model, name: str | None = None) -> None:
-        """Add a model to those that ``start`` will serve; under a second name, if ``name`` is another than its own (SDK).
-
-        What is served under the second name is a shallow copy, with a thread of its own: load the model before.
-        """
+        """Add a model, which ``start`` serves (SDK). With another ``name``, add a shallow copy: load the model before."""
         self.models.append(named(model, name or model.name))
 
     def start(self, models: Sequence[Model | type[Model]] = ()) -> None:
-        """Serve ``models`` until told to end; returns when the server has ended well.
+        """Serve ``models`` until the server ends.
 
-        The models may be loaded already, if that did not touch CUDA; ``load()`` of the others runs in each worker.
+        Models may be loaded already, if that did not use CUDA. ``load()`` of the other models runs in each worker.
 
         Raises:
-            ConfigurationError: something in the list is no model, or two have one name.
-            SystemExit: the server ended with an error; the reason is in the log.
+            ConfigurationError: an element of ``models`` is not a model, or two models have the same name.
+            SystemExit: the server ended with an error. The reason is in the log.
         """
         configure(self.settings)
         for name in self._ignored:
             logger.warning("%s has no effect: %s", name, KSERVE_FLAGS_IGNORED[name])
         library = None if self.registered_models is None else Library(self.registered_models)
-        found = [] if library is None else library.registered()
+        registered = [] if library is None else library.registered()
         try:
-            given = {id(model): model for model in [*self.models, *models]}  # SDK scripts give some twice
+            objects = {id(model): model for model in [*self.models, *models]}  # SDK scripts repeat models
         except TypeError as error:
             raise ConfigurationError(f"expected a list of models, got {models!r}: start([model])") from error
-        sources = found + from_objects([model for model in given.values() if all(model is not s.model for s in found)])
+        others = [model for model in objects.values() if all(model is not source.model for source in registered)]
+        sources = registered + from_objects(others)
 
-        def around(app: Any) -> Any:
+        def wrap(app: Any) -> Any:
             app.state.core.library = library
-            return lending.around(app)
+            return lending.wrap(app)
 
-        serve(self.settings, lambda: sources, around)
+        serve(self.settings, lambda: sources, wrap)
 
 
 def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlette":
-    """An ASGI application that serves ``models``.
+    """Make an ASGI application that serves ``models``.
 
-    For ``gunicorn -c python:mpserve.gunicorn_config module:app``, or any ASGI server: its lifespan loads the models.
-    Options come from ``MPSERVE_…`` variables and from ``options``, which win. What is the HTTP server's own (port,
-    workers, TLS) is that server's to configure.
+    Use it with ``gunicorn -c python:mpserve.gunicorn_config module:app``, or with any ASGI server: the lifespan loads the models.
+    ``options`` override ``MPSERVE_…`` variables. Options of the HTTP server (port, workers, TLS) have no effect.
 
     Raises:
-        ConfigurationError: an option, or something in the list, is not valid.
+        ConfigurationError: an option or an element of ``models`` is invalid.
         ModelLoadError: a model could not be constructed or preloaded.
     """
     settings = Settings.from_environment(**options)
@@ -113,19 +109,15 @@ def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlett
 
 
 def app_from_settings(settings: Settings) -> Any:
-    """The ASGI application over what ``target`` or ``model_dir`` names; without one the process ends, in words."""
-    return make_app_or_end(settings, partial(find, settings), lending.around)
+    """Make the ASGI application of ``target`` or ``model_dir``. On an error, log it and end the process."""
+    return make_app_or_end(settings, partial(find, settings), lending.wrap)
 
 
 def find(settings: Settings) -> list[ModelSource]:
-    """The models that ``target`` or ``model_dir`` names; their code may import them from the kserve SDK.
-
-    Raises:
-        ConfigurationError: neither is given, or there is no model there.
-    """
+    """Find the models of ``target`` or ``model_dir``. Raises ConfigurationError: there is no model."""
     lending.lend(instead=settings.kserve_names)
     if settings.target is not None:
         return from_target(settings.target, settings.model_name)
     if settings.model_dir is not None:
-        return shelf.find_all(settings)
+        return model_directory.find_all(settings)
     raise ConfigurationError("nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir")

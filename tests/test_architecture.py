@@ -32,7 +32,6 @@ FLOORS = {
 ROOMS = {
     "serving": ("models", "execution", "shared_memory", "repository", "extensions", "inference"),
     "http": ("server", "inference", "management"),
-    "grpc": ("extensions",),
     "prefork": ("listener", "arbiter", "worker"),
 }
 """The folders within a folder, where imports go from right to left only. Modules beside them may import all."""

@@ -1,7 +1,6 @@
-"""``kserve.model_server.app``: what a script adds to it works in every worker.
+"""``kserve.model_server.app``, to which a script adds middleware and routes in the arbiter, before the fork.
 
-The script adds middleware and routes in the arbiter, before the fork. The server then mounts its own application behind
-those routes. With FastAPI installed it is a ``FastAPI``, so that routes may declare what FastAPI reads for them.
+The server mounts its own application behind these routes. If FastAPI is installed, the app is a ``FastAPI``.
 """
 
 from typing import Any
@@ -12,13 +11,13 @@ _FASTAPI_ONLY = ("api_route", "delete", "get", "include_router", "middleware", "
 
 
 class ScriptApp(Starlette):
-    """A Starlette application that says what the decorators of FastAPI need."""
+    """A Starlette application that explains why FastAPI's decorators are missing."""
 
     def __getattr__(self, name: str) -> Any:
         if name in _FASTAPI_ONLY:
             raise AttributeError(
                 f"kserve.model_server.app.{name} needs FastAPI, which is not installed: pip install fastapi, or use"
-                " what Starlette has (add_middleware, add_route)"
+                " Starlette's add_middleware and add_route"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -28,15 +27,15 @@ def _make() -> Starlette:
         from fastapi import FastAPI
     except ImportError:
         return ScriptApp()
-    app: Starlette = FastAPI(openapi_url=None)  # or it would answer /docs and /openapi.json
+    app: Starlette = FastAPI(openapi_url=None)  # so that it does not answer /docs and /openapi.json
     return app
 
 
 app = _make()
 
 
-def around(instance: Any) -> Starlette:
-    """``app`` with the server's application behind it, which answers whatever the script has no route for."""
+def wrap(instance: Any) -> Starlette:
+    """``app`` with the server's application behind it, which answers all other routes."""
     app.mount("/", instance)
     app.state.core = instance.state.core
     return app

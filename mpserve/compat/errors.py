@@ -1,4 +1,4 @@
-"""Errors of ``kserve.errors`` that have no counterpart in mpserve: scripts raise and catch them."""
+"""Errors of ``kserve.errors`` that only scripts raise and catch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from mpserve.serving.models.model import Model
 
 
 class ModelMissingError(Exception):
-    """The file of a model is not where it was looked for."""
+    """The file of a model does not exist."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(str(path))
@@ -25,21 +25,21 @@ class NoModelReady(RuntimeError):
 
 
 class ServerNotLive(ServerNotReady):
-    """The server is not live; clients see 503."""
+    """The server is not live. Clients get 503."""
 
     def __init__(self, message: str = "Server is not live.") -> None:
         super().__init__(message)
 
 
 class UnsupportedProtocol(NotSupported):
-    """A protocol that is not offered; clients see 501."""
+    """A protocol is not supported. Clients get 501."""
 
     def __init__(self, protocol_version: str | None = None) -> None:
         super().__init__(f"Unsupported protocol {protocol_version}.")
 
 
 class WorkersShouldBeLessThanMaxWorkersError(Exception):
-    """A model that cannot be in several processes was to be: a script raises it before it starts the server."""
+    """A model does not work in several processes. A script raises this before it starts the server."""
 
     def __init__(self, max_workers: int | None = None) -> None:
         super().__init__(f"Workers cannot be greater than {max_workers}")

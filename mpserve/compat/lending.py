@@ -1,7 +1,7 @@
-"""Lends the kserve SDK's module names to scripts that were written for it, so that they run as they are.
+"""Lends the kserve SDK's module names to scripts that were written for it, so that they run unchanged.
 
-``import kserve`` and the like find modules that hold nothing until a script asks for a name: then the object that the table
-names is imported. What is not in the table is refused in words.
+``import kserve`` finds an empty module. When a script uses a name of it, the object in the table of names is imported. A
+name that is not in the table raises an error with the reason.
 """
 
 import sys
@@ -20,17 +20,17 @@ _GUIDE = "docs/migrating-from-kserve.md"
 
 
 def lend(instead: bool = False) -> None:
-    """Lend the names of packages that are not installed; with `instead`, those of kserve even where it is."""
+    """Lend the names of packages that are not installed. With ``instead``, lend those of kserve even if it is installed."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     roots = {root for root in _ROOTS if (instead and root == "kserve") or find_spec(root) is None}
     sys.meta_path.insert(0, _Finder(roots))
 
 
-def around(app: Any) -> Any:
-    """The ASGI application, within what a script has added to ``kserve.model_server.app``; itself if nothing was."""
-    used = sys.modules.get("mpserve.compat.application")
-    return app if used is None else used.around(app)
+def wrap(app: Any) -> Any:
+    """Wrap the ASGI application in ``kserve.model_server.app``, if a script has imported that."""
+    application = sys.modules.get("mpserve.compat.application")
+    return app if application is None else application.wrap(app)
 
 
 class _Finder(MetaPathFinder):
@@ -41,9 +41,9 @@ class _Finder(MetaPathFinder):
         if fullname.partition(".")[0] not in self._roots:
             return None
         if fullname in NAMES:
-            # All are packages, or `from kserve.errors import Nothing` would not ask here before it fails.
+            # All modules are packages, so that `from kserve.errors import Nothing` looks for a module here before it fails.
             return ModuleSpec(fullname, _Lender(), is_package=True)
-        raise ImportError(_refusal(fullname))  # not ModuleNotFoundError, which `from … import` may drop with its words
+        raise ImportError(_refusal(fullname))  # not ModuleNotFoundError, which `from … import` may drop
 
 
 class _Lender(Loader):
@@ -81,4 +81,4 @@ def _refusal(name: str) -> str:
             return f"{name} is not lent: {reason}. See {_GUIDE}"
     module = name.rpartition(".")[0]
     lent = ", ".join([*NAMES.get(module, ()), *(other for other in NAMES if other.rpartition(".")[0] == module)])
-    return f"{name} is not among the names that mpserve lends; of {module} those are: {lent or 'none'}. See {_GUIDE}"
+    return f"{name} is not among the names that mpserve lends; of {module} these are: {lent or 'none'}. See {_GUIDE}"

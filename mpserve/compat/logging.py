@@ -1,4 +1,4 @@
-"""``kserve.logging``: loggers by the SDK's names, whose lines go where all lines of the server go."""
+"""``kserve.logging``: loggers with the SDK's names, which log as the server does."""
 
 import logging
 import logging.config
@@ -16,12 +16,9 @@ trace_logger = logging.getLogger(KSERVE_TRACE_LOGGER_NAME)
 
 
 def configure_logging(log_config: dict[str, Any] | str | None = None) -> None:
-    """Configure logging by a dict, or by a YAML or JSON file that is laid over the server's options.
+    """Configure logging by a dict, or by a YAML or JSON file that overrides the server's options. None changes nothing.
 
-    Without either nothing is done, since the options have been applied already.
-
-    Raises:
-        ConfigurationError: the file is neither, or describes no logging.
+    Raises ConfigurationError: the file is invalid.
     """
     if isinstance(log_config, dict):
         logging.config.dictConfig(log_config)

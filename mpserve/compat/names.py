@@ -1,82 +1,54 @@
-"""Which names of the kserve SDK are lent to scripts, what each stands for here, and why others are not.
+"""The names of the kserve SDK that are lent to scripts, and the reasons why others are not.
 
-Only tables: what is named here is imported when a script asks for it. A name stands for the very object of mpserve where
-there is one; what exists only for such scripts is in this folder.
+The tables name objects of mpserve, or objects of this folder that only scripts use. Each is imported on first use.
 
-Source: the kserve SDK 0.21 (the names only), and what its examples and public model servers import of it.
+Source: the names of the kserve SDK 0.21 that its examples and public model servers import.
 """
 
-_MESSAGES = {
-    name: f"mpserve.protocol.messages:{name}"
-    for name in ("InferInput", "InferOutput", "InferRequest", "InferResponse", "RequestedOutput")
-}
-_PROTOBUF = {
-    name: f"mpserve.protocol.protobuf.inference_pb2:{name}"
-    for name in ("InferParameter", "InferTensorContents", "ModelInferRequest", "ModelInferResponse")
-}
-_CONSTANTS = {
-    name: f"mpserve.compat.constants:{name}"
-    for name in (
-        "DEFAULT_GRPC_PORT",
-        "DEFAULT_HTTP_PORT",
-        "EXPLAINER_BASE_URL_FORMAT",
-        "INFERENCE_CONTENT_LENGTH_HEADER",
-        "KSERVE_LOGLEVEL",
-        "MAX_GRPC_MESSAGE_LENGTH",
-        "PredictorProtocol",
-    )
-}
-_PAYLOADS = {name: f"mpserve.compat.payloads:{name}" for name in ("get_predict_input", "get_predict_response")}
-_UTILS = _PAYLOADS | {name: f"mpserve.compat.utils:{name}" for name in ("generate_uuid", "strtobool")}
-_ERRORS = {
-    name: f"mpserve.errors:{name}"
-    for name in ("InferenceError", "InvalidInput", "ModelNotFound", "ModelNotReady", "ServerNotReady")
-} | {
-    name: f"mpserve.compat.errors:{name}"
-    for name in (
-        "ModelMissingError",
-        "NoModelReady",
-        "ServerNotLive",
-        "UnsupportedProtocol",
-        "WorkersShouldBeLessThanMaxWorkersError",
-    )
-}
-_LOGGING = {
-    name: f"mpserve.compat.logging:{name}"
-    for name in ("KSERVE_LOGGER_NAME", "KSERVE_TRACE_LOGGER_NAME", "configure_logging", "logger", "trace_logger")
+
+def _names(module: str, names: str) -> dict[str, str]:
+    return {name: f"{module}:{name}" for name in names.split()}
+
+
+_MESSAGES = _names("mpserve.protocol.messages", "InferInput InferOutput InferRequest InferResponse")
+_PROTOBUF = _names(
+    "mpserve.protocol.protobuf.inference_pb2", "InferParameter InferTensorContents ModelInferRequest ModelInferResponse"
+)
+_CONSTANTS = _names(
+    "mpserve.compat.utils",
+    "DEFAULT_GRPC_PORT DEFAULT_HTTP_PORT EXPLAINER_BASE_URL_FORMAT INFERENCE_CONTENT_LENGTH_HEADER KSERVE_LOGLEVEL"
+    " MAX_GRPC_MESSAGE_LENGTH PredictorProtocol",
+)
+_ERRORS = _names("mpserve.errors", "InferenceError InvalidInput ModelNotFound ModelNotReady ServerNotReady") | _names(
+    "mpserve.compat.errors",
+    "ModelMissingError NoModelReady ServerNotLive UnsupportedProtocol WorkersShouldBeLessThanMaxWorkersError",
+)
+_UTILS = {
+    **_names("mpserve.compat.payloads", "get_predict_input get_predict_response"),
+    **_names("mpserve.compat.utils", "generate_uuid strtobool"),
 }
 _MODEL = "mpserve.serving.models.model:Model"
 _SERVER = "mpserve.server:ModelServer"
-_CONFIG = {"PredictorConfig": "mpserve.serving.models.predictor:PredictorConfig"}
-_REPOSITORY = {"ModelRepository": "mpserve.compat.repository:ModelRepository"}
-_STORAGE = {"Storage": "mpserve.compat.storage:Storage"}
+_CONFIG = _names("mpserve.serving.models.predictor", "PredictorConfig")
+_REPOSITORY = _names("mpserve.compat.repository", "ModelRepository")
+_STORAGE = _names("mpserve.compat.utils", "Storage")
 
 NAMES: dict[str, dict[str, str]] = {
-    "kserve": {
-        "Model": _MODEL,
-        "ModelServer": _SERVER,
-        **{name: home for name, home in _MESSAGES.items() if name != "RequestedOutput"},
-        **_CONFIG,
-        **_REPOSITORY,
-        **_STORAGE,
-    },
+    "kserve": {"Model": _MODEL, "ModelServer": _SERVER, **_MESSAGES, **_CONFIG, **_REPOSITORY, **_STORAGE},
     "kserve.constants": _CONSTANTS,
     "kserve.constants.constants": _CONSTANTS,
     "kserve.errors": _ERRORS,
-    "kserve.logging": _LOGGING,
+    "kserve.logging": _names(
+        "mpserve.compat.logging", "KSERVE_LOGGER_NAME KSERVE_TRACE_LOGGER_NAME configure_logging logger trace_logger"
+    ),
     "kserve.model": {
-        "BaseKServeModel": _MODEL,
-        "InferenceModel": _MODEL,
-        "Model": _MODEL,
+        **dict.fromkeys(("BaseKServeModel", "InferenceModel", "Model"), _MODEL),
         "ModelInferRequest": _PROTOBUF["ModelInferRequest"],
         "PredictorProtocol": _CONSTANTS["PredictorProtocol"],
         **_CONFIG,
-        **{name: _MESSAGES[name] for name in ("InferRequest", "InferResponse")},
+        **_names("mpserve.protocol.messages", "InferRequest InferResponse"),
     },
-    "kserve.model_repository": {
-        "MODEL_MOUNT_DIRS": "mpserve.compat.repository:MODEL_MOUNT_DIRS",
-        **_REPOSITORY,
-    },
+    "kserve.model_repository": _names("mpserve.compat.repository", "MODEL_MOUNT_DIRS ModelRepository"),
     "kserve.model_server": {
         "Model": _MODEL,
         "ModelServer": _SERVER,
@@ -89,59 +61,40 @@ NAMES: dict[str, dict[str, str]] = {
     "kserve.protocol.grpc.grpc_predict_v2_pb2": _PROTOBUF,
     "kserve.protocol.infer_type": {
         **_MESSAGES,
-        **{
-            name: f"mpserve.compat.payloads:{name}" for name in ("deserialize_bytes_tensor", "serialize_byte_tensor")
-        },
+        **_names("mpserve.protocol.messages", "RequestedOutput"),
+        **_names("mpserve.compat.payloads", "deserialize_bytes_tensor serialize_byte_tensor"),
     },
     "kserve.protocol.rest": {},
     "kserve.storage": _STORAGE,
     "kserve.utils": _UTILS,
-    "kserve.utils.numpy_codec": {
-        name: f"mpserve.compat.utils:{name}" for name in ("from_np_dtype", "to_np_dtype")
-    },
+    "kserve.utils.numpy_codec": _names("mpserve.compat.utils", "from_np_dtype to_np_dtype"),
     "kserve.utils.utils": _UTILS,
     "kserve_storage": _STORAGE,
-    # The SDK brings FastAPI, and scripts import from it what FastAPI itself has from Starlette.
+    # The SDK installs FastAPI. Scripts import Starlette's names from it.
     "fastapi": {
-        "HTTPException": "starlette.exceptions:HTTPException",
-        "Request": "starlette.requests:Request",
-        "Response": "starlette.responses:Response",
+        **_names("starlette.exceptions", "HTTPException"),
+        **_names("starlette.requests", "Request"),
+        **_names("starlette.responses", "Response"),
     },
-    "fastapi.middleware": {"Middleware": "starlette.middleware:Middleware"},
-    "fastapi.middleware.cors": {"CORSMiddleware": "starlette.middleware.cors:CORSMiddleware"},
-    "fastapi.middleware.gzip": {"GZipMiddleware": "starlette.middleware.gzip:GZipMiddleware"},
-    "fastapi.middleware.trustedhost": {
-        "TrustedHostMiddleware": "starlette.middleware.trustedhost:TrustedHostMiddleware"
-    },
-    "fastapi.responses": {
-        name: f"starlette.responses:{name}"
-        for name in ("JSONResponse", "PlainTextResponse", "Response", "StreamingResponse")
-    },
-}  # fmt: skip
-"""Module -> its names -> where each is here. A module without names is only on the way to others."""
+    "fastapi.middleware": _names("starlette.middleware", "Middleware"),
+    "fastapi.middleware.cors": _names("starlette.middleware.cors", "CORSMiddleware"),
+    "fastapi.middleware.gzip": _names("starlette.middleware.gzip", "GZipMiddleware"),
+    "fastapi.middleware.trustedhost": _names("starlette.middleware.trustedhost", "TrustedHostMiddleware"),
+    "fastapi.responses": _names("starlette.responses", "JSONResponse PlainTextResponse Response StreamingResponse"),
+}
+"""Module -> its names -> module and name in mpserve. A module without names only contains other modules."""
 
-_CLIENT = "mpserve lends what a model server uses; install kserve for its clients, and run that script with python"
+_CLIENTS = [
+    "ApiClient", "Configuration", "InferenceGRPCClient", "InferenceRESTClient", "KServeClient", "RESTConfig", "V1", "api",
+    "inference_client", "models", "rest",
+]  # fmt: skip
+_CLIENT = "mpserve lends only names for model servers; install kserve for its clients, and run that script with python"
 
 REFUSED = {
     "kserve.protocol.rest.openai": "mpserve does not offer the OpenAI protocol",
     "kserve.protocol.rest.timeseries": "mpserve does not offer the time-series protocol",
     "kserve.ray": "mpserve has worker processes of its own and no Ray; serve the class itself, with --workers",
-    **dict.fromkeys(
-        (
-            "kserve.ApiClient",
-            "kserve.Configuration",
-            "kserve.InferenceGRPCClient",
-            "kserve.InferenceRESTClient",
-            "kserve.KServeClient",
-            "kserve.RESTConfig",
-            "kserve.V1",
-            "kserve.api",
-            "kserve.inference_client",
-            "kserve.models",
-            "kserve.rest",
-        ),
-        _CLIENT,
-    ),
-    "fastapi": "of FastAPI only what it has from Starlette is lent; pip install fastapi for the rest",
+    **{f"kserve.{name}": _CLIENT for name in _CLIENTS},
+    "fastapi": "only Starlette's names are lent; pip install fastapi for the others",
 }
-"""The beginning of a name that is not lent -> why not."""
+"""Prefix of names that are not lent -> the reason."""

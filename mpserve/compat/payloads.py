@@ -1,6 +1,4 @@
-"""Helpers that models written for the kserve SDK call, under the SDK's names: payloads taken apart, answers put together.
-
-pandas is imported only where a DataFrame is wanted.
+"""Helpers of the kserve SDK that read payloads and make answers, under the SDK's names. pandas is imported only if it is needed.
 
 Source: the kserve SDK's utils/utils.py and protocol/infer_type.py (the interface only).
 """
@@ -18,12 +16,9 @@ from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 
 
 def serialize_byte_tensor(input_tensor: Array) -> Array:
-    """The elements of a tensor of bytes or text, each behind its length of 4 bytes: a 0-D object array of ``bytes``.
+    """A 0-D object array of ``bytes`` with the elements of a tensor of bytes or text, each after its length in 4 bytes.
 
-    An empty tensor gives an empty array.
-
-    Raises:
-        InferenceError: elements of another kind.
+    An empty tensor becomes an empty array. Raises InferenceError: the elements are of another kind.
     """
     if input_tensor.size == 0:
         return np.empty([0], dtype=object)
@@ -34,22 +29,18 @@ def serialize_byte_tensor(input_tensor: Array) -> Array:
 
 
 def deserialize_bytes_tensor(encoded_tensor: bytes) -> Array:
-    """The 1-D object array of ``bytes`` that ``serialize_byte_tensor`` made.
-
-    Raises:
-        InvalidInput: a length does not fit.
-    """
+    """The 1-D object array of ``bytes`` of a serialised tensor. Raises InvalidInput: a length is wrong."""
     return np.array(split_elements(encoded_tensor), dtype=object)
 
 
 def get_predict_input(payload: dict[str, Any] | InferRequest, columns: Sequence[str] | None = None) -> Any:
-    """What a model of scikit-learn's kind predicts on: an array, a list of text, or a pandas DataFrame.
+    """The input of a model such as scikit-learn's: an array, a list of text, or a pandas DataFrame.
 
-    V1: the rows; a DataFrame with those `columns` if they are objects. V2: the first input, text if it is BYTES in
-    UTF-8; with the request's parameter `content_type` "pd" a DataFrame with a column per input.
+    V1: the rows, or a DataFrame with ``columns`` if the rows are objects. V2: the first input, as text if it is BYTES in UTF-8;
+    with the parameter ``content_type`` "pd", a DataFrame with a column for each input.
 
     Raises:
-        InvalidInput: a payload that holds none, or rows of different shapes.
+        InvalidInput: the payload has no input, or its rows have different shapes.
     """
     if isinstance(payload, InferRequest):
         return _from_request(payload)
@@ -71,14 +62,14 @@ def get_predict_input(payload: dict[str, Any] | InferRequest, columns: Sequence[
 
 
 def get_predict_response(payload: dict[str, Any] | InferRequest, result: Any, model_name: str) -> Any:
-    """What the model answers, from its result (array, list or DataFrame), in the protocol of the payload.
+    """The answer with a result (array, list or DataFrame), in the protocol of the payload.
 
-    V1: ``{"predictions": ...}``, with an object per row of a DataFrame. V2: one output per column of a DataFrame, else
-    one named "output-0".
+    V1: ``{"predictions": ...}``, with an object for each row of a DataFrame. V2: an output for each column of a DataFrame, or
+    one output "output-0".
 
     Raises:
-        InvalidInput: neither a dict nor an ``InferRequest`` as payload.
-        InferenceError: a result that has no datatype in V2.
+        InvalidInput: the payload is neither a dict nor an ``InferRequest``.
+        InferenceError: the result has no datatype in V2.
     """
     is_frame = hasattr(result, "iterrows")
     if isinstance(payload, dict):
@@ -110,7 +101,7 @@ def _from_request(request: InferRequest) -> Any:
 
 
 def _columns(row: Any) -> Any:
-    """What a DataFrame is made of: an object's fields are columns of one value, where they are not lists already."""
+    """The columns of a row. A field that is not a list becomes a column of one value."""
     if not isinstance(row, dict):
         return row
     return {name: value if isinstance(value, list) else [value] for name, value in row.items()}

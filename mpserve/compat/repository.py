@@ -1,9 +1,6 @@
-"""``kserve.ModelRepository``: the models that a script registers, and how it loads further ones when somebody asks.
+"""``kserve.ModelRepository``: the models that a script registers, and its ``load`` of further models on request.
 
-A subclass says in ``load`` how a model comes from its name. ``Library`` lets the server ask it, in every worker: what a
-load or unload means, and when it has been done everywhere, stays the server's affair.
-
-Source: the kserve SDK's model_repository.py (the interface only).
+``Library`` is the server's interface to it, in every worker. Source: the kserve SDK's model_repository.py (the interface only).
 """
 
 import asyncio
@@ -22,7 +19,7 @@ MODEL_MOUNT_DIRS = "/mnt/models"
 
 
 class ModelRepository:
-    """Models by name, in one process. Each worker has a copy of what it held when the server started."""
+    """Models by name, in one process. Each worker has a copy of the models at the start of the server."""
 
     def __init__(self, models_dir: str = MODEL_MOUNT_DIRS) -> None:
         self.models: dict[str, Model] = {}
@@ -32,26 +29,22 @@ class ModelRepository:
         self.models_dir = models_dir
 
     def load_models(self) -> None:
-        """Load what lies in the folders of ``models_dir``; for constructors of subclasses."""
+        """Load a model from each folder of ``models_dir``. For constructors of subclasses."""
         for name in folders(self.models_dir):
             self.load_model(name)
 
     def load(self, name: str) -> Any:
-        """Load a model and ``update`` it, or give False; may be async. To be overridden: here it loads nothing."""
+        """Load a model and ``update`` it, or return False. Override this method, which may be async."""
 
     def load_model(self, name: str) -> Any:
-        """What ``load_models`` calls for each folder. To be overridden: here it loads nothing."""
+        """Load the model of a folder. Override this method."""
 
     def update(self, model: Model, name: str | None = None) -> None:
-        """Put a model in, under `name` if that is given."""
+        """Add a model, under ``name`` if it is given."""
         self.models[name or model.name] = model
 
     def unload(self, name: str) -> None:
-        """Stop a model and take it out; the server does so by itself, and does not call this.
-
-        Raises:
-            KeyError: there is none of that name.
-        """
+        """Stop and remove a model. The server does not call this. Raises KeyError: there is no such model."""
         if name not in self.models:
             raise KeyError(f"model with name {name} does not exist")
         model = self.models.pop(name)
@@ -66,31 +59,31 @@ class ModelRepository:
         return self.models
 
     async def is_model_ready(self, name: str) -> bool:
-        """Whether there is such a model in this process, and ready."""
+        """Whether this process has the model, and the model is ready."""
         model = self.get_model(name)
         return model is not None and model.ready
 
 
 class Library:
-    """A repository as the server sees it: sources of its models."""
+    """The sources of a repository's models, for the server."""
 
     def __init__(self, repository: ModelRepository) -> None:
         self._repository = repository
 
     def registered(self) -> list[ModelSource]:
-        """The sources of what the repository holds by now."""
+        """The sources of the models that the repository has now."""
         return [self.source(name, named(model, name)) for name, model in self._repository.get_models().items()]
 
     def names(self) -> Iterable[str]:
-        """What can be asked for: a name for each folder."""
+        """The names of models that can be loaded: those of the folders."""
         return folders(self._repository.models_dir)
 
     def source(self, name: str, model: Model | None = None) -> ModelSource:
-        """The source of a model that the repository loads, or has loaded."""
+        """The source of a model that the repository loads or has loaded."""
         return ModelSource(build=partial(self._load, name), model=model)
 
     def forget(self, model: Model) -> None:
-        """Take a model out that is served no more."""
+        """Remove a model that is not served any more."""
         models = self._repository.models
         for name in [name for name, other in models.items() if other is model]:
             del models[name]
@@ -106,16 +99,13 @@ class Library:
 
 
 def folders(directory: str) -> list[str]:
-    """The names of the folders in a directory; none if it is not there."""
+    """The names of the folders in a directory, which may be missing."""
     path = Path(directory)
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
 
 
 def named(model: Model, name: str) -> Model:
-    """The model, or if it has another name a shallow copy under this one.
-
-    The copy shares what the model holds by now, so a model should be loaded first.
-    """
+    """The model, or a shallow copy with this name. Load the model before it is copied."""
     if model.name == name:
         return model
     alias = copy.copy(model)

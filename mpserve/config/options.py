@@ -1,7 +1,6 @@
-"""What an option is: declared once as a dataclass field, and from there a flag, an environment variable and a line of docs.
+"""Options: a dataclass field that becomes a flag, an environment variable and a line of the documentation.
 
-This module knows how options are written, read and checked. It must not know which options there are, nor what they do:
-that is for ``mpserve.config.settings``.
+This module reads and checks options. It must not know the options themselves, which are in ``mpserve.config.settings``.
 """
 
 import argparse
@@ -26,17 +25,14 @@ _SIZE_UNITS = {prefix: power for power, prefix in enumerate(("", "k", "m", "g", 
 
 
 def boolean(text: str) -> bool:
-    """Read a truth value as the kserve SDK does. Raises ValueError."""
+    """Read a boolean as the kserve SDK does. Raises ValueError."""
     if text.lower() not in BOOLEANS:
         raise ValueError(text)
     return BOOLEANS[text.lower()]
 
 
 def byte_size(text: str) -> int:
-    """Read a number of bytes: ``1000``, ``64MiB`` or ``64Mi`` (powers of 1024), ``1GB`` or ``1G`` (powers of 1000).
-
-    Raises ValueError.
-    """
+    """Read a number of bytes such as ``1000``, ``64MiB``, ``64Mi``, ``1GB`` or ``1G``. Raises ValueError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", text.strip().lower())
     if match is None or (match[3] and not match[2]):
         raise ValueError(text)
@@ -51,7 +47,7 @@ def _text(text: str) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of value: its Python type, how to say what is expected, and how to read it (ValueError when it cannot be)."""
+    """A kind of value: its Python type, its description, and a function that reads it or raises ValueError."""
 
     type: type
     expected: str
@@ -70,7 +66,7 @@ _KIND_OF_DEFAULT = {str: TEXT, int: WHOLE, float: NUMBER, bool: SWITCH, type(Non
 
 @dataclass(frozen=True)
 class Option:
-    """One option, as declared. ``flag`` is the canonical spelling (None: no flag), ``env`` the variables, first found wins."""
+    """One option. ``flag`` is its canonical spelling, or None. Of the variables ``env``, the first that is set counts."""
 
     name: str
     default: object
@@ -85,7 +81,7 @@ class Option:
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """The flag as declared, then the same with dashes or underscores throughout."""
+        """The flag as declared, then with dashes only and with underscores only."""
         if self.flag is None:
             return ()
         body = self.flag[2:]
@@ -93,7 +89,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What a value must be, in words."""
+        """The description of a valid value."""
         if self.choices:
             return f"{self.kind.expected} {', '.join(self.choices)}"
         if math.isfinite(self.maximum):
@@ -101,7 +97,7 @@ class Option:
         return f"{self.kind.expected}, at least {self.minimum:g}" if math.isfinite(self.minimum) else self.kind.expected
 
     def check(self, value: object) -> object:
-        """Return the value in the option's type, read from text if it is one. Raises ConfigurationError."""
+        """Return the value in the option's type, read from a text if it is a text. Raises ConfigurationError."""
         try:
             return self._read(value)
         except (ValueError, OverflowError):
@@ -115,7 +111,7 @@ class Option:
             value = self.kind.read(os.fspath(value))
         elif self.kind.type is float and type(value) is int:
             value = float(value)
-        # Not isinstance: True is an int, and nobody means port 1 by it.
+        # Not isinstance, since True is an int too.
         if type(value) is not self.kind.type or (self.choices and value not in self.choices):
             raise ValueError
         if isinstance(value, (int, float)) and not (math.isfinite(value) and self.minimum <= value <= self.maximum):
@@ -137,8 +133,8 @@ def option(
 ) -> T:
     """Declare a dataclass field as an option.
 
-    ``flag`` is ``--<name>`` unless it is spelt otherwise, and None for the one word that needs no flag; ``env`` names
-    environment variables that are read after ``MPSERVE_<NAME>``; ``kind`` is inferred from the default.
+    By default ``flag`` is ``--<name>``; None means a positional argument. ``env`` has further variables after
+    ``MPSERVE_<NAME>``. By default ``kind`` is inferred from ``default``.
     """
     kind = kind or (CHOICE if choices else _KIND_OF_DEFAULT[type(default)])
     declared = Option("", default, kind, group, help, flag, env, choices, minimum, maximum)
@@ -147,35 +143,34 @@ def option(
 
 
 def options_of(declaring: type) -> tuple[Option, ...]:
-    """The options that a dataclass declares, in order, each with its flag and its own variable."""
-    return tuple(_named(field.name, field.metadata["option"]) for field in dataclasses.fields(declaring))
+    """The options of a dataclass, in order, with their names, flags and variables."""
+    return tuple(_add_name(field.name, field.metadata["option"]) for field in dataclasses.fields(declaring))
 
 
-def _named(name: str, declared: Option) -> Option:
+def _add_name(name: str, declared: Option) -> Option:
     flag = f"--{name}" if declared.flag == "" else declared.flag
     return dataclasses.replace(declared, name=name, flag=flag, env=(f"MPSERVE_{name.upper()}", *declared.env))
 
 
 def read_environment(options: Iterable[Option], environ: Mapping[str, str]) -> dict[str, str]:
-    """The options that the environment sets, unread. A variable that is empty counts as not set."""
-    found = {option.name: next(filter(None, map(environ.get, option.env)), None) for option in options}
-    return {name: text for name, text in found.items() if text is not None}
+    """The options that the environment sets, as texts. An empty variable counts as not set."""
+    texts = {option.name: next(filter(None, map(environ.get, option.env)), None) for option in options}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 class Words(NamedTuple):
-    """A command line taken apart; ``positionals`` belong to no flag, ``unknown`` are flags not known and their values."""
+    """The parts of a command line. ``unknown`` has unknown flags and their values."""
 
-    given: dict[str, str]
+    options: dict[str, str]
     positionals: list[str]
     unknown: list[str]
 
 
 def read_words(options: Iterable[Option], argv: Sequence[str]) -> Words:
-    """Take a command line apart.
+    """Split a command line. Raises ConfigurationError for a flag whose value is missing.
 
-    argparse is not used for it, since it would take the value of a flag that it does not know for the positional:
-    here the word after an unknown flag is that flag's, and the word after a switch is the switch's only if it says yes or no.
-    Raises ConfigurationError for a flag whose value is missing.
+    The word after an unknown flag is the value of the flag, and the word after a switch is its value only if it is a boolean.
+    argparse would take the value of an unknown flag for the positional argument.
     """
     flags = {spelling: option for option in options for spelling in option.spellings}
     result = Words({}, [], [])
@@ -189,7 +184,7 @@ def read_words(options: Iterable[Option], argv: Sequence[str]) -> Words:
         if not _is_flag(word):
             result.positionals.append(word)
         elif flag in flags:
-            result.given[flags[flag].name] = value if equals else _value_of(flag, flags[flag], words)
+            result.options[flags[flag].name] = value if equals else _value_of(flag, flags[flag], words)
         else:
             result.unknown.append(word)
             if not equals and words and not _is_flag(words[0]):
@@ -210,7 +205,7 @@ def _value_of(flag: str, option: Option, words: deque[str]) -> str:
 
 
 def build_parser(options: Iterable[Option]) -> argparse.ArgumentParser:
-    """An argparse parser of the options, with their defaults and types, for help texts and as a parent of others."""
+    """An argparse parser of the options, for help texts and as a parent of other parsers."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     groups: dict[str, Any] = {}
     for option in options:
@@ -242,7 +237,7 @@ def markdown(options: Iterable[Option]) -> str:
         if option.group != group:
             group = option.group
             lines += ["", f"## {group}", "", "| Flag | Environment | Default | Meaning |", "|---|---|---|---|"]
-        flag = f"`{option.flag}`" if option.flag else f"`{option.name.upper()}` (a word, no flag)"
+        flag = f"`{option.flag}`" if option.flag else f"`{option.name.upper()}` (a word without a flag)"
         env = ", ".join(f"`{name}`" for name in option.env)
         default = "" if option.default is None else f"`{str(option.default).lower()}`"
         choices = f" One of {', '.join(f'`{choice}`' for choice in option.choices)}." if option.choices else ""

@@ -1,7 +1,4 @@
-"""What concerns every call alike: its headers, its id, its status, its count and its line in the access log.
-
-The one table of error codes and gRPC statuses is here. Knows no method and no message.
-"""
+"""The common parts of all gRPC calls: headers, id, status, count and access log. Knows no method and no message."""
 
 import asyncio
 import base64
@@ -27,11 +24,11 @@ Headers = dict[str, str]
 Context = grpc.aio.ServicerContext[Any, Any]
 Count = Callable[[str, str], object]
 Answer = Callable[[Any], Awaitable[Message]]
-"""What answers a method: from its request message to its response message."""
+"""Answers a method: from its request message to its response message."""
 R = TypeVar("R")
 T = TypeVar("T")
 Work = Callable[[R, Context, Headers, Headers], Awaitable[T]]
-"""From a request, its context and its headers to what it is answered with. The other headers are those of the answer."""
+"""Answers a call: takes the request, its context, its headers, and a dict for the headers of the answer."""
 
 STATUS = {
     Code.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -45,38 +42,34 @@ STATUS = {
     Code.CONFIGURATION: grpc.StatusCode.INTERNAL,
     Code.NOT_SUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
     Code.NOT_READY: grpc.StatusCode.UNAVAILABLE,
-    Code.OVERLOADED: grpc.StatusCode.UNAVAILABLE,  # what clients try again, unlike RESOURCE_EXHAUSTED
+    Code.OVERLOADED: grpc.StatusCode.UNAVAILABLE,  # clients retry it, unlike RESOURCE_EXHAUSTED
     Code.TIMED_OUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.UNSUPPORTED_ENCODING: grpc.StatusCode.UNIMPLEMENTED,  # grpc's own answer to a compression it does not know
 }
+"""The status of each error code."""
 
 MAX_DETAILS = 2000
-"""Bytes of a status message. It travels as a header, with up to three bytes for one; clients take 8 KiB of headers."""
+"""Maximum bytes of a status message. As a header it takes up to three times as many, and clients accept 8 KiB of headers."""
 
 ID_HEADER = "x-request-id"
 
-# gRPC over HTTP2, "Custom-Metadata"; what belongs to the transport is not a model's to set.
+# gRPC over HTTP2, "Custom-Metadata". A model must not set headers of the transport.
 _KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
 _VALUE = re.compile(r"[\x20-\x7e]*")
 _TRANSPORT = ("connection", "content-length", "content-type", "te", "trailer", "transfer-encoding", "upgrade")
 
 
 class Calls:
-    """Makes what answers calls.
-
-    Args:
-        access_log: whether each call is logged in a line.
-        count: told the method and the name of the status of each call that has ended.
-    """
+    """Makes handlers of calls. ``count`` is called with the method and the name of the status when a call has ended."""
 
     def __init__(self, access_log: bool, count: Count) -> None:
         self.access_log = access_log
         self.count = count
 
     def answering(self, method: str, work: Work[R, T], reports: bool = True) -> Callable[[R, Context], Awaitable[T]]:
-        """What answers the calls of a method by ``work``: what that raises ends the call with its status.
+        """Make the handler of a method. An error of ``work`` ends the call with its status.
 
-        ``reports``: whether failures of the server are logged here. Those of an inference request have been.
+        ``reports``: whether faults of the server are logged here. Those of inference requests are logged before.
         """
 
         async def answer(request: R, context: Context) -> T:
@@ -100,11 +93,11 @@ class Calls:
                     report(error)
                 return await context.abort(status, details(error), _trailing(identity, response_headers))
             finally:
-                self._note(method, context, status, start)
+                self._record(method, context, status, start)
 
         return answer
 
-    def _note(self, method: str, context: Context, status: grpc.StatusCode, start: float) -> None:
+    def _record(self, method: str, context: Context, status: grpc.StatusCode, start: float) -> None:
         self.count(method, status.name)
         if self.access_log:
             milliseconds = (time.perf_counter() - start) * 1000
@@ -112,14 +105,14 @@ class Calls:
 
 
 def details(error: Exception) -> str:
-    """What the client may read of it."""
+    """The message for the client."""
     if not isinstance(error, MPServeError):
         return "internal server error"
     return str(error).encode(errors="replace")[:MAX_DETAILS].decode(errors="ignore")
 
 
 def received_headers(context: Context) -> Headers:
-    """The metadata that came with a call, binary values in base64, as they travel."""
+    """The metadata of a call, with binary values in base64."""
     metadata = context.invocation_metadata() or ()
     return {
         name: value if isinstance(value, str) else base64.b64encode(value).decode("ascii") for name, value in metadata
@@ -127,18 +120,18 @@ def received_headers(context: Context) -> Headers:
 
 
 def time_left(context: Context) -> float:
-    """Seconds until the deadline of a call; infinite if it has none."""
+    """Seconds until the deadline of a call, or infinity."""
     seconds: float | None = context.time_remaining()
     return math.inf if seconds is None else seconds
 
 
 def _trailing(identity: str, response_headers: Headers) -> tuple[tuple[str, str], ...]:
-    """The metadata behind an answer: its id, unless the model has set another, and whatever else the model has set."""
+    """The trailing metadata of an answer: its id and the headers that the model has set."""
     return sendable({ID_HEADER: identity, **response_headers}) if response_headers else ((ID_HEADER, identity),)
 
 
 def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:
-    """The headers as metadata. One that gRPC cannot carry is left out, with a warning: HTTP may well carry it."""
+    """The headers as metadata. Headers that gRPC does not allow are left out with a warning, since HTTP may allow them."""
     metadata = {str(name).lower(): str(value) for name, value in headers.items()}
     for name in [name for name, value in metadata.items() if not (_KEY.fullmatch(name) and _VALUE.fullmatch(value))]:
         logger.warning("the header %r cannot be sent over gRPC and is left out", name)

@@ -1,9 +1,7 @@
-"""``grpc.health.v1.Health``: what Kubernetes' gRPC probes and load balancers ask.
+"""``grpc.health.v1.Health`` for the gRPC probes of Kubernetes and load balancers. Source: grpc/doc/health-checking.md.
 
-SERVING is what ``ServerReady`` and V2's ``/v2/health/ready`` mean by ready. The statuses are asked for anew each time;
-the servicer in grpcio-health-checking has to be told of each change, and keeps its watchers open for ever.
-
-Source: grpc/doc/health-checking.md.
+SERVING means ready as in ``ServerReady`` and ``/v2/health/ready``. The servicer of grpcio-health-checking is not used, since it
+must be told of each change and never ends its watchers.
 """
 
 import asyncio
@@ -17,13 +15,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mpserve.serving.repository.core import ServerCore
 
 WATCH_EVERY = 1.0
-"""Seconds after which a watcher learns of a change at the latest; of a drain it learns at once."""
+"""Maximum seconds until a watcher learns of a change. A watcher learns of a drain at once."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """The health of the server as a whole (""), which is that of each of its ``services``."""
+    """The health of the server (""), and of each of its ``services``, which is the same."""
 
     def __init__(self, core: ServerCore, services: Container[str]) -> None:
         self.core = core
@@ -32,11 +30,11 @@ class Health(health_pb2_grpc.HealthServicer):
         self._ended = asyncio.Event()
 
     def retire(self) -> None:
-        """Say NOT_SERVING from now on."""
+        """Answer NOT_SERVING from now on."""
         self._retired = True
 
     def end(self) -> None:
-        """Tell all watchers NOT_SERVING, and let them go."""
+        """Answer NOT_SERVING to all watchers, and end their calls."""
         self._retired = True
         self._ended.set()
 
@@ -47,13 +45,13 @@ class Health(health_pb2_grpc.HealthServicer):
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
-        told = None
+        last = None
         while True:
             ended = self._ended.is_set()
             status = self._status(request.service) or health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            if status != told:
+            if status != last:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
-                told = status
+                last = status
             if ended:
                 return
             with contextlib.suppress(asyncio.TimeoutError):

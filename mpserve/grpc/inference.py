@@ -1,7 +1,7 @@
-"""ModelInfer and the answers of ModelStreamInfer: serialised requests to the models behind a core, and back.
+"""ModelInfer and the answers of ModelStreamInfer: from serialised requests to serialised answers.
 
-Source: Open Inference Protocol, open_inference_grpc.proto; for answers in parts Triton's decoupled models
-(docs/user_guide/decoupled_models.md; src/grpc/stream_infer_handler.cc).
+Source: Open Inference Protocol, open_inference_grpc.proto; Triton's decoupled models (docs/user_guide/decoupled_models.md;
+src/grpc/stream_infer_handler.cc).
 """
 
 import logging
@@ -33,10 +33,9 @@ class InferenceCalls:
         self.core = core
 
     async def infer(self, data: bytes, headers: Headers, response_headers: Headers, within: float) -> bytes:
-        """The ModelInferResponse to a ModelInferRequest, for which the client waits ``within`` so many seconds.
+        """Answer a ModelInferRequest whose deadline is in ``within`` seconds.
 
-        Raises:
-            MPServeError: as ``answered``; NotSupported also if the model answers in parts.
+        Raises MPServeError: as ``answered``; NotSupported also if the model answers in parts.
         """
         head = RequestHead(*addressee(data), "predict", UNARY, headers, request_id.get())
         request, outcome = await answered(self.core, head, data, within)
@@ -45,10 +44,9 @@ class InferenceCalls:
         return outcome.body
 
     async def stream(self, data: bytes, headers: Headers, within: float) -> AsyncGenerator[bytes, None]:
-        """Each ModelStreamInferResponse to a ModelInferRequest; an error is told in the last one.
+        """The ModelStreamInferResponses to a ModelInferRequest. An error is the last of them.
 
-        A whole answer is the one that is final. Of parts none is, since which is the last is not known: a client that
-        has to know asks for an empty one after it.
+        A whole answer is marked as final. A part is not, since it may not be the last: on request, an empty final part follows.
         """
         try:
             head = RequestHead(*addressee(data), "predict", STREAM, headers, request_id.get())
@@ -72,7 +70,7 @@ class InferenceCalls:
 
 
 def _id_of(data: bytes) -> str:
-    """The id of a request that could not be answered, if that much can be read."""
+    """The id of a request that failed, or an empty string."""
     try:
         return parse(pb.ModelInferRequest, data).id
     except Exception:

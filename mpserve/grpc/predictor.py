@@ -1,7 +1,6 @@
-"""A predictor that is asked over gRPC: an ``InferRequest`` to ModelInfer, and its answer, or its status, to what it means.
+"""A client of a predictor that speaks gRPC. It has one channel, on the worker's event loop.
 
-One channel, on the event loop of the worker that made it. When to give up and whether to try again is decided by
-``serving/models/predictor.py``.
+``serving/models/predictor.py`` decides about deadlines and retries.
 """
 
 import copy
@@ -24,22 +23,18 @@ Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Else a channel whose predictor was away for long comes back up to two minutes after it.
+    # Otherwise a channel may take two minutes to connect to a predictor that has come back.
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
-MEANING: dict[grpc.StatusCode, Code] = {
+CODES: dict[grpc.StatusCode, Code] = {
     status: code for code, status in reversed(STATUS.items()) if status is not grpc.StatusCode.INTERNAL
 }
-"""What a status of the predictor means here: STATUS, read backwards, the first of several. Any other is a failure."""
+"""The error code of a predictor's status: the first of STATUS. Other statuses mean MODEL_FAILED."""
 
 
 class GrpcPredictor:
-    """The predictor of ``config``. Make it on the event loop that uses it.
-
-    Raises:
-        ConfigurationError: the file of authorities cannot be read.
-    """
+    """The client of ``config``. Make it on its event loop. Raises ConfigurationError: the CA file cannot be read."""
 
     def __init__(self, config: PredictorConfig) -> None:
         self._channel = _channel(config)
@@ -47,17 +42,17 @@ class GrpcPredictor:
         self._ready: Method = self._channel.unary_unary(f"/{SERVICE.full_name}/ModelReady")
 
     async def predict(self, model: str, payload: Any, headers: Headers) -> tuple[InferResponse, Headers]:
-        """The answer to a request, whose ``model_name`` it goes to (SDK), whatever the model here is called.
+        """Send a request to the model of its ``model_name`` (SDK). Return the response, and no headers.
 
         Raises:
             PredictorError: no answer, or a status that is not OK.
-            InferenceError: the payload is no ``InferRequest`` or cannot be sent, or the answer is none of the protocol.
+            InferenceError: the payload is not an ``InferRequest`` or cannot be sent, or the answer is malformed.
         """
         answer = await self._call(self._infer, _encoded(payload), headers)
         return decode_response(answer), {}
 
     async def is_ready(self, model: str) -> bool:
-        """What ModelReady says. Raises PredictorError."""
+        """Ask ModelReady. Raises PredictorError."""
         answer = await self._call(self._ready, pb.ModelReadyRequest(name=model).SerializeToString(), {})
         return pb.ModelReadyResponse.FromString(answer).ready
 
@@ -69,7 +64,7 @@ class GrpcPredictor:
         try:
             return await method(request, metadata=sendable(headers))
         except grpc.aio.AioRpcError as error:
-            code = MEANING.get(error.code(), Code.MODEL_FAILED)
+            code = CODES.get(error.code(), Code.MODEL_FAILED)
             details = error.details() or ""
             if code is Code.NOT_READY:
                 raise PredictorError(code, "The predictor cannot be reached, or is not ready.", details) from error
@@ -91,13 +86,13 @@ def _channel(config: PredictorConfig) -> grpc.aio.Channel:
 
 def _encoded(payload: Any) -> bytes:
     if getattr(getattr(payload, "DESCRIPTOR", None), "full_name", "") == "inference.ModelInferRequest":
-        return bytes(payload.SerializeToString())  # of the kserve SDK, whose models may hand over its message
+        return bytes(payload.SerializeToString())  # the kserve SDK's message
     if not isinstance(payload, InferRequest):
         raise InferenceError(
             f"a predictor over gRPC is asked with an InferRequest, got {type(payload).__name__}: make one in preprocess"
         )
     request = copy.copy(payload)
-    request.model_version = None  # that of the model here, which the client has named
+    request.model_version = None  # the version is of the model here
     try:
         return b"".join(encode_request(request))
     except InvalidInput as error:  # what the client sent has been checked

@@ -1,8 +1,4 @@
-"""The gRPC server of one worker: made after the fork, on a port that all workers share (SO_REUSEPORT).
-
-``hold_port`` is for the arbiter: with SO_REUSEPORT a second server on the port would not fail, but take a share of the
-calls. Knows neither HTTP nor gunicorn; whoever starts a worker's HTTP server starts and ends this one.
-"""
+"""The gRPC server of one worker, on a port that all workers share (SO_REUSEPORT). Knows neither HTTP nor gunicorn."""
 
 import errno
 import os
@@ -26,7 +22,7 @@ UNLIMITED = -1
 
 
 class Tls(NamedTuple):
-    """What TLS needs, as PEM: certificate chain and private key, and whose certificates clients must show, if they must."""
+    """PEM of the certificate chain, of the private key, and of the authorities of clients' certificates if these are required."""
 
     certificate: bytes
     key: bytes
@@ -37,13 +33,13 @@ class GrpcServer:
     """Serves ``core``'s models over gRPC.
 
     Args:
-        core: the models, loaded or being loaded.
+        core: the models.
         host: address to listen on, IPv4 or IPv6.
-        port: 0 takes any free one, which ``port`` then tells once it has started.
-        tls: None: no TLS.
-        max_receive: bytes of the largest message that is taken, after decompression.
-        max_send: bytes of the largest message that is sent.
-        count: told the method and the name of the status of each call of GRPCInferenceService that has ended.
+        port: 0 means any free port, which ``self.port`` has after ``start``.
+        tls: None means no TLS.
+        max_receive: maximum bytes of a message that is received, after decompression.
+        max_send: maximum bytes of a message that is sent.
+        count: called with the method and the name of the status when a call has ended.
     """
 
     def __init__(
@@ -70,29 +66,25 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        """Listen and answer. Call it in the process and on the event loop that shall serve.
-
-        Raises:
-            ConfigurationError: it cannot listen there, or not with this certificate and key.
-        """
-        # Read by grpc when its first object is made. Else each handshake that fails, a port scan's say, is a line on stderr.
+        """Listen and answer, on the running event loop. Raises ConfigurationError: the server cannot listen."""
+        # grpc reads it when its first object is made. Otherwise it prints a line for each handshake that fails.
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         server = grpc.aio.server(options=self.options)
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(SERVICES, server, _described())
+        reflection.enable_server_reflection(SERVICES, server, _reflected())
         self.port = self._listen(server)
         await server.start()
         self._server = server
 
     def retire(self) -> None:
-        """Answer on, and say in the health service that this server is not to be sent to any more."""
+        """Answer NOT_SERVING in the health service, and go on answering calls."""
         self._health.retire()
 
     async def drain(self, grace: float) -> None:
-        """Take no more calls, and give those in hand ``grace`` seconds; what is left then is cancelled.
+        """Accept no more calls, and cancel the running calls after ``grace`` seconds.
 
-        Streams end when what they have sent is answered, since their clients may keep them open for ever.
+        A stream ends when the requests that it has sent are answered, since its client may keep it open for ever.
         """
         self._health.end()
         self._servicer.end_streams()
@@ -100,7 +92,7 @@ class GrpcServer:
             await self._server.stop(grace)
 
     async def stop(self) -> None:
-        """End at once. Cuts a ``drain`` short."""
+        """End at once, also during a ``drain``."""
         if self._server is not None:
             await self._server.stop(None)
 
@@ -116,18 +108,18 @@ class GrpcServer:
             )
             return server.add_secure_port(address, credentials)
         except (RuntimeError, ValueError) as error:
-            what = "" if self.tls is None else " with the given certificate and key"
-            raise ConfigurationError(f"gRPC cannot listen on {address}{what}: {error}") from error
+            tls = "" if self.tls is None else " with the given certificate and key"
+            raise ConfigurationError(f"gRPC cannot listen on {address}{tls}: {error}") from error
 
 
 def hold_port(host: str, port: int) -> socket.socket:
-    """In the arbiter, before any fork: make sure that nobody else has the port, and keep others from taking it.
+    """In the arbiter, before any fork: check that the port is free, and keep it from other servers.
 
-    The socket that comes back takes no connections; hold it as long as workers may start. Do not call it where another
-    server is to share the port, as after gunicorn's USR2.
+    With SO_REUSEPORT a second server would not fail, but get a share of the calls. Keep the socket, which accepts no
+    connections, as long as workers may start. Do not call this after gunicorn's USR2, when two servers share the port.
 
     Raises:
-        ConfigurationError: the port is taken, or cannot be had on this host.
+        ConfigurationError: the port is taken, or is not of this host.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     holder = socket.socket(family)
@@ -137,7 +129,7 @@ def hold_port(host: str, port: int) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            # Perhaps only connections of a server that has ended linger there; with this they do not count.
+            # Perhaps only old connections of a server that has ended are left. With this option they do not count.
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             holder.bind((host, port))
     except OSError as error:
@@ -145,13 +137,13 @@ def hold_port(host: str, port: int) -> socket.socket:
         raise ConfigurationError(
             f"cannot listen on {host} port {port} (--host, --grpc_port): {error.strerror or error}"
         ) from error
-    # Set only after bind(): before, it would have shared the port with another server's instead of being refused.
+    # Set after bind(), which would otherwise share the port with another server.
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return holder
 
 
-def _described() -> descriptor_pool.DescriptorPool:
-    """What reflection tells, in a pool of its own: ours is not in the default one, nor are the others in ours."""
+def _reflected() -> descriptor_pool.DescriptorPool:
+    """A pool of all descriptors for reflection, since ours are not in the default pool."""
     pool = descriptor_pool.DescriptorPool()
     for module in (inference_pb2, health_pb2, reflection_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)

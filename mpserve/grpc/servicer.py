@@ -1,8 +1,6 @@
-"""``inference.GRPCInferenceService``: its core, and the table of all its methods.
+"""``inference.GRPCInferenceService``: the table of its methods, and those about the server and its models.
 
-Each asks the serving floor and nothing else. Messages are taken and given as bytes, since ``protobuf.codec`` keeps tensors out
-of protobuf's hands. Inference and Triton's extensions answer in modules of their own; what is not offered is one table of
-words.
+Requests and answers are bytes, since our codec reads and writes tensors without protobuf.
 
 Source: Open Inference Protocol, open_inference_grpc.proto; Triton's grpc_service.proto.
 """
@@ -14,13 +12,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from mpserve.errors import ModelNotFound, NotSupported, ServerNotReady
+from mpserve.errors import ModelNotFound, ServerNotReady
 from mpserve.grpc.calls import Answer, Calls, Context, Headers, Work, time_left
-from mpserve.grpc.extensions.configuration import ConfigurationCalls
-from mpserve.grpc.extensions.monitoring import MonitoringCalls
-from mpserve.grpc.extensions.repository import RepositoryCalls
-from mpserve.grpc.extensions.shared_memory import SharedMemoryCalls
-from mpserve.grpc.extensions.statistics import StatisticsCalls
+from mpserve.grpc.extensions import ExtensionCalls
 from mpserve.grpc.inference import InferenceCalls
 from mpserve.grpc.stream import Stream
 from mpserve.protocol.protobuf import inference_pb2 as pb
@@ -28,17 +22,11 @@ from mpserve.protocol.protobuf.fields import parse
 from mpserve.serving.extensions.names import extensions
 from mpserve.serving.models.model import Spec
 from mpserve.serving.repository.core import ServerCore
-from mpserve.serving.shared_memory.regions import CUDA_REFUSED
 from mpserve.version import VERSION
 
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-
-NOT_OFFERED = {
-    "CudaSharedMemoryRegister": CUDA_REFUSED,
-}
-"""Methods that are refused, each with what the client is told."""
 
 
 class Servicer:
@@ -52,22 +40,17 @@ class Servicer:
         self._ending = False
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """All methods, for ``grpc.aio.Server.add_generic_rpc_handlers``."""
+        """The handlers of all methods."""
         answers: dict[str, Answer] = {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
             "ServerMetadata": self.server_metadata,
             "ModelReady": self.model_ready,
             "ModelMetadata": self.model_metadata,
-            **RepositoryCalls(self.core).answers(),
-            **StatisticsCalls(self.core).answers(),
-            **SharedMemoryCalls(self.core).answers(),
-            **ConfigurationCalls(self.core).answers(),
-            **MonitoringCalls(self.core).answers(),
+            **ExtensionCalls(self.core).answers(),
         }
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},
-            **{name: self._unary(name, _refusing(words)) for name, words in NOT_OFFERED.items()},
             "ModelInfer": self._unary("ModelInfer", self._model_infer, reports=False),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
                 self.calls.answering("ModelStreamInfer", self._model_stream_infer)
@@ -76,7 +59,7 @@ class Servicer:
         return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
     def end_streams(self) -> None:
-        """Let every stream answer what it has read, and end. New ones end at once."""
+        """Let every stream answer the requests that it has read, and end. New streams end at once."""
         self._ending = True
         for stream in self._streams:
             stream.stop_reading()
@@ -91,7 +74,7 @@ class Servicer:
         return pb.ServerMetadataResponse(name="mpserve", version=VERSION, extensions=extensions(self.core.settings))
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Whether it can answer. One that is not there cannot, which is no error (as Triton has it)."""
+        """Whether the model can answer. A missing model cannot, which is no error (as in Triton)."""
         try:
             ready = self.core.is_model_ready(self.core.find(request.name, request.version or None))
         except (ModelNotFound, ServerNotReady):
@@ -140,13 +123,6 @@ def _answering(method: str, answer: Answer) -> Work[bytes, bytes]:
     async def work(data: bytes, context: Context, headers: Headers, response_headers: Headers) -> bytes:
         response = await answer(parse(kind, data))
         return response.SerializeToString()
-
-    return work
-
-
-def _refusing(words: str) -> Work[bytes, bytes]:
-    async def work(data: bytes, context: Context, headers: Headers, response_headers: Headers) -> bytes:
-        raise NotSupported(words)
 
     return work
 

@@ -1,21 +1,21 @@
-"""One call of ModelStreamInfer: requests are answered at the same time, and answers begin in the requests' order.
+"""One call of ModelStreamInfer: requests are answered concurrently, and their answers begin in the order of the requests.
 
-The messages of one answer come in their order. Where an answer has several, those of later ones may come between them:
-else an answer without end would keep all others. Knows no messages: a request is bytes, and so is each of its answer.
+The messages of one answer keep their order. Messages of later answers may come between them, since an answer may be endless.
+The module knows no messages: requests and answers are bytes.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
-AHEAD = 8
-"""Requests of one stream that are in hand at once. More would wait in memory, of which each may fill a message."""
+MAX_CONCURRENT = 8
+"""Maximum requests of one stream that are answered at once. Each further request would take memory while it waits."""
 
 Write = Callable[[bytes], Awaitable[None]]
 
 
 class Stream:
-    """A stream of requests, of which ``answer`` gives the messages that answer one. ``run`` is the whole of it."""
+    """A stream of requests. ``answer`` makes the messages that answer one request."""
 
     def __init__(self, requests: AsyncIterator[bytes], answer: Callable[[bytes], AsyncGenerator[bytes, None]]) -> None:
         self._requests = requests
@@ -23,14 +23,11 @@ class Stream:
         self._stopped = False
         self._reading: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(AHEAD)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._writing = asyncio.Lock()
 
     async def run(self, write: Write) -> None:
-        """Read, answer and write until the client sends no more, or ``stop_reading`` is called.
-
-        However it ends, every answer has been given or closed by then.
-        """
+        """Read, answer and write until the client has ended, or ``stop_reading`` is called. Close all answers at the end."""
         self._reading = asyncio.create_task(self._read(write))
         if self._stopped:
             self._reading.cancel()
@@ -47,11 +44,11 @@ class Stream:
 
     @property
     def cut_short(self) -> bool:
-        """Whether it ended from this side, so that the client may have sent more than was answered."""
+        """Whether the server ended the stream, so that requests of the client may be unanswered."""
         return self._reading is not None and self._reading.cancelled()
 
     def stop_reading(self) -> None:
-        """Answer what has been read, and nothing after it."""
+        """Answer the requests that have been read, and no more."""
         self._stopped = True
         if self._reading is not None:
             self._reading.cancel()
@@ -82,5 +79,5 @@ class Stream:
         self._slots.release()
         if task.cancelled() or task.exception() is None:
             self._answering.discard(task)
-        else:  # nothing more can be written; ``run`` raises it
+        else:  # nothing more can be written; ``run`` raises the error
             self.stop_reading()

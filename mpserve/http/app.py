@@ -1,7 +1,6 @@
-"""The route table: every path that is served, to be read like a page of the specification.
+"""The Starlette application with all routes. Inference routes are plain ASGI endpoints.
 
-Starlette routes; the hot routes are plain ASGI endpoints. It knows no gunicorn: under any other ASGI server the
-lifespan loads the models, under our worker they are loaded before it runs.
+It knows no gunicorn: our worker loads the models before the lifespan, and under another ASGI server the lifespan loads them.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,11 +18,9 @@ from mpserve.errors import NotSupported
 from mpserve.http.inference.direct import DirectRoutes
 from mpserve.http.inference.endpoint import Endpoint
 from mpserve.http.inference.routes import ROUTES, InferenceRoutes
+from mpserve.http.management.extensions import ExtensionRoutes
 from mpserve.http.management.health import Health
-from mpserve.http.management.monitoring import MonitoringRoutes
 from mpserve.http.management.openapi import OpenApi
-from mpserve.http.management.repository import RepositoryRoutes
-from mpserve.http.management.shared_memory import SharedMemoryRoutes
 from mpserve.http.middleware import RequestContext
 from mpserve.http.request_log import RequestLog
 from mpserve.http.responses import Answer, error_answer, failure_answer, on_http_exception
@@ -31,15 +28,17 @@ from mpserve.http.routing import SegmentRoute
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state.scoreboard import State
 
+Handler = Callable[[Request], Awaitable[Answer]]
+
 REFUSED = {
     "/openai": "the OpenAI protocol is not offered here; ask /v1/models/{model}:predict or /v2/models/{model}/infer",
     "/v1/timeseries": "the time-series protocol is not offered here; ask /v1/models/{model}:predict",
 }
-"""Beginnings of paths that the kserve SDK has, answered with 501 -> the words that the client reads."""
+"""Prefixes of the kserve SDK's paths that are answered with 501 -> the message."""
 
 
 def build_app(core: ServerCore) -> Starlette:
-    """The ASGI application that serves ``core``'s models. Its ``state.core`` is that core."""
+    """Make the ASGI application that serves ``core``'s models. Its ``state.core`` is the core."""
     log = RequestLog(core.settings.access_log)
     inference = InferenceRoutes(core.settings, log)
     app = Starlette(
@@ -55,77 +54,71 @@ def build_app(core: ServerCore) -> Starlette:
 
 
 def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
-    health = Health(core)
-    monitoring = MonitoringRoutes(core)
-    repository = RepositoryRoutes(core)
-    memory = SharedMemoryRoutes(core)
-    openapi = OpenApi(core)
-
-    def asked(path: str, answer: Callable[[Request], Awaitable[Answer]], *methods: str) -> SegmentRoute:
-        return SegmentRoute(path, _answering(answer), methods=methods or ["GET"])
-
-    def ask(path: str) -> SegmentRoute:
-        return SegmentRoute(path, Endpoint(core, inference, ROUTES[path]), methods=["POST"])
-
-    return [
-        asked("/", health.alive),
-        asked("/metrics", health.metrics),
-        asked("/openapi.json", openapi.document),
-        *([asked("/docs", openapi.page)] if core.settings.enable_docs_url else []),
+    health, extensions, openapi = Health(core), ExtensionRoutes(core), OpenApi(core)
+    paths: dict[str, Handler] = {
+        "/": health.alive,
+        "/metrics": health.metrics,
+        "/openapi.json": openapi.document,
+        **({"/docs": openapi.page} if core.settings.enable_docs_url else {}),
         # V1
-        asked("/v1/models", health.models),
-        asked("/v1/models/{model:v1name}", health.model_status),
-        ask("/v1/models/{model}:predict"),
-        ask("/v1/models/{model}:explain"),
+        "/v1/models": health.models,
+        "/v1/models/{model:v1name}": health.model_status,
         # V2, the Open Inference Protocol
-        asked("/v2", health.server),
-        asked("/v2/health/live", health.live),
-        asked("/v2/health/ready", health.ready),
-        asked("/v2/models", health.models),
-        asked("/v2/models/stats", health.model_statistics),  # before a model of this name, as Triton has it
-        asked("/v2/models/{model}", health.model_metadata),
-        asked("/v2/models/{model}/ready", health.model_status),
-        ask("/v2/models/{model}/infer"),
-        asked("/v2/models/{model}/versions/{version}", health.model_metadata),
-        asked("/v2/models/{model}/versions/{version}/ready", health.model_status),
-        ask("/v2/models/{model}/versions/{version}/infer"),
-        # Generate extension
-        ask("/v2/models/{model}/generate"),
-        ask("/v2/models/{model}/generate_stream"),
-        ask("/v2/models/{model}/versions/{version}/generate"),
-        ask("/v2/models/{model}/versions/{version}/generate_stream"),
-        # Model configuration extension
-        asked("/v2/models/{model}/config", health.model_configuration),
-        asked("/v2/models/{model}/versions/{version}/config", health.model_configuration),
-        # Statistics extension
-        asked("/v2/models/{model}/stats", health.model_statistics),
-        asked("/v2/models/{model}/versions/{version}/stats", health.model_statistics),
+        "/v2": health.server,
+        "/v2/health/live": health.live,
+        "/v2/health/ready": health.ready,
+        "/v2/models": health.models,
+        "/v2/models/stats": extensions.model_statistics,  # before a model of this name, as in Triton
+        "/v2/models/{model}": health.model_metadata,
+        "/v2/models/{model}/ready": health.model_status,
+        "/v2/models/{model}/versions/{version}": health.model_metadata,
+        "/v2/models/{model}/versions/{version}/ready": health.model_status,
+        # Model configuration and statistics extensions
+        "/v2/models/{model}/config": extensions.model_configuration,
+        "/v2/models/{model}/versions/{version}/config": extensions.model_configuration,
+        "/v2/models/{model}/stats": extensions.model_statistics,
+        "/v2/models/{model}/versions/{version}/stats": extensions.model_statistics,
         # Trace and logging extensions
-        asked("/v2/trace/setting", monitoring.tracing, "GET", "POST"),
-        asked("/v2/models/{model}/trace/setting", monitoring.tracing, "GET", "POST"),
-        asked("/v2/logging", monitoring.logging, "GET", "POST"),
+        "GET POST /v2/trace/setting": extensions.tracing,
+        "GET POST /v2/models/{model}/trace/setting": extensions.tracing,
+        "GET POST /v2/logging": extensions.logging,
         # Model repository extension
-        asked("/v2/repository/index", repository.index, "POST"),
-        asked("/v2/repository/models/{model}/load", repository.load, "POST"),
-        asked("/v2/repository/models/{model}/unload", repository.unload, "POST"),
+        "POST /v2/repository/index": extensions.index,
+        "POST /v2/repository/models/{model}/load": extensions.load,
+        "POST /v2/repository/models/{model}/unload": extensions.unload,
         # Shared memory extension
-        asked("/v2/systemsharedmemory/status", memory.status),
-        asked("/v2/systemsharedmemory/region/{region}/status", memory.status),
-        asked("/v2/systemsharedmemory/region/{region}/register", memory.register, "POST"),
-        asked("/v2/systemsharedmemory/region/{region}/unregister", memory.unregister, "POST"),
-        asked("/v2/systemsharedmemory/unregister", memory.unregister, "POST"),
-        asked("/v2/cudasharedmemory/status", memory.cuda_status),
-        asked("/v2/cudasharedmemory/region/{region}/status", memory.cuda_status),
-        asked("/v2/cudasharedmemory/region/{region}/register", memory.cuda_register, "POST"),
-        asked("/v2/cudasharedmemory/region/{region}/unregister", memory.cuda_unregister, "POST"),
-        asked("/v2/cudasharedmemory/unregister", memory.cuda_unregister, "POST"),
-        # What the kserve SDK has besides, by any method
-        *(Mount(path, _refusing(words)) for path, words in REFUSED.items()),
+        "/v2/systemsharedmemory/status": extensions.status,
+        "/v2/systemsharedmemory/region/{region}/status": extensions.status,
+        "POST /v2/systemsharedmemory/region/{region}/register": extensions.register,
+        "POST /v2/systemsharedmemory/region/{region}/unregister": extensions.unregister,
+        "POST /v2/systemsharedmemory/unregister": extensions.unregister,
+        "/v2/cudasharedmemory/status": extensions.cuda_status,
+        "/v2/cudasharedmemory/region/{region}/status": extensions.cuda_status,
+        "POST /v2/cudasharedmemory/region/{region}/register": extensions.cuda_register,
+        "POST /v2/cudasharedmemory/region/{region}/unregister": extensions.cuda_unregister,
+        "POST /v2/cudasharedmemory/unregister": extensions.cuda_unregister,
+    }  # fmt: skip
+    return [
+        *(SegmentRoute(path, Endpoint(core, inference, route), methods=["POST"]) for path, route in ROUTES.items()),
+        *(_route(line.split(), handler) for line, handler in paths.items()),
+        *(Mount(path, _refuse(message)) for path, message in REFUSED.items()),
     ]
 
 
+def _route(words: list[str], handler: Handler) -> SegmentRoute:
+    *methods, path = words
+
+    async def endpoint(request: Request) -> Any:
+        try:
+            return await handler(request)
+        except Exception as error:  # Starlette would raise it again after the answer, which closes the connection
+            return failure_answer(error)
+
+    return SegmentRoute(path, endpoint, methods=methods or ["GET"])
+
+
 def find_core(app: Any) -> ServerCore | None:
-    """The core behind an application, through whatever ASGI middleware a user has wrapped it in."""
+    """The core of an application, which may be wrapped in ASGI middleware."""
     while app is not None:
         core = getattr(getattr(app, "state", None), "core", None)
         if isinstance(core, ServerCore):
@@ -135,9 +128,7 @@ def find_core(app: Any) -> ServerCore | None:
 
 
 def find_direct(app: Any) -> DirectRoutes | None:
-    """The inference routes without ASGI, if the application is as ``build_app`` made it: a user's middleware or routes
-    would not see what goes that way.
-    """
+    """The inference routes without ASGI. None if the user has added middleware or routes, which would not see the requests."""
     if isinstance(app, Starlette) and getattr(app.state, "as_built", None) == _shape(app):
         direct: DirectRoutes = app.state.direct
         return direct
@@ -148,19 +139,9 @@ def _shape(app: Starlette) -> tuple[int, int]:
     return len(app.user_middleware), len(app.routes)
 
 
-def _answering(answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Any]]:
-    async def endpoint(request: Request) -> Any:
-        try:
-            return await answer(request)
-        except Exception as error:  # Starlette would answer it, and then raise it again, which costs the connection
-            return failure_answer(error)
-
-    return endpoint
-
-
-def _refusing(words: str) -> ASGIApp:
+def _refuse(message: str) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await error_answer(NotSupported(words))(scope, receive, send)
+        await error_answer(NotSupported(message))(scope, receive, send)
 
     return answer
 

@@ -1,6 +1,6 @@
-"""What concerns every request alike: its id, its count by route and status, and the access log. Plain ASGI.
+"""ASGI middleware for all requests: the id, the count by route and status, and the access log.
 
-``BaseHTTPMiddleware`` makes a task group and a stream per request; this adds one closure.
+It is not a ``BaseHTTPMiddleware``, which makes a task group and a stream for each request.
 """
 
 import time
@@ -14,9 +14,9 @@ ID_HEADER = b"x-request-id"
 
 
 class RequestContext:
-    """Gives each request its id, returns it, and notes the answer.
+    """Sets the id of each request, sends it in the answer, and records the answer.
 
-    The id is the client's ``x-request-id``, or a new one where that is missing or not acceptable.
+    The id is the client's ``x-request-id``, or a new id if that is missing or not acceptable.
     """
 
     def __init__(self, app: ASGIApp, log: RequestLog) -> None:
@@ -28,19 +28,19 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        given = next((value for name, value in scope["headers"] if name == ID_HEADER), b"")
-        identity = begin_request(given.decode("latin-1")).encode()
+        client_id = next((value for name, value in scope["headers"] if name == ID_HEADER), b"")
+        identity = begin_request(client_id.decode("latin-1")).encode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
-                if not any(name == ID_HEADER for name, _ in headers):  # a model may have set its own
+                if not any(name == ID_HEADER for name, _ in headers):  # a model may have set it
                     headers.append((ID_HEADER, identity))
                 message = {**message, "headers": headers}
-                # Starlette sets it from 1.7 on. The template, since paths would make as many time series as a client likes.
+                # Starlette 1.7 sets the route. Not the path, since clients could make any number of time series.
                 route = getattr(scope.get("route"), "path_format", "unmatched")
                 status, client = message["status"], scope.get("client")
-                self.log.note(route, status, start, client, scope["method"], scope["path"])
+                self.log.record(route, status, start, client, scope["method"], scope["path"])
             await send(message)
 
         await self.app(scope, receive, send_with_id)

@@ -1,4 +1,4 @@
-"""What is noted of every HTTP request that was answered: its count by route and status, and its line in the access log."""
+"""Records each HTTP request that was answered: its count by route and status, and its line in the access log."""
 
 import logging
 import time
@@ -16,8 +16,8 @@ class RequestLog:
         self.access_log = access_log
         self.answered = metrics().answered
 
-    def note(self, route: str, status: int, start: float, client: object, method: str, path: str) -> None:
-        """A request to ``route``, a path template, was answered; it began at ``start`` (``time.perf_counter``)."""
+    def record(self, route: str, status: int, start: float, client: object, method: str, path: str) -> None:
+        """Record a request. ``route`` is a path template, ``start`` a ``time.perf_counter``."""
         self.answered(route)[status] += 1
         if self.access_log:
             host, port = client if isinstance(client, tuple) else ("-", 0)

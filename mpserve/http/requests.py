@@ -1,4 +1,4 @@
-"""What a request brings: its headers as models read them, and its whole body, bounded and uncompressed."""
+"""Reads the headers and the bodies of ASGI requests."""
 
 import re
 from collections.abc import Iterable
@@ -13,17 +13,16 @@ from mpserve.protocol.json.documents import parse_object
 from mpserve.serving.repository.core import ServerCore
 
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
-"""RFC 9110, 8.6. Nothing longer than 18 digits is a length."""
+"""RFC 9110, 8.6. At most 18 digits."""
 
 INLINE = 65536
-"""Bytes of a compressed body that are expanded on the event loop; larger ones cost milliseconds and go to a thread."""
-
+"""Maximum bytes of a compressed body that is decompressed on the event loop. A larger body is decompressed in a thread."""
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 def read_headers(raw: RawHeaders) -> dict[str, str]:
-    """The headers with lower-case names; a repeated one is joined with commas (RFC 9110, 5.2)."""
+    """The headers as texts. The values of a repeated header are joined with commas (RFC 9110, 5.2)."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in raw:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
@@ -32,11 +31,11 @@ def read_headers(raw: RawHeaders) -> dict[str, str]:
 
 
 async def read_body(core: ServerCore, headers: dict[str, str], receive: Receive) -> bytes | None:
-    """The request body without its content codings, or None when the client has gone away.
+    """The decompressed request body, or None if the client is gone.
 
     Raises:
-        PayloadTooLarge: it is longer than ``max_body_size``, as sent or as expanded.
-        InvalidInput: ``content-length`` is no number, or the body is not what its content coding says.
+        PayloadTooLarge: the body is larger than ``max_body_size``, compressed or decompressed.
+        InvalidInput: ``content-length`` is not a number, or the body does not have its content coding.
     """
     limit = core.settings.max_body_size
     body = await receive_body(headers, receive, limit)
@@ -48,29 +47,24 @@ async def read_body(core: ServerCore, headers: dict[str, str], receive: Receive)
 
 
 async def read_document(core: ServerCore, request: Request) -> dict[str, Any]:
-    """The request body as a JSON object; an empty one is an empty object.
-
-    Raises:
-        MPServeError: as ``read_body``.
-        InvalidInput: the body is something else.
-    """
+    """The request body as a JSON object. An empty body means an empty object. Raises MPServeError."""
     body = await read_body(core, read_headers(request.scope["headers"]), request.receive)
     return parse_object(body) if body and body.strip() else {}
 
 
 async def receive_body(headers: dict[str, str], receive: Receive, limit: int) -> bytes | None:
-    """The request body as it was sent, or None when the client has gone away.
+    """The request body as it was sent, or None if the client is gone.
 
     Raises:
-        PayloadTooLarge: it is longer than ``limit`` bytes.
-        InvalidInput: ``content-length`` is no number.
+        PayloadTooLarge: the body is larger than ``limit`` bytes.
+        InvalidInput: ``content-length`` is not a number.
     """
-    announced = headers.get("content-length", "0")
-    if not CONTENT_LENGTH.fullmatch(announced):
-        raise InvalidInput(f"expected a number as content-length, got {announced[:40]!r}")
+    length = headers.get("content-length", "0")
+    if not CONTENT_LENGTH.fullmatch(length):
+        raise InvalidInput(f"expected a number as content-length, got {length[:40]!r}")
     chunks: list[bytes] = []
     size = 0
-    while max(size, int(announced)) <= limit:
+    while max(size, int(length)) <= limit:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None

@@ -1,20 +1,19 @@
-"""From an outcome to an HTTP response: the one table of error codes and statuses, and how bytes are sent.
+"""Makes HTTP responses of errors and JSON. Here is the table of error codes and HTTP statuses.
 
-Every error is ``{"error": "..."}`` (Open Inference Protocol, "Inference Response JSON Error Object"), on V1 too.
+Every error is ``{"error": "..."}`` (Open Inference Protocol, "Inference Response JSON Error Object"), also in V1.
 """
 
 import logging
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Match, Route
-from starlette.types import Send
 
 from mpserve.errors import Code, MPServeError, Overloaded
-from mpserve.http.server import response_head
+from mpserve.http.server import response_head, routes
 from mpserve.protocol.compression import OFFERED
 from mpserve.serving.models.faults import report
 
@@ -33,38 +32,23 @@ STATUS = {
     Code.CONFIGURATION: 500,
     Code.NOT_SUPPORTED: 501,
     Code.NOT_READY: 503,
-    Code.OVERLOADED: 503,  # not 429, which blames one client for what all do together (RFC 6585, 4; RFC 9110, 15.6.4)
+    Code.OVERLOADED: 503,  # not 429, which blames one client (RFC 6585, 4; RFC 9110, 15.6.4)
     Code.TIMED_OUT: 504,
 }
 
 RETRY_AFTER_LOADING = b"1"
-"""Seconds. A guess that costs a waiting client little: how long a load takes is not known before it has ended."""
+"""Seconds after which a client may try again while models load."""
 
-Headers = list[tuple[bytes, bytes]]
-
+Headers = routes.RawHeaders
+Answer = routes.Answer
 JSON_ONLY: Headers = response_head.JSON_ONLY
-"""The headers of most answers, which the server knows by identity."""
-
+"""The headers of most answers."""
 
 HINTS: dict[Code, Headers] = {
     Code.NOT_READY: [(b"retry-after", RETRY_AFTER_LOADING)],
     Code.UNSUPPORTED_ENCODING: [(b"accept-encoding", OFFERED.encode())],  # RFC 9110, 15.5.16
 }
-"""What a client needs to do better next time."""
-
-
-class Answer(NamedTuple):
-    """A whole HTTP response: status, headers without ``content-length``, body."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-    async def __call__(self, scope: object, receive: object, send: Send) -> None:
-        """Send it: an answer is an ASGI application, as Starlette's responses are, so that routes can return it."""
-        headers = [*self.headers, (b"content-length", str(len(self.body)).encode())]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+"""Headers of the answer to an error."""
 
 
 def json_answer(value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
@@ -72,7 +56,7 @@ def json_answer(value: Any, status: int = 200, headers: Iterable[tuple[bytes, by
 
 
 def failure_answer(error: Exception) -> Answer:
-    """As ``error_answer``; failures of the server are logged with their traceback. For requests that ask no model."""
+    """As ``error_answer``, for requests without inference: faults of the server are logged with their traceback."""
     if isinstance(error, MPServeError):
         report(error)
     return error_answer(error)
@@ -82,7 +66,7 @@ def error_answer(error: Exception) -> Answer:
     """The answer to a request that raised ``error``."""
     if isinstance(error, HTTPException):  # Starlette's own: unknown path, wrong method
         return http_exception_answer(error)
-    if isinstance(error.__cause__, HTTPException):  # a model that was written for FastAPI chose its status
+    if isinstance(error.__cause__, HTTPException):  # raised by a model that was written for FastAPI
         return http_exception_answer(error.__cause__)
     if not isinstance(error, MPServeError):
         logger.error("unexpected error while answering a request", exc_info=error)
@@ -94,7 +78,7 @@ def error_answer(error: Exception) -> Answer:
 
 
 def http_exception_answer(error: HTTPException) -> Answer:
-    """Its status and headers; its detail, which FastAPI lets be anything, as text."""
+    """The answer with the status, the headers and the detail, which may be any object, as text."""
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
     ]
@@ -102,25 +86,25 @@ def http_exception_answer(error: HTTPException) -> Answer:
 
 
 async def on_http_exception(request: Request, error: Exception) -> Any:
-    """Starlette's handler for paths and methods that are not there."""
+    """Starlette's handler for unknown paths and wrong methods."""
     path = request.scope["path"]
     if isinstance(error, HTTPException) and error.status_code == 404:
         return _error(f"there is no {request.method} {path}", 404)
     if isinstance(error, HTTPException) and error.status_code == 405:
-        announced = filter(None, (error.headers or {}).get("Allow", "").split(", "))
-        allowed = ", ".join(sorted(_methods_of(request).union(announced)))
+        methods = filter(None, (error.headers or {}).get("Allow", "").split(", "))
+        allowed = ", ".join(sorted(_methods_of(request).union(methods)))
         reason = f"{request.method} is not allowed on {path}; it takes {allowed}"
         return _error(reason, 405, [(b"allow", allowed.encode())])
     return failure_answer(error)
 
 
 def _methods_of(request: Request) -> set[str]:
-    """The methods of all routes of the path. Starlette's own ``Allow`` has those of one, and a path may have several."""
+    """The methods of all routes of the path. Starlette's ``Allow`` has the methods of one route only."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     matching = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return {method for methods in matching for method in methods}
 
 
 def _error(message: str, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
-    # A file name that is not UTF-8 reaches a message as lone surrogates, which JSON cannot carry.
+    # A message may have lone surrogates, from a file name that is not UTF-8. JSON does not allow them.
     return json_answer({"error": message.encode(errors="replace").decode()}, status, headers)

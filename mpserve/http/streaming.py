@@ -1,4 +1,4 @@
-"""Answers that are sent while the model still makes them, one chunk for each of its parts."""
+"""Answers in parts: the server sends each part when the model has made it."""
 
 import asyncio
 import contextvars
@@ -14,19 +14,18 @@ logger = logging.getLogger(__name__)
 
 
 class StreamedAnswer:
-    """An ASGI application that answers 200 with a model's parts, and closes their stream if the client goes away.
+    """An ASGI application that answers 200 with a model's parts, and closes their stream if the client disconnects.
 
     Args:
-        stream: the parts, of which the first is there.
-        headers: of the answer.
-        last_part: makes a last part of the JSON that says what failed once the head was out; None: the answer is cut
-            off, which is how HTTP tells that it is not whole.
-        context: that of the request, which the task that sends need not be in: what is logged is to name it.
+        stream: the parts. The first part is made already.
+        headers: the headers of the answer.
+        last_part: makes the last part after a failure from the JSON of the error. None: the answer is cut off.
+        context: the context of the request, for log lines.
     """
 
     status = 200
     body: None = None
-    """There is none yet, which tells it from a whole ``Answer``."""
+    """Distinguishes this class from ``Answer``."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class StreamedAnswer:
         try:
             await self._send(send)
         except OSError:
-            # How some servers say that the client is gone (ASGI 2.4); a model's own has become another error.
+            # The client is gone (ASGI 2.4). An OSError of the model is another error by now.
             self._gone = True
         finally:
             watching.cancel()
@@ -69,15 +68,15 @@ class StreamedAnswer:
         except Exception as error:
             if self._gone:
                 return
-            last = self._context.copy().run(self._told, error)
+            last = self._context.copy().run(self._after_failure, error)
             if last is None:
                 return
         await send({"type": "http.response.body", "body": last})
 
-    def _told(self, error: Exception) -> bytes | None:
-        """The last part, after a failure; None: the answer is cut off."""
-        told = error_answer(error).body
-        last = self._last_part(told)
+    def _after_failure(self, error: Exception) -> bytes | None:
+        """The last part after a failure. None: the answer is cut off."""
+        body = error_answer(error).body
+        last = self._last_part(body)
         if last is None:
-            logger.error("an answer was cut off, since its head was out already: %s", told.decode())
+            logger.error("an answer was cut off after its head: %s", body.decode())
         return last

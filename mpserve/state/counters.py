@@ -1,35 +1,34 @@
-"""What each worker has counted for each model that it serves, kept in the scoreboard's shared memory when the worker dies.
+"""Counters in shared memory, which outlive the worker that counts. The module does not know what is counted.
 
-Each slot has blocks of 8-byte cells. A block counts for one key, and only its slot's worker writes it, so no lock is needed;
-a respawned worker goes on counting in its predecessor's blocks, and the sum over all slots is the server's. It does not
-know what is counted.
+Each slot has blocks of 8-byte cells. A block counts for one key, and only the slot's worker writes it, so no lock is needed. A
+respawned worker goes on counting in the blocks of its slot. The sum over all slots is the count of the server.
 """
 
 from collections.abc import Container, Iterable, Iterator
 
 CELLS = 16
 KEY, REVISION = 0, 1
-"""The cells of a block that say whose it is; the others are free for counts."""
+"""The cells that identify a block. The others are counters."""
 BLOCKS = 1024
 """Blocks of a slot: keys that one worker can count for at once."""
 SLOT = BLOCKS * CELLS
-"""Cells of a slot. Of the memory that they are mapped to only the pages that have been read or written are taken."""
+"""Cells of a slot. Memory is allocated only for pages that are used."""
 
 EMPTY, CHANGING = 0, 2
-"""Keys that nobody has: of a block that was never used (nor any after it), and of one that is being given to another key."""
+"""Reserved keys: of a block that was never used (nor was any after it), and of a block that changes its key."""
 
 
 class Counters:
-    """The blocks in ``cells``, which hold zeros at first: ``SLOT`` for each slot."""
+    """The blocks in ``cells``: ``SLOT`` cells for each slot, zero at first."""
 
     def __init__(self, cells: memoryview) -> None:
         self._cells = cells
 
     def claim(self, slot: int, key: int, revision: int, live: Container[int]) -> memoryview:
-        """The block of this slot that counts for ``key``, as its last holder left it, or else one that begins at zero.
+        """The block of this slot that counts for ``key``, with its counts, or else a block of zeros.
 
-        A block whose ``revision`` is not among the ``live`` ones may be taken from its key. If there is none to be had, what
-        comes back is a block outside, which no sum contains.
+        A block whose ``revision`` is not in ``live`` may get a new key. If all blocks are taken, the block is not in shared
+        memory, and no sum contains it.
         """
         used = list(self._used(slot))
         for block in used:
@@ -37,7 +36,7 @@ class Counters:
                 return block
         stale = [block for block in used if block[REVISION] not in live]
         block = stale[0] if stale else self._block(slot, len(used))
-        block[KEY] = CHANGING  # so that nobody adds half of what was to half of what will be
+        block[KEY] = CHANGING  # so that nobody reads the block while it changes
         for cell in range(REVISION + 1, CELLS):
             block[cell] = 0
         block[REVISION] = revision

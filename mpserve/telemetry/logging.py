@@ -1,8 +1,7 @@
-"""How mpserve logs: each line carries process, slot, model and request, as text for people or as one JSON object.
+"""The format of log lines: process, slot, model, request and message, as text or as one JSON object.
 
-It must not know what is logged, nor by whom: modules take ``logging.getLogger(__name__)``, whoever starts the server calls
-``configure`` once, and whoever handles a request sets ``request_id`` and ``model`` in its context (a thread that runs a
-model needs a copy of that context).
+Modules log by ``logging.getLogger(__name__)``. The starter of a server calls ``configure`` once. A front end sets ``request_id``
+and ``model`` in the context of a request; a thread that runs a model needs a copy of that context.
 """
 
 import json
@@ -27,12 +26,12 @@ from mpserve.errors import ConfigurationError
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 model: ContextVar[str] = ContextVar("model", default="-")
 
-# Visible ASCII only: an id goes back in a header and into every log line, where it must not pass for another field.
+# Visible ASCII only, since an id is written to a header and to log lines.
 _ACCEPTED_ID = re.compile(r"[!-~]{1,128}")
 
 _process: dict[str, int | str] = {"slot": "-"}
 
-# What every record has; the rest was passed as ``extra``. uvicorn passes its message a second time, with terminal colours.
+# Attributes of every record. All others were passed as ``extra``, but for uvicorn's message in terminal colours.
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 _CONTEXT = ("slot", "model", "request_id")
 
@@ -40,23 +39,18 @@ _THROUGH_ROOT = (
     "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx",
 )  # fmt: skip
 
-# At INFO uvicorn tells what mpserve tells itself ("Started server process"), and httpx each request to a predictor.
+# At INFO uvicorn repeats mpserve's lines ("Started server process"), and httpx logs each request to a predictor.
 _QUIET = ("uvicorn.error", "httpx")
 
 
-def identity_for(given: str) -> str:
-    """The id of a request: the client's, or a new one if that will not do."""
-    return given if given and _ACCEPTED_ID.fullmatch(given) else next(Ids.new)
+def accepted_id(client_id: str) -> str:
+    """The client's id if it is acceptable, else an empty string."""
+    return client_id if client_id and _ACCEPTED_ID.fullmatch(client_id) else ""
 
 
-def accepted_id(given: str) -> str:
-    """The client's id, if it will do; else nothing."""
-    return given if given and _ACCEPTED_ID.fullmatch(given) else ""
-
-
-def begin_request(given: str) -> str:
-    """As ``identity_for``, and from now on every line logged in this context carries it."""
-    identity = identity_for(given) if given else next(Ids.new)  # without the call, since most come with none
+def begin_request(client_id: str) -> str:
+    """Set the id of the request in this context: the client's id if it is acceptable, or a new id. Return it."""
+    identity = accepted_id(client_id) or next(Ids.new)
     request_id.set(identity)
     return identity
 
@@ -65,10 +59,7 @@ _BYTES = [f"{byte:02x}" for byte in range(256)]
 
 
 class Ids:
-    """The ids that this process makes, 10^12, by ``next(Ids.new)``: unique over workers and respawns.
-
-    A uuid4 costs ten times as much.
-    """
+    """Makes ids by ``next(Ids.new)``, unique over workers and respawns. A uuid4 would be slower."""
 
     new: Iterator[str]
 
@@ -83,12 +74,12 @@ os.register_at_fork(after_in_child=Ids.begin)
 
 
 def set_slot(slot: int) -> None:
-    """Say which worker this process is. Until then the slot is ``-``, as it is in the arbiter."""
+    """Set the slot of this process. In the arbiter the slot is ``-``."""
     _process["slot"] = slot
 
 
 def _context(record: logging.LogRecord) -> dict[str, Any]:
-    """Where the record was made; ``extra`` wins, for a line that one context logs about another."""
+    """Slot, model and request of a record. ``extra`` overrides them, for a line about another context."""
     current = {**_process, "model": model.get(), "request_id": request_id.get()}
     return {name: getattr(record, name, current[name]) for name in _CONTEXT}
 
@@ -105,8 +96,8 @@ class TextFormatter(logging.Formatter):
 class JSONFormatter(logging.Formatter):
     """One JSON object on each line.
 
-    time (ISO 8601, UTC, milliseconds), level, logger, message, pid, slot (a number, or "-" in the arbiter), model,
-    request_id, exception and stack (text) where there are any, and whatever was passed as ``extra``.
+    Fields: time (ISO 8601, UTC, milliseconds), level, logger, message, pid, slot (a number, or "-" in the arbiter), model,
+    request_id, exception and stack (text, if there is one), and the fields of ``extra``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -123,22 +114,20 @@ class JSONFormatter(logging.Formatter):
             fields["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             fields["stack"] = self.formatStack(record.stack_info)
-        taken = _NOT_EXTRA | fields.keys()
-        return _dump(fields | {name: value for name, value in vars(record).items() if name not in taken})
-
-
-def _dump(fields: dict[str, Any]) -> str:
-    try:
-        return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
-    except orjson.JSONEncodeError:  # a lone surrogate or an integer beyond 64 bits, which must not cost the line
-        return json.dumps(fields, default=str, skipkeys=True)
+        reserved = _NOT_EXTRA | fields.keys()
+        fields |= {name: value for name, value in vars(record).items() if name not in reserved}
+        options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+        try:
+            return orjson.dumps(fields, default=str, option=options).decode()
+        except orjson.JSONEncodeError:  # for example a lone surrogate, or an integer beyond 64 bits
+            return json.dumps(fields, default=str, skipkeys=True)
 
 
 def dict_config(settings: Settings) -> dict[str, Any]:
-    """A ``logging.config.dictConfig`` dictionary: everything to stderr, in one format, through the root logger.
+    """A ``logging.config.dictConfig`` dictionary: all lines to stderr, in one format, by the root logger.
 
-    What ``log_config_file`` holds is laid over it, entry by entry within ``root``, ``handlers``, ``formatters``, ``loggers``
-    and each logger, so a file need only hold what differs. Raises ConfigurationError: the file cannot be read as such.
+    ``log_config_file`` overrides single entries of ``root``, ``handlers``, ``formatters``, ``loggers`` and each logger. Raises
+    ConfigurationError: the file cannot be read.
     """
     level = settings.log_level.upper()
     own_level = dict.fromkeys(_QUIET, "WARNING" if level in ("DEBUG", "INFO") else level)
@@ -150,7 +139,7 @@ def dict_config(settings: Settings) -> dict[str, Any]:
             "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": settings.log_format}
         },
         "root": {"level": level, "handlers": ["stderr"]},
-        # The levels too, since gunicorn gives its loggers one of their own before it applies this.
+        # With levels, since gunicorn sets levels of its loggers before it applies this.
         "loggers": {
             name: {"handlers": [], "propagate": True, "level": own_level.get(name, "NOTSET")} for name in _THROUGH_ROOT
         },
@@ -158,19 +147,17 @@ def dict_config(settings: Settings) -> dict[str, Any]:
     if settings.log_config_file is None:
         return config
     changes = _read(Path(settings.log_config_file))
-    result = _laid_over(config, changes)
+    result = _merge(config, changes)
     if isinstance(changes.get("loggers"), dict):
-        # Or a file that gives gunicorn.error a level would silence it: gunicorn itself stops its lines from reaching the root.
-        result["loggers"] = _laid_over(config["loggers"], changes["loggers"])
+        # Otherwise a file that only sets the level of gunicorn.error would silence it, since gunicorn stops its propagation.
+        result["loggers"] = _merge(config["loggers"], changes["loggers"])
     return result
 
 
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Both, with ``above`` winning; of what is a mapping in both, each entry by itself."""
-    both = {
-        name for name in below.keys() & above.keys() if isinstance(below[name], dict) and isinstance(above[name], dict)
-    }
-    return {**below, **above, **{name: {**below[name], **above[name]} for name in both}}
+def _merge(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``config`` with ``changes``. If both have a mapping, its entries are merged."""
+    both = [name for name, value in changes.items() if isinstance(value, dict) and isinstance(config.get(name), dict)]
+    return {**config, **changes, **{name: {**config[name], **changes[name]} for name in both}}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -192,7 +179,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def configure(settings: Settings) -> None:
-    """Make this process log as ``settings`` say. Raises ConfigurationError: ``log_config_file`` does not describe a logging."""
+    """Configure the logging of this process. Raises ConfigurationError: ``log_config_file`` is not valid."""
     try:
         logging.config.dictConfig(dict_config(settings))
     except (ValueError, TypeError, AttributeError, ImportError) as error:
@@ -201,7 +188,7 @@ def configure(settings: Settings) -> None:
 
 
 def set_level(level: int) -> None:
-    """Log what is at least this severe from now on. A logger keeps a level of its own that ``log_config_file`` gave it."""
+    """Set the least severe level that is logged. Loggers keep the levels of ``log_config_file``."""
     logging.getLogger().setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

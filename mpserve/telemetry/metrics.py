@@ -1,15 +1,12 @@
-"""Every Prometheus metric, named in one place, and the one way to render them for all workers together.
+"""All Prometheus metrics of the server, and how they are rendered for all workers together.
 
-prometheus_client's multi-process mode writes one file per process identifier. The identifier here is the worker's
-*slot*, not its pid: a respawned worker goes on counting in its predecessor's files, so their number is bounded for ever
-(prometheus/client_python issues 367 and 568 tell what happens otherwise), and totals survive a SIGKILL. What is true
-only of live workers (in flight, connections, states) is not kept in files at all; it is read from the scoreboard at
-scrape time, so a dead worker cannot leave it standing.
+prometheus_client's multi-process mode writes files for each process identifier. Here the identifier is the worker's slot, not
+its pid: a respawned worker goes on counting in the files of its slot, so the number of files is bounded
+(prometheus/client_python issues 367 and 568), and counts survive a SIGKILL. Numbers of live workers (in flight, connections,
+states) are read from the scoreboard at each scrape, so they are never those of a dead worker.
 
-What every request has is noted in the process and written to the files ten times a second, which costs less than to write
-each by itself; of a worker that is killed the last tenth of a second may be missing.
-
-Without ``configure`` (any other ASGI server) the same metrics live in the process's own registry.
+Counts of requests are collected in the process and written to the files ten times a second, since single writes cost more. The
+last tenth of a second of a killed worker may be missing. Without ``configure`` the metrics are in the process's registry.
 """
 
 import os
@@ -40,22 +37,19 @@ LOAD_BUCKETS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
 
 
 class _Process:
-    """Whose files this process writes: ``arbiter`` until a slot is set after the fork."""
+    """The identifier in the names of this process's files, and their directory."""
 
     identity = "arbiter"
     directory: Path | None = None
 
 
 def configure() -> Path:
-    """Switch to multi-process mode, in the arbiter, before any metric (the user's included) is created.
+    """In the arbiter, before any metric is created: switch to multi-process mode. Return the directory of the files.
 
-    The directory is ours alone, inside ``PROMETHEUS_MULTIPROC_DIR`` if the user set one, else in memory (/dev/shm), so
-    that no writable root is needed and two servers on one machine never share files. Repeated calls return the same
-    directory.
+    The directory is new: in the user's ``PROMETHEUS_MULTIPROC_DIR``, or else in memory. A second call returns the same directory.
 
     Raises:
-        ConfigurationError: nothing can be written in the user's ``PROMETHEUS_MULTIPROC_DIR``, or mpserve cannot count
-            with the prometheus_client that is installed.
+        ConfigurationError: ``PROMETHEUS_MULTIPROC_DIR`` is not writable, or this version of prometheus_client does not work.
     """
     prometheus.check()
     if _Process.directory is None:
@@ -74,18 +68,18 @@ def configure() -> Path:
 
 
 def set_slot(slot: int) -> None:
-    """Write to this slot's files from now on (in the worker, after the fork)."""
+    """In the worker, after the fork: write to the files of this slot."""
     _Process.identity = str(slot)
 
 
 def forget_live(slot: int) -> None:
-    """Remove the dead predecessor's live gauges (a user's own, say) before its slot is given again."""
+    """Remove the live gauges of a dead worker, such as the user's own, before its slot is given again."""
     if _Process.directory is not None:
         multiprocess.mark_process_dead(slot, str(_Process.directory))
 
 
 class Metrics:
-    """What mpserve counts. The four stage histograms have the kserve SDK's names and label (kserve/metrics.py)."""
+    """The metrics. The histograms of stages have the kserve SDK's names and label (kserve/metrics.py)."""
 
     def __init__(self) -> None:
         self.stages = {
@@ -105,31 +99,27 @@ class Metrics:
             ["model_name"],
             buckets=LOAD_BUCKETS,
         )
-
         self._durations: dict[tuple[str, str, frozenset[str]], Durations] = {}
         self._answered: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._called: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._refused: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def stage_durations(self, model_name: str, absent: frozenset[str] = frozenset()) -> "dict[str, Durations]":
-        """The histogram of each stage of this model. Stages in ``absent`` took no time whenever the model was asked."""
+        """The histogram of each stage of this model. The model has no stages in ``absent``: their time is always 0."""
         return {
             stage: self._durations_of(stage, model_name, absent if stage in VERBS else frozenset()) for stage in STAGES
         }
 
     def _durations_of(self, stage: str, model_name: str, absent: frozenset[str]) -> "Durations":
-        known = self._durations.get((stage, model_name, absent))
-        if known is None:
+        durations = self._durations.get((stage, model_name, absent))
+        if durations is None:
             untimed = [self.stages[other].labels(model_name) for other in absent]
-            known = Durations(self.stages[stage].labels(model_name), untimed)
-            self._durations[stage, model_name, absent] = known
-        return known
+            durations = Durations(self.stages[stage].labels(model_name), untimed)
+            self._durations[stage, model_name, absent] = durations
+        return durations
 
     def answered(self, route: str) -> defaultdict[int, int]:
-        """By status, how many HTTP requests to this route were answered and not written yet: one is counted by adding it.
-
-        On the event loop only, as all that is noted here.
-        """
+        """The counts of HTTP answers of this route by status, since ``flush``. Count on the event loop only."""
         return self._answered[route]
 
     def count_call(self, method: str, status: str) -> None:
@@ -137,29 +127,28 @@ class Metrics:
         self._called[method, status] += 1
 
     def count_refusal(self, model_name: str, reason: str) -> None:
-        """Count a request that was refused, or given up, by admission."""
+        """Count a request that was refused, or that ran out of time."""
         self._refused[model_name, reason] += 1
 
     def flush(self) -> None:
-        """Write what has been noted to where it can be scraped. To be called often."""
+        """Write all counts to the files. Call this often."""
         for route, answered in self._answered.items():
             for status, count in answered.items():
                 self.requests.labels(route, status).inc(count)
             answered.clear()
-        for counter, noted in ((self.calls, self._called), (self.refusals, self._refused)):
-            for labels, count in noted.items():
+        for counter, counts in ((self.calls, self._called), (self.refusals, self._refused)):
+            for labels, count in counts.items():
                 counter.labels(*labels).inc(count)
-            noted.clear()
+            counts.clear()
         for durations in self._durations.values():
             durations.flush()
 
 
 class Durations:
-    """A histogram's observations, noted one by one and counted together.
+    """Observations of a histogram, collected in a list and counted together.
 
-    To count one costs 0.7 µs, to note it a tenth of that: ``note`` takes the seconds of one, from any thread. Whoever notes
-    calls ``flush`` when ``noted`` has more than ``FULL``. Each also counts as one of no time in the ``untimed``: the SDK's
-    dashboards divide by the count of every stage, also of those that a model does not have.
+    ``note`` takes the seconds of an observation, from any thread. The caller flushes when ``noted`` has more than ``FULL``. An
+    observation is also counted as 0 s in the ``untimed`` histograms: the SDK's dashboards divide by the count of every stage.
     """
 
     FULL = 512
@@ -173,11 +162,11 @@ class Durations:
         self._counting = threading.Lock()
 
     def flush(self) -> None:
-        """Count what has been noted, from any thread."""
+        """Count the observations. May be called from any thread."""
         if not self.noted:
             return
         with self._counting:
-            number = len(self.noted)  # others go on noting
+            number = len(self.noted)  # other threads may append meanwhile
             noted = self.noted[:number]
             del self.noted[:number]
             prometheus.add(self._histogram, Counts(map(bisect_left, repeat(self._bounds), noted)), sum(noted))
@@ -187,17 +176,13 @@ class Durations:
 
 @lru_cache(maxsize=1)
 def metrics() -> Metrics:
-    """The process tree's metrics, created on first use, which must come after ``configure``.
-
-    Raises:
-        ConfigurationError: mpserve cannot count with the prometheus_client that is installed.
-    """
+    """The metrics, created at the first call. Call ``configure`` before, if at all. Raises ConfigurationError."""
     prometheus.check()
     return Metrics()
 
 
 class ScoreboardCollector(Collector):
-    """What is true of the live workers at this moment."""
+    """Reads the numbers of the live workers from the scoreboard."""
 
     def __init__(self, board: Scoreboard) -> None:
         self.board = board
@@ -221,19 +206,15 @@ class ScoreboardCollector(Collector):
 
 
 def render(board: Scoreboard, accept: str) -> tuple[bytes, str]:
-    """All workers' metrics as (body, content type), in the format that the ``Accept`` header asks for.
+    """The metrics of all workers as (body, content type), in the format of the ``Accept`` header.
 
-    It reads every worker's files: 9 ms with 4 of them was measured, so call it off the event loop, and ``flush`` before.
+    This reads the files of every worker, so call it in a thread, after ``flush``.
     """
     registry = CollectorRegistry()
     registry.register(ScoreboardCollector(board))
     encode, content_type = choose_encoder(accept)
     if _Process.directory is None:
-        return _joined(encode(prometheus_client.REGISTRY), encode(registry)), content_type
+        # OpenMetrics ends with a mark, which may appear only once.
+        return encode(prometheus_client.REGISTRY).removesuffix(b"# EOF\n") + encode(registry), content_type
     multiprocess.MultiProcessCollector(registry, path=str(_Process.directory))
     return encode(registry), content_type
-
-
-def _joined(first: bytes, second: bytes) -> bytes:
-    """Two expositions as one; OpenMetrics closes each with an end mark, of which one may remain."""
-    return first.removesuffix(b"# EOF\n") + second

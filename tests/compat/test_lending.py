@@ -81,10 +81,10 @@ def test_nothing_is_imported_before_a_script_asks_for_it() -> None:
         ),
         ("from kserve.protocol.rest.openai import OpenAIModel", "does not offer the OpenAI protocol"),
         ("from kserve.protocol.rest.timeseries.types import X", "does not offer the time-series protocol"),
-        ("from kserve.errors import Nothing", "kserve.errors.Nothing is not among .* those are: InferenceError, "),
+        ("from kserve.errors import Nothing", "kserve.errors.Nothing is not among .* these are: InferenceError, "),
         (
             "import kserve.nothing",
-            "kserve.nothing is not among the names that mpserve lends; of kserve those are: Model",
+            "kserve.nothing is not among the names that mpserve lends; of kserve these are: Model",
         ),
         ("import kserve; kserve.nothing", "kserve.nothing is not among the names"),
         ("from fastapi import FastAPI", "fastapi.FastAPI is not lent: .* pip install fastapi"),

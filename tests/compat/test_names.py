@@ -13,7 +13,7 @@ import pytest
 from mpserve import Model
 from mpserve.compat import errors, flags, utils
 from mpserve.compat.logging import configure_logging
-from mpserve.compat.storage import Storage
+from mpserve.compat.utils import Storage
 from mpserve.errors import Code, ConfigurationError, MPServeError
 from tests.cases import each
 

@@ -166,7 +166,7 @@ def test_a_script_in_whose_process_cuda_is_up_is_refused_with_the_remedy_and_for
         assert "mpserve serve script.py" in server.log
         assert "Booting worker" not in server.log
         assert "Traceback" not in server.log
-    assert "Move what touches the GPU" in (tmp_path / "termination").read_text()
+    assert "Move the code that uses the GPU" in (tmp_path / "termination").read_text()
 
 
 def test_cuda_may_be_used_by_the_script_when_the_server_has_ended(tmp_path: Path) -> None:

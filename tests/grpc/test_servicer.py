@@ -11,9 +11,10 @@ import pytest
 from mpserve import InferOutput, InferResponse, Model
 from mpserve.errors import Code
 from mpserve.grpc.calls import STATUS
-from mpserve.grpc.servicer import NOT_OFFERED, SERVICE
+from mpserve.grpc.servicer import SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.extensions.names import EXTENSIONS
+from mpserve.serving.shared_memory.regions import CUDA_REFUSED
 from mpserve.version import VERSION
 from tests.cases import each
 from tests.grpc.models import Answering, Double, Echo, Heading, Held, Raising
@@ -208,10 +209,9 @@ def test_an_unforeseen_error_says_nothing_of_itself(caplog: pytest.LogCaptureFix
     assert "unexpected error" in caplog.text
 
 
-@each("method", NOT_OFFERED)
-def test_what_is_not_offered_is_refused_in_words(method: str) -> None:
-    request = getattr(pb, SERVICE.methods_by_name[method].input_type.name)()
-    assert status_of(Double(), request, method) == (grpc.StatusCode.UNIMPLEMENTED, NOT_OFFERED[method])
+def test_cuda_shared_memory_is_refused_in_words() -> None:
+    status = status_of(Double(), pb.CudaSharedMemoryRegisterRequest(), "CudaSharedMemoryRegister")
+    assert status == (grpc.StatusCode.UNIMPLEMENTED, CUDA_REFUSED)
 
 
 def test_every_method_of_the_service_is_answered() -> None:

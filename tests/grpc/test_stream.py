@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from mpserve import InferRequest, InferResponse, Model
-from mpserve.grpc.stream import AHEAD, Stream
+from mpserve.grpc.stream import MAX_CONCURRENT, Stream
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.grpc.models import Double, Held, Raising
 from tests.grpc.serving import infer, refusal, run, serving
@@ -97,14 +97,16 @@ def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:
     async def test() -> None:
         model = Held()
         async with serving(model) as client:
-            call = client.stream(each(*[infer("held", id=str(number)) for number in range(3 * AHEAD)]))
-            for _ in range(AHEAD):
+            call = client.stream(each(*[infer("held", id=str(number)) for number in range(3 * MAX_CONCURRENT)]))
+            for _ in range(MAX_CONCURRENT):
                 await model.begun.acquire()
             for _ in range(20):
                 await client("ServerLive")
             assert model.begun.locked()
             model.let_go.set()
-            assert [response.infer_response.id async for response in call] == [str(n) for n in range(3 * AHEAD)]
+            assert [response.infer_response.id async for response in call] == [
+                str(n) for n in range(3 * MAX_CONCURRENT)
+            ]
 
     run(test())
 

@@ -176,7 +176,7 @@ def test_a_predict_of_the_models_own_may_hand_its_response_headers_on() -> None:
         (Told(503, b'{"error": "soon"}'), 503, "The predictor answered 503: soon"),
         (Told(504, b'{"error": "late"}'), 504, "The predictor answered 504: late"),
         (Told(302, b"", {"Location": "/"}), 500, "The predictor answered 302: Found"),
-        (Told(200, b"<html>"), 500, "The predictor's answer is no JSON: "),
+        (Told(200, b"<html>"), 500, "The predictor's answer is not JSON: "),
         (Told(500, b"x" * 5000), 500, f"The predictor answered 500: {'x' * 1000}"),
     ],
 )

@@ -1,4 +1,4 @@
-"""From the outcome of an inference request to an HTTP answer: status, headers and body, or a stream of parts."""
+"""Makes HTTP answers of the results of inference requests."""
 
 import re
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from mpserve.serving.inference.request import InferenceRequest
 from mpserve.serving.models.faults import report
 
 FRAMING = ("content-length", "transfer-encoding")
-"""Headers that are the server's alone to set."""
+"""Headers that only the server may set."""
 
-# RFC 9110, 5.1 and 5.5; a value is a text here, written as Latin-1.
+# RFC 9110, 5.1 and 5.5. Values are written as Latin-1.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 def whole(request: InferenceRequest, encoded: Encoded) -> Answer:
-    """The answer of a request that was answered as a whole."""
+    """The answer of a request with one result."""
     body, content_type, fields = encoded
     set_by_model = request.response_headers
     if content_type == JSON and not (fields or set_by_model):
@@ -44,23 +44,18 @@ def streamed(request: InferenceRequest, parts: ModelStream) -> Answer | Streamed
 
 
 def refused(fault: MPServeError) -> Answer:
-    """The answer where the model has set headers that cannot be sent, which is logged here."""
+    """The answer to a request whose model has set invalid headers. Logs the fault."""
     report(fault)
     return error_answer(fault)
 
 
 def _head(default: Mapping[str, str], set_by_model: Mapping[str, str], fields: Mapping[str, str]) -> Headers:
-    """The headers of an answer.
-
-    Raises:
-        InferenceError: the model set one that cannot be sent.
-    """
-    given = {**default, **{str(name).lower(): str(value) for name, value in set_by_model.items()}, **fields}
-    return [_header(name, value) for name, value in given.items() if name not in FRAMING]
+    """The headers of an answer. Raises InferenceError: the model has set an invalid header."""
+    headers = {**default, **{str(name).lower(): str(value) for name, value in set_by_model.items()}, **fields}
+    return [_header(name, value) for name, value in headers.items() if name not in FRAMING]
 
 
 def _header(name: str, value: str) -> tuple[bytes, bytes]:
-    """A header, refused where it could end the head or the server could not write it."""
     if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
         raise InferenceError(
             f"the model set the response header {name!r} to {value!r}; expected a token, and a line of Latin-1 text"

@@ -1,6 +1,6 @@
-"""Inference requests that the worker's own server hands over without an ASGI cycle, half of what a small request costs there.
+"""Inference requests that the worker's HTTP server answers without ASGI.
 
-The ASGI application's middleware does not see them, so an application with middleware or routes of the user's has none.
+An application with middleware or routes of the user has no direct requests, since its middleware would not see them.
 """
 
 from collections.abc import Callable
@@ -22,23 +22,21 @@ Send = Callable[[Answer | StreamedAnswer, bytes], object]
 
 
 class DirectRoutes:
-    """The inference routes over one core."""
+    """The inference routes for the HTTP server (``mpserve.http.server.routes``)."""
 
     def __init__(self, core: ServerCore, routes: InferenceRoutes) -> None:
         self.core = core
         self.routes = routes
 
     def match(self, target: bytes, headers: RawHeaders) -> DirectHead | None:
-        """What a POST with this head asks for; None: it is the ASGI application's."""
         return self.routes.match(target, headers)
 
     def begin(self, head: DirectHead, body: bytes, client: object, send: Send) -> InferenceRequest:
-        """Begin to answer a request, whose answer is sent once, perhaps before this returns."""
         return begin(self.core, head.head, body, DirectReply(self.routes, head, client, send))
 
 
 class DirectReply:
-    """The answer to one request: noted in the log of requests, and sent."""
+    """Logs and sends the answer to one request."""
 
     __slots__ = ("_client", "_head", "_routes", "_send")
 
@@ -66,7 +64,7 @@ class DirectReply:
         if log.access_log:
             start = request.arrived * NANO
             line = (match.route.template, answer.status, start, self._client, "POST", match.path)
-            request.in_context(log.note, *line)
+            request.in_context(log.record, *line)
         else:
             match.answered[answer.status] += 1
         self._send(answer, request.identity.encode())

@@ -1,4 +1,4 @@
-"""An inference route as an ASGI application, for any ASGI server, and for what the worker's own server leaves to ASGI."""
+"""An inference route as an ASGI application, for any ASGI server."""
 
 from starlette.types import Receive, Scope, Send
 
@@ -31,8 +31,8 @@ class Endpoint:
             await failure_answer(error)(scope, receive, send)
             return
         if body is not None:
-            named = scope["path_params"]
-            head = self.routes.head(self.route, named["model"], named.get("version"), headers, request_id.get())
+            path = scope["path_params"]
+            head = self.routes.head(self.route, path["model"], path.get("version"), headers, request_id.get())
             answer = await self._answer(head, body)
             await answer(scope, receive, send)
 

@@ -1,7 +1,4 @@
-"""The inference routes: from a path and headers to a ``RequestHead``, for the ASGI application and for the worker's own server.
-
-Whatever is not plainly an inference request is for Starlette's routes to say.
-"""
+"""The inference routes: from a path and headers to a ``RequestHead``. Starlette matches all other paths."""
 
 import re
 from collections import defaultdict
@@ -22,12 +19,12 @@ from mpserve.telemetry.logging import accepted_id
 
 BINARY_HEADER = "inference-header-content-length"
 
-KNOWN = 1024
-"""Paths that are remembered, more than a server has models: a client that invents paths must not fill memory."""
+MAX_CACHED = 1024
+"""Maximum paths in the cache, since clients may send any number of paths."""
 
 
 class Format(Enum):
-    """The format that a route speaks."""
+    """The format of a route's requests and answers."""
 
     V1 = "v1"
     V2 = "v2"
@@ -36,7 +33,7 @@ class Format(Enum):
 
 
 class InferenceRoute(NamedTuple):
-    """What a path template stands for."""
+    """A route of inference requests."""
 
     template: str
     verb: str
@@ -56,9 +53,9 @@ ROUTES = {
         ("/v2/models/{model}/versions/{version}/generate_stream", "predict", Format.GENERATE_STREAM),
     )
 }
-"""By path template; ``app.py`` makes its routes of them too."""
+"""By path template. ``app.py`` makes Starlette routes of them."""
 
-# Paths with anything else in them, percent-encoded bytes and queries for example, are Starlette's to read.
+# Starlette matches paths with other characters, such as percent-encoded bytes and queries.
 _SEGMENT = r"(?P<\1>[A-Za-z0-9._-]+)"
 _PATTERNS = [
     (re.compile(re.sub(r"\\{(\w+)\\}", _SEGMENT, re.escape(template)).encode()), route)
@@ -67,7 +64,7 @@ _PATTERNS = [
 
 
 class RouteMatch(NamedTuple):
-    """What a path stands for. ``answered``: by status, the count of the answers to its template."""
+    """A path that matches a route. ``answered``: the counts of the route's answers by status."""
 
     path: str
     route: InferenceRoute
@@ -77,7 +74,7 @@ class RouteMatch(NamedTuple):
 
 
 class DirectHead(NamedTuple):
-    """A request that the worker's server hands over without ASGI, but for its body."""
+    """The head of a direct request."""
 
     match: RouteMatch
     head: RequestHead
@@ -90,14 +87,14 @@ class Codecs:
         self.settings = settings
         nonfinite = settings.nonfinite
         self._json = V1Codec(nonfinite)
-        self._plain: dict[Format, Codec] = {
+        self._codecs: dict[Format, Codec] = {
             Format.V2: V2Codec(nonfinite),
             Format.GENERATE: GenerateCodec(nonfinite),
             Format.GENERATE_STREAM: GenerateStreamCodec(nonfinite),
         }
 
-    def of(self, format: Format, headers: dict[str, str]) -> Codec:
-        """The codec of a request with these headers to a route that speaks this format."""
+    def choose(self, format: Format, headers: dict[str, str]) -> Codec:
+        """The codec of a request with these headers to a route of this format."""
         if format is Format.V1:
             if is_event(headers):
                 options = self.settings
@@ -106,7 +103,7 @@ class Codecs:
             return self._json if is_json(content_type) else V1Codec(self.settings.nonfinite, content_type)
         if format is Format.V2 and BINARY_HEADER in headers:
             return V2Codec(self.settings.nonfinite, headers[BINARY_HEADER])
-        return self._plain[format]
+        return self._codecs[format]
 
 
 class InferenceRoutes:
@@ -115,15 +112,15 @@ class InferenceRoutes:
     def __init__(self, settings: Settings, log: RequestLog) -> None:
         self.log = log
         self._codecs = Codecs(settings)
-        self._known: dict[bytes, RouteMatch] = {}
+        self._cache: dict[bytes, RouteMatch] = {}
 
     def match(self, target: bytes, raw_headers: RawHeaders) -> DirectHead | None:
-        """What a POST with this head asks for; None: it is the ASGI application's."""
-        match = self._known.get(target) or self._find(target)
+        """Match the head of a POST. None: the ASGI application answers the request."""
+        match = self._cache.get(target) or self._find(target)
         if match is None:
             return None
         headers = read_headers(raw_headers)
-        if self.log.access_log and "x-forwarded-for" in headers:  # whose client uvicorn's middleware finds out
+        if self.log.access_log and "x-forwarded-for" in headers:  # uvicorn's middleware finds the client
             return None
         identity = accepted_id(headers.get("x-request-id", ""))
         return DirectHead(match, self.head(match.route, match.model, match.version, headers, identity))
@@ -131,25 +128,17 @@ class InferenceRoutes:
     def head(
         self, route: InferenceRoute, model: str, version: str | None, headers: dict[str, str], identity: str
     ) -> RequestHead:
-        """The head of a request to this model by this route."""
-        return RequestHead(
-            model,
-            version,
-            route.verb,
-            self._codecs.of(route.format, headers),
-            headers,
-            identity,
-            headers.get("content-encoding"),
-            headers.get("accept-encoding"),
-        )
+        codec = self._codecs.choose(route.format, headers)
+        coding, accepted = headers.get("content-encoding"), headers.get("accept-encoding")
+        return RequestHead(model, version, route.verb, codec, headers, identity, coding, accepted)
 
     def _find(self, target: bytes) -> RouteMatch | None:
         for pattern, route in _PATTERNS:
-            if found := pattern.fullmatch(target):
-                named = {name: value.decode() for name, value in found.groupdict().items()}
+            if matched := pattern.fullmatch(target):
+                names = {name: value.decode() for name, value in matched.groupdict().items()}
                 answered = self.log.answered(route.template)
-                match = RouteMatch(target.decode(), route, named["model"], named.get("version"), answered)
-                if len(self._known) < KNOWN:
-                    self._known[target] = match
+                match = RouteMatch(target.decode(), route, names["model"], names.get("version"), answered)
+                if len(self._cache) < MAX_CACHED:
+                    self._cache[target] = match
                 return match
         return None

@@ -1,7 +1,6 @@
-"""``GET /openapi.json`` and ``GET /docs``: what is served, for programs and for people.
+"""``GET /openapi.json`` and ``GET /docs``: the OpenAPI document of the server, and a page that shows it.
 
-The document is made when it is asked for: what all routes have in common is in ``operations.py`` and ``openapi.json``,
-and models, which come and go, add their own inputs and outputs.
+The document is made for each request from ``operations.py``, ``openapi.json``, and the inputs and outputs of the loaded models.
 """
 
 import logging
@@ -34,7 +33,7 @@ PAGE_POLICY = (
     b"default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:;"
     b" base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page has its script and style inside, and speaks to this server alone."""
+"""The page contains its script and style, and sends requests only to this server."""
 
 
 class OpenApi:
@@ -44,40 +43,39 @@ class OpenApi:
         self.core = core
 
     async def document(self, request: Request) -> Answer:
-        """``GET /openapi.json``: every route of ours that is there, and those of each loaded model with its schemas."""
+        """``GET /openapi.json``: the routes of the server, and the routes of each loaded model with its schemas."""
         routes = [route for route in request.app.routes if isinstance(route, Route)]
-        there = (f"{method} {route.path_format}" for route in routes for method in route.methods or ())
-        document = described(there)
+        document = described(f"{method} {route.path_format}" for route in routes for method in route.methods or ())
         for name, group in list(self.core.models.items()):
-            place = quote(name, safe="")
-            document["paths"] |= await self._paths_of(group.newest, place, with_v1=True)
+            path = quote(name, safe="")
+            document["paths"] |= await self._paths_of(group.newest, path, with_v1=True)
             for instance in group if len(group.versions) > 1 else ():
                 version = quote(instance.model.version, safe="")
-                document["paths"] |= await self._paths_of(instance, f"{place}/versions/{version}", with_v1=False)
+                document["paths"] |= await self._paths_of(instance, f"{path}/versions/{version}", with_v1=False)
         return json_answer(document)
 
     async def page(self, request: Request) -> Answer:
-        """``GET /docs``: the document for people, with a form to try each route. It loads nothing from elsewhere."""
+        """``GET /docs``: a page of the document, with a form to try each route. The page loads nothing from other servers."""
         headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", PAGE_POLICY)]
         return Answer(200, headers, _file("docs.html"))
 
-    async def _paths_of(self, instance: ModelInstance, place: str, with_v1: bool) -> Document:
-        """The routes of one version of a model, which is at ``place`` in paths; none if it does not say what it takes."""
+    async def _paths_of(self, instance: ModelInstance, model: str, with_v1: bool) -> Document:
+        """The routes of one version of a model, or none if it has no inputs. ``model`` replaces ``{model}`` in paths."""
         try:
             inputs, outputs = map(declared, await self.core.describe(instance))
-        except Exception:  # the model's own code, or what it gave
+        except Exception:  # in the model's code, or an invalid declaration
             logger.warning("the inputs of model %s are left out of /openapi.json", instance.model.name, exc_info=True)
             return {}
         if not inputs:
             return {}
-        paths = _of_model(INFER, place, infer_request(inputs), infer_response(outputs))
+        paths = _model_path(INFER, model, infer_request(inputs), infer_response(outputs))
         if with_v1 and isinstance(instance.model, TensorModel) and all(tensor.shape for tensor in inputs):
-            paths |= _of_model(PREDICT, place, predict_request(inputs), {})
+            paths |= _model_path(PREDICT, model, predict_request(inputs), {})
         return paths
 
 
 def described(routes: Iterable[str]) -> Document:
-    """The document of these routes, each given as its method and path; a user's own are left out."""
+    """The document of these routes, each given by its method and path. Unknown routes are left out."""
     document: Document = orjson.loads(_file("openapi.json"))
     document["info"]["version"] = VERSION
     document["components"]["responses"] = {
@@ -113,9 +111,9 @@ def _operation(path: str, row: Operation) -> Document:
     return operation
 
 
-def _of_model(template: str, place: str, request: Document, response: Document) -> Document:
-    """The path of a route for one model, whose JSON has these schemas."""
-    path = template.replace("{model}", place)
+def _model_path(template: str, model: str, request: Document, response: Document) -> Document:
+    """The path of a route for one model, with the schemas of its JSON."""
+    path = template.replace("{model}", model)
     operation = _operation(path, OPERATIONS[f"POST {template}"])
     operation["tags"] = ["Models"]
     operation["requestBody"]["content"][JSON]["schema"] = request

@@ -1,6 +1,6 @@
-"""What each route does, in OpenAPI's terms: one row per route. The schemas that rows name are in ``openapi.json``.
+"""The OpenAPI description of each route. The schemas are in ``openapi.json``.
 
-Whoever adds a route to ``app.py`` adds a row here, and a schema there if no other fits; a test compares them.
+Each route in ``app.py`` needs a row here; a test compares them.
 """
 
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ EVENT = "application/cloudevents+json"
 BINARY_LENGTH = "Inference-Header-Content-Length"
 
 FAULTS = {
-    400: "The request is not what the protocol allows",
-    401: "The predictor that the model asks wants to know who it is",
-    403: "The predictor that the model asks refuses",
-    404: "There is no such model, or version of it",
+    400: "The request is invalid",
+    401: "The predictor of the model requires authentication",
+    403: "The predictor of the model denies access",
+    404: "The model, or its version, does not exist",
     413: "The body is larger than the server allows",
     415: "The content coding of the body is not known",
-    429: "The predictor that the model asks has too much to do",
+    429: "The predictor of the model is overloaded",
     500: "The model failed",
-    501: "The model, or the server, does not do this",
-    503: "The model, or the server, is not ready or has too much to do",
-    504: "The request, or the predictor that the model asks, took too long",
+    501: "The model or the server does not support this",
+    503: "The model or the server is not ready or is overloaded",
+    504: "The request did not meet its deadline",
 }
-"""Why ``{"error": ...}`` is answered, by status."""
+"""By status: the reason for ``{"error": ...}``."""
 
 FINDING = (404, 503)
 READING = (400, 413, 415)
@@ -35,7 +35,7 @@ RUNNING = tuple(FAULTS)
 
 
 class Operation(NamedTuple):
-    """A route in words: its answers and the bodies it takes as schemas by media type, and the headers of both."""
+    """The description of a route. ``answers`` and ``takes`` are schemas by media type."""
 
     summary: str
     answers: Mapping[str, str]
@@ -50,49 +50,35 @@ def _json(schema: str) -> dict[str, str]:
 
 
 PREDICT = Operation(
-    "Ask a model for predictions",
-    {JSON: "Predictions", EVENT: "CloudEvent", TEXT: "Text", OCTETS: "Any"},
-    RUNNING,
-    {JSON: "PredictRequest", EVENT: "CloudEvent"},
-    ("Accept-Encoding",),
-    ("Content-Encoding",),
-)
+    "Predict", {JSON: "Predictions", EVENT: "CloudEvent", TEXT: "Text", OCTETS: "Any"}, RUNNING,
+    {JSON: "PredictRequest", EVENT: "CloudEvent"}, ("Accept-Encoding",), ("Content-Encoding",),
+)  # fmt: skip
 INFER = Operation(
-    "Ask a model for inference",
-    {JSON: "InferResponse", OCTETS: "Any"},
-    RUNNING,
-    {JSON: "InferRequest", OCTETS: "Any"},
-    (BINARY_LENGTH, "Accept-Encoding"),
-    (BINARY_LENGTH, "Content-Encoding"),
-)
+    "Infer", {JSON: "InferResponse", OCTETS: "Any"}, RUNNING,
+    {JSON: "InferRequest", OCTETS: "Any"}, (BINARY_LENGTH, "Accept-Encoding"), (BINARY_LENGTH, "Content-Encoding"),
+)  # fmt: skip
 GENERATE = Operation(
-    "Ask a model for one answer, by flat JSON",
-    {JSON: "Generated"},
-    RUNNING,
-    {JSON: "GenerateRequest"},
-    ("Accept-Encoding",),
-    ("Content-Encoding",),
-)
+    "Generate one answer", {JSON: "Generated"}, RUNNING,
+    {JSON: "GenerateRequest"}, ("Accept-Encoding",), ("Content-Encoding",),
+)  # fmt: skip
 GENERATE_STREAM = GENERATE._replace(
-    summary="Ask a model for any number of answers, as server-sent events", answers={EVENTS: "Any"}
+    summary="Generate any number of answers as server-sent events", answers={EVENTS: "Any"}
 )
 READY = Operation("Whether a model is ready", _json("ModelReady"), FINDING)
 METADATA = Operation("Versions, platform, inputs and outputs of a model", _json("ModelMetadata"), (*FINDING, 500))
-STATISTICS = Operation("What has been counted of a model's requests", _json("ModelStatistics"), FINDING)
-REGIONS = Operation("Shared memory regions that are registered", _json("Regions"), (404, 501))
+STATISTICS = Operation("The statistics of a model", _json("ModelStatistics"), FINDING)
+REGIONS = Operation("Registered shared memory regions", _json("Regions"), (404, 501))
 REGISTER = Operation(
     "Register a shared memory region with every worker", _json("Done"), (*READING, 501), _json("RegionRequest")
 )
-UNREGISTER = Operation("Forget one shared memory region, or all", _json("Done"), (501,))
-CUDA_REGIONS = Operation("CUDA regions, of which there are none", _json("Regions"))
-CUDA_REGISTER = Operation("Refused: there is no CUDA shared memory", _json("Done"), (501,))
-CUDA_UNREGISTER = Operation("Forget CUDA regions, of which there are none", _json("Done"))
-CONFIGURATION = Operation(
-    "The configuration of a model, as Triton tells it", _json("ModelConfiguration"), (*FINDING, 500)
-)
+UNREGISTER = Operation("Unregister one shared memory region, or all", _json("Done"), (501,))
+CUDA_REGIONS = Operation("CUDA shared memory regions: none", _json("Regions"))
+CUDA_REGISTER = Operation("Refused: CUDA shared memory is not supported", _json("Done"), (501,))
+CUDA_UNREGISTER = Operation("Unregister CUDA shared memory regions: no effect", _json("Done"))
+CONFIGURATION = Operation("The configuration of a model", _json("ModelConfiguration"), (*FINDING, 500))
 TRACING = Operation("The trace settings", _json("TraceSettings"))
 SET_TRACING = Operation(
-    "Refused, if it is not as it is: requests are not traced",
+    "Set trace settings: a change is refused, since requests are not traced",
     _json("TraceSettings"),
     (*READING, 501),
     _json("TraceSettingsRequest"),
@@ -103,13 +89,13 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /metrics": Operation(
         "Prometheus metrics of all workers", {TEXT: "Text", "application/openmetrics-text": "Text"}
     ),
-    "GET /openapi.json": Operation("This description", _json("Any")),
-    "GET /docs": Operation("This description for people", {"text/html": "Text"}),
+    "GET /openapi.json": Operation("This document", _json("Any")),
+    "GET /docs": Operation("A page of this document", {"text/html": "Text"}),
     # V1
     "GET /v1/models": Operation("Names of all models", _json("ModelList")),
     "GET /v1/models/{model}": READY,
     "POST /v1/models/{model}:predict": PREDICT,
-    "POST /v1/models/{model}:explain": PREDICT._replace(summary="Ask a model to explain its predictions"),
+    "POST /v1/models/{model}:explain": PREDICT._replace(summary="Explain"),
     # V2, the Open Inference Protocol
     "GET /v2": Operation("Name, version and extensions of the server", _json("ServerMetadata")),
     "GET /v2/health/live": Operation("Whether the server is alive", _json("Live")),
@@ -130,7 +116,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v2/models/{model}/config": CONFIGURATION,
     "GET /v2/models/{model}/versions/{version}/config": CONFIGURATION,
     # Statistics extension
-    "GET /v2/models/stats": STATISTICS._replace(summary="What has been counted of all models' requests", faults=()),
+    "GET /v2/models/stats": STATISTICS._replace(summary="The statistics of all models", faults=()),
     "GET /v2/models/{model}/stats": STATISTICS,
     "GET /v2/models/{model}/versions/{version}/stats": STATISTICS,
     # Trace and logging extensions
@@ -144,7 +130,7 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     # Model repository extension
     "POST /v2/repository/index": Operation(
-        "Every model there is, and its state", _json("RepositoryIndex"), READING, _json("RepositoryIndexRequest")
+        "All models and their states", _json("RepositoryIndex"), READING, _json("RepositoryIndexRequest")
     ),
     "POST /v2/repository/models/{model}/load": Operation(
         "Load a model, or load it again, in every worker", _json("Loaded"), MANAGING, _json("RepositoryRequest")

@@ -1,7 +1,4 @@
-"""A model's own schemas: what it takes and gives under V1 and V2, from the inputs and outputs that it declares.
-
-Pure: declarations to JSON Schema as OpenAPI 3.1 has it, each request with an example.
-"""
+"""The JSON Schemas of a model's V1 and V2 requests and responses (OpenAPI 3.1), from its declared inputs and outputs."""
 
 from collections.abc import Sequence
 from math import prod
@@ -13,20 +10,16 @@ from mpserve.serving.models.model import Spec
 Schema = dict[str, Any]
 
 MAX_EXAMPLE = 1024
-"""Elements of the largest input for which an example is written out."""
+"""Maximum elements of an input in an example."""
 
 
 def declared(specs: Sequence[Spec]) -> list[Tensor]:
-    """What ``get_input_types`` or ``get_output_types`` gave.
-
-    Raises:
-        KeyError, TypeError, ValueError: it has not the form that V2's metadata has.
-    """
+    """Tensors of V2 metadata. Raises KeyError, TypeError or ValueError: the metadata is malformed."""
     return [Tensor(str(spec["name"]), str(spec["datatype"]), [int(size) for size in spec["shape"]]) for spec in specs]
 
 
 def infer_request(inputs: Sequence[Tensor]) -> Schema:
-    """A V2 request of these inputs, in any order."""
+    """A V2 request with these inputs, in any order."""
     schema = _narrowed("InferRequest", "inputs", "InferInput", inputs)
     if _small(inputs):
         schema["examples"] = [{"inputs": [_example(tensor) for tensor in inputs]}]
@@ -34,12 +27,12 @@ def infer_request(inputs: Sequence[Tensor]) -> Schema:
 
 
 def infer_response(outputs: Sequence[Tensor]) -> Schema:
-    """A V2 response of these outputs, or of those that were asked for."""
+    """A V2 response with some of these outputs."""
     return _narrowed("InferResponse", "outputs", "InferOutput", outputs)
 
 
 def predict_request(inputs: Sequence[Tensor]) -> Schema:
-    """A V1 request: of one input its rows, of several an object with a row of each. The first dimension is the batch."""
+    """A V1 request: rows of one input, or objects with a row of each input. The first dimension is the batch."""
     several = len(inputs) > 1
     rows = {tensor.name: _row(tensor) for tensor in inputs}
     row = {"type": "object", "required": list(rows), "properties": rows} if several else rows[inputs[0].name]
@@ -55,7 +48,7 @@ def predict_request(inputs: Sequence[Tensor]) -> Schema:
 
 
 def _narrowed(message: str, field: str, entry: str, tensors: Sequence[Tensor]) -> Schema:
-    """The schema ``message``, but each ``entry`` of its list ``field`` is one of these tensors."""
+    """The schema ``message``, in which each ``entry`` of the list ``field`` is one of these tensors."""
     if not tensors:
         return _reference(message)
     entries = [{"allOf": [_reference(entry), {"properties": _head(tensor)}]} for tensor in tensors]
@@ -83,7 +76,7 @@ def _row(tensor: Tensor) -> Schema:
 
 
 def _example(tensor: Tensor) -> Schema:
-    """An example of a V2 input; a size that is not fixed is 1, as in all examples."""
+    """An example of a V2 input. A size that is not fixed is 1, as in all examples."""
     shape = [abs(size) for size in tensor.shape]
     data = [_element(tensor)[1]] * prod(shape)
     return {"name": tensor.name, "shape": shape, "datatype": tensor.datatype, "data": data}
@@ -101,9 +94,9 @@ def _small(inputs: Sequence[Tensor]) -> bool:
 
 
 def _element(tensor: Tensor) -> tuple[Schema, Any]:
-    """One element in JSON: its schema, and an example."""
+    """The schema of an element in JSON, and an example."""
     if "INT" in tensor.datatype:
         return {"type": "integer"}, 0
     if tensor.datatype == "BYTES":
-        return {"type": ["string", "object"]}, ""  # V1 has bytes that are no text as {"b64": ...}
+        return {"type": ["string", "object"]}, ""  # in V1, bytes that are not text are {"b64": ...}
     return ({"type": "boolean"}, False) if tensor.datatype == "BOOL" else ({"type": "number"}, 0.0)

@@ -1,4 +1,4 @@
-"""A request that the ASGI application answers: ``receive`` and ``send`` of ASGI 3 on an HTTP/1 connection."""
+"""A request that the ASGI application answers, by ASGI 3 on an HTTP/1 connection."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 import httptools
 
-from mpserve.http.server.exchange import COPIED, INTERNAL_ERROR, Exchange, Wire
+from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
 from mpserve.http.server.parser import ParsedHead
 from mpserve.http.server.response_head import ResponseHead, response_head
 from mpserve.http.server.routes import ASGIApp, Message, RawHeaders, Scope
@@ -15,14 +15,14 @@ from mpserve.http.server.routes import ASGIApp, Message, RawHeaders, Scope
 logger = logging.getLogger(__name__)
 
 HIGH_WATER = 65536
-"""Bytes of a body that are kept for the application. The connection is not read while there are more."""
+"""Maximum bytes of a body that wait for the application. While there are more, the connection is not read."""
 
 BODILESS = (204, 304)
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
 def connection_scope(wire: Wire) -> Scope:
-    """The part of the scope that all requests of a connection have. To ask for it costs a system call."""
+    """The common part of the scopes of a connection."""
     local = wire.transport.get_extra_info("sockname")
     return {
         "type": "http",
@@ -35,11 +35,7 @@ def connection_scope(wire: Wire) -> Scope:
 
 
 def request_scope(wire: Wire, shared: Scope, head: ParsedHead) -> Scope:
-    """The scope of a request, of which ``shared`` is the part of the connection.
-
-    Raises:
-        ValueError: the request target is malformed.
-    """
+    """The scope of a request. Raises ValueError: the request target is malformed."""
     try:
         target = httptools.parse_url(head.target)
         path = target.path.decode("ascii")
@@ -58,13 +54,13 @@ def request_scope(wire: Wire, shared: Scope, head: ParsedHead) -> Scope:
 
 
 class Answered(Enum):
-    """How far the application has come with its response."""
+    """The state of the application's response."""
 
     NOTHING = auto()
     HEAD = auto()
-    """The head is known and not written: a head is written with the first part of the body, as ASGI has it."""
+    """The head is known. It is written with the first part of the body, as in ASGI."""
     PART = auto()
-    """The head and perhaps parts of the body are written."""
+    """The head, and perhaps parts of the body, are written."""
     WHOLE = auto()
 
 
@@ -82,16 +78,16 @@ class Cycle(Exchange):
         self._chunks: list[bytes] = []
         self._size = 0
         self._changed = asyncio.Event()
-        """Set when there is something for ``receive`` to tell."""
+        """Set when ``receive`` can return."""
         self._head: ResponseHead | None = None
         self._left: int | None = None
-        """Bytes of the response's body that are still to come. None: nobody knows."""
+        """Bytes of the response's body that are missing. None: unknown."""
         self._task: asyncio.Task[None] | None = None
         self.answered = Answered.NOTHING
         self.is_disconnected = False
 
     def start(self) -> None:
-        """Call the application in a task, which the server counts until its end."""
+        """Call the application in a task."""
         self._task = self._wire.loop.create_task(self._run())
         self._wire.server.cycles.add(self)
         self._task.add_done_callback(self._ended)
@@ -111,24 +107,22 @@ class Cycle(Exchange):
         self._changed.set()
 
     def complete(self) -> None:
-        """Tell the application that the body is complete."""
         self.more_body = False
         self._changed.set()
 
     def disconnect(self) -> None:
-        """Tell the application that the client is gone."""
         self.is_disconnected = True
         self._changed.set()
 
     def abandon(self) -> bool:
-        """Tell the application that the client is gone. A response that has begun cannot be replaced."""
+        """Disconnect. A response that has begun cannot be replaced."""
         self.disconnect()
         return self.answered in (Answered.NOTHING, Answered.HEAD)
 
     async def _run(self) -> None:
         try:
             await self._app(self._scope, self._receive, self._send)
-        except BaseException as error:  # also that of an application that cancels the task in which it runs
+        except BaseException as error:  # an application may even cancel its own task
             if not self.is_disconnected:
                 logger.error("the ASGI application failed", exc_info=error)
         else:
@@ -178,7 +172,7 @@ class Cycle(Exchange):
 
     def _take_head(self, message: Message) -> None:
         if self.expects and self.more_body:
-            # The client was not told to go on, and may send the body or leave it out. The next bytes could mean both.
+            # Without 100 Continue the next bytes may be the body or another request.
             self.keep_alive = False
         self.expects = False
         status: int = message["status"]
@@ -215,7 +209,7 @@ class Cycle(Exchange):
                 end = b"\r\n"
             if not more_body:
                 end += b"0\r\n\r\n"
-        if len(body) >= COPIED:
+        if len(body) >= JOIN_LIMIT:
             self._wire.transport.writelines((start, body, end))
         elif data := start + body + end:
             self._wire.transport.write(data)

@@ -1,7 +1,7 @@
-"""One HTTP/1 connection: it reads requests, and has each answered in its turn.
+"""One HTTP/1 connection: it reads requests and answers them in their order.
 
-A request is a ``DirectExchange`` or a ``Cycle`` of the ASGI application. The connection keeps their order, the limits, the
-deadlines and the end. It has no timers, of which each costs more than a look at all connections ten times a second.
+A request is a ``DirectExchange`` or a ``Cycle`` of the ASGI application. The connection enforces their order, the limits and the
+deadlines. It has no timers, since ``expire`` looks at all connections ten times a second for less.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from mpserve.http.server.state import FOLLOWS, State
 IDLE, HEAD, BODY, REFUSED, CLOSING, CLOSED = State
 
 LINGER = 1.0
-"""Seconds for which the bytes of a refused client are read and dropped. To close at once would reset the connection, and the
-client would lose the answer."""
+"""Seconds for which bytes after the last answer are read and dropped. Closing at once would reset the connection, and the client
+would lose the answer."""
 
 NOT_YET = -math.inf
-"""The deadline of a connection that became idle since the last look: to ask for the time after each answer costs more."""
+"""The deadline of a connection that is idle since the last ``expire``, which sets its deadline."""
 
 
 class Connection(asyncio.Protocol):
@@ -44,40 +44,40 @@ class Connection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         """The exchange that is being answered."""
         self._waiting: deque[Exchange] = deque()
-        """Exchanges that came behind it, in their order."""
+        """Exchanges that came later, in their order."""
         self._receiving: Exchange | None = None
         """The exchange whose body is being read."""
         routes = server.routes
         self._direct = None if routes is None else DirectExchange(self, routes.begin)
-        """The object for direct requests of this connection, of which one is answered at a time."""
+        """The exchange of direct requests, which is used again for each."""
         self._missing = 0
-        """Bytes of a body behind a known head: they do not go through the parser, which would copy them."""
+        """Missing bytes of a body after a known head. They do not go through the parser, which would copy them."""
         self._last: Head | None = None
-        """The known head that came last, which is most likely to come again."""
+        """The last known head."""
         self._refusal: tuple[int, str] | None = None
         self._deadline = math.inf
-        """When, on the loop's clock, the client is late."""
+        """The time of the loop at which the client is late."""
         self._can_write = True
         self._drained = asyncio.Event()
-        """Set when the connection can be written to again."""
+        """Set when the connection can write again."""
         self._is_reading = True
         self._parser = RequestParser(self, server.limits)
         self._parsed: ParsedHead | None = None
-        """The head that the parser has read last."""
+        """The last head of the parser."""
         self._scope: Scope | None = None
-        """The part of an ASGI scope that all requests have, made for the first one."""
+        """The common part of the ASGI scopes."""
         self._fresh = b""
-        """Bytes that are being parsed, if a head may begin with the first of them."""
+        """The bytes that are being parsed, if they begin with a head."""
 
     @property
     def unanswered(self) -> int:
-        """Requests that have come and are not answered."""
+        """Number of requests that are not answered."""
         return len(self._waiting) + (self.exchange is not None)
 
-    # What the transport calls
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
         peer = transport.get_extra_info("peername")
         self.client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
         self.server.connections.add(self)
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         self._waiting.clear()
         self._drained.set()
-        # These know the connection: circles that only the garbage collector would free.
+        # These refer to the connection: reference cycles that only the garbage collector would free.
         self._direct = self._receiving = None
         self._parser.close()
         del self._parser
@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
     # Known heads
 
     def _expect(self, head: Head, data: bytes) -> None:
-        """Begin to read a body behind a known head."""
+        """Begin to read the body after a known head."""
         assert self._direct is not None
         self._enter(BODY)
         self._direct.expect(head, expects=False)
@@ -156,10 +156,10 @@ class Connection(asyncio.Protocol):
         if len(data) > missing:
             self.data_received(data[missing:])
 
-    # What the parser reads
+    # Called by the parser
 
     def _parse(self, data: bytes, fresh: bytes) -> None:
-        """Parse bytes. ``fresh`` are the same, if a head may begin with the first of them."""
+        """Parse ``data``. ``fresh`` is the same if it begins with a head, else empty."""
         self._fresh = fresh
         try:
             self._parser.feed(data)
@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
         self._take(exchange)
 
     def _direct_exchange(self, parsed: ParsedHead) -> Exchange | None:
-        """The request, if it is a direct one. Its head is remembered if the next one may be the same."""
+        """The exchange of a direct request, or None. Its head is remembered if the same bytes may come again."""
         routes, length = self.server.routes, parsed.length
         if routes is None or parsed.method != b"POST" or (length or 0) > self.limits.body:
             return None
@@ -196,9 +196,7 @@ class Connection(asyncio.Protocol):
         if self._fresh and length is not None and not parsed.expects:
             self.server.heads.remember(self._fresh, head)
         exchange = self._direct
-        if (
-            exchange is None or self.exchange is not None or self._waiting
-        ):  # a request that waits needs an object of its own
+        if exchange is None or self.exchange is not None or self._waiting:  # a waiting request needs its own object
             exchange = DirectExchange(self, routes.begin)
         exchange.expect(head, parsed.expects)
         return exchange
@@ -212,7 +210,7 @@ class Connection(asyncio.Protocol):
         return Cycle(self, scope, self.server.app, head.keep_alive, head.expects)
 
     def hand_over(self, exchange: Exchange, chunks: list[bytes]) -> None:
-        """Let the application answer the exchange whose body is being read. ``chunks`` is the body so far."""
+        """Let the application answer the exchange. ``chunks`` is the body so far."""
         assert self._parsed is not None
         self._receiving = cycle = self._cycle(self._parsed)
         cycle.expects, cycle.keep_alive = exchange.expects, exchange.keep_alive
@@ -231,7 +229,7 @@ class Connection(asyncio.Protocol):
     # The order of the answers
 
     def _take(self, exchange: Exchange) -> None:
-        """Have a request answered, now or after those before it."""
+        """Answer a request, now or after the earlier requests."""
         self._deadline = math.inf
         rebalancer = self.server.rebalancer
         if self.retiring or (rebalancer.due and rebalancer.takes_one()):
@@ -251,7 +249,7 @@ class Connection(asyncio.Protocol):
             exchange.complete()
 
     def answered(self, exchange: Exchange) -> None:
-        """Take note that the whole answer is written."""
+        """Continue after the whole answer is written."""
         self.exchange = None
         self.server.total_requests += 1
         if not exchange.keep_alive:
@@ -259,7 +257,7 @@ class Connection(asyncio.Protocol):
         elif self.state is IDLE and self._is_reading and not self._waiting and self._can_write:
             self._deadline = NOT_YET
         else:
-            # Not at once: requests that are answered at once would be begun within each other.
+            # Not a call, since the requests of one segment would make the stack deeper and deeper.
             self.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -270,7 +268,7 @@ class Connection(asyncio.Protocol):
             self.pause_reading()
         elif self._waiting:
             self.exchange = self._waiting.popleft()
-            # The rest of a body was not read meanwhile, so its time starts now.
+            # Reading was paused, so the time of the body starts now.
             self._deadline = self.loop.time() + self.limits.body_pause if self.state is BODY else math.inf
             self.resume_reading()
             self.exchange.start()
@@ -278,7 +276,7 @@ class Connection(asyncio.Protocol):
             self._answer_refusal()
         else:
             self.resume_reading()
-            # Nothing was read meanwhile, so the time of a head that has begun starts now.
+            # Reading was paused, so the time of a head starts now.
             self._deadline = self.loop.time() + self.limits.head_seconds if self.state is HEAD else NOT_YET
 
     def pause_reading(self) -> None:
@@ -287,20 +285,20 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on, unless more requests wait already."""
+        """Read again, unless requests wait."""
         if not (self._is_reading or self._waiting or self.transport.is_closing()):
             self._is_reading = True
             self.transport.resume_reading()
 
     async def writable(self) -> None:
-        """Wait until the client has read enough of the answers. Returns at once on a closed connection."""
+        """Wait until the client has read enough of the answers, or the connection is closed."""
         while not self._can_write and self.state is not CLOSED:
             await self._drained.wait()
 
     # Refusals
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Refuse what has come, in the order of the requests. Then close."""
+        """Write a refusal after the earlier answers. Then close."""
         if self.state in (REFUSED, CLOSING, CLOSED):
             return
         self._enter(REFUSED)
@@ -314,13 +312,13 @@ class Connection(asyncio.Protocol):
             self._answer_refusal()
 
     def _abandon(self, receiving: Exchange) -> bool:
-        """Give up a request whose body will never be complete. Return whether a refusal can be written in its place."""
+        """Give up a request whose body is not complete. Return whether a refusal can be written instead of its answer."""
         if receiving is self.exchange:
             self.exchange = None
             return receiving.abandon()
         if self._waiting and receiving is self._waiting[-1]:
             self._waiting.pop()
-        return True  # also where it was answered early
+        return True  # also if the request was answered before its body was complete
 
     def _answer_refusal(self) -> None:
         assert self._refusal is not None
@@ -330,11 +328,11 @@ class Connection(asyncio.Protocol):
     # Deadlines and the end
 
     def expire(self, now: float) -> None:
-        """Give up a client that is late at ``now``: with a head, with a body, with its next request."""
+        """Refuse a head or a body that is late at ``now``, or close an idle connection."""
         limits = self.limits
         if self._deadline == NOT_YET:
             self._deadline = now + limits.idle_seconds
-        if not self._is_reading or self._waiting:  # bytes that are not read, or not yet needed, are not late
+        if not self._is_reading or self._waiting:  # bytes that are not read are not late
             self._deadline = max(self._deadline, now + limits.body_pause)
         if now < self._deadline or self.transport.is_closing():
             return
@@ -347,34 +345,32 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def retire(self, at_once: bool) -> None:
-        """Close after the next answer, so that a client that is about to use its idle connection loses nothing.
+        """Close after the next answer. Call this again until the connection is closed.
 
-        ``at_once`` closes the connection now, unless a request is being received or answered. To be called again until the
-        connection is closed.
+        ``at_once``: close now, unless a request is being received or answered.
         """
         self.retiring = True
         last = self._waiting[-1] if self._waiting else self.exchange
         if last is not None:
             last.keep_alive = False
         elif at_once and self.state is not HEAD:
-            self._part()
+            self._close_idle()
 
-    def _part(self) -> None:
+    def _close_idle(self) -> None:
         if not self.transport.is_closing():  # asyncio's TLS transport cannot be aborted after a second close()
             self.close()
-        # TLS waits half a minute for the other side's farewell, and an idle client does not even look for ours.
+        # TLS waits half a minute for the close of the client, and an idle client may not send it.
         elif self.loop.time() > self._deadline and not self.transport.get_write_buffer_size():
             self.transport.abort()
 
     def _finish(self) -> None:
-        """The last answer is written."""
         if self.state is IDLE:
             self.close()
         else:
             self._hang_up()
 
     def _hang_up(self) -> None:
-        """End the answers. What the client still sends is dropped for a while."""
+        """Close for writing. Drop what the client sends, for ``LINGER`` seconds."""
         self._waiting.clear()
         self.resume_reading()
         if self.transport.can_write_eof():
@@ -385,7 +381,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Close the connection. What was written is sent before."""
+        """Close the connection after all written bytes are sent."""
         self._enter(CLOSING)
         self._deadline = self.loop.time() + LINGER
         self.transport.close()

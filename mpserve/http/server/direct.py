@@ -1,10 +1,10 @@
-"""A direct request: it is answered by a call, without ASGI and without a task. The module knows no route and no model."""
+"""A direct request, which is answered without ASGI and without a task. The module knows no route and no model."""
 
 import logging
 from collections.abc import Callable
 
 from mpserve.http.server.asgi import Cycle
-from mpserve.http.server.exchange import COPIED, INTERNAL_ERROR, Exchange, Wire
+from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
 from mpserve.http.server.heads import Head
 from mpserve.http.server.response_head import END, ID_HEADER, JSON_ONLY, LENGTHS, response_head
 from mpserve.http.server.routes import Answer, Cancellable, StreamedAnswer
@@ -13,50 +13,50 @@ logger = logging.getLogger(__name__)
 
 
 class DirectExchange(Exchange):
-    """A direct request and its answer. A connection uses one object again and again, since at most one is being answered."""
+    """A direct request and its answer. A connection uses the object again for each request."""
 
-    __slots__ = ("_begin", "_begun", "_chunks", "_most", "_size", "body", "head")
+    __slots__ = ("_begin", "_chunks", "_limit", "_request", "_size", "body", "head")
 
     def __init__(self, wire: Wire, begin: Callable[..., Cancellable]) -> None:
         super().__init__(wire, keep_alive=True, expects=False)
         self._begin = begin
-        self._begun: Cancellable | None = None
+        self._request: Cancellable | None = None
         self._chunks: list[bytes] = []
         self._size = 0
-        self._most = wire.server.limits.body
+        self._limit = wire.server.limits.body
         self.head: Head
         self.body = b""
 
     def expect(self, head: Head, expects: bool) -> None:
-        """Take the head of the next request, whose body is still to come."""
+        """Set the head of the next request. Its body is still to come."""
         self.head = head
         self.keep_alive = head.keep_alive
         self.expects = expects
         self.more_body = True
 
     def start(self) -> None:
-        """Begin to answer if the body is there, else wait for it."""
+        """Begin to answer if the body is complete, else wait."""
         if self.expects:
             self.ask_for_body()
         if self.more_body:
             return
         wire = self._wire
         body, self.body = self.body, b""
-        begun = self._begin(self.head.request, body, wire.client, self.reply)
-        if wire.exchange is self:  # else the reply has been called already
-            self._begun = begun
+        request = self._begin(self.head.request, body, wire.client, self.reply)
+        if wire.exchange is self:  # otherwise the request is answered already
+            self._request = request
 
     def receive(self, chunk: bytes) -> None:
-        """Take a part of the body. A body that grows too large goes to the application, which refuses it."""
+        """Take a part of the body. The application refuses a body that is too large."""
         self._chunks.append(chunk)
         self._size += len(chunk)
-        if self._size > self._most:
+        if self._size > self._limit:
             chunks = self._chunks[:]
             self.abandon()
             self._wire.hand_over(self, chunks)
 
     def complete(self) -> None:
-        """Put the body together, and begin to answer if it is this request's turn."""
+        """End the body. Begin to answer if the earlier requests are answered."""
         chunks = self._chunks
         self.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
@@ -66,27 +66,26 @@ class DirectExchange(Exchange):
             self.start()
 
     def disconnect(self) -> None:
-        """Cancel what answers the request."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            begun.cancel()
+        request, self._request = self._request, None
+        if request is not None:
+            request.cancel()
 
     def abandon(self) -> bool:
-        """Forget the request: it has not begun, since its body never came."""
+        """Drop the body. The request has not begun."""
         self._chunks.clear()
         self._size = 0
         return True
 
     def reply(self, answer: Answer | StreamedAnswer, identity: bytes) -> None:
-        """Write the answer to the request of this id."""
+        """Write the answer to the request with this id."""
         wire = self._wire
-        self._begun = None  # it knows this method: a circle that only the garbage collector would free
+        self._request = None  # it refers to this method: a reference cycle that only the garbage collector would free
         if answer.body is None:
             self._stream(answer, identity)
         elif wire.exchange is self:
             body = answer.body
             size = len(body)
-            if self.keep_alive and size < COPIED and answer.headers is JSON_ONLY and answer.status == 200:
+            if self.keep_alive and size < JOIN_LIMIT and answer.headers is JSON_ONLY and answer.status == 200:
                 wire.transport.write(b"".join((wire.server.usual_head, LENGTHS[size], identity, END, body)))
                 wire.answered(self)
             else:
@@ -107,14 +106,14 @@ class DirectExchange(Exchange):
             self._write(INTERNAL_ERROR, identity)
             return
         self.keep_alive = not head.closes
-        if len(body) < COPIED:
+        if len(body) < JOIN_LIMIT:
             wire.transport.write(head.text + body)
         else:
             wire.transport.writelines((head.text, body))
         wire.answered(self)
 
     def _stream(self, answer: StreamedAnswer, identity: bytes) -> None:
-        """Let the answer send itself. If the client is gone, the answer hears of it and closes its source."""
+        """Let the answer send itself. If the client is gone, the answer is told and closes its source."""
         wire = self._wire
         if all(name != ID_HEADER for name, _ in answer.headers):
             answer.headers.append((ID_HEADER, identity))

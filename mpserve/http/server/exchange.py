@@ -1,31 +1,19 @@
-"""A request and its answer on a connection: what both ways to answer have in common.
-
-An exchange knows its connection only as a ``Wire``. ``direct`` and ``asgi`` have the two kinds of exchange.
-"""
+"""A request and its answer on a connection, which it knows only as a ``Wire``. See ``direct`` and ``asgi`` for its kinds."""
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from mpserve.http.server.response_head import JSON_ONLY
-from mpserve.http.server.routes import RawHeaders
+from mpserve.http.server.routes import Answer
 from mpserve.http.server.server import HttpServer
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-COPIED = 65536
-"""Bytes of a body below which the body is copied behind its head, to be written in one piece."""
+JOIN_LIMIT = 65536
+"""Bytes of a body below which head and body are joined and written at once."""
 
-
-class Failure(NamedTuple):
-    """The whole answer to a request for which there is no other."""
-
-    status: int
-    headers: RawHeaders
-    body: bytes
-
-
-INTERNAL_ERROR = Failure(500, JSON_ONLY, b'{"error":"internal server error"}')
+INTERNAL_ERROR = Answer(500, JSON_ONLY, b'{"error":"internal server error"}')
 
 
 class Wire(Protocol):
@@ -39,7 +27,7 @@ class Wire(Protocol):
     """The exchange that is being answered."""
 
     def answered(self, exchange: "Exchange") -> None:
-        """Take note that the whole answer is written."""
+        """Continue after the whole answer is written."""
 
     def close(self) -> None:
         """Close the connection, since an answer cannot be completed."""
@@ -47,20 +35,14 @@ class Wire(Protocol):
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     async def writable(self) -> None:
-        """Wait until the client has read enough of the answers. Returns at once on a closed connection."""
+        """Wait until the client has read enough of the answers, or the connection is closed."""
 
     def hand_over(self, exchange: "Exchange", chunks: list[bytes]) -> None:
-        """Let the application answer the exchange whose body is being read. ``chunks`` is the body so far."""
+        """Let the application answer the exchange. ``chunks`` is the body so far."""
 
 
 class Exchange(ABC):
-    """A request and its answer.
-
-    Attributes:
-        keep_alive: whether the connection stays open after the answer.
-        more_body: whether a part of the body is still to come.
-        expects: whether the client waits for ``100 Continue``.
-    """
+    """A request and its answer. ``expects``: whether the client waits for ``100 Continue``."""
 
     __slots__ = ("_wire", "expects", "keep_alive", "more_body")
 
@@ -72,7 +54,7 @@ class Exchange(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Begin to answer: the earlier requests are answered."""
+        """Begin to answer, after the earlier requests."""
 
     @abstractmethod
     def receive(self, chunk: bytes) -> None:
@@ -80,7 +62,7 @@ class Exchange(ABC):
 
     @abstractmethod
     def complete(self) -> None:
-        """Take note that the body is complete."""
+        """End the body."""
 
     @abstractmethod
     def disconnect(self) -> None:
@@ -88,9 +70,9 @@ class Exchange(ABC):
 
     @abstractmethod
     def abandon(self) -> bool:
-        """Give up, since the body is refused. Return whether another answer can be written instead."""
+        """Give up, since the body is refused. Return whether a refusal can be written instead of the answer."""
 
     def ask_for_body(self) -> None:
-        """Tell a client that expects it to send the body, also if the body has come: so all ways write the same."""
+        """Write ``100 Continue``, also if the body has come."""
         self.expects = False
         self._wire.transport.write(CONTINUE)

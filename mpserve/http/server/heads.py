@@ -1,8 +1,7 @@
-"""Heads of requests: how a head frames its request, and the memory of heads that came before.
+"""A cache of request heads, and the header fields that frame a request. The module knows no connection.
 
-A client that keeps its connection writes the same head before each request of one length. To parse such a head costs as much
-as to answer a small request. A head in this memory was parsed and matched once, so the same bytes mean the same. The
-module knows no connection.
+A client writes the same head before each request of one length. A head in the cache was parsed and matched once, and the same
+bytes have the same meaning.
 """
 
 from collections.abc import Iterable
@@ -12,20 +11,19 @@ from typing import Any
 from mpserve.http.server.response_head import END
 
 BEGIN = b"POST "
-"""The parser skips line ends before a request. The first ``END`` would then not be the end of the head."""
+"""A head in the cache begins with it. The parser would also accept line ends before a request."""
 
-MOST = 1024
-"""Heads that are kept. New heads push old ones out, for example those of a client that sends a trace id."""
-LONGEST = 4096
-"""Bytes of a head that is kept, so that all heads together stay below 4 MB."""
+MAX_HEADS = 1024
+"""Maximum heads in the cache. It is cleared when it is full, since a client may send a new head each time (a trace id)."""
+MAX_HEAD_SIZE = 4096
+"""Maximum bytes of a head in the cache."""
 
 
 def framing_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, int | None, bool]:
-    """Read the header fields that frame a request. The parser has refused contradictory ones.
+    """Read the header fields that frame a request. The parser has refused contradictions.
 
     Returns:
-        The number of Host fields; the bytes of the body, or None if the body comes in chunks; whether the client waits for
-        ``100 Continue``.
+        The number of Host fields; the bytes of the body, or None for chunks; whether the client waits for ``100 Continue``.
     """
     hosts = 0
     length: int | None = 0
@@ -44,38 +42,39 @@ def framing_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, int | None,
 
 @dataclass(slots=True)
 class Head:
-    """The head of a direct request whose body has ``length`` bytes. ``request`` is what the routes have made of the head.
-
-    ``text`` is the head itself, ``size`` its bytes, ``whole`` the bytes of head and body.
-    """
+    """The head of a direct request."""
 
     request: Any
+    """The result of ``DirectRoutes.match``."""
     version: str
     keep_alive: bool
     length: int
+    """Bytes of the body."""
     text: bytes = b""
     size: int = 0
+    """Bytes of the head."""
     whole: int = 0
+    """Bytes of head and body."""
 
 
 class Heads:
-    """The known heads of one worker, for all its connections."""
+    """The cache of one worker, for all its connections."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Head] = {}
+        self._cache: dict[bytes, Head] = {}
 
     def find(self, data: bytes) -> Head | None:
-        """Return the known head that ``data`` begins with."""
-        return self._known.get(data[: data.find(END) + 4])
+        """Return the head at the beginning of ``data`` if it is in the cache."""
+        return self._cache.get(data[: data.find(END) + 4])
 
     def remember(self, data: bytes, head: Head) -> None:
-        """Keep the head that ``data`` begins with."""
-        end = data.find(END, 0, LONGEST) + 4
+        """Put the head at the beginning of ``data`` in the cache."""
+        end = data.find(END, 0, MAX_HEAD_SIZE) + 4
         if end < 4 or not data.startswith(BEGIN):
             return
-        if len(self._known) >= MOST:
-            self._known.clear()
+        if len(self._cache) >= MAX_HEADS:
+            self._cache.clear()
         head.text = data[:end]
         head.size = end
         head.whole = end + head.length
-        self._known[head.text] = head
+        self._cache[head.text] = head

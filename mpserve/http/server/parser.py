@@ -1,7 +1,6 @@
-"""Bytes to requests: httptools' parser with the limits that it leaves open.
+"""Parses requests by httptools, enforces limits and RFC 9112, and declines upgrades. Knows no connection and no answer.
 
-httptools takes a head of any size, and stops at a request that offers an upgrade. This module refuses what breaks a limit or
-RFC 9112, and declines upgrades. It knows no connection and no answer.
+httptools accepts a head of any size, and stops at a request that offers an upgrade.
 """
 
 import logging
@@ -11,8 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import httptools
 
 from mpserve.http.server.heads import framing_of
-from mpserve.http.server.limits import Limits
-from mpserve.http.server.routes import RawHeaders
+from mpserve.http.server.routes import Limits, RawHeaders
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +18,7 @@ MALFORMED = "the bytes received are no HTTP request"
 
 
 class Refusal(Exception):
-    """Why the server itself refuses a request. Raised in a callback of httptools, it stops the parser."""
+    """The reason why the server refuses a request. Raised in a callback of httptools, it stops the parser."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -29,7 +27,7 @@ class Refusal(Exception):
 
 
 class ParsedHead(NamedTuple):
-    """A head that is complete. ``length`` is None if the body comes in chunks."""
+    """A complete head. ``length`` is None if the body comes in chunks."""
 
     method: bytes
     target: bytes
@@ -41,7 +39,7 @@ class ParsedHead(NamedTuple):
 
 
 class Sink(Protocol):
-    """Takes what the parser reads. Each method may raise ``Refusal``."""
+    """Receives the parts of requests. Each method may raise ``Refusal``."""
 
     def begin_head(self) -> None: ...
     def take_head(self, head: ParsedHead) -> None: ...
@@ -59,35 +57,31 @@ class RequestParser:
         self._target = b""
         self._headers: RawHeaders = []
         self._fed = 0
-        """Bytes that are being parsed."""
+        """Number of bytes that are being parsed."""
         self._reads_head = False
-        """Whether a head is being read, rather than a body."""
+        """Whether a head is being read, not a body."""
         self._kept = 0
-        """Bytes that httptools may have kept to itself: those since the head began or a part of the body was given out."""
+        """Bytes since the head began or since the last part of the body. httptools may keep them all."""
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
-        # Bytes behind the last request of a connection are dropped with the connection, and are no reason to refuse it.
+        # Bytes after the last request of a connection are dropped, and do not make the request malformed.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
     def close(self) -> None:
-        """Let go of httptools' parser, which knows this object: a circle that only the garbage collector would free."""
+        """Drop httptools' parser, which refers to this object: a reference cycle that only the garbage collector would free."""
         self._parser = None
 
     def feed(self, data: bytes) -> None:
-        """Parse bytes.
-
-        Raises:
-            Refusal: they are no request, or break a limit.
-        """
+        """Parse bytes. Raises Refusal: they are malformed or exceed a limit."""
         self._fed = len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
             raise _refusal_of(error) from None
         self._kept += len(data)
-        if self._kept > self._limits.head:  # httptools keeps a field to itself until the field is complete
+        if self._kept > self._limits.head:  # httptools keeps a field until it is complete
             where = "head is" if self._reads_head else "trailers are"
             raise Refusal(431, f"the request {where} larger than {self._limits.head} bytes")
 
@@ -96,10 +90,10 @@ class RequestParser:
             self._parser.feed_data(data)
             return
         except httptools.HttpParserUpgrade as offer:
-            # httptools takes what follows the head for the other protocol, but the offer is declined (RFC 9110, 7.8).
+            # httptools takes the following bytes for the other protocol, but the server declines it (RFC 9110, 7.8).
             rest = data[offer.args[0] :]
         head = b"".join(self._head_without_upgrade())
-        # A new parser, since the old one is at its end if the head says `connection: close` too.
+        # A new parser, since the old parser has ended if the head says `connection: close` too.
         self._parser = self._new_parser()
         self._feed(head + rest)
 
@@ -111,7 +105,7 @@ class RequestParser:
                 yield b"%b: %b\r\n" % (name, value)
         yield b"\r\n"
 
-    # What httptools calls
+    # Called by httptools
 
     def on_message_begin(self) -> None:
         self._target = b""
@@ -142,7 +136,7 @@ class RequestParser:
             return
         version = parser.get_http_version()
         is_current = version >= "1.1"
-        headers, self._headers = self._headers, []  # which takes the trailers, for which nothing here asks
+        headers, self._headers = self._headers, []  # the new list takes the trailers, which are not used
         hosts, length, expects = framing_of(headers)
         if hosts > 1 or (is_current and not hosts):  # RFC 9112, 3.2
             raise Refusal(400, f"expected one Host field in the head of the request, got {hosts}")
@@ -156,13 +150,13 @@ class RequestParser:
         self._sink.take_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._reads_head:  # else the head offers an upgrade, see `_feed`
+        if not self._reads_head:  # otherwise the head offers an upgrade, see `_feed`
             self._kept = -self._fed
             self._sink.complete_body()
 
 
 def _refusal_of(error: httptools.HttpParserError) -> Refusal:
-    """The refusal that stopped httptools, or one for what httptools itself has found."""
+    """The refusal that stopped httptools, or a refusal for an error of httptools."""
     cause = error.__context__
     if isinstance(cause, Refusal):
         return cause

@@ -1,4 +1,4 @@
-"""How the head of a response is written. Every response of the server takes its head from here."""
+"""Writes the heads of all responses."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ END = b"\r\n\r\n"
 ID_HEADER = b"x-request-id"
 
 JSON_ONLY: RawHeaders = [(b"content-type", b"application/json")]
-"""The headers of the usual answer. The server knows the list by identity. Never change it."""
+"""The headers of the usual answer. The server compares the list by identity. Never change it."""
 
 LENGTHS_KEPT = 1024
 
@@ -24,11 +24,11 @@ _NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class ResponseHead(NamedTuple):
-    """The bytes of a head, and what the head promises."""
+    """The bytes of a head, and how it frames the response."""
 
     text: bytes
     length: int | None
-    """The bytes of the body. None: the body is chunked, or ends with the connection, or there is none."""
+    """Bytes of the body. None: the body is chunked, ends with the connection, or is absent."""
     is_chunked: bool
     closes: bool
     """Whether the connection is closed after the response."""
@@ -86,7 +86,7 @@ def response_head(
 
 
 def last_response(status: int, reason: str, server_fields: bytes) -> bytes:
-    """Write a whole response in the form of every other error, after which the connection is closed."""
+    """Write a whole error response, after which the connection is closed."""
     body = orjson.dumps({"error": reason})
     headers = [*JSON_ONLY, (b"content-length", b"%d" % len(body))]
     return response_head(status, server_fields, headers, keep_alive=False, may_chunk=False).text + body

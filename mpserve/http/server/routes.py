@@ -1,10 +1,8 @@
-"""The two ways to answer a request, as the server sees them: direct routes, and an ASGI application.
-
-These are the types of the seam. The server knows no model, no route and no framework.
-"""
+"""The types between the HTTP server and its users: limits, direct routes, their answers, ASGI, and the rebalancer."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -15,61 +13,81 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RequestHead = TypeVar("RequestHead")
-"""What the head of a direct request asks for. The server only keeps it, and may use it for many requests of the same head."""
+"""The meaning of a head for the direct routes. The server may use it for all requests with the same head."""
 
 
-class Answer(Protocol):
-    """A whole response. ``headers`` have no ``content-length``."""
+class Answer(NamedTuple):
+    """A whole response. It is an ASGI application too. ``headers`` have no ``content-length``."""
 
-    @property
-    def status(self) -> int: ...
-    @property
-    def headers(self) -> RawHeaders: ...
-    @property
-    def body(self) -> bytes: ...
+    status: int
+    headers: RawHeaders
+    body: bytes
+
+    async def __call__(self, scope: object, receive: object, send: Send) -> None:
+        headers = [*self.headers, (b"content-length", str(len(self.body)).encode())]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 class StreamedAnswer(Protocol):
-    """A response that is an ASGI application: it sends its parts as they are made. It has no ``body``."""
+    """A response that is an ASGI application, which sends the parts as they are made. ``body`` is None."""
 
     @property
     def headers(self) -> RawHeaders: ...
     @property
     def body(self) -> None: ...
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response. Close the source of the parts if the client goes away."""
+        """Send the response. Close the source of the parts if the client disconnects."""
 
 
 class Cancellable(Protocol):
     """A direct request that is being answered."""
 
     def cancel(self) -> object:
-        """Stop, since the client is gone. The reply may still be called, and is ignored then."""
+        """Cancel the request, since the client is gone. A later reply is ignored."""
 
 
 Reply = Callable[[Answer | StreamedAnswer, bytes], None]
-"""Takes the answer to a direct request, and the id of the request for the header ``x-request-id``."""
+"""Takes the answer to a direct request, and the id of the request."""
 
 
 class DirectRoutes(Protocol[RequestHead]):
     """The routes that are answered without ASGI."""
 
     def match(self, target: bytes, headers: RawHeaders) -> RequestHead | None:
-        """Return what a POST with this head asks for. None: the request goes to the ASGI application."""
+        """Match the head of a POST. None: the ASGI application answers the request."""
 
     def begin(self, head: RequestHead, body: bytes, client: tuple[str, int] | None, reply: Reply) -> Cancellable:
-        """Begin to answer a request.
-
-        ``reply`` is called exactly once, on the event loop, perhaps before this method returns.
-        """
+        """Begin a request. ``reply`` is called exactly once, on the event loop, perhaps before this method returns."""
 
 
 class Rebalancer(Protocol):
-    """Decides which connections this worker gives up to other workers."""
+    """Decides which connections this worker closes in favour of other workers."""
 
     @property
     def due(self) -> int:
         """How many of the next requests are to be the last on their connections."""
 
     def takes_one(self) -> bool:
-        """Whether the request that has just come is to be the last on its connection."""
+        """Whether the current request is to be the last on its connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one HTTP server. Sizes are in bytes."""
+
+    line: int
+    fields: int
+    field_size: int
+    head_seconds: float
+    """Seconds in which a head must be complete."""
+    body_pause: float
+    """Maximum pause within a body in seconds."""
+    idle_seconds: float
+    """Seconds after which an idle connection is closed."""
+    body: int
+    """Maximum body of a direct request. The application refuses a larger body."""
+
+    @property
+    def head(self) -> int:
+        return self.line + self.fields * self.field_size

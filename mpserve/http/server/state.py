@@ -1,37 +1,34 @@
-"""The states of a connection, and the table of the transitions between them.
+"""The states of a connection and their transitions. The state is that of reading.
 
-The state says what the connection reads. The requests that are still to be answered are a queue of their own, since a client
-may send the next request before the answer to the last one (RFC 9112, 9.3.2).
+Unanswered requests are in a queue, since a client may send a request before the last answer (RFC 9112, 9.3.2).
 """
 
 from enum import IntEnum, auto
 
 
 class State(IntEnum):
-    """What a connection reads."""
+    """What a connection is reading."""
 
     IDLE = auto()
-    """Nothing of the next request has come."""
+    """No byte of the next request."""
     HEAD = auto()
-    """The head of a request has begun and is not complete."""
     BODY = auto()
-    """The head is complete and the body is not."""
     REFUSED = auto()
-    """A request was malformed or broke a limit. Nothing more is parsed. The refusal is written after the earlier answers."""
+    """A request is malformed or exceeds a limit. Nothing more is parsed. The refusal is written after the earlier answers."""
     CLOSING = auto()
-    """The last answer is written. What still comes is dropped."""
+    """The last answer is written. Further bytes are dropped."""
     CLOSED = auto()
     """The transport is gone."""
 
 
 FOLLOWS: dict[State, frozenset[State]] = {
-    # A known head comes at once with its body, so that IDLE may become BODY.
+    # A known head is not parsed, so IDLE may become BODY.
     State.IDLE: frozenset({State.HEAD, State.BODY, State.CLOSING, State.CLOSED, State.REFUSED}),
-    # A head that offers an upgrade is parsed once more without the offer.
+    # A head that offers an upgrade is parsed again without the offer.
     State.HEAD: frozenset({State.HEAD, State.BODY, State.REFUSED, State.CLOSING, State.CLOSED}),
     State.BODY: frozenset({State.IDLE, State.REFUSED, State.CLOSING, State.CLOSED}),
     State.REFUSED: frozenset({State.CLOSING, State.CLOSED}),
-    # The connection is first half closed, then closed.
+    # The connection is closed for writing, then closed.
     State.CLOSING: frozenset({State.CLOSING, State.CLOSED}),
     State.CLOSED: frozenset(),
 }

@@ -1,7 +1,6 @@
-"""uvicorn's part in the HTTP server: the application as uvicorn would load it, its lifespan, and TLS.
+"""Loads the application, its lifespan and the TLS context by uvicorn. Only this module knows uvicorn.
 
-This is the only module that knows uvicorn. What uvicorn keeps beside its documented interface is checked when the application
-is loaded. The wire itself, the sockets, the signals and the end of a worker are not uvicorn's here.
+Undocumented names of uvicorn are checked when the application is loaded.
 """
 
 import asyncio
@@ -15,8 +14,8 @@ from uvicorn.config import Config
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.routes import ASGIApp
 
-READ = "0.54"
-"""The version of uvicorn that this module was written against."""
+TESTED = "0.54"
+"""The version of uvicorn that was read and tested."""
 
 LOADED = ("loaded_app", "lifespan_class", "ssl")
 """Attributes of a loaded ``Config`` that uvicorn does not document."""
@@ -24,17 +23,17 @@ LIFESPAN = ("startup", "shutdown", "should_exit", "state")
 """Attributes of its lifespan that uvicorn does not document."""
 
 MakeContext = Callable[[Callable[[], ssl.SSLContext]], ssl.SSLContext]
-"""Makes the TLS context. Its argument makes the default one, from the files."""
+"""Makes the TLS context. Its argument makes the default context, from the files."""
 
 
 class Application:
-    """An ASGI application, behind uvicorn's middleware for the headers of proxies.
+    """An ASGI application, wrapped in uvicorn's middleware for the headers of proxies.
 
     Args:
         app: the application.
-        forwarded_allow_ips: the proxies whose ``X-Forwarded-*`` headers are believed.
+        forwarded_allow_ips: the proxies whose ``X-Forwarded-*`` headers are trusted.
         tls: gunicorn's TLS options.
-        make_context: makes the TLS context. None: the connections are plain.
+        make_context: makes the TLS context. None means no TLS.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Application:
     ) -> None:
         self._config = Config(
             app=app,
-            http=asyncio.Protocol,  # never made: the protocol is ours
+            http=asyncio.Protocol,  # not used: the protocol is ours
             ws="none",
             log_config=None,
             access_log=False,
@@ -61,7 +60,7 @@ class Application:
         Raises:
             OSError: the certificate or the key cannot be read. An ``ssl.SSLError`` is one.
             ValueError: a TLS option is wrong.
-            ConfigurationError: this version of uvicorn is not the one that this module knows.
+            ConfigurationError: this version of uvicorn lacks a name that this module uses.
         """
         self._config.load()
         _require(self._config, LOADED)
@@ -85,5 +84,5 @@ def _require(owner: object, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not hasattr(owner, name)]
     if missing:
         raise ConfigurationError(
-            f"uvicorn {uvicorn.__version__} has no {type(owner).__name__}.{missing[0]}: install uvicorn {READ}"
+            f"uvicorn {uvicorn.__version__} has no {type(owner).__name__}.{missing[0]}: install uvicorn {TESTED}"
         )

@@ -1,7 +1,6 @@
-"""The arbiter's beginning: options become gunicorn's settings, the user's code is preloaded, gunicorn takes over.
+"""Starts the arbiter: turns options into gunicorn's settings, preloads the user's code and runs gunicorn.
 
-Importing this brings neither torch nor numpy nor Starlette; what serves is imported when gunicorn asks for the
-application.
+Importing this module imports neither torch nor numpy nor Starlette.
 """
 
 import atexit
@@ -18,25 +17,24 @@ from gunicorn.util import is_ipv6
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, MPServeError
-from mpserve.prefork.arbiter import process_exit as ending
-from mpserve.prefork.arbiter import torch_cuda
+from mpserve.prefork.arbiter import process_exit, torch_cuda
 from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE
 from mpserve.telemetry.logging import dict_config
 
 if TYPE_CHECKING:
-    from mpserve.serving.repository.loader import ModelSource  # which brings numpy
+    from mpserve.serving.repository.loader import ModelSource  # which imports numpy
 
 logger = logging.getLogger(__name__)
 
 Find = Callable[[], Sequence["ModelSource"]]
-Around = Callable[[Any], Any]
-"""Puts an ASGI application within another."""
+Wrap = Callable[[Any], Any]
+"""Wraps an ASGI application in the user's application."""
 
 SHARED_MEMORY = "/dev/shm"
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:
-    """The gunicorn settings that say what our options say; all others are left to gunicorn's defaults and the user."""
+    """The gunicorn settings that follow from our options. All others have gunicorn's defaults or the user's values."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     options: dict[str, Any] = {
         "bind": [f"{host}:{settings.http_port}"],
@@ -49,7 +47,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "certfile": settings.ssl_certfile,
         "keyfile": settings.ssl_keyfile,
         "proc_name": "mpserve",
-        # One file per user by default, so that a second server takes it from the first; and a thread in the arbiter.
+        # By default all servers of a user share one control socket, and it needs a thread in the arbiter.
         "control_socket_disable": True,
         "errorlog": None,  # logconfig_dict says where the lines go
         "loglevel": settings.log_level,
@@ -57,17 +55,17 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "wsgi_app": "mpserve.gunicorn_config:app()",
     }
     if os.access(SHARED_MEMORY, os.W_OK):
-        options["worker_tmp_dir"] = SHARED_MEMORY  # a heartbeat must never wait for a disk
+        options["worker_tmp_dir"] = SHARED_MEMORY  # so that no heartbeat waits for a disk
     return options
 
 
 class ServerApplication(Application):  # type: ignore[misc]
-    """gunicorn, configured by our options and not its command line; ``GUNICORN_CMD_ARGS`` still has the last word."""
+    """gunicorn, configured by our options instead of its command line. ``GUNICORN_CMD_ARGS`` overrides them."""
 
-    def __init__(self, settings: Settings, find: Find, around: Around | None) -> None:
+    def __init__(self, settings: Settings, find: Find, wrap: Wrap | None) -> None:
         self.settings = settings
         self.find = find
-        self.around = around
+        self.wrap = wrap
         super().__init__(prog="mpserve")
 
     def load_config(self) -> None:
@@ -81,13 +79,12 @@ class ServerApplication(Application):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return make_app_or_end(self.settings, self.find, self.around)
+        return make_app_or_end(self.settings, self.find, self.wrap)
 
     def run(self) -> None:
-        """Serve until told to end.
+        """Serve until the arbiter ends without an error.
 
-        Returns in the arbiter, once it has ended well. A worker never comes back here: it would run the caller's
-        ``finally`` blocks and close what the arbiter has opened.
+        A worker does not return from here: it would run the caller's ``finally`` blocks and close the arbiter's files.
         """
         arbiter = os.getpid()
         self._try_addresses()
@@ -102,7 +99,7 @@ class ServerApplication(Application):  # type: ignore[misc]
                 raise
 
     def _try_addresses(self) -> None:
-        """End before minutes of preloading if the server could not listen; gunicorn would say so after, 11 times."""
+        """End before the preload if the server cannot listen. gunicorn would fail after it, with 11 messages."""
         if UPGRADE in os.environ or SYSTEMD in os.environ:  # it inherits its sockets
             return
         for host, port in (address for address in self.cfg.address if isinstance(address, tuple)):
@@ -115,7 +112,7 @@ class ServerApplication(Application):  # type: ignore[misc]
                     _end(self.settings, reason)
 
     def _try_files(self) -> None:
-        """The same for files that gunicorn names in a ValueError, behind its own frames."""
+        """End before the preload if a TLS file is missing. gunicorn would fail with a traceback."""
         for name in ("certfile", "keyfile"):
             path = getattr(self.cfg, name)
             if path and not Path(path).is_file():
@@ -126,11 +123,11 @@ class _Preload:
     running = False
 
 
-def make_app(settings: Settings, find: Find, around: Around | None = None) -> Any:
-    """Preload the models and build the ASGI application over them, within what ``around`` puts around it.
+def make_app(settings: Settings, find: Find, wrap: Wrap | None = None) -> Any:
+    """Preload the models, build their ASGI application and wrap it.
 
     Raises:
-        ConfigurationError: gunicorn was given a worker class that cannot serve it, or what a transformer needs is missing.
+        ConfigurationError: gunicorn has a worker class that cannot serve the application, or a package is missing.
         MPServeError: a model could not be found, constructed or preloaded.
     """
     from mpserve.http.app import build_app
@@ -145,13 +142,13 @@ def make_app(settings: Settings, find: Find, around: Around | None = None) -> An
     finally:
         _Preload.running = False
     app = build_app(core)
-    return app if around is None else around(app)
+    return app if wrap is None else wrap(app)
 
 
 def _refuse_another_worker() -> None:
-    """Other worker classes have no check of ours, and gunicorn has loaded its class before it asks for an application.
+    """Refuse another worker class. gunicorn has loaded its class before it asks for an application.
 
-    Without our configuration another ASGI worker is the user's choice: the lifespan loads the models there.
+    Without our configuration, an ASGI worker of another package is allowed: the lifespan loads the models there.
     """
     if "mpserve.prefork.worker.gunicorn_worker" in sys.modules or "gunicorn.workers.base" not in sys.modules:
         return
@@ -162,23 +159,21 @@ def _refuse_another_worker() -> None:
         )
 
 
-def make_app_or_end(settings: Settings, find: Find, around: Around | None = None) -> Any:
-    """``make_app`` for a server that is nothing without it: what fails ends the process, in words."""
+def make_app_or_end(settings: Settings, find: Find, wrap: Wrap | None = None) -> Any:
+    """Call ``make_app``. On an error, log its message and end the process."""
     try:
-        return make_app(settings, find, around)
+        return make_app(settings, find, wrap)
     except MPServeError as error:
-        if error.__cause__ is not None:  # the user's code raised it; the words for the operator leave out where
+        if error.__cause__ is not None:  # the user's code raised it, so the log needs the traceback
             logger.error("the model's code failed", exc_info=error.__cause__)
         return _end(settings, str(error))
 
 
-def serve(settings: Settings, find: Find, around: Around | None = None) -> None:
-    """Preload the models that ``find`` gives and serve them with ``settings.workers`` workers, until told to end.
-
-    ``around`` puts the ASGI application within the user's own.
+def serve(settings: Settings, find: Find, wrap: Wrap | None = None) -> None:
+    """Preload the models that ``find`` returns and serve them in ``settings.workers`` workers until the server ends.
 
     Raises:
-        ConfigurationError: called by code that is being imported to find a model in it.
+        ConfigurationError: called by a file that is imported to find its models.
         SystemExit: the server ended with an error.
     """
     if _Preload.running:
@@ -187,11 +182,11 @@ def serve(settings: Settings, find: Find, around: Around | None = None) -> None:
             'under `if __name__ == "__main__":`, or run the file as a script'
         )
     try:
-        ServerApplication(settings, find, around).run()
+        ServerApplication(settings, find, wrap).run()
     finally:
         torch_cuda.disarm()
 
 
 def _end(settings: Settings, reason: str) -> NoReturn:
-    logger.error("%s", ending.last_words(settings.termination_log, reason))
+    logger.error("%s", process_exit.last_words(settings.termination_log, reason))
     sys.exit(1)

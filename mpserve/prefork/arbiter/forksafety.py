@@ -1,14 +1,10 @@
-"""Nothing reaches a fork that cannot survive one: no CUDA, no unnoticed threads, no garbage.
+"""Checks the arbiter before it forks a worker: no CUDA, a warning about threads, no garbage.
 
-CUDA does not survive: in the child of a process that has called ``cuInit`` every CUDA call fails ("Cannot re-initialize
-CUDA in forked subprocess", kserve#2690). Two nets keep it out of the arbiter. While the user's code is preloaded,
-torch's one way to CUDA is guarded (``torch_cuda``). Before the first fork this module searches the process for CUDA that
-came in some other way (``refuse_accelerator``).
+After a fork every CUDA call fails if the parent has called ``cuInit`` ("Cannot re-initialize CUDA in forked subprocess",
+kserve#2690). ``torch_cuda`` stops torch from calling it. ``refuse_accelerator`` finds CUDA that was initialised in another way.
 
-Threads do not survive either, and the locks they hold stay locked, but most are harmless: a live Python thread is
-named in a warning and no more (``watch_threads``). Native threads are not counted: numpy alone starts one.
-
-This module must not import a numerical framework.
+Threads do not survive a fork, and the locks that they hold stay locked. Most are harmless, so ``watch_threads`` only warns.
+Native threads are not counted: numpy alone starts one. This module must not import a numerical framework.
 """
 
 import functools
@@ -24,17 +20,16 @@ from mpserve.prefork.arbiter import torch_cuda
 
 logger = logging.getLogger(__name__)
 
-# cuInit opens this file and keeps it open; NVML does not need it. The other files, /dev/nvidiactl and /dev/nvidia<N>,
-# say nothing: torch.cuda.is_available() leaves them open when it counts by NVML (torch/cuda/__init__.py calls nvmlInit
-# and never nvmlShutdown), and that is the count which does not spoil a fork (pytorch#85951).
+# cuInit opens this file and keeps it open; NVML does not. /dev/nvidiactl and /dev/nvidia<N> prove nothing: they stay open after
+# torch.cuda.is_available() by NVML (torch/cuda/__init__.py never calls nvmlShutdown), which is safe (pytorch#85951).
 CUDA_FILE = Path("/dev/nvidia-uvm")
 
 
 def accelerator_alive(cuda_file: Path = CUDA_FILE) -> str | None:
-    """What shows that CUDA is initialised in this process, in words, or None.
+    """The reason to think that CUDA is initialised in this process, or None.
 
-    The second net: it sees the ways that do not pass the guard, such as ``pin_memory``, ``set_device``, another
-    framework, or a library that calls ``cuInit`` itself (vllm#32611).
+    This finds what ``torch_cuda`` cannot stop, such as ``pin_memory``, ``set_device``, another framework, or a library that
+    calls ``cuInit`` itself (vllm#32611).
     """
     if torch_cuda.is_initialized():
         return "torch.cuda.is_initialized() is true"
@@ -47,84 +42,67 @@ def _open_files() -> Iterator[str]:
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
             yield str(descriptor.readlink())
-        except OSError:  # closed in between, as the descriptor of this very listing is
+        except OSError:  # closed meanwhile, such as the descriptor of this listing
             continue
 
 
 def refuse_accelerator(cuda_file: Path = CUDA_FILE) -> None:
-    """Raise ``ConfigurationError`` if CUDA is initialised in this process, which must not be forked then."""
+    """Raise ConfigurationError if CUDA is initialised in this process."""
     reason = accelerator_alive(cuda_file)
     if reason is not None:
         raise ConfigurationError(
             f"CUDA is initialised in this process ({reason}), so no worker that is forked from it could use a GPU. "
-            "Move what touches the GPU from the import and the constructor to the model's load(), which runs in every "
+            "Move the code that uses the GPU from the import and the constructor to the model's load(), which runs in every "
             "worker; or run the script with `mpserve serve script.py`, which stops such a call before it happens and "
             "names its line."
         )
 
 
-class _ThreadWatch:
-    """Says once for each thread that it was alive in the arbiter when a worker was forked."""
-
-    registered = False
-    expected = False
-
-    def __init__(self) -> None:
-        self._named: set[str] = set()
-
-    def before_fork(self) -> None:
-        # Forks of the user's code, such as those of multiprocessing, are none of our business.
-        if not self.expected:
-            return
-        self.expected = False
-        threads = {_describe(thread) for thread in threading.enumerate() if thread is not threading.current_thread()}
-        if threads <= self._named:
-            return
-        self._named |= threads
-        logger.warning(
-            "Threads are running in the arbiter while it forks a worker: %s. A worker has none of them, and a lock "
-            "that one of them holds now stays locked there. Start threads in the model's load(), which runs in every "
-            "worker.",
-            ", ".join(sorted(threads)),
-        )
+class _Fork:
+    is_expected = False
+    reported: frozenset[str] = frozenset()
+    """The threads that were named in a warning."""
 
 
-_watch = _ThreadWatch()
-
-
+@functools.cache
 def watch_threads() -> None:
-    """Name, in one warning, the Python threads that are alive at a fork announced by ``expect_fork``.
-
-    May be called again. An exception in a fork handler is printed by Python and goes no further (os.register_at_fork).
-    """
-    if not _watch.registered:
-        _watch.registered = True
-        os.register_at_fork(before=_watch.before_fork)
+    """Warn once about each Python thread that is alive at a fork announced by ``expect_fork``. May be called again."""
+    os.register_at_fork(before=_before_fork)
 
 
 def expect_fork() -> None:
-    """To be called by the arbiter just before it forks a worker; holds for one fork."""
-    _watch.expected = True
+    """Announce that the arbiter is about to fork a worker. Call this before each fork."""
+    _Fork.is_expected = True
+
+
+def _before_fork() -> None:
+    if not _Fork.is_expected:  # the user's code may fork too
+        return
+    _Fork.is_expected = False
+    threads = {_describe(thread) for thread in threading.enumerate() if thread is not threading.current_thread()}
+    if threads <= _Fork.reported:
+        return
+    _Fork.reported |= threads
+    logger.warning(
+        "Threads are running in the arbiter while it forks a worker: %s. They do not exist in the worker, and a lock "
+        "that a thread holds now stays locked there. Start threads in the model's load(), which runs in every worker.",
+        ", ".join(sorted(threads)),
+    )
 
 
 def _describe(thread: threading.Thread) -> str:
-    # Thread._target is CPython's, and is there while the thread runs; a subclass with its own run() has none.
+    # CPython keeps Thread._target while the thread runs. A subclass with its own run() has none.
     target = getattr(thread, "_target", None) or type(thread)
     function = getattr(target, "__qualname__", type(target).__qualname__)
     return f"{thread.name} ({getattr(target, '__module__', '?')}.{function})"
 
 
 def freeze() -> None:
-    """Put all objects of this process out of the garbage collector's sight, just before a fork.
+    """Exclude all objects of this process from garbage collection, just before a fork.
 
-    A collection writes to the header of every object it looks at, and so takes a private copy of each page in each
-    worker: 31 % of the memory of 24 workers (frappe#21474). The first call collects garbage, which would be kept for
-    ever otherwise; later calls cost nothing.
+    A collection writes to the header of every object, which makes each worker copy the arbiter's pages (frappe#21474). The
+    first call collects garbage, which would be kept for ever otherwise.
     """
-    _collect_once()
+    if not gc.get_freeze_count():
+        gc.collect()
     gc.freeze()
-
-
-@functools.cache
-def _collect_once() -> None:
-    gc.collect()

@@ -1,7 +1,4 @@
-"""Whether workers serve gRPC beside HTTP, and what that takes in the arbiter and in each worker.
-
-gRPC is an extra (``mpserve[grpc]``); where it is not installed, nothing here imports it.
-"""
+"""Sets gRPC up in the arbiter and in each worker. gRPC is an extra (``mpserve[grpc]``) and imported only where it is used."""
 
 import ssl
 from importlib.util import find_spec
@@ -20,37 +17,37 @@ if TYPE_CHECKING:
 PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
 
 
-class _Arbiter:
-    held: "socket.socket | None" = None
+class _Port:
+    holder: "socket.socket | None" = None
 
 
 def is_offered(settings: Settings) -> bool:
-    """Whether this server is to speak gRPC: it is wanted, which is the default, and installed."""
+    """Whether gRPC is enabled, which is the default, and installed."""
     return settings.enable_grpc and all(find_spec(package) is not None for package in PACKAGES)
 
 
 def hold_port(settings: Settings) -> None:
     """In the arbiter, before the first fork: keep the port for our workers, which share it by SO_REUSEPORT.
 
-    Importing grpc here makes no thread and saves each worker its own copy of the code (7 MB with grpcio 1.85.1).
+    Importing grpc here starts no thread, and the workers share the memory of its code.
 
     Raises:
-        ConfigurationError: somebody else has the port.
+        ConfigurationError: another process has the port.
     """
     from mpserve.grpc.server import hold_port
 
-    _Arbiter.held = hold_port(settings.host, settings.grpc_port)
+    _Port.holder = hold_port(settings.host, settings.grpc_port)
 
 
 def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
-    """In a worker: the server, not yet started. ``cfg`` is gunicorn's, for TLS."""
+    """In a worker: make the server, not yet started. ``cfg`` is gunicorn's, for TLS."""
     from mpserve.grpc.server import GrpcServer
 
     settings = core.settings
     return GrpcServer(
         core,
         settings.host,
-        settings.grpc_port if _Arbiter.held is None else _Arbiter.held.getsockname()[1],
+        settings.grpc_port if _Port.holder is None else _Port.holder.getsockname()[1],
         tls=_tls(cfg),
         max_receive=settings.grpc_max_receive_message_length,
         max_send=settings.grpc_max_send_message_length,

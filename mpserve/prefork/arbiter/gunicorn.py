@@ -1,7 +1,7 @@
-"""The names of gunicorn's arbiter that are not documented, all in this module, and a check that they mean what they meant.
+"""All undocumented names of gunicorn's arbiter that mpserve uses, and a check that the arbiter still uses them.
 
-Read in gunicorn 27.0.1, arbiter.py. pyproject.toml lets no other major release in, since not all can be checked: that
-``spawn_workers`` pauses and nothing else, and that the statuses halt the server.
+Read in gunicorn 27.0.1, arbiter.py. pyproject.toml allows no other major version, since the check cannot see that
+``spawn_workers`` only adds pauses and that the statuses halt the server.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,11 +13,11 @@ from gunicorn.arbiter import Arbiter
 
 from mpserve.errors import ConfigurationError
 
-READ = "27.0.1"
+TESTED = "27.0.1"
 BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR
-"""The exit status of a server none of whose workers could be made ready."""
+"""The exit status of a server of which no worker became ready."""
 APP_LOAD_ERROR: int = Arbiter.APP_LOAD_ERROR
-"""The exit status of a server whose application is none."""
+"""The exit status of a server that has no application of mpserve."""
 
 USED = {
     "spawn_worker": {"worker_class", "WORKERS"},
@@ -25,21 +25,17 @@ USED = {
     "manage_workers": {"num_workers", "WORKERS", "spawn_workers"},
     "reap_workers": {"WORKERS", "WORKER_BOOT_ERROR", "APP_LOAD_ERROR"},
 }
-"""Methods of the arbiter -> the names that they must use, or what this module changes has no effect."""
+"""Methods of the arbiter -> the names that they must use, so that this module has an effect."""
 
 
 def workers() -> Iterable[Any]:
     """The workers that are forked and not reaped yet, as objects of the worker class."""
-    found: dict[int, Any] = Arbiter.WORKERS
-    return found.values()
+    by_pid: dict[int, Any] = Arbiter.WORKERS
+    return by_pid.values()
 
 
 def spawn_without_pauses() -> None:
-    """Let the arbiter fork its workers at once.
-
-    gunicorn's ``spawn_workers`` sleeps up to a tenth of a second after each. A crowd at the accept is the listeners' affair, and
-    a worker that dies again and again is the back-off's.
-    """
+    """Let the arbiter fork its workers at once. gunicorn's ``spawn_workers`` sleeps up to a tenth of a second after each."""
     Arbiter.spawn_workers = _spawn_workers
 
 
@@ -51,23 +47,19 @@ def _spawn_workers(arbiter: Any) -> None:
 def halt_on_no_status() -> None:
     """Let no exit status of a worker halt the server.
 
-    gunicorn halts on two of them at any time, which is right at the first start only, and a native library may well end its
-    process with one. When a second worker ends like that while gunicorn halts, gunicorn fails with a traceback.
+    gunicorn halts on two statuses, which is right only before a worker has been ready; a native library may exit with the same
+    statuses. gunicorn fails with a traceback if a second worker exits with such a status while it halts.
     """
     Arbiter.WORKER_BOOT_ERROR = Arbiter.APP_LOAD_ERROR = -1
 
 
 def check() -> None:
-    """Look whether the arbiter still uses the names of this module.
-
-    Raises:
-        ConfigurationError: it does not.
-    """
+    """Raise ConfigurationError if the arbiter does not use the names of this module."""
     missing = [f"{method}: {name}" for method, names in USED.items() for name in sorted(names - _names_in(method))]
     if missing or not isinstance(Arbiter.WORKERS, dict):
         raise ConfigurationError(
-            f"gunicorn {version('gunicorn')} is installed. Its arbiter differs from that of {READ}, by which mpserve counts"
-            f" and replaces workers ({', '.join(missing) or 'WORKERS'}): pip install 'gunicorn=={READ}'"
+            f"gunicorn {version('gunicorn')} is installed. Its arbiter differs from that of {TESTED}, by which mpserve counts"
+            f" and replaces workers ({', '.join(missing) or 'WORKERS'}): pip install 'gunicorn=={TESTED}'"
         )
 
 

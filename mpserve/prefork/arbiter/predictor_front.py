@@ -1,6 +1,6 @@
-"""Whether this server is a transformer, and which client its workers ask the predictor with.
+"""Chooses the client by which a transformer asks its predictor.
 
-httpx and grpcio are extras; where there is no ``--predictor_host``, nothing here imports them.
+httpx and grpcio are extras. They are imported only if ``--predictor_host`` is set.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,9 @@ from mpserve.serving.models.predictor import Client, Predictor, PredictorConfig
 
 
 def predictor(settings: Settings) -> Predictor | None:
-    """In the arbiter: the predictor that the workers shall ask, if there is one. The code of its client comes with it.
+    """In the arbiter: the predictor of this server, if ``--predictor_host`` is set. Imports the code of its client.
 
-    Raises:
-        ConfigurationError: the package that speaks its protocol is not installed.
+    Raises ConfigurationError: the package for its protocol is not installed.
     """
     if settings.predictor_host is None:
         return None
@@ -25,20 +24,17 @@ def predictor(settings: Settings) -> Predictor | None:
 
 
 def _client(protocol: str) -> Callable[[PredictorConfig], Client]:
-    if protocol == "grpc-v2":
-        _need("grpc", "grpcio", "grpc", protocol)
-        from mpserve.grpc.predictor import GrpcPredictor
-
-        return GrpcPredictor
-    _need("httpx", "httpx", "transformer", protocol)
-    from mpserve.http.predictor import RestPredictor
-
-    return RestPredictor
-
-
-def _need(module: str, package: str, extra: str, protocol: str) -> None:
+    is_grpc = protocol == "grpc-v2"
+    module, package, extra = ("grpc", "grpcio", "grpc") if is_grpc else ("httpx", "httpx", "transformer")
     if find_spec(module) is None:
         raise ConfigurationError(
             f"--predictor_host with --predictor_protocol={protocol} needs {package}, which is not installed:"
             f" pip install 'mpserve[{extra}]'"
         )
+    if is_grpc:
+        from mpserve.grpc.predictor import GrpcPredictor
+
+        return GrpcPredictor
+    from mpserve.http.predictor import RestPredictor
+
+    return RestPredictor

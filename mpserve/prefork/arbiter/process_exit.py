@@ -1,8 +1,8 @@
-"""What an end takes besides the worker's own drain: word of a stop, the reason for it, and an exit without inheritance.
+"""How processes end: the arbiter announces a stop, the reason is written for Kubernetes, and workers skip inherited handlers.
 
-A worker that gets SIGTERM cannot tell whether it is being replaced (HUP, TTOU) or the whole server stops, and gunicorn's
-arbiter does not say; nor does it look at its signals while it waits for the old workers after a HUP. So the arbiter's
-signal handlers leave word in shared memory, at once and before anything else.
+A worker that gets SIGTERM cannot tell whether it is replaced (HUP, TTOU) or the whole server stops. gunicorn's arbiter does
+not say it, and does not look at its signals while it waits for old workers after a HUP. So the arbiter's signal handlers
+write a stop to shared memory first.
 """
 
 import atexit
@@ -18,14 +18,14 @@ from types import FrameType
 from mpserve.state.scoreboard import shared
 
 TERMINATION_MESSAGE = 4096
-"""Bytes of its termination log that the kubelet reads."""
+"""Maximum bytes of a termination log that the kubelet reads."""
 
 
 class _Process:
-    expects_worker = False
-    """Whether the next child that this process forks is a worker."""
+    forks_worker = False
+    """Whether the next child of this process is a worker."""
     status = 255
-    """What this worker ends with, unless it comes to know better."""
+    """The exit status of this worker."""
 
 
 def exit_with(status: int) -> None:
@@ -35,12 +35,12 @@ def exit_with(status: int) -> None:
 
 
 def disinherit() -> None:
-    """In the arbiter, just before it forks a worker: the worker will not run the exit handlers that it inherits.
+    """In the arbiter, just before it forks a worker: the worker will not run the exit handlers of the arbiter.
 
-    They would remove, say, temporary directories that others still use.
+    These would, for example, remove temporary directories that other workers still use.
     """
     _register_handlers()
-    _Process.expects_worker = True
+    _Process.forks_worker = True
 
 
 @cache
@@ -49,17 +49,17 @@ def _register_handlers() -> None:
 
 
 def _in_parent() -> None:
-    _Process.expects_worker = False
+    _Process.forks_worker = False
 
 
 def _in_child() -> None:
-    if _Process.expects_worker:
-        _Process.expects_worker = False
+    if _Process.forks_worker:
+        _Process.forks_worker = False
         atexit.register(_leave)
 
 
 def _leave() -> None:
-    """The last exit handler of a worker: what its own code registered has run by now, what the arbiter's did has not."""
+    """End the process after the worker's own exit handlers and before those of the arbiter."""
     try:
         logging.shutdown()
         sys.stdout.flush()
@@ -69,13 +69,13 @@ def _leave() -> None:
 
 
 def announce_stop() -> None:
-    """In the arbiter, with its signal handlers in place: let them tell the workers when the server is to stop."""
+    """In the arbiter, after gunicorn has set its signal handlers: make them write a stop to shared memory."""
     arbiter = os.getpid()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         handle = signal.getsignal(number)
 
         def announcing(number: int, frame: FrameType | None, handle: object = handle) -> None:
-            # A worker has this handler too, between its fork and its own: what it gets there concerns it alone.
+            # A worker has this handler too until it sets its own. Its signals do not stop the server.
             if os.getpid() == arbiter:
                 shared().stopping = True
             if callable(handle):
@@ -85,7 +85,7 @@ def announce_stop() -> None:
 
 
 def last_words(termination_log: str, reason: str) -> str:
-    """Leave ``reason`` where Kubernetes shows it as the container's termination message; returns it."""
+    """Write ``reason`` where Kubernetes reads the container's termination message. Return it."""
     path = Path(termination_log)
     with contextlib.suppress(OSError):  # it is in the log as well
         if path.exists():

@@ -1,7 +1,7 @@
-"""torch's way to CUDA, guarded in the process that forks: the call is stopped before it happens, with its line.
+"""Stops torch from initialising CUDA in the arbiter, and names the line that tried to.
 
-All of torch's private names are in this module. Read in torch 2.13.0 and tried with its CPU build: torch/cuda/__init__.py
-(``_lazy_init``). It must not import torch; it looks ``torch.cuda`` up among the modules that somebody else imported.
+All private names of torch that mpserve uses are in this module. Read in torch 2.13.0 and tried with its CPU build:
+torch/cuda/__init__.py (``_lazy_init``). The module must not import torch; it uses ``torch.cuda`` if the user's code did.
 """
 
 import functools
@@ -19,19 +19,19 @@ from typing import Any
 
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError
 
-READ = "2.13.0"
+TESTED = "2.13.0"
 _TORCH_CUDA = "torch.cuda"
 _OWN_CODE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 class _Guard:
-    """Which process is guarded, and the torch.cuda that has been fitted with the guard."""
+    """The guarded process, and the ``torch.cuda`` whose ``_lazy_init`` is replaced."""
 
     pid: int | None = None
     cuda: ModuleType | None = None
 
     def armed(self) -> bool:
-        # A forked child inherits this object, and is free to use CUDA: hence the pid and not a flag.
+        # Not a flag: a forked child inherits this object and may use CUDA.
         return self.pid == os.getpid()
 
 
@@ -39,30 +39,29 @@ _guard = _Guard()
 
 
 def arm() -> None:
-    """From now on, code in this process that would initialise CUDA through torch gets ``AcceleratorInArbiter``.
+    """Raise ``AcceleratorInArbiter`` in code of this process that would initialise CUDA through torch.
 
-    Works whether torch is imported already or comes later. Children forked from here are not affected.
+    This works before and after torch is imported. Forked children are not affected.
     """
-    # is_available() and device_count() would call cuInit otherwise, and do not pass the door that is guarded.
+    # Otherwise is_available() and device_count() call cuInit without _lazy_init.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     _guard.pid = os.getpid()
     cuda = sys.modules.get(_TORCH_CUDA)
     if cuda is not None:
-        _fit(cuda)
+        _replace_lazy_init(cuda)
     elif not any(isinstance(finder, _CudaFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _CudaFinder())
 
 
 def disarm() -> None:
-    """End what ``arm`` began. The guard stays fitted and lets every call through."""
+    """Allow CUDA again. The replaced function stays and passes every call on."""
     _guard.pid = None
 
 
-def _fit(cuda: ModuleType) -> None:
-    """Replace ``torch.cuda._lazy_init``, which torch's Python and C++ code both call by name before they use CUDA.
+def _replace_lazy_init(cuda: ModuleType) -> None:
+    """Replace ``torch.cuda._lazy_init``, which torch's Python and C++ code call by name before they use CUDA.
 
-    Seen with the CPU build of torch 2.13.0 too: ``.cuda()``, ``.to("cuda")``, ``device="cuda"``, ``Module.to``. It is
-    never put back: other modules may have copied the name, so the replacement has to be right at all times instead.
+    The function is never put back, since other modules may have copied its name.
     """
     if _guard.cuda is cuda:
         return
@@ -74,7 +73,7 @@ def _fit(cuda: ModuleType) -> None:
             raise AcceleratorInArbiter(_where(cuda))
         return original()
 
-    # torch.cuda.random copied the name before we came.
+    # For example torch.cuda.random has copied the name.
     for name, module in list(sys.modules.items()):
         if name.startswith("torch.") and getattr(module, "__dict__", {}).get("_lazy_init") is original:
             module.__dict__["_lazy_init"] = guarded_lazy_init
@@ -82,16 +81,12 @@ def _fit(cuda: ModuleType) -> None:
 
 
 def _lazy_init(cuda: ModuleType) -> Callable[[], Any]:
-    """The function of torch that initialises CUDA.
-
-    Raises:
-        ConfigurationError: this torch has none that is called without arguments.
-    """
+    """The function of torch that initialises CUDA. Raises ConfigurationError if it is not as in ``TESTED``."""
     function = getattr(cuda, "_lazy_init", None)
     if not inspect.isfunction(function) or inspect.signature(function).parameters:
         raise ConfigurationError(
-            f"torch {version('torch')} is installed. Its torch.cuda._lazy_init is not as in {READ}, so mpserve cannot keep CUDA"
-            f" out of the process that it forks the workers from: pip install 'torch=={READ}'"
+            f"torch {version('torch')} is installed. Its torch.cuda._lazy_init is not as in {TESTED}, so mpserve cannot keep CUDA"
+            f" out of the process that it forks the workers from: pip install 'torch=={TESTED}'"
         )
     return function
 
@@ -103,7 +98,7 @@ def is_initialized() -> bool:
 
 
 class _CudaFinder(MetaPathFinder):
-    """Fits the guard to ``torch.cuda`` as soon as its code has run, then leaves ``sys.meta_path``."""
+    """Replaces ``_lazy_init`` when ``torch.cuda`` is imported, then leaves ``sys.meta_path``."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -111,27 +106,26 @@ class _CudaFinder(MetaPathFinder):
         if fullname != _TORCH_CUDA or not _guard.armed():
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
-        found = (finder.find_spec(fullname, path, target) for finder in others)
-        spec = next((spec for spec in found if spec is not None), None)
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is None or spec.loader is None:
             return spec
-        # The loader is changed and not wrapped: it stays the module's __loader__, which inspect and linecache ask
-        # for the source.
+        # The loader is changed and not wrapped, since inspect and linecache ask the module's __loader__ for the source.
         loader: Any = spec.loader
-        run = loader.exec_module
+        original = loader.exec_module
 
-        def run_then_fit(module: ModuleType) -> None:
+        def exec_module(module: ModuleType) -> None:
             del loader.exec_module
-            run(module)
-            _fit(module)
+            original(module)
+            _replace_lazy_init(module)
             sys.meta_path.remove(self)
 
-        loader.exec_module = run_then_fit
+        loader.exec_module = exec_module
         return spec
 
 
 def _where(cuda: ModuleType) -> str:
-    """``model.py:12 in load: self.net.to("cuda")``: the innermost line that is neither torch's nor mpserve's."""
+    """The innermost line outside torch and mpserve, such as ``model.py:12 in load: self.net.to("cuda")``."""
     torch_code = f"{Path(str(cuda.__file__)).parents[1]}{os.sep}"
     for frame in _frames():
         if not frame.f_code.co_filename.startswith((torch_code, _OWN_CODE, "<frozen importlib")):

@@ -1,8 +1,8 @@
-"""One worker's ear on one listening socket that all workers share: it accepts, or leaves a connection to a lighter worker.
+"""Accepts connections on one listening socket that all workers share, or leaves them to a worker with less load.
 
-asyncio and uvloop accept all that is queued at each wake-up. Here it is one at a time, so that the next decision knows of
-it, and only if no other READY worker holds less. Who leaves a connection looks again a millisecond later, but not for ever:
-a lighter worker may be held up, by a model that keeps the GIL for example.
+asyncio and uvloop accept all queued connections at each wake-up. An ``Acceptor`` accepts one connection at a time, so that each
+decision knows the last one. While another READY worker has less load, the acceptor looks again every millisecond, but not
+for ever: the other worker may be held up, for example by a model that keeps the GIL.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from mpserve.state.scoreboard import Row, Scoreboard
 logger = logging.getLogger(__name__)
 
 PAUSE = 0.001
-"""Seconds until it looks again for what it has left to a lighter worker."""
-PATIENCE = 20
-"""Looks after which it takes the connection itself."""
+"""Seconds between two looks at a connection that is left to another worker."""
+MAX_LOOKS = 20
+"""Looks after which the worker accepts the connection itself."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 EXHAUSTED_PAUSE = 1.0
-"""Seconds without accepting when there are no resources for it, as asyncio's own server makes it."""
-AT_ONCE = 64
-"""Connections that a worker accepts at one wake-up where there is nobody to share them with."""
+"""Seconds without accepting when the process has no resources for a connection, as in asyncio's own server."""
+MAX_ACCEPTS = 64
+"""Connections that a worker accepts at one wake-up if it is the only READY worker."""
 
 
 class Acceptor:
-    """Accepts on ``listener``, which stays the caller's. ``open`` before anything else.
+    """Accepts on ``listener``, which the caller closes.
 
-    ``row.connections`` is counted up here at the accept, since a TLS connection reaches its protocol only after the
-    handshake; the protocol counts for itself from then on.
+    The acceptor counts ``row.connections`` up at the accept, since a TLS connection reaches its protocol only after the
+    handshake. From then on the protocol counts.
     """
 
     def __init__(
@@ -49,26 +49,25 @@ class Acceptor:
         self._tls = tls
         self._board = board
         self._row = row
-        self._shedding = rebalancer
+        self._rebalancer = rebalancer
         self._loop = asyncio.get_running_loop()
         self._turnover = Turnover(self._loop.time())
-        self._opening: set[asyncio.Task[object]] = set()
+        self._handshakes: set[asyncio.Task[object]] = set()
         self._is_open = False
         self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._passed_over: dict[int, tuple[int, int]] = {}
-        """Workers that took nothing in all the time that they were given, by slot: age and connections at that moment.
-        None waits for them again until they hold something else."""
+        self._slow: dict[int, tuple[int, int]] = {}
+        """By slot: age and connections of workers that accepted nothing in time. Nobody waits for them until these change."""
 
     def open(self, backlog: int) -> None:
-        """Listen. This also opens a listener that was shut (see the module ``door``), for all processes."""
+        """Listen. This also opens a listener that refuses connections (see ``listeners``), for all processes."""
         self._listener.setblocking(False)
         self._listener.listen(backlog)
         self._is_open = True
         self._watch()
 
-    def shut(self) -> None:
-        """Take in all that the kernel has queued, then accept no more."""
+    def close(self) -> None:
+        """Accept all connections that the kernel has queued, then no more."""
         self._is_open = False
         self._unwatch()
         while self._accept():
@@ -89,33 +88,33 @@ class Acceptor:
         self._timer = self._loop.call_later(seconds, self._watch)
 
     def _look(self) -> None:
-        """A connection waits: take it, or leave it to another for a moment."""
+        """Accept a waiting connection, or leave it to another worker for a moment."""
         others = ready_others(self._board, self._row)
         self._turnover.look(self._loop.time(), self._row.connections)
         lighter = [] if self._turnover.is_brisk else self._lighter(others)
-        if lighter and self._looks < PATIENCE:
+        if lighter and self._looks < MAX_LOOKS:
             self._looks += 1
-            return self._pause(PAUSE)
-        self._passed_over |= {row.slot: (row.age, row.connections) for row in lighter}
+            self._pause(PAUSE)
+            return
+        self._slow |= {row.slot: (row.age, row.connections) for row in lighter}
         self._looks = 0
-        for _ in range(1 if others else AT_ONCE):
+        for _ in range(1 if others else MAX_ACCEPTS):
             if not self._accept():
-                return None
-        return None
+                return
 
     def _lighter(self, others: list[Row]) -> list[Row]:
-        """Those to whom this worker leaves a connection; while it gives connections up, to everyone."""
-        mine = load_of(self._row)
+        """The workers with less load. While this worker gives connections up, these are all other workers."""
+        own = load_of(self._row)
         return [
             row
             for row in others
-            if (self._shedding.due or load_of(row) < mine)
-            and self._passed_over.get(row.slot) != (row.age, row.connections)
+            if (self._rebalancer.due or load_of(row) < own)
+            and self._slow.get(row.slot) != (row.age, row.connections)
             and row.is_live()
         ]
 
     def _accept(self) -> bool:
-        """Whether a connection was there and has been taken."""
+        """Accept a connection. Return whether there was one."""
         try:
             client, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -129,16 +128,16 @@ class Acceptor:
             return False
         client.setblocking(False)
         self._row.connections += 1
-        self._turnover.take()
+        self._turnover.count()
         task: asyncio.Task[object] = self._loop.create_task(self._connect(client))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
         return True
 
     async def _connect(self, client: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._make_protocol, client, ssl=self._tls)
-        except OSError as error:  # the client has gone, or its handshake failed (ssl.SSLError is one)
+        except OSError as error:  # the client is gone, or the TLS handshake failed (ssl.SSLError is an OSError)
             logger.debug("a connection failed before its first byte: %s", error)
         finally:
             self._row.connections -= 1

@@ -1,11 +1,10 @@
-"""The listening sockets: shut until the first worker is ready, then opened and shut by each worker for itself.
+"""The listening sockets: they refuse connections until a worker is ready. Each worker opens and closes them for itself.
 
-gunicorn listens before any worker exists, and KServe's default readiness probe is a TCP connect, so a server whose
-models load after the fork would get traffic minutes too early. ``shutdown(SHUT_RD)`` on the bound listener makes
-connects be refused; ``listen()`` opens it again for all processes that share it (tried with gunicorn 27.0.1).
+gunicorn listens before any worker exists, and KServe's default readiness probe is a TCP connect, so a server whose models
+load after the fork would get traffic minutes too early. After ``shutdown(SHUT_RD)`` the bound listener refuses connections;
+``listen()`` opens it again for all processes that share it (tried with gunicorn 27.0.1).
 
-A Unix socket and port 0 cannot be shut and reopened, and an inherited socket (USR2, systemd) belongs to others too.
-These stay open.
+A Unix socket and port 0 cannot be opened again, and other processes share an inherited socket (USR2, systemd). These stay open.
 """
 
 import os
@@ -16,11 +15,11 @@ from mpserve.prefork.listener.acceptor import Acceptor
 
 SYSTEMD = "LISTEN_FDS"
 UPGRADE = "GUNICORN_PID"
-"""Set by gunicorn in an arbiter that was started by USR2, until the old one has ended."""
+"""gunicorn sets this variable in an arbiter that was started by USR2, until the old arbiter has ended."""
 
 
 def refuse_until_ready(listeners: Sequence[socket.socket], addresses: Sequence[object]) -> None:
-    """In the arbiter, before the first fork: refuse connections for now.
+    """In the arbiter, before the first fork: refuse connections.
 
     ``addresses`` is gunicorn's ``cfg.address``: (host, port) tuples, Unix paths, file descriptors.
     """
@@ -33,46 +32,46 @@ def refuse_until_ready(listeners: Sequence[socket.socket], addresses: Sequence[o
 
 
 def is_open(listener: socket.socket) -> bool:
-    """Whether a client that connects now is taken in by the kernel."""
+    """Whether the kernel accepts connections on this socket."""
     return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 class Listeners:
-    """This worker's side of the listening sockets: whether it accepts."""
+    """The listening sockets of one worker."""
 
     def __init__(
-        self, listeners: Sequence[socket.socket], make_gate: Callable[[socket.socket], Acceptor], backlog: int
+        self, listeners: Sequence[socket.socket], make_acceptor: Callable[[socket.socket], Acceptor], backlog: int
     ) -> None:
         self.listeners = listeners
-        self._make_gate = make_gate
+        self._make_acceptor = make_acceptor
         self._backlog = backlog
-        self._gates: list[Acceptor] = []
+        self._acceptors: list[Acceptor] = []
         self._inherited = UPGRADE in os.environ
 
     @property
-    def lets_clients_wait(self) -> bool:
-        """Whether clients can connect although no worker of this server is ready, so that one had better answer them.
+    def clients_can_connect(self) -> bool:
+        """Whether clients can connect although no worker of this server is ready. A loading worker then answers them.
 
-        After USR2 the old server shares the socket and answers, so its successor need not.
+        After USR2 the old server shares the socket and answers, so the new server need not.
         """
         return not self._inherited and any(is_open(listener) for listener in self.listeners)
 
     def open(self) -> None:
-        """Accept connections. For the first worker that does, this opens the sockets to the world."""
-        if self._gates:
+        """Accept connections. The first worker that does so opens the sockets for all."""
+        if self._acceptors:
             return
-        self._gates = [self._make_gate(listener) for listener in self.listeners]
-        for gate in self._gates:
-            gate.open(self._backlog)
+        self._acceptors = [self._make_acceptor(listener) for listener in self.listeners]
+        for acceptor in self._acceptors:
+            acceptor.open(self._backlog)
 
-    def shut(self) -> None:
-        """Accept no more, for now. What the kernel has queued by then is taken in first."""
-        for gate in self._gates:
-            gate.shut()
-        self._gates = []
+    def pause(self) -> None:
+        """Accept the connections that the kernel has queued, then no more until ``open``."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors = []
 
-    def leave(self) -> None:
-        """Accept no more, for ever. The address is free once every process that shares it has left."""
-        self.shut()
+    def close(self) -> None:
+        """Accept no more. The address is free when every process that shares it has closed it."""
+        self.pause()
         for listener in self.listeners:
             listener.close()

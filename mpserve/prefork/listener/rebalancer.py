@@ -1,8 +1,8 @@
-"""How connections are spread over the workers: the decisions, which see only the numbers on the scoreboard.
+"""How connections are spread over the workers: decisions that see only the numbers on the scoreboard.
 
-The kernel wakes every idle worker for a new connection, and the first one takes all that are queued. So a worker leaves a
-new connection to one that holds less, and one that has held far more for a while makes clients connect anew. Without
-the latter, the successor of a dead worker would stay idle, since the others keep all connections.
+The kernel wakes every idle worker for a new connection, and the first worker would accept all that are queued. So a worker
+leaves a new connection to a worker with less load. A worker that has had far more load for a while makes clients connect
+again; otherwise the successor of a dead worker would stay idle, since the others keep all connections.
 """
 
 import math
@@ -11,25 +11,20 @@ from typing import NamedTuple
 
 from mpserve.state.scoreboard import Row, Scoreboard, State
 
-FEW = 4
-"""Who exceeds another by no more connections, or requests, than these keeps them."""
-
-LASTING = 10
-"""Looks, one each tenth of a second, that must find far too many: a short burst evens out by itself."""
-
-AT_ONCE = 16
-"""Connections given up between two looks, at most: each costs its client a connect, with TLS a handshake."""
-
-
+TOLERANCE = 4
+"""A worker keeps its connections if it has at most this many more connections, or requests, than another worker."""
+MIN_LOOKS = 10
+"""Looks, ten each second, that must find a surplus before connections are given up. A short burst evens out by itself."""
+MAX_DUE = 16
+"""Maximum connections given up between two looks: each costs its client a connect, and with TLS a handshake."""
 WINDOW = 0.1
 """Seconds over which a worker counts the connections that come and go."""
-
-BRIEF = 10
-"""Connections that end within a window, at least, and more than are open: then they are too short-lived to be spread."""
+MIN_ENDED = 10
+"""If more connections than this end in a window, and more than are open, connections are too short to be spread."""
 
 
 class Load(NamedTuple):
-    """What a worker holds. The lighter of two has fewer connections, or as many and fewer requests to answer."""
+    """The load of a worker. Loads are compared by connections, then by requests in flight."""
 
     connections: int
     in_flight: int
@@ -40,51 +35,50 @@ def load_of(row: Row) -> Load:
 
 
 def ready_others(board: Scoreboard, own: Row) -> list[Row]:
-    """The other workers that say that they are READY; one that was killed says so until its slot is given again."""
+    """The rows of the other workers that say READY. The row of a killed worker says so until its slot is given again."""
     return [row for row in board.used() if row.state == State.READY and row is not own]
 
 
-def surplus(mine: Load, others: Sequence[Load], begun: bool) -> int:
-    """How many connections a worker has above the mean, if it has far more than another, or if it has ``begun``.
+def surplus(own: Load, others: Sequence[Load], begun: bool) -> int:
+    """How many connections a worker has above the mean, if it has far more than another worker or has ``begun``.
 
-    Requests in flight decide first, since clients differ in how much they ask. Connections are given up only for the
-    sake of a worker that does not answer far more requests than this one; else the two reasons would move the same
-    clients to and fro.
+    Requests in flight decide first, since clients differ in how much they ask. By connections, a worker gives way only to
+    workers that do not have far more requests; otherwise the two rules would move the same clients to and fro.
     """
     if not others:
         return 0
-    everyone = (mine, *others)
+    everyone = (own, *others)
     requests = _excess([load.in_flight for load in everyone], [load.in_flight for load in others], begun)
-    takers = [load.connections for load in others if load.in_flight - mine.in_flight <= FEW]
+    takers = [load.connections for load in others if load.in_flight - own.in_flight <= TOLERANCE]
     return requests or _excess([load.connections for load in everyone], takers, begun)
 
 
 def _excess(everyone: Sequence[int], takers: Sequence[int], begun: bool) -> int:
-    """By how much the first of ``everyone`` is above the mean; 0 if none of ``takers`` has far less."""
-    mine, mean = everyone[0], sum(everyone) / len(everyone)
-    far = 1.0 if begun else max(FEW, mean / 2)
-    return max(0, math.floor(mine - mean)) if takers and mine - min(takers) > far else 0
+    """How far the first of ``everyone`` is above the mean. 0 if none of ``takers`` has far less."""
+    own, mean = everyone[0], sum(everyone) / len(everyone)
+    far = 1.0 if begun else max(TOLERANCE, mean / 2)
+    return max(0, math.floor(own - mean)) if takers and own - min(takers) > far else 0
 
 
 class Rebalancer:
-    """The connections that one worker gives up, a few at a time, until it holds about the mean."""
+    """Gives up connections of one worker, a few at a time, until the worker has about the mean."""
 
     def __init__(self) -> None:
         self.due = 0
         """How many of the next requests are to be the last on their connections."""
         self._begun = False
-        self._found = 0
-        """Looks that found too many, less those that did not."""
+        self._looks = 0
+        """Looks that found a surplus, less looks that found none."""
 
-    def look(self, mine: Load, others: Sequence[Load]) -> None:
-        """Decide anew; to be called ten times a second."""
-        over = surplus(mine, others, self._begun)
-        self._found = min(self._found + 1, LASTING) if over else max(self._found - 1, 0)
-        self._begun = self._found == LASTING or (self._begun and self._found > 0)
-        self.due = min(AT_ONCE, math.ceil(over / 8)) if self._begun else 0
+    def look(self, own: Load, others: Sequence[Load]) -> None:
+        """Decide how many connections are due. Call this ten times a second."""
+        excess = surplus(own, others, self._begun)
+        self._looks = min(self._looks + 1, MIN_LOOKS) if excess else max(self._looks - 1, 0)
+        self._begun = self._looks == MIN_LOOKS or (self._begun and self._looks > 0)
+        self.due = min(MAX_DUE, math.ceil(excess / 8)) if self._begun else 0
 
     def takes_one(self) -> bool:
-        """Whether the request that has come is to be the last on its connection."""
+        """Whether the next request is to be the last on its connection."""
         if not self.due:
             return False
         self.due -= 1
@@ -92,25 +86,24 @@ class Rebalancer:
 
 
 class Turnover:
-    """Whether connections end so soon that to spread them would cost more than it gains.
-
-    Clients that open one for each request are spread by the kernel: a worker that is busy does not accept.
-    """
+    """Measures how fast connections end. The kernel spreads short connections: a busy worker does not accept."""
 
     def __init__(self, now: float) -> None:
         self.is_brisk = False
+        """Whether connections end so fast that spreading them costs more than it gains."""
         self._since = now
-        self._held = 0
-        self._taken = 0
+        self._open = 0
+        self._accepted = 0
 
-    def take(self) -> None:
-        self._taken += 1
+    def count(self) -> None:
+        """Count a connection that was accepted."""
+        self._accepted += 1
 
-    def look(self, now: float, held: int) -> None:
-        """Decide anew once a window has passed; ``held`` connections are open."""
+    def look(self, now: float, open: int) -> None:
+        """Update ``is_brisk`` once a window has passed. ``open``: number of open connections."""
         elapsed = now - self._since
         if elapsed < WINDOW:
             return
-        ended = (self._taken - (held - self._held)) * WINDOW / elapsed
-        self.is_brisk = ended > max(BRIEF, held)
-        self._since, self._held, self._taken = now, held, 0
+        ended = (self._accepted - (open - self._open)) * WINDOW / elapsed
+        self.is_brisk = ended > max(MIN_ENDED, open)
+        self._since, self._open, self._accepted = now, open, 0

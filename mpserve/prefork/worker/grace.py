@@ -1,7 +1,4 @@
-"""How a worker that ends divides its ``graceful_timeout`` between the requests that it finishes and the models' ``stop()``.
-
-It knows no request and no model.
-"""
+"""Divides a worker's ``graceful_timeout`` between its last requests and the models' ``stop()``. Knows neither of them."""
 
 import asyncio
 import logging
@@ -12,17 +9,17 @@ from collections.abc import Awaitable, Callable
 logger = logging.getLogger(__name__)
 
 MARGIN = 1.0
-"""Seconds before gunicorn's SIGKILL by which the worker is done on its own."""
+"""Seconds before gunicorn's SIGKILL at which the worker is to have ended."""
 STOPPING = 0.5
-"""Seconds that the requests leave to ``stop()``, so that the margin is kept whole."""
+"""Seconds that are kept for ``stop()``."""
 HURRY = 1.0
-"""Seconds for all that is left once SIGINT or SIGQUIT came: gunicorn kills after two (arbiter.py, stop)."""
+"""Seconds for everything after SIGINT or SIGQUIT: gunicorn kills after two (arbiter.py, stop)."""
 LOOK = 0.1
-"""Seconds between two looks at a ``stop()`` that runs."""
+"""Seconds between two looks at a running ``stop()``."""
 
 
 class Grace:
-    """The time in which one worker must end, of ``graceful_timeout`` seconds; it has no end before ``begin`` or ``hurry``."""
+    """The time in which one worker must end. The time is unlimited before ``begin`` or ``hurry``."""
 
     def __init__(self, graceful_timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = max(graceful_timeout - MARGIN, 0)
@@ -30,11 +27,11 @@ class Grace:
         self._deadline = math.inf
 
     def begin(self) -> None:
-        """Let the time run. Later calls change nothing."""
+        """Start the time. Later calls change nothing."""
         self._limit(self._seconds)
 
     def hurry(self) -> None:
-        """Let no more than ``HURRY`` be left from now on."""
+        """Leave at most ``HURRY`` seconds from now."""
         self._limit(HURRY)
 
     def _limit(self, seconds: float) -> None:
@@ -42,19 +39,16 @@ class Grace:
 
     @property
     def left_for_requests(self) -> float:
-        """Seconds in which the requests must be answered; less than 0 if they are late."""
+        """Seconds in which the requests must be answered. Negative when the time is over."""
         return self._deadline - STOPPING - self._clock()
 
     async def stop(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run ``work`` in the time that is left, or in ``STOPPING`` if that is more.
-
-        Work that fails or takes too long is logged.
-        """
+        """Run ``work`` in the time that is left, at least ``STOPPING``. Log work that fails or takes too long."""
         self.begin()
         task = asyncio.ensure_future(work())
         at_least = self._clock() + STOPPING
-        # Not asyncio.wait_for, which waits on for a coroutine that refuses to be cancelled.
-        while not task.done() and self._clock() < max(self._deadline, at_least):  # hurry() may come meanwhile
+        # Not asyncio.wait_for, which keeps waiting for a coroutine that refuses to be cancelled.
+        while not task.done() and self._clock() < max(self._deadline, at_least):  # hurry() may be called meanwhile
             await asyncio.wait({task}, timeout=LOOK)
         if not task.done():
             logger.error("stop() did not finish in time; ending without it")

@@ -1,10 +1,10 @@
-"""The gunicorn worker class. What must be right is here and not in hooks, which a user's configuration may replace.
+"""The gunicorn worker class. It uses no gunicorn hooks, since a user's configuration may replace them.
 
-gunicorn calls it at four moments, in this order:
+gunicorn calls the class in this order:
 
-1. ``setup`` in the arbiter, when the class is named and before the user's code is preloaded;
+1. ``setup`` in the arbiter, before the user's code is preloaded;
 2. ``check_config`` in the arbiter, when the sockets are bound;
-3. ``__init__`` in the arbiter, right before each fork: the slot is given here;
+3. ``__init__`` in the arbiter, right before each fork;
 4. ``run`` in the worker, after ``post_fork``, the change of user and ``post_worker_init``.
 """
 
@@ -25,12 +25,11 @@ from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker as BaseWorker
 
 from mpserve.errors import ConfigurationError
-from mpserve.http.server.limits import Limits
+from mpserve.http.server.routes import Limits
 from mpserve.http.server.uvicorn import Application
-from mpserve.prefork.arbiter import forksafety, grpc_front, torch_cuda
+from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_cuda
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
-from mpserve.prefork.arbiter import process_exit as ending
-from mpserve.prefork.listener import listeners as door
+from mpserve.prefork.listener import listeners
 from mpserve.prefork.worker import devices, memory, threads
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
@@ -57,15 +56,12 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def setup(cls) -> None:
         """Prepare the arbiter for the user's code: shared memory, shared files, one native thread, no CUDA.
 
-        May be called again.
-
-        Raises:
-            ConfigurationError: a package is another inside than mpserve needs it to be.
+        Raises ConfigurationError: mpserve does not work with the installed version of a package.
         """
         gunicorn_arbiter.check()
         shared()
         metrics.configure()
-        _wish_directory()
+        _state_directory()
         threads.hold_to_one(os.environ)
         torch_cuda.arm()
         forksafety.watch_threads()
@@ -73,11 +69,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     @staticmethod
     def check_config(cfg: GunicornConfig, log: object) -> None:
-        """Refuse settings under which this worker cannot keep its promises.
-
-        Raises:
-            ConfigurationError: with the setting and how to mend it; gunicorn prints it and ends.
-        """
+        """Refuse settings that this worker cannot work with. Raises ConfigurationError, which gunicorn prints."""
         if not cfg.preload_app:
             raise ConfigurationError(
                 "mpserve preloads models in the arbiter: set preload_app = True (or drop the override)"
@@ -107,7 +99,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             raise self._halt(str(reason)) from reason
         forksafety.freeze()
         forksafety.expect_fork()
-        ending.disinherit()
+        process_exit.disinherit()
 
     def _before_any_is_ready(self) -> None:
         board = shared()
@@ -123,9 +115,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
             )
 
     def _before_the_first(self) -> None:
-        ending.announce_stop()
-        gunicorn_arbiter.halt_on_no_status()  # whoever forks the next worker decides, by the scoreboard
-        door.refuse_until_ready(self.sockets, self.cfg.address)
+        process_exit.announce_stop()
+        gunicorn_arbiter.halt_on_no_status()  # `_before_any_is_ready` decides instead, by the scoreboard
+        listeners.refuse_until_ready(self.sockets, self.cfg.address)
         self._hold_grpc_port()
         logger.info(
             "mpserve %s: %d worker(s), %s; %g CPU(s), %d native thread(s) each",
@@ -133,8 +125,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         )  # fmt: skip
 
     def _hold_grpc_port(self) -> None:
-        # After USR2 the old server's workers have the port, and ours join them.
-        if door.UPGRADE in os.environ or not grpc_front.is_offered(self.core.settings):
+        # After USR2 the workers of both servers share the port.
+        if listeners.UPGRADE in os.environ or not grpc_front.is_offered(self.core.settings):
             return
         try:
             grpc_front.hold_port(self.core.settings)
@@ -142,11 +134,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
             raise self._halt(f"{reason}; or serve no gRPC: --enable_grpc=no") from reason
 
     def _take_row(self) -> None:
-        """Make the slot's row this worker's. Its counters of restarts and of failed loads stay."""
+        """Reset the slot's row for this worker, but for its counts of restarts and of failed loads."""
         board = shared()
         board.workers_wanted = self.cfg.workers
         row = board.row(self.slot)
-        if row.state in (State.LOADING, State.READY):  # its last holder did not leave of its own will
+        if row.state in (State.LOADING, State.READY):  # the last worker in this slot was killed or crashed
             row.restarts += 1
         metrics.forget_live(self.slot)
         row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = 0
@@ -154,58 +146,60 @@ class Worker(BaseWorker):  # type: ignore[misc]
         row.state = State.LOADING
 
     def _halt(self, reason: str) -> HaltServer:
-        return HaltServer(ending.last_words(self.core.settings.termination_log, reason), gunicorn_arbiter.BOOT_ERROR)
+        return HaltServer(
+            process_exit.last_words(self.core.settings.termination_log, reason), gunicorn_arbiter.BOOT_ERROR
+        )
 
     def _threads(self) -> int:
         return threads.budget(self.cfg.workers, self.core.settings.threads, self.cpus)
 
     def init_process(self) -> None:
-        """Begin as this slot's process, then as gunicorn's worker. The hook ``post_fork`` has run, no other has."""
+        """Set the slot of this process, then begin as gunicorn's worker. Of the hooks, only ``post_fork`` has run."""
         shared().row(self.slot).pid = os.getpid()
         set_slot(self.slot)
         metrics.set_slot(self.slot)
         super().init_process()
 
     def init_signals(self) -> None:
-        """Until the event loop runs, end at once on any signal to end; a stack dump for whatever kills the process."""
+        """Until the event loop runs, end at once on SIGTERM, SIGINT and SIGQUIT. Print the stacks on a fatal signal."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         for number in ENDING_SIGNALS:
             signal.signal(number, self._end_before_loading)
         signal.signal(signal.SIGUSR1, self.handle_usr1)
         signal.siginterrupt(signal.SIGUSR1, False)
-        # gunicorn aborts a worker whose heartbeat stopped; this says where it was.
+        # gunicorn aborts a worker whose heartbeat stopped. This prints the stacks.
         faulthandler.enable(all_threads=True)
 
     def _end_before_loading(self, number: int, frame: object) -> None:
         shared().row(self.slot).state = State.EXITED
-        ending.exit_with(0)
+        process_exit.exit_with(0)
 
     def run(self) -> None:
-        """Live as a worker; ends by SystemExit, so that gunicorn runs ``worker_exit``."""
+        """Serve, then end by SystemExit, so that gunicorn runs ``worker_exit``."""
         device = devices.bind(devices.device_for(self.slot, self.plan), os.environ)
         threads.release(self._threads(), os.environ)
         memory.keep_freed()
         row = shared().row(self.slot)
-        self.core.attach(shared(), row, device, threads.limit_this_thread, _wish_directory())
-        ending.exit_with(self._live())
+        self.core.attach(shared(), row, device, threads.limit_this_thread, _state_directory())
+        process_exit.exit_with(self._serve())
 
-    def _live(self) -> int:
+    def _serve(self) -> int:
         loop = _new_loop(self.core.settings.event_loop)
         try:
             asyncio.set_event_loop(loop)
-            listeners = [listener.sock for listener in self.sockets]
+            sockets = [listener.sock for listener in self.sockets]
             grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
             http = self._application()
-            life = WorkerServer(self.core, http, listeners, self._limits(), self._routes(), self._terms(), grpc)
-            loop.run_until_complete(life.run())
+            server = WorkerServer(self.core, http, sockets, self._limits(), self._routes(), self._terms(), grpc)
+            loop.run_until_complete(server.run())
         except LoadFailed as failure:
             if shared().ever_ready:
                 logger.error("%s. The worker ends; its successor will try again.", failure)
-            elif not shared().stopping:  # the first to fail speaks for all
+            elif not shared().stopping:  # only the first worker that fails logs the reason
                 shared().stopping = True
                 logger.error("%s. No worker has ever been ready, so the server ends.", failure)
-                ending.last_words(self.core.settings.termination_log, str(failure))
+                process_exit.last_words(self.core.settings.termination_log, str(failure))
             return 1
         finally:
             asyncio.set_event_loop(None)
@@ -248,7 +242,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
 
 def _core_of(app: Any) -> ServerCore:
-    # Starlette comes with it, which the arbiter needs only once there is an application.
+    # Imported here, since it imports Starlette.
     from mpserve.http.app import find_core
 
     core = find_core(app.wsgi())
@@ -262,23 +256,23 @@ def _core_of(app: Any) -> ServerCore:
 
 
 @cache
-def _wish_directory() -> Path:
-    """Where all workers of this server read and write which models are wanted; made before any of them is forked."""
+def _state_directory() -> Path:
+    """The directory of the desired state of models, which all workers share. Made before the first fork."""
     return own_directory()
 
 
 def _free_slot(taken: set[int]) -> int:
-    """The smallest number that is free."""
+    """The smallest free slot."""
     return min(set(range(len(taken) + 1)) - taken)
 
 
 def _slots_taken() -> set[int]:
-    """Derived from the workers that gunicorn knows, each time, so that no skipped hook and no race can make it wrong."""
+    """The slots of the workers that gunicorn knows. Not stored, so that no skipped hook can make it wrong."""
     return {worker.slot for worker in gunicorn_arbiter.workers()}
 
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:
-    # A model that has imported nest_asyncio runs a loop within itself, which that can do to asyncio's alone.
+    # nest_asyncio, which a model may have imported, works with asyncio's own loop only.
     if name == "asyncio" or (name == "auto" and "nest_asyncio" in sys.modules):
         return asyncio.new_event_loop()
     import uvloop

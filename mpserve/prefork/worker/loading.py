@@ -1,7 +1,6 @@
-"""The first stage of a worker's life: load the models, under a deadline, after a pause if the last load here failed.
+"""Loads the models of a worker under a deadline, after a pause if the last load in this slot failed.
 
-Meanwhile clients whom nobody else would answer get a 503 instead of waiting. What a failure means for the server is
-decided elsewhere.
+While the models load, clients get 503 if no other worker can answer them. The caller decides what a failed load means.
 """
 
 import asyncio
@@ -20,43 +19,42 @@ logger = logging.getLogger(__name__)
 TICK = 0.1
 BACK_OFF_LIMIT = 60.0
 GIL_GRACE = 5.0
-"""Seconds after the deadline at which a load that lets no Python code run is ended by C code."""
+"""Seconds after the deadline at which C code ends a load that lets no Python code run."""
 
 
 class LoadFailed(Exception):
-    """The worker cannot serve; the message is for the operator."""
+    """The worker cannot serve. The message is for the operator."""
 
 
 def back_off(failures: int) -> float:
-    """Seconds to wait after so many failed loads in a row."""
+    """Seconds to wait after this many failed loads in a row."""
     return min(BACK_OFF_LIMIT, 2.0 ** min(failures - 1, 10))
 
 
-async def load(core: ServerCore, door: Listeners, ending: asyncio.Event) -> bool:
-    """Load the models; False when the worker was told to end meanwhile, by ``ending``.
+async def load(core: ServerCore, listeners: Listeners, stopping: asyncio.Event) -> bool:
+    """Load the models. Return False if ``stopping`` was set meanwhile.
 
-    Raises:
-        LoadFailed: a model could not be loaded, or not in time.
+    Raises LoadFailed: a model could not be loaded, or not in time.
     """
     row = core.row
     failures = row.attempts
     if failures and core.board.ever_ready:
-        # Sleep before loading, in the successor, since the dead cannot; a killed or crashed load counts as well.
+        # The successor waits, since a killed worker cannot.
         delay = back_off(failures)
         logger.warning("the last %d load(s) in this slot failed; loading again in %g s", failures, delay)
-        await _watch(core, door, ending, asyncio.ensure_future(asyncio.sleep(delay)), math.inf)
-    if ending.is_set():
+        await _wait(core, listeners, stopping, asyncio.ensure_future(asyncio.sleep(delay)), math.inf)
+    if stopping.is_set():
         return False
     row.attempts = failures + 1
     timeout = core.settings.load_timeout
     loading = asyncio.ensure_future(core.load())
-    # The loop cannot keep the deadline of a load that holds the GIL; this thread of C can.
+    # The event loop cannot enforce the deadline of a load that holds the GIL. This thread of C code can.
     faulthandler.dump_traceback_later(timeout + GIL_GRACE, exit=True)
     try:
-        await _watch(core, door, ending, loading, timeout)
+        await _wait(core, listeners, stopping, loading, timeout)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    if ending.is_set():
+    if stopping.is_set():
         loading.cancel()
         row.attempts = failures
         return False
@@ -71,14 +69,14 @@ async def load(core: ServerCore, door: Listeners, ending: asyncio.Event) -> bool
     return True
 
 
-async def _watch(
-    core: ServerCore, door: Listeners, ending: asyncio.Event, task: "asyncio.Future[Any]", timeout: float
+async def _wait(
+    core: ServerCore, listeners: Listeners, stopping: asyncio.Event, task: "asyncio.Future[Any]", timeout: float
 ) -> None:
-    """Wait for ``task``, the deadline or the end, and mind the door."""
+    """Wait for ``task``, for ``timeout`` seconds or for ``stopping``. Accept clients that no other worker can answer."""
     deadline = time.monotonic() + timeout
-    while not (task.done() or ending.is_set()) and time.monotonic() < deadline:
-        if door.lets_clients_wait and not core.board.any_ready():
-            door.open()
+    while not (task.done() or stopping.is_set()) and time.monotonic() < deadline:
+        if listeners.clients_can_connect and not core.board.any_ready():
+            listeners.open()
         else:
-            door.shut()
+            listeners.pause()
         await asyncio.wait({task}, timeout=TICK)

@@ -1,7 +1,7 @@
-"""What the C library does with memory that a worker has freed: keep some, instead of giving all back to the kernel at once.
+"""Makes glibc keep freed memory in a worker instead of returning it to the kernel at once.
 
-A body of 1.6 MB of JSON becomes ten times as much for a moment. glibc maps blocks of that size one by one and unmaps them when
-they are freed, or trims them off its heap, so that each request pays for fresh pages: 7 of 22 ms were measured there.
+A JSON body of 1.6 MB needs ten times as much memory for a moment. By default glibc maps large blocks one by one, unmaps them
+when they are freed and trims its heap, so that each such request pays for fresh pages.
 """
 
 import ctypes
@@ -9,15 +9,14 @@ import os
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
-
 KEPT = 128 << 20
-"""Bytes at the end of the heap that are kept when they are free; with half of it nothing was gained."""
+"""Free bytes that are kept at the end of the heap."""
 LARGEST = 32 << 20
-"""Bytes of a block from which on it is mapped by itself: the most that glibc takes."""
+"""Bytes from which on a block is mapped by itself: the maximum that glibc accepts."""
 
 
 def keep_freed() -> None:
-    """Do so, unless the user has set one of glibc's own variables for it; nothing where the C library is another."""
+    """Keep freed memory, unless the user has set a ``MALLOC_`` variable. Does nothing with another C library."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
         return

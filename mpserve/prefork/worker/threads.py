@@ -1,16 +1,14 @@
-"""How many native threads a process may use: one in the arbiter, its share of the CPUs in a worker.
+"""Limits the native threads of a process: one in the arbiter, its share of the CPUs in a worker.
 
-OpenMP, the BLAS libraries and torch start as many threads as they see CPUs, in every worker, and count the machine's
-CPUs rather than the container's share (kserve#1031: 40 threads on 4 CPUs; pytorch/serve#3150). One thread each is no
-answer either: it cost torch 43 % (kermitt2/delft#230). So each worker gets cpus / workers.
+OpenMP, the BLAS libraries and torch start as many threads as the machine has CPUs, in every worker, whatever the container's
+share is (kserve#1031: 40 threads on 4 CPUs; pytorch/serve#3150). So each worker gets cpus / workers.
 
-In the arbiter it is one thread, always: a torch operation that ran there on two threads leaves every forked child
-hanging at its next one, since the pool's other threads do not exist in the child (seen with torch 2.13 and libgomp;
-pytorch#49555, dmlc/xgboost#8040). The variables must be set before the user's code is imported: the libraries read
-them once, and setting them after the preload had no effect (seen).
+The arbiter has one thread: after a torch operation on two threads there, every forked child hangs at its next operation, since
+the pool's threads do not exist in the child (torch 2.13 with libgomp; pytorch#49555, dmlc/xgboost#8040). The variables must
+be set before the user's code is imported, since the libraries read them once.
 
-No numerical framework is imported here; torch is spoken to only if somebody else has imported it. A library that read
-its variable in the arbiter and offers no later change (numexpr) keeps to one thread.
+This module imports no numerical framework; it uses torch if the user's code has imported it. A library that reads its variable
+only once (numexpr) keeps one thread.
 """
 
 import math
@@ -21,33 +19,26 @@ from pathlib import Path
 
 import threadpoolctl
 
-NATIVE_POOLS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
+NATIVE_POOLS = tuple(f"{pool}_NUM_THREADS" for pool in ("OMP", "MKL", "OPENBLAS", "BLIS", "NUMEXPR", "RAYON"))
 
 
 def available_cpus(root: Path = Path("/")) -> float:
-    """CPUs that this process may keep busy, at least 1: the smaller of its affinity mask and its cgroups' quotas.
+    """CPUs that this process may use, at least 1: the minimum of its affinity mask and its cgroups' quotas.
 
-    ``root`` is where ``proc`` and ``sys`` are mounted. A quota may be a fraction: 1.5 CPUs is 150 ms in every 100 ms.
+    ``root`` has the mounts ``proc`` and ``sys``. A quota may be a fraction.
     """
     return max(1.0, min([len(os.sched_getaffinity(0)), *_quotas(root)]))
 
 
-def budget(workers: int, wanted: int, cpus: float) -> int:
-    """Threads for each of ``workers``: ``wanted`` if that is positive, else an equal share of ``cpus``, at least 1."""
-    return wanted if wanted > 0 else max(1, math.floor(cpus / workers))
+def budget(workers: int, threads: int, cpus: float) -> int:
+    """Threads of each worker: ``threads`` if that is positive, else an equal share of ``cpus``, at least 1."""
+    return threads if threads > 0 else max(1, math.floor(cpus / workers))
 
 
 def _quotas(root: Path) -> Iterator[float]:
     for folder in _cgroup_folders(root):
-        # cgroup v2 (kernel Documentation/admin-guide/cgroup-v2.rst, "cpu.max"): "<quota or max> <period>"; v1 has a
-        # file for each, and -1 for no quota (scheduler/sched-bwc.rst). Both in microseconds.
+        # cgroup v2 (Linux, admin-guide/cgroup-v2.rst, "cpu.max"): "<quota or max> <period>". v1 has a file for each, and -1
+        # for no quota (scheduler/sched-bwc.rst). All in microseconds.
         fields = _read(folder / "cpu.max").split()
         if not fields:
             fields = [_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")]
@@ -56,15 +47,15 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """The process's own cgroup and all above it: a quota set on any of them holds for the process."""
+    """The cgroup of the process and its parents. A quota of any of them holds for the process."""
     mount = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = mount / "cpu" if controllers else mount
-        # In a container that shares the host's cgroup namespace the path is the host's, and only the mount's root
-        # exists here; in a namespace it may climb ("/../x"). What cannot be read sets no limit.
+        # In a container the path may be the host's, of which only the root exists here, or begin with "/../". A file that
+        # cannot be read sets no limit.
         parts = [part for part in path.split("/") if part not in ("", "..")]
         for depth in range(len(parts), -1, -1):
             yield base.joinpath(*parts[:depth])
@@ -78,11 +69,10 @@ def _read(file: Path) -> str:
 
 
 class ThreadBudget:
-    """The native pools of one family of processes: held in the arbiter, released in each worker.
+    """Limits the native pools to one thread in the arbiter, and raises the limit in each worker.
 
-    A variable that the user had set at the first call is the user's: each worker gets it back, and a user's
-    ``OMP_NUM_THREADS`` is the budget. The arbiter is held to one thread all the same, because a warm-up at import on
-    the user's own two threads hangs the workers just so (seen).
+    A worker gets back the variables that the user had set before the first call. The user's ``OMP_NUM_THREADS`` is the budget.
+    The arbiter has one thread even then.
     """
 
     def __init__(self) -> None:
@@ -90,19 +80,18 @@ class ThreadBudget:
         self._threads = 1
 
     def hold_to_one(self, environ: MutableMapping[str, str]) -> None:
-        """In the arbiter, before the user's code is imported: one thread for each pool, loaded already or later.
+        """In the arbiter, before the user's code is imported: limit each pool to one thread. May be called again.
 
-        May be called again. It cannot help where two threads have already been used, by a script that is itself the
-        main program: a worker's main thread hangs at its next operation then, though a new thread does not (seen).
+        This is too late if a script, which is the main program, has used two threads already.
         """
         self._remember(environ)
         environ.update(dict.fromkeys(NATIVE_POOLS, "1"))
         _limit(openmp=1, blas=1, mkl=1)
 
     def release(self, threads: int, environ: MutableMapping[str, str]) -> int:
-        """In a worker, right after the fork: give the pools ``threads``, and this thread its part.
+        """In a worker, right after the fork: limit the pools to ``threads``, or to the user's ``OMP_NUM_THREADS``.
 
-        Returns the threads in force, which are the user's ``OMP_NUM_THREADS`` where there is one.
+        Returns the limit.
         """
         users = self._remember(environ)
         self._threads = _count(users.get("OMP_NUM_THREADS", "")) or threads
@@ -111,11 +100,10 @@ class ThreadBudget:
         return self._threads
 
     def limit_this_thread(self) -> None:
-        """Put the released budget in force for the calling thread: for each thread that will run a model.
+        """Apply the limit to the calling thread. Call this in each thread that runs a model.
 
-        OpenMP keeps its limit per thread, and a new thread starts with what the library read from the environment when
-        it was loaded, which is the arbiter's 1 (seen: released to 2, scikit-learn's libgomp still said 1 in a new
-        thread). torch and OpenBLAS keep theirs per process.
+        OpenMP has a limit per thread, and a new thread starts with the limit of the arbiter. torch and OpenBLAS have a limit
+        per process.
         """
         users = self._users or {}
         _limit(
@@ -125,28 +113,27 @@ class ThreadBudget:
         )
 
     def _remember(self, environ: MutableMapping[str, str]) -> dict[str, str]:
-        # Once only: at a second call the variables are ours.
+        # At a second call the variables are ours.
         if self._users is None:
             self._users = {name: environ[name] for name in NATIVE_POOLS if name in environ}
         return self._users
 
 
 def _limit(openmp: int, blas: int, mkl: int) -> None:
-    # torch first: it sets MKL's threads along with its own, and a user's MKL_NUM_THREADS comes after.
+    # torch first, since it sets MKL's threads too, and a user's MKL_NUM_THREADS overrides it.
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(openmp)
-    # Not used as a context manager: the limits are meant to stay.
     threadpoolctl.threadpool_limits({"openmp": openmp, "blas": blas, "libmkl_rt": mkl})
 
 
 def _count(value: str) -> int:
-    """Threads that a variable asks for; 0 if it asks for none. OpenMP allows a list, one number per nesting level."""
+    """The number of threads in a variable, or 0. OpenMP allows a list with a number for each nesting level."""
     first = value.partition(",")[0].strip()
     return int(first) if first.isdecimal() else 0
 
 
-# This process's own: what the arbiter remembers here reaches its workers through the fork.
+# Workers inherit this object from the arbiter.
 _own = ThreadBudget()
 hold_to_one = _own.hold_to_one
 release = _own.release

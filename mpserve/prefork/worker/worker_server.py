@@ -1,7 +1,6 @@
-"""A worker's life on its event loop, from top to bottom: load, open, serve, drain, stop.
+"""The server of one worker on its event loop, from top to bottom: load, open, serve, drain, stop.
 
-The order of the end, the signals and the moment of listening are decided here. The HTTP server only counts and closes its
-connections.
+This module decides when the worker listens, what its signals do and in which order it ends.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.connection import Connection
-from mpserve.http.server.limits import Limits
+from mpserve.http.server.routes import Limits
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor
@@ -42,46 +41,33 @@ logger = logging.getLogger(__name__)
 TICK = 0.1
 HEARTBEAT = 1.0
 IDLE_GRACE = 1.0
-"""Seconds that an idle kept-alive connection is left open in a drain: a request that is on its way gets its answer."""
+"""Seconds for which idle connections stay open in a drain, so that a request that is on its way is answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What gunicorn asks of a worker.
-
-    Attributes:
-        arbiter: the pid of the parent that the worker must not outlive.
-        backlog: connections that the kernel queues.
-        max_requests: requests after which the worker is replaced. None: never.
-        graceful_timeout: seconds for the whole end of the worker.
-        beat: tells the arbiter that the worker is alive.
-    """
+    """gunicorn's settings for a worker."""
 
     arbiter: int
+    """The pid of the parent. The worker must not outlive it."""
     backlog: int
+    """Connections that the kernel queues."""
     max_requests: int | None
+    """Requests after which the worker is replaced. None: never."""
     graceful_timeout: float
+    """Seconds in which the worker must end."""
     beat: Callable[[], None]
+    """Tells the arbiter that the worker is alive."""
 
 
 class WorkerServer:
-    """One worker's life. ``run`` is the whole of it.
-
-    Args:
-        core: the models.
-        application: the ASGI application.
-        listeners: the sockets of HTTP, shared by all workers.
-        limits: the limits of HTTP requests.
-        routes: the direct routes, if the application has any.
-        terms: what gunicorn asks of the worker.
-        grpc: the gRPC server, if there is to be one.
-    """
+    """Serves HTTP, and gRPC if ``grpc`` is given, in one worker. ``sockets`` are shared by all workers."""
 
     def __init__(
         self,
         core: ServerCore,
         application: Application,
-        listeners: Sequence[socket.socket],
+        sockets: Sequence[socket.socket],
         limits: Limits,
         routes: "DirectRoutes | None",
         terms: Terms,
@@ -89,7 +75,7 @@ class WorkerServer:
     ) -> None:
         self.core = core
         self.application = application
-        self.listeners = listeners
+        self.sockets = sockets
         self.limits = limits
         self.routes = routes
         self.terms = terms
@@ -97,81 +83,72 @@ class WorkerServer:
         self.row = core.row
         self.log_settings = LogSettings(core)
         self.http: HttpServer | None = None
-        """There is one from the moment at which the application is loaded."""
+        """None until the application is loaded."""
         self.rebalancer = Rebalancer()
-        self.ending = asyncio.Event()
-        """Told to end, for whatever reason."""
+        self.stopping = asyncio.Event()
+        """Set when the worker is to end."""
         self.hurried = False
         self.orphaned = False
         self.stuck = False
-        """Whether a model does not come back from a call, so that only a new worker can serve it."""
+        """Whether a call of a model does not return, so that only a new worker can serve the model."""
         self.grace = Grace(terms.graceful_timeout)
-        self._beaten = -math.inf
-        """When it has given the last sign of life."""
+        self._last_beat = -math.inf
 
     async def run(self) -> None:
-        """Live.
-
-        Raises:
-            LoadFailed: the models could not be loaded; nothing was served.
-        """
-        self._catch_signals()
+        """Serve until the end. Raises LoadFailed: nothing was served."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, self._hurry)
         ticker = asyncio.ensure_future(self._tick())
         async with AsyncExitStack() as at_the_end:
             at_the_end.callback(ticker.cancel)
             at_the_end.callback(self._leave)
             at_the_end.push_async_callback(self.grace.stop, self.core.stop)
             self.http = http = await self._load_application()
-            door = Listeners(self.listeners, lambda listener: self._gate(listener, http), self.terms.backlog)
-            if not await load(self.core, door, self.ending):
+            listeners = Listeners(self.sockets, lambda listener: self._acceptor(listener, http), self.terms.backlog)
+            if not await load(self.core, listeners, self.stopping):
                 return
             at_the_end.push_async_callback(self.grace.stop, self.application.shutdown)
             if not await self.application.startup():
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
             self.core.open()
             await self._catch_up()
-            self._beat()  # gunicorn's clock runs from here, however soon the loop is blocked
+            self._beat()  # so that gunicorn notices a loop that is blocked from here on
             await self._open_grpc(at_the_end)
-            door.open()
+            listeners.open()
             logger.info("worker ready")
             await self._serve()
-            await self._drain(door, http)
+            await self._drain(listeners, http)
 
     def _leave(self) -> None:
-        if self.ending.is_set():
+        if self.stopping.is_set():
             self.row.state = State.EXITED
         if self.orphaned and not self.core.board.live():
-            rundir.remove_all()  # the arbiter would have, last of all
+            rundir.remove_all()  # since the arbiter cannot
 
     @property
-    def final(self) -> bool:
-        """Whether this worker must end, rather than give way to a successor that it may wait for."""
-        most, http = self.terms.max_requests, self.http
-        spent = most is not None and http is not None and http.total_requests >= most
-        return self.hurried or self.orphaned or self.stuck or spent or self.core.board.stopping
-
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.ending.set)
-        for hurry in (signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(hurry, self._hurry)
+    def must_end(self) -> bool:
+        """Whether this worker must end without waiting for its successors."""
+        maximum, http = self.terms.max_requests, self.http
+        reached = maximum is not None and http is not None and http.total_requests >= maximum
+        return self.hurried or self.orphaned or self.stuck or reached or self.core.board.stopping
 
     def _hurry(self) -> None:
         self.hurried = True
         self.grace.hurry()
-        self.ending.set()
+        self.stopping.set()
 
-    def _gate(self, listener: socket.socket, http: HttpServer) -> Acceptor:
+    def _acceptor(self, listener: socket.socket, http: HttpServer) -> Acceptor:
         def connect() -> Connection:
             connection = Connection(http)
-            # A client that gets a 503 here while the models load may find a ready worker by its next connection.
+            # A client that gets 503 while the models load may reach a ready worker by its next connection.
             connection.retiring = self.row.state == State.LOADING
             return connection
 
         return Acceptor(listener, connect, self.application.tls, self.core.board, self.row, self.rebalancer)
 
     async def _tick(self) -> None:
-        """Do all that must happen every second or oftener, whatever stage the worker is in."""
         upkeep = Upkeep(
             {
                 "the heartbeat": self._beat_each_second,
@@ -188,18 +165,18 @@ class WorkerServer:
         )
         while True:
             upkeep.run()
-            if self.final:  # also where SIGTERM came so early that the arbiter's handler, inherited, swallowed it
-                self.ending.set()
+            if self.must_end:  # also if SIGTERM came while the worker had only the arbiter's handler, which ignores it
+                self.stopping.set()
             await asyncio.sleep(TICK)
 
     def _beat_each_second(self) -> None:
-        if time.monotonic() - self._beaten >= HEARTBEAT:
+        if time.monotonic() - self._last_beat >= HEARTBEAT:
             self._beat()
 
     def _beat(self) -> None:
-        self._beaten = time.monotonic()
+        self._last_beat = time.monotonic()
         if self.row.state in (State.READY, State.DRAINING):
-            # Not while loading: gunicorn's clock starts with the first beat, and a load may hold the GIL for minutes.
+            # Not while loading: gunicorn expects beats after the first one, and a load may hold the GIL for minutes.
             self.terms.beat()
         if self.http is not None:
             self.http.set_date(time.time())
@@ -207,10 +184,10 @@ class WorkerServer:
     def _look_at_arbiter(self) -> None:
         if os.getppid() != self.terms.arbiter and not self.orphaned:
             self.orphaned = True
-            logger.error("the arbiter is gone; finishing what is in hand, then ending")
+            logger.error("the arbiter is gone; the worker finishes its requests, then ends")
 
     def _publish(self) -> None:
-        """Tell the other workers which models can answer here; a model may have set or cleared its ``ready``."""
+        """Write to the scoreboard which models can answer here. A model may have changed its ``ready``."""
         if self.row.state == State.READY:
             self.core.publish()
 
@@ -220,26 +197,26 @@ class WorkerServer:
 
     def _balance(self) -> None:
         others = [row for row in ready_others(self.core.board, self.row) if row.is_live()]
-        sheds = self.row.state == State.READY
-        self.rebalancer.look(load_of(self.row), [load_of(row) for row in others] if sheds else [])
+        is_ready = self.row.state == State.READY
+        self.rebalancer.look(load_of(self.row), [load_of(row) for row in others] if is_ready else [])
 
     def _look_at_models(self) -> None:
-        """Tell how many requests wait, and make way for a successor where a model's call does not come back."""
+        """Publish how many requests wait. End the worker if a call of a model does not return."""
         models = [instance for group in self.core.models.values() for instance in group]
         self.row.waiting = sum(instance.admission.waiting for instance in models)
         now = time.monotonic()
-        found = [instance.label for instance in models if instance.find_stuck(now)]
-        if found and not self.stuck:
+        stuck = [instance.label for instance in models if instance.find_stuck(now)]
+        if stuck and not self.stuck:
             self.stuck = True
             self.row.restarts += 1
-            logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(found))
+            logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
 
     async def _catch_up(self) -> None:
-        """Make a wish true that came while the models were loaded, before the first client can ask.
+        """Follow the changes of models that came during the load, before the first client.
 
-        After READY, not before: who waits for a wish waits for the workers that are READY, so it misses none.
+        The worker is READY already: a change waits for all READY workers, so that none is missed.
         """
-        while self.core.reconciler.is_behind and not self.ending.is_set():
+        while self.core.reconciler.is_behind and not self.stopping.is_set():
             self.core.reconciler.kick()
             await asyncio.sleep(TICK)
 
@@ -251,8 +228,8 @@ class WorkerServer:
             raise LoadFailed(str(error)) from error
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             self.row.attempts += 1
-            if self.core.board.ever_ready:  # without a certificate there is no door, so no client waits for an answer
-                await asyncio.wait({asyncio.ensure_future(self.ending.wait())}, timeout=back_off(self.row.attempts))
+            if self.core.board.ever_ready:  # no client waits meanwhile, since without TLS nobody can connect
+                await asyncio.wait({asyncio.ensure_future(self.stopping.wait())}, timeout=back_off(self.row.attempts))
             raise LoadFailed(f"TLS cannot be set up with the certificate and key: {error}") from error
         return HttpServer(application.app, application.state, self.routes, self.limits, self.row, self.rebalancer)
 
@@ -266,21 +243,21 @@ class WorkerServer:
         at_the_end.push_async_callback(self.grpc.stop)
 
     async def _serve(self) -> None:
-        """Serve until the end. One that is replaced by a HUP waits for its successors, and goes on if they die."""
+        """Serve until the end. In a HUP, wait for the successors, and go on if they die."""
         while True:
-            await self.ending.wait()
-            if self.final or await self._is_succeeded():
+            await self.stopping.wait()
+            if self.must_end or await self._is_succeeded():
                 return
             logger.error("the workers that were to replace this one died before they were ready; it goes on serving")
-            self.ending.clear()
+            self.stopping.clear()
 
     async def _is_succeeded(self) -> bool:
-        """Wait while younger workers load and more are needed; False if one of those waited for has died.
+        """Wait until enough younger workers are ready. Return False if a younger worker has died.
 
-        Who ends on a false alarm is told again: gunicorn repeats SIGTERM every second while it has too many workers.
+        A False at the wrong moment does no harm: gunicorn repeats SIGTERM every second while it has too many workers.
         """
         awaited: set[int] = set()
-        while not self.final:
+        while not self.must_end:
             younger = [row for row in self.core.board.live() if row.age > self.row.age]
             loading = {row.age for row in younger if row.state == State.LOADING}
             ready = {row.age for row in younger if row.state == State.READY}
@@ -292,20 +269,20 @@ class WorkerServer:
             await asyncio.sleep(TICK)
         return True
 
-    async def _drain(self, door: Listeners, http: HttpServer) -> None:
-        """Not ready any more, but still there for ``drain_delay``; then leave the door and finish what was accepted."""
+    async def _drain(self, listeners: Listeners, http: HttpServer) -> None:
+        """Say not ready, still accept for ``drain_delay``, then finish the requests that were accepted."""
         self.row.state = State.DRAINING
         self.grace.begin()
         if self.grpc is not None:
             self.grpc.retire()
         await self._pause(self.core.settings.drain_delay)
-        door.leave()
+        listeners.close()
         calls = asyncio.ensure_future(self._drain_grpc())
         idle_until = time.monotonic() + IDLE_GRACE
         while True:
-            await asyncio.sleep(TICK)  # at first for the connections that were accepted just now
+            await asyncio.sleep(TICK)  # first, so that the connections accepted just now are counted
             http.retire(at_once=self.hurried or time.monotonic() > idle_until)
-            # Of a direct request whose client is gone only the row knows.
+            # Only the row counts a direct request whose client is gone.
             if http.is_idle and not self.row.in_flight and (calls.done() or self.hurried):
                 return
             if self.grace.left_for_requests <= 0:
@@ -318,7 +295,6 @@ class WorkerServer:
             await self.grpc.drain(max(self.grace.left_for_requests, 0))
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, unless there is no time for it."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.grace.left_for_requests > 0 and not (self.hurried or self.orphaned):
             await asyncio.sleep(TICK)

@@ -65,11 +65,11 @@ def test_the_client_behind_a_proxy_is_found_out_by_the_application_where_it_is_l
 
 
 def test_no_more_paths_are_remembered_than_a_server_has_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "KNOWN", 3)
+    monkeypatch.setattr(routes, "MAX_CACHED", 3)
     known = of_server()
     for number in range(9):
         assert known.match(b"/v1/models/m%d:predict" % number, []) is not None
-    assert len(known._known) == 3
+    assert len(known._cache) == 3
 
 
 EVENT = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
@@ -86,14 +86,17 @@ EVENT = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"
     ],
 )
 def test_the_headers_say_which_codec_of_the_format(format: Format, headers: dict[str, str], codec: type) -> None:
-    assert type(Codecs(Settings()).of(format, headers)) is codec
+    assert type(Codecs(Settings()).choose(format, headers)) is codec
 
 
 @each("nonfinite", ["error", "null"])
 def test_a_codec_has_the_options_of_the_server_and_of_the_request(nonfinite: Any) -> None:
     codecs = Codecs(Settings(nonfinite=nonfinite))
-    raw, json = codecs.of(Format.V1, {"content-type": "image/png"}), codecs.of(Format.V1, {"content-type": "a/b+json"})
-    binary, v2 = codecs.of(Format.V2, {"inference-header-content-length": "7"}), codecs.of(Format.V2, {})
+    raw, json = (
+        codecs.choose(Format.V1, {"content-type": "image/png"}),
+        codecs.choose(Format.V1, {"content-type": "a/b+json"}),
+    )
+    binary, v2 = codecs.choose(Format.V2, {"inference-header-content-length": "7"}), codecs.choose(Format.V2, {})
     assert isinstance(raw, V1Codec)
     assert isinstance(json, V1Codec)
     assert isinstance(binary, V2Codec)

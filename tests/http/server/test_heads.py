@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpserve.http.server import heads as module
-from mpserve.http.server.heads import LONGEST, MOST, Head, Heads
+from mpserve.http.server.heads import MAX_HEAD_SIZE, MAX_HEADS, Head, Heads
 
 HEAD = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
 
@@ -62,24 +62,26 @@ def test_nothing_else_is(data: bytes) -> None:
     ],
 )
 def test_what_does_not_begin_with_a_whole_head_of_a_post_is_not_remembered(data: bytes) -> None:
-    assert knowing(data)._known == {}
+    assert knowing(data)._cache == {}
 
 
-@pytest.mark.parametrize(("size", "is_kept"), [(LONGEST, True), (LONGEST + 1, False), (2 * LONGEST, False)])
+@pytest.mark.parametrize(
+    ("size", "is_kept"), [(MAX_HEAD_SIZE, True), (MAX_HEAD_SIZE + 1, False), (2 * MAX_HEAD_SIZE, False)]
+)
 def test_a_long_head_is_not_remembered(size: int, is_kept: bool) -> None:
     long = HEAD.replace(b"host: x", b"host: x" + b"x" * (size - len(HEAD)))
     assert len(long) == size
     heads = knowing(long + b"body")
     assert (heads.find(long + b"body") is not None) == is_kept
-    assert bool(heads._known) == is_kept
+    assert bool(heads._cache) == is_kept
 
 
 def test_no_more_than_so_many_are_remembered_and_new_ones_always() -> None:
     heads = Heads()
-    for number in range(3 * MOST):
+    for number in range(3 * MAX_HEADS):
         text = HEAD.replace(b": x", b": %d" % number)
         heads.remember(text, head(name=str(number)))
-        assert len(heads._known) <= MOST
+        assert len(heads._cache) <= MAX_HEADS
         found: Any = heads.find(text + b"body")
         assert found.request == str(number)
 
@@ -98,4 +100,4 @@ def test_what_is_found_is_the_remembered_bytes_and_nothing_else(data: bytes) -> 
 
 
 def test_all_that_is_remembered_is_small() -> None:
-    assert module.MOST * module.LONGEST <= 4 * 1024 * 1024
+    assert module.MAX_HEADS * module.MAX_HEAD_SIZE <= 4 * 1024 * 1024

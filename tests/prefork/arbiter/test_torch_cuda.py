@@ -31,7 +31,7 @@ def test_another_torch_is_refused(names: dict[str, object]) -> None:
     cuda = ModuleType("torch.cuda")
     vars(cuda).update(names)
     with pytest.raises(ConfigurationError, match=r"_lazy_init is not as in .* pip install 'torch=="):
-        torch_cuda._fit(cuda)
+        torch_cuda._replace_lazy_init(cuda)
 
 
 def test_the_import_of_another_torch_ends_in_words(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Counted(asyncio.Protocol):
 
 
 class Place:
-    """An open gate of slot 0, and one other worker, this very process, in slot 1."""
+    """An open acceptor of slot 0, and one other worker, this very process, in slot 1."""
 
     def __init__(self, listener: socket.socket) -> None:
         board = Scoreboard(4)
@@ -45,8 +45,8 @@ class Place:
             row.state, row.pid = State.READY, os.getpid()
         self.made: list[Any] = []
         self.rebalancer = Rebalancer()
-        self.gate = Acceptor(listener, lambda: Counted(self.row, self.made), None, board, self.row, self.rebalancer)
-        self.gate.open(128)
+        self.acceptor = Acceptor(listener, lambda: Counted(self.row, self.made), None, board, self.row, self.rebalancer)
+        self.acceptor.open(128)
         self.clients = ExitStack()
 
     def connect(self, count: int) -> None:
@@ -64,7 +64,7 @@ async def place() -> AsyncIterator[Place]:
         here = Place(listener)
         with here.clients:
             yield here
-            here.gate.shut()
+            here.acceptor.close()
             for transport in here.made:
                 transport.abort()
             await asyncio.sleep(0)
@@ -114,9 +114,9 @@ def test_who_cannot_accept_is_not_waited_for(loop: Any, pid: int) -> None:
             if not pid:
                 here.other.state = State.LOADING
             here.connect(1)
-            here.gate._look()
+            here.acceptor._look()
             await here.until(made=1)
-            assert not here.gate._looks
+            assert not here.acceptor._looks
 
     run(loop, test)
 
@@ -127,7 +127,7 @@ def test_what_is_queued_is_taken_in_when_the_gate_is_shut(loop: Any) -> None:
         async with place() as here:
             here.row.connections = BUSY
             here.connect(20)
-            here.gate.shut()
+            here.acceptor.close()
             await here.until(made=20)
 
     run(loop, test)
@@ -144,7 +144,7 @@ def test_without_file_descriptors_it_pauses_and_goes_on(
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             try:
-                here.gate._look()
+                here.acceptor._look()
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert "cannot accept connections: [Errno 24]" in caplog.text

@@ -40,13 +40,13 @@ def connects(listener: socket.socket) -> bool:
         return client.connect_ex(listener.getsockname()) == 0
 
 
-def door_of(*listeners: socket.socket) -> Listeners:
+def listeners_of(*listeners: socket.socket) -> Listeners:
     board = Scoreboard(1)
 
-    def gate(listener: socket.socket) -> Acceptor:
+    def acceptor(listener: socket.socket) -> Acceptor:
         return Acceptor(listener, asyncio.Protocol, None, board, board.row(0), Rebalancer())
 
-    return Listeners(listeners, gate, 16)
+    return Listeners(listeners, acceptor, 16)
 
 
 @pytest.mark.parametrize(
@@ -73,21 +73,21 @@ def test_what_can_be_opened_again_is_shut_until_a_worker_is_ready(
         assert is_open(listener) is connects(listener) is stays_open
 
 
-def test_a_door_is_opened_for_all_and_shut_and_left_for_oneself() -> None:
+def test_listeners_are_opened_for_all_and_closed_for_oneself() -> None:
     async def main() -> None:
         with tcp() as listener:
             refuse_until_ready([listener], [listener.getsockname()])
             others = listener.dup()  # as a worker that shares it has it
-            door = door_of(listener)
-            assert not door.lets_clients_wait
-            door.open()
-            door.open()
+            listeners = listeners_of(listener)
+            assert not listeners.clients_can_connect
+            listeners.open()
+            listeners.open()
             assert connects(others)
-            assert door.lets_clients_wait
-            door.shut()
+            assert listeners.clients_can_connect
+            listeners.pause()
             assert connects(others)  # the kernel takes it in for whoever accepts next
-            door.open()
-            door.leave()
+            listeners.open()
+            listeners.close()
             assert (listener.fileno(), connects(others)) == (-1, True)
             address = others.getsockname()
             others.close()
@@ -100,4 +100,4 @@ def test_a_door_is_opened_for_all_and_shut_and_left_for_oneself() -> None:
 def test_after_usr2_the_old_server_answers_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(UPGRADE, "1")
     with tcp() as listener:
-        assert not door_of(listener).lets_clients_wait
+        assert not listeners_of(listener).clients_can_connect

@@ -3,10 +3,10 @@
 import pytest
 
 from mpserve.prefork.listener.rebalancer import (
-    AT_ONCE,
-    BRIEF,
-    FEW,
-    LASTING,
+    MAX_DUE,
+    MIN_ENDED,
+    MIN_LOOKS,
+    TOLERANCE,
     WINDOW,
     Load,
     Rebalancer,
@@ -22,7 +22,7 @@ from mpserve.state.scoreboard import Scoreboard, State
     [
         pytest.param((64, 9), [], 0, id="alone"),
         pytest.param((17, 0), [(16, 0), (16, 0), (15, 0)], 0, id="even"),
-        pytest.param((FEW, FEW), [(0, 0)], 0, id="few"),
+        pytest.param((TOLERANCE, TOLERANCE), [(0, 0)], 0, id="few"),
         pytest.param((22, 0), [(0, 0), (21, 0), (21, 0)], 6, id="one was replaced"),
         pytest.param((0, 0), [(22, 0), (21, 0), (21, 0)], 0, id="the successor"),
         pytest.param((24, 0), [(16, 0), (12, 0), (12, 0)], 8, id="far above"),
@@ -49,7 +49,7 @@ def test_a_worker_that_has_begun_goes_on_to_the_mean() -> None:
 def test_what_does_not_last_changes_nothing() -> None:
     rebalancer = Rebalancer()
     for _ in range(3):
-        for held in [64] * (LASTING - 1) + [32] * (LASTING - 1):
+        for held in [64] * (MIN_LOOKS - 1) + [32] * (MIN_LOOKS - 1):
             rebalancer.look(Load(held, 0), [Load(64 - held, 0)])
             assert not rebalancer.takes_one()
 
@@ -59,7 +59,7 @@ def test_what_lasts_is_given_up_a_few_at_a_time_until_it_is_even() -> None:
     while mine > 321:
         rebalancer.look(Load(mine, 0), [Load(640 - mine, 0)])
         given = sum(rebalancer.takes_one() for _ in range(mine))
-        assert given <= AT_ONCE
+        assert given <= MAX_DUE
         mine -= given
         looks += 1
         assert looks < 200
@@ -84,7 +84,7 @@ def test_only_workers_that_are_ready_are_compared_with() -> None:
     [
         pytest.param(200, 8, WINDOW, True, id="one for each request"),
         pytest.param(200, 200, WINDOW, False, id="they stay"),
-        pytest.param(BRIEF + 8, 8, WINDOW, False, id="not so many"),
+        pytest.param(MIN_ENDED + 8, 8, WINDOW, False, id="not so many"),
         pytest.param(200, 8, 20 * WINDOW, False, id="not so often"),
         pytest.param(200, 120, WINDOW, False, id="most stay"),
         pytest.param(200, 8, WINDOW / 2, False, id="too soon to tell"),
@@ -95,6 +95,6 @@ def test_connections_are_not_worth_spreading_when_more_end_within_a_window_than_
 ) -> None:
     turnover = Turnover(now=0)
     for _ in range(taken):
-        turnover.take()
+        turnover.count()
     turnover.look(elapsed, held)
     assert turnover.is_brisk == expected
