@@ -154,6 +154,17 @@ class Executor:
             # With several threads each job goes to the thread that is free first.
             self._inbox.put([jobs] if self.threads == 1 else [[job] for job in jobs])
 
+    async def settle(self, stuck: int = 0) -> None:
+        """Wait until the calls have ended that were begun before, for whose outcome perhaps nobody waits any more.
+
+        ``stuck``: the threads that are waited for in vain.
+        """
+        threads = self.threads - stuck
+        if threads > 1 and self._started:  # one thread does one thing after the other anyway
+            # Each thread that comes to the barrier has ended its calls, and begins none before all have come.
+            meeting = threading.Barrier(threads)
+            await asyncio.gather(*(self.run(meeting.wait) for _ in range(threads)))
+
     def where(self) -> str:
         """The innermost lines that each thread is at: what to say of a call that does not come back."""
         frames = sys._current_frames()

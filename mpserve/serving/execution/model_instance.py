@@ -85,8 +85,8 @@ class ModelInstance:
         """What a request has a copy of: lines that are logged in it name the model."""
         self.context.run(model_in_log.set, self.label)
         self.declare(())
-        self.stuck = False
-        """Whether all its threads are in calls that do not come back."""
+        self._stuck_threads = 0
+        """How many of its threads are in calls that do not come back."""
         self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)
         self._own_calls = 0
         self.streams: set[Closing] = set()
@@ -123,6 +123,11 @@ class ModelInstance:
         finally:
             self._own_calls -= 1
 
+    @property
+    def stuck(self) -> bool:
+        """Whether all its threads are in calls that do not come back."""
+        return self._stuck_threads == self.executor.threads
+
     def find_stuck(self, now: float) -> bool:
         """Whether one of its threads, at ``now``, has been in one request for so long that it will not come back.
 
@@ -138,7 +143,7 @@ class ModelInstance:
                 " model is out of service. Its thread is at:\n%s",
                 self.label, self._watchdog.patience, self._watchdog.stacks(stuck),
             )  # fmt: skip
-        self.stuck = len(stuck) == self.executor.threads
+        self._stuck_threads = len(stuck)
         if self.stuck:
             words = f"Model {self.label} is stuck in an earlier request; this worker is being replaced."
             self.admission.abandon(ServerNotReady(words))
@@ -154,12 +159,13 @@ class ModelInstance:
         await self.stop()
 
     async def stop(self) -> None:
-        """Run the model's ``stop`` in its own thread, and let its threads go. A failing one is logged."""
+        """Run the model's ``stop`` in its own thread, after its last call, and let its threads go. A failing one is logged."""
         await asyncio.gather(*(stream.aclose() for stream in self.streams))
         try:
             if self.stuck:
                 logger.error("stop() of model %s is left out, since no thread is free for it", self.label)
                 return
+            await self.executor.settle(self._stuck_threads)  # calls go on whose clients are gone
             await self.call(self.model.stop)
             if self.model.engine:
                 await self.call(self.model.stop_engine)

@@ -354,6 +354,49 @@ async def test_a_model_whose_stop_fails_does_not_keep_the_others_from_stopping(
     assert "stop() of model m failed" in caplog.text
 
 
+async def test_a_model_is_stopped_after_the_call_whose_client_has_gone() -> None:
+    """Also where another of its threads is free for ``stop``."""
+    begun, released = threading.Event(), threading.Event()
+
+    class Slow(Journal):
+        concurrency = 2
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            begun.set()
+            released.wait(PATIENCE)
+            self.note("predicted")
+
+    model = Slow()
+    async with loaded(model) as core:
+        predicting = ask(core, "m", {})
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        predicting.cancel()
+        await asyncio.wait({predicting})
+        asyncio.get_running_loop().call_later(0.05, released.set)  # when the stop has begun
+    assert model.entries[-2:] == ["predicted", "stop"]
+
+
+async def test_a_model_of_which_a_thread_is_stuck_is_stopped_in_another() -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    class Slow(Journal):
+        concurrency = 2
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            begun.set()
+            released.wait(PATIENCE)
+
+    model = Slow()
+    async with loaded(model, request_timeout=1.0) as core:
+        instance = core.find("m")
+        predicting = ask(core, "m", {})
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        predicting.cancel()
+        assert [instance.find_stuck(now) for now in (0.0, 1e6)] == [False, True]
+    assert model.entries[-1] == "stop"
+    released.set()
+
+
 def test_each_model_thread_begins_as_the_worker_asks() -> None:
     begun: list[str] = []
     model = Journal()
