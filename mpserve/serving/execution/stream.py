@@ -24,6 +24,11 @@ END = object()
 """What a step gives when there is nothing more."""
 
 
+def cut_short() -> ServerNotReady:
+    """What is said of an answer that was closed before its end."""
+    return ServerNotReady("the answer was cut short: its generator was closed")
+
+
 class Streaming(Protocol):
     """The request that is answered in parts."""
 
@@ -83,9 +88,11 @@ class ModelStream(AsyncIterator[bytes]):
         """Read the first part ahead, so that a failure until then is no part of the answer.
 
         Raises:
-            MPServeError: as ``__anext__``.
+            MPServeError: as ``__anext__``; ServerNotReady also if the stream was closed meanwhile.
         """
         self._first = await anext(self, END)
+        if self._first is not END and self._closing is not None:
+            raise cut_short()
 
     async def __anext__(self) -> bytes:
         """The next part. At an error and at the end the stream is closed.
@@ -122,7 +129,7 @@ class ModelStream(AsyncIterator[bytes]):
                 raise self.request.late(within)
             if not self._step.cancelled():
                 return self._step.result()
-        raise ServerNotReady("the answer was cut short: its generator was closed")
+        raise cut_short()
 
     async def aclose(self) -> None:
         """Advance the model no further, run the ``finally`` blocks of its generator, and let it go."""
