@@ -101,7 +101,7 @@ class Batch:
             self.outcomes.append((members, [as_failure(error)]))
         else:
             half = len(members) // 2
-            self._todo += [members[half:], members[:half]]
+            self._todo += filter(awaited, (members[half:], members[:half]))
 
     def _lap_infer(self) -> None:
         now = perf_counter_ns()
@@ -149,6 +149,11 @@ class Batch:
             else:
                 self.answered(result)
         return self
+
+
+def awaited(members: Sequence[Batched]) -> bool:
+    """Whether anybody waits for one of the members."""
+    return not all(member.done() for member in members)
 
 
 def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:

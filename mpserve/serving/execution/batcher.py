@@ -17,7 +17,7 @@ from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.execution.batch import Batch, Batched
+from mpserve.serving.execution.batch import Batch, Batched, awaited
 from mpserve.serving.execution.executor import Executor, as_failure
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INPUT, NANO, QUEUE
@@ -131,6 +131,8 @@ class Batcher:
         self._is_async = is_async(model)
         self._idle = model.concurrency or 1
         """How many more batches may run at the same time."""
+        self._running: dict[asyncio.Future[Batch], Batch] = {}
+        """The batches that run on the event loop."""
         self._queues: dict[object, deque[Batched]] = {}
         self._is_called = False
         self._timer: asyncio.TimerHandle | None = None
@@ -268,6 +270,7 @@ class Batcher:
         # In the context of its first member, not of whoever made room for it: what the model logs names a request that it has.
         if self._is_async:
             task = members[0].context.copy().run(asyncio.get_running_loop().create_task, batch.run_async())
+            self._running[task] = batch
             task.add_done_callback(partial(self._settle, batch))
         else:
             future: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
@@ -276,6 +279,7 @@ class Batcher:
 
     def _settle(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
         """Give each member its own outcome, unless it has gone, and let the next batch begin."""
+        self._running.pop(done, None)
         self._idle += 1
         if not self._is_called:
             self._call()
@@ -295,6 +299,14 @@ class Batcher:
                     executions = 0
         if done.cancelled() or done.exception() is not None:
             self._abandon(batch, done)
+
+    async def settle(self) -> None:
+        """End the batches on the event loop whose members have all gone."""
+        gone = [task for task, batch in self._running.items() if not awaited(batch.members)]
+        for task in gone:
+            task.cancel()
+        if gone:
+            await asyncio.wait(gone)
 
     def _abandon(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
         """Whatever cut the batch short, nobody may wait for ever."""

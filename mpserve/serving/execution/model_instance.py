@@ -91,6 +91,8 @@ class ModelInstance:
         self._own_calls = 0
         self.streams: set[Closing] = set()
         """Answers in parts that have not come to their end, which ``stop`` closes."""
+        self._ending: set[asyncio.Task[None]] = set()
+        """Tasks of requests that were cancelled, until their ends, for which ``stop`` waits."""
 
     def declare(self, inputs: Sequence[Tensor]) -> None:
         """Keep what the model declares, which its ``load`` may have set; ``inputs`` of a model that speaks no arrays."""
@@ -158,6 +160,20 @@ class ModelInstance:
         await self.in_flight.until_idle()
         await self.stop()
 
+    def end(self, task: "asyncio.Task[None]") -> None:
+        """Cancel the task of a request, which may take its time to end."""
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        task.cancel()
+
+    async def _settle(self) -> None:
+        """Wait for the calls whose clients have gone: their requests are not in flight any more."""
+        if self._ending:
+            await asyncio.wait(self._ending)
+        if self.batcher is not None:
+            await self.batcher.settle()
+        await self.executor.settle(self._stuck_threads)
+
     async def stop(self) -> None:
         """Run the model's ``stop`` in its own thread, after its last call, and let its threads go. A failing one is logged."""
         await asyncio.gather(*(stream.aclose() for stream in self.streams))
@@ -165,7 +181,7 @@ class ModelInstance:
             if self.stuck:
                 logger.error("stop() of model %s is left out, since no thread is free for it", self.label)
                 return
-            await self.executor.settle(self._stuck_threads)  # calls go on whose clients are gone
+            await self._settle()
             await self.call(self.model.stop)
             if self.model.engine:
                 await self.call(self.model.stop_engine)

@@ -349,7 +349,7 @@ class InferenceRequest(Timed):
         task = self.task
         self._end(error, is_counted=True)
         if task is not None:
-            task.cancel()
+            self.instance.end(task)
 
     def cancel(self) -> None:
         """Nobody is there for the answer any more: leave the queue, or end what the event loop is at.
@@ -364,7 +364,7 @@ class InferenceRequest(Timed):
                 self.deadline.close()
             self._leave(is_answered=False)
             if self.task is not None:
-                self.task.cancel()
+                self.instance.end(self.task)
 
     def _leave(self, is_answered: bool, is_counted: bool = True) -> None:
         """Be with the model no longer, and be counted."""
