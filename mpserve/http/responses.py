@@ -40,6 +40,9 @@ STATUS = {
 RETRY_AFTER_LOADING = b"1"
 """Seconds. A guess that costs a waiting client little: how long a load takes is not known before it has ended."""
 
+BODILESS = (204, 304)
+"""Statuses of answers that have no body: a client would take one for the next answer (RFC 9110, 6.4.1)."""
+
 Headers = list[tuple[bytes, bytes]]
 
 JSON_ONLY: Headers = response_head.JSON_ONLY
@@ -79,7 +82,15 @@ def failure_answer(error: Exception) -> Answer:
 
 
 def error_answer(error: Exception) -> Answer:
-    """The answer to a request that raised ``error``."""
+    """The answer to a request that raised ``error``, whatever a model has made of its errors."""
+    try:
+        return _told(error)
+    except Exception as failure:
+        logger.error("an error of type %s cannot be told", type(error).__name__, exc_info=failure)
+        return _error("internal server error", 500)
+
+
+def _told(error: Exception) -> Answer:
     if isinstance(error, HTTPException):  # Starlette's own: unknown path, wrong method
         return http_exception_answer(error)
     if isinstance(error.__cause__, HTTPException):  # a model that was written for FastAPI chose its status
@@ -94,11 +105,20 @@ def error_answer(error: Exception) -> Answer:
 
 
 def http_exception_answer(error: HTTPException) -> Answer:
-    """Its status and headers; its detail, which FastAPI lets be anything, as text."""
+    """Its status and headers; its detail, which FastAPI lets be anything, as text.
+
+    Raises:
+        ValueError: a header cannot be sent, or the status is none of a final answer.
+    """
+    status = error.status_code
+    if not 200 <= status <= 599:
+        raise ValueError(f"an HTTPException has the status {status}, expected 200 to 599")
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
     ]
-    return _error(str(error.detail), error.status_code, headers)
+    if status in BODILESS:
+        return Answer(status, headers, b"")
+    return _error(str(error.detail), status, headers)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Any:

@@ -55,7 +55,11 @@ def _head(default: Mapping[str, str], set_by_model: Mapping[str, str], fields: M
     Raises:
         InferenceError: the model set one that cannot be sent.
     """
-    given = {**default, **{str(name).lower(): str(value) for name, value in set_by_model.items()}, **fields}
+    try:
+        texts = {str(name).lower(): str(value) for name, value in set_by_model.items()}
+    except Exception as error:
+        raise InferenceError("the model set a response header that has no text") from error
+    given = {**default, **texts, **fields}
     return [_header(name, value) for name, value in given.items() if name not in FRAMING]
 
 

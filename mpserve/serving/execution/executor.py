@@ -24,6 +24,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from mpserve.errors import text_of
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -230,6 +232,6 @@ def as_failure(error: BaseException) -> Exception:
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    failure = RuntimeError(f"{type(error).__name__}: {error}")
+    failure = RuntimeError(f"{type(error).__name__}: {text_of(error)}")
     failure.__cause__ = error
     return failure

@@ -226,10 +226,10 @@ class OnLoop:
     async def _advance(self) -> Any:
         try:
             part = await anext(self._source, END)
-        except (SystemExit, KeyboardInterrupt) as error:  # they would end the loop, and with it the worker
-            raise as_failure(error) from error
-        except asyncio.CancelledError as error:
-            if self.closing:
+        except Exception:
+            raise
+        except BaseException as error:  # some would end the loop, and with it the worker
+            if self.closing and isinstance(error, asyncio.CancelledError):
                 raise
             raise as_failure(error) from error  # the model's own
         return part if part is END else self._encode(part)

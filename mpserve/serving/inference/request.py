@@ -333,10 +333,9 @@ class InferenceRequest(Timed):
         self.over = True
         if self.deadline is not None:
             self.deadline.close()
-        fault = self.blame(error)
         if self._place:
             self._leave(is_answered=False, is_counted=is_counted)
-        self.reply.fail(self, fault)
+        self.reply.fail(self, self.blame(error))
 
     def blame(self, error: BaseException) -> MPServeError:
         """What the client is told of a failure, which is logged in the context of the request."""
