@@ -74,15 +74,19 @@ class LoopSide:
 
     def _deliver(self) -> None:
         self._is_told = False  # before the look: what comes after it is told anew
-        while self._outcomes:
-            outcome, result, error = self._outcomes.popleft()
-            if outcome.done():  # cancelled meanwhile: nobody waits for it
-                continue
-            if error is None:
-                outcome.set_result(result)
-            else:
-                outcome.set_exception(as_failure(error))
-            del outcome, result  # and keep nothing of a request until the next one
+        try:
+            while self._outcomes:
+                outcome, result, error = self._outcomes.popleft()
+                if outcome.done():  # cancelled meanwhile: nobody waits for it
+                    continue
+                if error is None:
+                    outcome.set_result(result)
+                else:
+                    outcome.set_exception(as_failure(error))
+                del outcome, result  # and keep nothing of a request until the next one
+        finally:
+            if self._outcomes:  # one has failed at being told: the others are told all the same
+                self.loop.call_soon(self._deliver)
 
 
 class Inbox:
