@@ -33,6 +33,14 @@ class Code(str, Enum):
     CONFIGURATION = "configuration"
 
 
+def text_of(error: BaseException) -> str:
+    """The text of any error. An error of a model may fail even to say its text."""
+    try:
+        return str(error)
+    except Exception:
+        return "its text cannot be read"
+
+
 class MPServeError(Exception):
     """Base of all errors that are raised on purpose. ``str(error)`` is for the client."""
 

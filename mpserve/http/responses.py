@@ -39,6 +39,9 @@ STATUS = {
 RETRY_AFTER_LOADING = b"1"
 """Seconds after which a client may try again while models load."""
 
+BODILESS = (204, 304)
+"""Statuses of answers without a body: a client would take a body for the next answer (RFC 9110, 6.4.1)."""
+
 Headers = routes.RawHeaders
 Answer = routes.Answer
 JSON_ONLY: Headers = response_head.JSON_ONLY
@@ -63,7 +66,15 @@ def failure_answer(error: Exception) -> Answer:
 
 
 def error_answer(error: Exception) -> Answer:
-    """The answer to a request that raised ``error``."""
+    """The answer to a request that raised ``error``, whatever a model has made of its errors."""
+    try:
+        return _told(error)
+    except Exception as failure:
+        logger.error("an error of type %s cannot be told", type(error).__name__, exc_info=failure)
+        return _error("internal server error", 500)
+
+
+def _told(error: Exception) -> Answer:
     if isinstance(error, HTTPException):  # Starlette's own: unknown path, wrong method
         return http_exception_answer(error)
     if isinstance(error.__cause__, HTTPException):  # raised by a model that was written for FastAPI
@@ -78,11 +89,19 @@ def error_answer(error: Exception) -> Answer:
 
 
 def http_exception_answer(error: HTTPException) -> Answer:
-    """The answer with the status, the headers and the detail, which may be any object, as text."""
+    """The answer with the status, the headers and the detail, which may be any object, as text.
+
+    Raises ValueError: a header cannot be sent, or no final answer has the status.
+    """
+    status = error.status_code
+    if not 200 <= status <= 599:
+        raise ValueError(f"an HTTPException has the status {status}, expected 200 to 599")
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
     ]
-    return _error(str(error.detail), error.status_code, headers)
+    if status in BODILESS:
+        return Answer(status, headers, b"")
+    return _error(str(error.detail), status, headers)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Any:

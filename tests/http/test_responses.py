@@ -63,6 +63,24 @@ def test_headers_of_an_http_exception_are_kept() -> None:
     assert (b"www-authenticate", b"Basic") in error_answer(error).headers
 
 
+@each("status", [204, 304])
+def test_an_http_exception_without_a_body_has_none(status: int) -> None:
+    """A client would take it for the beginning of the next answer."""
+    answer = error_answer(HTTPException(status))
+    assert (answer.status, answer.body) == (status, b"")
+
+
+@each(
+    "error",
+    [
+        HTTPException(101), HTTPException(99), HTTPException(600), HTTPException(400, headers={"x": "\u1234"}),
+    ],
+)  # fmt: skip
+def test_an_http_exception_that_cannot_be_sent_is_a_failure_of_the_server(error: HTTPException) -> None:
+    answer = error_answer(error)
+    assert (answer.status, json.loads(answer.body)) == (500, {"error": "internal server error"})
+
+
 @each(
     "error, is_logged",
     [

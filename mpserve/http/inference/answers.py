@@ -51,7 +51,11 @@ def refused(fault: MPServeError) -> Answer:
 
 def _head(default: Mapping[str, str], set_by_model: Mapping[str, str], fields: Mapping[str, str]) -> Headers:
     """The headers of an answer. Raises InferenceError: the model has set an invalid header."""
-    headers = {**default, **{str(name).lower(): str(value) for name, value in set_by_model.items()}, **fields}
+    try:
+        texts = {str(name).lower(): str(value) for name, value in set_by_model.items()}
+    except Exception as error:
+        raise InferenceError("the model set a response header that has no text") from error
+    headers = {**default, **texts, **fields}
     return [_header(name, value) for name, value in headers.items() if name not in FRAMING]
 
 

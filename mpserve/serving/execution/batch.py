@@ -62,7 +62,7 @@ class Batch(Timed):
             self.outcomes.append((members, [as_failure(error)]))
         else:
             half = len(members) // 2
-            self._todo += [members[half:], members[:half]]
+            self._todo += filter(awaited, (members[half:], members[:half]))
 
     def answered(self, result: Any) -> None:
         """The model returned: split the result. A wrong number of rows fails the whole attempt."""
@@ -101,6 +101,11 @@ class Batch(Timed):
             else:
                 self.answered(result)
         return self
+
+
+def awaited(members: Sequence[Batched]) -> bool:
+    """Whether anybody waits for one of the members."""
+    return not all(member.done() for member in members)
 
 
 def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:

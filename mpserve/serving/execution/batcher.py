@@ -18,7 +18,7 @@ from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.execution.batch import Batch
+from mpserve.serving.execution.batch import Batch, awaited
 from mpserve.serving.execution.executor import Executor, as_failure
 from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.model import Model
@@ -109,6 +109,7 @@ class Batcher:
         self._durations = durations
         self._is_async = is_async(model)
         self._idle = model.concurrency or 1  # how many more batches may run at the same time
+        self._running: dict[asyncio.Future[Batch], Batch] = {}  # the batches that run on the event loop
         self._queues: dict[object, deque[Batched]] = {}
         self._is_called = False
         self._timer: asyncio.TimerHandle | None = None
@@ -238,6 +239,7 @@ class Batcher:
         # The context of the first request: a line that the model logs names a request of the batch.
         if self._is_async:
             task = members[0].context.copy().run(asyncio.get_running_loop().create_task, batch.run_async())
+            self._running[task] = batch
             task.add_done_callback(partial(self._settle, batch))
         else:
             future: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
@@ -246,6 +248,7 @@ class Batcher:
 
     def _settle(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
         """Give each request its outcome, unless it was cancelled, and let the next batch begin."""
+        self._running.pop(done, None)
         self._idle += 1
         if not self._is_called:
             self._call()
@@ -265,6 +268,14 @@ class Batcher:
                     executions = 0
         if done.cancelled() or done.exception() is not None:
             self._abandon(batch, done)
+
+    async def settle(self) -> None:
+        """End the batches on the event loop whose members have all gone."""
+        gone = [task for task, batch in self._running.items() if not awaited(batch.members)]
+        for task in gone:
+            task.cancel()
+        if gone:
+            await asyncio.wait(gone)
 
     def _abandon(self, batch: Batch, done: "asyncio.Future[Batch]") -> None:
         """Fail every request that has no outcome, whatever ended the batch."""

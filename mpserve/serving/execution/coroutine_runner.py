@@ -38,26 +38,29 @@ class CoroutineRunner:
     async def _run(self) -> None:
         jobs, runner = self._jobs, self._runner
         task: Any = asyncio.current_task()
-        # A request may have cancelled its own task, which must not run another request.
-        while jobs and not _is_cancelled(task):
-            job = jobs.popleft()
-            if job.over:
-                continue
-            try:
-                awaited = job.context.run(runner.send, job)
-            except BaseException as error:
-                job.set_exception(error)
-                self._runner = runner = _Runner(self._run_job)
-                continue
-            if awaited is runner.end:
-                job.set_result(runner.end.take())
-                continue
-            job.task = task
-            self._runner = _Runner(self._run_job)
+        waiting = None
+        try:
+            # A request may have cancelled its own task, which must not run another request.
+            while waiting is None and jobs and not _is_cancelled(task):
+                job = jobs.popleft()
+                if job.over:
+                    continue
+                try:
+                    awaited = job.context.run(runner.send, job)
+                except BaseException as error:
+                    self._runner = runner = _Runner(self._run_job)
+                    job.set_exception(error)
+                    continue
+                if awaited is runner.end:
+                    job.set_result(runner.end.take())
+                    continue
+                job.task = task
+                self._runner = _Runner(self._run_job)
+                waiting = job, runner, awaited
+        finally:  # also if a request cannot take its outcome: the other requests go on
             self._go_on()
-            await _rest(job, runner, awaited)
-            return
-        self._go_on()
+        if waiting is not None:
+            await _rest(*waiting)
 
     def _go_on(self) -> None:
         self._is_called = False

@@ -24,6 +24,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from mpserve.errors import text_of
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -63,15 +65,19 @@ class LoopSide:
 
     def _deliver(self) -> None:
         self._is_woken = False  # before the look: an outcome that comes after the look wakes the loop again
-        while self._outcomes:
-            outcome, result, error = self._outcomes.popleft()
-            if outcome.done():  # cancelled
-                continue
-            if error is None:
-                outcome.set_result(result)
-            else:
-                outcome.set_exception(as_failure(error))
-            del outcome, result  # and keep nothing of a request until the next one
+        try:
+            while self._outcomes:
+                outcome, result, error = self._outcomes.popleft()
+                if outcome.done():  # cancelled
+                    continue
+                if error is None:
+                    outcome.set_result(result)
+                else:
+                    outcome.set_exception(as_failure(error))
+                del outcome, result  # and keep nothing of a request until the next one
+        finally:
+            if self._outcomes:  # a request could not take its outcome: the other requests get theirs
+                self.loop.call_soon(self._deliver)
 
 
 class Inbox:
@@ -141,6 +147,17 @@ class Executor:
         if self._inbox is not None:
             # With several threads each job goes to the first free thread.
             self._inbox.put([jobs] if self.threads == 1 else [[job] for job in jobs])
+
+    async def settle(self, stuck: int = 0) -> None:
+        """Wait until the calls have ended that were begun before, for whose outcome perhaps nobody waits any more.
+
+        ``stuck``: the threads that are waited for in vain.
+        """
+        threads = self.threads - stuck
+        if threads > 1 and self._started:  # one thread does one thing after the other anyway
+            # Each thread that comes to the barrier has ended its calls, and begins none before all have come.
+            meeting = threading.Barrier(threads)
+            await asyncio.gather(*(self.run(meeting.wait) for _ in range(threads)))
 
     def where(self) -> str:
         """The innermost lines of each thread, for messages about a call that does not come back."""
@@ -229,6 +246,6 @@ def as_failure(error: BaseException) -> Exception:
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    failure = RuntimeError(f"{type(error).__name__}: {error}")
+    failure = RuntimeError(f"{type(error).__name__}: {text_of(error)}")
     failure.__cause__ = error
     return failure

@@ -65,10 +65,11 @@ class ModelInstance:
         self.context = contextvars.copy_context()  # each request gets a copy, so its log lines name the model
         self.context.run(model_in_log.set, self.label)
         self.declare(())
-        self.stuck = False  # whether all threads of the model are in calls that do not come back
+        self._stuck_threads = 0  # how many threads of the model are in calls that do not come back
         self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)
         self._own_calls = 0
         self.streams: set[ModelStream] = set()  # answers in parts that have not ended; ``stop`` closes them
+        self._ending: set[asyncio.Task[None]] = set()  # tasks of cancelled requests; ``stop`` waits for their ends
 
     def declare(self, inputs: Sequence[Tensor]) -> None:
         """Keep the declared tensors, which ``load`` may have set; ``inputs`` are those of a model that is no TensorModel."""
@@ -101,6 +102,11 @@ class ModelInstance:
         finally:
             self._own_calls -= 1
 
+    @property
+    def stuck(self) -> bool:
+        """Whether all its threads are in calls that do not come back."""
+        return self._stuck_threads == self.executor.threads
+
     def find_stuck(self, now: float) -> bool:
         """Whether a thread of the model has been in one call for too long at ``now``. To be called often.
         A stuck thread takes the model out of service. If every thread is stuck, waiting requests are refused.
@@ -115,7 +121,7 @@ class ModelInstance:
                 " model is out of service. Its thread is at:\n%s",
                 self.label, self._watchdog.patience, self._watchdog.stacks(stuck),
             )  # fmt: skip
-        self.stuck = len(stuck) == self.executor.threads
+        self._stuck_threads = len(stuck)
         if self.stuck:
             words = f"Model {self.label} is stuck in an earlier request; this worker is being replaced."
             self.admission.abandon(ServerNotReady(words))
@@ -129,13 +135,28 @@ class ModelInstance:
         await self.in_flight.until_idle()
         await self.stop()
 
+    def end(self, task: "asyncio.Task[None]") -> None:
+        """Cancel the task of a request, which may take its time to end."""
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        task.cancel()
+
+    async def _settle(self) -> None:
+        """Wait for the calls whose clients have gone: their requests are not in flight any more."""
+        if self._ending:
+            await asyncio.wait(self._ending)
+        if self.batcher is not None:
+            await self.batcher.settle()
+        await self.executor.settle(self._stuck_threads)
+
     async def stop(self) -> None:
-        """Run the model's ``stop`` in its own thread, and end its threads. A failure is logged."""
+        """Run the model's ``stop`` in its own thread, after its last call, and end its threads. A failure is logged."""
         await asyncio.gather(*(stream.aclose() for stream in self.streams))
         try:
             if self.stuck:
                 logger.error("stop() of model %s is left out, since no thread is free for it", self.label)
                 return
+            await self._settle()
             await self.call(self.model.stop)
             if self.model.engine:
                 await self.call(self.model.stop_engine)

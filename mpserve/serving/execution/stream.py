@@ -21,6 +21,11 @@ Source = Iterator[Any] | AsyncIterator[Any]
 END = object()  # the result of a step after the last part
 
 
+def cut_short() -> ServerNotReady:
+    """What is said of an answer that was closed before its end."""
+    return ServerNotReady("the answer was cut short: its generator was closed")
+
+
 class Streaming(Protocol):
     """The request that is answered in parts.
     ``late`` makes the error for a first part that is not there in time. ``stream_ended`` lets go of the model.
@@ -68,8 +73,13 @@ class ModelStream(AsyncIterator[bytes]):
         self._closing: asyncio.Future[None] | None = None
 
     async def prime(self) -> None:
-        """Read the first part ahead, so that a failure of the first part can be answered. Raises as ``__anext__``."""
+        """Read the first part ahead, so that a failure of the first part can be answered.
+
+        Raises as ``__anext__``; ServerNotReady also if the stream was closed meanwhile.
+        """
         self._first = await anext(self, END)
+        if self._first is not END and self._closing is not None:
+            raise cut_short()
 
     async def __anext__(self) -> bytes:
         """The next part. An error and the end close the stream.
@@ -107,7 +117,7 @@ class ModelStream(AsyncIterator[bytes]):
                 raise self.request.late(within)
             if not self._step.cancelled():
                 return self._step.result()
-        raise ServerNotReady("the answer was cut short: its generator was closed")
+        raise cut_short()
 
     async def aclose(self) -> None:
         """Stop the model's iterator, run the ``finally`` blocks of its generator, and let go of the model."""
@@ -200,10 +210,10 @@ class OnLoop:
     async def _advance(self) -> Any:
         try:
             part = await anext(self._source, END)
-        except (SystemExit, KeyboardInterrupt) as error:  # these would end the loop, and with it the worker
-            raise as_failure(error) from error
-        except asyncio.CancelledError as error:
-            if self.closing:
+        except Exception:
+            raise
+        except BaseException as error:  # some would end the loop, and with it the worker
+            if self.closing and isinstance(error, asyncio.CancelledError):
                 raise
             raise as_failure(error) from error  # the model's own
         return part if part is END else self._encode(part)

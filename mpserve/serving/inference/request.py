@@ -314,10 +314,9 @@ class InferenceRequest(Timed):
         self.over = True
         if self.deadline is not None:
             self.deadline.close()
-        fault = self.blame(error)
         if self._place:
             self._leave(is_answered=False, is_counted=is_counted)
-        self.reply.fail(self, fault)
+        self.reply.fail(self, self.blame(error))
 
     def blame(self, error: BaseException) -> MPServeError:
         """Log a failure in the context of the request, and return the error for the client."""
@@ -330,7 +329,7 @@ class InferenceRequest(Timed):
         task = self.task
         self._end(error, is_counted=True)
         if task is not None:
-            task.cancel()
+            self.instance.end(task)
 
     def cancel(self) -> None:
         """The client has gone: leave the queue, or cancel the work of the event loop.
@@ -344,7 +343,7 @@ class InferenceRequest(Timed):
                 self.deadline.close()
             self._leave(is_answered=False)
             if self.task is not None:
-                self.task.cancel()
+                self.instance.end(self.task)
 
     def _leave(self, is_answered: bool, is_counted: bool = True) -> None:
         instance, in_flight = self.instance, self.instance.in_flight

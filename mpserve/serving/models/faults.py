@@ -6,7 +6,7 @@ A front end translates the code of the error into its own status.
 import logging
 from inspect import isawaitable
 
-from mpserve.errors import Code, InferenceError, MPServeError, NotSupported
+from mpserve.errors import Code, InferenceError, MPServeError, NotSupported, text_of
 
 logger = logging.getLogger(__name__)
 INTERNAL = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION})
@@ -19,9 +19,9 @@ def blame(error: Exception, model: str, verb: str) -> MPServeError:
         return error
     fault: MPServeError
     if isinstance(error, NotImplementedError):
-        fault = NotSupported(str(error) or f"Model {model} does not implement {verb}.")
+        fault = NotSupported(text_of(error) or f"Model {model} does not implement {verb}.")
     else:
-        fault = InferenceError(f"{type(error).__name__} : {error}")
+        fault = InferenceError(f"{type(error).__name__} : {text_of(error)}")
     fault.__cause__ = error
     return fault
 
@@ -32,13 +32,19 @@ def report(fault: MPServeError) -> None:
         return
     # torch raises NotImplementedError for an operation that a device lacks: somebody has to find that.
     if fault.code in INTERNAL or (fault.code is Code.NOT_SUPPORTED and fault.__cause__ is not None):
-        logger.error("the model failed: %s", fault, exc_info=fault.__cause__ or fault)
+        try:
+            logger.error("the model failed: %s", fault, exc_info=fault.__cause__ or fault)
+        except Exception:
+            logger.error("the model failed, and its traceback cannot be written: %s", text_of(fault))
 
 
 def chosen_status(fault: MPServeError) -> int | None:
     """The HTTP status of FastAPI's or Starlette's HTTPException, if the model raised it; else None."""
-    status = getattr(fault.__cause__, "status_code", None)
-    return status if type(status) is int and hasattr(fault.__cause__, "detail") else None
+    try:
+        status = getattr(fault.__cause__, "status_code", None)
+        return status if type(status) is int and hasattr(fault.__cause__, "detail") else None
+    except Exception:  # attributes of a model's error may be computed, and fail
+        return None
 
 
 def refuse_promise(result: object, verb: str) -> None:

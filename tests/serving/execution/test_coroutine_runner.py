@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mpserve.serving.execution.coroutine_runner import CoroutineRunner
+from tests.cases import each
 
 PATIENCE = 20
 var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="-")
@@ -152,6 +153,36 @@ def test_one_that_cancels_its_own_task_without_waiting_cancels_no_other() -> Non
         return 7
 
     assert outcomes(cancels, waits, waits) == [5, 7, 7]
+
+
+@each("fails", [False, True])
+def test_one_that_fails_at_being_told_keeps_no_other_from_running(fails: bool) -> None:
+    class Deaf(Job):
+        def set_result(self, result: Any) -> None:
+            raise ValueError("not now")
+
+        set_exception = set_result
+
+    async def end() -> int:
+        if fails:
+            raise KeyError
+        return 1
+
+    async def one() -> int:
+        return 1
+
+    async def main() -> list[Any]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        runner, jobs = runner_of_jobs(), [Job(one), Job(one)]
+        for job in (Deaf(end), jobs[0], Deaf(end)):
+            runner.start(job)
+        await jobs[0].ended.wait()
+        await asyncio.sleep(0)
+        runner.start(jobs[1])
+        await jobs[1].ended.wait()
+        return [job.outcome for job in jobs]
+
+    assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == [1, 1]
 
 
 def test_one_that_is_over_before_it_has_begun_is_not_begun() -> None:

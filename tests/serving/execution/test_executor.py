@@ -1,6 +1,7 @@
 """The threads that models run in."""
 
 import asyncio
+import contextvars
 import gc
 import logging
 import re
@@ -247,3 +248,24 @@ def test_neither_request_nor_answer_stays_in_memory_until_the_next(executor: Exe
         eventually(lambda: all(reference() is None for reference in references))
     finally:
         gc.enable()
+
+
+class Deaf:
+    """Fails at being told."""
+
+    def done(self) -> bool:
+        return False
+
+    cancelled = done
+
+    def set_result(self, result: object) -> None:
+        raise ValueError("not now")
+
+    def set_exception(self, error: Exception) -> None:
+        raise ValueError("not now")
+
+
+async def test_an_outcome_that_fails_at_being_told_keeps_no_other_from_being_told(executor: Executor) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    executor.submit(contextvars.copy_context(), int, Deaf())
+    assert await asyncio.wait_for(asyncio.gather(*(executor.run(int) for _ in range(3))), PATIENCE) == [0, 0, 0]

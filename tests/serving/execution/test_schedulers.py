@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from mpserve.errors import DeadlineExceeded, MPServeError
+from mpserve.errors import DeadlineExceeded, MPServeError, ServerNotReady
 from mpserve.protocol.codec import Encoded
 from mpserve.serving.execution.stream import ModelStream
 from mpserve.serving.extensions.statistics import Statistics
@@ -220,6 +220,21 @@ async def test_a_request_that_is_cancelled_while_it_streams_is_closed(kind: type
         if reading is not None:
             await asyncio.gather(reading, return_exceptions=True)
         assert (request.over and request.parts is None, counts(core), len(reply.calls)) == (True, (0, 1), 1)
+
+
+async def test_a_request_that_is_cancelled_while_its_first_part_is_made_gives_none() -> None:
+    class Parting(AsyncStreamed):
+        request: InferenceRequest
+
+        async def predict(self, payload: Any, headers: Any = None) -> Any:
+            self.request.cancel()
+            yield "a"
+
+    model = Parting()
+    async with in_flight(model) as core:
+        model.request, reply = ask(core)
+        await reply.called.wait()
+        assert [type(call) for call in reply.calls] == [ServerNotReady]
 
 
 @each("kind", WHOLE)

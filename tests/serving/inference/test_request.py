@@ -35,6 +35,16 @@ def run(model: Model, payload: Any = None, version: str | None = None, verb: str
     return asyncio.run(main())
 
 
+class Wordless(Exception):
+    """An error of a model that fails at whatever is asked of it."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError
+
+
 def raising(error: BaseException) -> Model:
     def fail(payload: Any) -> None:
         raise error
@@ -50,6 +60,7 @@ def raising(error: BaseException) -> Model:
         (SystemExit(3), InferenceError, "RuntimeError : SystemExit: 3"),
         (NotImplementedError("no kernel"), NotSupported, "no kernel"),
         (NotImplementedError(), NotSupported, "Model m does not implement predict."),
+        (GeneratorExit(), InferenceError, "RuntimeError : GeneratorExit: "),
     ],
 )
 def test_what_a_model_raises_is_its_own_fault_and_keeps_its_cause(
@@ -59,6 +70,40 @@ def test_what_a_model_raises_is_its_own_fault_and_keeps_its_cause(
         run(raising(error))
     assert str(caught.value) == words
     assert caught.value.__cause__ is not None
+
+
+def fail_at_once(payload: Any) -> None:
+    raise Wordless
+
+
+async def fail_on_the_loop(payload: Any) -> None:
+    raise Wordless
+
+
+def fail_in_a_part(payload: Any) -> Any:
+    raise Wordless
+    yield
+
+
+async def fail_in_a_part_on_the_loop(payload: Any) -> Any:
+    raise Wordless
+    yield
+
+
+async def leave_in_a_part_on_the_loop(payload: Any) -> Any:
+    raise GeneratorExit
+    yield
+
+
+@each(
+    "method", [fail_at_once, fail_on_the_loop, fail_in_a_part, fail_in_a_part_on_the_loop, leave_in_a_part_on_the_loop]
+)
+async def test_an_error_that_cannot_be_told_is_answered_and_the_next_request_too(method: Callable[..., Any]) -> None:
+    async with loaded(Answering(method)) as core:
+        for _ in range(2):
+            with pytest.raises(InferenceError, match=r"its text cannot be read|GeneratorExit"):
+                await Asker(core).run("predict", "m", None, {}, {})
+        assert core.row.in_flight == 0
 
 
 @each("error", [InvalidInput("no cat"), InferenceError("tired"), ModelNotReady("m")])

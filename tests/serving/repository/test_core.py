@@ -12,6 +12,7 @@ import pytest
 from mpserve.config.settings import Settings
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelLoadError, ModelNotFound, ServerNotReady
 from mpserve.serving.models.model import Model
+from mpserve.serving.models.tensors import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.serving.repository.loader import ModelSource
@@ -352,6 +353,86 @@ async def test_a_model_whose_stop_fails_does_not_keep_the_others_from_stopping(
         pass
     assert healthy.entries[-1] == "stop"
     assert "stop() of model m failed" in caplog.text
+
+
+async def test_a_model_is_stopped_after_the_call_whose_client_has_gone() -> None:
+    """Also where another of its threads is free for ``stop``."""
+    begun, released = threading.Event(), threading.Event()
+
+    class Slow(Journal):
+        concurrency = 2
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            begun.set()
+            released.wait(PATIENCE)
+            self.note("predicted")
+
+    model = Slow()
+    async with loaded(model) as core:
+        predicting = ask(core, "m", {})
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        predicting.cancel()
+        await asyncio.wait({predicting})
+        asyncio.get_running_loop().call_later(0.05, released.set)  # when the stop has begun
+    assert model.entries[-2:] == ["predicted", "stop"]
+
+
+class Cleaning(TensorModel):
+    """Cleans up after a call, which takes a while, and notes when it has done so."""
+
+    def __init__(self) -> None:
+        super().__init__("m")
+        self.begun = asyncio.Event()
+        self.entries: list[str] = []
+
+    async def predict(self, x: Any) -> Any:
+        self.begun.set()
+        try:
+            await asyncio.sleep(PATIENCE)
+        finally:
+            await asyncio.sleep(0.05)
+            self.entries.append("cleaned")
+
+    def stop(self) -> None:
+        self.entries.append("stop")
+
+
+class CleaningInBatch(Cleaning):
+    max_batch_size = 8
+
+
+@each("kind", [Cleaning, CleaningInBatch])
+async def test_an_async_model_is_stopped_after_the_call_whose_client_has_gone(kind: type[Cleaning]) -> None:
+    model = kind()
+    async with loaded(model) as core:
+        predicting = [ask(core, "m", {"instances": [1.0]}) for _ in range(2)]
+        await model.begun.wait()
+        for one in predicting:
+            one.cancel()
+        await asyncio.wait(predicting)
+    assert model.entries[-1] == "stop"
+    assert "cleaned" in model.entries
+
+
+async def test_a_model_of_which_a_thread_is_stuck_is_stopped_in_another() -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    class Slow(Journal):
+        concurrency = 2
+
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            begun.set()
+            released.wait(PATIENCE)
+
+    model = Slow()
+    async with loaded(model, request_timeout=1.0) as core:
+        instance = core.find("m")
+        predicting = ask(core, "m", {})
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        predicting.cancel()
+        assert [instance.find_stuck(now) for now in (0.0, 1e6)] == [False, True]
+    assert model.entries[-1] == "stop"
+    released.set()
 
 
 def test_each_model_thread_begins_as_the_worker_asks() -> None:
