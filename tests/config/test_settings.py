@@ -141,42 +141,34 @@ def test_a_bad_value_is_refused_naming_option_value_and_expectation(name: str, t
     assert f"got {text!r}, expected " in message
 
 
-@each(
-    "option, message",
-    [
-        (
-            {"http_port": 65536},
-            "http_port (--http_port, MPSERVE_HTTP_PORT): got 65536, expected a whole number from 0 to 65535",
-        ),
-        (
-            {"workers": 0},
-            "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got 0, expected a whole number, at least 1",
-        ),
-        ({"workers": True}, "got True, expected a whole number"),
-        ({"workers": 2.0}, "got 2.0, expected a whole number"),
-        ({"workers": None}, "got None, expected a whole number"),
-        ({"workers": "9" * 5000}, "expected a whole number"),
-        ({"load_timeout": 10**400}, "expected a number, at least 0.1"),
-        ({"max_body_size": "9" * 400}, "expected a number of bytes such as 1048576 or 64MiB, at least 1"),
-        ({"access_log": 1}, "got 1, expected true or false"),
-        ({"ready_when": "both"}, "got 'both', expected one of any, all"),
-        ({"devices": "cuda:0,cpu"}, "got 'cuda:0,cpu', expected auto, cpu or a list such as cuda:0,cuda:1"),
-        ({"model_name": ""}, "got '', expected a text that is not empty"),
-        ({"ssl_keyfile": "tls.key"}, "ssl_keyfile: got 'tls.key' without ssl_certfile"),
-    ],
-)
+@each("option, message", [
+    (
+        {"http_port": 65536},
+        "http_port (--http_port, MPSERVE_HTTP_PORT): got 65536, expected a whole number from 0 to 65535",
+    ),
+    (
+        {"workers": 0},
+        "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got 0, expected a whole number, at least 1",
+    ),
+    ({"workers": True}, "got True, expected a whole number"), ({"workers": 2.0}, "got 2.0, expected a whole number"),
+    ({"workers": None}, "got None, expected a whole number"), ({"workers": "9" * 5000}, "expected a whole number"),
+    ({"load_timeout": 10**400}, "expected a number, at least 0.1"),
+    ({"max_body_size": "9" * 400}, "expected a number of bytes such as 1048576 or 64MiB, at least 1"),
+    ({"access_log": 1}, "got 1, expected true or false"),
+    ({"ready_when": "both"}, "got 'both', expected one of any, all"),
+    ({"devices": "cuda:0,cpu"}, "got 'cuda:0,cpu', expected auto, cpu or a list such as cuda:0,cuda:1"),
+    ({"model_name": ""}, "got '', expected a text that is not empty"),
+    ({"ssl_keyfile": "tls.key"}, "ssl_keyfile: got 'tls.key' without ssl_certfile"),
+])  # fmt: skip
 def test_the_refusal_says_what_to_mend(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         Settings(**option)
 
 
-@each(
-    "text, size",
-    [
-        ("1000", 1000), ("64MiB", 64 * 1024**2), ("64Mi", 64 * 1024**2), ("64mib", 64 * 1024**2), ("1GB", 10**9),
-        ("1G", 10**9), ("1.5 kB", 1500), ("2TiB", 2 * 1024**4), ("10B", 10),
-    ],
-)  # fmt: skip
+@each("text, size", [
+    ("1000", 1000), ("64MiB", 64 * 1024**2), ("64Mi", 64 * 1024**2), ("64mib", 64 * 1024**2), ("1GB", 10**9),
+    ("1G", 10**9), ("1.5 kB", 1500), ("2TiB", 2 * 1024**4), ("10B", 10),
+])  # fmt: skip
 def test_sizes_are_understood_as_people_write_them(text: str, size: int) -> None:
     assert Settings.from_environment({"MPSERVE_MAX_BODY_SIZE": text}).max_body_size == size
 
@@ -191,14 +183,10 @@ def test_a_path_object_is_a_path() -> None:
     assert Settings(model_dir=PurePosixPath("/mnt/models")).model_dir == "/mnt/models"  # type: ignore[arg-type]
 
 
-@each(
-    "variable, text, name, value",
-    [
-        ("WEB_CONCURRENCY", "3", "workers", 3),
-        ("KSERVE_TLS_CERT_FILE", "tls.pem", "ssl_certfile", "tls.pem"),
-        ("KSERVE_LOGLEVEL", "DEBUG", "log_level", "debug"),
-    ],
-)
+@each("variable, text, name, value", [
+    ("WEB_CONCURRENCY", "3", "workers", 3), ("KSERVE_TLS_CERT_FILE", "tls.pem", "ssl_certfile", "tls.pem"),
+    ("KSERVE_LOGLEVEL", "DEBUG", "log_level", "debug"),
+])  # fmt: skip
 def test_variables_of_others_are_read_after_our_own(variable: str, text: str, name: str, value: object) -> None:
     own = f"MPSERVE_{name.upper()}"
     assert getattr(Settings.from_environment({variable: text}), name) == value
@@ -240,26 +228,15 @@ def test_an_unknown_override_is_refused_naming_the_closest(name: str, expected: 
         parse([], {}, **{name: 1})
 
 
-@each(
-    "argv, target, unknown",
-    [
-        (["m.py"], "m.py", []),
-        (["m.py", "--workers", "2"], "m.py", []),
-        (["--workers", "2", "m.py"], "m.py", []),
-        (["--access_log", "m.py"], "m.py", []),
-        (["--access_log", "true", "m.py"], "m.py", []),
-        (["m.py", "n.py", "--workers", "2", "o.py"], "m.py", ["n.py", "o.py"]),
-        (["--nthread", "3", "m.py"], "m.py", ["--nthread", "3"]),
-        (["--nthread=3", "m.py"], "m.py", ["--nthread=3"]),
-        (["--verbose", "--workers", "2", "m.py"], "m.py", ["--verbose"]),
-        (["-w", "4", "m.py"], "m.py", ["-w", "4"]),
-        (["m.py", "--offset", "-1"], "m.py", ["--offset", "-1"]),
-        (["m.py", "--verbose"], "m.py", ["--verbose"]),
-        (["--work", "2"], None, ["--work", "2"]),
-        (["--", "--odd.py", "x"], "--odd.py", ["x"]),
-        ([], None, []),
-    ],
-)
+@each("argv, target, unknown", [
+    (["m.py"], "m.py", []), (["m.py", "--workers", "2"], "m.py", []), (["--workers", "2", "m.py"], "m.py", []),
+    (["--access_log", "m.py"], "m.py", []), (["--access_log", "true", "m.py"], "m.py", []),
+    (["m.py", "n.py", "--workers", "2", "o.py"], "m.py", ["n.py", "o.py"]),
+    (["--nthread", "3", "m.py"], "m.py", ["--nthread", "3"]), (["--nthread=3", "m.py"], "m.py", ["--nthread=3"]),
+    (["--verbose", "--workers", "2", "m.py"], "m.py", ["--verbose"]), (["-w", "4", "m.py"], "m.py", ["-w", "4"]),
+    (["m.py", "--offset", "-1"], "m.py", ["--offset", "-1"]), (["m.py", "--verbose"], "m.py", ["--verbose"]),
+    (["--work", "2"], None, ["--work", "2"]), (["--", "--odd.py", "x"], "--odd.py", ["x"]), ([], None, []),
+])  # fmt: skip
 def test_the_target_is_told_from_values_and_from_what_is_unknown(
     argv: list[str], target: str | None, unknown: list[str]
 ) -> None:

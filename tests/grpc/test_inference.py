@@ -97,10 +97,9 @@ def test_what_a_part_may_be(part: Any, name: str, datatype: str) -> None:
     assert (given.error_message, output.name, output.datatype) == ("", name, datatype)
 
 
-@pytest.mark.parametrize(
-    ("error", "says", "logged"),
-    [(RuntimeError("boom"), "RuntimeError : boom", True), (InvalidInput("no cat"), "no cat", False)],
-)
+@pytest.mark.parametrize(("error", "says", "logged"), [
+    (RuntimeError("boom"), "RuntimeError : boom", True), (InvalidInput("no cat"), "no cat", False),
+])  # fmt: skip
 def test_an_error_ends_the_answer_and_not_the_stream(
     error: Exception, says: str, logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

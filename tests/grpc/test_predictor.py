@@ -97,14 +97,11 @@ async def test_the_version_that_the_client_names_is_that_of_the_model_here() -> 
             assert predictor.request.model_version is None
 
 
-@each(
-    "word, status, words",
-    [
-        ("invalid", 400, "The predictor answered INVALID_ARGUMENT: no cat"),
-        ("resting", 503, "The predictor cannot be reached, or is not ready."),
-        ("failing", 500, "The predictor answered INTERNAL: RuntimeError : boom"),
-    ],
-)
+@each("word, status, words", [
+    ("invalid", 400, "The predictor answered INVALID_ARGUMENT: no cat"),
+    ("resting", 503, "The predictor cannot be reached, or is not ready."),
+    ("failing", 500, "The predictor answered INTERNAL: RuntimeError : boom"),
+])  # fmt: skip
 def test_the_client_is_told_what_the_predictor_said(word: str, status: int, words: str) -> None:
     answer = run(infer(Doubling(), json={"inputs": [INPUT], "parameters": {"word": word}}))
     assert (answer.status_code, answer.json()) == (status, {"error": words})

@@ -40,10 +40,9 @@ def test_liveness_readiness_and_server_metadata() -> None:
     assert list(metadata.extensions) == list(EXTENSIONS)
 
 
-@each(
-    "name, version, ready",
-    [("double", "", True), ("double", "1", True), ("double", "2", False), ("nope", "", False), ("", "", False)],
-)
+@each("name, version, ready", [
+    ("double", "", True), ("double", "1", True), ("double", "2", False), ("nope", "", False), ("", "", False),
+])  # fmt: skip
 def test_a_model_that_is_not_there_is_not_ready_without_an_error(name: str, version: str, ready: bool) -> None:
     assert ask(Double(), "ModelReady", name=name, version=version).ready is ready
 
@@ -141,10 +140,7 @@ async def test_response_headers_come_as_trailing_metadata(caplog: pytest.LogCapt
     assert [re.findall("'(.*?)'", line) for line in left_out] == [["x!odd"], ["x-umlaut"]]
 
 
-@each(
-    "given, kept",
-    [("r-1", True), ("", False), ("with space", False), ("x" * 129, False)],
-)
+@each("given, kept", [("r-1", True), ("", False), ("with space", False), ("x" * 129, False)])
 async def test_a_call_has_an_id_which_is_returned_also_with_an_error(given: str, kept: bool) -> None:
     async with serving(Double()) as client:
         for name in ("double", "nope"):

@@ -141,12 +141,9 @@ def test_a_worker_killed_by_sigkill_leaves_ready_standing_and_is_not_live() -> N
     assert (list(board.used()), board.live()) == ([row], [])
 
 
-@each(
-    "state, live",
-    [
-        (State.EMPTY, False), (State.LOADING, True), (State.READY, True), (State.DRAINING, True), (State.EXITED, False),
-    ],
-)  # fmt: skip
+@each("state, live", [
+    (State.EMPTY, False), (State.LOADING, True), (State.READY, True), (State.DRAINING, True), (State.EXITED, False),
+])  # fmt: skip
 def test_a_rows_life_is_told_by_its_state_first(state: State, live: bool) -> None:
     assert board_of((state, 0, True)).row(0).is_live() is live
 

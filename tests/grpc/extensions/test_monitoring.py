@@ -43,16 +43,13 @@ async def test_log_settings_are_told_and_changed() -> None:
         assert (told["log_file"].string_param, told["log_format"].string_param) == ("", "default")
 
 
-@each(
-    "method, fields, code",
-    [
-        ("TraceSetting", {"model_name": "nope"}, grpc.StatusCode.NOT_FOUND),
-        ("TraceSetting", {"settings": {"trace_level": {"value": ["TIMESTAMPS"]}}}, grpc.StatusCode.UNIMPLEMENTED),
-        ("TraceSetting", {"settings": {"level": {}}}, grpc.StatusCode.INVALID_ARGUMENT),
-        ("LogSettings", {"settings": {"log_file": {"string_param": "x"}}}, grpc.StatusCode.UNIMPLEMENTED),
-        ("LogSettings", {"settings": {"log_info": {"string_param": "x"}}}, grpc.StatusCode.INVALID_ARGUMENT),
-    ],
-)
+@each("method, fields, code", [
+    ("TraceSetting", {"model_name": "nope"}, grpc.StatusCode.NOT_FOUND),
+    ("TraceSetting", {"settings": {"trace_level": {"value": ["TIMESTAMPS"]}}}, grpc.StatusCode.UNIMPLEMENTED),
+    ("TraceSetting", {"settings": {"level": {}}}, grpc.StatusCode.INVALID_ARGUMENT),
+    ("LogSettings", {"settings": {"log_file": {"string_param": "x"}}}, grpc.StatusCode.UNIMPLEMENTED),
+    ("LogSettings", {"settings": {"log_info": {"string_param": "x"}}}, grpc.StatusCode.INVALID_ARGUMENT),
+])  # fmt: skip
 def test_what_cannot_be_is_refused(method: str, fields: Any, code: grpc.StatusCode) -> None:
     async def test() -> None:
         async with serving(Double()) as client:

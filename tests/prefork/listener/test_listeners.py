@@ -49,16 +49,13 @@ def door_of(*listeners: socket.socket) -> Listeners:
     return Listeners(listeners, gate, 16)
 
 
-@pytest.mark.parametrize(
-    ("make", "address", "inherited", "stays_open"),
-    [
-        pytest.param(tcp, lambda name: name, None, False, id="TCP"),
-        pytest.param(tcp, lambda name: (name[0], 0), None, True, id="port 0"),
-        pytest.param(unix, lambda name: name, None, True, id="Unix"),
-        pytest.param(tcp, lambda name: name, UPGRADE, True, id="after USR2"),
-        pytest.param(tcp, lambda name: name, SYSTEMD, True, id="systemd's"),
-    ],
-)
+@pytest.mark.parametrize(("make", "address", "inherited", "stays_open"), [
+    pytest.param(tcp, lambda name: name, None, False, id="TCP"),
+    pytest.param(tcp, lambda name: (name[0], 0), None, True, id="port 0"),
+    pytest.param(unix, lambda name: name, None, True, id="Unix"),
+    pytest.param(tcp, lambda name: name, UPGRADE, True, id="after USR2"),
+    pytest.param(tcp, lambda name: name, SYSTEMD, True, id="systemd's"),
+])  # fmt: skip
 def test_what_can_be_opened_again_is_shut_until_a_worker_is_ready(
     make: Callable[[], "contextmanager[socket.socket]"],
     address: Callable[[object], object],

@@ -19,20 +19,16 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(
-    ("steps", "left"),
-    [
-        pytest.param([], float("inf"), id="before the end"),
-        pytest.param(["begin"], WHOLE, id="begun"),
-        pytest.param(["begin", 10], WHOLE - 10, id="ten seconds later"),
-        pytest.param(["begin", 10, "begin"], WHOLE - 10, id="begun again"),
-        pytest.param(["begin", TIMEOUT], WHOLE - TIMEOUT, id="late"),
-        pytest.param(["hurry"], HURRY - STOPPING, id="in a hurry"),
-        pytest.param(["begin", 10, "hurry"], HURRY - STOPPING, id="in a hurry later"),
-        pytest.param(["hurry", "begin"], HURRY - STOPPING, id="begun in a hurry"),
-        pytest.param(["begin", TIMEOUT - MARGIN, "hurry"], -STOPPING, id="in a hurry that comes too late"),
-    ],
-)
+@pytest.mark.parametrize(("steps", "left"), [
+    pytest.param([], float("inf"), id="before the end"), pytest.param(["begin"], WHOLE, id="begun"),
+    pytest.param(["begin", 10], WHOLE - 10, id="ten seconds later"),
+    pytest.param(["begin", 10, "begin"], WHOLE - 10, id="begun again"),
+    pytest.param(["begin", TIMEOUT], WHOLE - TIMEOUT, id="late"),
+    pytest.param(["hurry"], HURRY - STOPPING, id="in a hurry"),
+    pytest.param(["begin", 10, "hurry"], HURRY - STOPPING, id="in a hurry later"),
+    pytest.param(["hurry", "begin"], HURRY - STOPPING, id="begun in a hurry"),
+    pytest.param(["begin", TIMEOUT - MARGIN, "hurry"], -STOPPING, id="in a hurry that comes too late"),
+])  # fmt: skip
 def test_what_is_left_for_requests(steps: list[str | int], left: float) -> None:
     clock = Clock()
     end = Grace(TIMEOUT, clock)
@@ -62,10 +58,9 @@ async def works() -> None:
     await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(
-    ("work", "logged"),
-    [(works, []), (fails, ["stop() failed"]), (hangs, ["stop() did not finish in time; ending without it"])],
-)
+@pytest.mark.parametrize(("work", "logged"), [
+    (works, []), (fails, ["stop() failed"]), (hangs, ["stop() did not finish in time; ending without it"]),
+])  # fmt: skip
 def test_what_becomes_of_a_stop(
     work: Callable[[], Awaitable[None]],
     logged: list[str],

@@ -76,13 +76,10 @@ def test_a_load_pauses_first_where_others_serve_and_the_last_ones_failed(
     assert (asked, core.row.attempts) == (pauses, failures + 1)  # until the worker is ready
 
 
-@pytest.mark.parametrize(
-    ("is_late", "reason"),
-    [
-        (False, "RuntimeError: no weights"),
-        (True, r"load\(\) of model m did not finish within the 0.1 s of --load_timeout; it is at .* in wait"),
-    ],
-)
+@pytest.mark.parametrize(("is_late", "reason"), [
+    (False, "RuntimeError: no weights"),
+    (True, r"load\(\) of model m did not finish within the 0.1 s of --load_timeout; it is at .* in wait"),
+])  # fmt: skip
 def test_a_load_that_fails_or_is_late_is_told_and_counted(is_late: bool, reason: str) -> None:
     go = threading.Event()
     core = attached(Loading(lambda: go.wait(30) if is_late else fail()), timeout=0.1 if is_late else 60)

@@ -5,14 +5,10 @@ from mpserve.protocol.json.documents import describe, named_objects, parameters_
 from tests.cases import each
 
 
-@each(
-    "value, words, shown",
-    [
-        ({}, "an object", "an object"), ([1], "a list", "a list"), ("a", "a string", '"a"'),
-        (True, "a boolean", "true"), (1, "a number", "1"), (1.5, "a number", "1.5"), (None, "null", "null"),
-        ("x" * 100, "a string", '"' + "x" * 59),
-    ],
-)  # fmt: skip
+@each("value, words, shown", [
+    ({}, "an object", "an object"), ([1], "a list", "a list"), ("a", "a string", '"a"'), (True, "a boolean", "true"),
+    (1, "a number", "1"), (1.5, "a number", "1.5"), (None, "null", "null"), ("x" * 100, "a string", '"' + "x" * 59),
+])  # fmt: skip
 def test_json_values_are_told_in_words_and_shown_in_few_characters(value, words, shown):
     assert (describe(value), show(value)) == (words, shown)
 

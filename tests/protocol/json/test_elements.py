@@ -27,16 +27,13 @@ def test_data_is_flat_or_nested(data):
     assert (array.dtype, array.tolist()) == (np.int16, [[1, 2], [3, 4]])
 
 
-@each(
-    "data, message",
-    [
-        (None, "data is missing, expected a list of 4 elements"),
-        ([1, 2, 3], r"expected 4 elements for shape \[2,2\], got 3"),
-        ([[1, 2], [3]], "expected a list of 2 in dimension 1, got a list of 1"),
-        ([1, 2, 3, 1.5], "element 3 of data is 1.5, expected an integer for INT16"),
-        ([1, 2, 3, 2**15], "element 3 of data is 32768, out of range for INT16"),
-    ],
-)
+@each("data, message", [
+    (None, "data is missing, expected a list of 4 elements"),
+    ([1, 2, 3], r"expected 4 elements for shape \[2,2\], got 3"),
+    ([[1, 2], [3]], "expected a list of 2 in dimension 1, got a list of 1"),
+    ([1, 2, 3, 1.5], "element 3 of data is 1.5, expected an integer for INT16"),
+    ([1, 2, 3, 2**15], "element 3 of data is 32768, out of range for INT16"),
+])  # fmt: skip
 def test_data_that_does_not_fit_is_refused(data, message):
     with pytest.raises(InvalidInput, match=message):
         decode_data(data, "INT16", [2, 2])

@@ -52,21 +52,14 @@ def test_unknown_fields_do_not_shift_the_elements() -> None:
     assert contents.to_array(received, "FP32").tolist() == [1, 2]
 
 
-@each(
-    "given, datatype, says",
-    [
-        ({"int_contents": [1]}, "FP32", "got int_contents, expected fp32_contents, which holds FP32"),
-        (
-            {"fp32_contents": [1], "int_contents": [1]},
-            "FP32",
-            "got int_contents, fp32_contents, expected fp32_contents",
-        ),
-        ({"fp32_contents": [1]}, "FP16", "got fp32_contents, expected raw contents: FP16 has no typed ones"),
-        ({"int_contents": [1, 300]}, "INT8", "element 1 of data is 300, out of range for INT8"),
-        ({"uint_contents": [256]}, "UINT8", "element 0 of data is 256, out of range for UINT8"),
-        ({"int_contents": [1]}, "FP31", "unknown datatype 'FP31'"),
-    ],
-)
+@each("given, datatype, says", [
+    ({"int_contents": [1]}, "FP32", "got int_contents, expected fp32_contents, which holds FP32"),
+    ({"fp32_contents": [1], "int_contents": [1]}, "FP32", "got int_contents, fp32_contents, expected fp32_contents"),
+    ({"fp32_contents": [1]}, "FP16", "got fp32_contents, expected raw contents: FP16 has no typed ones"),
+    ({"int_contents": [1, 300]}, "INT8", "element 1 of data is 300, out of range for INT8"),
+    ({"uint_contents": [256]}, "UINT8", "element 0 of data is 256, out of range for UINT8"),
+    ({"int_contents": [1]}, "FP31", "unknown datatype 'FP31'"),
+])  # fmt: skip
 def test_what_does_not_fit_the_datatype_is_the_clients_fault(
     given: dict[str, list[int]], datatype: str, says: str
 ) -> None:

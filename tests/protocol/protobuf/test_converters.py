@@ -116,14 +116,10 @@ THERE = {"shared_memory_region": {"string_param": "r"}, "shared_memory_byte_size
 PLACED = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
 
 
-@each(
-    "inputs, raw, typed",
-    [
-        ([raw_tensor(parameters=THERE)], [], False),
-        ([raw_tensor(parameters=THERE), raw_tensor(name="y")], [RAW], False),
-        ([tensor(name="y"), raw_tensor(parameters=THERE)], [], True),
-    ],
-)
+@each("inputs, raw, typed", [
+    ([raw_tensor(parameters=THERE)], [], False), ([raw_tensor(parameters=THERE), raw_tensor(name="y")], [RAW], False),
+    ([tensor(name="y"), raw_tensor(parameters=THERE)], [], True),
+])  # fmt: skip
 def test_an_input_in_shared_memory_has_no_contents(inputs: Any, raw: list[bytes], typed: bool) -> None:
     """Of raw ones there are as many as inputs elsewhere, as tritonclient sends them."""
     decoded, is_typed = decode_request(request(inputs=inputs, raw_input_contents=raw))
@@ -208,29 +204,23 @@ def test_a_response_is_read_back(typed: bool) -> None:
     assert decoded == response
 
 
-@each(
-    "data, says",
-    [
-        (b"\x0a\xff", "the response is not one of V2: .*cut short"),
-        (pb.ModelInferResponse(outputs=[raw_tensor()]).SerializeToString(), "output 'x': expected 2 elements"),
-        (
-            pb.ModelInferResponse(outputs=[raw_tensor()], raw_output_contents=[b""]).SerializeToString(),
-            "output 'x': expected 8 bytes",
-        ),
-    ],
-)
+@each("data, says", [
+    (b"\x0a\xff", "the response is not one of V2: .*cut short"),
+    (pb.ModelInferResponse(outputs=[raw_tensor()]).SerializeToString(), "output 'x': expected 2 elements"),
+    (
+        pb.ModelInferResponse(outputs=[raw_tensor()], raw_output_contents=[b""]).SerializeToString(),
+        "output 'x': expected 8 bytes",
+    ),
+])  # fmt: skip
 def test_a_response_that_cannot_be_read_is_not_the_clients_fault(data: bytes, says: str) -> None:
     with pytest.raises(InferenceError, match=says):
         decode_response(data)
 
 
-@each(
-    "output",
-    [
-        {"name": "y", "shape": [2], "datatype": "FP32", "data": [1, 2]},
-        {"name": "y", "shape": [2], "datatype": "FP32", "contents": {"fp32_contents": [1, 2]}},
-    ],
-)
+@each("output", [
+    {"name": "y", "shape": [2], "datatype": "FP32", "data": [1, 2]},
+    {"name": "y", "shape": [2], "datatype": "FP32", "contents": {"fp32_contents": [1, 2]}},
+])  # fmt: skip
 def test_a_dict_of_the_sdk_is_a_response(output: dict[str, Any]) -> None:
     response = response_from_dict({"id": "7", "model_name": "m", "outputs": [output]})
     assert response == InferResponse("7", "m", [InferOutput("y", [2], "FP32", [1.0, 2.0])])

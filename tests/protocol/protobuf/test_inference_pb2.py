@@ -47,18 +47,11 @@ def test_the_messages_stay_out_of_the_default_pool() -> None:
 
 
 # Spot checks against the public files; a field that is renumbered breaks every client.
-@each(
-    "message, field, number",
-    [
-        ("ModelInferRequest", "raw_input_contents", 7),
-        ("ModelInferResponse", "raw_output_contents", 6),
-        ("ModelMetadataResponse", "properties", 6),
-        ("InferTensorContents", "bytes_contents", 8),
-        ("ModelConfig", "model_transaction_policy", 19),
-        ("ModelStatistics", "response_stats", 9),
-        ("RepositoryModelLoadRequest", "model_name", 2),
-        ("TraceSettingRequest", "model_name", 2),
-    ],
-)
+@each("message, field, number", [
+    ("ModelInferRequest", "raw_input_contents", 7), ("ModelInferResponse", "raw_output_contents", 6),
+    ("ModelMetadataResponse", "properties", 6), ("InferTensorContents", "bytes_contents", 8),
+    ("ModelConfig", "model_transaction_policy", 19), ("ModelStatistics", "response_stats", 9),
+    ("RepositoryModelLoadRequest", "model_name", 2), ("TraceSettingRequest", "model_name", 2),
+])  # fmt: skip
 def test_fields_have_their_public_numbers(message: str, field: str, number: int) -> None:
     assert getattr(pb, message).DESCRIPTOR.fields_by_name[field].number == number

@@ -77,15 +77,10 @@ def test_what_the_protocol_does_not_allow_is_refused_as_on_the_wire() -> None:
         InferResponse.from_grpc(pb.ModelInferResponse(outputs=[output]))
 
 
-@each(
-    "inputs, raw",
-    [
-        ([InferInput("x", [2], "FP32", [1, 2])], 0),
-        ([as_array([1, 2])], 1),
-        ([InferInput("h", [1], "FP16", [1])], 1),
-        ([InferInput("h", [1], "INT8", [1]), as_array([1, 2])], 2),
-    ],
-)
+@each("inputs, raw", [
+    ([InferInput("x", [2], "FP32", [1, 2])], 0), ([as_array([1, 2])], 1), ([InferInput("h", [1], "FP16", [1])], 1),
+    ([InferInput("h", [1], "INT8", [1]), as_array([1, 2])], 2),
+])  # fmt: skip
 def test_a_request_goes_typed_unless_an_input_was_set_as_binary_or_has_no_typed_contents(
     inputs: list[InferInput], raw: int
 ) -> None:

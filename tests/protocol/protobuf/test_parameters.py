@@ -7,13 +7,10 @@ from mpserve.protocol.protobuf.parameters import read_parameters, write_paramete
 from tests.cases import each
 
 
-@each(
-    "value, field",
-    [
-        (True, "bool_param"), (-(2**63), "int64_param"), (2**63 - 1, "int64_param"), (2**63, "uint64_param"),
-        (2**64 - 1, "uint64_param"), (0.1, "double_param"), (float("inf"), "double_param"), ("", "string_param"),
-    ],
-)  # fmt: skip
+@each("value, field", [
+    (True, "bool_param"), (-(2**63), "int64_param"), (2**63 - 1, "int64_param"), (2**63, "uint64_param"),
+    (2**64 - 1, "uint64_param"), (0.1, "double_param"), (float("inf"), "double_param"), ("", "string_param"),
+])  # fmt: skip
 def test_a_value_comes_back_as_it_was_sent(value: object, field: str) -> None:
     message = pb.ModelInferResponse()
     write_parameters(message.parameters, {"p": value})

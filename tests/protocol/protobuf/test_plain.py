@@ -74,26 +74,18 @@ def test_answers_are_written_as_all_others_are(data: st.DataObject, typed: bool,
 
 
 @each("typed", [True, False])
-@each(
-    "array",
-    [
-        np.arange(12, dtype=np.float32).reshape(3, 4)[::2, ::-1], np.arange(6, dtype=np.int32).reshape(2, 3).T,
-        np.zeros((200, 2), np.float64), np.array(3.5, np.float32),
-    ],
-)  # fmt: skip
+@each("array", [
+    np.arange(12, dtype=np.float32).reshape(3, 4)[::2, ::-1], np.arange(6, dtype=np.int32).reshape(2, 3).T,
+    np.zeros((200, 2), np.float64), np.array(3.5, np.float32),
+])  # fmt: skip
 def test_arrays_are_written_row_by_row_whatever_their_layout(array: Array, typed: bool) -> None:
     agree_on([("y" * 200, datatype_of(array.dtype), array)], typed, name="m" * 200)
 
 
-@each(
-    "datatype, array",
-    [
-        ("BYTES", np.array([b"a"], dtype=object)),
-        ("BF16", np.zeros(1, np.uint16)),
-        ("FP32", np.zeros(1, np.float64)),
-        ("FP32", np.zeros(1, np.dtype(np.float32).newbyteorder(">"))),
-    ],
-)
+@each("datatype, array", [
+    ("BYTES", np.array([b"a"], dtype=object)), ("BF16", np.zeros(1, np.uint16)), ("FP32", np.zeros(1, np.float64)),
+    ("FP32", np.zeros(1, np.dtype(np.float32).newbyteorder(">"))),
+])  # fmt: skip
 def test_an_output_that_is_not_plainly_numbers_is_not_written(datatype: str, array: Array) -> None:
     plain = ("y", "FP32", np.zeros(1, np.float32))
     assert write_response("m", None, [plain, ("z", datatype, array)], False) is None
@@ -184,14 +176,11 @@ def field(number: int, text: bytes) -> bytes:
 NAME, VERSION = field(1, b"m"), field(2, b"3")
 
 
-@each(
-    "head, model, version",
-    [
-        (b"", "", None), (NAME, "m", None), (VERSION, "", "3"), (VERSION + NAME, "m", "3"),
-        (field(1, b"other") + NAME, "m", None), (NAME + field(2, b"9") + VERSION, "m", "3"),
-        (NAME + VERSION + field(2, b""), "m", None), (field(1, "ü".encode()), "ü", None),
-    ],
-)  # fmt: skip
+@each("head, model, version", [
+    (b"", "", None), (NAME, "m", None), (VERSION, "", "3"), (VERSION + NAME, "m", "3"),
+    (field(1, b"other") + NAME, "m", None), (NAME + field(2, b"9") + VERSION, "m", "3"),
+    (NAME + VERSION + field(2, b""), "m", None), (field(1, "ü".encode()), "ü", None),
+])  # fmt: skip
 @each("is_large", [False, True])
 def test_the_model_and_its_version_are_told_by_the_last_field_of_each_wherever_it_is(
     head: bytes, model: str, version: str | None, is_large: bool

@@ -51,18 +51,11 @@ def test_what_prefix_begins_is_read_as_a_field() -> None:
         assert pb.ModelInferRequest.FromString(data) == message(bytes(size))
 
 
-@each(
-    "data, says",
-    [
-        (message(b"abc").SerializeToString()[:-1], "cut short"),
-        (b"\x3a", "cut short"),
-        (b"\x3a\x80", "cut short"),
-        (b"\x3a" + b"\xff" * 10, "more than 64 bits"),
-        (b"\xfd\x06\x00", "cut short"),
-        (b"\x3b", "wire type 3"),
-        (b"\x08\x01" * (wire.MAX_FIELDS + 1), "more than 65536 fields"),
-    ],
-)
+@each("data, says", [
+    (message(b"abc").SerializeToString()[:-1], "cut short"), (b"\x3a", "cut short"), (b"\x3a\x80", "cut short"),
+    (b"\x3a" + b"\xff" * 10, "more than 64 bits"), (b"\xfd\x06\x00", "cut short"), (b"\x3b", "wire type 3"),
+    (b"\x08\x01" * (wire.MAX_FIELDS + 1), "more than 65536 fields"),
+])  # fmt: skip
 def test_what_is_no_message_is_the_clients_fault(data: bytes, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         wire.split(data, RAW_INPUT)

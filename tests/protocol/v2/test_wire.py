@@ -53,24 +53,21 @@ def test_a_body_of_json_alone_may_state_its_length():
     assert decode([entry("x", [1], data=[1])]).inputs == [InferInput("x", [1], "UINT8", [1])]
 
 
-@each(
-    "inputs, rest, message",
-    [
-        ([sized("x", [2], 2)], b"\1", "^input 'x': binary_data_size is 2, but only 1 bytes are left"),
-        ([sized("x", [2], 2), sized("y", [2], 2)], b"\1\2\3", "^input 'y': .* only 1 bytes are left"),
-        ([sized("x", [2], 2)], b"\1\2\3", "^1 bytes at the body's end belong to no tensor"),
-        ([entry("x", [1], data=[1])], b"\1", "^1 bytes at the body's end"),
-        ([sized("x", [2], 1)], b"\1", r"input 'x': expected 2 bytes for UINT8 of shape \[2\], got 1"),
-        ([sized("x", [2], True)], b"\1\2", "binary_data_size is true, expected a number of bytes"),
-        ([sized("x", [2], -2)], b"\1\2", "binary_data_size is -2"),
-        ([sized("x", [2], "2")], b"\1\2", 'binary_data_size is "2"'),
-        ([sized("x", [2], 2) | {"data": [1, 2]}], b"\1\2", "got both binary_data_size and data, expected one"),
-        ([sized("x", [1], 1, "BOOL")], b"\2", "input 'x': element 0 is the byte 2, expected 0 or 1"),
-        ([sized("x", [1], 1, "FLOAT")], b"\2", "input 'x': unknown datatype"),
-        ([sized("x", [-1], 1)], b"\2", "input 'x': shape holds -1"),
-        ([entry("x", [1])], b"\2", "input 'x': data is missing"),
-    ],
-)
+@each("inputs, rest, message", [
+    ([sized("x", [2], 2)], b"\1", "^input 'x': binary_data_size is 2, but only 1 bytes are left"),
+    ([sized("x", [2], 2), sized("y", [2], 2)], b"\1\2\3", "^input 'y': .* only 1 bytes are left"),
+    ([sized("x", [2], 2)], b"\1\2\3", "^1 bytes at the body's end belong to no tensor"),
+    ([entry("x", [1], data=[1])], b"\1", "^1 bytes at the body's end"),
+    ([sized("x", [2], 1)], b"\1", r"input 'x': expected 2 bytes for UINT8 of shape \[2\], got 1"),
+    ([sized("x", [2], True)], b"\1\2", "binary_data_size is true, expected a number of bytes"),
+    ([sized("x", [2], -2)], b"\1\2", "binary_data_size is -2"),
+    ([sized("x", [2], "2")], b"\1\2", 'binary_data_size is "2"'),
+    ([sized("x", [2], 2) | {"data": [1, 2]}], b"\1\2", "got both binary_data_size and data, expected one"),
+    ([sized("x", [1], 1, "BOOL")], b"\2", "input 'x': element 0 is the byte 2, expected 0 or 1"),
+    ([sized("x", [1], 1, "FLOAT")], b"\2", "input 'x': unknown datatype"),
+    ([sized("x", [-1], 1)], b"\2", "input 'x': shape holds -1"),
+    ([entry("x", [1])], b"\2", "input 'x': data is missing"),
+])  # fmt: skip
 def test_binary_data_that_does_not_fit_is_refused_by_name(inputs, rest, message):
     with pytest.raises(InvalidInput, match=message):
         decode(inputs, rest)
@@ -120,15 +117,12 @@ def test_what_is_asked_for_as_bytes_follows_the_json():
     assert (encoded.join(), encoded.json_length) == (json + b"".join(chunks), len(json))
 
 
-@each(
-    "request_, binary",
-    [
-        (asking(RequestedOutput("z", {"binary_data": True})), ["z"]),
-        (asking(RequestedOutput("z", {"binary_data": False}), binary_data_output=True), ["y"]),
-        (asking(RequestedOutput("z"), RequestedOutput("y"), binary_data_output=True), ["y", "z"]),
-        (asking(RequestedOutput("z"), RequestedOutput("y", {"binary_data": True})), ["y"]),
-    ],
-)
+@each("request_, binary", [
+    (asking(RequestedOutput("z", {"binary_data": True})), ["z"]),
+    (asking(RequestedOutput("z", {"binary_data": False}), binary_data_output=True), ["y"]),
+    (asking(RequestedOutput("z"), RequestedOutput("y"), binary_data_output=True), ["y", "z"]),
+    (asking(RequestedOutput("z"), RequestedOutput("y", {"binary_data": True})), ["y"]),
+])  # fmt: skip
 def test_an_output_goes_as_its_name_says_and_else_as_the_request_says(request_, binary):
     encoded = encode_answer(response(), request_)
     entries = orjson.loads(encoded.chunks[0])["outputs"]

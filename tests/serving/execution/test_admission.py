@@ -253,11 +253,10 @@ def test_an_asynchronous_predict_is_cancelled_when_the_time_is_up() -> None:
     with_core(model, test, request_timeout=SOON)
 
 
-@each(
-    "option, declared, asked, within",
-    [(SOON, None, None, math.inf), (NEVER, SOON, None, math.inf), (0, None, 50_000, math.inf), (NEVER, None, 50_000, NEVER),
-     (NEVER, NEVER, None, SOON)],
-)  # fmt: skip
+@each("option, declared, asked, within", [
+    (SOON, None, None, math.inf), (NEVER, SOON, None, math.inf), (0, None, 50_000, math.inf),
+    (NEVER, None, 50_000, NEVER), (NEVER, NEVER, None, SOON),
+])  # fmt: skip
 def test_the_shortest_time_counts_whoever_gives_it(
     option: float, declared: float | None, asked: int | None, within: float
 ) -> None:
@@ -296,11 +295,10 @@ def test_a_timeout_that_is_no_time_is_the_clients_fault(timeout: object) -> None
     with_core(Held(), test)
 
 
-@each(
-    "attribute, value",
-    [("max_queue_size", -1), ("max_queue_size", 1.5), ("request_timeout", -0.1), ("request_timeout", math.inf),
-     ("request_timeout", "1")],
-)  # fmt: skip
+@each("attribute, value", [
+    ("max_queue_size", -1), ("max_queue_size", 1.5), ("request_timeout", -0.1), ("request_timeout", math.inf),
+    ("request_timeout", "1"),
+])  # fmt: skip
 def test_a_model_that_declares_what_cannot_be_is_not_served(attribute: str, value: Any) -> None:
     model = Held()
     setattr(model, attribute, value)

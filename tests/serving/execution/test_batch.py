@@ -130,15 +130,11 @@ def test_an_answer_that_cannot_be_split_is_an_error_of_its_own_for_each(answer: 
     assert len(model.calls) == 1
 
 
-@each(
-    "requests, joined",
-    [
-        ([[[1, 2]], [[3]], [[4, 5, 6]]], [[1, 2, 9], [3, 9, 9], [4, 5, 6]]),
-        ([[[1], [2]], [[3, 4]]], [[1, 9], [2, 9], [3, 4]]),
-        ([[[[1, 2]]], [[[3], [4]]]], [[[1, 2], [9, 9]], [[3, 9], [4, 9]]]),
-        ([[[1, 2]], [[3, 4]]], [[1, 2], [3, 4]]),
-    ],
-)
+@each("requests, joined", [
+    ([[[1, 2]], [[3]], [[4, 5, 6]]], [[1, 2, 9], [3, 9, 9], [4, 5, 6]]),
+    ([[[1], [2]], [[3, 4]]], [[1, 9], [2, 9], [3, 4]]),
+    ([[[[1, 2]]], [[[3], [4]]]], [[[1, 2], [9, 9]], [[3, 9], [4, 9]]]), ([[[1, 2]], [[3, 4]]], [[1, 2], [3, 4]]),
+])  # fmt: skip
 def test_ragged_rows_are_filled_up_to_the_largest(requests: list[Any], joined: list[Any]) -> None:
     model = Noting(lambda x: x)
     outcomes(model, requests, 9)

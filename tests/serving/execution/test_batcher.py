@@ -109,16 +109,10 @@ def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, running
     with_core(model, test)
 
 
-@each(
-    "payloads, calls",
-    [
-        ([[1], [2], [3]], [3]),
-        ([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]),
-        ([[[1]], [2], [[3]]], [2, 1]),
-        ([[], [1]], [1]),
-        ([[1], [-1], [2], [3]], [4, 2, 1, 1, 2]),
-    ],
-)
+@each("payloads, calls", [
+    ([[1], [2], [3]], [3]), ([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]), ([[[1]], [2], [[3]]], [2, 1]),
+    ([[], [1]], [1]), ([[1], [-1], [2], [3]], [4, 2, 1, 1, 2]),
+])  # fmt: skip
 def test_what_waits_is_joined_and_split(payloads: list[Any], calls: list[int]) -> None:
     model = Held()
 
@@ -154,14 +148,10 @@ def test_a_batch_of_a_preferred_size_is_not_filled_beyond() -> None:
     with_core(model, test)
 
 
-@each(
-    "declared, number, calls",
-    [
-        ({"max_batch_size": 3, "max_batch_delay": 2 * PATIENCE}, 3, [3]),
-        ({"max_batch_delay": 2 * PATIENCE, "preferred_batch_sizes": (3,)}, 3, [3]),
-        ({"max_batch_delay": 0.05}, 1, [1]),
-    ],
-)
+@each("declared, number, calls", [
+    ({"max_batch_size": 3, "max_batch_delay": 2 * PATIENCE}, 3, [3]),
+    ({"max_batch_delay": 2 * PATIENCE, "preferred_batch_sizes": (3,)}, 3, [3]), ({"max_batch_delay": 0.05}, 1, [1]),
+])  # fmt: skip
 def test_an_idle_model_waits_for_mates_as_it_declares(declared: dict[str, Any], number: int, calls: list[int]) -> None:
     model = Held()
     vars(model).update(declared)

@@ -121,18 +121,14 @@ async def test_every_iterator_is_read_to_its_end(kind: Any) -> None:
 @each("kind", KINDS)
 @each("before", [(), ("a",)])
 @each("verb", ["predict", "explain"])
-@each(
-    "error, blamed, words",
-    [
-        (ValueError("bad"), InferenceError, "ValueError : bad"),
-        (SystemExit(3), InferenceError, "RuntimeError : SystemExit: 3"),
-        (KeyboardInterrupt(), InferenceError, "RuntimeError : KeyboardInterrupt: "),
-        (asyncio.CancelledError(), InferenceError, "RuntimeError : CancelledError: "),
-        (NotImplementedError(), NotSupported, "Model m does not implement {verb}."),
-        (InvalidInput("no cat"), InvalidInput, "no cat"),
-        (InferenceError("tired"), InferenceError, "tired"),
-    ],
-)
+@each("error, blamed, words", [
+    (ValueError("bad"), InferenceError, "ValueError : bad"),
+    (SystemExit(3), InferenceError, "RuntimeError : SystemExit: 3"),
+    (KeyboardInterrupt(), InferenceError, "RuntimeError : KeyboardInterrupt: "),
+    (asyncio.CancelledError(), InferenceError, "RuntimeError : CancelledError: "),
+    (NotImplementedError(), NotSupported, "Model m does not implement {verb}."),
+    (InvalidInput("no cat"), InvalidInput, "no cat"), (InferenceError("tired"), InferenceError, "tired"),
+])  # fmt: skip
 async def test_an_error_is_blamed_as_for_a_whole_answer_before_the_first_part_and_after_it(
     kind: Any, before: Any, verb: str, error: BaseException, blamed: type[MPServeError], words: str
 ) -> None:

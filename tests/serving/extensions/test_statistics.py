@@ -112,10 +112,7 @@ def test_v1_and_v2_share_counts_and_rows_are_summed() -> None:
 
 
 @each("model", [Choosy(), AsyncChoosy()])
-@each(
-    "stage, part",
-    [("preprocess", "compute_input"), ("predict", "compute_infer"), ("postprocess", "compute_output")],
-)
+@each("stage, part", [("preprocess", "compute_input"), ("predict", "compute_infer"), ("postprocess", "compute_output")])
 def test_each_stage_is_time_of_its_part(model: Model, stage: str, part: str) -> None:
     async def test(core: ServerCore, asker: Asker) -> None:
         await asker.run("predict", "choosy", None, {"slow": stage}, {})

@@ -42,16 +42,13 @@ def raising(error: BaseException) -> Model:
     return Answering(fail)
 
 
-@each(
-    "error, blamed, words",
-    [
-        (ValueError("bad"), InferenceError, "ValueError : bad"),
-        (KeyError("instances"), InferenceError, "KeyError : 'instances'"),
-        (SystemExit(3), InferenceError, "RuntimeError : SystemExit: 3"),
-        (NotImplementedError("no kernel"), NotSupported, "no kernel"),
-        (NotImplementedError(), NotSupported, "Model m does not implement predict."),
-    ],
-)
+@each("error, blamed, words", [
+    (ValueError("bad"), InferenceError, "ValueError : bad"),
+    (KeyError("instances"), InferenceError, "KeyError : 'instances'"),
+    (SystemExit(3), InferenceError, "RuntimeError : SystemExit: 3"),
+    (NotImplementedError("no kernel"), NotSupported, "no kernel"),
+    (NotImplementedError(), NotSupported, "Model m does not implement predict."),
+])  # fmt: skip
 def test_what_a_model_raises_is_its_own_fault_and_keeps_its_cause(
     error: BaseException, blamed: type[MPServeError], words: str
 ) -> None:

@@ -133,23 +133,10 @@ class Retires(Answering):
         return {}
 
 
-@pytest.mark.parametrize(
-    ("model", "sets"),
-    [
-        (Model, False),
-        (Silent, False),
-        (Retires, False),
-        (Replaced, False),
-        (SaysNo, False),
-        (Computed, True),
-        (InThread, True),
-        (Nested, True),
-        (Above, True),
-        (InStart, True),
-        (Decorated, True),
-        (Async, True),
-    ],
-)
+@pytest.mark.parametrize(("model", "sets"), [
+    (Model, False), (Silent, False), (Retires, False), (Replaced, False), (SaysNo, False), (Computed, True),
+    (InThread, True), (Nested, True), (Above, True), (InStart, True), (Decorated, True), (Async, True),
+])  # fmt: skip
 def test_that_a_model_will_set_it_is_read_from_what_brings_it_up(model: type[Model], sets: bool) -> None:
     assert sets_ready(model) is sets
 

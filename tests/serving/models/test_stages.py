@@ -72,14 +72,10 @@ class AsyncEnds(Sync):
 THREAD = "mpserve-model-0"
 
 
-@each(
-    "model, places",
-    [
-        (Sync(), [THREAD, THREAD, THREAD, THREAD]),
-        (AsyncPredict(), [THREAD, THREAD, "loop", THREAD]),
-        (AsyncEnds(), ["loop", THREAD, THREAD, "loop"]),
-    ],
-)
+@each("model, places", [
+    (Sync(), [THREAD, THREAD, THREAD, THREAD]), (AsyncPredict(), [THREAD, THREAD, "loop", THREAD]),
+    (AsyncEnds(), ["loop", THREAD, THREAD, "loop"]),
+])  # fmt: skip
 def test_stages_run_in_order_synchronous_ones_in_the_models_thread(model: Model, places: list[str]) -> None:
     result, _ = run(model, [])
     assert result == list(zip(("preprocess", "validate", "predict", "postprocess"), places, strict=True))
@@ -114,24 +110,16 @@ class Callee:
 HEADERS = {"host": "test"}
 
 
-@each(
-    "method, given",
-    [
-        (lambda payload: (payload,), 1),
-        (lambda payload, headers: (payload, headers), 2),
-        (lambda payload, headers=None: (payload, headers), 2),
-        (lambda payload, headers, response_headers: (payload, headers, response_headers), 3),
-        (lambda payload, headers=None, response_headers=None: (payload, headers, response_headers), 3),
-        (lambda payload, headers, out: (payload, headers, out), 3),
-        (lambda payload, headers=None, debug=False: (payload, headers), 2),
-        (lambda payload, *, headers=None: (payload,), 1),
-        (lambda payload, **others: (payload,), 1),
-        (lambda *args: args, 2),
-        (Callee(), 2),
-        (Callee.forwarded, 2),
-        (partial(lambda first, payload: (payload,), 0), 1),
-    ],
-)  # fmt: skip
+@each("method, given", [
+    (lambda payload: (payload,), 1), (lambda payload, headers: (payload, headers), 2),
+    (lambda payload, headers=None: (payload, headers), 2),
+    (lambda payload, headers, response_headers: (payload, headers, response_headers), 3),
+    (lambda payload, headers=None, response_headers=None: (payload, headers, response_headers), 3),
+    (lambda payload, headers, out: (payload, headers, out), 3),
+    (lambda payload, headers=None, debug=False: (payload, headers), 2),
+    (lambda payload, *, headers=None: (payload,), 1), (lambda payload, **others: (payload,), 1),
+    (lambda *args: args, 2), (Callee(), 2), (Callee.forwarded, 2), (partial(lambda first, payload: (payload,), 0), 1),
+])  # fmt: skip
 def test_a_stage_is_given_as_many_arguments_as_it_takes(method: Callable[..., Any], given: int) -> None:
     result, _ = run(ReturnsArguments(method), "payload")
     assert result == ("payload", HEADERS, {})[:given]
@@ -142,10 +130,7 @@ def test_compiled_code_that_does_not_tell_its_signature_is_given_what_the_sdk_gi
     assert result == HEADERS
 
 
-@each(
-    "method",
-    [lambda payload, headers=None, out=None: (payload, headers, out), lambda *args: args],
-)
+@each("method", [lambda payload, headers=None, out=None: (payload, headers, out), lambda *args: args])
 def test_response_headers_are_given_to_a_model_that_asked_for_them(method: Callable[..., Any]) -> None:
     result, _ = run(ReturnsArguments(method, return_response_headers=True), "payload")
     assert result == ("payload", HEADERS, {})

@@ -98,13 +98,10 @@ def device_last(path: str = "weights", device: str = "none") -> str:
     return f"{path}@{device}"
 
 
-@each(
-    "load, in_arbiter, held",
-    [
-        (plain, "plain", "plain"), (with_default, "weights", "weights"), (on_device, None, "cuda:7"),
-        (under_another_name, None, "cuda:7"), (device_last, None, "weights@cuda:7"),
-    ],
-)  # fmt: skip
+@each("load, in_arbiter, held", [
+    (plain, "plain", "plain"), (with_default, "weights", "weights"), (on_device, None, "cuda:7"),
+    (under_another_name, None, "cuda:7"), (device_last, None, "weights@cuda:7"),
+])  # fmt: skip
 def test_a_load_function_runs_in_the_arbiter_unless_it_takes_a_device(
     load: Callable[..., str], in_arbiter: str | None, held: str
 ) -> None:

@@ -159,10 +159,9 @@ def failing(stage: str, error: BaseException) -> Model:
 
 
 @each("stage", ["load", "warmup", "start"])
-@each(
-    "error, words",
-    [(ValueError("no weights"), "ValueError: no weights"), (SystemExit(3), "RuntimeError: SystemExit: 3")],
-)
+@each("error, words", [
+    (ValueError("no weights"), "ValueError: no weights"), (SystemExit(3), "RuntimeError: SystemExit: 3"),
+])  # fmt: skip
 def test_a_failing_step_is_named_with_its_reason_and_logged(
     stage: str, error: BaseException, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -456,13 +456,10 @@ def test_if_one_version_fails_none_is_loaded_and_what_was_served_is_served_on(mo
     models.run(act)
 
 
-@pytest.mark.parametrize(
-    ("title", "version", "words"),
-    [
-        ("m", "1", "two models are named 'm' and have version '1'; give each its own name or version"),
-        ("m@", "1", "'m@' names no model: expected NAME or NAME@VERSION"),
-    ],
-)
+@pytest.mark.parametrize(("title", "version", "words"), [
+    ("m", "1", "two models are named 'm' and have version '1'; give each its own name or version"),
+    ("m@", "1", "'m@' names no model: expected NAME or NAME@VERSION"),
+])  # fmt: skip
 def test_versions_that_cannot_be_told_apart_are_not_loaded(models: Shelf, title: str, version: str, words: str) -> None:
     models.put("m@1", "one")
 

@@ -103,15 +103,10 @@ def test_an_input_is_not_copied() -> None:
     assert asyncio.run(main()) == [5, 6]
 
 
-@each(
-    "tensor, size, offset",
-    [
-        (HERE, 8, 0),
-        (HERE, 16, 4),
-        (InferInput("x", [2], "BYTES", [b"a", b""]), 9, 0),
-        (InferInput("x", [0, 2], "INT64", []), 0, 0),
-    ],
-)
+@each("tensor, size, offset", [
+    (HERE, 8, 0), (HERE, 16, 4), (InferInput("x", [2], "BYTES", [b"a", b""]), 9, 0),
+    (InferInput("x", [0, 2], "INT64", []), 0, 0),
+])  # fmt: skip
 def test_an_output_is_written_where_it_is_wanted_and_comes_without_data(
     tensor: InferInput, size: int, offset: int
 ) -> None:
@@ -167,16 +162,13 @@ def test_a_region_that_is_not_registered_is_not_found() -> None:
         once(HERE, place(8, region="s"))
 
 
-@each(
-    "tensor, words",
-    [
-        (given(place(4)), r"input 'x': expected 8 bytes for FP32 of shape \[2\], got 4"),
-        (given(place(8), [3]), r"input 'x': expected 12 bytes for FP32 of shape \[3\], got 8"),
-        (given(place(8), [1], "BYTES"), "input 'x': element 0 reaches beyond the 8 bytes"),
-        (given(place(8), [8], "BOOL"), "input 'x': element 2 is the byte 128, expected 0 or 1 for BOOL"),
-        (given(place(8), [2], "FP31"), "input 'x': unknown datatype 'FP31'"),
-    ],
-)
+@each("tensor, words", [
+    (given(place(4)), r"input 'x': expected 8 bytes for FP32 of shape \[2\], got 4"),
+    (given(place(8), [3]), r"input 'x': expected 12 bytes for FP32 of shape \[3\], got 8"),
+    (given(place(8), [1], "BYTES"), "input 'x': element 0 reaches beyond the 8 bytes"),
+    (given(place(8), [8], "BOOL"), "input 'x': element 2 is the byte 128, expected 0 or 1 for BOOL"),
+    (given(place(8), [2], "FP31"), "input 'x': unknown datatype 'FP31'"),
+])  # fmt: skip
 def test_bytes_that_are_not_the_tensor_are_refused(tensor: InferInput, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         once(tensor)
