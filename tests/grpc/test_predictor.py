@@ -137,10 +137,7 @@ async def test_a_predictor_that_is_not_there_or_takes_too_long_has_its_grpc_stat
         options: dict[str, Any] = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
         async with serving(Transformer(), predictor_request_timeout_seconds=0.2, **options) as client:
             code, words = await refusal(client("ModelInfer", request))
-            assert (code, words) == (
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                "The predictor did not answer within 0.2 s.",
-            )
+            assert (code, words) == (grpc.StatusCode.DEADLINE_EXCEEDED, "The predictor did not answer within 0.2 s.")
 
 
 async def test_a_transformer_is_ready_while_its_predictor_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,15 +16,7 @@ import pytest
 import mpserve.telemetry.logging as mpserve_logging
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
-from mpserve.telemetry.logging import (
-    JSONFormatter,
-    TextFormatter,
-    configure,
-    dict_config,
-    model,
-    request_id,
-    set_slot,
-)
+from mpserve.telemetry.logging import JSONFormatter, TextFormatter, configure, dict_config, model, request_id, set_slot
 from tests.cases import each
 
 ROUTED = ("mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")

@@ -92,10 +92,7 @@ def asking(*requested, **parameters):
 
 
 def response():
-    outputs = [
-        InferOutput("y", [2], "UINT16", np.array([1, 2]), {"p": 1}),
-        InferOutput("z", [1], "BYTES", ["é"]),
-    ]
+    outputs = [InferOutput("y", [2], "UINT16", np.array([1, 2]), {"p": 1}), InferOutput("z", [1], "BYTES", ["é"])]
     return InferResponse("7", "m", outputs)
 
 

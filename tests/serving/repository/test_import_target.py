@@ -122,10 +122,7 @@ SCRIPTS = {
     "main function, attribute": (True, f"def main():\n    mpserve.ModelServer().start([m])\n{GUARD}main()"),
     "main function, not guarded": (True, "def main():\n    ModelServer().start([m])\nmain()"),
     "asynchronous main function": (True, "async def main():\n    ModelServer().start([m])\nasyncio.run(main())"),
-    "function of a function": (
-        True,
-        "def serve():\n    ModelServer().start([])\ndef main():\n    serve()\nmain()",
-    ),
+    "function of a function": (True, "def serve():\n    ModelServer().start([])\ndef main():\n    serve()\nmain()"),
     "function that is not called": (False, "def main():\n    ModelServer().start([m])"),
     "functions that call each other": (False, "def a():\n    b()\ndef b():\n    a()\na()"),
     "method": (False, "class A:\n    def main(self):\n        ModelServer().start([m])"),

@@ -56,12 +56,7 @@ async def infer(core: ServerCore, tensor: InferInput, wanted: Any = None) -> Inf
 
 
 def once(
-    tensor: InferInput,
-    wanted: Any = None,
-    *,
-    content: bytes = X,
-    model: Echo | None = None,
-    allow: bool = True,
+    tensor: InferInput, wanted: Any = None, *, content: bytes = X, model: Echo | None = None, allow: bool = True
 ) -> tuple[InferOutput, bytes]:
     """The output of one request, and the object behind the region ``r`` after it."""
 
