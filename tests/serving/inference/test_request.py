@@ -65,30 +65,24 @@ def test_what_a_model_raises_on_purpose_comes_through(error: MPServeError) -> No
     assert caught.value is error
 
 
-def test_a_model_that_took_itself_out_of_service_is_not_asked() -> None:
+async def test_a_model_that_took_itself_out_of_service_is_not_asked() -> None:
     def predict(payload: Any) -> None:
         model.ready = False
 
-    async def main() -> None:
-        async with loaded(model) as core:
-            await Asker(core).run("predict", "m", None, {}, {})
-            with pytest.raises(ModelNotReady, match="Model with name m is not ready"):
-                await Asker(core).run("predict", "m", None, {}, {})
-            model.ready = True
-            await Asker(core).run("predict", "m", None, {}, {})
-
     model = Answering(predict)
-    asyncio.run(main())
+    async with loaded(model) as core:
+        await Asker(core).run("predict", "m", None, {}, {})
+        with pytest.raises(ModelNotReady, match="Model with name m is not ready"):
+            await Asker(core).run("predict", "m", None, {}, {})
+        model.ready = True
+        await Asker(core).run("predict", "m", None, {}, {})
 
 
 @each("name, version", [("other", None), ("m", "7")])
-def test_an_unknown_model_or_version_is_not_found(name: str, version: str | None) -> None:
-    async def main() -> None:
-        async with loaded(Answering(lambda payload: payload)) as core:
-            with pytest.raises(ModelNotFound, match=f"Model with name {name} does not exist"):
-                await Asker(core).run("predict", name, version, {}, {})
-
-    asyncio.run(main())
+async def test_an_unknown_model_or_version_is_not_found(name: str, version: str | None) -> None:
+    async with loaded(Answering(lambda payload: payload)) as core:
+        with pytest.raises(ModelNotFound, match=f"Model with name {name} does not exist"):
+            await Asker(core).run("predict", name, version, {}, {})
 
 
 def test_requests_in_flight_are_counted_while_they_are() -> None:
@@ -155,7 +149,7 @@ def test_the_version_is_told_if_the_request_named_one(
 
 
 @each("named, told", [(None, "10"), ("10", "10"), ("9", "9")])
-def test_a_model_with_several_versions_tells_which_one_answered_and_logged(named: str | None, told: str) -> None:
+async def test_a_model_with_several_versions_tells_which_one_answered_and_logged(named: str | None, told: str) -> None:
     labels: list[str] = []
 
     def answering(version: str) -> Model:
@@ -167,12 +161,9 @@ def test_a_model_with_several_versions_tells_which_one_answered_and_logged(named
         model.version = version
         return model
 
-    async def main() -> None:
-        async with loaded(answering("10"), answering("9")) as core:
-            result, _ = await Asker(core).run("predict", "m", named, request(), {})
-            assert (result.model_version, labels) == (told, [f"m@{told}"])
-
-    asyncio.run(main())
+    async with loaded(answering("10"), answering("9")) as core:
+        result, _ = await Asker(core).run("predict", "m", named, request(), {})
+        assert (result.model_version, labels) == (told, [f"m@{told}"])
 
 
 def test_an_answer_that_a_model_keeps_is_not_changed() -> None:
