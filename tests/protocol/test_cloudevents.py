@@ -13,11 +13,8 @@ from mpserve.protocol.cloudevents import Event, is_event, unwrap, wrap
 from tests.cases import each
 
 ATTRIBUTES = {
-    "specversion": "1.0",
-    "id": "36077800",
-    "source": "https://example.com/producer",
-    "type": "com.example.sample",
-}
+    "specversion": "1.0", "id": "36077800", "source": "https://example.com/producer", "type": "com.example.sample",
+}  # fmt: skip
 PAYLOAD = {"instances": [[1, 2]]}
 DATA = orjson.dumps(PAYLOAD)
 ANSWER = b'{"predictions":[[1,2]]}'

@@ -102,15 +102,11 @@ def test_set_data_from_numpy_refuses_what_was_not_declared(array, message):
 
 
 DIFFERENT = [
-    InferInput("z", [1], "FP32", [1.0], {"a": 1}),
-    InferInput("x", [1, 1], "FP32", [1.0], {"a": 1}),
-    InferInput("x", [1], "FP64", [1.0], {"a": 1}),
-    InferInput("x", [1], "FP32", [2.0], {"a": 1}),
-    InferInput("x", [1], "FP32", None, {"a": 1}),
-    InferInput("x", [1], "FP32", [1.0]),
-    InferOutput("x", [1], "FP32", [1.0], {"a": 1}),
-    "x",
-]
+    InferInput("z", [1], "FP32", [1.0], {"a": 1}), InferInput("x", [1, 1], "FP32", [1.0], {"a": 1}),
+    InferInput("x", [1], "FP64", [1.0], {"a": 1}), InferInput("x", [1], "FP32", [2.0], {"a": 1}),
+    InferInput("x", [1], "FP32", None, {"a": 1}), InferInput("x", [1], "FP32", [1.0]),
+    InferOutput("x", [1], "FP32", [1.0], {"a": 1}), "x",
+]  # fmt: skip
 
 
 @each("other", DIFFERENT)

@@ -8,19 +8,11 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.cases import each
 
 VALUES = {
-    "BOOL": [True, False, True],
-    "INT8": [-128, 127],
-    "INT16": [-32768, 32767],
-    "INT32": [-(2**31), 2**31 - 1],
-    "INT64": [-(2**63), 2**63 - 1],
-    "UINT8": [0, 255],
-    "UINT16": [0, 65535],
-    "UINT32": [0, 2**32 - 1],
-    "UINT64": [0, 2**64 - 1],
-    "FP32": [1.5, float("inf"), -0.0, 1e-45],
-    "FP64": [0.1, float("-inf"), 5e-324],
+    "BOOL": [True, False, True], "INT8": [-128, 127], "INT16": [-32768, 32767], "INT32": [-(2**31), 2**31 - 1],
+    "INT64": [-(2**63), 2**63 - 1], "UINT8": [0, 255], "UINT16": [0, 65535], "UINT32": [0, 2**32 - 1],
+    "UINT64": [0, 2**64 - 1], "FP32": [1.5, float("inf"), -0.0, 1e-45], "FP64": [0.1, float("-inf"), 5e-324],
     "BYTES": [b"", b"a\x00", "ü".encode()],
-}
+}  # fmt: skip
 
 
 @each("datatype", VALUES)

@@ -92,29 +92,22 @@ def test_an_output_that_is_not_plainly_numbers_is_not_written(datatype: str, arr
 
 
 PLAIN = {
-    "typed": request(),
-    "raw": request(inputs=[RAW], raw_input_contents=[EIGHT]),
-    "an id": request(id="7"),
-    "a version": request(model_version="1"),
-    "outputs": request(outputs=[{"name": "y"}, {"name": "z"}]),
+    "typed": request(), "raw": request(inputs=[RAW], raw_input_contents=[EIGHT]), "an id": request(id="7"),
+    "a version": request(model_version="1"), "outputs": request(outputs=[{"name": "y"}, {"name": "z"}]),
     "several": request(inputs=[X, {**X, "name": "z"}]),
     "no elements": request(inputs=[{**X, "shape": [0, 3], "contents": {}}]),
     "no raw elements": request(inputs=[{**RAW, "shape": [2, 0]}], raw_input_contents=[b""]),
     "no dimension": request(inputs=[{**X, "shape": [], "contents": {"fp32_contents": [1.0]}}]),
     "an unknown field": request() + b"\xfa\x06\x03abc",
-}
+}  # fmt: skip
 ONE = {"int64_param": 1}
 OTHER = {
-    "nothing": b"",
-    "no message": b"\x0a\xff",
-    "cut short": request(inputs=[RAW], raw_input_contents=[EIGHT])[:-1],
-    "no inputs": request(inputs=[]),
-    "a parameter": request(parameters={"p": ONE}),
+    "nothing": b"", "no message": b"\x0a\xff", "cut short": request(inputs=[RAW], raw_input_contents=[EIGHT])[:-1],
+    "no inputs": request(inputs=[]), "a parameter": request(parameters={"p": ONE}),
     "an input's parameter": request(inputs=[{**X, "parameters": {"p": ONE}}]),
     "a raw input's parameter": request(inputs=[{**RAW, "parameters": {"p": ONE}}], raw_input_contents=[EIGHT]),
     "an output's parameter": request(outputs=[{"name": "y", "parameters": {"classification": ONE}}]),
-    "an input twice": request(inputs=[X, X]),
-    "typed and raw": request(raw_input_contents=[EIGHT]),
+    "an input twice": request(inputs=[X, X]), "typed and raw": request(raw_input_contents=[EIGHT]),
     "typed and not": request(inputs=[X, {**RAW, "name": "z", "shape": [0]}]),
     "more raw contents than inputs": request(inputs=[RAW], raw_input_contents=[EIGHT, EIGHT]),
     "fewer raw contents than inputs": request(inputs=[RAW, {**RAW, "name": "z"}], raw_input_contents=[EIGHT]),
@@ -136,7 +129,7 @@ OTHER = {
     "small letters": request(inputs=[{**X, "datatype": "fp32"}]),
     "contents of another field": request(inputs=[{**X, "contents": {"int_contents": [1, 2]}}]),
     "out of range": request(inputs=[{**X, "datatype": "INT8", "contents": {"int_contents": [1, 300]}}]),
-}
+}  # fmt: skip
 
 
 @each("data", PLAIN.values())

@@ -113,8 +113,7 @@ def test_an_import_that_was_stopped_can_be_tried_again() -> None:
 
 GUARD = 'if __name__ == "__main__":\n    '
 SCRIPTS = {
-    "last line": (True, "ModelServer().start([m])"),
-    "attribute": (True, "mpserve.ModelServer(workers=2).start([m])"),
+    "last line": (True, "ModelServer().start([m])"), "attribute": (True, "mpserve.ModelServer(workers=2).start([m])"),
     "two lines": (True, "server = ModelServer()\nserver.start([m])"),
     "guarded": (True, f"{GUARD}ModelServer().start([m])"),
     "with": (True, "with open(f) as f:\n    ModelServer().start([m])"),
@@ -126,11 +125,9 @@ SCRIPTS = {
     "function that is not called": (False, "def main():\n    ModelServer().start([m])"),
     "functions that call each other": (False, "def a():\n    b()\ndef b():\n    a()\na()"),
     "method": (False, "class A:\n    def main(self):\n        ModelServer().start([m])"),
-    "import": (False, "from mpserve import ModelServer"),
-    "model": (False, ONE),
-    "syntax error": (False, "ModelServer(:"),
-    "null byte": (False, "ModelServer()\0"),
-}
+    "import": (False, "from mpserve import ModelServer"), "model": (False, ONE),
+    "syntax error": (False, "ModelServer(:"), "null byte": (False, "ModelServer()\0"),
+}  # fmt: skip
 
 
 @each("expected, source", SCRIPTS.values())
