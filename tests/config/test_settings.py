@@ -3,7 +3,7 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,24 +51,10 @@ def test_every_option_has_a_sample_here() -> None:
     assert list(SAMPLES) == [option.name for option in OPTIONS]
 
 
-def test_defaults_are_valid_and_nothing_is_read_from_the_process_when_constructed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("MPSERVE_WORKERS", "9")
-    settings = Settings()
-    assert (settings.workers, settings.http_port, settings.max_body_size) == (1, 8080, 134217728)
-    assert settings.target is None
-
-
 def test_the_default_environment_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPSERVE_WORKERS", "9")
     assert Settings.from_environment().workers == 9
     assert parse([]).settings.workers == 9
-
-
-def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError):
-        Settings().workers = 2  # type: ignore[misc]
 
 
 @each("name, text, value", READ)
@@ -95,14 +81,6 @@ def test_a_flag_is_read_in_both_spellings(name: str, text: str, value: object, j
 def test_an_option_is_read_from_text_and_from_its_own_type_alike(name: str, text: str, value: object) -> None:
     more: dict[str, Any] = NEEDED_TOO.get(name, {})
     assert Settings(**{name: text, **more}) == Settings(**{name: value, **more})
-
-
-def test_flags_of_the_sdk_keep_their_spelling() -> None:
-    flags = {option.name: option.flag for option in OPTIONS}
-    assert flags["http_port"] == "--http_port"
-    assert flags["event_loop"] == "--event-loop"
-    assert flags["timeout_keep_alive"] == "--timeout-keep-alive"
-    assert flags["target"] is None
 
 
 @each("name, text", REFUSED)
@@ -153,10 +131,6 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         Settings(max_body_size=text)  # type: ignore[arg-type]
 
 
-def test_a_path_object_is_a_path() -> None:
-    assert Settings(model_dir=PurePosixPath("/mnt/models")).model_dir == "/mnt/models"  # type: ignore[arg-type]
-
-
 @each("variable, text, name, value", [
     ("WEB_CONCURRENCY", "3", "workers", 3), ("KSERVE_TLS_CERT_FILE", "tls.pem", "ssl_certfile", "tls.pem"),
     ("KSERVE_LOGLEVEL", "DEBUG", "log_level", "debug"),
@@ -169,11 +143,6 @@ def test_variables_of_others_are_read_after_our_own(variable: str, text: str, na
     assert getattr(Settings.from_environment({variable: text, own: sample}), name) == expected
 
 
-def test_the_key_is_found_in_the_variable_of_kserve() -> None:
-    environ = {"KSERVE_TLS_CERT_FILE": "tls.crt", "KSERVE_TLS_KEY_FILE": "tls.key"}
-    assert Settings.from_environment(environ).ssl_keyfile == "tls.key"
-
-
 def test_later_sources_win_over_earlier_ones() -> None:
     environ = {"MPSERVE_WORKERS": "2", "MPSERVE_TIMEOUT": "20", "MPSERVE_THREADS": "2", "MPSERVE_TARGET": "a.py"}
     argv = ["b.py", "--timeout", "30", "--threads=3"]
@@ -183,15 +152,6 @@ def test_later_sources_win_over_earlier_ones() -> None:
     assert settings.graceful_timeout == Settings.graceful_timeout
     assert parse(argv, environ, target="c.py").settings.target == "c.py"
     assert parse([], environ).settings.target == "a.py"
-
-
-def test_the_last_of_two_equal_flags_wins() -> None:
-    assert parse(["--workers=2", "--workers", "3"], {}).settings.workers == 3
-
-
-def test_an_override_that_is_none_is_not_given() -> None:
-    assert Settings.from_environment({"MPSERVE_WORKERS": "2"}, workers=None).workers == 2
-    assert parse(["--workers=2"], {}, workers=None, max_threads=None) == parse(["--workers=2"], {})
 
 
 @each("name, expected", [("worker", "worker: .* workers"), ("zzz", "zzz: .* access_log or .* workers")])
@@ -225,22 +185,11 @@ def test_a_flag_without_its_value_is_refused(argv: list[str]) -> None:
         parse(argv, {})
 
 
-@each("text", ["y", "yes", "t", "true", "on", "1", "True", "YES"])
-def test_a_switch_is_turned_on_by(text: str) -> None:
-    assert parse(["--access_log", text], {}).settings.access_log is True
-    assert parse([f"--access-log={text}"], {}).settings.access_log is True
-
-
 @each("text", ["n", "no", "f", "false", "off", "0", "False"])
 def test_a_switch_is_turned_off_by(text: str) -> None:
     environ = {"MPSERVE_ACCESS_LOG": "1"}
     assert parse(["--access_log", text], environ).settings.access_log is False
     assert parse([f"--access_log={text}"], environ).settings.access_log is False
-
-
-def test_a_switch_alone_is_on() -> None:
-    assert parse(["--access_log"], {}).settings.access_log is True
-    assert parse(["--access_log", "--workers", "2"], {}).settings.access_log is True
 
 
 @each("name", KSERVE_FLAGS_IGNORED)
@@ -256,11 +205,6 @@ def test_a_flag_of_the_sdk_without_effect_is_accepted_with_its_value(name: str, 
 def test_arguments_of_the_sdk_without_effect_are_accepted_once() -> None:
     parsed = parse(["--max_threads=4"], {}, max_threads=8, protocol="v2")
     assert parsed.ignored == ["max_threads", "protocol"]
-
-
-def test_every_flag_without_effect_has_a_reason_and_is_no_option() -> None:
-    assert all(KSERVE_FLAGS_IGNORED.values())
-    assert KSERVE_FLAGS_IGNORED.keys().isdisjoint(SAMPLES)
 
 
 def test_tls_moves_the_port_only_when_none_was_given() -> None:
@@ -282,16 +226,6 @@ def test_the_parser_serves_as_a_parent_of_a_script_s_own() -> None:
     assert (arguments.model_name, arguments.workers, arguments.event_loop) == ("model", 1, "auto")
     assert (arguments.predictor_host, arguments.timeout_keep_alive) == (None, 120)
     assert unknown == ["--nthread=2"]
-
-
-def test_the_parser_reads_what_parse_reads() -> None:
-    argv = ["m.py"]
-    for option in OPTIONS:
-        if option.flag is not None:
-            argv += [option.flag, SAMPLES[option.name][0]]
-    arguments = vars(argument_parser().parse_args(argv))
-    settings = parse(argv, {}).settings
-    assert {option.name: arguments[option.name] for option in OPTIONS} == vars(settings)
 
 
 def test_the_parser_refuses_a_bad_value_in_argparse_s_way(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,10 +74,6 @@ def test_an_empty_final_response_is_sent_if_asked_for(parts: Any) -> None:
     assert last == pb.ModelStreamInferResponse(infer_response=expected)
 
 
-def test_without_asking_no_part_and_no_response_is_nothing() -> None:
-    assert answers(Parts(), infer("parts")) == []
-
-
 @pytest.mark.parametrize(
     ("part", "name", "datatype"),
     [
@@ -179,31 +175,6 @@ async def test_each_response_arrives_before_the_next_is_made() -> None:
         model.let_go.set()
         await call.read()
         assert await call.read() is grpc.aio.EOF
-
-
-async def test_a_drain_lets_it_finish() -> None:
-    model = Stepwise()
-    async with serving(model) as client:
-        call = client.stream()
-        await call.write(infer("stepwise"))
-        await call.read()
-        draining = asyncio.ensure_future(client.server.drain(30))
-        await asyncio.sleep(0)
-        model.let_go.set()
-        assert (await call.read()).infer_response.outputs[0].name == "text_output"
-        code, _ = await refusal(call.read())
-        assert code is grpc.StatusCode.UNAVAILABLE
-        await draining
-
-
-async def test_at_the_end_of_its_grace_it_is_closed() -> None:
-    model = Stepwise()
-    async with serving(model) as client:
-        call = client.stream()
-        await call.write(infer("stepwise"))
-        await call.read()
-        await client.server.drain(0)
-        await model.closed.wait()
 
 
 async def test_model_infer_refuses_it_in_tritons_words_and_runs_nothing() -> None:

@@ -53,10 +53,6 @@ def test_an_error_is_told_and_the_stream_goes_on() -> None:
     ]
 
 
-def test_a_stream_without_requests_ends_well() -> None:
-    assert answers(Double()) == []
-
-
 class Slower(Model):
     """The first request waits until the second has been answered."""
 
@@ -77,17 +73,6 @@ class Slower(Model):
 def test_requests_run_at_the_same_time_and_are_answered_in_their_order() -> None:
     responses = answers(Slower(), infer("slower", id="1"), infer("slower", id="2"))
     assert [response.infer_response.id for response in responses] == ["1", "2"]
-
-
-async def test_a_client_may_read_each_answer_before_it_sends_the_next_request() -> None:
-    async with serving(Double()) as client:
-        call = client.stream()
-        for number in range(3):
-            await call.write(infer("double", id=str(number)))
-            assert (await call.read()).infer_response.id == str(number)
-        await call.done_writing()
-        assert await call.read() is grpc.aio.EOF
-        assert await call.code() is grpc.StatusCode.OK
 
 
 async def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.binary import Rest, decode_raw, decode_tensor, encode_tensor, split, split_elements
+from mpserve.protocol.binary import decode_raw, decode_tensor, encode_tensor, split, split_elements
 from tests.cases import each
 
 NUMBERS = [
@@ -33,18 +33,6 @@ def test_elements_of_bytes_have_their_length_before_them():
     assert split_elements(BYTES) == [b"a", b"", "é".encode()]
 
 
-@each("array, encoded", [
-    (np.array([[1, 2], [3, 4]], dtype=np.uint8).T, b"\1\3\2\4"), (np.arange(6, dtype=np.uint8)[::2], b"\0\2\4"),
-    (np.array(7, dtype=np.uint8), b"\7"), (np.zeros((0, 3), dtype=np.uint8), b""), (np.array([1, 2]), b"\1\2"),
-])  # fmt: skip
-def test_an_array_in_another_order_or_datatype_is_encoded_as_declared(array, encoded):
-    assert bytes(encode_tensor(array, "UINT8")) == encoded
-
-
-def test_the_byte_order_of_an_array_does_not_reach_the_wire():
-    assert bytes(encode_tensor(np.array([1], dtype=">i4"), "INT32")) == b"\1\0\0\0"
-
-
 def test_a_decoded_tensor_of_bytes_cannot_change_the_body():
     with pytest.raises(ValueError, match="read-only"):
         decode_tensor(b"\1\2", "UINT8", [2], "input 'x'")[0] = 5
@@ -72,13 +60,6 @@ def test_bytes_that_are_not_the_tensor_are_refused_with_what_was_expected(buffer
     assert str(caught.value).startswith("input 'x': ")
 
 
-@each("length, parts", [
-    ("0", (b"", b"{}ab")), ("2", (b"{}", b"ab")), ("4", (b"{}ab", b"")), ("000002", (b"{}", b"ab")),
-])  # fmt: skip
-def test_a_body_is_divided_where_the_header_says(length, parts):
-    assert split(b"{}ab", length) == parts
-
-
 @each("length, message", [
     *[
         (bad, "^Inference-Header-Content-Length is '.*', expected decimal digits$")
@@ -91,29 +72,6 @@ def test_a_header_that_is_not_the_length_of_a_part_is_refused(length, message):
     with pytest.raises(InvalidInput, match=message) as caught:
         split(b"{}ab", length)
     assert len(str(caught.value)) < 200
-
-
-def test_the_rest_is_taken_piece_by_piece():
-    rest = Rest(b"abcd")
-    assert (rest.take(1), rest.take(0), rest.take(3)) == (b"a", b"", b"bcd")
-    rest.finish()
-
-
-@each("size, message", [
-    (5, "is 5, but only 4 bytes are left"), (2**63, "is 9223372036854775808, but only 4 bytes are left"),
-    (-1, "is -1, expected a number of bytes"), (True, "is true, expected a number of bytes"),
-    (4.0, "is 4.0, expected a number of bytes"), ("4", 'is "4", expected a number of bytes'),
-])  # fmt: skip
-def test_a_piece_that_is_not_there_is_refused(size, message):
-    with pytest.raises(InvalidInput, match=f"binary_data_size {message}"):
-        Rest(b"abcd").take(size)
-
-
-def test_bytes_that_nobody_took_are_refused():
-    with pytest.raises(
-        InvalidInput, match=r"4 bytes at the body's end belong to no tensor, expected .* binary_data_size"
-    ):
-        Rest(b"abcd").finish()
 
 
 @each("body, datatype, declared, shape", [

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpserve.errors import InferenceError, InvalidInput
+from mpserve.errors import InvalidInput
 from mpserve.protocol.generate import decode_request, encode_response, text_response
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from tests.cases import each
@@ -40,18 +40,6 @@ def test_a_declared_input_has_its_datatype_and_fits_its_shape(name: str, value: 
 def test_without_a_declaration_the_value_says_the_datatype(value: Any, datatype: str, elements: Any) -> None:
     (given,) = decoded({"x": value}).inputs
     assert (given.datatype, given.shape, given.as_numpy().tolist()) == (datatype, [len(elements)], elements)
-
-
-def test_fields_that_are_not_declared_are_parameters() -> None:
-    request = decoded({"text_input": "a", "stream": False, "parameters": {"temperature": 0.5}}, DECLARED)
-    assert [given.name for given in request.inputs] == ["text_input"]
-    assert request.parameters == {"stream": False, "temperature": 0.5}
-
-
-def test_an_input_may_stand_within_parameters() -> None:
-    request = decoded({"text_input": "a", "parameters": {"ids": [1, 2]}}, DECLARED)
-    assert [given.name for given in request.inputs] == ["text_input", "ids"]
-    assert request.parameters is None
 
 
 def test_without_a_declaration_parameters_are_parameters() -> None:
@@ -109,20 +97,6 @@ def output(name: str, array: Any) -> InferOutput:
 ])  # fmt: skip
 def test_an_answer_is_each_output_by_name(result: Any, outputs: Any) -> None:
     assert json.loads(encode_response(result, "m", "1", None)) == {"model_name": "m", "model_version": "1", **outputs}
-
-
-def test_the_id_is_told_if_there_is_one() -> None:
-    assert json.loads(encode_response("a", "m", "1", "7"))["id"] == "7"
-
-
-@each("result, says", [
-    (b"a", "of type bytes, expected an InferResponse, a dict or a str"), (None, "of type NoneType"),
-    (InferResponse(None, "m", [output("y", np.array([np.nan], np.float32))]), "output 'y' holds NaN"),
-    ({"y": float("nan")}, "NaN or infinity"),
-])  # fmt: skip
-def test_what_json_cannot_carry_is_the_models_fault(result: Any, says: str) -> None:
-    with pytest.raises(InferenceError, match=says):
-        encode_response(result, "m", "1", None)
 
 
 def test_a_nan_is_null_if_wanted() -> None:

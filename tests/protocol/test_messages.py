@@ -44,12 +44,6 @@ def test_repr_shows_what_is_set_and_no_data():
     )
 
 
-def test_no_list_is_shared_between_messages():
-    one, two = InferRequest("m", []), InferRequest("m", [])
-    one.request_outputs.append(RequestedOutput("y"))
-    assert two.request_outputs == []
-
-
 def test_arguments_stand_in_the_order_of_the_sdk():
     inputs, outputs = [InferInput("x", [1], "UINT8")], [InferOutput("y", [1], "UINT8")]
     asked = [RequestedOutput("y")]
@@ -85,43 +79,10 @@ def test_binary_outputs_are_asked_for_by_a_parameter_or_by_raw_inputs_over_grpc(
     assert request.use_binary_outputs is wanted
 
 
-@each("whole, by_name, wanted", [
-    (True, None, True), (True, False, False), (True, True, True), (False, True, True), (False, None, False),
-    (None, None, False),
-])  # fmt: skip
-def test_what_is_said_of_an_output_by_name_wins(whole, by_name, wanted):
-    request = InferRequest(
-        "m",
-        [],
-        parameters=None if whole is None else {"binary_data_output": whole},
-        request_outputs=[RequestedOutput("y", None if by_name is None else {"binary_data": by_name})],
-    )
-    assert request.wants_binary("y") is wanted
-    assert request.wants_binary("other") is bool(whole)
-
-
 def request_of(*tensors):
     return InferRequest(
         "m", list(tensors), "1", parameters={"a": 1}, request_outputs=[RequestedOutput("y", {"binary_data": True})]
     )
-
-
-def test_a_request_without_binary_tensors_goes_out_as_a_dict_of_plain_values():
-    text, flags = InferInput("text", [1, 1], "BYTES", [["é"]]), InferInput("flags", [2], "BOOL")
-    flags.set_data_from_numpy(np.array([True, False]), binary_data=False)
-    body, length = request_of(text, flags).to_rest()
-    assert length is None
-    assert body == {
-        "id": "1",
-        "model_name": "m",
-        "parameters": {"a": 1},
-        "inputs": [
-            {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["é"]},
-            {"name": "flags", "shape": [2], "datatype": "BOOL", "data": [True, False]},
-        ],
-        "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
-    }
-    assert type(body["inputs"][1]["data"][0]) is bool
 
 
 def test_a_request_with_a_binary_tensor_survives_being_sent():
@@ -155,17 +116,6 @@ def test_a_response_goes_out_with_the_requested_outputs_as_they_were_requested()
     assert body[length:] == b"c"
     with pytest.raises(InvalidInput, match="Unexpected inference output 'd' for model 'm'"):
         InferResponse("1", "m", outputs, requested_outputs=[RequestedOutput("d")]).to_rest()
-
-
-@each("tensor, message", [
-    (InferInput("x", [1], "FP32"), "input 'x' has no data"),
-    (InferInput("x", [1], "FP32", [float("nan")]), "input 'x' holds NaN or infinity"),
-    (InferInput("x", [1], "BYTES", [b"\xff"]), "input 'x' holds bytes that are not UTF-8"),
-    (InferInput("x", [1], "FP32", [1.0], {"p": float("inf")}), "parameter 'p' is inf"),
-])  # fmt: skip
-def test_a_request_that_cannot_be_sent_is_the_callers_fault(tensor, message):
-    with pytest.raises(InvalidInput, match=message):
-        InferRequest("m", [tensor]).to_rest()
 
 
 @each("length", [-1, 3, 10**6])

@@ -17,35 +17,11 @@ def test_a_list_or_an_array_flat_or_nested_is_the_same_tensor(data):
     assert tensor == InferInput("x", [2, 2], "FP32", [1.0, 2.0, 3.0, 4.0])
 
 
-def test_an_array_is_not_copied():
-    array = np.ones((2, 2), dtype=np.float32)
-    tensor = InferOutput("y", [2, 2], "FP32", array)
-    assert np.shares_memory(tensor.as_numpy(), array)
-    tensor.set_data_from_numpy(array)
-    assert np.shares_memory(tensor.as_numpy(), array)
-
-
-def test_a_new_shape_applies_to_the_same_data():
-    tensor = InferInput("x", [4], "INT64", np.arange(4))
-    tensor.shape = [2, 2]
-    assert tensor.as_numpy().tolist() == [[0, 1], [2, 3]]
-
-
 def test_data_of_an_array_is_flat_and_can_be_changed_in_place():
     tensor = InferInput("x", [2, 2], "INT64", np.arange(4).reshape(2, 2))
     assert tensor.data == [0, 1, 2, 3]
     tensor.data[0] = 9
     assert tensor.as_numpy().tolist() == [[9, 1], [2, 3]]
-
-
-@each("array, listed", [
-    (np.array([b"a", "é".encode()], dtype=object), ["a", "é"]), (np.array(["a", "é"]), ["a", "é"]),
-    (np.array([b"a", b"\xff"], dtype=object), [b"a", b"\xff"]),
-])  # fmt: skip
-def test_data_of_bytes_is_text_where_it_is_utf8(array, listed):
-    tensor = InferInput("x", [2], "BYTES", array)
-    assert tensor.to_dict()["data"] == listed
-    assert tensor.data == listed
 
 
 def test_bytes_are_read_as_bytes_by_numpy_and_as_text_by_as_string():

@@ -151,16 +151,6 @@ def test_every_server_s_logger_writes_once_to_stderr(name: str, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("restored_logging")
-def test_lines_are_json_objects_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    stderr = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
-    configure(Settings(log_format="json"))
-    logging.getLogger("mpserve.serving").info("one")
-    logging.getLogger("mpserve.serving").info("two")
-    assert [json.loads(line)["message"] for line in stderr.getvalue().splitlines()] == ["one", "two"]
-
-
-@pytest.mark.usefixtures("restored_logging")
 @each("level, of_mpserve, of_uvicorn", [
     ("debug", logging.DEBUG, logging.WARNING), ("info", logging.INFO, logging.WARNING),
     ("warning", logging.WARNING, logging.WARNING), ("critical", logging.CRITICAL, logging.CRITICAL),
@@ -268,10 +258,3 @@ def test_a_file_that_describes_no_logging_is_named_with_the_reason(text: str, re
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=f"logging.yaml is not valid: .*{reason}"):
         configure(Settings(log_config_file=str(path)))
-
-
-def test_two_configurations_share_nothing() -> None:
-    first, second = dict_config(Settings()), dict_config(Settings())
-    first["loggers"]["mpserve"]["handlers"].append("x")
-    assert second["loggers"]["mpserve"]["handlers"] == []
-    assert first["loggers"]["uvicorn.access"]["handlers"] == []

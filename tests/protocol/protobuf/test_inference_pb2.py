@@ -33,13 +33,6 @@ def test_the_compiled_form_is_that_of_the_proto_file(compiled: Path) -> None:
     assert checked_in == fresh
 
 
-def test_the_types_name_what_there_is() -> None:
-    types = (FOLDER / "inference_pb2.pyi").read_text()
-    for name in pb.DESCRIPTOR.message_types_by_name:
-        assert f"class {name}(" in types
-        assert issubclass(getattr(pb, name), object)
-
-
 def test_the_messages_stay_out_of_the_default_pool() -> None:
     """A model that imports tritonclient.grpc or the kserve SDK puts messages of the same names there."""
     with pytest.raises(KeyError):

@@ -31,13 +31,6 @@ def test_a_message_without_raw_contents_is_not_copied() -> None:
     assert wire.split(data, RAW_INPUT)[0] is data
 
 
-def test_raw_contents_may_stand_anywhere() -> None:
-    part = pb.ModelInferRequest(raw_input_contents=[b"abc"]).SerializeToString()
-    rest, taken = wire.split(part + message().SerializeToString() + part, RAW_INPUT)
-    assert [bytes(view) for view in taken] == [b"abc", b"abc"]
-    assert pb.ModelInferRequest.FromString(rest) == message()
-
-
 def test_fields_of_every_current_wire_type_are_passed_over() -> None:
     unknown = b"\xf8\x06\x96\x01" + b"\xf9\x06" + bytes(8) + b"\xfd\x06" + bytes(4)
     rest, taken = wire.split(unknown + message(b"abc").SerializeToString(), RAW_INPUT)

@@ -184,16 +184,6 @@ def test_a_body_without_instances_is_refused(body: bytes, pad: bytes) -> None:
             read(body + pad, "FP32")
 
 
-@each("body", [
-    '{"instances":[1.5],"instances":[2.5]}', '{"instances":[1.5],"inst\\u0061nces":[2.5]}',
-    '{"a":0.5,"instances":[2.5]}',
-])  # fmt: skip
-@each("pad", ["", " " * plain.FEW_BYTES])
-def test_the_last_instances_count(body: str, pad: str) -> None:
-    [(_, _, array)] = read((body + pad).encode(), "FP64").arrays(())
-    assert array.tolist() == [2.5]
-
-
 @each("pad", [b"", SPACES])
 def test_plain_rows_are_taken_by_the_fast_reader(pad: bytes) -> None:
     pytest.importorskip("simdjson")

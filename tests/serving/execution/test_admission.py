@@ -174,59 +174,6 @@ async def test_an_asynchronous_model_without_concurrency_has_no_queue() -> None:
         assert await asyncio.gather(*tasks) == list(range(20))
 
 
-async def test_a_model_that_is_asked_for_another_is_not_kept_by_the_first_ones_queue() -> None:
-    model, other = Held(), Held()
-    other.name = "other"
-    async with loaded(model, other, max_queue_size=1) as core:
-        run = Asker(core).run
-        first = await begun(model, run("predict", "m", None, 1, {}))
-        second = await queued(core, run("predict", "m", None, 2, {}))
-        with pytest.raises(Overloaded):
-            await run("predict", "m", None, 3, {})
-        other.go.release()
-        assert (await run("predict", "other", None, 4, {}))[0] == 4
-        model.go.release(2)
-        await asyncio.gather(first, second)
-
-
-async def test_a_request_whose_time_is_up_leaves_the_queue_and_never_reaches_the_model() -> None:
-    model = Held()
-    async with serving(model) as (core, ask):
-        first = await begun(model, ask("first", within=NEVER))
-        with pytest.raises(DeadlineExceeded, match=r"^Model m did not answer within 0\.05 s\.$"):
-            await ask("late", within=SOON)
-        assert core.find("m").in_flight.count == 1
-        model.go.release(2)
-        assert [await first, await ask("next")] == ["first", "next"]
-        assert model.asked == ["first", "next"]
-
-
-async def test_a_request_whose_time_is_up_while_it_is_predicted_is_told_so_at_once_and_its_answer_dropped() -> None:
-    model = Held()
-    async with serving(model) as (core, ask):
-        while not model.asked:  # a slow machine may not have begun by then
-            with pytest.raises(DeadlineExceeded):
-                await ask("late", within=SOON)
-        following = await queued(core, ask("next"))
-        assert model.asked == ["late"]
-        model.go.release(2)
-        assert await following == "next"
-
-
-async def test_a_late_request_leaves_its_batch_and_its_neighbours_are_answered() -> None:
-    model = Batched()
-    async with serving(model) as (core, ask):
-        first = await begun(model, ask(request(0)))
-        early, late, last = [
-            await queued(core, ask(request(n), within=w)) for n, w in ((1, NEVER), (2, SOON), (3, NEVER))
-        ]
-        with pytest.raises(DeadlineExceeded):
-            await late
-        model.go.release(2)
-        await asyncio.gather(first, early, last)
-        assert model.asked == [[0], [1, 3]]
-
-
 async def test_an_asynchronous_predict_is_cancelled_when_the_time_is_up() -> None:
     model = Waiting()
     async with serving(model, request_timeout=SOON) as (_, ask):
@@ -279,14 +226,6 @@ async def test_a_model_that_declares_what_cannot_be_is_not_served(attribute: str
         await loaded(model).__aenter__()
 
 
-async def test_a_cancelled_request_is_cancelled_and_not_late() -> None:
-    async with serving(Waiting()) as (core, ask):
-        task = await queued(core, ask("gone", within=NEVER))
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-
 async def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later_ones_any() -> None:
     class Parts(Held):
         def predict(self, payload: Any, headers: Any = None) -> Any:
@@ -314,18 +253,6 @@ async def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later
         model.go.release()
         while core.find("m").in_flight.count:
             await asyncio.sleep(0)
-
-
-async def test_what_a_model_raises_itself_is_not_taken_for_the_deadline() -> None:
-    class Late(Model):
-        name = "m"
-
-        async def predict(self, payload: Any, headers: Any = None) -> Any:
-            raise asyncio.TimeoutError("its own")
-
-    async with serving(Late(), request_timeout=NEVER) as (_, ask):
-        with pytest.raises(Exception, match="TimeoutError : its own"):
-            await ask(1)
 
 
 def admission(inside: int, slots: float = 1, queue: float = math.inf, pace: float = 0.0) -> Admission:

@@ -183,25 +183,6 @@ async def test_v1_and_v2_requests_join_one_batch() -> None:
         assert (stats["inference_count"], stats["execution_count"]) == (4, 2)
 
 
-@each("answer", [np.zeros(1), np.float32(1), iter(())])
-async def test_an_answer_that_cannot_be_split_fails_its_batch_only(answer: Any) -> None:
-    class Wrong(Held):
-        def predict(self, x: Any) -> Any:
-            doubled = super().predict(x)
-            return answer if len(x) > 1 else doubled
-
-    model = Wrong()
-    async with serving(model) as (core, ask):
-        first, rest = await gathered(core, model, ask, [request([1]), request([2])])
-        model.go.release(MANY)
-        assert values(await first) == [0]
-        errors = await asyncio.gather(*rest, return_exceptions=True)
-        assert all(isinstance(error, InferenceError) for error in errors)
-        assert errors[0] is not errors[1]
-        assert "expected" in str(errors[0])
-        assert values(await ask(request([3]))) == [6]
-
-
 async def test_ragged_rows_are_padded_if_the_model_says_so() -> None:
     class Sums(Held):
         pad_value = 0.0

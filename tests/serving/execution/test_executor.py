@@ -65,29 +65,6 @@ def test_calls_run_one_at_a_time_in_the_order_of_asking(executor: Executor) -> N
     assert events == [(what, number) for number in range(20) for what in ("begin", "end")]
 
 
-def test_n_threads_run_n_calls_at_once() -> None:
-    executor = Executor("m", threads=3)
-    together = threading.Barrier(3)
-
-    async def main() -> list[int]:
-        return await asyncio.gather(*(executor.run(together.wait, PATIENCE) for _ in range(3)))
-
-    assert sorted(asyncio.run(main())) == [0, 1, 2]
-    executor.close()
-
-
-def test_the_loop_goes_on_while_a_call_runs(executor: Executor) -> None:
-    released = threading.Event()
-
-    async def main() -> bool:
-        call = asyncio.ensure_future(executor.run(released.wait, PATIENCE))
-        await asyncio.sleep(0)
-        released.set()
-        return await call
-
-    assert asyncio.run(main())
-
-
 def test_a_queued_call_whose_caller_is_cancelled_does_not_run(executor: Executor) -> None:
     begun, released, ran = threading.Event(), threading.Event(), []
 
@@ -107,35 +84,6 @@ def test_a_queued_call_whose_caller_is_cancelled_does_not_run(executor: Executor
 
     asyncio.run(main())
     assert ran == [2]
-
-
-def test_a_running_call_whose_caller_is_cancelled_disturbs_nobody(executor: Executor) -> None:
-    begun, released = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        begun.set()
-        released.wait(PATIENCE)
-
-    async def main() -> int:
-        running = asyncio.ensure_future(executor.run(hold))
-        await asyncio.to_thread(begun.wait, PATIENCE)
-        running.cancel()
-        await asyncio.wait({running})
-        released.set()
-        return await executor.run(lambda: 5)
-
-    assert asyncio.run(main()) == 5
-
-
-def test_what_a_call_raises_reaches_its_caller_unchanged(executor: Executor) -> None:
-    error = ValueError("bad")
-
-    def fail() -> None:
-        raise error
-
-    with pytest.raises(ValueError, match="bad") as caught:
-        asyncio.run(executor.run(fail))
-    assert caught.value is error
 
 
 @each("kind", [SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit, asyncio.CancelledError])
@@ -208,10 +156,6 @@ def test_it_says_at_which_line_a_call_is(executor: Executor) -> None:
         return place
 
     assert re.search(rf"{re.escape(__file__)}:\d+ in here", asyncio.run(main()))
-
-
-def test_it_is_nowhere_before_its_first_call(executor: Executor) -> None:
-    assert executor.where() == ""
 
 
 def test_closing_ends_the_threads_after_what_is_queued() -> None:

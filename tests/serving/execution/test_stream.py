@@ -154,17 +154,6 @@ async def test_the_model_is_held_and_the_request_in_flight_until_the_end(kind: A
         await idle
 
 
-@each("kind", KINDS)
-@each("steps", [0, 1])
-async def test_closing_it_lets_the_model_go(kind: Any, steps: int) -> None:
-    async with asked(Giving(kind("a", "b"))) as (_, asker):
-        stream = await begin(asker)
-        for _ in range(steps):
-            await anext(stream)
-        await stream.aclose()
-        await stream.aclose()
-
-
 async def test_a_generator_is_advanced_and_closed_in_the_models_thread() -> None:
     notes: list[tuple[str, str]] = []
 

@@ -69,11 +69,6 @@ def test_a_change_is_a_level(start: int, changes: dict[str, Any], level: int) ->
     assert changed(start, changes)[0] == level
 
 
-def test_what_is_set_can_be_set_back() -> None:
-    level, told = changed(logging.INFO, {"log_verbose_level": 1}, {"log_info": False}, dict(DEFAULTS))
-    assert (level, told) == (logging.INFO, DEFAULTS)
-
-
 @each("changes, level", [({"log_verbose_level": 1}, logging.WARNING), ({"log_warning": False}, logging.ERROR)])
 def test_loggers_that_repeat_us_stay_quieter(changes: dict[str, Any], level: int) -> None:
     changed(logging.INFO, changes)

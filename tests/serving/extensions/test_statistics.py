@@ -157,12 +157,6 @@ async def test_an_output_that_the_model_does_not_have_is_a_failure_too() -> None
         assert (counts(stats)["success"], counts(stats)["fail"]) == (0, 1)
 
 
-async def test_without_a_name_all_models_are_told_and_each_has_its_own() -> None:
-    async with serving(Double(), Choosy()) as (core, asker):
-        await asker.run("predict", "double", None, {"instances": [1.0]}, {})
-        assert {each["name"]: each["execution_count"] for each in Statistics(core).told()} == {"double": 1, "choosy": 0}
-
-
 @each("name, version", [("nope", None), ("double", "2")])
 async def test_an_unknown_model_or_version_has_none(name: str, version: str | None) -> None:
     async with serving(Double()) as (core, _):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mpserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady, MPServeError, NotSupported
+from mpserve.errors import InferenceError, InvalidInput, ModelNotReady, MPServeError, NotSupported
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.serving.models.model import Model
 from mpserve.telemetry.logging import model as model_in_log
@@ -78,13 +78,6 @@ async def test_a_model_that_took_itself_out_of_service_is_not_asked() -> None:
         await Asker(core).run("predict", "m", None, {}, {})
 
 
-@each("name, version", [("other", None), ("m", "7")])
-async def test_an_unknown_model_or_version_is_not_found(name: str, version: str | None) -> None:
-    async with loaded(Answering(lambda payload: payload)) as core:
-        with pytest.raises(ModelNotFound, match=f"Model with name {name} does not exist"):
-            await Asker(core).run("predict", name, version, {}, {})
-
-
 def test_requests_in_flight_are_counted_while_they_are() -> None:
     async def main() -> list[int]:
         async with loaded(model) as core:
@@ -120,12 +113,6 @@ def response(**fields: Any) -> InferResponse:
 def request(*wanted: str, **fields: Any) -> InferRequest:
     outputs = [RequestedOutput(name) for name in wanted]
     return InferRequest("m", [tensor("x", InferInput)], request_outputs=outputs, **fields)
-
-
-@each("wanted, given", [((), ["a", "b", "c"]), (("b",), ["b"]), (("c", "a"), ["c", "a"])])
-def test_the_outputs_that_were_asked_for_are_given_in_that_order(wanted: tuple[str, ...], given: list[str]) -> None:
-    answer = run(Answering(lambda payload: response()), request(*wanted))
-    assert [output.name for output in answer.outputs] == given
 
 
 def test_an_output_that_is_not_there_is_the_clients_fault() -> None:
@@ -176,8 +163,3 @@ def test_an_answer_that_a_model_keeps_is_not_changed() -> None:
 
 def test_an_answer_that_is_no_response_is_handed_on() -> None:
     assert run(Answering(lambda payload: {"outputs": []}), request("a")) == {"outputs": []}
-
-
-def test_explain_goes_the_same_way() -> None:
-    with pytest.raises(NotSupported, match="Model m does not implement explain"):
-        run(Answering(lambda payload: payload), verb="explain")

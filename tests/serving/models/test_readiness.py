@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from mpserve.errors import ModelLoadError
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.readiness import sets_ready
-from tests.asgi import core_of, loaded, serving
+from tests.asgi import loaded, serving
 from tests.running import eventually
 
 
@@ -182,16 +181,6 @@ def test_the_other_models_serve_until_it_is_ready() -> None:
             return [*seen, await statuses()]
 
     assert asyncio.run(main()) == [[503, 200, 503, 200, 503, 200], [200] * 6]
-
-
-def test_a_load_that_says_false_has_failed_whatever_it_has_set() -> None:
-    class Failed(Answering):
-        def load(self) -> bool:
-            self.ready = False
-            return self.ready
-
-    with pytest.raises(ModelLoadError, match=r"load\(\) returned False"):
-        asyncio.run(core_of(Failed("m")).load())
 
 
 def test_an_engine_may_say_it_last() -> None:

@@ -81,11 +81,6 @@ def test_stages_run_in_order_synchronous_ones_in_the_models_thread(model: Model,
     assert result == list(zip(("preprocess", "validate", "predict", "postprocess"), places, strict=True))
 
 
-def test_explain_takes_the_place_of_predict() -> None:
-    result, _ = run(Sync(), [], "explain")
-    assert [stage for stage, _ in result] == ["preprocess", "validate", "explain", "postprocess"]
-
-
 @each("verb", ["predict", "explain"])
 def test_a_verb_that_the_model_does_not_override_is_not_supported(verb: str) -> None:
     with pytest.raises(NotSupported, match=f"Model bare does not implement {verb}"):
@@ -234,12 +229,6 @@ def run_many(model: Model, payload: Any, count: int) -> None:
     asyncio.run(main())
 
 
-def test_synchronous_predicts_run_one_at_a_time() -> None:
-    model = CountingSync()
-    run_many(model, {}, 50)
-    assert model.most == 1
-
-
 def test_synchronous_predicts_run_as_many_at_once_as_the_model_allows() -> None:
     """The barrier breaks, and the test fails, unless three are inside together."""
     run_many(CountingSync(concurrency=3), threading.Barrier(3), 6)
@@ -258,8 +247,3 @@ def test_a_datatype_that_does_not_exist_is_found_before_serving(declared: str) -
     setattr(model, declared, [Tensor("t", "float32", (-1,))])
     with pytest.raises(ConfigurationError, match="model m declares 't': unknown datatype 'float32', expected one of"):
         run(model)
-
-
-def test_a_tensor_model_without_predict_is_not_supported() -> None:
-    with pytest.raises(NotSupported, match="Model m does not implement predict"):
-        run(TensorModel("m"), {"instances": [1]})

@@ -155,25 +155,6 @@ async def test_an_unloaded_model_is_stopped_and_unknown_and_can_be_loaded_again(
         assert (core.names, core.row.models) == (["m"], 1)
 
 
-async def test_an_object_that_a_script_has_made_is_loaded_in_place_and_not_stopped() -> None:
-    model = Counted()
-
-    async with loaded(model) as core:
-        repository = Repository(core)
-        for loads in (2, 3):
-            await repository.load("m", {})
-            assert (core.find("m").model, model.loads, model.stopped) == (model, loads, False)
-        model.fails = True
-        with pytest.raises(ModelLoadError, match="no weights"):
-            await repository.load("m", {})
-        assert core.find("m").model.ready
-        model.fails = False
-        await repository.unload("m")
-        assert model.stopped
-        await repository.load("m", {})
-        assert (core.find("m").model, model.loads) == (model, 5)
-
-
 async def test_a_load_that_fails_changes_nothing_and_says_why(kind: type[Counted]) -> None:
     async with serving(kind) as (core, repository):
         instance, spec = core.find("m"), core.desired.models

@@ -112,17 +112,6 @@ def test_an_output_is_written_where_it_is_wanted_and_comes_without_data(
     assert content == b"\xee" * offset + data + b"\xee" * (32 - offset - len(data))
 
 
-def test_input_and_output_may_be_in_one_region() -> None:
-    _, content = once(given(place(8)), place(8, 8), content=X + bytes(8))
-    assert content == X + X
-
-
-def test_classes_are_put_there_too() -> None:
-    output, content = once(HERE, place(64, classification=1), content=bytes(64))
-    assert (output.datatype, output.shape) == ("BYTES", [1])
-    assert content.startswith(b"\x05\0\0\x002.0:1\0")
-
-
 def test_where_an_output_goes_is_not_told_to_the_model() -> None:
     model = Echo()
     once(HERE, place(8, binary_data=False), model=model)
