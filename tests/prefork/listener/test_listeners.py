@@ -70,28 +70,25 @@ def test_what_can_be_opened_again_is_shut_until_a_worker_is_ready(
         assert is_open(listener) is connects(listener) is stays_open
 
 
-def test_a_door_is_opened_for_all_and_shut_and_left_for_oneself() -> None:
-    async def main() -> None:
-        with tcp() as listener:
-            refuse_until_ready([listener], [listener.getsockname()])
-            others = listener.dup()  # as a worker that shares it has it
-            door = door_of(listener)
-            assert not door.lets_clients_wait
-            door.open()
-            door.open()
-            assert connects(others)
-            assert door.lets_clients_wait
-            door.shut()
-            assert connects(others)  # the kernel takes it in for whoever accepts next
-            door.open()
-            door.leave()
-            assert (listener.fileno(), connects(others)) == (-1, True)
-            address = others.getsockname()
-            others.close()
-            with socket.socket() as client:
-                assert client.connect_ex(address) != 0
-
-    asyncio.run(main())
+async def test_a_door_is_opened_for_all_and_shut_and_left_for_oneself() -> None:
+    with tcp() as listener:
+        refuse_until_ready([listener], [listener.getsockname()])
+        others = listener.dup()  # as a worker that shares it has it
+        door = door_of(listener)
+        assert not door.lets_clients_wait
+        door.open()
+        door.open()
+        assert connects(others)
+        assert door.lets_clients_wait
+        door.shut()
+        assert connects(others)  # the kernel takes it in for whoever accepts next
+        door.open()
+        door.leave()
+        assert (listener.fileno(), connects(others)) == (-1, True)
+        address = others.getsockname()
+        others.close()
+        with socket.socket() as client:
+            assert client.connect_ex(address) != 0
 
 
 def test_after_usr2_the_old_server_answers_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ async def works() -> None:
 @pytest.mark.parametrize(("work", "logged"), [
     (works, []), (fails, ["stop() failed"]), (hangs, ["stop() did not finish in time; ending without it"]),
 ])  # fmt: skip
-def test_what_becomes_of_a_stop(
+async def test_what_becomes_of_a_stop(
     work: Callable[[], Awaitable[None]],
     logged: list[str],
     caplog: pytest.LogCaptureFixture,
@@ -77,10 +77,7 @@ def test_what_becomes_of_a_stop(
             await asyncio.sleep(0.001)
             clock.now += STOPPING / 4
 
-    async def main() -> None:
-        passing = asyncio.ensure_future(pass_time())
-        await end.stop(work)
-        passing.cancel()
-
-    asyncio.run(main())
+    passing = asyncio.ensure_future(pass_time())
+    await end.stop(work)
+    passing.cancel()
     assert [record.getMessage() for record in caplog.records if record.name == grace.__name__] == logged
