@@ -46,6 +46,10 @@ def test_deflate_without_the_zlib_header_is_accepted(data, level):
     assert decompress("deflate", stream.compress(data) + stream.flush(), 100_000) == data
 
 
+def test_a_body_that_needs_no_decoding_is_handed_back_itself():
+    assert decompress("identity", TEXT, 1) is TEXT
+
+
 @each("content_encoding", ["br", "zstd", "compress", "gzip, br", "br, gzip", "*", "gzip;q=1", "none"])
 def test_an_unknown_coding_is_refused_by_name(content_encoding):
     with pytest.raises(UnsupportedEncoding, match=r"is not supported, expected gzip, deflate or identity$"):

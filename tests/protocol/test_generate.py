@@ -42,6 +42,12 @@ def test_without_a_declaration_the_value_says_the_datatype(value: Any, datatype:
     assert (given.datatype, given.shape, given.as_numpy().tolist()) == (datatype, [len(elements)], elements)
 
 
+def test_an_input_may_stand_within_parameters() -> None:
+    request = decoded({"text_input": "a", "parameters": {"ids": [1, 2]}}, DECLARED)
+    assert [given.name for given in request.inputs] == ["text_input", "ids"]
+    assert request.parameters is None
+
+
 def test_without_a_declaration_parameters_are_parameters() -> None:
     request = decoded({"text_input": "a", "top_k": 3, "parameters": {"temperature": 0}})
     assert [given.name for given in request.inputs] == ["text_input", "top_k"]

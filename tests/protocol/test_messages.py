@@ -85,6 +85,24 @@ def request_of(*tensors):
     )
 
 
+def test_a_request_without_binary_tensors_goes_out_as_a_dict_of_plain_values():
+    text, flags = InferInput("text", [1, 1], "BYTES", [["é"]]), InferInput("flags", [2], "BOOL")
+    flags.set_data_from_numpy(np.array([True, False]), binary_data=False)
+    body, length = request_of(text, flags).to_rest()
+    assert length is None
+    assert body == {
+        "id": "1",
+        "model_name": "m",
+        "parameters": {"a": 1},
+        "inputs": [
+            {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["é"]},
+            {"name": "flags", "shape": [2], "datatype": "BOOL", "data": [True, False]},
+        ],
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+    }
+    assert type(body["inputs"][1]["data"][0]) is bool
+
+
 def test_a_request_with_a_binary_tensor_survives_being_sent():
     binary, listed = InferInput("b", [2], "FP16", parameters={"p": 1}), InferInput("l", [1], "INT8", [5])
     binary.set_data_from_numpy(np.array([1.5, -2], dtype=np.float16))

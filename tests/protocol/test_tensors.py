@@ -17,6 +17,12 @@ def test_a_list_or_an_array_flat_or_nested_is_the_same_tensor(data):
     assert tensor == InferInput("x", [2, 2], "FP32", [1.0, 2.0, 3.0, 4.0])
 
 
+def test_a_new_shape_applies_to_the_same_data():
+    tensor = InferInput("x", [4], "INT64", np.arange(4))
+    tensor.shape = [2, 2]
+    assert tensor.as_numpy().tolist() == [[0, 1], [2, 3]]
+
+
 def test_data_of_an_array_is_flat_and_can_be_changed_in_place():
     tensor = InferInput("x", [2, 2], "INT64", np.arange(4).reshape(2, 2))
     assert tensor.data == [0, 1, 2, 3]

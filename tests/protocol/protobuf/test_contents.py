@@ -22,3 +22,9 @@ def test_elements_keep_their_values_both_ways(datatype: str) -> None:
     assert received.dtype == array.dtype
     assert received.tolist() == array.tolist()
     assert sent == pb.InferTensorContents(**{contents.FIELDS[datatype]: VALUES[datatype]})
+
+
+def test_unknown_fields_do_not_shift_the_elements() -> None:
+    sent = pb.InferTensorContents(fp32_contents=[1, 2]).SerializeToString()
+    received = pb.InferTensorContents.FromString(sent + b"\xfa\x06\x03abc")
+    assert contents.to_array(received, "FP32").tolist() == [1, 2]

@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from mpserve.errors import InferenceError
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.parameters import read_parameters, write_parameters
 from tests.cases import each
@@ -29,3 +31,9 @@ def test_no_parameters_are_none_and_none_is_no_parameter() -> None:
     write_parameters(message.parameters, None)
     write_parameters(message.parameters, {"p": None})
     assert read_parameters(message.parameters) is None
+
+
+@each("value", [2**64, -(2**63) - 1, b"x", [1], {"a": 1}])
+def test_a_value_that_no_parameter_holds_is_the_models_fault(value: object) -> None:
+    with pytest.raises(InferenceError, match=r"parameter 'p' is .*, expected a boolean"):
+        write_parameters(pb.ModelInferResponse().parameters, {"p": value})

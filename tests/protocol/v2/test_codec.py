@@ -4,7 +4,7 @@ import pytest
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import numpy_dtype
-from mpserve.protocol.messages import InferOutput, InferResponse
+from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.v2.codec import decode_request, encode_response
 from tests.cases import each
 
@@ -26,6 +26,28 @@ def decode(*inputs, **fields):
 
 def decoded(data, shape, datatype="FP32"):
     return decode(tensor(data, shape, datatype)).inputs[0].as_numpy()
+
+
+def test_a_whole_request():
+    request = decode_request(
+        body(
+            id="7",
+            model_name="ignored",
+            parameters={"a": 1, "b": "x", "c": True, "d": 0.5},
+            inputs=[tensor([1, 2.5], [1, 2], parameters={"p": 1}), tensor([True], [1], "bool") | {"name": "flag"}],
+            outputs=[{"name": "y", "parameters": {"q": 2}}, {"name": "z", "extra": []}],
+        ),
+        "m",
+        "3",
+    )
+    assert request == InferRequest(
+        "m",
+        [InferInput("x", [1, 2], "FP32", [[1, 2.5]], {"p": 1}), InferInput("flag", [1], "BOOL", [True])],
+        "7",
+        parameters={"a": 1, "b": "x", "c": True, "d": 0.5},
+        request_outputs=[RequestedOutput("y", {"q": 2}), RequestedOutput("z")],
+        model_version="3",
+    )
 
 
 def test_null_counts_as_absent():

@@ -139,6 +139,22 @@ def test_of_requests_that_begin_alike_each_is_taken_or_refused_by_its_own_number
     agree(text[:at] + b"[" + text[at:-4] + b"]" + text[-4:])
 
 
+@each(
+    "shape, data, words",
+    [
+        ([], [1], None), ([], [], "expected 1 elements"), ([1] * 32, [1], None), ([1] * 33, [1], "33 dimensions"),
+        ([0], [], None), ([0, 2**62], [], "too large"), ([True], [1], "shape holds true"), ([-1], [1], "shape holds -1"),
+        ([-1, -1], [1], "shape holds -1"), ([2, 2], [[1, 2], [3]], "not nested as shape"), ([2, 2], [[1, 2], [3, 4]], None),
+        (1, [1], "shape is a number"), ([1], 1, "data is a number"), ([2**39, 0], [[], [], []], "not nested as shape"),
+        ([2**62] * 50_000, [1], "50000 dimensions"),  # refused before they are multiplied
+    ],
+)  # fmt: skip
+def test_a_shape_is_taken_or_refused_alike(shape: Any, data: Any, words: str | None) -> None:
+    got = agree(orjson.dumps({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": data}]}))
+    assert (got[0] is InvalidInput) == (words is not None)
+    assert words is None or words in got[1]
+
+
 @each("name", ["x", "input-1", "labels", "\\"])
 @each("key", ['"data"', '"d\\u0061ta"', '"\\u0064ata"'])
 @each("value", ["true", "false", "null", '"1"', "1"])
