@@ -30,6 +30,16 @@ def test_data_of_an_array_is_flat_and_can_be_changed_in_place():
     assert tensor.as_numpy().tolist() == [[9, 1], [2, 3]]
 
 
+@each("array, listed", [
+    (np.array([b"a", "é".encode()], dtype=object), ["a", "é"]), (np.array(["a", "é"]), ["a", "é"]),
+    (np.array([b"a", b"\xff"], dtype=object), [b"a", b"\xff"]),
+])  # fmt: skip
+def test_data_of_bytes_is_text_where_it_is_utf8(array, listed):
+    tensor = InferInput("x", [2], "BYTES", array)
+    assert tensor.to_dict()["data"] == listed
+    assert tensor.data == listed
+
+
 def test_bytes_are_read_as_bytes_by_numpy_and_as_text_by_as_string():
     tensor = InferInput("x", [2, 1], "BYTES", ["a\0", "é"])
     assert tensor.as_numpy().tolist() == [[b"a\0"], ["é".encode()]]

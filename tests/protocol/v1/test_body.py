@@ -22,6 +22,11 @@ def test_what_clients_send_json_under_is_read_as_json(content_type):
     assert decode_request(b'{"instances": [[1, 2.5]]}', content_type) == {"instances": [[1, 2.5]]}
 
 
+@each("content_type", ["text/html", "image/jpeg", "avro/binary", "application/jsonlines"])
+def test_any_other_content_type_reaches_the_model_as_bytes(content_type):
+    assert decode_request(b'{"instances": 5}', content_type) == b'{"instances": 5}'
+
+
 @each("content_type", ["text/plain", "Text/Plain;charset=UTF-8"])
 @each("numbers", [False, True])
 def test_a_text_is_json_if_it_holds_an_object(content_type, numbers):
