@@ -114,7 +114,7 @@ STOPPED = {
     "swallowed": 'model.py:37 in swallowed: torch.zeros(1).to("cuda")',
 }
 
-REPOSITORY = Path(forksafety.__file__).parents[2]
+REPOSITORY = Path(forksafety.__file__).parents[3]
 
 
 def run(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
