@@ -11,7 +11,7 @@ import pytest
 
 from mpserve import InferOutput, InferRequest, InferResponse, InvalidInput, Model, Tensor, TensorModel
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from tests.grpc.serving import infer, refusal, run, serving
+from tests.grpc.serving import infer, refusal, serving
 from tests.grpc.test_stream import answers, each
 
 FINAL = "triton_final_response"
@@ -74,10 +74,6 @@ def test_an_empty_final_response_is_sent_if_asked_for(parts: Any) -> None:
     assert last == pb.ModelStreamInferResponse(infer_response=expected)
 
 
-def test_without_asking_no_part_and_no_response_is_nothing() -> None:
-    assert answers(Parts(), infer("parts")) == []
-
-
 @pytest.mark.parametrize(
     ("part", "name", "datatype"),
     [
@@ -97,10 +93,9 @@ def test_what_a_part_may_be(part: Any, name: str, datatype: str) -> None:
     assert (given.error_message, output.name, output.datatype) == ("", name, datatype)
 
 
-@pytest.mark.parametrize(
-    ("error", "says", "logged"),
-    [(RuntimeError("boom"), "RuntimeError : boom", True), (InvalidInput("no cat"), "no cat", False)],
-)
+@pytest.mark.parametrize(("error", "says", "logged"), [
+    (RuntimeError("boom"), "RuntimeError : boom", True), (InvalidInput("no cat"), "no cat", False),
+])  # fmt: skip
 def test_an_error_ends_the_answer_and_not_the_stream(
     error: Exception, says: str, logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -139,21 +134,18 @@ class Two(Model):
             self.closed.set()
 
 
-def test_an_answer_without_end_does_not_keep_the_others_and_a_cancelled_call_closes_it() -> None:
-    async def test() -> None:
-        model = Two()
-        async with serving(model) as client:
-            call = client.stream()
-            await call.write(infer("two", id="endless"))
-            assert (await call.read()).infer_response.id == "endless"
-            await call.write(infer("two", id="other"))
-            while (await call.read()).infer_response.id != "other":
-                pass
-            model.closed.clear()
-            call.cancel()
-            await model.closed.wait()
-
-    run(test())
+async def test_an_answer_without_end_does_not_keep_the_others_and_a_cancelled_call_closes_it() -> None:
+    model = Two()
+    async with serving(model) as client:
+        call = client.stream()
+        await call.write(infer("two", id="endless"))
+        assert (await call.read()).infer_response.id == "endless"
+        await call.write(infer("two", id="other"))
+        while (await call.read()).infer_response.id != "other":
+            pass
+        model.closed.clear()
+        call.cancel()
+        await model.closed.wait()
 
 
 class Stepwise(Model):
@@ -175,58 +167,21 @@ class Stepwise(Model):
             self.closed.set()
 
 
-def test_each_response_arrives_before_the_next_is_made() -> None:
-    async def test() -> None:
-        model = Stepwise()
-        async with serving(model) as client:
-            call = client.stream(each(infer("stepwise")))
-            await call.read()
-            model.let_go.set()
-            await call.read()
-            assert await call.read() is grpc.aio.EOF
-
-    run(test())
+async def test_each_response_arrives_before_the_next_is_made() -> None:
+    model = Stepwise()
+    async with serving(model) as client:
+        call = client.stream(each(infer("stepwise")))
+        await call.read()
+        model.let_go.set()
+        await call.read()
+        assert await call.read() is grpc.aio.EOF
 
 
-def test_a_drain_lets_it_finish() -> None:
-    async def test() -> None:
-        model = Stepwise()
-        async with serving(model) as client:
-            call = client.stream()
-            await call.write(infer("stepwise"))
-            await call.read()
-            draining = asyncio.ensure_future(client.server.drain(30))
-            await asyncio.sleep(0)
-            model.let_go.set()
-            assert (await call.read()).infer_response.outputs[0].name == "text_output"
-            code, _ = await refusal(call.read())
-            assert code is grpc.StatusCode.UNAVAILABLE
-            await draining
-
-    run(test())
-
-
-def test_at_the_end_of_its_grace_it_is_closed() -> None:
-    async def test() -> None:
-        model = Stepwise()
-        async with serving(model) as client:
-            call = client.stream()
-            await call.write(infer("stepwise"))
-            await call.read()
-            await client.server.drain(0)
-            await model.closed.wait()
-
-    run(test())
-
-
-def test_model_infer_refuses_it_in_tritons_words_and_runs_nothing() -> None:
-    async def test() -> None:
-        model = Parts("a")
-        async with serving(model) as client:
-            code, words = await refusal(client("ModelInfer", infer("parts")))
-            assert code is grpc.StatusCode.UNIMPLEMENTED
-            assert "doesn't support models with decoupled transaction policy" in words
-            assert "ModelStreamInfer" in words
-            assert model.closed == 0
-
-    run(test())
+async def test_model_infer_refuses_it_in_tritons_words_and_runs_nothing() -> None:
+    model = Parts("a")
+    async with serving(model) as client:
+        code, words = await refusal(client("ModelInfer", infer("parts")))
+        assert code is grpc.StatusCode.UNIMPLEMENTED
+        assert "doesn't support models with decoupled transaction policy" in words
+        assert "ModelStreamInfer" in words
+        assert model.closed == 0

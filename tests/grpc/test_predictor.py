@@ -97,14 +97,11 @@ async def test_the_version_that_the_client_names_is_that_of_the_model_here() -> 
             assert predictor.request.model_version is None
 
 
-@each(
-    "word, status, words",
-    [
-        ("invalid", 400, "The predictor answered INVALID_ARGUMENT: no cat"),
-        ("resting", 503, "The predictor cannot be reached, or is not ready."),
-        ("failing", 500, "The predictor answered INTERNAL: RuntimeError : boom"),
-    ],
-)
+@each("word, status, words", [
+    ("invalid", 400, "The predictor answered INVALID_ARGUMENT: no cat"),
+    ("resting", 503, "The predictor cannot be reached, or is not ready."),
+    ("failing", 500, "The predictor answered INTERNAL: RuntimeError : boom"),
+])  # fmt: skip
 def test_the_client_is_told_what_the_predictor_said(word: str, status: int, words: str) -> None:
     answer = run(infer(Doubling(), json={"inputs": [INPUT], "parameters": {"word": word}}))
     assert (answer.status_code, answer.json()) == (status, {"error": words})
@@ -140,10 +137,7 @@ async def test_a_predictor_that_is_not_there_or_takes_too_long_has_its_grpc_stat
         options: dict[str, Any] = {"predictor_host": f"127.0.0.1:{there.server.port}", **OVER_GRPC}
         async with serving(Transformer(), predictor_request_timeout_seconds=0.2, **options) as client:
             code, words = await refusal(client("ModelInfer", request))
-            assert (code, words) == (
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                "The predictor did not answer within 0.2 s.",
-            )
+            assert (code, words) == (grpc.StatusCode.DEADLINE_EXCEEDED, "The predictor did not answer within 0.2 s.")
 
 
 async def test_a_transformer_is_ready_while_its_predictor_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,10 +53,6 @@ def test_an_error_is_told_and_the_stream_goes_on() -> None:
     ]
 
 
-def test_a_stream_without_requests_ends_well() -> None:
-    assert answers(Double()) == []
-
-
 class Slower(Model):
     """The first request waits until the second has been answered."""
 
@@ -79,100 +75,69 @@ def test_requests_run_at_the_same_time_and_are_answered_in_their_order() -> None
     assert [response.infer_response.id for response in responses] == ["1", "2"]
 
 
-def test_a_client_may_read_each_answer_before_it_sends_the_next_request() -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            call = client.stream()
-            for number in range(3):
-                await call.write(infer("double", id=str(number)))
-                assert (await call.read()).infer_response.id == str(number)
-            await call.done_writing()
-            assert await call.read() is grpc.aio.EOF
-            assert await call.code() is grpc.StatusCode.OK
-
-    run(test())
-
-
-def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:
-    async def test() -> None:
-        model = Held()
-        async with serving(model) as client:
-            call = client.stream(each(*[infer("held", id=str(number)) for number in range(3 * MAX_CONCURRENT)]))
-            for _ in range(MAX_CONCURRENT):
-                await model.begun.acquire()
-            for _ in range(20):
-                await client("ServerLive")
-            assert model.begun.locked()
-            model.let_go.set()
-            assert [response.infer_response.id async for response in call] == [
-                str(n) for n in range(3 * MAX_CONCURRENT)
-            ]
-
-    run(test())
-
-
-def test_a_client_that_goes_away_stops_the_wait_for_the_model() -> None:
-    async def test() -> None:
-        model = Held()
-        async with serving(model) as client:
-            call = client.stream(each(infer("held"), infer("held")))
+async def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:
+    model = Held()
+    async with serving(model) as client:
+        call = client.stream(each(*[infer("held", id=str(number)) for number in range(3 * MAX_CONCURRENT)]))
+        for _ in range(MAX_CONCURRENT):
             await model.begun.acquire()
-            await model.begun.acquire()
-            call.cancel()
-            while model.cancelled < 2:
-                await asyncio.sleep(0.01)
-
-    run(test())
-
-
-def test_a_drain_answers_what_was_sent_and_ends_the_stream() -> None:
-    async def test() -> None:
-        model = Held()
-        async with serving(model) as client:
-            call = client.stream()
-            await call.write(infer("held", id="1"))
-            await model.begun.acquire()
-            draining = asyncio.ensure_future(client.server.drain(30))
-            await asyncio.sleep(0)
-            model.let_go.set()
-            assert (await call.read()).infer_response.id == "1"
-            code, words = await refusal(call.read())
-            assert code is grpc.StatusCode.UNAVAILABLE
-            assert "the server is ending" in words
-            await draining
-
-    run(test())
+        for _ in range(20):
+            await client("ServerLive")
+        assert model.begun.locked()
+        model.let_go.set()
+        assert [response.infer_response.id async for response in call] == [str(n) for n in range(3 * MAX_CONCURRENT)]
 
 
-def test_a_drain_is_no_error_to_a_client_that_had_sent_all() -> None:
-    async def test() -> None:
-        model = Held()
-        async with serving(model) as client:
-            call = client.stream(each(infer("held", id="1")))
-            await model.begun.acquire()
-            (stream,) = client.server._servicer._streams
-            while not stream._reading.done():
-                await asyncio.sleep(0.01)
-            draining = asyncio.ensure_future(client.server.drain(30))
-            await asyncio.sleep(0)
-            model.let_go.set()
-            assert [response.infer_response.id async for response in call] == ["1"]
-            assert await call.code() is grpc.StatusCode.OK
-            await draining
-
-    run(test())
+async def test_a_client_that_goes_away_stops_the_wait_for_the_model() -> None:
+    model = Held()
+    async with serving(model) as client:
+        call = client.stream(each(infer("held"), infer("held")))
+        await model.begun.acquire()
+        await model.begun.acquire()
+        call.cancel()
+        while model.cancelled < 2:
+            await asyncio.sleep(0.01)
 
 
-def test_an_idle_stream_does_not_hold_a_drain_up() -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            call = client.stream()
-            await call.write(infer("double"))
-            await call.read()
-            await client.server.drain(3600)
-            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+async def test_a_drain_answers_what_was_sent_and_ends_the_stream() -> None:
+    model = Held()
+    async with serving(model) as client:
+        call = client.stream()
+        await call.write(infer("held", id="1"))
+        await model.begun.acquire()
+        draining = asyncio.ensure_future(client.server.drain(30))
+        await asyncio.sleep(0)
+        model.let_go.set()
+        assert (await call.read()).infer_response.id == "1"
+        code, words = await refusal(call.read())
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert "the server is ending" in words
+        await draining
 
-    run(test())
+
+async def test_a_drain_is_no_error_to_a_client_that_had_sent_all() -> None:
+    model = Held()
+    async with serving(model) as client:
+        call = client.stream(each(infer("held", id="1")))
+        await model.begun.acquire()
+        (stream,) = client.server._servicer._streams
+        while not stream._reading.done():
+            await asyncio.sleep(0.01)
+        draining = asyncio.ensure_future(client.server.drain(30))
+        await asyncio.sleep(0)
+        model.let_go.set()
+        assert [response.infer_response.id async for response in call] == ["1"]
+        assert await call.code() is grpc.StatusCode.OK
+        await draining
+
+
+async def test_an_idle_stream_does_not_hold_a_drain_up() -> None:
+    async with serving(Double()) as client:
+        call = client.stream()
+        await call.write(infer("double"))
+        await call.read()
+        await client.server.drain(3600)
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def _endless(gone: asyncio.Event) -> AsyncIterator[bytes]:
@@ -181,40 +146,34 @@ async def _endless(gone: asyncio.Event) -> AsyncIterator[bytes]:
     raise RuntimeError("the connection broke")
 
 
-def test_an_error_while_reading_ends_the_stream_after_its_answers() -> None:
-    async def test() -> None:
-        written, gone = [], asyncio.Event()
+async def test_an_error_while_reading_ends_the_stream_after_its_answers() -> None:
+    written, gone = [], asyncio.Event()
 
-        async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
-            yield data
+    async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
+        yield data
 
-        async def write(data: bytes) -> None:
-            written.append(data)
-            gone.set()
+    async def write(data: bytes) -> None:
+        written.append(data)
+        gone.set()
 
-        with pytest.raises(RuntimeError, match="broke"):
-            await Stream(_endless(gone), answer).run(write)
-        assert written == [b"1"]
-
-    run(test())
+    with pytest.raises(RuntimeError, match="broke"):
+        await Stream(_endless(gone), answer).run(write)
+    assert written == [b"1"]
 
 
-def test_an_error_while_writing_ends_the_stream_and_closes_its_answers() -> None:
-    async def test() -> None:
-        closed = []
+async def test_an_error_while_writing_ends_the_stream_and_closes_its_answers() -> None:
+    closed = []
 
-        async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
-            try:
-                while True:
-                    yield data
-            finally:
-                closed.append(data)
+    async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield data
+        finally:
+            closed.append(data)
 
-        async def write(data: bytes) -> None:
-            raise RuntimeError("the connection broke")
+    async def write(data: bytes) -> None:
+        raise RuntimeError("the connection broke")
 
-        with pytest.raises(RuntimeError, match="broke"):
-            await Stream(_endless(asyncio.Event()), answer).run(write)
-        assert closed == [b"1"]
-
-    run(test())
+    with pytest.raises(RuntimeError, match="broke"):
+        await Stream(_endless(asyncio.Event()), answer).run(write)
+    assert closed == [b"1"]

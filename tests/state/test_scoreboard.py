@@ -2,13 +2,12 @@
 
 import os
 import signal
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from mpserve.state.scoreboard import CELLS, MODELS, SLOTS, Row, Scoreboard, State
+from mpserve.state.scoreboard import CELLS, MODELS, SLOTS, Scoreboard, State
 from tests.cases import each
 
 # Python 3.12 warns of any fork of a process with threads, and other tests may have left some.
@@ -94,18 +93,6 @@ def test_the_servers_own_facts_are_kept_apart_from_the_rows() -> None:
     assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, False)
 
 
-@each("value", [0, 1, -1, 2**62, -(2**63), 2**63 - 1])
-def test_a_cell_holds_any_integer_of_64_bits(value: int) -> None:
-    row = Scoreboard(1).row(0)
-    row.age = value
-    assert row.age == value
-
-
-def test_a_cell_refuses_what_it_cannot_hold() -> None:
-    with pytest.raises((ValueError, struct.error)):
-        Scoreboard(1).row(0).age = 2**63
-
-
 def test_a_forked_worker_writes_what_the_arbiter_and_a_later_fork_read() -> None:
     board = Scoreboard(2)
 
@@ -141,12 +128,9 @@ def test_a_worker_killed_by_sigkill_leaves_ready_standing_and_is_not_live() -> N
     assert (list(board.used()), board.live()) == ([row], [])
 
 
-@each(
-    "state, live",
-    [
-        (State.EMPTY, False), (State.LOADING, True), (State.READY, True), (State.DRAINING, True), (State.EXITED, False),
-    ],
-)  # fmt: skip
+@each("state, live", [
+    (State.EMPTY, False), (State.LOADING, True), (State.READY, True), (State.DRAINING, True), (State.EXITED, False),
+])  # fmt: skip
 def test_a_rows_life_is_told_by_its_state_first(state: State, live: bool) -> None:
     assert board_of((state, 0, True)).row(0).is_live() is live
 
@@ -178,20 +162,6 @@ def test_the_first_empty_row_ends_those_in_use() -> None:
 
 
 READY, DRAINING, EXITED, LOADING = State.READY, State.DRAINING, State.EXITED, State.LOADING
-
-
-@each(
-    "rows, any_ready",
-    [
-        ([], False),  # nobody
-        ([(READY, 1, True)], True),  # one
-        ([(READY, 1, False), (READY, 1, True)], True),  # one of them is dead
-        ([(READY, 1, False)], False),  # the only one is dead
-        ([(LOADING, 0, True), (DRAINING, 1, True), (EXITED, 1, False)], False),  # none is ready
-    ],
-)
-def test_any_ready_is_one_live_worker_that_is_ready(rows: list[tuple[State, int, bool]], any_ready: bool) -> None:
-    assert board_of(*rows).any_ready() is any_ready
 
 
 @each(
@@ -233,8 +203,3 @@ def test_all_ready_waits_for_all_that_should_be_there_and_misses_no_retired_one(
     wanted: int, rows: list[tuple[State, int, bool]], all_ready: bool
 ) -> None:
     assert board_of(*rows, wanted=wanted).all_ready(0b11) is all_ready
-
-
-def test_states_are_numbered_in_the_order_of_a_workers_life() -> None:
-    assert sorted(State) == [State.EMPTY, State.LOADING, State.READY, State.DRAINING, State.EXITED]
-    assert Row(3, Scoreboard(1).row(0).cells).slot == 3

@@ -16,15 +16,7 @@ import pytest
 import mpserve.telemetry.logging as mpserve_logging
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
-from mpserve.telemetry.logging import (
-    JSONFormatter,
-    TextFormatter,
-    configure,
-    dict_config,
-    model,
-    request_id,
-    set_slot,
-)
+from mpserve.telemetry.logging import JSONFormatter, TextFormatter, configure, dict_config, model, request_id, set_slot
 from tests.cases import each
 
 ROUTED = ("mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")
@@ -121,13 +113,10 @@ def test_a_json_line_holds_the_traceback_and_the_stack_as_text() -> None:
     assert content["stack"] == "Stack (most recent call last):"
 
 
-@each(
-    "value, expected",
-    [
-        (0.25, 0.25), ([1, "two"], [1, "two"]), (np.float32(0.5), 0.5), (float("nan"), None),
-        (Path("/mnt/models"), "/mnt/models"), (2**70, 2**70), ("\ud800", "\ud800"), ({1: "one"}, {"1": "one"}),
-    ],
-)  # fmt: skip
+@each("value, expected", [
+    (0.25, 0.25), ([1, "two"], [1, "two"]), (np.float32(0.5), 0.5), (float("nan"), None),
+    (Path("/mnt/models"), "/mnt/models"), (2**70, 2**70), ("\ud800", "\ud800"), ({1: "one"}, {"1": "one"}),
+])  # fmt: skip
 def test_a_json_line_holds_what_was_passed_as_extra(value: object, expected: object) -> None:
     assert as_json(record(extra={"detail": value}))["detail"] == expected
 
@@ -162,25 +151,10 @@ def test_every_server_s_logger_writes_once_to_stderr(name: str, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("restored_logging")
-def test_lines_are_json_objects_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    stderr = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
-    configure(Settings(log_format="json"))
-    logging.getLogger("mpserve.serving").info("one")
-    logging.getLogger("mpserve.serving").info("two")
-    assert [json.loads(line)["message"] for line in stderr.getvalue().splitlines()] == ["one", "two"]
-
-
-@pytest.mark.usefixtures("restored_logging")
-@each(
-    "level, of_mpserve, of_uvicorn",
-    [
-        ("debug", logging.DEBUG, logging.WARNING),
-        ("info", logging.INFO, logging.WARNING),
-        ("warning", logging.WARNING, logging.WARNING),
-        ("critical", logging.CRITICAL, logging.CRITICAL),
-    ],
-)
+@each("level, of_mpserve, of_uvicorn", [
+    ("debug", logging.DEBUG, logging.WARNING), ("info", logging.INFO, logging.WARNING),
+    ("warning", logging.WARNING, logging.WARNING), ("critical", logging.CRITICAL, logging.CRITICAL),
+])  # fmt: skip
 def test_the_level_holds_for_all_and_uvicorn_only_warns(level: str, of_mpserve: int, of_uvicorn: int) -> None:
     configure(Settings(log_level=level))
     assert logging.getLogger("mpserve.http.app").getEffectiveLevel() == of_mpserve
@@ -204,24 +178,20 @@ loggers: {noisy: {level: ERROR}}
 
 
 @pytest.mark.usefixtures("restored_logging")
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("logging.yaml", YAML),
-        ("logging.yml", YAML),
-        (
-            "logging.json",
-            json.dumps(
-                {
-                    "version": 1,
-                    "formatters": {"short": {"format": "%(name)s|%(message)s"}},
-                    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "short"}},
-                    "loggers": {"noisy": {"level": "ERROR"}},
-                }
-            ),
+@pytest.mark.parametrize(("name", "text"), [
+    ("logging.yaml", YAML), ("logging.yml", YAML),
+    (
+        "logging.json",
+        json.dumps(
+            {
+                "version": 1,
+                "formatters": {"short": {"format": "%(name)s|%(message)s"}},
+                "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "short"}},
+                "loggers": {"noisy": {"level": "ERROR"}},
+            }
         ),
-    ],
-)
+    ),
+])  # fmt: skip
 def test_a_file_is_laid_over_what_the_settings_say(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,18 +230,14 @@ def test_a_file_that_gives_a_server_s_logger_a_level_does_not_silence_it(
     assert re.fullmatch(r".* gunicorn\.error: this\n", stderr.getvalue())
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "reason"),
-    [
-        ("missing.yaml", None, "missing.yaml cannot be read: .*No such file"),
-        ("broken.yaml", "a: [", "broken.yaml cannot be read: "),
-        ("broken.json", "{", "broken.json cannot be read: "),
-        ("binary.json", b"\xff\xfe", "binary.json cannot be read: .*utf-8"),
-        ("list.yaml", "- 1", "list.yaml holds a list, expected a mapping"),
-        ("empty.yaml", "", "empty.yaml holds a NoneType, expected a mapping"),
-        ("logging.ini", "[loggers]", r"logging.ini, expected a \.yaml, \.yml or \.json file"),
-    ],
-)
+@pytest.mark.parametrize(("name", "text", "reason"), [
+    ("missing.yaml", None, "missing.yaml cannot be read: .*No such file"),
+    ("broken.yaml", "a: [", "broken.yaml cannot be read: "), ("broken.json", "{", "broken.json cannot be read: "),
+    ("binary.json", b"\xff\xfe", "binary.json cannot be read: .*utf-8"),
+    ("list.yaml", "- 1", "list.yaml holds a list, expected a mapping"),
+    ("empty.yaml", "", "empty.yaml holds a NoneType, expected a mapping"),
+    ("logging.ini", "[loggers]", r"logging.ini, expected a \.yaml, \.yml or \.json file"),
+])  # fmt: skip
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     name: str, text: str | bytes | None, reason: str, tmp_path: Path
 ) -> None:
@@ -283,24 +249,12 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(
 
 
 @pytest.mark.usefixtures("restored_logging")
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("handlers: {x: {class: no.such.Handler}}", "'x'.*no"),
-        ("version: 7", "Unsupported version: 7"),
-        ("root: {level: LOUD}", "root.*LOUD"),
-        ("loggers: 3", "int"),
-    ],
-)
+@pytest.mark.parametrize(("text", "reason"), [
+    ("handlers: {x: {class: no.such.Handler}}", "'x'.*no"), ("version: 7", "Unsupported version: 7"),
+    ("root: {level: LOUD}", "root.*LOUD"), ("loggers: 3", "int"),
+])  # fmt: skip
 def test_a_file_that_describes_no_logging_is_named_with_the_reason(text: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "logging.yaml"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=f"logging.yaml is not valid: .*{reason}"):
         configure(Settings(log_config_file=str(path)))
-
-
-def test_two_configurations_share_nothing() -> None:
-    first, second = dict_config(Settings()), dict_config(Settings())
-    first["loggers"]["mpserve"]["handlers"].append("x")
-    assert second["loggers"]["mpserve"]["handlers"] == []
-    assert first["loggers"]["uvicorn.access"]["handlers"] == []

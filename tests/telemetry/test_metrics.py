@@ -182,14 +182,10 @@ def test_the_stages_have_the_sdks_names_and_label() -> None:
     """)
 
 
-@each(
-    "accept, content_type",
-    [
-        ("", "text/plain; version="),
-        ("text/plain", "text/plain; version="),
-        ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0"),
-    ],
-)
+@each("accept, content_type", [
+    ("", "text/plain; version="), ("text/plain", "text/plain; version="),
+    ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0"),
+])  # fmt: skip
 @each("mode", ["of all workers", "of this process"])
 def test_the_format_is_the_one_that_is_accepted(accept: str, content_type: str, mode: str) -> None:
     program = """

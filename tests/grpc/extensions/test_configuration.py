@@ -1,10 +1,8 @@
 """ModelConfig, as tritonclient asks for it."""
 
-import grpc
-
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.grpc.models import Double
-from tests.grpc.serving import ask, refusal, serving
+from tests.grpc.serving import ask
 
 
 def test_the_configuration_of_a_model() -> None:
@@ -12,9 +10,3 @@ def test_the_configuration_of_a_model() -> None:
     assert (config.name, config.platform, config.backend, config.max_batch_size) == ("double", "numpy", "python", 0)
     assert list(config.input) == [pb.ModelInput(name="x", data_type="TYPE_FP32", dims=[-1])]
     assert list(config.output) == [pb.ModelOutput(name="y", data_type="TYPE_FP32", dims=[-1])]
-
-
-async def test_an_unknown_model_has_none() -> None:
-    async with serving(Double()) as client:
-        code, _ = await refusal(client("ModelConfig", name="nope"))
-        assert code is grpc.StatusCode.NOT_FOUND

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cases import each
 from tests.grpc.models import Double
-from tests.grpc.serving import ask, refusal, run, serving
+from tests.grpc.serving import ask, refusal, serving
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +43,15 @@ async def test_log_settings_are_told_and_changed() -> None:
         assert (told["log_file"].string_param, told["log_format"].string_param) == ("", "default")
 
 
-@each(
-    "method, fields, code",
-    [
-        ("TraceSetting", {"model_name": "nope"}, grpc.StatusCode.NOT_FOUND),
-        ("TraceSetting", {"settings": {"trace_level": {"value": ["TIMESTAMPS"]}}}, grpc.StatusCode.UNIMPLEMENTED),
-        ("TraceSetting", {"settings": {"level": {}}}, grpc.StatusCode.INVALID_ARGUMENT),
-        ("LogSettings", {"settings": {"log_file": {"string_param": "x"}}}, grpc.StatusCode.UNIMPLEMENTED),
-        ("LogSettings", {"settings": {"log_info": {"string_param": "x"}}}, grpc.StatusCode.INVALID_ARGUMENT),
-    ],
-)
-def test_what_cannot_be_is_refused(method: str, fields: Any, code: grpc.StatusCode) -> None:
-    async def test() -> None:
-        async with serving(Double()) as client:
-            got, words = await refusal(client(method, **fields))
-            assert got is code
-            assert words
-
-    run(test())
+@each("method, fields, code", [
+    ("TraceSetting", {"model_name": "nope"}, grpc.StatusCode.NOT_FOUND),
+    ("TraceSetting", {"settings": {"trace_level": {"value": ["TIMESTAMPS"]}}}, grpc.StatusCode.UNIMPLEMENTED),
+    ("TraceSetting", {"settings": {"level": {}}}, grpc.StatusCode.INVALID_ARGUMENT),
+    ("LogSettings", {"settings": {"log_file": {"string_param": "x"}}}, grpc.StatusCode.UNIMPLEMENTED),
+    ("LogSettings", {"settings": {"log_info": {"string_param": "x"}}}, grpc.StatusCode.INVALID_ARGUMENT),
+])  # fmt: skip
+async def test_what_cannot_be_is_refused(method: str, fields: Any, code: grpc.StatusCode) -> None:
+    async with serving(Double()) as client:
+        got, words = await refusal(client(method, **fields))
+        assert got is code
+        assert words

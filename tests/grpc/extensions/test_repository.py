@@ -33,18 +33,15 @@ def test_unload_dependents_is_accepted() -> None:
     assert ask(Double(), "RepositoryModelUnload", model_name="double", parameters=parameters).isUnloaded
 
 
-@each(
-    "fields, code, words",
-    [
-        ({"model_name": "nope"}, grpc.StatusCode.NOT_FOUND, "Model with name nope does not exist. There are: double."),
-        ({}, grpc.StatusCode.INVALID_ARGUMENT, "expected the name of a model as model_name, got none"),
-        (
-            {"model_name": "double", "parameters": {"config": {"string_param": "{}"}}},
-            grpc.StatusCode.UNIMPLEMENTED,
-            "the parameter 'config' is not supported",
-        ),
-    ],
-)
+@each("fields, code, words", [
+    ({"model_name": "nope"}, grpc.StatusCode.NOT_FOUND, "Model with name nope does not exist. There are: double."),
+    ({}, grpc.StatusCode.INVALID_ARGUMENT, "expected the name of a model as model_name, got none"),
+    (
+        {"model_name": "double", "parameters": {"config": {"string_param": "{}"}}},
+        grpc.StatusCode.UNIMPLEMENTED,
+        "the parameter 'config' is not supported",
+    ),
+])  # fmt: skip
 async def test_what_cannot_be_loaded_is_refused_in_words(fields: Any, code: grpc.StatusCode, words: str) -> None:
     async with serving(Double()) as client:
         got, told = await refusal(client("RepositoryModelLoad", **fields))

@@ -38,10 +38,7 @@ async def test_a_region_is_registered_told_used_and_unregistered() -> None:
             response = await client("ModelInfer", infer("double", inputs=inputs, outputs=outputs))
             (output,) = response.outputs
             assert (output.datatype, output.shape, output.HasField("contents")) == ("FP32", [2], False)
-            assert (output.parameters["shared_memory_offset"].int64_param, response.raw_output_contents) == (
-                8,
-                [b""],
-            )
+            assert (output.parameters["shared_memory_offset"].int64_param, response.raw_output_contents) == (8, [b""])
             assert path.read_bytes() == X + np.array([2, 4], np.float32).tobytes()
 
             await client("SystemSharedMemoryUnregister", name="r")

@@ -1,11 +1,7 @@
 """ModelStatistics, as tritonclient asks for it."""
 
-import grpc
-
-from mpserve.protocol.protobuf import inference_pb2 as pb
-from tests.cases import each
 from tests.grpc.models import Double, Raising
-from tests.grpc.serving import infer, refusal, serving
+from tests.grpc.serving import infer, serving
 
 
 async def test_a_call_is_in_the_statistics_that_are_asked_after_it() -> None:
@@ -19,10 +15,3 @@ async def test_a_call_is_in_the_statistics_that_are_asked_after_it() -> None:
         assert stats.last_inference > 0
         everything = await client("ModelStatistics")
         assert [each.name for each in everything.model_stats] == ["double", "raising"]
-
-
-@each("fields", [{"name": "nope"}, {"name": "double", "version": "2"}])
-async def test_an_unknown_model_or_version_is_not_found(fields: dict[str, str]) -> None:
-    async with serving(Double()) as client:
-        code, _ = await refusal(client("ModelStatistics", pb.ModelStatisticsRequest(**fields)))
-        assert code is grpc.StatusCode.NOT_FOUND

@@ -1,11 +1,12 @@
 """Accepting on a listening socket, with rows of a scoreboard in place of other workers."""
 
 import asyncio
+import functools
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ import uvloop
 from mpserve.prefork.listener.acceptor import Acceptor
 from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Row, Scoreboard, State
+from tests.running import PATIENCE
 
-LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+LOOPS = (asyncio.new_event_loop, uvloop.new_event_loop)
 BUSY = 1000
 
 
@@ -70,84 +72,73 @@ async def place() -> AsyncIterator[Place]:
             await asyncio.sleep(0)
 
 
-def run(loop: Any, test: Any) -> None:
-    new = loop()
-    try:
-        new.run_until_complete(asyncio.wait_for(test(), 30))
-    finally:
-        new.close()
+def on_both_loops(test: Callable[..., Any]) -> Callable[..., None]:
+    """Run a test that is a coroutine on the loop of asyncio and on that of uvloop."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        for make in LOOPS:
+            with closing(make()) as loop:
+                loop.run_until_complete(asyncio.wait_for(test(**fixtures), PATIENCE))
+
+    return run
 
 
-@LOOPS
-def test_who_is_alone_takes_all(loop: Any) -> None:
-    async def test() -> None:
-        async with place() as here:
-            here.other.state = State.EXITED
-            here.connect(100)
-            await here.until(made=100)
-
-    run(loop, test)
+@on_both_loops
+async def test_who_is_alone_takes_all() -> None:
+    async with place() as here:
+        here.other.state = State.EXITED
+        here.connect(100)
+        await here.until(made=100)
 
 
-@LOOPS
-def test_a_connection_is_left_to_a_lighter_worker_but_not_for_ever(loop: Any) -> None:
-    async def test() -> None:
-        async with place() as here:
-            here.row.connections = BUSY
-            here.connect(1)
-            await asyncio.sleep(0)
-            assert not here.made
-            await here.until(made=1)  # the other one never came
-            here.connect(50)  # and is not waited for again, but with every change of what it holds
-            await here.until(made=51)
-
-    run(loop, test)
+@on_both_loops
+async def test_a_connection_is_left_to_a_lighter_worker_but_not_for_ever() -> None:
+    async with place() as here:
+        here.row.connections = BUSY
+        here.connect(1)
+        await asyncio.sleep(0)
+        assert not here.made
+        await here.until(made=1)  # the other one never came
+        here.connect(50)  # and is not waited for again, but with every change of what it holds
+        await here.until(made=51)
 
 
-@LOOPS
+@on_both_loops
 @pytest.mark.parametrize("pid", [0, 2**22 + 1], ids=["not READY", "dead"])
-def test_who_cannot_accept_is_not_waited_for(loop: Any, pid: int) -> None:
-    async def test() -> None:
-        async with place() as here:
-            here.row.connections = BUSY
-            here.other.pid = pid
-            if not pid:
-                here.other.state = State.LOADING
-            here.connect(1)
-            here.acceptor._look()
-            await here.until(made=1)
-            assert not here.acceptor._looks
-
-    run(loop, test)
+async def test_who_cannot_accept_is_not_waited_for(pid: int) -> None:
+    async with place() as here:
+        here.row.connections = BUSY
+        here.other.pid = pid
+        if not pid:
+            here.other.state = State.LOADING
+        here.connect(1)
+        here.acceptor._look()
+        await here.until(made=1)
+        assert not here.acceptor._looks
 
 
-@LOOPS
-def test_what_is_queued_is_taken_in_when_the_gate_is_shut(loop: Any) -> None:
-    async def test() -> None:
-        async with place() as here:
-            here.row.connections = BUSY
-            here.connect(20)
-            here.acceptor.close()
-            await here.until(made=20)
-
-    run(loop, test)
+@on_both_loops
+async def test_what_is_queued_is_taken_in_when_the_gate_is_shut() -> None:
+    async with place() as here:
+        here.row.connections = BUSY
+        here.connect(20)
+        here.acceptor.close()
+        await here.until(made=20)
 
 
-@LOOPS
-def test_without_file_descriptors_it_pauses_and_goes_on(
-    loop: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@on_both_loops
+async def test_without_file_descriptors_it_pauses_and_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def test() -> None:
-        monkeypatch.setattr("mpserve.prefork.listener.acceptor.EXHAUSTED_PAUSE", 0.01)
-        async with place() as here:
-            here.connect(1)
-            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-            try:
-                here.acceptor._look()
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            assert "cannot accept connections: [Errno 24]" in caplog.text
-            await here.until(made=1)
-
-    run(loop, test)
+    monkeypatch.setattr("mpserve.prefork.listener.acceptor.EXHAUSTED_PAUSE", 0.01)
+    async with place() as here:
+        here.connect(1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            here.acceptor._look()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "cannot accept connections: [Errno 24]" in caplog.text
+        await here.until(made=1)

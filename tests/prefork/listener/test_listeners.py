@@ -49,16 +49,13 @@ def listeners_of(*listeners: socket.socket) -> Listeners:
     return Listeners(listeners, acceptor, 16)
 
 
-@pytest.mark.parametrize(
-    ("make", "address", "inherited", "stays_open"),
-    [
-        pytest.param(tcp, lambda name: name, None, False, id="TCP"),
-        pytest.param(tcp, lambda name: (name[0], 0), None, True, id="port 0"),
-        pytest.param(unix, lambda name: name, None, True, id="Unix"),
-        pytest.param(tcp, lambda name: name, UPGRADE, True, id="after USR2"),
-        pytest.param(tcp, lambda name: name, SYSTEMD, True, id="systemd's"),
-    ],
-)
+@pytest.mark.parametrize(("make", "address", "inherited", "stays_open"), [
+    pytest.param(tcp, lambda name: name, None, False, id="TCP"),
+    pytest.param(tcp, lambda name: (name[0], 0), None, True, id="port 0"),
+    pytest.param(unix, lambda name: name, None, True, id="Unix"),
+    pytest.param(tcp, lambda name: name, UPGRADE, True, id="after USR2"),
+    pytest.param(tcp, lambda name: name, SYSTEMD, True, id="systemd's"),
+])  # fmt: skip
 def test_what_can_be_opened_again_is_shut_until_a_worker_is_ready(
     make: Callable[[], "contextmanager[socket.socket]"],
     address: Callable[[object], object],
@@ -73,28 +70,25 @@ def test_what_can_be_opened_again_is_shut_until_a_worker_is_ready(
         assert is_open(listener) is connects(listener) is stays_open
 
 
-def test_listeners_are_opened_for_all_and_closed_for_oneself() -> None:
-    async def main() -> None:
-        with tcp() as listener:
-            refuse_until_ready([listener], [listener.getsockname()])
-            others = listener.dup()  # as a worker that shares it has it
-            listeners = listeners_of(listener)
-            assert not listeners.clients_can_connect
-            listeners.open()
-            listeners.open()
-            assert connects(others)
-            assert listeners.clients_can_connect
-            listeners.pause()
-            assert connects(others)  # the kernel takes it in for whoever accepts next
-            listeners.open()
-            listeners.close()
-            assert (listener.fileno(), connects(others)) == (-1, True)
-            address = others.getsockname()
-            others.close()
-            with socket.socket() as client:
-                assert client.connect_ex(address) != 0
-
-    asyncio.run(main())
+async def test_listeners_are_opened_for_all_and_closed_for_oneself() -> None:
+    with tcp() as listener:
+        refuse_until_ready([listener], [listener.getsockname()])
+        others = listener.dup()  # as a worker that shares it has it
+        listeners = listeners_of(listener)
+        assert not listeners.clients_can_connect
+        listeners.open()
+        listeners.open()
+        assert connects(others)
+        assert listeners.clients_can_connect
+        listeners.pause()
+        assert connects(others)  # the kernel takes it in for whoever accepts next
+        listeners.open()
+        listeners.close()
+        assert (listener.fileno(), connects(others)) == (-1, True)
+        address = others.getsockname()
+        others.close()
+        with socket.socket() as client:
+            assert client.connect_ex(address) != 0
 
 
 def test_after_usr2_the_old_server_answers_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:

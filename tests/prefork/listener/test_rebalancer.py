@@ -17,22 +17,18 @@ from mpserve.prefork.listener.rebalancer import (
 from mpserve.state.scoreboard import Scoreboard, State
 
 
-@pytest.mark.parametrize(
-    ("mine", "others", "expected"),
-    [
-        pytest.param((64, 9), [], 0, id="alone"),
-        pytest.param((17, 0), [(16, 0), (16, 0), (15, 0)], 0, id="even"),
-        pytest.param((TOLERANCE, TOLERANCE), [(0, 0)], 0, id="few"),
-        pytest.param((22, 0), [(0, 0), (21, 0), (21, 0)], 6, id="one was replaced"),
-        pytest.param((0, 0), [(22, 0), (21, 0), (21, 0)], 0, id="the successor"),
-        pytest.param((24, 0), [(16, 0), (12, 0), (12, 0)], 8, id="far above"),
-        pytest.param((20, 0), [(16, 0), (16, 0), (12, 0)], 0, id="not far above"),
-        pytest.param((16, 16), [(16, 0), (16, 0), (16, 0)], 12, id="same connections, all the requests"),
-        pytest.param((24, 1), [(4, 6), (4, 6), (4, 6)], 0, id="who has fewer connections has more to answer"),
-        pytest.param((24, 1), [(4, 5), (16, 6), (16, 6)], 9, id="one of the others has hardly more to answer"),
-        pytest.param((8, 8), [(24, 0), (0, 0)], 5, id="requests before connections"),
-    ],
-)
+@pytest.mark.parametrize(("mine", "others", "expected"), [
+    pytest.param((64, 9), [], 0, id="alone"), pytest.param((17, 0), [(16, 0), (16, 0), (15, 0)], 0, id="even"),
+    pytest.param((TOLERANCE, TOLERANCE), [(0, 0)], 0, id="few"),
+    pytest.param((22, 0), [(0, 0), (21, 0), (21, 0)], 6, id="one was replaced"),
+    pytest.param((0, 0), [(22, 0), (21, 0), (21, 0)], 0, id="the successor"),
+    pytest.param((24, 0), [(16, 0), (12, 0), (12, 0)], 8, id="far above"),
+    pytest.param((20, 0), [(16, 0), (16, 0), (12, 0)], 0, id="not far above"),
+    pytest.param((16, 16), [(16, 0), (16, 0), (16, 0)], 12, id="same connections, all the requests"),
+    pytest.param((24, 1), [(4, 6), (4, 6), (4, 6)], 0, id="who has fewer connections has more to answer"),
+    pytest.param((24, 1), [(4, 5), (16, 6), (16, 6)], 9, id="one of the others has hardly more to answer"),
+    pytest.param((8, 8), [(24, 0), (0, 0)], 5, id="requests before connections"),
+])  # fmt: skip
 def test_a_worker_gives_up_what_it_has_above_the_mean_when_that_is_far_more_than_another_has(
     mine: tuple[int, int], others: list[tuple[int, int]], expected: int
 ) -> None:
@@ -79,17 +75,12 @@ def test_only_workers_that_are_ready_are_compared_with() -> None:
     assert [row.slot for row in ready_others(board, board.row(0))] == [2]
 
 
-@pytest.mark.parametrize(
-    ("taken", "held", "elapsed", "expected"),
-    [
-        pytest.param(200, 8, WINDOW, True, id="one for each request"),
-        pytest.param(200, 200, WINDOW, False, id="they stay"),
-        pytest.param(MIN_ENDED + 8, 8, WINDOW, False, id="not so many"),
-        pytest.param(200, 8, 20 * WINDOW, False, id="not so often"),
-        pytest.param(200, 120, WINDOW, False, id="most stay"),
-        pytest.param(200, 8, WINDOW / 2, False, id="too soon to tell"),
-    ],
-)
+@pytest.mark.parametrize(("taken", "held", "elapsed", "expected"), [
+    pytest.param(200, 8, WINDOW, True, id="one for each request"),
+    pytest.param(200, 200, WINDOW, False, id="they stay"), pytest.param(MIN_ENDED + 8, 8, WINDOW, False, id="not so many"),
+    pytest.param(200, 8, 20 * WINDOW, False, id="not so often"), pytest.param(200, 120, WINDOW, False, id="most stay"),
+    pytest.param(200, 8, WINDOW / 2, False, id="too soon to tell"),
+])  # fmt: skip
 def test_connections_are_not_worth_spreading_when_more_end_within_a_window_than_are_open(
     taken: int, held: int, elapsed: float, expected: bool
 ) -> None:

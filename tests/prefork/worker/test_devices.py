@@ -18,21 +18,11 @@ def two_gpus(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("variable", "tokens"),
-    [
-        ("0,1", ["0", "1"]),
-        (" 3 , 1", ["3", "1"]),
-        ("GPU-8932f937-d72c,GPU-11", ["GPU-8932f937-d72c", "GPU-11"]),
-        ("MIG-3d85b05c-1,MIG-GPU-8932f937/1/2", ["MIG-3d85b05c-1", "MIG-GPU-8932f937/1/2"]),
-        ("", []),
-        ("-1", []),
-        ("NoDevFiles", []),
-        ("0,-1,1", ["0"]),
-        ("1,,0", ["1"]),
-        ("0,0", []),
-    ],
-)
+@pytest.mark.parametrize(("variable", "tokens"), [
+    ("0,1", ["0", "1"]), (" 3 , 1", ["3", "1"]), ("GPU-8932f937-d72c,GPU-11", ["GPU-8932f937-d72c", "GPU-11"]),
+    ("MIG-3d85b05c-1,MIG-GPU-8932f937/1/2", ["MIG-3d85b05c-1", "MIG-GPU-8932f937/1/2"]), ("", []), ("-1", []),
+    ("NoDevFiles", []), ("0,-1,1", ["0"]), ("1,,0", ["1"]), ("0,0", []),
+])  # fmt: skip
 def test_the_variable_is_read_as_cuda_reads_it(variable: str, tokens: list[str], tmp_path: Path) -> None:
     assert visible_accelerators({"CUDA_VISIBLE_DEVICES": variable}, tmp_path) == tokens
 
@@ -49,34 +39,23 @@ def test_an_index_past_the_last_gpu_ends_the_list(two_gpus: Path) -> None:
     assert visible_accelerators({"CUDA_VISIBLE_DEVICES": "1,2,0"}, two_gpus) == ["1"]
 
 
-@pytest.mark.parametrize(
-    ("devices", "expected"),
-    [
-        ("auto", [Device("cuda:0", "3"), Device("cuda:1", "GPU-b")]),
-        ("cuda", [Device("cuda:0", "3"), Device("cuda:1", "GPU-b")]),
-        ("cuda:1", [Device("cuda:1", "GPU-b")]),
-        ("cuda:1, cuda:0", [Device("cuda:1", "GPU-b"), Device("cuda:0", "3")]),
-        ("cuda:0,cuda:0", [Device("cuda:0", "3"), Device("cuda:0", "3")]),
-        ("cuda:0,cpu", [Device("cuda:0", "3"), CPU]),
-        ("cpu", [CPU]),
-    ],
-)
+@pytest.mark.parametrize(("devices", "expected"), [
+    ("auto", [Device("cuda:0", "3"), Device("cuda:1", "GPU-b")]),
+    ("cuda", [Device("cuda:0", "3"), Device("cuda:1", "GPU-b")]), ("cuda:1", [Device("cuda:1", "GPU-b")]),
+    ("cuda:1, cuda:0", [Device("cuda:1", "GPU-b"), Device("cuda:0", "3")]),
+    ("cuda:0,cuda:0", [Device("cuda:0", "3"), Device("cuda:0", "3")]), ("cuda:0,cpu", [Device("cuda:0", "3"), CPU]),
+    ("cpu", [CPU]),
+])  # fmt: skip
 def test_the_plan_follows_the_setting(devices: str, expected: list[Device]) -> None:
     assert plan(devices, ["3", "GPU-b"]) == expected
 
 
-@pytest.mark.parametrize(
-    ("devices", "accelerators", "message"),
-    [
-        ("cuda:2", ["3", "GPU-b"], r"asks for cuda:2, and only these .* cuda:0 \(.*=3\), cuda:1 \(.*=GPU-b\)"),
-        ("cpu,cuda:0", [], "asks for cuda:0, and no GPU is visible"),
-        ("cuda", [], "asks for cuda, and no GPU is visible"),
-        ("gpu:0", ["0"], r"'gpu:0' is no device\. Expected auto, or a list of"),
-        ("", ["0"], "'' is no device"),
-        ("cuda:-1", ["0"], "'cuda:-1' is no device"),
-        ("auto,cpu", ["0"], "'auto' is no device"),
-    ],
-)
+@pytest.mark.parametrize(("devices", "accelerators", "message"), [
+    ("cuda:2", ["3", "GPU-b"], r"asks for cuda:2, and only these .* cuda:0 \(.*=3\), cuda:1 \(.*=GPU-b\)"),
+    ("cpu,cuda:0", [], "asks for cuda:0, and no GPU is visible"), ("cuda", [], "asks for cuda, and no GPU is visible"),
+    ("gpu:0", ["0"], r"'gpu:0' is no device\. Expected auto, or a list of"), ("", ["0"], "'' is no device"),
+    ("cuda:-1", ["0"], "'cuda:-1' is no device"), ("auto,cpu", ["0"], "'auto' is no device"),
+])  # fmt: skip
 def test_a_device_that_cannot_be_had_is_named(devices: str, accelerators: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         plan(devices, accelerators)
@@ -106,14 +85,10 @@ def test_cpu_for_want_of_a_gpu_hides_nothing() -> None:
     assert environ == {}
 
 
-@pytest.mark.parametrize(
-    ("devices", "workers", "words"),
-    [
-        ("auto", 2, "slot 0 on cuda:0, slot 1 on cuda:1"),
-        ("cuda:0,cpu", 3, "slot 0 on cuda:0, slot 1 on cpu, slot 2 on cuda:0"),
-        ("cpu", 4, "all on cpu"),
-        ("auto", 1, "all on cuda:0"),
-    ],
-)
+@pytest.mark.parametrize(("devices", "workers", "words"), [
+    ("auto", 2, "slot 0 on cuda:0, slot 1 on cuda:1"),
+    ("cuda:0,cpu", 3, "slot 0 on cuda:0, slot 1 on cpu, slot 2 on cuda:0"), ("cpu", 4, "all on cpu"),
+    ("auto", 1, "all on cuda:0"),
+])  # fmt: skip
 def test_the_deal_is_told_in_words(devices: str, workers: int, words: str) -> None:
     assert describe(plan(devices, ["0", "1"]), workers) == words

@@ -19,20 +19,16 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(
-    ("steps", "left"),
-    [
-        pytest.param([], float("inf"), id="before the end"),
-        pytest.param(["begin"], WHOLE, id="begun"),
-        pytest.param(["begin", 10], WHOLE - 10, id="ten seconds later"),
-        pytest.param(["begin", 10, "begin"], WHOLE - 10, id="begun again"),
-        pytest.param(["begin", TIMEOUT], WHOLE - TIMEOUT, id="late"),
-        pytest.param(["hurry"], HURRY - STOPPING, id="in a hurry"),
-        pytest.param(["begin", 10, "hurry"], HURRY - STOPPING, id="in a hurry later"),
-        pytest.param(["hurry", "begin"], HURRY - STOPPING, id="begun in a hurry"),
-        pytest.param(["begin", TIMEOUT - MARGIN, "hurry"], -STOPPING, id="in a hurry that comes too late"),
-    ],
-)
+@pytest.mark.parametrize(("steps", "left"), [
+    pytest.param([], float("inf"), id="before the end"), pytest.param(["begin"], WHOLE, id="begun"),
+    pytest.param(["begin", 10], WHOLE - 10, id="ten seconds later"),
+    pytest.param(["begin", 10, "begin"], WHOLE - 10, id="begun again"),
+    pytest.param(["begin", TIMEOUT], WHOLE - TIMEOUT, id="late"),
+    pytest.param(["hurry"], HURRY - STOPPING, id="in a hurry"),
+    pytest.param(["begin", 10, "hurry"], HURRY - STOPPING, id="in a hurry later"),
+    pytest.param(["hurry", "begin"], HURRY - STOPPING, id="begun in a hurry"),
+    pytest.param(["begin", TIMEOUT - MARGIN, "hurry"], -STOPPING, id="in a hurry that comes too late"),
+])  # fmt: skip
 def test_what_is_left_for_requests(steps: list[str | int], left: float) -> None:
     clock = Clock()
     end = Grace(TIMEOUT, clock)
@@ -62,11 +58,10 @@ async def works() -> None:
     await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(
-    ("work", "logged"),
-    [(works, []), (fails, ["stop() failed"]), (hangs, ["stop() did not finish in time; ending without it"])],
-)
-def test_what_becomes_of_a_stop(
+@pytest.mark.parametrize(("work", "logged"), [
+    (works, []), (fails, ["stop() failed"]), (hangs, ["stop() did not finish in time; ending without it"]),
+])  # fmt: skip
+async def test_what_becomes_of_a_stop(
     work: Callable[[], Awaitable[None]],
     logged: list[str],
     caplog: pytest.LogCaptureFixture,
@@ -82,10 +77,7 @@ def test_what_becomes_of_a_stop(
             await asyncio.sleep(0.001)
             clock.now += STOPPING / 4
 
-    async def main() -> None:
-        passing = asyncio.ensure_future(pass_time())
-        await end.stop(work)
-        passing.cancel()
-
-    asyncio.run(main())
+    passing = asyncio.ensure_future(pass_time())
+    await end.stop(work)
+    passing.cancel()
     assert [record.getMessage() for record in caplog.records if record.name == grace.__name__] == logged

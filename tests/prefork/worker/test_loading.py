@@ -55,7 +55,7 @@ def fail() -> None:
 @pytest.mark.parametrize(
     ("failures", "ever_ready", "pauses"), [(0, False, []), (3, False, []), (0, True, []), (3, True, [4.0])]
 )
-def test_a_load_pauses_first_where_others_serve_and_the_last_ones_failed(
+async def test_a_load_pauses_first_where_others_serve_and_the_last_ones_failed(
     failures: int, ever_ready: bool, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
@@ -66,23 +66,16 @@ def test_a_load_pauses_first_where_others_serve_and_the_last_ones_failed(
 
     monkeypatch.setattr(loading, "back_off", no_pause)
     core = attached(Loading(lambda: None), failures, ever_ready)
-
-    async def main() -> bool:
-        loaded = await run(core, asyncio.Event())
-        await core.stop()
-        return loaded
-
-    assert asyncio.run(main())
+    loaded = await run(core, asyncio.Event())
+    await core.stop()
+    assert loaded
     assert (asked, core.row.attempts) == (pauses, failures + 1)  # until the worker is ready
 
 
-@pytest.mark.parametrize(
-    ("is_late", "reason"),
-    [
-        (False, "RuntimeError: no weights"),
-        (True, r"load\(\) of model m did not finish within the 0.1 s of --load_timeout; it is at .* in wait"),
-    ],
-)
+@pytest.mark.parametrize(("is_late", "reason"), [
+    (False, "RuntimeError: no weights"),
+    (True, r"load\(\) of model m did not finish within the 0.1 s of --load_timeout; it is at .* in wait"),
+])  # fmt: skip
 def test_a_load_that_fails_or_is_late_is_told_and_counted(is_late: bool, reason: str) -> None:
     go = threading.Event()
     core = attached(Loading(lambda: go.wait(30) if is_late else fail()), timeout=0.1 if is_late else 60)
@@ -99,17 +92,13 @@ def test_a_load_that_fails_or_is_late_is_told_and_counted(is_late: bool, reason:
     assert core.row.attempts == 1
 
 
-def test_a_load_that_the_end_interrupts_is_no_failure() -> None:
+async def test_a_load_that_the_end_interrupts_is_no_failure() -> None:
     go = threading.Event()
     core = attached(Loading(lambda: go.wait(30)), failures=2)
-
-    async def main() -> bool:
-        ending = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.05, ending.set)
-        loaded = await run(core, ending)
-        go.set()
-        await core.stop()
-        return loaded
-
-    assert asyncio.run(main()) is False
+    ending = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, ending.set)
+    loaded = await run(core, ending)
+    go.set()
+    await core.stop()
+    assert loaded is False
     assert core.row.attempts == 2

@@ -28,21 +28,18 @@ def machine(root: Path, membership: str, files: dict[str, str]) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("membership", "files", "quota"),
-    [
-        pytest.param("0::/", {"cpu.max": "150000 100000"}, 1.5, id="v2 container"),
-        pytest.param("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5, id="v2 parent"),
-        pytest.param("0::/a", {"a/cpu.max": "150000 100000", "cpu.max": "900000 100000"}, 1.5, id="v2 smallest"),
-        pytest.param("0::/kubepods/pod1/c1", {"cpu.max": "150000 100000"}, 1.5, id="v2 path of the host"),
-        pytest.param("0::/../c1", {"c1/cpu.max": "150000 100000"}, 1.5, id="v2 path above the namespace"),
-        pytest.param("0::/", {"cpu.max": "max 100000"}, None, id="v2 no quota"),
-        pytest.param("4:cpu,cpuacct:/a\n0::/", {f"cpu/a/{k}": v for k, v in V1.items()}, 1.5, id="v1"),
-        pytest.param("1:cpu:/docker/x", {f"cpu/{k}": v for k, v in V1.items()}, 1.5, id="v1 path of the host"),
-        pytest.param("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, id="v1 none"),
-        pytest.param("2:cpuset:/a", {f"cpuset/a/{k}": v for k, v in V1.items()}, None, id="v1 other controller"),
-    ],
-)
+@pytest.mark.parametrize(("membership", "files", "quota"), [
+    pytest.param("0::/", {"cpu.max": "150000 100000"}, 1.5, id="v2 container"),
+    pytest.param("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5, id="v2 parent"),
+    pytest.param("0::/a", {"a/cpu.max": "150000 100000", "cpu.max": "900000 100000"}, 1.5, id="v2 smallest"),
+    pytest.param("0::/kubepods/pod1/c1", {"cpu.max": "150000 100000"}, 1.5, id="v2 path of the host"),
+    pytest.param("0::/../c1", {"c1/cpu.max": "150000 100000"}, 1.5, id="v2 path above the namespace"),
+    pytest.param("0::/", {"cpu.max": "max 100000"}, None, id="v2 no quota"),
+    pytest.param("4:cpu,cpuacct:/a\n0::/", {f"cpu/a/{k}": v for k, v in V1.items()}, 1.5, id="v1"),
+    pytest.param("1:cpu:/docker/x", {f"cpu/{k}": v for k, v in V1.items()}, 1.5, id="v1 path of the host"),
+    pytest.param("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, id="v1 none"),
+    pytest.param("2:cpuset:/a", {f"cpuset/a/{k}": v for k, v in V1.items()}, None, id="v1 other controller"),
+])  # fmt: skip
 def test_the_smallest_quota_counts(membership: str, files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
     expected = AFFINITY if quota is None else min(AFFINITY, quota)
     assert available_cpus(machine(tmp_path, membership, files)) == expected
@@ -56,10 +53,9 @@ def test_affinity_counts_where_there_is_no_cgroup(tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == AFFINITY
 
 
-@pytest.mark.parametrize(
-    ("workers", "wanted", "cpus", "threads"),
-    [(1, 0, 8, 8), (3, 0, 8, 2), (2, 0, 1.5, 1), (8, 0, 2, 1), (1, 0, 3.9, 3), (4, 6, 8, 6)],
-)
+@pytest.mark.parametrize(("workers", "wanted", "cpus", "threads"), [
+    (1, 0, 8, 8), (3, 0, 8, 2), (2, 0, 1.5, 1), (8, 0, 2, 1), (1, 0, 3.9, 3), (4, 6, 8, 6),
+])  # fmt: skip
 def test_a_worker_gets_what_is_wanted_or_its_share(workers: int, wanted: int, cpus: float, threads: int) -> None:
     assert budget(workers, wanted, cpus) == threads
 

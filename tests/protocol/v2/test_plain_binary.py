@@ -123,17 +123,11 @@ def test_any_request_is_read_as_by_the_strict_reader(inputs: list[Any], fields: 
     agree({"inputs": inputs, "parameters": WANTED, **fields}, bytes(rest))
 
 
-@each(
-    "outputs",
-    [
-        [],
-        [("y", "FP32", np.ones(2))],
-        [("y", "FP32", np.ones(0, np.float32))],
-        [("y", "FP32", np.ones(4, np.float32)[::2])],
-        [("y", "BYTES", np.array([b"a"], object))],
-        [("y", "FP32", np.ones(2, ">f4"))],
-    ],
-)
+@each("outputs", [
+    [], [("y", "FP32", np.ones(2))], [("y", "FP32", np.ones(0, np.float32))],
+    [("y", "FP32", np.ones(4, np.float32)[::2])], [("y", "BYTES", np.array([b"a"], object))],
+    [("y", "FP32", np.ones(2, ">f4"))],
+])  # fmt: skip
 def test_what_is_not_plainly_an_output_is_left_alone(outputs: Any) -> None:
     assert plain_binary.write_response("m", None, None, outputs) is None
     assert (

@@ -3,7 +3,8 @@
 import asyncio
 import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -90,21 +91,20 @@ def request(value: float, **parameters: Any) -> InferRequest:
     return InferRequest("m", [tensor], parameters=parameters or None)
 
 
-def with_core(model: Model, test: Callable[[ServerCore, Ask], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        async with loaded(model, **options) as core:
+@asynccontextmanager
+async def serving(model: Model, **options: Any) -> AsyncIterator[tuple[ServerCore, Ask]]:
+    """The core of the model and how to ask it; in the end the model is let go, and nothing may be in flight."""
+    async with loaded(model, **options) as core:
 
-            async def ask(payload: Any, **more: Any) -> Any:
-                return (await Asker(core).run("predict", "m", None, payload, {}, **more))[0]
+        async def ask(payload: Any, **more: Any) -> Any:
+            return (await Asker(core).run("predict", "m", None, payload, {}, **more))[0]
 
-            try:
-                await asyncio.wait_for(test(core, ask), PATIENCE)
-            finally:
-                if isinstance(model, (Held, Batched)):
-                    model.go.release(100)
-            assert core.row.in_flight == core.find("m").in_flight.count == 0
-
-    asyncio.run(main())
+        try:
+            yield core, ask
+        finally:
+            if isinstance(model, (Held, Batched)):
+                model.go.release(100)
+        assert core.row.in_flight == core.find("m").in_flight.count == 0
 
 
 async def begun(model: Any, work: Awaitable[Any]) -> asyncio.Task[Any]:
@@ -123,8 +123,9 @@ async def queued(core: ServerCore, work: Awaitable[Any]) -> asyncio.Task[Any]:
     return task
 
 
-def test_more_requests_than_may_wait_are_refused_at_once_and_the_model_never_sees_them() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
+async def test_more_requests_than_may_wait_are_refused_at_once_and_the_model_never_sees_them() -> None:
+    model = Held()
+    async with serving(model, max_queue_size=2) as (core, ask):
         first = await begun(model, ask("first"))
         rest = [await queued(core, ask(number)) for number in range(2)]
         assert core.find("m").admission.waiting == 2
@@ -137,26 +138,24 @@ def test_more_requests_than_may_wait_are_refused_at_once_and_the_model_never_see
         assert await ask("again") == "again"
         assert model.asked == ["first", 0, 1, "again"]
 
-    model = Held()
-    with_core(model, test, max_queue_size=2)
-
 
 @each("concurrency, queue, within", [(None, 1, 2), (3, 1, 4), (1, 5, 6)])
-def test_the_queue_begins_behind_what_a_model_answers_at_once(concurrency: int | None, queue: int, within: int) -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
+async def test_the_queue_begins_behind_what_a_model_answers_at_once(
+    concurrency: int | None, queue: int, within: int
+) -> None:
+    model = Held()
+    model.concurrency, model.max_queue_size = concurrency, queue
+    async with serving(model) as (core, ask):
         tasks = [await queued(core, ask(number)) for number in range(within)]
         with pytest.raises(Overloaded):
             await ask("one too many")
         model.go.release(within)
         assert await asyncio.gather(*tasks) == list(range(within))
 
-    model = Held()
-    model.concurrency, model.max_queue_size = concurrency, queue
-    with_core(model, test)
 
-
-def test_a_whole_batch_is_what_a_batched_model_answers_at_once() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
+async def test_a_whole_batch_is_what_a_batched_model_answers_at_once() -> None:
+    model = Batched()
+    async with serving(model, max_queue_size=2) as (core, ask):
         first = await begun(model, ask(request(0)))
         rest = [await queued(core, ask(request(number))) for number in range(1, 6)]
         with pytest.raises(Overloaded, match="2 requests wait already"):
@@ -165,160 +164,69 @@ def test_a_whole_batch_is_what_a_batched_model_answers_at_once() -> None:
         await asyncio.gather(first, *rest)
         assert model.asked == [[0], [1, 2, 3, 4], [5]]
 
-    model = Batched()
-    with_core(model, test, max_queue_size=2)
 
-
-def test_an_asynchronous_model_without_concurrency_has_no_queue() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
+async def test_an_asynchronous_model_without_concurrency_has_no_queue() -> None:
+    model = Waiting()
+    async with serving(model, max_queue_size=1) as (core, ask):
         tasks = [await queued(core, ask(number)) for number in range(20)]
         assert core.find("m").admission.waiting == 0
         model.go.set()
         assert await asyncio.gather(*tasks) == list(range(20))
 
+
+async def test_an_asynchronous_predict_is_cancelled_when_the_time_is_up() -> None:
     model = Waiting()
-    with_core(model, test, max_queue_size=1)
-
-
-def test_a_model_that_is_asked_for_another_is_not_kept_by_the_first_ones_queue() -> None:
-    async def main() -> None:
-        model, other = Held(), Held()
-        other.name = "other"
-        async with loaded(model, other, max_queue_size=1) as core:
-            run = Asker(core).run
-            first = await begun(model, run("predict", "m", None, 1, {}))
-            second = await queued(core, run("predict", "m", None, 2, {}))
-            with pytest.raises(Overloaded):
-                await run("predict", "m", None, 3, {})
-            other.go.release()
-            assert (await run("predict", "other", None, 4, {}))[0] == 4
-            model.go.release(2)
-            await asyncio.gather(first, second)
-
-    asyncio.run(main())
-
-
-def test_a_request_whose_time_is_up_leaves_the_queue_and_never_reaches_the_model() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
-        first = await begun(model, ask("first", within=NEVER))
-        with pytest.raises(DeadlineExceeded, match=r"^Model m did not answer within 0\.05 s\.$"):
-            await ask("late", within=SOON)
-        assert core.find("m").in_flight.count == 1
-        model.go.release(2)
-        assert [await first, await ask("next")] == ["first", "next"]
-        assert model.asked == ["first", "next"]
-
-    model = Held()
-    with_core(model, test)
-
-
-def test_a_request_whose_time_is_up_while_it_is_predicted_is_told_so_at_once_and_its_answer_dropped() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
-        while not model.asked:  # a slow machine may not have begun by then
-            with pytest.raises(DeadlineExceeded):
-                await ask("late", within=SOON)
-        following = await queued(core, ask("next"))
-        assert model.asked == ["late"]
-        model.go.release(2)
-        assert await following == "next"
-
-    model = Held()
-    with_core(model, test)
-
-
-def test_a_late_request_leaves_its_batch_and_its_neighbours_are_answered() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
-        first = await begun(model, ask(request(0)))
-        early, late, last = [
-            await queued(core, ask(request(n), within=w)) for n, w in ((1, NEVER), (2, SOON), (3, NEVER))
-        ]
-        with pytest.raises(DeadlineExceeded):
-            await late
-        model.go.release(2)
-        await asyncio.gather(first, early, last)
-        assert model.asked == [[0], [1, 3]]
-
-    model = Batched()
-    with_core(model, test)
-
-
-def test_an_asynchronous_predict_is_cancelled_when_the_time_is_up() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
+    async with serving(model, request_timeout=SOON) as (_, ask):
         with pytest.raises(DeadlineExceeded):
             await ask("late")
         await asyncio.sleep(0)  # the client is told first
         assert model.ended == ["late"]
 
-    model = Waiting()
-    with_core(model, test, request_timeout=SOON)
 
-
-@each(
-    "option, declared, asked, within",
-    [(SOON, None, None, math.inf), (NEVER, SOON, None, math.inf), (0, None, 50_000, math.inf), (NEVER, None, 50_000, NEVER),
-     (NEVER, NEVER, None, SOON)],
-)  # fmt: skip
-def test_the_shortest_time_counts_whoever_gives_it(
+@each("option, declared, asked, within", [
+    (SOON, None, None, math.inf), (NEVER, SOON, None, math.inf), (0, None, 50_000, math.inf),
+    (NEVER, None, 50_000, NEVER), (NEVER, NEVER, None, SOON),
+])  # fmt: skip
+async def test_the_shortest_time_counts_whoever_gives_it(
     option: float, declared: float | None, asked: int | None, within: float
 ) -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
+    model = Waiting()
+    model.request_timeout = declared
+    async with serving(model, request_timeout=option) as (_, ask):
         with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
             await ask(request(1, **({} if asked is None else {"timeout": asked})), within=within)
 
+
+async def test_a_model_may_have_no_deadline_where_others_have_one() -> None:
     model = Waiting()
-    model.request_timeout = declared
-    with_core(model, test, request_timeout=option)
-
-
-def test_a_model_may_have_no_deadline_where_others_have_one() -> None:
-    admission = None
-
-    async def test(core: ServerCore, ask: Ask) -> None:
-        nonlocal admission
+    model.request_timeout = model.max_queue_size = 0
+    async with serving(model, request_timeout=SOON, max_queue_size=1) as (core, ask):
         admission = core.find("m").admission
         assert admission.admit(math.inf, 0) == math.inf
         model.go.set()
         await ask(request(1, timeout=0))
-
-    model = Waiting()
-    model.request_timeout = model.max_queue_size = 0
-    with_core(model, test, request_timeout=SOON, max_queue_size=1)
-    assert admission is not None
-    assert admission.policy == Policy(math.inf, math.inf)
+        assert admission.policy == Policy(math.inf, math.inf)
 
 
 @each("timeout", [-1, 1.5, "100", True, None])
-def test_a_timeout_that_is_no_time_is_the_clients_fault(timeout: object) -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
+async def test_a_timeout_that_is_no_time_is_the_clients_fault(timeout: object) -> None:
+    async with serving(Held()) as (_, ask):
         with pytest.raises(InvalidInput, match=r"^parameter timeout is .*, expected a whole number of microseconds"):
             await ask(request(1, timeout=timeout))
 
-    with_core(Held(), test)
 
-
-@each(
-    "attribute, value",
-    [("max_queue_size", -1), ("max_queue_size", 1.5), ("request_timeout", -0.1), ("request_timeout", math.inf),
-     ("request_timeout", "1")],
-)  # fmt: skip
-def test_a_model_that_declares_what_cannot_be_is_not_served(attribute: str, value: Any) -> None:
+@each("attribute, value", [
+    ("max_queue_size", -1), ("max_queue_size", 1.5), ("request_timeout", -0.1), ("request_timeout", math.inf),
+    ("request_timeout", "1"),
+])  # fmt: skip
+async def test_a_model_that_declares_what_cannot_be_is_not_served(attribute: str, value: Any) -> None:
     model = Held()
     setattr(model, attribute, value)
     with pytest.raises(ConfigurationError, match=f"^model m: {attribute} is {value!r}, expected"):
-        with_core(model, lambda core, ask: asyncio.sleep(0))
+        await loaded(model).__aenter__()
 
 
-def test_a_cancelled_request_is_cancelled_and_not_late() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
-        task = await queued(core, ask("gone", within=NEVER))
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    with_core(Waiting(), test)
-
-
-def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later_ones_any() -> None:
+async def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later_ones_any() -> None:
     class Parts(Held):
         def predict(self, payload: Any, headers: Any = None) -> Any:
             for part in payload:
@@ -327,7 +235,8 @@ def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later_ones_
                     assert self.go.acquire(timeout=PATIENCE)
                 yield part
 
-    async def test(core: ServerCore, ask: Ask) -> None:
+    model = Parts()
+    async with serving(model) as (core, ask):
         stream = await ask(["first", "waits"], within=SOON)
         assert await anext(stream) == "first"
         model.begun.clear()
@@ -344,23 +253,6 @@ def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later_ones_
         model.go.release()
         while core.find("m").in_flight.count:
             await asyncio.sleep(0)
-
-    model = Parts()
-    with_core(model, test)
-
-
-def test_what_a_model_raises_itself_is_not_taken_for_the_deadline() -> None:
-    class Late(Model):
-        name = "m"
-
-        async def predict(self, payload: Any, headers: Any = None) -> Any:
-            raise asyncio.TimeoutError("its own")
-
-    async def test(core: ServerCore, ask: Ask) -> None:
-        with pytest.raises(Exception, match="TimeoutError : its own"):
-            await ask(1)
-
-    with_core(Late(), test, request_timeout=NEVER)
 
 
 def admission(inside: int, slots: float = 1, queue: float = math.inf, pace: float = 0.0) -> Admission:
@@ -417,12 +309,10 @@ def test_a_model_that_could_begin_at_once_is_always_asked() -> None:
     assert admission(3, slots=4, pace=100.0).admit(1.0, 3) == 1.0
 
 
-def test_what_waits_for_a_model_that_will_not_answer_any_more_is_ended() -> None:
-    async def test(core: ServerCore, ask: Ask) -> None:
+async def test_what_waits_for_a_model_that_will_not_answer_any_more_is_ended() -> None:
+    async with serving(Held()) as (core, ask):
         tasks = [await queued(core, ask(number, within=NEVER)) for number in range(3)]
         core.find("m").admission.abandon(ServerNotReady("stuck"))
         for task in tasks:
             with pytest.raises(ServerNotReady, match=r"^stuck$"):
                 await task
-
-    with_core(Held(), test)

@@ -84,29 +84,6 @@ def outcomes(model: Noting, requests: Iterable[Any], pad_value: float | None = N
     return [given[member] for member in members]
 
 
-def doubled(x: Any) -> Any:
-    if (x < 0).any():
-        raise ValueError("a row below 0")
-    return x * 2
-
-
-@each("kind", [Noting, AsyncNoting])
-@each("requests", [[[1]], [[1], [2, 3]], [[1], [], [2, 3], [4]], [[[1, 2]], [[3, 4], [5, 6]]]])
-def test_each_request_gets_the_rows_of_the_answer_that_are_its_own(kind: type[Noting], requests: list[Any]) -> None:
-    model = kind(doubled)
-    assert outcomes(model, requests) == [(np.asarray(rows) * 2).tolist() for rows in requests]
-    assert len(model.calls) == 1
-
-
-@each("kind", [Noting, AsyncNoting])
-def test_a_row_that_makes_predict_fail_is_looked_for_in_halves_and_fails_alone(kind: type[Noting]) -> None:
-    model = kind(doubled)
-    first, second, third, fourth = outcomes(model, [[1], [2], [-1], [4]])
-    assert (first, second, fourth) == ([2], [4], [8])
-    assert isinstance(third, ValueError)
-    assert model.calls == [[1, 2, -1, 4], [1, 2], [-1, 4], [-1], [4]]
-
-
 @each("kind", [Noting, AsyncNoting])
 @each("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
 def test_an_error_that_would_end_more_than_a_request_ends_that_one(kind: type[Noting], error: BaseException) -> None:
@@ -131,15 +108,11 @@ def test_an_answer_that_cannot_be_split_is_an_error_of_its_own_for_each(answer: 
     assert len(model.calls) == 1
 
 
-@each(
-    "requests, joined",
-    [
-        ([[[1, 2]], [[3]], [[4, 5, 6]]], [[1, 2, 9], [3, 9, 9], [4, 5, 6]]),
-        ([[[1], [2]], [[3, 4]]], [[1, 9], [2, 9], [3, 4]]),
-        ([[[[1, 2]]], [[[3], [4]]]], [[[1, 2], [9, 9]], [[3, 9], [4, 9]]]),
-        ([[[1, 2]], [[3, 4]]], [[1, 2], [3, 4]]),
-    ],
-)
+@each("requests, joined", [
+    ([[[1, 2]], [[3]], [[4, 5, 6]]], [[1, 2, 9], [3, 9, 9], [4, 5, 6]]),
+    ([[[1], [2]], [[3, 4]]], [[1, 9], [2, 9], [3, 4]]),
+    ([[[[1, 2]]], [[[3], [4]]]], [[[1, 2], [9, 9]], [[3, 9], [4, 9]]]), ([[[1, 2]], [[3, 4]]], [[1, 2], [3, 4]]),
+])  # fmt: skip
 def test_ragged_rows_are_filled_up_to_the_largest(requests: list[Any], joined: list[Any]) -> None:
     model = Noting(lambda x: x)
     outcomes(model, requests, 9)

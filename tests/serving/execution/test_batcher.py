@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -60,17 +61,16 @@ def values(answer: Any) -> Any:
     return answer.outputs[0].as_numpy().tolist()
 
 
-def with_core(model: Model, test: Callable[[ServerCore, Callable[[Any], Awaitable[Any]]], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with loaded(model) as core:
-            asker = Asker(core)
+@asynccontextmanager
+async def serving(model: Model) -> AsyncIterator[tuple[ServerCore, Callable[[Any], Awaitable[Any]]]]:
+    """The core of the model, and how to ask it."""
+    async with loaded(model) as core:
+        asker = Asker(core)
 
-            async def ask(payload: Any) -> Any:
-                return (await asker.run("predict", "m", None, payload, {}))[0]
+        async def ask(payload: Any) -> Any:
+            return (await asker.run("predict", "m", None, payload, {}))[0]
 
-            await asyncio.wait_for(test(core, ask), PATIENCE)
-
-    asyncio.run(main())
+        yield core, ask
 
 
 async def gathered(core: ServerCore, model: Held, ask: Any, payloads: list[Any]) -> tuple[Any, list[asyncio.Task[Any]]]:
@@ -88,10 +88,9 @@ async def gathered(core: ServerCore, model: Held, ask: Any, payloads: list[Any])
 @each("gone", range(4))
 @each("running", [False, True])
 @each("kind", [Held, HeldBetween])
-def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, running: bool, kind: type[Held]) -> None:
+async def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, running: bool, kind: type[Held]) -> None:
     model = kind()
-
-    async def test(core: ServerCore, ask: Any) -> None:
+    async with serving(model) as (core, ask):
         first, rest = await gathered(core, model, ask, [request([n]) for n in range(1, 5)])
         if running:
             model.begun.clear()
@@ -106,23 +105,14 @@ def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, running
         assert [values(answer) for answer in answers] == [[2.0 * n] for n in range(1, 5) if n != gone + 1]
         assert model.calls == [1, 4 if running else 3]
 
-    with_core(model, test)
 
-
-@each(
-    "payloads, calls",
-    [
-        ([[1], [2], [3]], [3]),
-        ([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]),
-        ([[[1]], [2], [[3]]], [2, 1]),
-        ([[], [1]], [1]),
-        ([[1], [-1], [2], [3]], [4, 2, 1, 1, 2]),
-    ],
-)
-def test_what_waits_is_joined_and_split(payloads: list[Any], calls: list[int]) -> None:
+@each("payloads, calls", [
+    ([[1], [2], [3]], [3]), ([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]), ([[[1]], [2], [[3]]], [2, 1]),
+    ([[], [1]], [1]), ([[1], [-1], [2], [3]], [4, 2, 1, 1, 2]),
+])  # fmt: skip
+async def test_what_waits_is_joined_and_split(payloads: list[Any], calls: list[int]) -> None:
     model = Held()
-
-    async def test(core: ServerCore, ask: Any) -> None:
+    async with serving(model) as (core, ask):
         first, rest = await gathered(core, model, ask, [request(rows) for rows in payloads])
         model.go.release(MANY)
         await first
@@ -138,44 +128,34 @@ def test_what_waits_is_joined_and_split(payloads: list[Any], calls: list[int]) -
             [stats] = Statistics(core).told("m")
             assert stats["execution_count"] == len(model.calls)
 
-    with_core(model, test)
 
-
-def test_a_batch_of_a_preferred_size_is_not_filled_beyond() -> None:
+async def test_a_batch_of_a_preferred_size_is_not_filled_beyond() -> None:
     model = Held()
     model.preferred_batch_sizes = (2,)
-
-    async def test(core: ServerCore, ask: Any) -> None:
+    async with serving(model) as (core, ask):
         first, rest = await gathered(core, model, ask, [request([n]) for n in range(3)])
         model.go.release(MANY)
         await asyncio.gather(first, *rest)
         assert model.calls == [1, 2, 1]
 
-    with_core(model, test)
 
-
-@each(
-    "declared, number, calls",
-    [
-        ({"max_batch_size": 3, "max_batch_delay": 2 * PATIENCE}, 3, [3]),
-        ({"max_batch_delay": 2 * PATIENCE, "preferred_batch_sizes": (3,)}, 3, [3]),
-        ({"max_batch_delay": 0.05}, 1, [1]),
-    ],
-)
-def test_an_idle_model_waits_for_mates_as_it_declares(declared: dict[str, Any], number: int, calls: list[int]) -> None:
+@each("declared, number, calls", [
+    ({"max_batch_size": 3, "max_batch_delay": 2 * PATIENCE}, 3, [3]),
+    ({"max_batch_delay": 2 * PATIENCE, "preferred_batch_sizes": (3,)}, 3, [3]), ({"max_batch_delay": 0.05}, 1, [1]),
+])  # fmt: skip
+async def test_an_idle_model_waits_for_mates_as_it_declares(
+    declared: dict[str, Any], number: int, calls: list[int]
+) -> None:
     model = Held()
     vars(model).update(declared)
     model.go.release(MANY)
-
-    async def test(core: ServerCore, ask: Any) -> None:
+    async with serving(model) as (_, ask):
         answers = [asyncio.create_task(ask(request([n]))) for n in range(number - 1)]
         for _ in range(5):  # the last comes in a later turn of the loop
             await asyncio.sleep(0)
         answers.append(asyncio.create_task(ask(request([number - 1]))))
         assert [values(answer) for answer in await asyncio.gather(*answers)] == [[2.0 * n] for n in range(number)]
         assert model.calls == calls
-
-    with_core(model, test)
 
 
 @each("declared, size", [(None, 4), (0, None), (8, 8)])
@@ -188,14 +168,13 @@ def test_the_option_is_for_models_that_declare_nothing(declared: int | None, siz
     assert limits(Model("m"), Settings(max_batch_size=4)) is None
 
 
-def test_v1_and_v2_requests_join_one_batch() -> None:
+async def test_v1_and_v2_requests_join_one_batch() -> None:
     class Declared(Held):
         inputs = (Tensor("x", "FP32", (-1,)),)
         outputs = (Tensor("y", "FP32", (-1,)),)
 
     model = Declared()
-
-    async def test(core: ServerCore, ask: Any) -> None:
+    async with serving(model) as (core, ask):
         first, rest = await gathered(core, model, ask, [request([1]), {"instances": [2.0, 3.0]}])
         model.go.release(MANY)
         assert [values(answer) for answer in await asyncio.gather(first, *rest)] == [[0], [2], [4, 6]]
@@ -203,32 +182,8 @@ def test_v1_and_v2_requests_join_one_batch() -> None:
         [stats] = Statistics(core).told("m")
         assert (stats["inference_count"], stats["execution_count"]) == (4, 2)
 
-    with_core(model, test)
 
-
-@each("answer", [np.zeros(1), np.float32(1), iter(())])
-def test_an_answer_that_cannot_be_split_fails_its_batch_only(answer: Any) -> None:
-    class Wrong(Held):
-        def predict(self, x: Any) -> Any:
-            doubled = super().predict(x)
-            return answer if len(x) > 1 else doubled
-
-    model = Wrong()
-
-    async def test(core: ServerCore, ask: Any) -> None:
-        first, rest = await gathered(core, model, ask, [request([1]), request([2])])
-        model.go.release(MANY)
-        assert values(await first) == [0]
-        errors = await asyncio.gather(*rest, return_exceptions=True)
-        assert all(isinstance(error, InferenceError) for error in errors)
-        assert errors[0] is not errors[1]
-        assert "expected" in str(errors[0])
-        assert values(await ask(request([3]))) == [6]
-
-    with_core(model, test)
-
-
-def test_ragged_rows_are_padded_if_the_model_says_so() -> None:
+async def test_ragged_rows_are_padded_if_the_model_says_so() -> None:
     class Sums(Held):
         pad_value = 0.0
 
@@ -236,24 +191,19 @@ def test_ragged_rows_are_padded_if_the_model_says_so() -> None:
             return super().predict(x).sum(axis=-1)
 
     model = Sums()
-
-    async def test(core: ServerCore, ask: Any) -> None:
+    async with serving(model) as (core, ask):
         first, rest = await gathered(core, model, ask, [request([[1, 2]]), request([[3]]), request([[4, 5, 6]])])
         model.go.release(MANY)
         await asyncio.gather(first, return_exceptions=True)
         assert [values(answer) for answer in await asyncio.gather(*rest)] == [[6], [6], [30]]
         assert model.calls == [1, 3]
 
-    with_core(model, test)
-
 
 @each("payload", [request(np.zeros(9)), request(5.0)])
-def test_a_request_that_is_no_batch_is_refused_in_words(payload: InferRequest) -> None:
-    async def test(core: ServerCore, ask: Any) -> None:
+async def test_a_request_that_is_no_batch_is_refused_in_words(payload: InferRequest) -> None:
+    async with serving(Held()) as (_, ask):
         with pytest.raises(InvalidInput, match="expected"):
             await ask(payload)
-
-    with_core(Held(), test)
 
 
 class Generating(TensorModel):
@@ -282,9 +232,6 @@ class Preferring(TensorModel):
 
 
 @each("model", [Generating(), Fixed(), NoTensors(), Preferring()])
-def test_batches_that_cannot_be_are_refused_before_serving(model: Model) -> None:
-    async def test(core: ServerCore, ask: Any) -> None:
-        pytest.fail("it was served")
-
+async def test_batches_that_cannot_be_are_refused_before_serving(model: Model) -> None:
     with pytest.raises(ConfigurationError, match=r"generator|first dimension|arrays|preferred"):
-        with_core(model, test)
+        await loaded(model).__aenter__()

@@ -38,20 +38,17 @@ def test_no_thread_exists_before_the_first_call() -> None:
     assert set(threading.enumerate()) <= before
 
 
-def test_a_call_sees_the_context_of_its_caller(executor: Executor) -> None:
+async def test_a_call_sees_the_context_of_its_caller(executor: Executor) -> None:
     variable: ContextVar[str] = ContextVar("variable")
 
     async def ask(value: str) -> str:
         variable.set(value)
         return await executor.run(variable.get)
 
-    async def main() -> list[str]:
-        return await asyncio.gather(ask("a"), ask("b"))
-
-    assert asyncio.run(main()) == ["a", "b"]
+    assert await asyncio.gather(ask("a"), ask("b")) == ["a", "b"]
 
 
-def test_calls_run_one_at_a_time_in_the_order_of_asking(executor: Executor) -> None:
+async def test_calls_run_one_at_a_time_in_the_order_of_asking(executor: Executor) -> None:
     events: list[tuple[str, int]] = []
 
     def call(number: int) -> int:
@@ -59,110 +56,47 @@ def test_calls_run_one_at_a_time_in_the_order_of_asking(executor: Executor) -> N
         events.append(("end", number))
         return number
 
-    async def main() -> list[int]:
-        return await asyncio.gather(*(executor.run(call, number) for number in range(20)))
-
-    assert asyncio.run(main()) == list(range(20))
+    assert await asyncio.gather(*(executor.run(call, number) for number in range(20))) == list(range(20))
     assert events == [(what, number) for number in range(20) for what in ("begin", "end")]
 
 
-def test_n_threads_run_n_calls_at_once() -> None:
-    executor = Executor("m", threads=3)
-    together = threading.Barrier(3)
-
-    async def main() -> list[int]:
-        return await asyncio.gather(*(executor.run(together.wait, PATIENCE) for _ in range(3)))
-
-    assert sorted(asyncio.run(main())) == [0, 1, 2]
-    executor.close()
-
-
-def test_the_loop_goes_on_while_a_call_runs(executor: Executor) -> None:
-    released = threading.Event()
-
-    async def main() -> bool:
-        call = asyncio.ensure_future(executor.run(released.wait, PATIENCE))
-        await asyncio.sleep(0)
-        released.set()
-        return await call
-
-    assert asyncio.run(main())
-
-
-def test_a_queued_call_whose_caller_is_cancelled_does_not_run(executor: Executor) -> None:
+async def test_a_queued_call_whose_caller_is_cancelled_does_not_run(executor: Executor) -> None:
     begun, released, ran = threading.Event(), threading.Event(), []
 
     def hold() -> None:
         begun.set()
         released.wait(PATIENCE)
 
-    async def main() -> None:
-        running = asyncio.ensure_future(executor.run(hold))
-        queued = asyncio.ensure_future(executor.run(ran.append, 1))
-        await asyncio.to_thread(begun.wait, PATIENCE)
-        queued.cancel()
-        await asyncio.wait({queued})
-        released.set()
-        await running
-        await executor.run(ran.append, 2)
-
-    asyncio.run(main())
+    running = asyncio.ensure_future(executor.run(hold))
+    queued = asyncio.ensure_future(executor.run(ran.append, 1))
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    queued.cancel()
+    await asyncio.wait({queued})
+    released.set()
+    await running
+    await executor.run(ran.append, 2)
     assert ran == [2]
 
 
-def test_a_running_call_whose_caller_is_cancelled_disturbs_nobody(executor: Executor) -> None:
-    begun, released = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        begun.set()
-        released.wait(PATIENCE)
-
-    async def main() -> int:
-        running = asyncio.ensure_future(executor.run(hold))
-        await asyncio.to_thread(begun.wait, PATIENCE)
-        running.cancel()
-        await asyncio.wait({running})
-        released.set()
-        return await executor.run(lambda: 5)
-
-    assert asyncio.run(main()) == 5
-
-
-def test_what_a_call_raises_reaches_its_caller_unchanged(executor: Executor) -> None:
-    error = ValueError("bad")
-
-    def fail() -> None:
-        raise error
-
-    with pytest.raises(ValueError, match="bad") as caught:
-        asyncio.run(executor.run(fail))
-    assert caught.value is error
-
-
 @each("kind", [SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit, asyncio.CancelledError])
-def test_what_would_end_the_loop_or_the_task_ends_only_the_call(executor: Executor, kind: type[BaseException]) -> None:
+async def test_what_would_end_the_loop_or_the_task_ends_only_the_call(
+    executor: Executor, kind: type[BaseException]
+) -> None:
     def fail() -> None:
         raise kind("why")
 
-    async def main() -> str:
-        with pytest.raises(RuntimeError, match=rf"^{kind.__name__}: why$") as caught:
-            await executor.run(fail)
-        assert isinstance(caught.value.__cause__, kind)
-        return await executor.run(lambda: "still here")
-
-    assert asyncio.run(main()) == "still here"
+    with pytest.raises(RuntimeError, match=rf"^{kind.__name__}: why$") as caught:
+        await executor.run(fail)
+    assert isinstance(caught.value.__cause__, kind)
+    assert await executor.run(lambda: "still here") == "still here"
 
 
-def test_each_thread_is_prepared_once_and_in_itself() -> None:
+async def test_each_thread_is_prepared_once_and_in_itself() -> None:
     prepared: list[str] = []
     executor = Executor("m", threads=2, on_start=lambda: prepared.append(threading.current_thread().name))
     together = threading.Barrier(2)
-
-    async def main() -> None:
-        for _ in range(3):
-            await asyncio.gather(*(executor.run(together.wait, PATIENCE) for _ in range(2)))
-
-    asyncio.run(main())
+    for _ in range(3):
+        await asyncio.gather(*(executor.run(together.wait, PATIENCE) for _ in range(2)))
     executor.close()
     assert sorted(prepared) == ["mpserve-m-0", "mpserve-m-1"]
 
@@ -193,41 +127,30 @@ def test_a_call_that_outlives_its_loop_does_not_cost_the_thread(executor: Execut
     assert asyncio.run(asyncio.wait_for(executor.run(lambda: 5), PATIENCE)) == 5
 
 
-def test_it_says_at_which_line_a_call_is(executor: Executor) -> None:
+async def test_it_says_at_which_line_a_call_is(executor: Executor) -> None:
     begun, released = threading.Event(), threading.Event()
 
     def here() -> None:
         begun.set()
         released.wait(PATIENCE)
 
-    async def main() -> str:
-        running = asyncio.ensure_future(executor.run(here))
-        await asyncio.to_thread(begun.wait, PATIENCE)
-        place = executor.where()
-        released.set()
-        await running
-        return place
-
-    assert re.search(rf"{re.escape(__file__)}:\d+ in here", asyncio.run(main()))
+    running = asyncio.ensure_future(executor.run(here))
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    place = executor.where()
+    released.set()
+    await running
+    assert re.search(rf"{re.escape(__file__)}:\d+ in here", place)
 
 
-def test_it_is_nowhere_before_its_first_call(executor: Executor) -> None:
-    assert executor.where() == ""
-
-
-def test_closing_ends_the_threads_after_what_is_queued() -> None:
+async def test_closing_ends_the_threads_after_what_is_queued() -> None:
     executor = Executor("m", threads=2)
     done: list[int] = []
-
-    async def main() -> list[threading.Thread]:
-        threads = [await executor.run(threading.current_thread)]
-        calls = [asyncio.ensure_future(executor.run(done.append, number)) for number in range(5)]
-        await asyncio.sleep(0)
-        executor.close()
-        await asyncio.gather(*calls)
-        return threads
-
-    [thread] = asyncio.run(main())
+    threads = [await executor.run(threading.current_thread)]
+    calls = [asyncio.ensure_future(executor.run(done.append, number)) for number in range(5)]
+    await asyncio.sleep(0)
+    executor.close()
+    await asyncio.gather(*calls)
+    [thread] = threads
     thread.join(PATIENCE)
     assert not thread.is_alive()
     assert sorted(done) == [0, 1, 2, 3, 4]

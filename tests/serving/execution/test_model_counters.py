@@ -91,20 +91,11 @@ class Arrays(TensorModel):
         return arrays
 
 
-@each(
-    "kind, payload, rows",
-    [
-        (Plain, {"instances": [1, 2, 3]}, 3),
-        (Plain, {"inputs": [1, 2]}, 2),
-        (Plain, {"instances": []}, 0),
-        (Plain, {"anything": [1, 2]}, 1),
-        (Plain, b"\x00", 1),
-        (Plain, v2([4, 2]), 1),
-        (Arrays, {"instances": [1, 2, 3]}, 3),
-        (Arrays, v2([4, 2], [1, 2]), 4),
-        (Arrays, v2([]), 1),
-    ],
-)
+@each("kind, payload, rows", [
+    (Plain, {"instances": [1, 2, 3]}, 3), (Plain, {"inputs": [1, 2]}, 2), (Plain, {"instances": []}, 0),
+    (Plain, {"anything": [1, 2]}, 1), (Plain, b"\x00", 1), (Plain, v2([4, 2]), 1),
+    (Arrays, {"instances": [1, 2, 3]}, 3), (Arrays, v2([4, 2], [1, 2]), 4), (Arrays, v2([]), 1),
+])  # fmt: skip
 async def test_rows_are_instances_or_the_batch_or_the_request_itself(kind: Any, payload: Any, rows: int) -> None:
     async with loaded(kind("m")) as core:
         await ask(core, "m", payload)

@@ -58,11 +58,6 @@ def test_it_is_drawn_from_what_the_model_declares() -> None:
     }
 
 
-def test_a_model_that_declares_nothing_has_no_tensors() -> None:
-    told = configuration_of(Model("m"))
-    assert (told["input"], told["output"]) == ([], [])
-
-
 def test_a_datatype_that_there_is_not_is_invalid() -> None:
     class Odd(Model):
         name = "m"

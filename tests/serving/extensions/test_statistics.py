@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -60,20 +61,18 @@ class AsyncChoosy(Choosy):
         return super().predict(payload, headers)
 
 
-def with_core(test: Callable[[ServerCore, Asker], Awaitable[None]], *models: Model) -> None:
-    async def main() -> None:
-        async with loaded(*models) as core:
-            await test(core, Asker(core))
-
-    asyncio.run(main())
+@asynccontextmanager
+async def serving(*models: Model) -> AsyncIterator[tuple[ServerCore, Asker]]:
+    async with loaded(*models) as core:
+        yield core, Asker(core)
 
 
 def counts(stats: dict[str, Any]) -> dict[str, int]:
     return {name: duration["count"] for name, duration in stats["inference_stats"].items()}
 
 
-def test_before_the_first_request_all_is_zero() -> None:
-    async def test(core: ServerCore, asker: Asker) -> None:
+async def test_before_the_first_request_all_is_zero() -> None:
+    async with serving(Double()) as (core, _):
         zero = {"count": 0, "ns": 0}
         names = ("success", "fail", *PARTS, "cache_hit", "cache_miss")
         assert Statistics(core).told("double") == [
@@ -90,11 +89,9 @@ def test_before_the_first_request_all_is_zero() -> None:
             }
         ]
 
-    with_core(test, Double())
 
-
-def test_v1_and_v2_share_counts_and_rows_are_summed() -> None:
-    async def test(core: ServerCore, asker: Asker) -> None:
+async def test_v1_and_v2_share_counts_and_rows_are_summed() -> None:
+    async with serving(Double()) as (core, asker):
         array = np.zeros(3, np.float32)
         v2 = InferRequest(model_name="double", infer_inputs=[InferInput("x", [3], "FP32", array)])
         before = time.time_ns() // 1_000_000
@@ -108,24 +105,17 @@ def test_v1_and_v2_share_counts_and_rows_are_summed() -> None:
         assert sum(spent[part]["ns"] for part in PARTS) <= spent["success"]["ns"]
         assert before <= stats["last_inference"] <= time.time_ns() // 1_000_000
 
-    with_core(test, Double())
-
 
 @each("model", [Choosy(), AsyncChoosy()])
-@each(
-    "stage, part",
-    [("preprocess", "compute_input"), ("predict", "compute_infer"), ("postprocess", "compute_output")],
-)
-def test_each_stage_is_time_of_its_part(model: Model, stage: str, part: str) -> None:
-    async def test(core: ServerCore, asker: Asker) -> None:
+@each("stage, part", [("preprocess", "compute_input"), ("predict", "compute_infer"), ("postprocess", "compute_output")])
+async def test_each_stage_is_time_of_its_part(model: Model, stage: str, part: str) -> None:
+    async with serving(model) as (core, asker):
         await asker.run("predict", "choosy", None, {"slow": stage}, {})
         [stats] = Statistics(core).told("choosy")
         assert stats["inference_stats"][part]["ns"] >= SLEEP * 1e9
 
-    with_core(test, model)
 
-
-def test_waiting_for_the_models_thread_is_time_in_the_queue() -> None:
+async def test_waiting_for_the_models_thread_is_time_in_the_queue() -> None:
     class Held(Choosy):
         released = threading.Event()
 
@@ -133,7 +123,7 @@ def test_waiting_for_the_models_thread_is_time_in_the_queue() -> None:
             assert self.released.wait(60)
             return payload
 
-    async def test(core: ServerCore, asker: Asker) -> None:
+    async with serving(Held()) as (core, asker):
         asked = [asyncio.ensure_future(asker.run("predict", "choosy", None, {}, {})) for _ in range(2)]
         await asyncio.sleep(0)  # until both are waiting
         await asyncio.sleep(SLEEP)
@@ -142,11 +132,9 @@ def test_waiting_for_the_models_thread_is_time_in_the_queue() -> None:
         [stats] = Statistics(core).told("choosy")
         assert stats["inference_stats"]["queue"]["ns"] >= SLEEP * 1e9
 
-    with_core(test, Held())
 
-
-def test_whatever_ends_without_an_answer_is_a_failure_and_no_inference() -> None:
-    async def test(core: ServerCore, asker: Asker) -> None:
+async def test_whatever_ends_without_an_answer_is_a_failure_and_no_inference() -> None:
+    async with serving(Choosy()) as (core, asker):
         for stage in ("preprocess", "predict", "postprocess"):
             with pytest.raises(Exception, match=stage):
                 await asker.run("predict", "choosy", None, {"fails": stage}, {})
@@ -158,11 +146,9 @@ def test_whatever_ends_without_an_answer_is_a_failure_and_no_inference() -> None
         assert (stats["inference_count"], stats["execution_count"]) == (0, 0)
         assert counts(stats) == {**dict.fromkeys(counts(stats), 0), "fail": 4}
 
-    with_core(test, Choosy())
 
-
-def test_an_output_that_the_model_does_not_have_is_a_failure_too() -> None:
-    async def test(core: ServerCore, asker: Asker) -> None:
+async def test_an_output_that_the_model_does_not_have_is_a_failure_too() -> None:
+    async with serving(Double()) as (core, asker):
         given = InferInput("x", [1], "FP32", np.zeros(1, np.float32))
         request = InferRequest(model_name="double", infer_inputs=[given], request_outputs=[RequestedOutput("z")])
         with pytest.raises(InvalidInput):
@@ -170,29 +156,18 @@ def test_an_output_that_the_model_does_not_have_is_a_failure_too() -> None:
         [stats] = Statistics(core).told("double")
         assert (counts(stats)["success"], counts(stats)["fail"]) == (0, 1)
 
-    with_core(test, Double())
-
-
-def test_without_a_name_all_models_are_told_and_each_has_its_own() -> None:
-    async def test(core: ServerCore, asker: Asker) -> None:
-        await asker.run("predict", "double", None, {"instances": [1.0]}, {})
-        assert {each["name"]: each["execution_count"] for each in Statistics(core).told()} == {"double": 1, "choosy": 0}
-
-    with_core(test, Double(), Choosy())
-
 
 @each("name, version", [("nope", None), ("double", "2")])
-def test_an_unknown_model_or_version_has_none(name: str, version: str | None) -> None:
-    async def test(core: ServerCore, asker: Asker) -> None:
+async def test_an_unknown_model_or_version_has_none(name: str, version: str | None) -> None:
+    async with serving(Double()) as (core, _):
         assert [each["version"] for each in Statistics(core).told("double", "1")] == ["1"]
         with pytest.raises(ModelNotFound):
             Statistics(core).told(name, version)
 
-    with_core(test, Double())
 
+async def test_a_model_that_is_loaded_anew_begins_at_zero_and_the_others_go_on() -> None:
+    async with serving(Double(), Choosy()) as (core, asker):
 
-def test_a_model_that_is_loaded_anew_begins_at_zero_and_the_others_go_on() -> None:
-    async def test(core: ServerCore, asker: Asker) -> None:
         async def ask(name: str) -> None:
             await asker.run("predict", name, None, {"instances": [1.0]}, {})
 
@@ -204,19 +179,14 @@ def test_a_model_that_is_loaded_anew_begins_at_zero_and_the_others_go_on() -> No
             await ask(name)
         assert {each["name"]: each["execution_count"] for each in Statistics(core).told()} == {"double": 1, "choosy": 3}
 
-    with_core(test, Double(), Choosy())
 
-
-def test_each_version_has_its_own_and_all_are_told_without_one() -> None:
+async def test_each_version_has_its_own_and_all_are_told_without_one() -> None:
     second = Double()
     second.version = "2"
-
-    async def test(core: ServerCore, asker: Asker) -> None:
+    async with serving(Double(), second) as (core, asker):
         for version in ("1", "1", "2"):
             await asker.run("predict", "double", version, {"instances": [1.0]}, {})
         told = Statistics(core).told
         assert [(each["version"], each["execution_count"]) for each in told("double")] == [("1", 2), ("2", 1)]
         assert [(each["version"], each["execution_count"]) for each in told("double", "2")] == [("2", 1)]
         assert told() == told("double")
-
-    with_core(test, Double(), second)

@@ -9,34 +9,22 @@ from mpserve.serving.extensions.trace_settings import SETTINGS, refuse_changes
 from tests.cases import each
 
 
-@each(
-    "changes",
-    [
-        {},
-        dict(SETTINGS),
-        dict.fromkeys(SETTINGS),
-        {"trace_level": "OFF", "trace_rate": 1000, "trace_count": -1, "log_frequency": "0", "trace_file": ""},
-        {"trace_level": [], "trace_file": []},
-    ],
-)
+@each("changes", [
+    {}, dict(SETTINGS), dict.fromkeys(SETTINGS),
+    {"trace_level": "OFF", "trace_rate": 1000, "trace_count": -1, "log_frequency": "0", "trace_file": ""},
+    {"trace_level": [], "trace_file": []},
+])  # fmt: skip
 def test_what_is_so_already_may_be_set(changes: dict[str, Any]) -> None:
     refuse_changes(changes)
 
 
-@each(
-    "changes, error, words",
-    [
-        (
-            {"trace_level": ["TIMESTAMPS"]},
-            NotSupported,
-            "'trace_level' cannot be set to a list: requests are not traced",
-        ),
-        ({"trace_level": "TIMESTAMPS"}, NotSupported, 'cannot be set to "TIMESTAMPS"'),
-        ({"trace_rate": "5"}, NotSupported, "'trace_rate' cannot be set"),
-        ({"trace_file": "/tmp/x"}, NotSupported, "'trace_file' cannot be set"),
-        ({"trace_levels": ["OFF"]}, InvalidInput, "unknown trace setting 'trace_levels', expected one of trace_file"),
-    ],
-)
+@each("changes, error, words", [
+    ({"trace_level": ["TIMESTAMPS"]}, NotSupported, "'trace_level' cannot be set to a list: requests are not traced"),
+    ({"trace_level": "TIMESTAMPS"}, NotSupported, 'cannot be set to "TIMESTAMPS"'),
+    ({"trace_rate": "5"}, NotSupported, "'trace_rate' cannot be set"),
+    ({"trace_file": "/tmp/x"}, NotSupported, "'trace_file' cannot be set"),
+    ({"trace_levels": ["OFF"]}, InvalidInput, "unknown trace setting 'trace_levels', expected one of trace_file"),
+])  # fmt: skip
 def test_anything_else_is_refused(changes: dict[str, Any], error: type[MPServeError], words: str) -> None:
     with pytest.raises(error) as refused:
         refuse_changes(changes)

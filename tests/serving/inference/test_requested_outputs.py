@@ -17,15 +17,10 @@ HOST = ModelHost(Settings())
 TENSORS = [("y", "FP32", np.float32([[0.1, 0.7, 0.2]])), ("z", "INT64", np.int64([7]))]
 
 
-@each(
-    "parameters, classes, left",
-    [
-        (None, None, None),
-        ({"binary_data": True}, None, {"binary_data": True}),
-        ({"classification": 2}, 2, None),
-        ({"classification": 1, "binary_data": False}, 1, {"binary_data": False}),
-    ],
-)
+@each("parameters, classes, left", [
+    (None, None, None), ({"binary_data": True}, None, {"binary_data": True}), ({"classification": 2}, 2, None),
+    ({"classification": 1, "binary_data": False}, 1, {"binary_data": False}),
+])  # fmt: skip
 def test_a_treatment_is_taken_out_of_the_request(parameters: Any, classes: int | None, left: Any) -> None:
     requested = [RequestedOutput("y", parameters)]
     assert take_treatments(requested, HOST) == ({} if classes is None else {"y": Treatment(classes)})

@@ -30,18 +30,15 @@ def test_undeclared_inputs_are_taken_as_they_come() -> None:
 ROW = np.float32([[1, 2]])
 
 
-@each(
-    "declared, given, says",
-    [
-        ((X,), [("y", "FP32", ROW)], "^unexpected input 'y'; expected 'x'$"),
-        ((X, N), [("x", "FP32", ROW)], "^missing input 'n'; expected 'x', 'n'$"),
-        ((X,), [("x", "FP32", ROW), ("y", "FP32", ROW)], "^unexpected input 'y'; expected 'x'$"),
-        ((X,), [("x", "FP64", np.float64(ROW))], "^input 'x': expected datatype FP32, got FP64$"),
-        ((X,), [("x", "FP32", ROW[0])], r"^input 'x': expected shape \[-1, 2\], got \[2\]$"),
-        ((X,), [("x", "FP32", ROW[:, :1])], r"^input 'x': expected shape \[-1, 2\], got \[1, 1\]$"),
-        ((N, X), [("x", "FP32", ROW[:, :1]), ("n", "INT8", np.int8([7]))], "^input 'x': expected shape"),
-    ],
-)
+@each("declared, given, says", [
+    ((X,), [("y", "FP32", ROW)], "^unexpected input 'y'; expected 'x'$"),
+    ((X, N), [("x", "FP32", ROW)], "^missing input 'n'; expected 'x', 'n'$"),
+    ((X,), [("x", "FP32", ROW), ("y", "FP32", ROW)], "^unexpected input 'y'; expected 'x'$"),
+    ((X,), [("x", "FP64", np.float64(ROW))], "^input 'x': expected datatype FP32, got FP64$"),
+    ((X,), [("x", "FP32", ROW[0])], r"^input 'x': expected shape \[-1, 2\], got \[2\]$"),
+    ((X,), [("x", "FP32", ROW[:, :1])], r"^input 'x': expected shape \[-1, 2\], got \[1, 1\]$"),
+    ((N, X), [("x", "FP32", ROW[:, :1]), ("n", "INT8", np.int8([7]))], "^input 'x': expected shape"),
+])  # fmt: skip
 def test_inputs_that_do_not_fit_are_the_clients_fault(declared: Any, given: Any, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         fit_inputs(declared, given)
@@ -60,39 +57,28 @@ Y = ("FP32", [2], [1.0, 2.0])
 LABEL = ("BYTES", [2], [b"a", b"b"])
 
 
-@each(
-    "declared, result, expected",
-    [
-        (ONE, np.float64([1, 2]), {"y": Y}),
-        (ONE, [1, 2], {"y": Y}),
-        (ONE, (np.float32([1, 2]),), {"y": Y}),
-        (ONE, {"y": [1, 2]}, {"y": Y}),
-        (TWO, ([1, 2], ["a", "b"]), {"y": Y, "label": LABEL}),
-        (TWO, [[1, 2], ["a", "b"]], {"y": Y, "label": LABEL}),
-        (TWO, {"label": ["a", "b"], "y": [1, 2]}, {"y": Y, "label": LABEL}),
-        ((), np.float32([1, 2]), {"output-0": Y}),
-        ((), (np.float32([1, 2]), np.array([b"a", b"b"])), {"output-0": Y, "output-1": LABEL}),
-        ((), {"y": np.float32([1, 2])}, {"y": Y}),
-    ],
-)  # fmt: skip
+@each("declared, result, expected", [
+    (ONE, np.float64([1, 2]), {"y": Y}), (ONE, [1, 2], {"y": Y}), (ONE, (np.float32([1, 2]),), {"y": Y}),
+    (ONE, {"y": [1, 2]}, {"y": Y}), (TWO, ([1, 2], ["a", "b"]), {"y": Y, "label": LABEL}),
+    (TWO, [[1, 2], ["a", "b"]], {"y": Y, "label": LABEL}),
+    (TWO, {"label": ["a", "b"], "y": [1, 2]}, {"y": Y, "label": LABEL}), ((), np.float32([1, 2]), {"output-0": Y}),
+    ((), (np.float32([1, 2]), np.array([b"a", b"b"])), {"output-0": Y, "output-1": LABEL}),
+    ((), {"y": np.float32([1, 2])}, {"y": Y}),
+])  # fmt: skip
 def test_a_result_becomes_named_outputs_in_the_order_of_the_declaration(
     declared: tuple[Tensor, ...], result: Any, expected: Any
 ) -> None:
     assert list(outputs(declared, result).items()) == list(expected.items())
 
 
-@each(
-    "declared, result, says",
-    [
-        (TWO, [1], "returned 1 outputs; it declares 2: y, label"),
-        (TWO, 5, "returned one int outputs; it declares 2"),
-        (TWO, {"y": [1]}, r"returned outputs \['y'\]; it declares \['y', 'label'\]"),
-        (ONE, [[1, 2]], r"'y' is declared with shape \[-1\], the model gave \[1, 2\]"),
-        ((N,), [1.5], "output 'n' is declared INT8: .*float64"),
-        ((N,), [300], "output 'n' is declared INT8: .*300, out of range"),
-        ((), np.complex64([1]), "output 'output-0': numpy dtype complex64 has no V2 datatype"),
-    ],
-)
+@each("declared, result, says", [
+    (TWO, [1], "returned 1 outputs; it declares 2: y, label"), (TWO, 5, "returned one int outputs; it declares 2"),
+    (TWO, {"y": [1]}, r"returned outputs \['y'\]; it declares \['y', 'label'\]"),
+    (ONE, [[1, 2]], r"'y' is declared with shape \[-1\], the model gave \[1, 2\]"),
+    ((N,), [1.5], "output 'n' is declared INT8: .*float64"),
+    ((N,), [300], "output 'n' is declared INT8: .*300, out of range"),
+    ((), np.complex64([1]), "output 'output-0': numpy dtype complex64 has no V2 datatype"),
+])  # fmt: skip
 def test_a_result_that_does_not_match_is_the_models_fault(declared: Any, result: Any, says: str) -> None:
     with pytest.raises(InferenceError, match=says):
         fit_outputs(declared, result)
@@ -123,9 +109,8 @@ def test_tensors_of_other_frameworks_are_taken_by_what_they_can_do() -> None:
     assert outputs(ONE, Foreign()) == {"y": Y}
 
 
-@each(
-    "result, answers",
-    [(iter([]), True), ((x for x in [1]), True), (range(2), False), ([1], False), ("ab", False), (np.zeros(2), False)],
-)
+@each("result, answers", [
+    (iter([]), True), ((x for x in [1]), True), (range(2), False), ([1], False), ("ab", False), (np.zeros(2), False),
+])  # fmt: skip
 def test_an_iterator_is_an_answer_in_parts_and_a_container_is_not(result: Any, answers: bool) -> None:
     assert is_stream(result) is answers

@@ -44,12 +44,6 @@ def test_a_load_that_completes_is_remembered(outcome: Any) -> None:
     assert model.loaded
 
 
-def test_a_load_that_returns_false_does_not_count() -> None:
-    model = Loading(False)
-    assert model.load() is False
-    assert not model.loaded
-
-
 def test_a_load_that_raises_does_not_count_and_may_be_repeated() -> None:
     model = Loading(ValueError("no weights"))
     with pytest.raises(ValueError, match="no weights"):
@@ -98,34 +92,6 @@ def test_an_async_load_stays_as_it_is() -> None:
     assert not model.loaded
 
 
-def test_a_load_keeps_its_name_and_its_arguments() -> None:
-    class Particular(Model):
-        def load(self, path: str = "here", *, strict: bool = True) -> Any:
-            """Load from path."""
-            return (path, strict)
-
-    assert (Particular.load.__name__, Particular.load.__doc__) == ("load", "Load from path.")
-    assert Particular().load("there", strict=False) == ("there", False)
-
-
-def test_loads_of_two_models_do_not_mix() -> None:
-    first, second = Loading(), Loading()
-    first.load()
-    assert (first.loaded, second.loaded) == (True, False)
-
-
-def test_the_inherited_load_makes_a_model_ready() -> None:
-    model = Model("m")
-    assert (model.ready, model.load(), model.ready) == (False, True, True)
-
-
-def test_a_name_may_be_given_or_stand_on_the_class() -> None:
-    class Named(Model):
-        name = "mine"
-
-    assert (Named().name, Named("other").name, Model().name) == ("mine", "other", "model")
-
-
 def test_a_subclass_need_not_call_the_constructor() -> None:
     class Silent(Model):
         def __init__(self) -> None:
@@ -135,25 +101,9 @@ def test_a_subclass_need_not_call_the_constructor() -> None:
     assert (model.name, model.ready, model.required_response_headers) == ("model", False, False)
 
 
-@each("verb", ["predict", "explain"])
-def test_what_is_not_overridden_is_not_supported(verb: str) -> None:
-    with pytest.raises(NotSupported, match=f"Model m does not implement {verb}"):
-        getattr(Model("m"), verb)({})
-
-
 def test_a_transformer_that_was_started_without_a_predictor_is_told_the_option() -> None:
     with pytest.raises(NotSupported, match="and there is no predictor to ask"):
         Model("m").predict({})
-
-
-@each("method", ["preprocess", "validate", "postprocess"])
-def test_the_stages_around_predict_hand_on_what_they_get(method: str) -> None:
-    payload = {"instances": [1]}
-    assert getattr(Model(), method)(payload) is payload
-
-
-def test_metadata_is_empty_unless_given() -> None:
-    assert (Model().get_input_types(), Model().get_output_types()) == ([], [])
 
 
 @each("sample, seen", [(None, []), ({"instances": [1]}, [{"instances": [1]}])])

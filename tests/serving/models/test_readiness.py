@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from mpserve.errors import ModelLoadError
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.readiness import sets_ready
-from tests.asgi import core_of, loaded, serving
+from tests.asgi import loaded, serving
 from tests.running import eventually
 
 
@@ -133,23 +132,10 @@ class Retires(Answering):
         return {}
 
 
-@pytest.mark.parametrize(
-    ("model", "sets"),
-    [
-        (Model, False),
-        (Silent, False),
-        (Retires, False),
-        (Replaced, False),
-        (SaysNo, False),
-        (Computed, True),
-        (InThread, True),
-        (Nested, True),
-        (Above, True),
-        (InStart, True),
-        (Decorated, True),
-        (Async, True),
-    ],
-)
+@pytest.mark.parametrize(("model", "sets"), [
+    (Model, False), (Silent, False), (Retires, False), (Replaced, False), (SaysNo, False), (Computed, True),
+    (InThread, True), (Nested, True), (Above, True), (InStart, True), (Decorated, True), (Async, True),
+])  # fmt: skip
 def test_that_a_model_will_set_it_is_read_from_what_brings_it_up(model: type[Model], sets: bool) -> None:
     assert sets_ready(model) is sets
 
@@ -195,16 +181,6 @@ def test_the_other_models_serve_until_it_is_ready() -> None:
             return [*seen, await statuses()]
 
     assert asyncio.run(main()) == [[503, 200, 503, 200, 503, 200], [200] * 6]
-
-
-def test_a_load_that_says_false_has_failed_whatever_it_has_set() -> None:
-    class Failed(Answering):
-        def load(self) -> bool:
-            self.ready = False
-            return self.ready
-
-    with pytest.raises(ModelLoadError, match=r"load\(\) returned False"):
-        asyncio.run(core_of(Failed("m")).load())
 
 
 def test_an_engine_may_say_it_last() -> None:

@@ -72,22 +72,13 @@ class AsyncEnds(Sync):
 THREAD = "mpserve-model-0"
 
 
-@each(
-    "model, places",
-    [
-        (Sync(), [THREAD, THREAD, THREAD, THREAD]),
-        (AsyncPredict(), [THREAD, THREAD, "loop", THREAD]),
-        (AsyncEnds(), ["loop", THREAD, THREAD, "loop"]),
-    ],
-)
+@each("model, places", [
+    (Sync(), [THREAD, THREAD, THREAD, THREAD]), (AsyncPredict(), [THREAD, THREAD, "loop", THREAD]),
+    (AsyncEnds(), ["loop", THREAD, THREAD, "loop"]),
+])  # fmt: skip
 def test_stages_run_in_order_synchronous_ones_in_the_models_thread(model: Model, places: list[str]) -> None:
     result, _ = run(model, [])
     assert result == list(zip(("preprocess", "validate", "predict", "postprocess"), places, strict=True))
-
-
-def test_explain_takes_the_place_of_predict() -> None:
-    result, _ = run(Sync(), [], "explain")
-    assert [stage for stage, _ in result] == ["preprocess", "validate", "explain", "postprocess"]
 
 
 @each("verb", ["predict", "explain"])
@@ -114,24 +105,16 @@ class Callee:
 HEADERS = {"host": "test"}
 
 
-@each(
-    "method, given",
-    [
-        (lambda payload: (payload,), 1),
-        (lambda payload, headers: (payload, headers), 2),
-        (lambda payload, headers=None: (payload, headers), 2),
-        (lambda payload, headers, response_headers: (payload, headers, response_headers), 3),
-        (lambda payload, headers=None, response_headers=None: (payload, headers, response_headers), 3),
-        (lambda payload, headers, out: (payload, headers, out), 3),
-        (lambda payload, headers=None, debug=False: (payload, headers), 2),
-        (lambda payload, *, headers=None: (payload,), 1),
-        (lambda payload, **others: (payload,), 1),
-        (lambda *args: args, 2),
-        (Callee(), 2),
-        (Callee.forwarded, 2),
-        (partial(lambda first, payload: (payload,), 0), 1),
-    ],
-)  # fmt: skip
+@each("method, given", [
+    (lambda payload: (payload,), 1), (lambda payload, headers: (payload, headers), 2),
+    (lambda payload, headers=None: (payload, headers), 2),
+    (lambda payload, headers, response_headers: (payload, headers, response_headers), 3),
+    (lambda payload, headers=None, response_headers=None: (payload, headers, response_headers), 3),
+    (lambda payload, headers, out: (payload, headers, out), 3),
+    (lambda payload, headers=None, debug=False: (payload, headers), 2),
+    (lambda payload, *, headers=None: (payload,), 1), (lambda payload, **others: (payload,), 1),
+    (lambda *args: args, 2), (Callee(), 2), (Callee.forwarded, 2), (partial(lambda first, payload: (payload,), 0), 1),
+])  # fmt: skip
 def test_a_stage_is_given_as_many_arguments_as_it_takes(method: Callable[..., Any], given: int) -> None:
     result, _ = run(ReturnsArguments(method), "payload")
     assert result == ("payload", HEADERS, {})[:given]
@@ -142,10 +125,7 @@ def test_compiled_code_that_does_not_tell_its_signature_is_given_what_the_sdk_gi
     assert result == HEADERS
 
 
-@each(
-    "method",
-    [lambda payload, headers=None, out=None: (payload, headers, out), lambda *args: args],
-)
+@each("method", [lambda payload, headers=None, out=None: (payload, headers, out), lambda *args: args])
 def test_response_headers_are_given_to_a_model_that_asked_for_them(method: Callable[..., Any]) -> None:
     result, _ = run(ReturnsArguments(method, return_response_headers=True), "payload")
     assert result == ("payload", HEADERS, {})
@@ -249,12 +229,6 @@ def run_many(model: Model, payload: Any, count: int) -> None:
     asyncio.run(main())
 
 
-def test_synchronous_predicts_run_one_at_a_time() -> None:
-    model = CountingSync()
-    run_many(model, {}, 50)
-    assert model.most == 1
-
-
 def test_synchronous_predicts_run_as_many_at_once_as_the_model_allows() -> None:
     """The barrier breaks, and the test fails, unless three are inside together."""
     run_many(CountingSync(concurrency=3), threading.Barrier(3), 6)
@@ -273,8 +247,3 @@ def test_a_datatype_that_does_not_exist_is_found_before_serving(declared: str) -
     setattr(model, declared, [Tensor("t", "float32", (-1,))])
     with pytest.raises(ConfigurationError, match="model m declares 't': unknown datatype 'float32', expected one of"):
         run(model)
-
-
-def test_a_tensor_model_without_predict_is_not_supported() -> None:
-    with pytest.raises(NotSupported, match="Model m does not implement predict"):
-        run(TensorModel("m"), {"instances": [1]})

@@ -14,25 +14,11 @@ from tests.asking import ask
 from tests.cases import each
 
 X = Tensor("x", "FP32", (-1, 2))
-N = Tensor("n", "INT8", (-1,))
-TEXT = Tensor("text", "BYTES", (-1,))
-
-
-def model_of(*inputs: Tensor, outputs: tuple[Tensor, ...] = ()) -> TensorModel:
-    model = TensorModel("m")
-    model.inputs, model.outputs = inputs, outputs
-    return model
 
 
 @each("shape, fits", [([3, 2], True), ([0, 2], True), ([3, 1], False), ([2], False), ([1, 3, 2], False)])
 def test_a_declared_shape_leaves_open_what_is_minus_one(shape: list[int], fits: bool) -> None:
     assert X.fits(shape) is fits
-
-
-def test_metadata_is_what_is_declared() -> None:
-    model = model_of(X, outputs=(N,))
-    assert model.get_input_types() == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
-    assert model.get_output_types() == [{"name": "n", "datatype": "INT8", "shape": [-1]}]
 
 
 class Double(TensorModel):
@@ -50,12 +36,6 @@ def test_warm_up_predicts_on_the_sample_in_the_declared_datatype() -> None:
     model.sample = [[1.0, 2.0]]
     model.warmup()
     assert model.seen.dtype == np.float32
-
-
-def test_warm_up_does_nothing_without_a_sample() -> None:
-    model = Double()
-    assert model.warmup() is None
-    assert not hasattr(model, "seen")
 
 
 @each("sample, error", [([1.0, 2.0], InvalidInput), ([["a", "b"]], InvalidInput)])
@@ -98,13 +78,10 @@ def device_last(path: str = "weights", device: str = "none") -> str:
     return f"{path}@{device}"
 
 
-@each(
-    "load, in_arbiter, held",
-    [
-        (plain, "plain", "plain"), (with_default, "weights", "weights"), (on_device, None, "cuda:7"),
-        (under_another_name, None, "cuda:7"), (device_last, None, "weights@cuda:7"),
-    ],
-)  # fmt: skip
+@each("load, in_arbiter, held", [
+    (plain, "plain", "plain"), (with_default, "weights", "weights"), (on_device, None, "cuda:7"),
+    (under_another_name, None, "cuda:7"), (device_last, None, "weights@cuda:7"),
+])  # fmt: skip
 def test_a_load_function_runs_in_the_arbiter_unless_it_takes_a_device(
     load: Callable[..., str], in_arbiter: str | None, held: str
 ) -> None:

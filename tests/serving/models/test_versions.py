@@ -10,23 +10,19 @@ from mpserve.serving.models.versions import age, refuse_twins, split
 from tests.cases import each
 
 
-@each(
-    "oldest_to_newest",
-    [
-        ["1", "2", "10"], ["0", "01", "1", "2"], ["v1", "v2", "v10"], ["v1.9", "v1.10", "v1.10.1", "v2"],
-        ["2024-9-30", "2024-11-5", "2024-11-23"], ["2024-09-30", "2024-11-23", "2025-01-01"], ["9", "10", "beta", "v1"],
-        ["alpha", "beta", "beta2", "beta10"], ["1.0", "1.0-rc1", "1.0-rc2", "1.1"], ["1", "1a", "1b", "2"],
-    ],
-)  # fmt: skip
+@each("oldest_to_newest", [
+    ["1", "2", "10"], ["0", "01", "1", "2"], ["v1", "v2", "v10"], ["v1.9", "v1.10", "v1.10.1", "v2"],
+    ["2024-9-30", "2024-11-5", "2024-11-23"], ["2024-09-30", "2024-11-23", "2025-01-01"], ["9", "10", "beta", "v1"],
+    ["alpha", "beta", "beta2", "beta10"], ["1.0", "1.0-rc1", "1.0-rc2", "1.1"], ["1", "1a", "1b", "2"],
+])  # fmt: skip
 def test_the_newest_version_is_the_last_in_natural_order(oldest_to_newest: list[str]) -> None:
     shuffled = random.Random(7).sample(oldest_to_newest, len(oldest_to_newest))
     assert sorted(shuffled, key=age) == oldest_to_newest
 
 
-@each(
-    "title, name, version",
-    [("m", "m", ""), ("m@1", "m", "1"), ("m@2024-11-23", "m", "2024-11-23"), ("my.model@v1.2", "my.model", "v1.2")],
-)
+@each("title, name, version", [
+    ("m", "m", ""), ("m@1", "m", "1"), ("m@2024-11-23", "m", "2024-11-23"), ("my.model@v1.2", "my.model", "v1.2"),
+])  # fmt: skip
 def test_a_version_stands_after_the_name(title: str, name: str, version: str) -> None:
     assert split(title) == (name, version)
 

@@ -77,22 +77,6 @@ async def test_a_models_life_runs_in_order_and_in_one_thread() -> None:
     assert model_in_log.get() == "-"
 
 
-def test_asynchronous_methods_run_on_the_loop() -> None:
-    class Async(Journal):
-        async def load(self) -> None:  # type: ignore[override]
-            self.note("load")
-            asyncio.get_running_loop()
-
-        async def warmup(self) -> None:  # type: ignore[override]
-            self.note("warmup")
-
-    model = Async()
-    core = core_of(model)
-    load(core)
-    assert model.entries == ["preload", "load", "warmup", "start"]
-    assert threading.current_thread().name in model.threads
-
-
 async def test_an_engine_is_started_and_stopped_after_the_model() -> None:
     class Engine(Journal):
         engine = True
@@ -160,10 +144,9 @@ def failing(stage: str, error: BaseException) -> Model:
 
 
 @each("stage", ["load", "warmup", "start"])
-@each(
-    "error, words",
-    [(ValueError("no weights"), "ValueError: no weights"), (SystemExit(3), "RuntimeError: SystemExit: 3")],
-)
+@each("error, words", [
+    (ValueError("no weights"), "ValueError: no weights"), (SystemExit(3), "RuntimeError: SystemExit: 3"),
+])  # fmt: skip
 def test_a_failing_step_is_named_with_its_reason_and_logged(
     stage: str, error: BaseException, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,14 +174,6 @@ def test_a_constructor_that_exits_in_the_worker_is_a_failure_in_words() -> None:
     core.sources = core._find()
     with pytest.raises(ModelLoadError, match="the construction of a model failed: RuntimeError: SystemExit: 3"):
         load(core)
-
-
-def test_code_that_cannot_be_imported_in_the_worker_is_a_failure_in_words() -> None:
-    def find() -> list[ModelSource]:
-        raise ImportError("no module named weights")
-
-    with pytest.raises(ModelLoadError, match="the import of the model's code failed: ImportError: no module"):
-        load(ServerCore(Settings(), find))
 
 
 @each("concurrency", [0, -1])

@@ -35,13 +35,10 @@ def put(source: str, file: str = "model.py") -> str:
     return file
 
 
-@each(
-    "source",
-    [
-        ONE, f"{TWO}\nmodel = Two()\n", f"from elsewhere import Base\n{ONE.replace('Model)', 'Base)')}",
-        f"{ONE}\n_hidden = One()\n", f"{ONE}\ndef predict(x): ...\n",
-    ],
-)  # fmt: skip
+@each("source", [
+    ONE, f"{TWO}\nmodel = Two()\n", f"from elsewhere import Base\n{ONE.replace('Model)', 'Base)')}",
+    f"{ONE}\n_hidden = One()\n", f"{ONE}\ndef predict(x): ...\n",
+])  # fmt: skip
 def test_a_file_that_holds_one_model_needs_no_name_in_it(source: str) -> None:
     put("from mpserve import Model\n\nclass Base(Model): ...\n", "elsewhere.py")
     found = find(put(source))
@@ -60,19 +57,15 @@ def test_an_attribute_of_an_attribute_is_found() -> None:
     assert isinstance(find("model.py:Zoo.lion"), Model)
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "words"),
-    [
-        (ONE, "nowhere.py", r"^there is no file nowhere\.py$"),
-        (ONE, "nowhere.py:One", r"^there is no file nowhere\.py$"),
-        (ONE, "nowhere.module:One", r"^there is no module named nowhere$"),
-        (ONE, "model:Won", r"^model:Won: there is no 'Won' in model; its models: One$"),
-        (TWO, "model.py:Three", r"^model\.py:Three: there is no 'Three' in model; its models: One, Two$"),
-        ("", "model.py:One", r"its models: none$"),
-        (TWO, "model.py", r"^model\.py holds 2 models; name one: model\.py:One, model\.py:Two$"),
-        ("from mpserve import Model\n", "model.py", r"^model\.py holds no model: expected .* or a function predict$"),
-    ],
-)
+@pytest.mark.parametrize(("source", "target", "words"), [
+    (ONE, "nowhere.py", r"^there is no file nowhere\.py$"), (ONE, "nowhere.py:One", r"^there is no file nowhere\.py$"),
+    (ONE, "nowhere.module:One", r"^there is no module named nowhere$"),
+    (ONE, "model:Won", r"^model:Won: there is no 'Won' in model; its models: One$"),
+    (TWO, "model.py:Three", r"^model\.py:Three: there is no 'Three' in model; its models: One, Two$"),
+    ("", "model.py:One", r"its models: none$"),
+    (TWO, "model.py", r"^model\.py holds 2 models; name one: model\.py:One, model\.py:Two$"),
+    ("from mpserve import Model\n", "model.py", r"^model\.py holds no model: expected .* or a function predict$"),
+])  # fmt: skip
 def test_a_target_without_a_model_is_told_in_one_sentence(source: str, target: str, words: str) -> None:
     put(source)
     with pytest.raises(ConfigurationError, match=words):
@@ -80,14 +73,10 @@ def test_a_target_without_a_model_is_told_in_one_sentence(source: str, target: s
 
 
 @each("target", ["model.py", "model:One"])
-@each(
-    "source, words",
-    [
-        ("def broken(:\n", "SyntaxError"),
-        ("1 / 0\n", "ZeroDivisionError: division by zero"),
-        ("import nosuchmodule\n", "ModuleNotFoundError: No module named 'nosuchmodule'"),
-    ],
-)
+@each("source, words", [
+    ("def broken(:\n", "SyntaxError"), ("1 / 0\n", "ZeroDivisionError: division by zero"),
+    ("import nosuchmodule\n", "ModuleNotFoundError: No module named 'nosuchmodule'"),
+])  # fmt: skip
 def test_code_that_cannot_be_imported_is_told_with_its_exception_as_the_cause(
     target: str, source: str, words: str
 ) -> None:
@@ -124,8 +113,7 @@ def test_an_import_that_was_stopped_can_be_tried_again() -> None:
 
 GUARD = 'if __name__ == "__main__":\n    '
 SCRIPTS = {
-    "last line": (True, "ModelServer().start([m])"),
-    "attribute": (True, "mpserve.ModelServer(workers=2).start([m])"),
+    "last line": (True, "ModelServer().start([m])"), "attribute": (True, "mpserve.ModelServer(workers=2).start([m])"),
     "two lines": (True, "server = ModelServer()\nserver.start([m])"),
     "guarded": (True, f"{GUARD}ModelServer().start([m])"),
     "with": (True, "with open(f) as f:\n    ModelServer().start([m])"),
@@ -133,18 +121,13 @@ SCRIPTS = {
     "main function, attribute": (True, f"def main():\n    mpserve.ModelServer().start([m])\n{GUARD}main()"),
     "main function, not guarded": (True, "def main():\n    ModelServer().start([m])\nmain()"),
     "asynchronous main function": (True, "async def main():\n    ModelServer().start([m])\nasyncio.run(main())"),
-    "function of a function": (
-        True,
-        "def serve():\n    ModelServer().start([])\ndef main():\n    serve()\nmain()",
-    ),
+    "function of a function": (True, "def serve():\n    ModelServer().start([])\ndef main():\n    serve()\nmain()"),
     "function that is not called": (False, "def main():\n    ModelServer().start([m])"),
     "functions that call each other": (False, "def a():\n    b()\ndef b():\n    a()\na()"),
     "method": (False, "class A:\n    def main(self):\n        ModelServer().start([m])"),
-    "import": (False, "from mpserve import ModelServer"),
-    "model": (False, ONE),
-    "syntax error": (False, "ModelServer(:"),
-    "null byte": (False, "ModelServer()\0"),
-}
+    "import": (False, "from mpserve import ModelServer"), "model": (False, ONE),
+    "syntax error": (False, "ModelServer(:"), "null byte": (False, "ModelServer()\0"),
+}  # fmt: skip
 
 
 @each("expected, source", SCRIPTS.values())

@@ -55,15 +55,12 @@ def test_objects_keep_their_names_and_classes_are_constructed() -> None:
     assert names(sources) == ["named", "instance", "model"]
 
 
-@each(
-    "models, words",
-    [
-        (Named(), r"expected a list of models, got Named: start\(\[model\]\)"),
-        ([Named(), "iris"], r"expected instances of mpserve\.Model, got 'iris' \(str\)"),
-        ([Named(), Named()], r"two models are named 'named' and have version '1'; give each its own name or version"),
-        ([Named, WithName("named")], r"two models are named 'named'"),
-    ],
-)
+@each("models, words", [
+    (Named(), r"expected a list of models, got Named: start\(\[model\]\)"),
+    ([Named(), "iris"], r"expected instances of mpserve\.Model, got 'iris' \(str\)"),
+    ([Named(), Named()], r"two models are named 'named' and have version '1'; give each its own name or version"),
+    ([Named, WithName("named")], r"two models are named 'named'"),
+])  # fmt: skip
 def test_what_is_no_list_of_models_is_refused_in_words(models: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         from_objects(models)
@@ -99,13 +96,10 @@ number = 7
 """
 
 
-@pytest.mark.parametrize(
-    ("attribute", "model_name", "expected"),
-    [
-        ("A", None, ["a"]), ("A", "renamed", ["renamed"]), ("B", None, ["model"]), ("B", "renamed", ["renamed"]),
-        ("both", None, ["a", "b"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("attribute", "model_name", "expected"), [
+    ("A", None, ["a"]), ("A", "renamed", ["renamed"]), ("B", None, ["model"]), ("B", "renamed", ["renamed"]),
+    ("both", None, ["a", "b"]),
+])  # fmt: skip
 def test_a_target_names_a_class_or_a_list(
     tmp_path: Path, attribute: str, model_name: str | None, expected: list[str]
 ) -> None:
@@ -147,17 +141,11 @@ def test_a_model_directory_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
     assert names(from_directory(folder, "renamed")) == ["renamed"]
 
 
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        (
-            [],
-            r"expected a model\.py or exactly one of \*\.pt2, \*\.pt, \*\.pth in .*, or folders .*; it holds: nothing$",
-        ),
-        (["notes.txt", "model.onnx"], r"it holds: model\.onnx, notes\.txt$"),
-        (["a.pt", "b.pt2"], r"it holds: a\.pt, b\.pt2$"),
-    ],
-)
+@pytest.mark.parametrize(("files", "words"), [
+    ([], r"expected a model\.py or exactly one of \*\.pt2, \*\.pt, \*\.pth in .*, or folders .*; it holds: nothing$"),
+    (["notes.txt", "model.onnx"], r"it holds: model\.onnx, notes\.txt$"),
+    (["a.pt", "b.pt2"], r"it holds: a\.pt, b\.pt2$"),
+])  # fmt: skip
 def test_a_directory_without_one_model_is_refused_with_what_it_holds(
     tmp_path: Path, files: list[str], words: str
 ) -> None:
@@ -205,13 +193,10 @@ class Failing(Model):
         self.fail("preload")
 
 
-@each(
-    "at, words",
-    [
-        ("constructor", "the model's constructor failed: ValueError: no weights"),
-        ("preload", r"preload\(\) of model failing failed: ValueError: no weights"),
-    ],
-)
+@each("at, words", [
+    ("constructor", "the model's constructor failed: ValueError: no weights"),
+    ("preload", r"preload\(\) of model failing failed: ValueError: no weights"),
+])  # fmt: skip
 def test_a_failing_stage_is_told_with_the_exception_as_its_cause(at: str, words: str) -> None:
     with pytest.raises(ModelLoadError, match=words) as raised:
         ModelSource(build=lambda: Failing(at)).preload()

@@ -4,7 +4,8 @@ import asyncio
 import shutil
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +81,29 @@ class A(Model):
 """
 
 
-def run(kind: type[Counted], act: Callable[[ServerCore, Repository], Awaitable[None]], **options: Any) -> None:
-    """Act on a worker that serves a model that can be constructed anew."""
+@asynccontextmanager
+async def started(
+    settings: Settings, find: Callable[[], list[ModelSource]]
+) -> AsyncIterator[tuple[ServerCore, Repository]]:
+    """A worker that serves what is found."""
+    core = ServerCore(settings, find)
+    core.preload()
+    core.begin_alone()
+    await core.load()
+    core.open()
+    try:
+        yield core, Repository(core)
+    finally:
+        await core.stop()
 
-    async def main() -> None:
-        core = ServerCore(Settings(**options), lambda: [ModelSource(build=kind)])
-        core.preload()
-        core.begin_alone()
-        await core.load()
-        core.open()
-        try:
-            await act(core, Repository(core))
-        finally:
-            await core.stop()
 
-    asyncio.run(main())
+def serving(kind: type[Counted], **options: Any) -> AbstractAsyncContextManager[tuple[ServerCore, Repository]]:
+    """A worker that serves a model that can be constructed anew."""
+    return started(Settings(**options), lambda: [ModelSource(build=kind)])
 
 
-def test_a_load_constructs_and_loads_another_and_stops_the_one_before(kind: type[Counted]) -> None:
-    async def act(core: ServerCore, repository: Repository) -> None:
+async def test_a_load_constructs_and_loads_another_and_stops_the_one_before(kind: type[Counted]) -> None:
+    async with serving(kind) as (core, repository):
         first = core.find("m").model
         await repository.load("m", {})
         second = core.find("m").model
@@ -107,22 +112,22 @@ def test_a_load_constructs_and_loads_another_and_stops_the_one_before(kind: type
         assert (first.number, first.stopped, second.number, second.stopped) == (1, True, 2, False)
         assert core.is_ready()
 
-    run(kind, act)
-
 
 async def decided(plane: ControlPlane) -> None:
     while plane.read().candidates:
         await asyncio.sleep(0.01)
 
 
-def test_a_load_goes_on_when_who_asked_for_it_goes_away(kind: type[Counted], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_load_goes_on_when_who_asked_for_it_goes_away(
+    kind: type[Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun, finish = threading.Event(), threading.Event()
 
     def load(self: Counted) -> None:
         begun.set()
         assert finish.wait(PATIENCE)
 
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with serving(kind) as (core, repository):
         assert core.plane is not None
         monkeypatch.setattr(kind, "load", load)
         asking = asyncio.ensure_future(repository.load("m", {}))
@@ -134,11 +139,9 @@ def test_a_load_goes_on_when_who_asked_for_it_goes_away(kind: type[Counted], mon
         await asyncio.wait_for(decided(core.plane), PATIENCE)
         assert core.plane.read().models["m"].revision != AT_START
 
-    run(kind, act)
 
-
-def test_an_unloaded_model_is_stopped_and_unknown_and_can_be_loaded_again(kind: type[Counted]) -> None:
-    async def act(core: ServerCore, repository: Repository) -> None:
+async def test_an_unloaded_model_is_stopped_and_unknown_and_can_be_loaded_again(kind: type[Counted]) -> None:
+    async with serving(kind) as (core, repository):
         model = core.find("m").model
         await repository.unload("m")
         assert isinstance(model, Counted)
@@ -151,30 +154,9 @@ def test_an_unloaded_model_is_stopped_and_unknown_and_can_be_loaded_again(kind: 
         assert core.find("m").model is not model
         assert (core.names, core.row.models) == (["m"], 1)
 
-    run(kind, act)
 
-
-async def test_an_object_that_a_script_has_made_is_loaded_in_place_and_not_stopped() -> None:
-    model = Counted()
-
-    async with loaded(model) as core:
-        repository = Repository(core)
-        for loads in (2, 3):
-            await repository.load("m", {})
-            assert (core.find("m").model, model.loads, model.stopped) == (model, loads, False)
-        model.fails = True
-        with pytest.raises(ModelLoadError, match="no weights"):
-            await repository.load("m", {})
-        assert core.find("m").model.ready
-        model.fails = False
-        await repository.unload("m")
-        assert model.stopped
-        await repository.load("m", {})
-        assert (core.find("m").model, model.loads) == (model, 5)
-
-
-def test_a_load_that_fails_changes_nothing_and_says_why(kind: type[Counted]) -> None:
-    async def act(core: ServerCore, repository: Repository) -> None:
+async def test_a_load_that_fails_changes_nothing_and_says_why(kind: type[Counted]) -> None:
+    async with serving(kind) as (core, repository):
         instance, spec = core.find("m"), core.desired.models
         kind.fails = True
         reason = (
@@ -190,13 +172,10 @@ def test_a_load_that_fails_changes_nothing_and_says_why(kind: type[Counted]) -> 
         await repository.load("m", {})
         assert core.find("m") is not instance
 
-    run(kind, act)
 
-
-def test_a_load_that_hangs_is_given_up_with_the_line_it_is_at(kind: type[Counted]) -> None:
+async def test_a_load_that_hangs_is_given_up_with_the_line_it_is_at(kind: type[Counted]) -> None:
     released = threading.Event()
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with serving(kind, load_timeout=0.5) as (core, repository):
         instance = core.find("m")
         kind.load = lambda self: released.wait(PATIENCE)  # type: ignore[assignment, method-assign, return-value]
         with pytest.raises(
@@ -206,10 +185,8 @@ def test_a_load_that_hangs_is_given_up_with_the_line_it_is_at(kind: type[Counted
         released.set()
         assert core.find("m") is instance
 
-    run(kind, act, load_timeout=0.5)
 
-
-def test_a_request_in_flight_is_answered_by_the_model_that_began_it(kind: type[Counted]) -> None:
+async def test_a_request_in_flight_is_answered_by_the_model_that_began_it(kind: type[Counted]) -> None:
     begun, released = threading.Event(), threading.Event()
 
     def answer(self: Counted) -> Any:
@@ -217,7 +194,7 @@ def test_a_request_in_flight_is_answered_by_the_model_that_began_it(kind: type[C
         assert released.wait(PATIENCE)
         return {"predictions": [self.number, self.stopped]}
 
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with serving(kind) as (core, repository):
         kind.answer = answer  # type: ignore[method-assign]
         asking = asyncio.ensure_future(Asker(core).run("predict", "m", None, {}, {}))
         await asyncio.to_thread(begun.wait, PATIENCE)
@@ -230,35 +207,29 @@ def test_a_request_in_flight_is_answered_by_the_model_that_began_it(kind: type[C
         assert (await asking)[0] == {"predictions": [1, False]}
         assert [entry.state for entry in await repository.index()] == ["UNAVAILABLE"]
 
-    run(kind, act)
 
-
-def test_a_model_that_is_not_there_is_unknown_and_those_that_are_there_are_named(kind: type[Counted]) -> None:
-    async def act(core: ServerCore, repository: Repository) -> None:
+async def test_a_model_that_is_not_there_is_unknown_and_those_that_are_there_are_named(kind: type[Counted]) -> None:
+    async with serving(kind) as (_, repository):
         for attempt in (repository.load("other", {}), repository.unload("other"), repository.load("../m", {})):
             with pytest.raises(ModelNotFound, match=r"does not exist\. There are: m\."):
                 await attempt
 
-    run(kind, act)
-
 
 @each("parameter", ["config", "file:1/model.pt"])
-def test_a_load_from_the_request_itself_is_refused_in_words(kind: type[Counted], parameter: str) -> None:
-    async def act(core: ServerCore, repository: Repository) -> None:
+async def test_a_load_from_the_request_itself_is_refused_in_words(kind: type[Counted], parameter: str) -> None:
+    async with serving(kind) as (_, repository):
         with pytest.raises(NotSupported, match=f"the parameter '{parameter}' is not supported"):
             await repository.load("m", {parameter: "x"})
 
-    run(kind, act)
 
-
-def test_a_load_gives_way_to_an_unload_that_comes_meanwhile(kind: type[Counted]) -> None:
+async def test_a_load_gives_way_to_an_unload_that_comes_meanwhile(kind: type[Counted]) -> None:
     begun, released = threading.Event(), threading.Event()
 
     def load(self: Counted) -> None:
         begun.set()
         assert released.wait(PATIENCE)
 
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with serving(kind) as (core, repository):
         kind.load = load  # type: ignore[method-assign]
         loading = asyncio.ensure_future(repository.load("m", {}))
         await asyncio.to_thread(begun.wait, PATIENCE)
@@ -272,20 +243,16 @@ def test_a_load_gives_way_to_an_unload_that_comes_meanwhile(kind: type[Counted])
             await loading
         assert (core.models, core.names) == ({}, [])
 
-    run(kind, act)
 
-
-def test_a_worker_that_is_ending_takes_no_load(kind: type[Counted]) -> None:
-    async def act(core: ServerCore, repository: Repository) -> None:
+async def test_a_worker_that_is_ending_takes_no_load(kind: type[Counted]) -> None:
+    async with serving(kind) as (core, repository):
         core.row.state = State.DRAINING
         with pytest.raises(ServerNotReady):
             await repository.load("m", {})
 
-    run(kind, act)
 
-
-def test_more_models_than_there_are_bits_are_refused(kind: type[Counted]) -> None:
-    async def act(core: ServerCore, repository: Repository) -> None:
+async def test_more_models_than_there_are_bits_are_refused(kind: type[Counted]) -> None:
+    async with serving(kind) as (core, repository):
         await repository.unload("m")
         assert core.plane is not None
         others = {str(bit): ModelSpec(AT_START, bit) for bit in range(MODELS)}
@@ -293,17 +260,14 @@ def test_more_models_than_there_are_bits_are_refused(kind: type[Counted]) -> Non
         with pytest.raises(NotSupported, match=f"{MODELS} models are loaded"):
             await repository.load("m", {})
 
-    run(kind, act)
 
-
-def test_the_index_tells_what_is_ready_and_what_could_be_loaded(kind: type[Counted], tmp_path: Path) -> None:
+async def test_the_index_tells_what_is_ready_and_what_could_be_loaded(kind: type[Counted], tmp_path: Path) -> None:
     for name in ("a", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "a" / "model.py").write_text(CODE.format(answer="payload['instances']"))
     (tmp_path / "notes.txt").touch()
     not_loaded = Entry("a", "", "UNAVAILABLE", "it is not loaded")
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with serving(kind, model_dir=str(tmp_path)) as (core, repository):
         assert await repository.index() == [Entry("m", "1", "READY", ""), not_loaded]
         assert await repository.index(ready_only=True) == [Entry("m", "1", "READY", "")]
         core.find("m").model.ready = False
@@ -313,21 +277,16 @@ def test_the_index_tells_what_is_ready_and_what_could_be_loaded(kind: type[Count
         assert await repository.index(ready_only=True) == [Entry("a", "1", "READY", "")]
         assert (await Asker(core).run("predict", "a", None, {"instances": [3]}, {}))[0] == {"predictions": [3]}
 
-    run(kind, act, model_dir=str(tmp_path))
 
-
-def test_the_code_of_a_model_directory_is_read_anew(kind: type[Counted], tmp_path: Path) -> None:
+async def test_the_code_of_a_model_directory_is_read_anew(kind: type[Counted], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     file = tmp_path / "a" / "model.py"
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with serving(kind, model_dir=str(tmp_path)) as (core, repository):
         for answer in (1, 22):  # of another length: Python looks at time and size of a file
             file.write_text(CODE.format(answer=[answer]))
             await repository.load("a", {})
             got, _ = await Asker(core).run("predict", "a", None, {"instances": []}, {})
             assert got == {"predictions": [answer]}
-
-    run(kind, act, model_dir=str(tmp_path))
 
 
 ANSWERING = """
@@ -365,22 +324,10 @@ class Shelf:
     def stopped(self) -> list[str]:
         return sorted(self.stops.read_text().split())
 
-    def run(self, act: Callable[[ServerCore, Repository], Awaitable[None]], **options: Any) -> None:
-        """Act on a worker that was started with this directory alone."""
+    def serving(self, **options: Any) -> AbstractAsyncContextManager[tuple[ServerCore, Repository]]:
+        """A worker that was started with this directory alone."""
         settings = Settings(model_dir=str(self.directory), **options)
-
-        async def main() -> None:
-            core = ServerCore(settings, lambda: find_all(settings))
-            core.preload()
-            core.begin_alone()
-            await core.load()
-            core.open()
-            try:
-                await act(core, Repository(core))
-            finally:
-                await core.stop()
-
-        asyncio.run(main())
+        return started(settings, lambda: find_all(settings))
 
 
 async def answer_of(core: ServerCore, name: str, version: str | None = None) -> Any:
@@ -392,12 +339,11 @@ def empty_shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path)
 
 
-def test_a_load_serves_the_versions_that_lie_there_now(models: Shelf) -> None:
+async def test_a_load_serves_the_versions_that_lie_there_now(models: Shelf) -> None:
     models.put("m@1", "one")
     models.put("m@2", "two")
     models.put("other", "else", version="5")
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with models.serving() as (core, repository):
         assert (core.names, core.versions("m")) == (["m", "other"], ["1", "2"])
         assert (await answer_of(core, "m"), await answer_of(core, "m", "1")) == ("two", "one")
         models.put("m@10", "ten")
@@ -413,15 +359,12 @@ def test_a_load_serves_the_versions_that_lie_there_now(models: Shelf) -> None:
         assert core.names == ["other"]
         assert models.stopped() == ["one", "ten", "two", "two"]
 
-    models.run(act)
 
-
-def test_the_index_has_a_line_for_each_version(models: Shelf) -> None:
+async def test_the_index_has_a_line_for_each_version(models: Shelf) -> None:
     models.put("m@1", "one")
     models.put("m@2", "two")
     models.put("other", "else", version="5")
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with models.serving() as (core, repository):
         other = Entry("other", "5", "READY", "")
         assert await repository.index() == [Entry("m", "1", "READY", ""), Entry("m", "2", "READY", ""), other]
         core.find("m", "1").model.ready = False
@@ -438,13 +381,10 @@ def test_the_index_has_a_line_for_each_version(models: Shelf) -> None:
             for name, version in [("m", "1"), ("m", "2"), ("other", "")]
         ]
 
-    models.run(act)
 
-
-def test_if_one_version_fails_none_is_loaded_and_what_was_served_is_served_on(models: Shelf) -> None:
+async def test_if_one_version_fails_none_is_loaded_and_what_was_served_is_served_on(models: Shelf) -> None:
     models.put("m@1", "one")
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with models.serving() as (core, repository):
         models.put("m@1", "uno")
         models.put("m@2", "broken")
         with pytest.raises(ModelLoadError, match=r"in slot 0: load\(\) of model m@2 failed: ValueError: no weights"):
@@ -453,46 +393,36 @@ def test_if_one_version_fails_none_is_loaded_and_what_was_served_is_served_on(mo
         assert models.stopped() == ["uno"]
         assert core.is_ready()
 
-    models.run(act)
 
-
-@pytest.mark.parametrize(
-    ("title", "version", "words"),
-    [
-        ("m", "1", "two models are named 'm' and have version '1'; give each its own name or version"),
-        ("m@", "1", "'m@' names no model: expected NAME or NAME@VERSION"),
-    ],
-)
-def test_versions_that_cannot_be_told_apart_are_not_loaded(models: Shelf, title: str, version: str, words: str) -> None:
+@pytest.mark.parametrize(("title", "version", "words"), [
+    ("m", "1", "two models are named 'm' and have version '1'; give each its own name or version"),
+    ("m@", "1", "'m@' names no model: expected NAME or NAME@VERSION"),
+])  # fmt: skip
+async def test_versions_that_cannot_be_told_apart_are_not_loaded(
+    models: Shelf, title: str, version: str, words: str
+) -> None:
     models.put("m@1", "one")
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with models.serving() as (core, repository):
         models.put(title, "more", version)
         with pytest.raises(ModelLoadError, match=words):
             await repository.load("m", {})
         assert await answer_of(core, "m") == "one"
 
-    models.run(act)
 
-
-def test_a_model_that_was_renamed_is_loaded_from_where_it_lies(models: Shelf) -> None:
+async def test_a_model_that_was_renamed_is_loaded_from_where_it_lies(models: Shelf) -> None:
     models.put("m@1", "one")
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with models.serving(model_name="iris") as (core, repository):
         models.put("m@2", "two")
         models.put("other", "else")
         await repository.load("iris", {})
         assert (core.names, core.versions("iris"), await answer_of(core, "iris")) == (["iris"], ["1", "2"], "two")
         assert [entry.name for entry in await repository.index()] == ["iris", "iris", "other"]
 
-    models.run(act, model_name="iris")
 
-
-def test_a_model_whose_folders_are_gone_can_be_unloaded_but_not_loaded(models: Shelf) -> None:
+async def test_a_model_whose_folders_are_gone_can_be_unloaded_but_not_loaded(models: Shelf) -> None:
     models.put("m@1", "one")
     models.put("other", "else")
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with models.serving() as (core, repository):
         models.remove("m@1")
         with pytest.raises(ModelNotFound, match=r"does not exist\. There are: other\."):
             await repository.load("m", {})
@@ -500,13 +430,10 @@ def test_a_model_whose_folders_are_gone_can_be_unloaded_but_not_loaded(models: S
         await repository.unload("m")
         assert [entry.name for entry in await repository.index()] == ["other"]
 
-    models.run(act)
 
-
-def test_a_worker_that_starts_later_has_the_versions_that_were_loaded_and_no_others(models: Shelf) -> None:
+async def test_a_worker_that_starts_later_has_the_versions_that_were_loaded_and_no_others(models: Shelf) -> None:
     models.put("m@1", "one")
-
-    async def act(core: ServerCore, repository: Repository) -> None:
+    async with models.serving() as (core, repository):
         models.put("m@2", "two")
         await repository.load("m", {})
         models.put("m@3", "three")
@@ -517,8 +444,6 @@ def test_a_worker_that_starts_later_has_the_versions_that_were_loaded_and_no_oth
         await later.load()
         assert (later.versions("m"), await answer_of(later, "m")) == (["1", "2"], "two")
         await later.stop()
-
-    models.run(act)
 
 
 async def test_objects_of_one_name_are_loaded_in_place_each() -> None:

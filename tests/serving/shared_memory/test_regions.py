@@ -56,20 +56,14 @@ def test_a_key_that_is_a_path_or_none_is_refused(regions: Regions, key: Any) -> 
         regions.register("r", key, 0, 1)
 
 
-@each(
-    "offset, size, words",
-    [
-        (-1, 4, "offset is -1, expected a number of bytes of 0 or more"),
-        (0, 0, "byte_size is 0, expected a number of bytes of 1 or more"),
-        (0, -4, "byte_size is -4"),
-        (0.0, 4, "offset is 0.0"),
-        (0, None, "byte_size is null"),
-        (True, 4, "offset is true"),
-        (0, 65, r"has 64 bytes, expected 65 or more for 65 bytes from offset 0 on"),
-        (61, 4, r"has 64 bytes, expected 65 or more for 4 bytes from offset 61 on"),
-        (2**63, 2**63, "has 64 bytes, expected 18446744073709551616 or more"),
-    ],
-)
+@each("offset, size, words", [
+    (-1, 4, "offset is -1, expected a number of bytes of 0 or more"),
+    (0, 0, "byte_size is 0, expected a number of bytes of 1 or more"), (0, -4, "byte_size is -4"),
+    (0.0, 4, "offset is 0.0"), (0, None, "byte_size is null"), (True, 4, "offset is true"),
+    (0, 65, r"has 64 bytes, expected 65 or more for 65 bytes from offset 0 on"),
+    (61, 4, r"has 64 bytes, expected 65 or more for 4 bytes from offset 61 on"),
+    (2**63, 2**63, "has 64 bytes, expected 18446744073709551616 or more"),
+])  # fmt: skip
 def test_a_part_that_is_not_there_is_refused(regions: Regions, path: Path, offset: Any, size: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         regions.register("r", path.name, offset, size)

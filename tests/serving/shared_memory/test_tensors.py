@@ -56,12 +56,7 @@ async def infer(core: ServerCore, tensor: InferInput, wanted: Any = None) -> Inf
 
 
 def once(
-    tensor: InferInput,
-    wanted: Any = None,
-    *,
-    content: bytes = X,
-    model: Echo | None = None,
-    allow: bool = True,
+    tensor: InferInput, wanted: Any = None, *, content: bytes = X, model: Echo | None = None, allow: bool = True
 ) -> tuple[InferOutput, bytes]:
     """The output of one request, and the object behind the region ``r`` after it."""
 
@@ -103,15 +98,10 @@ def test_an_input_is_not_copied() -> None:
     assert asyncio.run(main()) == [5, 6]
 
 
-@each(
-    "tensor, size, offset",
-    [
-        (HERE, 8, 0),
-        (HERE, 16, 4),
-        (InferInput("x", [2], "BYTES", [b"a", b""]), 9, 0),
-        (InferInput("x", [0, 2], "INT64", []), 0, 0),
-    ],
-)
+@each("tensor, size, offset", [
+    (HERE, 8, 0), (HERE, 16, 4), (InferInput("x", [2], "BYTES", [b"a", b""]), 9, 0),
+    (InferInput("x", [0, 2], "INT64", []), 0, 0),
+])  # fmt: skip
 def test_an_output_is_written_where_it_is_wanted_and_comes_without_data(
     tensor: InferInput, size: int, offset: int
 ) -> None:
@@ -120,17 +110,6 @@ def test_an_output_is_written_where_it_is_wanted_and_comes_without_data(
     assert output == InferOutput("x", tensor.shape, tensor.datatype, None, place(len(data), offset))
     assert output.in_shared_memory
     assert content == b"\xee" * offset + data + b"\xee" * (32 - offset - len(data))
-
-
-def test_input_and_output_may_be_in_one_region() -> None:
-    _, content = once(given(place(8)), place(8, 8), content=X + bytes(8))
-    assert content == X + X
-
-
-def test_classes_are_put_there_too() -> None:
-    output, content = once(HERE, place(64, classification=1), content=bytes(64))
-    assert (output.datatype, output.shape) == ("BYTES", [1])
-    assert content.startswith(b"\x05\0\0\x002.0:1\0")
 
 
 def test_where_an_output_goes_is_not_told_to_the_model() -> None:
@@ -167,16 +146,13 @@ def test_a_region_that_is_not_registered_is_not_found() -> None:
         once(HERE, place(8, region="s"))
 
 
-@each(
-    "tensor, words",
-    [
-        (given(place(4)), r"input 'x': expected 8 bytes for FP32 of shape \[2\], got 4"),
-        (given(place(8), [3]), r"input 'x': expected 12 bytes for FP32 of shape \[3\], got 8"),
-        (given(place(8), [1], "BYTES"), "input 'x': element 0 reaches beyond the 8 bytes"),
-        (given(place(8), [8], "BOOL"), "input 'x': element 2 is the byte 128, expected 0 or 1 for BOOL"),
-        (given(place(8), [2], "FP31"), "input 'x': unknown datatype 'FP31'"),
-    ],
-)
+@each("tensor, words", [
+    (given(place(4)), r"input 'x': expected 8 bytes for FP32 of shape \[2\], got 4"),
+    (given(place(8), [3]), r"input 'x': expected 12 bytes for FP32 of shape \[3\], got 8"),
+    (given(place(8), [1], "BYTES"), "input 'x': element 0 reaches beyond the 8 bytes"),
+    (given(place(8), [8], "BOOL"), "input 'x': element 2 is the byte 128, expected 0 or 1 for BOOL"),
+    (given(place(8), [2], "FP31"), "input 'x': unknown datatype 'FP31'"),
+])  # fmt: skip
 def test_bytes_that_are_not_the_tensor_are_refused(tensor: InferInput, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         once(tensor)
