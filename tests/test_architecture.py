@@ -31,10 +31,9 @@ FLOORS = {
 
 ROOMS = {
     "serving": ("models", "execution", "shared_memory", "repository", "extensions", "inference"),
-    "http": ("server", "inference", "management"),
-    "grpc": ("extensions",),
+    "http": ("server", "inference", "management"), "grpc": ("extensions",),
     "prefork": ("listener", "arbiter", "worker"),
-}
+}  # fmt: skip
 """The folders within a folder, where imports go from right to left only. Modules beside them may import all."""
 
 FILES = 12
@@ -43,18 +42,8 @@ FILES = 12
 ASYNC = {"asyncio", "anyio", "uvloop"}
 THREADS = {"threading", "concurrent", "queue", "_thread"}
 INPUT_OUTPUT = {
-    "socket",
-    "ssl",
-    "http",
-    "urllib.request",
-    "os",
-    "pathlib",
-    "subprocess",
-    "tempfile",
-    "shutil",
-    "mmap",
-    "signal",
-}
+    "socket", "ssl", "http", "urllib.request", "os", "pathlib", "subprocess", "tempfile", "shutil", "mmap", "signal",
+}  # fmt: skip
 WIRE = {"uvicorn", "httptools"}
 HTTP = {"starlette", "fastapi", "httpx"} | WIRE
 GRPC = {"grpc", "grpc_health", "grpc_reflection"}
@@ -213,14 +202,11 @@ def test_no_module_outgrows_its_reader(module: str) -> None:
     assert len(OURS[module].read_text().splitlines()) <= MAX_LINES
 
 
-@pytest.mark.parametrize(
-    ("names", "home"),
-    [
-        ({"WORKERS", "num_workers", "spawn_worker", "spawn_workers"}, "mpserve.prefork.arbiter.gunicorn"),
-        ({"ValueClass", "_upper_bounds", "_buckets", "_sum"}, "mpserve.telemetry.prometheus"),
-        ({"_lazy_init"}, "mpserve.prefork.arbiter.torch_cuda"),
-    ],
-)
+@pytest.mark.parametrize(("names", "home"), [
+    ({"WORKERS", "num_workers", "spawn_worker", "spawn_workers"}, "mpserve.prefork.arbiter.gunicorn"),
+    ({"ValueClass", "_upper_bounds", "_buckets", "_sum"}, "mpserve.telemetry.prometheus"),
+    ({"_lazy_init"}, "mpserve.prefork.arbiter.torch_cuda"),
+])  # fmt: skip
 def test_one_module_knows_the_private_names_of_each_package(names: set[str], home: str) -> None:
     users = {
         m for m in MODULES for node in ast.walk(TREES[m]) if isinstance(node, ast.Attribute) and node.attr in names
@@ -246,21 +232,18 @@ def test_one_module_touches_shared_memory() -> None:
     assert mapping == {"mpserve.state.scoreboard", "mpserve.serving.shared_memory.regions"}
 
 
-@each(
-    "module, absent",
-    [
-        ("mpserve", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
-        ("mpserve.prefork.arbiter.application", FRAMEWORKS | NUMPY | HTTP | GRPC),
-        ("mpserve.compat.lending", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
-        ("mpserve.cli", FRAMEWORKS | HTTP | GRPC),
-        ("mpserve.config.settings", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
-        ("mpserve.serving.repository.core", FRAMEWORKS | HTTP | GUNICORN | GRPC),
-        ("mpserve.http.app", FRAMEWORKS | GUNICORN | GRPC),
-        ("mpserve.prefork.worker.gunicorn_worker", FRAMEWORKS | {"starlette"}),
-        ("mpserve.http.server.connection", FRAMEWORKS | NUMPY | GUNICORN | GRPC | {"starlette", "uvicorn"}),
-        ("mpserve.http.server.uvicorn", FRAMEWORKS | NUMPY | GUNICORN | GRPC | {"starlette"}),
-    ],
-)
+@each("module, absent", [
+    ("mpserve", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
+    ("mpserve.prefork.arbiter.application", FRAMEWORKS | NUMPY | HTTP | GRPC),
+    ("mpserve.compat.lending", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
+    ("mpserve.cli", FRAMEWORKS | HTTP | GRPC),
+    ("mpserve.config.settings", FRAMEWORKS | NUMPY | HTTP | GUNICORN | GRPC),
+    ("mpserve.serving.repository.core", FRAMEWORKS | HTTP | GUNICORN | GRPC),
+    ("mpserve.http.app", FRAMEWORKS | GUNICORN | GRPC),
+    ("mpserve.prefork.worker.gunicorn_worker", FRAMEWORKS | {"starlette"}),
+    ("mpserve.http.server.connection", FRAMEWORKS | NUMPY | GUNICORN | GRPC | {"starlette", "uvicorn"}),
+    ("mpserve.http.server.uvicorn", FRAMEWORKS | NUMPY | GUNICORN | GRPC | {"starlette"}),
+])  # fmt: skip
 def test_importing_a_module_does_not_bring(module: str, absent: set[str]) -> None:
     """What the arbiter imports every worker inherits, and native threads are limited before numpy or torch come."""
     program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"

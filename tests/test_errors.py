@@ -37,31 +37,23 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         assert error.__name__ in errors.__doc__
 
 
-@each(
-    "error, words",
-    [
-        (errors.ModelNotFound("m"), "Model with name m does not exist."),
-        (errors.ModelNotFound("m", "(version 7)"), "Model with name m does not exist. (version 7)"),
-        (errors.InferenceError("no memory"), "no memory"),
-        (errors.InferenceError("no memory", status="RETRY", debug_details={}), "[RETRY] no memory"),
-        (errors.ServerNotReady(), "Server is not ready."),
-        (errors.ModelNotReady("m"), "Model with name m is not ready."),
-        (errors.ModelNotReady("m", "It is being loaded."), "Model with name m is not ready. It is being loaded."),
-    ],
-)
+@each("error, words", [
+    (errors.ModelNotFound("m"), "Model with name m does not exist."),
+    (errors.ModelNotFound("m", "(version 7)"), "Model with name m does not exist. (version 7)"),
+    (errors.InferenceError("no memory"), "no memory"),
+    (errors.InferenceError("no memory", status="RETRY", debug_details={}), "[RETRY] no memory"),
+    (errors.ServerNotReady(), "Server is not ready."),
+    (errors.ModelNotReady("m"), "Model with name m is not ready."),
+    (errors.ModelNotReady("m", "It is being loaded."), "Model with name m is not ready. It is being loaded."),
+])  # fmt: skip
 def test_the_words_are_the_sdks(error: MPServeError, words: str) -> None:
     assert str(error) == words
 
 
-@each(
-    "error, base",
-    [
-        (errors.InvalidInput, ValueError),
-        (errors.InferenceError, RuntimeError),
-        (errors.ModelNotReady, RuntimeError),
-        (errors.ServerNotReady, RuntimeError),
-    ],
-)
+@each("error, base", [
+    (errors.InvalidInput, ValueError), (errors.InferenceError, RuntimeError), (errors.ModelNotReady, RuntimeError),
+    (errors.ServerNotReady, RuntimeError),
+])  # fmt: skip
 def test_what_caught_the_sdks_errors_catches_these(error: type[MPServeError], base: type[Exception]) -> None:
     assert issubclass(error, base)
 

@@ -68,11 +68,9 @@ WIDGET_CRD: dict[str, Any] = {
     },
 }
 WIDGET: dict[str, Any] = {
-    "apiVersion": "example.com/v1",
-    "kind": "Widget",
-    "metadata": {"name": "one", "annotations": {"a": "b"}},
+    "apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "one", "annotations": {"a": "b"}},
     "spec": {"size": 1},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -111,27 +109,24 @@ def test_a_valid_manifest_has_no_faults(checker: ModuleType, crds: Path, manifes
     assert checker.faults(manifest, checker.load_schemas(crds)) == []
 
 
-@each(
-    "manifest, place, reason",
-    [
-        (widget(colour="red"), "$.spec", "'colour' was unexpected"),
-        (widget(size="1"), "$.spec.size", "'1' is not of type 'integer'"),
-        (widget(size=2**31), "$.spec.size", "maximum"),
-        (widget(size=None), "$.spec.size", "None is not of type 'integer'"),
-        (widget(target=[80]), "$.spec.target", "is not of type 'integer', 'string'"),
-        (widget(note=1), "$.spec.note", "is not valid under any"),
-        (widget(labels={"any": 1}), "$.spec.labels.any", "1 is not of type 'string'"),
-        (widget(ports=[{"port": 1, "nodeport": 2}]), "$.spec.ports[0]", "'nodeport' was unexpected"),
-        (widget(ports=[{"port": 1}, {"port": 1, "protocol": "TCP"}]), "$.spec.ports", "two items have"),
-        ({**WIDGET, "spec": {}}, "$.spec", "'size' is a required property"),
-        ({**WIDGET, "status": {}}, "$", "'status' was unexpected"),
-        ({**WIDGET, "metadata": {"name": "Not_A_Name"}}, "$.metadata.name", "does not match"),
-        ({**WIDGET, "metadata": {"name": "one", "annotations": {"a": 1}}}, "$.metadata.annotations.a", "'string'"),
-        ({**WIDGET, "kind": "Gadget"}, "$", "no schema for apiVersion example.com/v1 and kind Gadget"),
-        ({**WIDGET, "apiVersion": "example.com/v0"}, "$", "no schema for apiVersion example.com/v0"),
-        (["a list"], "$", "expected a mapping, got list"),
-    ],
-)
+@each("manifest, place, reason", [
+    (widget(colour="red"), "$.spec", "'colour' was unexpected"),
+    (widget(size="1"), "$.spec.size", "'1' is not of type 'integer'"),
+    (widget(size=2**31), "$.spec.size", "maximum"),
+    (widget(size=None), "$.spec.size", "None is not of type 'integer'"),
+    (widget(target=[80]), "$.spec.target", "is not of type 'integer', 'string'"),
+    (widget(note=1), "$.spec.note", "is not valid under any"),
+    (widget(labels={"any": 1}), "$.spec.labels.any", "1 is not of type 'string'"),
+    (widget(ports=[{"port": 1, "nodeport": 2}]), "$.spec.ports[0]", "'nodeport' was unexpected"),
+    (widget(ports=[{"port": 1}, {"port": 1, "protocol": "TCP"}]), "$.spec.ports", "two items have"),
+    ({**WIDGET, "spec": {}}, "$.spec", "'size' is a required property"),
+    ({**WIDGET, "status": {}}, "$", "'status' was unexpected"),
+    ({**WIDGET, "metadata": {"name": "Not_A_Name"}}, "$.metadata.name", "does not match"),
+    ({**WIDGET, "metadata": {"name": "one", "annotations": {"a": 1}}}, "$.metadata.annotations.a", "'string'"),
+    ({**WIDGET, "kind": "Gadget"}, "$", "no schema for apiVersion example.com/v1 and kind Gadget"),
+    ({**WIDGET, "apiVersion": "example.com/v0"}, "$", "no schema for apiVersion example.com/v0"),
+    (["a list"], "$", "expected a mapping, got list"),
+])  # fmt: skip
 def test_a_fault_is_reported_with_its_place_and_reason(
     checker: ModuleType, crds: Path, manifest: object, place: str, reason: str
 ) -> None:

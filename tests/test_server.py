@@ -76,14 +76,11 @@ def test_a_model_is_registered_under_a_second_name_and_keeps_its_own() -> None:
     assert server.models[1] is model
 
 
-@each(
-    "models, words",
-    [
-        (Echo(), r"expected a list of models, got .*Echo.*: start\(\[model\]\)"),
-        (["echo"], r"expected instances of mpserve\.Model, got 'echo'"),
-        ([Echo(), Echo()], "two models are named 'echo'"),
-    ],
-)
+@each("models, words", [
+    (Echo(), r"expected a list of models, got .*Echo.*: start\(\[model\]\)"),
+    (["echo"], r"expected instances of mpserve\.Model, got 'echo'"),
+    ([Echo(), Echo()], "two models are named 'echo'"),
+])  # fmt: skip
 def test_start_refuses_what_is_no_list_of_models(models: object, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         ModelServer().start(models)  # type: ignore[arg-type]

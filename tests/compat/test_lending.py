@@ -41,17 +41,12 @@ def test_every_name_that_is_lent_is_there() -> None:
     printed("\n".join([*(f"import {module}" for module in NAMES), *lines]))
 
 
-@each(
-    "theirs, ours",
-    [
-        ("kserve.Model", "mpserve.Model"),
-        ("kserve.model_server.ModelServer", "mpserve.ModelServer"),
-        ("kserve.protocol.infer_type.InferInput", "mpserve.InferInput"),
-        ("kserve.errors.InvalidInput", "mpserve.InvalidInput"),
-        ("kserve.constants.KSERVE_LOGLEVEL", "'INFO'"),
-        ("kserve.utils.utils.strtobool('no')", "False"),
-    ],
-)
+@each("theirs, ours", [
+    ("kserve.Model", "mpserve.Model"), ("kserve.model_server.ModelServer", "mpserve.ModelServer"),
+    ("kserve.protocol.infer_type.InferInput", "mpserve.InferInput"),
+    ("kserve.errors.InvalidInput", "mpserve.InvalidInput"), ("kserve.constants.KSERVE_LOGLEVEL", "'INFO'"),
+    ("kserve.utils.utils.strtobool('no')", "False"),
+])  # fmt: skip
 def test_a_name_stands_for_what_mpserve_has(theirs: str, ours: str) -> None:
     assert printed(f"import kserve, mpserve; print({theirs} == {ours})") == "True"
 

@@ -75,14 +75,10 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
         assert preflight.status_code == 200
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        {"datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1, 2]}},
-        {"datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [bytes([1, 2])]}},
-    ],
-    ids=["numbers", "bytes"],
-)
+@pytest.mark.parametrize("tensor", [
+    {"datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1, 2]}},
+    {"datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [bytes([1, 2])]}},
+], ids=["numbers", "bytes"])  # fmt: skip
 def test_a_predictor_that_answers_grpc_with_a_dict_of_contents(tmp_path: Path, tensor: dict[str, Any]) -> None:
     port = free_port()
     with instance(tmp_path, "over_grpc.py", f"--grpc_port={port}", MPSERVE_ENABLE_GRPC="yes"):

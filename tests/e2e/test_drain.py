@@ -101,13 +101,10 @@ def test_idle_connections_are_closed(folder: Path) -> None:
             assert server.wait_end(within=15) == 0
 
 
-@pytest.mark.parametrize(
-    ("stop", "line"),
-    [
-        ("raise RuntimeError('cannot let go')", "RuntimeError: cannot let go"),
-        ("import time; time.sleep(60)", "stop() did not finish in time"),
-    ],
-)
+@pytest.mark.parametrize(("stop", "line"), [
+    ("raise RuntimeError('cannot let go')", "RuntimeError: cannot let go"),
+    ("import time; time.sleep(60)", "stop() did not finish in time"),
+])  # fmt: skip
 def test_a_stop_that_fails_or_hangs_is_logged_and_passed_over(folder: Path, stop: str, line: str) -> None:
     source = SOURCE.replace('Path(f"stopped-{os.getpid()}").touch()', stop)
     with serving(folder, source, "--graceful_timeout=3", env=HOOKED) as server:

@@ -79,10 +79,9 @@ KINDS = {
     "batched": Kind("/v2/models/rows/infer", V2, 200, {"Accept-Encoding": "gzip"}),
     "parts": Kind("/v1/models/parts:predict", {"instances": []}, 200),
     "no such model": Kind("/v1/models/other:predict", {"instances": [1]}, 404),
-    "no such path": Kind("/other", {}, 404),
-    "malformed": Kind("/v1/models/plain:predict", [], 400),
+    "no such path": Kind("/other", {}, 404), "malformed": Kind("/v1/models/plain:predict", [], 400),
     "not ready": Kind("/v1/models/away:predict", {"instances": [1]}, 503),
-}
+}  # fmt: skip
 
 
 def raw(kind: Kind) -> bytes:

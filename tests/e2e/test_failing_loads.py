@@ -17,17 +17,12 @@ class Broken(Model):
 """
 
 
-@pytest.mark.parametrize(
-    ("load", "reason"),
-    [
-        ("raise RuntimeError('weights.bin: wrong magic')", "RuntimeError: weights.bin: wrong magic"),
-        ("return False", "load() returned False"),
-        ("sys.exit(4)", "SystemExit: 4"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "died while it loaded"),
-        ("os._exit(0)", "died while it loaded"),
-        ("os._exit(7)", "died while it loaded"),
-    ],
-)
+@pytest.mark.parametrize(("load", "reason"), [
+    ("raise RuntimeError('weights.bin: wrong magic')", "RuntimeError: weights.bin: wrong magic"),
+    ("return False", "load() returned False"), ("sys.exit(4)", "SystemExit: 4"),
+    ("os.kill(os.getpid(), signal.SIGKILL)", "died while it loaded"), ("os._exit(0)", "died while it loaded"),
+    ("os._exit(7)", "died while it loaded"),
+])  # fmt: skip
 def test_at_first_boot_it_ends_the_server_with_the_reason(tmp_path: Path, load: str, reason: str) -> None:
     last_words = tmp_path / "termination-log"
     last_words.touch()

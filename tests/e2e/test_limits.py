@@ -36,23 +36,20 @@ def conn(server: Server) -> Iterator[Wire]:
         yield connection
 
 
-@each(
-    "request_head, status, reason",
-    [
-        (head(b"x-big: " + b"x" * 9_000), 431, "a header field is larger than 8190 bytes"),
-        (head(b"x-big: " + b"x" * 5_000_000), 431, "the request head is larger than 823094 bytes"),
-        (head(*[b"x-%d: 1" % number for number in range(5_000)]), 431, "more than 100 header fields"),
-        (b"GET /" + b"x" * 5_000 + b" HTTP/1.1\r\n\r\n", 414, "the request line is longer than 4094 bytes"),
-        (b"GET /" + b"x" * 5_000_000 + b" HTTP/1.1\r\n\r\n", 414, "the request line is longer than 4094 bytes"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), 400, "no HTTP request"),
-        (b"hello\r\n\r\n", 400, "no HTTP request"),
-        (head(b"content-length: 5", b"transfer-encoding: chunked"), 400, "no HTTP request"),
-        (head(b"content-length: -1"), 400, "no HTTP request"),
-        (head(b"Host: y"), 400, "expected one Host field in the head of the request, got 2"),
-        (b"GET /v2/health/live HTTP/1.1\r\n\r\n", 400, "expected one Host field in the head of the request, got 0"),
-        (head(b"transfer-encoding: chunked") + b"zzz\r\n", 400, "no HTTP request"),
-    ],
-)
+@each("request_head, status, reason", [
+    (head(b"x-big: " + b"x" * 9_000), 431, "a header field is larger than 8190 bytes"),
+    (head(b"x-big: " + b"x" * 5_000_000), 431, "the request head is larger than 823094 bytes"),
+    (head(*[b"x-%d: 1" % number for number in range(5_000)]), 431, "more than 100 header fields"),
+    (b"GET /" + b"x" * 5_000 + b" HTTP/1.1\r\n\r\n", 414, "the request line is longer than 4094 bytes"),
+    (b"GET /" + b"x" * 5_000_000 + b" HTTP/1.1\r\n\r\n", 414, "the request line is longer than 4094 bytes"),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), 400, "no HTTP request"),
+    (b"hello\r\n\r\n", 400, "no HTTP request"),
+    (head(b"content-length: 5", b"transfer-encoding: chunked"), 400, "no HTTP request"),
+    (head(b"content-length: -1"), 400, "no HTTP request"),
+    (head(b"Host: y"), 400, "expected one Host field in the head of the request, got 2"),
+    (b"GET /v2/health/live HTTP/1.1\r\n\r\n", 400, "expected one Host field in the head of the request, got 0"),
+    (head(b"transfer-encoding: chunked") + b"zzz\r\n", 400, "no HTTP request"),
+])  # fmt: skip
 def test_a_request_that_breaks_a_limit_is_refused_in_words(
     server: Server, request_head: bytes, status: int, reason: str
 ) -> None:

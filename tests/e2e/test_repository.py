@@ -171,13 +171,10 @@ def test_a_killed_worker_returns_with_the_same_set_and_only_what_it_held_is_lost
         assert outcomes["lost"] <= 2 * 3  # of each of two workers at most one request per client
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("broken", "in slot 0, 1, 2, 3: load() of model b failed: ValueError: no weights"),
-        ("broken in one", ": load() of model b failed: ValueError: no memory in this one"),
-    ],
-)
+@pytest.mark.parametrize(("text", "reason"), [
+    ("broken", "in slot 0, 1, 2, 3: load() of model b failed: ValueError: no weights"),
+    ("broken in one", ": load() of model b failed: ValueError: no memory in this one"),
+])  # fmt: skip
 def test_a_load_that_fails_says_where_and_why_and_changes_nothing(folder: Path, text: str, reason: str) -> None:
     with start(folder) as server:
         server.wait_ready(workers=WORKERS)

@@ -183,14 +183,11 @@ async def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     assert (unknown.status_code, unknown.json()) == (401, {"error": "who is it?"})
 
 
-@each(
-    "method, path, words",
-    [
-        ("POST", "/openai/v1/chat/completions", "the OpenAI protocol is not offered here"),
-        ("GET", "/openai/v1/models", "the OpenAI protocol is not offered here"),
-        ("POST", "/v1/timeseries/forecast", "the time-series protocol is not offered here"),
-    ],
-)
+@each("method, path, words", [
+    ("POST", "/openai/v1/chat/completions", "the OpenAI protocol is not offered here"),
+    ("GET", "/openai/v1/models", "the OpenAI protocol is not offered here"),
+    ("POST", "/v1/timeseries/forecast", "the time-series protocol is not offered here"),
+])  # fmt: skip
 async def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
     transport = httpx.ASGITransport(build_app(core_of(Echo())))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

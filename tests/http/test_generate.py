@@ -118,14 +118,10 @@ def test_the_model_gets_the_parameters() -> None:
 
 
 @pytest.mark.parametrize("verb", ["generate", "generate_stream"])
-@pytest.mark.parametrize(
-    ("document", "status", "says"),
-    [
-        ({"text_input": "error"}, 500, "RuntimeError : boom"),
-        ({"text_input": "refuse"}, 400, "no cat"),
-        ({}, 400, "no inputs"),
-    ],
-)
+@pytest.mark.parametrize(("document", "status", "says"), [
+    ({"text_input": "error"}, 500, "RuntimeError : boom"), ({"text_input": "refuse"}, 400, "no cat"),
+    ({}, 400, "no inputs"),
+])  # fmt: skip
 def test_an_error_before_the_first_event_has_its_status(verb: str, document: Any, status: int, says: str) -> None:
     answer = asked(Words(), verb, document)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")

@@ -98,20 +98,15 @@ def counted(route: str, status: int) -> float:
     return prometheus_client.REGISTRY.get_sample_value("mpserve_requests_total", labels) or 0
 
 
-@each(
-    "method, path, route, status",
-    [
-        ("POST", "/v1/models/m:predict", "/v1/models/{model}:predict", 200),
-        ("POST", "/v1/models/other:predict", "/v1/models/{model}:predict", 404),
-        ("GET", "/v1/models/m", "/v1/models/{model}", 200),
-        ("GET", "/v2/health/live", "/v2/health/live", 200),
-        ("HEAD", "/v2/health/live", "/v2/health/live", 200),
-        ("POST", "/v2/models/m/versions/1/infer", "/v2/models/{model}/versions/{version}/infer", 400),
-        ("DELETE", "/v2/models/m", "/v2/models/{model}", 405),
-        ("GET", "/v2/nowhere", "unmatched", 404),
-        ("GET", "/v2/", "unmatched", 307),
-    ],
-)
+@each("method, path, route, status", [
+    ("POST", "/v1/models/m:predict", "/v1/models/{model}:predict", 200),
+    ("POST", "/v1/models/other:predict", "/v1/models/{model}:predict", 404),
+    ("GET", "/v1/models/m", "/v1/models/{model}", 200), ("GET", "/v2/health/live", "/v2/health/live", 200),
+    ("HEAD", "/v2/health/live", "/v2/health/live", 200),
+    ("POST", "/v2/models/m/versions/1/infer", "/v2/models/{model}/versions/{version}/infer", 400),
+    ("DELETE", "/v2/models/m", "/v2/models/{model}", 405), ("GET", "/v2/nowhere", "unmatched", 404),
+    ("GET", "/v2/", "unmatched", 307),
+])  # fmt: skip
 def test_answers_are_counted_by_route_and_status(method: str, path: str, route: str, status: int) -> None:
     before = counted(route, status)
     answer = ask(SaysId(), method, path, content=b'{"instances": []}' if method == "POST" else None)

@@ -160,26 +160,23 @@ def test_a_predict_of_the_models_own_may_hand_its_response_headers_on() -> None:
         assert predict(Handing(), [1], options=options(there)).headers["x-cost"] == "3"
 
 
-@each(
-    "told, status, words",
-    [
-        (Told(400, b'{"error": "no cat"}'), 400, "The predictor answered 400: no cat"),
-        (Told(401, b'{"error": "who?"}'), 401, "The predictor answered 401: who?"),
-        (Told(403, b"RBAC: access denied"), 403, "The predictor answered 403: RBAC: access denied"),
-        (Told(404, b'{"error": "no m"}'), 404, "The predictor answered 404: no m"),
-        (Told(413, b""), 413, "The predictor answered 413: Request Entity Too Large"),
-        (Told(422, b'{"detail": [{"loc": "x"}]}'), 400, 'The predictor answered 422: [{"loc":"x"}]'),
-        (Told(429, b'{"error": "slower"}'), 429, "The predictor answered 429: slower"),
-        (Told(500, b'{"error": "boom"}'), 500, "The predictor answered 500: boom"),
-        (Told(501, b'{"error": "not here"}'), 501, "The predictor answered 501: not here"),
-        (Told(502, b"<html>"), 503, "The predictor answered 502: <html>"),
-        (Told(503, b'{"error": "soon"}'), 503, "The predictor answered 503: soon"),
-        (Told(504, b'{"error": "late"}'), 504, "The predictor answered 504: late"),
-        (Told(302, b"", {"Location": "/"}), 500, "The predictor answered 302: Found"),
-        (Told(200, b"<html>"), 500, "The predictor's answer is no JSON: "),
-        (Told(500, b"x" * 5000), 500, f"The predictor answered 500: {'x' * 1000}"),
-    ],
-)
+@each("told, status, words", [
+    (Told(400, b'{"error": "no cat"}'), 400, "The predictor answered 400: no cat"),
+    (Told(401, b'{"error": "who?"}'), 401, "The predictor answered 401: who?"),
+    (Told(403, b"RBAC: access denied"), 403, "The predictor answered 403: RBAC: access denied"),
+    (Told(404, b'{"error": "no m"}'), 404, "The predictor answered 404: no m"),
+    (Told(413, b""), 413, "The predictor answered 413: Request Entity Too Large"),
+    (Told(422, b'{"detail": [{"loc": "x"}]}'), 400, 'The predictor answered 422: [{"loc":"x"}]'),
+    (Told(429, b'{"error": "slower"}'), 429, "The predictor answered 429: slower"),
+    (Told(500, b'{"error": "boom"}'), 500, "The predictor answered 500: boom"),
+    (Told(501, b'{"error": "not here"}'), 501, "The predictor answered 501: not here"),
+    (Told(502, b"<html>"), 503, "The predictor answered 502: <html>"),
+    (Told(503, b'{"error": "soon"}'), 503, "The predictor answered 503: soon"),
+    (Told(504, b'{"error": "late"}'), 504, "The predictor answered 504: late"),
+    (Told(302, b"", {"Location": "/"}), 500, "The predictor answered 302: Found"),
+    (Told(200, b"<html>"), 500, "The predictor's answer is no JSON: "),
+    (Told(500, b"x" * 5000), 500, f"The predictor answered 500: {'x' * 1000}"),
+])  # fmt: skip
 def test_the_client_is_told_what_the_predictor_said(told: Told, status: int, words: str) -> None:
     with upstream(told) as there:
         answer = predict(Echo(), [1], options=options(there))
@@ -385,18 +382,14 @@ def test_a_request_that_cannot_be_written_is_no_fault_of_the_clients() -> None:
 # Readiness
 
 
-@each(
-    "protocol, path, told, ready",
-    [
-        ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": true}'), True),
-        ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": "True"}'), True),
-        ("v1", "/v1/models/m", Told(200, b'{"model_version_status": []}'), True),
-        ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": false}'), False),
-        ("v1", "/v1/models/m", Told(503), False),
-        ("v2", "/v2/models/m/ready", Told(200, b""), True),
-        ("v2", "/v2/models/m/ready", Told(400, b""), False),
-    ],
-)
+@each("protocol, path, told, ready", [
+    ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": true}'), True),
+    ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": "True"}'), True),
+    ("v1", "/v1/models/m", Told(200, b'{"model_version_status": []}'), True),
+    ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": false}'), False),
+    ("v1", "/v1/models/m", Told(503), False), ("v2", "/v2/models/m/ready", Told(200, b""), True),
+    ("v2", "/v2/models/m/ready", Told(400, b""), False),
+])  # fmt: skip
 def test_the_predictors_readiness_is_read(protocol: str, path: str, told: Told, ready: bool) -> None:
     async def test() -> None:
         client = RestPredictor(PredictorConfig(there.host, protocol))
@@ -450,14 +443,11 @@ AUTHORITIES = {"predictor_host": "h", "predictor_use_ssl": True, "predictor_ca_f
 NOT_READ = r"predictor_ca_file: /nowhere.pem cannot be used: .*No such file"
 
 
-@each(
-    "options, words",
-    [
-        ({**AUTHORITIES, "predictor_protocol": "v1"}, NOT_READ),
-        ({**AUTHORITIES, "predictor_protocol": "grpc-v2"}, NOT_READ),
-        ({"predictor_host": "there:port"}, "predictor_host: got 'there:port': Invalid port"),
-    ],
-)
+@each("options, words", [
+    ({**AUTHORITIES, "predictor_protocol": "v1"}, NOT_READ),
+    ({**AUTHORITIES, "predictor_protocol": "grpc-v2"}, NOT_READ),
+    ({"predictor_host": "there:port"}, "predictor_host: got 'there:port': Invalid port"),
+])  # fmt: skip
 def test_what_no_client_can_be_made_of_is_refused_in_words(options: dict[str, Any], words: str) -> None:
     async def test() -> None:
         made = predictor(Settings(**options))
@@ -468,14 +458,11 @@ def test_what_no_client_can_be_made_of_is_refused_in_words(options: dict[str, An
         asyncio.run(test())
 
 
-@each(
-    "protocol, words",
-    [
-        ("v1", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
-        ("v2", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
-        ("grpc-v2", r"needs grpcio, .* pip install 'mpserve\[grpc\]'"),
-    ],
-)
+@each("protocol, words", [
+    ("v1", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
+    ("v2", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
+    ("grpc-v2", r"needs grpcio, .* pip install 'mpserve\[grpc\]'"),
+])  # fmt: skip
 def test_a_missing_package_is_named_with_the_command(
     protocol: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

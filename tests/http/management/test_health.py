@@ -30,30 +30,20 @@ class Declared(TensorModel):
 
 
 METADATA = {
-    "name": "m",
-    "versions": ["3"],
-    "platform": "numpy",
+    "name": "m", "versions": ["3"], "platform": "numpy",
     "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
     "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}],
-}
+}  # fmt: skip
 
 
-@each(
-    "path, body",
-    [
-        ("/", {"status": "alive"}),
-        ("/v1/models", {"models": ["m"]}),
-        ("/v1/models/m", {"name": "m", "ready": True}),
-        ("/v2", {"name": "mpserve", "version": VERSION, "extensions": list(EXTENSIONS)}),
-        ("/v2/health/live", {"live": True}),
-        ("/v2/health/ready", {"ready": True}),
-        ("/v2/models", {"models": ["m"]}),
-        ("/v2/models/m", METADATA),
-        ("/v2/models/m/versions/3", METADATA),
-        ("/v2/models/m/ready", {"name": "m", "ready": True}),
-        ("/v2/models/m/versions/3/ready", {"name": "m", "ready": True}),
-    ],
-)
+@each("path, body", [
+    ("/", {"status": "alive"}), ("/v1/models", {"models": ["m"]}), ("/v1/models/m", {"name": "m", "ready": True}),
+    ("/v2", {"name": "mpserve", "version": VERSION, "extensions": list(EXTENSIONS)}),
+    ("/v2/health/live", {"live": True}), ("/v2/health/ready", {"ready": True}), ("/v2/models", {"models": ["m"]}),
+    ("/v2/models/m", METADATA), ("/v2/models/m/versions/3", METADATA),
+    ("/v2/models/m/ready", {"name": "m", "ready": True}),
+    ("/v2/models/m/versions/3/ready", {"name": "m", "ready": True}),
+])  # fmt: skip
 @each("method", ["GET", "HEAD"])
 def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> None:
     answer = ask(Declared(), method, path)

@@ -37,9 +37,8 @@ MODELS = [
     Concatenated("pair", Tensor("ids", "INT64", (-1, -1)), Tensor("mask", "BOOL", (-1, 1))),
     Concatenated("text", Tensor("text", "BYTES", (-1,))),
     Concatenated("image", Tensor("image", "UINT8", (-1, 2, 2, 3)), Tensor("scale", "FP64", (1,))),
-    Concatenated("scalar", Tensor("x", "FP16", ())),
-    Concatenated("a {b}%", Tensor("x", "INT8", (-1,))),
-]
+    Concatenated("scalar", Tensor("x", "FP16", ())), Concatenated("a {b}%", Tensor("x", "INT8", (-1,))),
+]  # fmt: skip
 
 
 def served_operations() -> set[str]:
@@ -179,33 +178,24 @@ def v2(**changes: Any) -> dict[str, Any]:
     return {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]} | changes]}
 
 
-@each(
-    "path, body, fits",
-    [
-        ("/v2/models/vector/infer", v2(), True),
-        ("/v2/models/vector/infer", v2(data=[[1, 2, 3, 4]]), True),
-        ("/v2/models/vector/infer", v2(shape=[2, 4], data=[0.5] * 8), True),
-        ("/v2/models/vector/infer", v2() | {"id": "7", "parameters": {"a": 1}, "outputs": [{"name": "text"}]}, True),
-        ("/v2/models/vector/infer", v2(name="y"), False),
-        ("/v2/models/vector/infer", v2(datatype="FP31"), False),
-        ("/v2/models/vector/infer", v2(datatype="INT8"), False),
-        ("/v2/models/vector/infer", v2(shape=[4]), False),
-        ("/v2/models/vector/infer", v2(shape=[1, 5]), False),
-        ("/v2/models/vector/infer", v2(shape=[-1, 4]), False),
-        ("/v2/models/vector/infer", v2(data="1"), False),
-        ("/v2/models/vector/infer", {"inputs": []}, False),
-        ("/v2/models/vector/infer", {}, False),
-        ("/v1/models/vector:predict", {"instances": [[1, 2, 3, 4.5]]}, True),
-        ("/v1/models/vector:predict", {"instances": [[1, 2, 3]]}, False),
-        ("/v1/models/vector:predict", {"instances": [1]}, False),
-        ("/v1/models/vector:predict", {"instances": {"x": [1, 2, 3, 4]}}, False),
-        ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2], "mask": [True]}]}, True),
-        ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2]}]}, False),
-        ("/v1/models/pair:predict", {"instances": [{"ids": ["a"], "mask": [True]}]}, False),
-        ("/v1/models/text:predict", {"instances": ["a", {"b64": "YQ=="}]}, True),
-        ("/v1/models/text:predict", {"instances": [1]}, False),
-    ],
-)
+@each("path, body, fits", [
+    ("/v2/models/vector/infer", v2(), True), ("/v2/models/vector/infer", v2(data=[[1, 2, 3, 4]]), True),
+    ("/v2/models/vector/infer", v2(shape=[2, 4], data=[0.5] * 8), True),
+    ("/v2/models/vector/infer", v2() | {"id": "7", "parameters": {"a": 1}, "outputs": [{"name": "text"}]}, True),
+    ("/v2/models/vector/infer", v2(name="y"), False), ("/v2/models/vector/infer", v2(datatype="FP31"), False),
+    ("/v2/models/vector/infer", v2(datatype="INT8"), False), ("/v2/models/vector/infer", v2(shape=[4]), False),
+    ("/v2/models/vector/infer", v2(shape=[1, 5]), False), ("/v2/models/vector/infer", v2(shape=[-1, 4]), False),
+    ("/v2/models/vector/infer", v2(data="1"), False), ("/v2/models/vector/infer", {"inputs": []}, False),
+    ("/v2/models/vector/infer", {}, False), ("/v1/models/vector:predict", {"instances": [[1, 2, 3, 4.5]]}, True),
+    ("/v1/models/vector:predict", {"instances": [[1, 2, 3]]}, False),
+    ("/v1/models/vector:predict", {"instances": [1]}, False),
+    ("/v1/models/vector:predict", {"instances": {"x": [1, 2, 3, 4]}}, False),
+    ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2], "mask": [True]}]}, True),
+    ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2]}]}, False),
+    ("/v1/models/pair:predict", {"instances": [{"ids": ["a"], "mask": [True]}]}, False),
+    ("/v1/models/text:predict", {"instances": ["a", {"b64": "YQ=="}]}, True),
+    ("/v1/models/text:predict", {"instances": [1]}, False),
+])  # fmt: skip
 def test_a_models_schema_tells_its_requests_from_others(path: str, body: Any, fits: bool) -> None:
     assert Draft202012Validator(body_of(path)).is_valid(body) == fits
 
@@ -229,10 +219,9 @@ def test_models_come_and_go() -> None:
     assert asyncio.run(main()) == [True, False, True]
 
 
-@each(
-    "declaration",
-    [RuntimeError("not today"), [{"name": "x"}], [{"name": "x", "datatype": "FP32", "shape": "any"}], [1], None],
-)
+@each("declaration", [
+    RuntimeError("not today"), [{"name": "x"}], [{"name": "x", "datatype": "FP32", "shape": "any"}], [1], None,
+])  # fmt: skip
 def test_a_model_that_does_not_say_what_it_takes_costs_the_others_nothing(declaration: Any) -> None:
     class Odd(Model):
         name = "odd"

@@ -54,17 +54,14 @@ def test_a_region_is_registered_told_and_unregistered() -> None:
     assert answers[7].json() == {"error": "shared memory region 'r' is not registered"}
 
 
-@each(
-    "body, words",
-    [
-        ({"key": "nowhere", "offset": 0, "byte_size": 8}, "shared memory object 'nowhere' cannot be opened"),
-        ({"key": "KEY", "offset": 16, "byte_size": 1}, "has 16 bytes, expected 17 or more"),
-        ({"key": "KEY", "offset": -1, "byte_size": 1}, "offset is -1, expected a number of bytes"),
-        ({"key": "KEY"}, "byte_size is null, expected a number of bytes"),
-        ({"byte_size": 8}, "key is null, expected the name of a shared memory object"),
-        ({"key": "../etc", "byte_size": 8}, "expected the name of a shared memory object, without a path"),
-    ],
-)
+@each("body, words", [
+    ({"key": "nowhere", "offset": 0, "byte_size": 8}, "shared memory object 'nowhere' cannot be opened"),
+    ({"key": "KEY", "offset": 16, "byte_size": 1}, "has 16 bytes, expected 17 or more"),
+    ({"key": "KEY", "offset": -1, "byte_size": 1}, "offset is -1, expected a number of bytes"),
+    ({"key": "KEY"}, "byte_size is null, expected a number of bytes"),
+    ({"byte_size": 8}, "key is null, expected the name of a shared memory object"),
+    ({"key": "../etc", "byte_size": 8}, "expected the name of a shared memory object, without a path"),
+])  # fmt: skip
 def test_what_cannot_be_registered_is_refused_in_words(body: Any, words: str) -> None:
     (answer,) = exchange(("POST", f"{SYSTEM}/region/r/register", body))
     assert (answer.status_code, words in answer.json()["error"]) == (400, True), answer.text

@@ -120,26 +120,21 @@ SENT: dict[str, tuple[bytes, ASGIApp, bytes, bool]] = {
 }  # fmt: skip
 
 
-def test_what_the_application_sends_is_written_as_http_has_it(caplog: pytest.LogCaptureFixture) -> None:
-    async def test() -> None:
-        for name, (sent, app, expected, is_kept) in SENT.items():
-            house = House(app)
-            client = house.client()
-            caplog.clear()
-            client.send(sent)
-            assert await client.told() == expected, name
-            assert client.is_kept == is_kept, name
-            assert bool(caplog.records) == (
-                name == "too many" or b" 500 " in expected or name in ("parts", "not the end")
-            )
-            assert not house.server.cycles
-            client.leave()
-            assert house.server.is_idle
-
-    run(test)
+async def test_what_the_application_sends_is_written_as_http_has_it(caplog: pytest.LogCaptureFixture) -> None:
+    for name, (sent, app, expected, is_kept) in SENT.items():
+        house = House(app)
+        client = house.client()
+        caplog.clear()
+        client.send(sent)
+        assert await client.told() == expected, name
+        assert client.is_kept == is_kept, name
+        assert bool(caplog.records) == (name == "too many" or b" 500 " in expected or name in ("parts", "not the end"))
+        assert not house.server.cycles
+        client.leave()
+        assert house.server.is_idle
 
 
-def test_an_application_that_raises_or_cancels_itself_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_application_that_raises_or_cancels_itself_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
     async def cancels(scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -149,71 +144,62 @@ def test_an_application_that_raises_or_cancels_itself_is_answered_for(caplog: py
     async def exits(scope: Scope, receive: Receive, send: Send) -> None:
         raise SystemExit(3)
 
-    async def test() -> None:
-        for app in (cancels, exits):
-            client = House(app).client()
-            client.send(get())
-            assert await client.told() == ERROR
-            assert "the ASGI application failed" in caplog.text
-
-    run(test)
+    for app in (cancels, exits):
+        client = House(app).client()
+        client.send(get())
+        assert await client.told() == ERROR
+        assert "the ASGI application failed" in caplog.text
 
 
-def test_the_scope_is_that_of_asgi_3() -> None:
+async def test_the_scope_is_that_of_asgi_3() -> None:
     scopes: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scopes.append(scope)
         await sending(start(200, long(0)), part(b""))(scope, receive, send)
 
-    async def test() -> None:
-        house = House(app)
+    house = House(app)
+    client = house.client()
+    client.send(get(b"/a%2Fb%C3%A9?x=%20", b"X-A: 1") + get(b"http://h/p?q") + get(b"*", method=b"OPTIONS"))
+    assert (await client.told()).count(b" 200 ") == 3
+    first = scopes[0]
+    assert first == {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+        "scheme": "http", "path": "/a/bé", "raw_path": b"/a%2Fb%C3%A9", "query_string": b"x=%20", "root_path": "",
+        "headers": [(b"host", b"x"), (b"x-a", b"1")], "client": CLIENT, "server": ("5.6.7.8", 80), "state": {"a": 1},
+    }  # fmt: skip
+    assert first["state"] is not house.server.app_state
+    assert [(scope["path"], scope["query_string"]) for scope in scopes[1:]] == [("/p", b"q"), ("*", b"")]
+
+
+async def test_a_client_that_waits_for_100_is_told_to_go_on_only_when_its_body_is_wanted() -> None:
+    for path in (b"/direct", APP):
+        head, _, body = post(b"body", b"Expect: 100-Continue", path=path).partition(b"\r\n\r\n")
+        house = House()
+        house.routes.at_once = False
         client = house.client()
-        client.send(get(b"/a%2Fb%C3%A9?x=%20", b"X-A: 1") + get(b"http://h/p?q") + get(b"*", method=b"OPTIONS"))
-        assert (await client.told()).count(b" 200 ") == 3
-        first = scopes[0]
-        assert first == {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-            "scheme": "http", "path": "/a/bé", "raw_path": b"/a%2Fb%C3%A9", "query_string": b"x=%20", "root_path": "",
-            "headers": [(b"host", b"x"), (b"x-a", b"1")], "client": CLIENT, "server": ("5.6.7.8", 80), "state": {"a": 1},
-        }  # fmt: skip
-        assert first["state"] is not house.server.app_state
-        assert [(scope["path"], scope["query_string"]) for scope in scopes[1:]] == [("/p", b"q"), ("*", b"")]
-
-    run(test)
-
-
-def test_a_client_that_waits_for_100_is_told_to_go_on_only_when_its_body_is_wanted() -> None:
-    async def test() -> None:
-        for path in (b"/direct", APP):
-            head, _, body = post(b"body", b"Expect: 100-Continue", path=path).partition(b"\r\n\r\n")
-            house = House()
-            house.routes.at_once = False
-            client = house.client()
-            client.send(head + b"\r\n\r\n")
-            assert await client.told() == b"HTTP/1.1 100 Continue\r\n\r\n"
-            assert house.routes.begun == []
-            client.send(body)
-            for begun in house.routes.begun:
-                begun.answer()
-            assert (await client.told()).endswith(b" body")
-            assert client.is_kept
-            client.send(post() + head + b"\r\n\r\n")  # behind another, its turn comes later
-            assert await client.told() == b""
-            house.routes.begun[-1].answer()
-            assert (await client.told()).endswith(b"direct bodyHTTP/1.1 100 Continue\r\n\r\n")
-        for path in (b"/direct", APP):
-            client = House().client()
-            client.send(post(b"x" * 2000, b"expect: 100-continue", path=path).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-            told = await client.told()
-            assert told.startswith(b"HTTP/1.1 413 ")
-            assert CLOSE in told
-            assert client.pipe.has_ended
-
-    run(test)
+        client.send(head + b"\r\n\r\n")
+        assert await client.told() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert house.routes.begun == []
+        client.send(body)
+        for begun in house.routes.begun:
+            begun.answer()
+        assert (await client.told()).endswith(b" body")
+        assert client.is_kept
+        client.send(post() + head + b"\r\n\r\n")  # behind another, its turn comes later
+        assert await client.told() == b""
+        house.routes.begun[-1].answer()
+        assert (await client.told()).endswith(b"direct bodyHTTP/1.1 100 Continue\r\n\r\n")
+    for path in (b"/direct", APP):
+        client = House().client()
+        client.send(post(b"x" * 2000, b"expect: 100-continue", path=path).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        told = await client.told()
+        assert told.startswith(b"HTTP/1.1 413 ")
+        assert CLOSE in told
+        assert client.pipe.has_ended
 
 
-def test_a_large_body_comes_no_faster_than_the_application_takes_it() -> None:
+async def test_a_large_body_comes_no_faster_than_the_application_takes_it() -> None:
     taken: list[int] = []
     go_on = asyncio.Event()
 
@@ -222,48 +208,42 @@ def test_a_large_body_comes_no_faster_than_the_application_takes_it() -> None:
         taken.append(len(await read(receive)))
         await sending(start(200, long(0)), part(b""))(scope, receive, send)
 
-    async def test() -> None:
-        client = House(app).client()
-        size = 4 * HIGH_WATER
-        head, _, body = post(b"x" * size, path=APP).partition(b"\r\n\r\n")
-        client.send(head + b"\r\n\r\n")
-        sent = 0
-        while client.pipe.is_reading_now:
-            client.send(body[sent : sent + 10000])
-            sent += 10000
-            await asyncio.sleep(0)
-        assert HIGH_WATER <= sent <= HIGH_WATER + 10000
-        client.later(100)  # bytes that are not read are not late
-        assert client.is_kept
-        go_on.set()
-        await client.told()
-        assert client.pipe.is_reading_now
-        client.send(body[sent:])
-        assert (await client.told()).startswith(OK)
-        assert taken == [size]
-
-    run(test)
+    client = House(app).client()
+    size = 4 * HIGH_WATER
+    head, _, body = post(b"x" * size, path=APP).partition(b"\r\n\r\n")
+    client.send(head + b"\r\n\r\n")
+    sent = 0
+    while client.pipe.is_reading_now:
+        client.send(body[sent : sent + 10000])
+        sent += 10000
+        await asyncio.sleep(0)
+    assert HIGH_WATER <= sent <= HIGH_WATER + 10000
+    client.later(100)  # bytes that are not read are not late
+    assert client.is_kept
+    go_on.set()
+    await client.told()
+    assert client.pipe.is_reading_now
+    client.send(body[sent:])
+    assert (await client.told()).startswith(OK)
+    assert taken == [size]
 
 
-def test_an_early_answer_drops_the_rest_of_the_body_and_the_connection_goes_on() -> None:
-    async def test() -> None:
-        house = House(echo)
-        client = house.client()
-        client.send(post(b"x" * 200_000, path=APP)[:70_000])
-        assert (await client.told()).startswith(b"HTTP/1.1 413 ")
-        client.send(b"x" * (200_000 - 70_000))
-        client.later(6)
-        assert client.is_kept
-        rest = len(post(b"x" * 200_000, path=APP)) - 70_000 - (200_000 - 70_000)
-        client.send(b"x" * rest + post(b"next"))
-        assert (await client.told()).endswith(b"direct next")
-        client = house.client()
-        client.send(post(b"x" * 200_000, b"connection: close", path=APP)[:70_000])
-        assert (await client.told()).startswith(b"HTTP/1.1 413 ")
-        assert client.pipe.has_ended  # and not closed, which would reset the connection
-        assert not client.pipe.is_closing()
-
-    run(test)
+async def test_an_early_answer_drops_the_rest_of_the_body_and_the_connection_goes_on() -> None:
+    house = House(echo)
+    client = house.client()
+    client.send(post(b"x" * 200_000, path=APP)[:70_000])
+    assert (await client.told()).startswith(b"HTTP/1.1 413 ")
+    client.send(b"x" * (200_000 - 70_000))
+    client.later(6)
+    assert client.is_kept
+    rest = len(post(b"x" * 200_000, path=APP)) - 70_000 - (200_000 - 70_000)
+    client.send(b"x" * rest + post(b"next"))
+    assert (await client.told()).endswith(b"direct next")
+    client = house.client()
+    client.send(post(b"x" * 200_000, b"connection: close", path=APP)[:70_000])
+    assert (await client.told()).startswith(b"HTTP/1.1 413 ")
+    assert client.pipe.has_ended  # and not closed, which would reset the connection
+    assert not client.pipe.is_closing()
 
 
 def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -294,7 +274,7 @@ def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_out(capl
     assert caplog.records == []
 
 
-def test_send_waits_for_a_client_that_does_not_read_and_not_for_one_that_left() -> None:
+async def test_send_waits_for_a_client_that_does_not_read_and_not_for_one_that_left() -> None:
     sent: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -304,26 +284,23 @@ def test_send_waits_for_a_client_that_does_not_read_and_not_for_one_that_left() 
             sent.append(number)
         await send(part(b""))
 
-    async def test() -> None:
-        for leaves in (False, True):
-            sent.clear()
-            house = House(app)
-            client = house.client()
-            client.pipe.holds = True
-            client.send(get())
-            assert await client.told() == OK + CHUNKS + b"1\r\na\r\n"
-            assert sent == [0]
-            if leaves:
-                client.leave()
-                assert await client.told() == b""
-            else:
-                client.pipe.holds = False
-                client.connection.resume_writing()
-                assert await client.told() == b"1\r\na\r\n" * 2 + b"0\r\n\r\n"
-            assert sent == [0, 1, 2]
-            assert not house.server.cycles
-
-    run(test)
+    for leaves in (False, True):
+        sent.clear()
+        house = House(app)
+        client = house.client()
+        client.pipe.holds = True
+        client.send(get())
+        assert await client.told() == OK + CHUNKS + b"1\r\na\r\n"
+        assert sent == [0]
+        if leaves:
+            client.leave()
+            assert await client.told() == b""
+        else:
+            client.pipe.holds = False
+            client.connection.resume_writing()
+            assert await client.told() == b"1\r\na\r\n" * 2 + b"0\r\n\r\n"
+        assert sent == [0, 1, 2]
+        assert not house.server.cycles
 
 
 class Parts:
@@ -352,72 +329,65 @@ class Parts:
         await send(part(b"b"))
 
 
-def test_a_streamed_answer_sends_itself_and_hears_of_a_client_that_leaves() -> None:
+async def test_a_streamed_answer_sends_itself_and_hears_of_a_client_that_leaves() -> None:
     head = OK + b"x-a: 1\r\nx-request-id: id\r\n"
-
-    async def test() -> None:
-        house = House()
-        house.routes.at_once = False
+    house = House()
+    house.routes.at_once = False
+    client = house.client()
+    client.send(post() + get(APP))
+    parts = Parts()
+    house.routes.begun[-1].reply(parts, b"id")
+    assert await client.told() == head + CHUNKS + b"1\r\na\r\n"
+    parts.go_on.set()
+    assert (await client.told()).startswith(b"1\r\nb\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
+    client.send(post(b"x", b"connection: close"))
+    parts = Parts()
+    parts.go_on.set()
+    house.routes.begun[-1].reply(parts, b"id")
+    assert await client.told() == head + CLOSE + CHUNKS + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
+    assert not client.is_kept
+    client = house.client()
+    client.send(post(version=b"1.0"))
+    parts = Parts()
+    parts.go_on.set()
+    house.routes.begun[-1].reply(parts, b"id")
+    assert await client.told() == head + CLOSE + b"\r\nab"
+    for leaves_first in (False, True):
         client = house.client()
-        client.send(post() + get(APP))
-        parts = Parts()
-        house.routes.begun[-1].reply(parts, b"id")
-        assert await client.told() == head + CHUNKS + b"1\r\na\r\n"
-        parts.go_on.set()
-        assert (await client.told()).startswith(b"1\r\nb\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
-        client.send(post(b"x", b"connection: close"))
-        parts = Parts()
-        parts.go_on.set()
-        house.routes.begun[-1].reply(parts, b"id")
-        assert await client.told() == head + CLOSE + CHUNKS + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
-        assert not client.is_kept
-        client = house.client()
-        client.send(post(version=b"1.0"))
-        parts = Parts()
-        parts.go_on.set()
-        house.routes.begun[-1].reply(parts, b"id")
-        assert await client.told() == head + CLOSE + b"\r\nab"
-        for leaves_first in (False, True):
-            client = house.client()
-            client.send(post())
-            parts = Parts()
-            if leaves_first:
-                client.leave()
-            house.routes.begun[-1].reply(parts, b"id")
-            told = await client.told()
-            if not leaves_first:
-                client.leave()
-                await client.told()
-            assert (told == b"") == leaves_first
-            assert parts.was_told == ["http.disconnect"]
-        assert not house.server.cycles
-
-    run(test)
-
-
-def test_an_answer_that_is_not_usual_has_its_own_head(caplog: pytest.LogCaptureFixture) -> None:
-    async def test() -> None:
-        house = House()
-        house.routes.at_once = False
-        client = house.client()
-        cases: list[tuple[Any, bytes]] = [
-            ((400, [(b"a", b"1")], b""), b"HTTP/1.1 400 Bad Request\r\na: 1\r\ncontent-length: 0\r\nx-request-id: id\r\n\r\n"),
-            ((200, [(b"x-request-id", b"own")], b""), OK + b"x-request-id: own\r\ncontent-length: 0\r\n\r\n"),
-            ((200, [], b"x" * 70000), OK + b"content-length: 70000\r\nx-request-id: id\r\n\r\n" + b"x" * 70000),
-            ((200, [(b"a", b"1\n")], b"x"), ERROR.replace(CLOSE, b"x-request-id: id\r\n")),
-        ]  # fmt: skip
-        for (status, headers, body), expected in cases:
-            client.send(post())
-            house.routes.begun[-1].reply(Answer(status, headers, body), b"id")
-            assert await client.told() == expected
-            assert client.is_kept
         client.send(post())
-        house.routes.begun[-1].reply(Answer(200, [(b"connection", b"close")], b""), b"id")
-        assert (await client.told()).count(b"connection: close") == 1
-        assert not client.is_kept
-        assert "cannot carry" in caplog.text
+        parts = Parts()
+        if leaves_first:
+            client.leave()
+        house.routes.begun[-1].reply(parts, b"id")
+        told = await client.told()
+        if not leaves_first:
+            client.leave()
+            await client.told()
+        assert (told == b"") == leaves_first
+        assert parts.was_told == ["http.disconnect"]
+    assert not house.server.cycles
 
-    run(test)
+
+async def test_an_answer_that_is_not_usual_has_its_own_head(caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    house.routes.at_once = False
+    client = house.client()
+    cases: list[tuple[Any, bytes]] = [
+        ((400, [(b"a", b"1")], b""), b"HTTP/1.1 400 Bad Request\r\na: 1\r\ncontent-length: 0\r\nx-request-id: id\r\n\r\n"),
+        ((200, [(b"x-request-id", b"own")], b""), OK + b"x-request-id: own\r\ncontent-length: 0\r\n\r\n"),
+        ((200, [], b"x" * 70000), OK + b"content-length: 70000\r\nx-request-id: id\r\n\r\n" + b"x" * 70000),
+        ((200, [(b"a", b"1\n")], b"x"), ERROR.replace(CLOSE, b"x-request-id: id\r\n")),
+    ]  # fmt: skip
+    for (status, headers, body), expected in cases:
+        client.send(post())
+        house.routes.begun[-1].reply(Answer(status, headers, body), b"id")
+        assert await client.told() == expected
+        assert client.is_kept
+    client.send(post())
+    house.routes.begun[-1].reply(Answer(200, [(b"connection", b"close")], b""), b"id")
+    assert (await client.told()).count(b"connection: close") == 1
+    assert not client.is_kept
+    assert "cannot carry" in caplog.text
 
 
 def test_a_model_s_streamed_answer_fits_the_seam() -> None:

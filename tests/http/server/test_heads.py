@@ -29,38 +29,19 @@ def test_a_known_head_is_found_whatever_comes_behind_it(behind: bytes) -> None:
     assert (found.length, found.text) == (4, HEAD)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"POST",
-        HEAD[:-1],
-        HEAD[:-2] + b"body",
-        b"\r\n" + HEAD + b"body",
-        b"\r\n\r\n" + HEAD + b"body",
-        b" " + HEAD + b"body",
-        HEAD.replace(b"host", b"Host") + b"body",
-        HEAD.replace(b"x\r\n", b"x\r\nconnection: close\r\n") + b"body",
-        HEAD.replace(b": 4", b": 5") + b"body5",
-    ],
-)
+@pytest.mark.parametrize("data", [
+    b"", b"POST", HEAD[:-1], HEAD[:-2] + b"body", b"\r\n" + HEAD + b"body", b"\r\n\r\n" + HEAD + b"body",
+    b" " + HEAD + b"body", HEAD.replace(b"host", b"Host") + b"body",
+    HEAD.replace(b"x\r\n", b"x\r\nconnection: close\r\n") + b"body", HEAD.replace(b": 4", b": 5") + b"body5",
+])  # fmt: skip
 def test_nothing_else_is(data: bytes) -> None:
     assert knowing().find(data) is None
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\r\n" + HEAD,
-        b"\r\n\r\n" + HEAD,
-        b"\n" + HEAD,
-        HEAD.replace(b"POST", b"post"),
-        b"GET" + HEAD[4:],
-        HEAD[:-2],
-        b"",
-        b"\r\n\r\n",
-    ],
-)
+@pytest.mark.parametrize("data", [
+    b"\r\n" + HEAD, b"\r\n\r\n" + HEAD, b"\n" + HEAD, HEAD.replace(b"POST", b"post"), b"GET" + HEAD[4:], HEAD[:-2],
+    b"", b"\r\n\r\n",
+])  # fmt: skip
 def test_what_does_not_begin_with_a_whole_head_of_a_post_is_not_remembered(data: bytes) -> None:
     assert knowing(data)._known == {}
 
