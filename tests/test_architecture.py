@@ -193,10 +193,6 @@ def test_every_module_says_what_it_does(module: str) -> None:
     assert ast.get_docstring(TREES[module])
 
 
-def test_only_package_files_are_empty() -> None:
-    assert {path.name for path in OURS.values() if not path.read_text().strip()} <= {"__init__.py"}
-
-
 @each("module", OURS)
 def test_no_module_outgrows_its_reader(module: str) -> None:
     assert len(OURS[module].read_text().splitlines()) <= MAX_LINES
@@ -249,10 +245,3 @@ def test_importing_a_module_does_not_bring(module: str, absent: set[str]) -> Non
     program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert not absent & {name.partition(".")[0] for name in json.loads(printed)}
-
-
-def test_every_public_name_is_there() -> None:
-    assert [name for name in mpserve.__all__ if name != "TorchModel" and not hasattr(mpserve, name)] == []
-    assert dir(mpserve) == mpserve.__all__
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = mpserve.nothing

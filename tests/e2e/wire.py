@@ -20,7 +20,7 @@ class Echo(Model):
         return {"predictions": payload["instances"]}
 """
 
-WAYS = [("--event-loop=uvloop",), ("--event-loop=asyncio",), ("--fast_lane=no",)]
+WAYS = [(), ("--event-loop=asyncio", "--fast_lane=no")]
 """Flags of the ways in which a worker can read HTTP, for tests that must hold on each."""
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 import pytest
 
-from mpserve import InferInput, InferRequest, InferResponse, Model, PredictorConfig, PredictorError
+from mpserve import InferInput, InferRequest, InferResponse, Model, PredictorConfig
 from mpserve.config.settings import Settings
-from mpserve.errors import Code, ConfigurationError
+from mpserve.errors import ConfigurationError
 from mpserve.http.inference.routes import BINARY_HEADER
 from mpserve.http.predictor import RestPredictor
 from mpserve.prefork.arbiter import predictor_front
@@ -85,15 +85,6 @@ def test_a_predict_of_the_models_own_may_ask_the_predictor(kind: type[Model]) ->
         assert answer.json() == {"answer": {"predictions": [2], "mine": 1}}
 
 
-def test_what_numpy_makes_is_sent_as_json() -> None:
-    class Scaled(Echo):
-        def preprocess(self, payload: Any, headers: Any = None) -> Any:
-            return {"instances": np.array(payload["instances"], np.float32) / 2}
-
-    with upstream(doubling) as there:
-        assert predict(Scaled(), [1, 2], options=options(there)).json() == {"predictions": [1.0, 2.0]}
-
-
 def test_bytes_go_on_as_they_came() -> None:
     with upstream(Told(200, b'{"predictions": []}')) as there:
         image = {"content": b"\x89PNG", "headers": {"content-type": "image/png"}}
@@ -130,12 +121,6 @@ def test_the_headers_that_go_on_are_those_and_no_others() -> None:
         assert not [name for name in dropped if got.get(name) == dropped[name]]
         assert (got["host"], got["content-length"]) == (there.host, str(len(there.asked[0].body)))
         assert got["accept-encoding"] == "identity"
-
-
-def test_a_request_without_an_id_has_one_for_both_servers() -> None:
-    with upstream(doubling) as there:
-        answer = predict(Echo(), [1], options=options(there))
-        assert there.asked[0].headers["x-request-id"] == answer.headers["x-request-id"]
 
 
 @each("wanted", [False, True])
@@ -198,14 +183,6 @@ def test_a_predictor_that_is_not_there_is_a_503_and_its_address_is_in_the_log_al
     assert "ConnectError" in record.message
 
 
-def test_a_predictor_that_hangs_up_is_a_503() -> None:
-    def hang_up(asked: Asked) -> Told:
-        raise ConnectionResetError
-
-    with upstream(hang_up) as there:
-        assert predict(Echo(), [1], options=options(there)).status_code == 503
-
-
 @each(
     "statuses, retries, status",
     [
@@ -221,23 +198,6 @@ def test_only_a_predictor_that_is_not_ready_is_asked_again(
         answer = predict(Echo(), [1], options=options(there, predictor_request_retries=retries))
         assert answer.status_code == status
         assert len(there.asked) == min(len(statuses), retries + 1 if 503 in statuses else 1)
-
-
-def test_many_requests_wait_for_the_predictor_at_once() -> None:
-    together = threading.Barrier(12, timeout=60)
-
-    def answer(asked: Asked) -> Told:
-        together.wait()
-        return doubling(asked)
-
-    async def test() -> None:
-        async with serving(Plain(), **options(there)) as client:
-            asking = [client.post("/v1/models/m:predict", json={"instances": [n]}) for n in range(12)]
-            answers = [answer.json()["answer"]["predictions"] for answer in await asyncio.gather(*asking)]
-            assert answers == [[2 * n] for n in range(12)]
-
-    with upstream(answer) as there:
-        asyncio.run(test())
 
 
 @each("kind", [Echo, Waiting])
@@ -261,33 +221,6 @@ def test_the_retries_are_within_the_time_that_was_given() -> None:
         more = {"predictor_request_retries": 1000000, "predictor_request_timeout_seconds": 0.3}
         assert predict(Echo(), [1], options=options(there, **more)).status_code == 504
         assert len(there.asked) > 1
-
-
-def test_a_model_may_look_at_what_the_predictor_said() -> None:
-    class Lenient(Echo):
-        async def predict(self, payload: Any, headers: Any = None) -> Any:
-            try:
-                return await super().predict(payload, headers)
-            except PredictorError as error:
-                return {"code": error.code, "words": str(error)}
-
-    with upstream(Told(404, b'{"error": "no m"}')) as there:
-        answer = predict(Lenient(), [1], options=options(there))
-        assert answer.json() == {"code": Code.NOT_FOUND.value, "words": "The predictor answered 404: no m"}
-
-
-def test_without_a_predictor_there_is_no_predict() -> None:
-    assert predict(Echo(), [1]).status_code == 501
-
-
-def test_explain_may_ask_the_predictor() -> None:
-    class Explained(Echo):
-        async def explain(self, payload: Any, headers: Any = None) -> Any:
-            return {"explanations": (await self.predict(payload, headers))["predictions"]}
-
-    with upstream(doubling) as there:
-        answer = ask(Explained(), "POST", "/v1/models/m:explain", json={"instances": [1]}, options=options(there))
-        assert answer.json() == {"explanations": [2]}
 
 
 # V2
@@ -429,11 +362,6 @@ def test_a_transformer_is_ready_while_its_predictor_is_and_asks_it_anyway(monkey
 
     with upstream(answer) as there:
         asyncio.run(test())
-
-
-def test_a_transformer_without_the_check_is_ready_by_itself() -> None:
-    answer = ask(Echo(), "GET", "/v2/health/ready", options={"predictor_host": f"127.0.0.1:{free_port()}"})
-    assert answer.status_code == 200
 
 
 # What it is made of

@@ -103,17 +103,6 @@ async def test_one_model_answers_v1_and_v2_whether_sync_or_async(model: Model) -
     ]
 
 
-def test_explain_answers_with_what_explain_gives() -> None:
-    class Explaining(Model):
-        name = "m"
-
-        def explain(self, payload: Any, headers: Any = None) -> Any:
-            return {"explanations": payload["instances"]}
-
-    answer = ask(Explaining(), "POST", "/v1/models/m:explain", json={"instances": [1]})
-    assert answer.json() == {"explanations": [1]}
-
-
 def test_a_v2_model_may_answer_with_a_dict_as_sdk_models_do() -> None:
     class SdkStyle(Model):
         name = "m"

@@ -9,7 +9,6 @@ import pytest
 from mpserve.http.responses import Answer
 from mpserve.http.server.asgi import HIGH_WATER
 from mpserve.http.server.routes import ASGIApp, Receive, Scope, Send
-from mpserve.http.streaming import StreamedAnswer
 from tests.connections import CLIENT, House, chunked, echo, get, post, read, run, sending
 
 APP = b"/app"
@@ -388,7 +387,3 @@ async def test_an_answer_that_is_not_usual_has_its_own_head(caplog: pytest.LogCa
     assert (await client.told()).count(b"connection: close") == 1
     assert not client.is_kept
     assert "cannot carry" in caplog.text
-
-
-def test_a_model_s_streamed_answer_fits_the_seam() -> None:
-    assert StreamedAnswer.body is None

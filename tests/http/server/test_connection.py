@@ -12,8 +12,8 @@ import pytest
 
 from mpserve.http.responses import JSON_ONLY, Answer
 from mpserve.http.server.connection import LINGER
-from mpserve.http.server.state import FOLLOWS, State
-from tests.connections import LIMITS, Client, House, chunked, get, post
+from mpserve.http.server.state import State
+from tests.connections import Client, House, chunked, get, post
 
 DIRECT, APP = b"/direct", b"/app"
 
@@ -467,20 +467,3 @@ async def test_a_connection_that_is_lost_leaves_nothing_to_the_garbage_collector
             assert gone() is None, sent
         finally:
             gc.enable()
-
-
-def test_every_state_has_its_followers_and_the_last_has_none() -> None:
-    assert set(FOLLOWS) == set(State)
-    assert FOLLOWS[State.CLOSED] == frozenset()
-    assert all(State.CLOSED in after for state, after in FOLLOWS.items() if state is not State.CLOSED)
-
-
-async def test_a_transition_that_is_not_in_the_table_is_an_error() -> None:
-    client = House().client()
-    client.leave()
-    with pytest.raises(AssertionError, match="HEAD does not follow CLOSED"):
-        client.connection._enter(State.HEAD)
-
-
-def test_the_limits_of_one_size() -> None:
-    assert LIMITS.head == 200 + 10 * 100
