@@ -99,10 +99,8 @@ def test_a_target_that_cannot_be_served_is_told_in_one_sentence(
 
 BROKEN = {
     "exception at import": ("1 / 0\n", "the import of model.py failed: ZeroDivisionError: division by zero"),
-    "preload": (
-        f"{ONE}    def preload(self):\n        1 / 0\n",
-        "preload() of model one failed: ZeroDivisionError: division by zero",
-    ),
+    "preload": (f"{ONE}    def preload(self):\n        1 / 0\n",
+        "preload() of model one failed: ZeroDivisionError: division by zero"),
 }  # fmt: skip
 
 

@@ -97,14 +97,11 @@ def widget(**spec: Any) -> dict[str, Any]:
     return manifest
 
 
-@each(
-    "manifest",
-    [
-        widget(), widget(target=8080), widget(target="http"), widget(note=None), widget(note="text"),
-        widget(free={"anything": [1, {"goes": None}]}), widget(labels={"any": "name"}),
-        widget(ports=[{"port": 1}, {"port": 1, "protocol": "UDP"}, {"port": 2}]),
-    ],
-)  # fmt: skip
+@each("manifest", [
+    widget(), widget(target=8080), widget(target="http"), widget(note=None), widget(note="text"),
+    widget(free={"anything": [1, {"goes": None}]}), widget(labels={"any": "name"}),
+    widget(ports=[{"port": 1}, {"port": 1, "protocol": "UDP"}, {"port": 2}]),
+])  # fmt: skip
 def test_a_valid_manifest_has_no_faults(checker: ModuleType, crds: Path, manifest: dict[str, Any]) -> None:
     assert checker.faults(manifest, checker.load_schemas(crds)) == []
 

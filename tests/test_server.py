@@ -110,9 +110,7 @@ def test_options_of_an_application_win_over_the_environment(monkeypatch: pytest.
     monkeypatch.setenv("MPSERVE_MAX_BODY_SIZE", "1")
     path = "/v1/models/echo:predict"
     answers = ask(
-        asgi_app([Echo], max_body_size="20"),
-        ("POST", path, {"instances": [1]}),
-        ("POST", path, {"instances": [1] * 9}),
+        asgi_app([Echo], max_body_size="20"), ("POST", path, {"instances": [1]}), ("POST", path, {"instances": [1] * 9})
     )
     assert [answer.status_code for answer in answers] == [200, 413]
 

@@ -65,27 +65,20 @@ def test_nothing_is_imported_before_a_script_asks_for_it() -> None:
     assert not {name.partition(".")[0] for name in json.loads(printed(code))} & set(FRAMES)
 
 
-@each(
-    "code, words",
-    [
-        ("from kserve import KServeClient", "kserve.KServeClient is not lent: .* install kserve for its clients"),
-        ("from kserve import V1beta1PredictorSpec", "kserve.V1beta1PredictorSpec is not lent: "),
-        (
-            "from kserve.ray import RayModel",
-            "kserve.ray is not lent: .* no Ray; serve the class itself, with --workers",
-        ),
-        ("from kserve.protocol.rest.openai import OpenAIModel", "does not offer the OpenAI protocol"),
-        ("from kserve.protocol.rest.timeseries.types import X", "does not offer the time-series protocol"),
-        ("from kserve.errors import Nothing", "kserve.errors.Nothing is not among .* those are: InferenceError, "),
-        (
-            "import kserve.nothing",
-            "kserve.nothing is not among the names that mpserve lends; of kserve those are: Model",
-        ),
-        ("import kserve; kserve.nothing", "kserve.nothing is not among the names"),
-        ("from fastapi import FastAPI", "fastapi.FastAPI is not lent: .* pip install fastapi"),
-        ("from kserve.model_server import app; app.get('/')", "app.get needs FastAPI, which is not installed"),
-    ],
-)
+@each("code, words", [
+    ("from kserve import KServeClient", "kserve.KServeClient is not lent: .* install kserve for its clients"),
+    ("from kserve import V1beta1PredictorSpec", "kserve.V1beta1PredictorSpec is not lent: "),
+    ("from kserve.ray import RayModel",
+        "kserve.ray is not lent: .* no Ray; serve the class itself, with --workers"),
+    ("from kserve.protocol.rest.openai import OpenAIModel", "does not offer the OpenAI protocol"),
+    ("from kserve.protocol.rest.timeseries.types import X", "does not offer the time-series protocol"),
+    ("from kserve.errors import Nothing", "kserve.errors.Nothing is not among .* those are: InferenceError, "),
+    ("import kserve.nothing",
+        "kserve.nothing is not among the names that mpserve lends; of kserve those are: Model"),
+    ("import kserve; kserve.nothing", "kserve.nothing is not among the names"),
+    ("from fastapi import FastAPI", "fastapi.FastAPI is not lent: .* pip install fastapi"),
+    ("from kserve.model_server import app; app.get('/')", "app.get needs FastAPI, which is not installed"),
+])  # fmt: skip
 def test_what_is_not_lent_is_refused_in_words(code: str, words: str) -> None:
     ended = run(code)
     assert ended.returncode == 1

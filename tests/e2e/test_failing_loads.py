@@ -19,8 +19,7 @@ class Broken(Model):
 
 @pytest.mark.parametrize(("load", "reason"), [
     ("raise RuntimeError('weights.bin: wrong magic')", "RuntimeError: weights.bin: wrong magic"),
-    ("sys.exit(4)", "SystemExit: 4"),
-    ("os.kill(os.getpid(), signal.SIGKILL)", "died while it loaded"), 
+    ("sys.exit(4)", "SystemExit: 4"), ("os.kill(os.getpid(), signal.SIGKILL)", "died while it loaded"),
 ])  # fmt: skip
 def test_at_first_boot_it_ends_the_server_with_the_reason(tmp_path: Path, load: str, reason: str) -> None:
     last_words = tmp_path / "termination-log"

@@ -125,9 +125,7 @@ def test_an_object_that_reached_for_cuda_in_a_script_is_refused_with_its_line_an
 CUDA_IS_UP = "torch.cuda._initialized = True  # what torch sets when cuInit has succeeded\n"
 
 
-def test_a_script_in_whose_process_cuda_is_up_is_refused_with_the_remedy_and_forks_nothing(
-    tmp_path: Path,
-) -> None:
+def test_a_script_in_whose_process_cuda_is_up_is_refused_with_the_remedy_and_forks_nothing(tmp_path: Path) -> None:
     source = IN_PRELOAD + "ModelServer().start([Early()])"
     (tmp_path / "script.py").write_text(HEAD + CUDA_IS_UP + source.replace("device()", '"cpu"'))
     (tmp_path / "termination").touch()

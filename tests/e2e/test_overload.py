@@ -7,12 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
-import pytest
 
-from mpserve.protocol.protobuf import inference_pb2 as pb
-from tests.e2e.calls import call, speaking
 from tests.e2e.steered import Background
 from tests.e2e.wire import wire
 from tests.running import PATIENCE, Server, eventually, serving
@@ -154,42 +150,6 @@ def test_a_client_that_goes_away_takes_its_request_out_of_the_queue(tmp_path: Pa
         let(tmp_path, "first")
         assert first.result().status_code == 200
         assert ask(server, "go").status_code == 200
-        assert asked(tmp_path) == ["first", "go"]
-
-
-def infer(address: str, what: str, microseconds: int | None = None, **options: Any) -> int:
-    request = pb.ModelInferRequest(model_name="m")
-    if microseconds is not None:
-        request.parameters["timeout"].int64_param = microseconds
-    tensor = request.inputs.add(name="x", datatype="BYTES", shape=[1])
-    tensor.contents.bytes_contents.append(what.encode())
-    return int(
-        call(address, "ModelInfer", request, pb.ModelInferResponse, **options).outputs[0].contents.int64_contents[0]
-    )
-
-
-def grpc_refusal(address: str, what: str, **options: Any) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.RpcError) as caught:
-        infer(address, what, **options)
-    return caught.value.code(), caught.value.details()
-
-
-def test_over_grpc_a_full_queue_is_unavailable_and_a_late_request_has_exceeded_its_deadline(tmp_path: Path) -> None:
-    flags = ("--max_queue_size=1", "--request_timeout=1000")
-    with speaking(tmp_path, *flags, source=SOURCE, target=TARGET) as (server, address):
-        server.wait_ready()
-        first = Background(lambda: infer(address, "first"))
-        eventually(lambda: asked(tmp_path))
-        assert grpc_refusal(address, "late", timeout=0.2)[0] == grpc.StatusCode.DEADLINE_EXCEEDED
-        eventually(lambda: in_flight(server) == 1)
-        told = grpc_refusal(address, "late", microseconds=100_000)
-        assert told == (grpc.StatusCode.DEADLINE_EXCEEDED, "Model m did not answer within 0.1 s.")
-        second = Background(lambda: infer(address, "go"))
-        eventually(lambda: in_flight(server) == 2)
-        told = grpc_refusal(address, "no")
-        assert told == (grpc.StatusCode.UNAVAILABLE, "Model m is overloaded: 1 requests wait already.")
-        let(tmp_path, "first")
-        assert first.result() == second.result() == 1
         assert asked(tmp_path) == ["first", "go"]
 
 

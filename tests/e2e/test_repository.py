@@ -185,17 +185,6 @@ def test_a_load_that_fails_in_one_worker_says_why_and_changes_nothing(folder: Pa
         assert tags(server) == {"two"}
 
 
-def test_a_failed_load_of_a_new_model_is_not_tried_by_a_respawned_worker(folder: Path) -> None:
-    tag(folder, "broken")
-    with start(folder) as server:
-        server.wait_ready(workers=WORKERS)
-        assert post(server, "/v2/repository/models/b/load").status_code == 500
-        kill_and_await_its_successor(server, server.workers()[0])
-        assert set(of_each_worker(server, "/v2/models/b/ready").values()) == {404}
-        assert server.log.count("ValueError: no weights") >= WORKERS
-        assert "loading again" not in server.log
-
-
 def test_a_load_that_kills_its_workers_is_tried_once_by_each_at_most(folder: Path) -> None:
     tag(folder, "killer")
     with start(folder) as server:

@@ -1,6 +1,5 @@
 """Workers are killed, replaced, added and retired under traffic, and the traffic does not notice."""
 
-import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -114,19 +113,6 @@ def test_ttin_adds_a_worker_and_ttou_retires_the_oldest(folder: Path) -> None:
         assert not traffic.losses
         assert oldest not in server.workers()
         assert pids(folder, "stopped") == {oldest}
-
-
-def test_a_worker_that_is_told_to_end_by_itself_is_replaced_and_loses_nothing(folder: Path) -> None:
-    with serving(folder, SOURCE, "--workers=2") as server:
-        server.wait_ready(workers=2)
-        ended = server.workers()[-1]
-        with Traffic(server) as traffic:
-            os.kill(ended, signal.SIGTERM)
-            eventually(lambda: ended not in server.workers())
-            eventually(lambda: settled(server, 2))
-            traffic.flow()
-        assert not traffic.losses
-        assert server.metric("mpserve_worker_restarts_total") == 0
 
 
 def test_with_max_requests_every_worker_is_replaced_and_no_connection_breaks(folder: Path) -> None:

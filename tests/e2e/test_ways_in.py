@@ -37,16 +37,12 @@ WAYS = {
     "GUNICORN_CMD_ARGS": Way((*MPSERVE, "pid.py"), {"GUNICORN_CMD_ARGS": "--workers=2 --bind=127.0.0.1:PORT"}),
     "script through the command": Way((*MPSERVE, "script.py", *FLAGS)),
     "guarded script": Way((sys.executable, "guarded_script.py", "--http_port", "PORT")),
-    "gunicorn with WEB_CONCURRENCY and GUNICORN_CMD_ARGS": Way(
-        (*GUNICORN, *OUR_CONFIG),
-        {"WEB_CONCURRENCY": "2", "GUNICORN_CMD_ARGS": "--bind=127.0.0.1:PORT", "MPSERVE_MODEL_DIR": "mnt"},
-    ),
-    "gunicorn with a user's configuration": Way(
-        (*GUNICORN, "-c", "user_gunicorn.conf.py"), {"MPSERVE_HTTP_PORT": "PORT", "MPSERVE_TARGET": "pid.py"}
-    ),
+    "gunicorn with WEB_CONCURRENCY and GUNICORN_CMD_ARGS": Way((*GUNICORN, *OUR_CONFIG),
+        {"WEB_CONCURRENCY": "2", "GUNICORN_CMD_ARGS": "--bind=127.0.0.1:PORT", "MPSERVE_MODEL_DIR": "mnt"}),
+    "gunicorn with a user's configuration": Way((*GUNICORN, "-c", "user_gunicorn.conf.py"),
+        {"MPSERVE_HTTP_PORT": "PORT", "MPSERVE_TARGET": "pid.py"}),
     "gunicorn with an application in a middleware": Way(
-        (*GUNICORN, "-c", "python:mpserve.gunicorn_config", "application:wrapped"), VARIABLES
-    ),
+        (*GUNICORN, "-c", "python:mpserve.gunicorn_config", "application:wrapped"), VARIABLES),
 }  # fmt: skip
 
 
@@ -237,11 +233,3 @@ def test_gunicorn_with_its_default_worker_says_what_is_missing(folder: Path) -> 
     with running([*GUNICORN, "-b", f"127.0.0.1:{port}", "application:app"], folder, port) as server:
         assert server.wait_end() != 0
         assert "use -c python:mpserve.gunicorn_config" in server.log
-
-
-@pytest.mark.parametrize("worker_class", ["asgi", "uvicorn.workers.UvicornWorker"])
-def test_another_asgi_worker_of_gunicorn_may_serve_the_application(folder: Path, worker_class: str) -> None:
-    port = free_port()
-    with running([*GUNICORN, "-k", worker_class, "-b", f"127.0.0.1:{port}", "application:app"], folder, port) as server:
-        server.wait_ready()
-        assert server.pids_answering("m", 3) == set(server.workers())

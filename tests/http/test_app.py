@@ -48,17 +48,6 @@ def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
     assert asyncio.run(main()) == [200, 200]
 
 
-@each("path", ["/v1/models/m:predict", "/v1/models/m:explain"])
-def test_a_verb_that_is_got_is_a_wrong_method_and_no_unknown_model(path: str) -> None:
-    answer = ask(Echo(), "GET", path)
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-
-
-def test_a_wrong_method_is_told_of_all_that_the_path_takes() -> None:
-    answer = ask(Echo(), "DELETE", "/v2/logging")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
-
-
 @each("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
 def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
     answer = ask(Echo(), "GET", f"{path}/")

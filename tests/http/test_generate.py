@@ -85,10 +85,6 @@ def test_one_part_is_the_answer_of_generate(version: str) -> None:
     assert answer.json() == answer_of("words", "a", id="7")
 
 
-def test_no_part_is_no_event() -> None:
-    assert events(asked(Words(), "generate_stream", {"text_input": ""})) == []
-
-
 @pytest.mark.parametrize("text", ["", "a b", "a b c"])
 def test_generate_needs_exactly_one(text: str) -> None:
     model = Words()
@@ -109,12 +105,6 @@ def test_declared_inputs_are_filled_by_name() -> None:
     told = events(asked(Squares(), "generate_stream", {"x": [1, 2, 3], "id": "7"}))
     assert [each["y"] for each in told] == [1, 4, 9]
     assert {each["id"] for each in told} == {"7"}
-
-
-def test_the_model_gets_the_parameters() -> None:
-    model = Words()
-    asked(model, "generate", {"text_input": "a", "parameters": {"temperature": 0.5}})
-    assert model.request.parameters == {"temperature": 0.5}
 
 
 @pytest.mark.parametrize("verb", ["generate", "generate_stream"])
@@ -138,19 +128,3 @@ def test_an_error_after_the_first_event_is_the_last(
         told = events(asked(Words(), "generate_stream", {"text_input": f"a {word} b"}))
     assert told == [answer_of("words", "a"), {"error": says}]
     assert ("Traceback" in caplog.text) == logged
-
-
-def test_a_part_that_cannot_be_told_is_an_error_and_closes_the_generator() -> None:
-    class Bytes(Words):
-        def predict(self, payload: Any, headers: Any = None) -> Iterator[Any]:
-            try:
-                yield "a"
-                yield b"b"
-                yield "c"
-            finally:
-                self.closed += 1
-
-    model = Bytes()
-    told = events(asked(model, "generate_stream", {"text_input": "a"}))
-    assert "of type bytes, expected an InferResponse, a dict or a str" in told[-1]["error"]
-    assert (len(told), model.closed) == (2, 1)

@@ -85,13 +85,6 @@ def test_a_predict_of_the_models_own_may_ask_the_predictor(kind: type[Model]) ->
         assert answer.json() == {"answer": {"predictions": [2], "mine": 1}}
 
 
-def test_bytes_go_on_as_they_came() -> None:
-    with upstream(Told(200, b'{"predictions": []}')) as there:
-        image = {"content": b"\x89PNG", "headers": {"content-type": "image/png"}}
-        ask(Echo(), "POST", "/v1/models/m:predict", options=options(there), **image)
-        assert (there.asked[0].body, there.asked[0].headers["content-type"]) == (b"\x89PNG", "image/png")
-
-
 def test_a_name_is_quoted_and_a_host_may_have_a_path() -> None:
     class Odd(Echo):
         name = "a b?c"
@@ -183,13 +176,10 @@ def test_a_predictor_that_is_not_there_is_a_503_and_its_address_is_in_the_log_al
     assert "ConnectError" in record.message
 
 
-@each(
-    "statuses, retries, status",
-    [
-        ((503, 503, 200), 2, 200), ((503, 503, 200), 1, 503), ((503, 200), 0, 503), ((500, 200), 5, 500),
-        ((400, 200), 5, 400),
-    ],
-)  # fmt: skip
+@each("statuses, retries, status", [
+    ((503, 503, 200), 2, 200), ((503, 503, 200), 1, 503), ((503, 200), 0, 503), ((500, 200), 5, 500),
+    ((400, 200), 5, 400),
+])  # fmt: skip
 def test_only_a_predictor_that_is_not_ready_is_asked_again(
     statuses: tuple[int, ...], retries: int, status: int
 ) -> None:
@@ -268,18 +258,6 @@ def test_a_v2_request_goes_on_as_bytes_if_it_came_so() -> None:
         np.testing.assert_array_equal(response.outputs[0].as_numpy(), [2, 4])
         assert there.asked[0].body.endswith(raw)
         assert there.asked[0].headers["content-type"] == "application/octet-stream"
-
-
-def test_a_v1_client_of_a_v2_predictor_needs_a_preprocess_and_no_postprocess() -> None:
-    class Converting(Echo):
-        def preprocess(self, payload: Any, headers: Any = None) -> Any:
-            tensor = InferInput("x", [len(payload["instances"])], "FP32")
-            tensor.set_data_from_numpy(np.array(payload["instances"], np.float32))
-            return InferRequest("m", [tensor])
-
-    with upstream(answered) as there:
-        answer = predict(Converting(), [1, 2], options=options(there, predictor_protocol="v2"))
-        assert answer.json() == {"predictions": [2.0, 4.0]}
 
 
 def test_a_dict_goes_to_a_v2_predictor_as_it_is() -> None:

@@ -63,17 +63,15 @@ def test_headers_of_an_http_exception_are_kept() -> None:
     assert (b"www-authenticate", b"Basic") in error_answer(error).headers
 
 
-@each(
-    "error, is_logged",
-    [
-        (InferenceError("tired"), True), (caused(InferenceError("KeyError : 'x'"), KeyError("x")), True),
-        (caused(NotSupported("no kernel"), NotImplementedError("no kernel")), True), (ConfigurationError("wrong"), True),
-        (InvalidInput("no cat"), False), (caused(InvalidInput("no cat"), ValueError("no cat")), False),
-        (PayloadTooLarge("too much"), False), (ModelNotFound("m"), False), (ModelNotReady("m"), False),
-        (NotSupported("no explainer"), False), (HTTPException(404), False),
-        (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), False),
-    ],
-)  # fmt: skip
+@each("error, is_logged", [
+    (InferenceError("tired"), True), (caused(InferenceError("KeyError : 'x'"), KeyError("x")), True),
+    (caused(NotSupported("no kernel"), NotImplementedError("no kernel")), True),
+    (ConfigurationError("wrong"), True), (InvalidInput("no cat"), False),
+    (caused(InvalidInput("no cat"), ValueError("no cat")), False), (PayloadTooLarge("too much"), False),
+    (ModelNotFound("m"), False), (ModelNotReady("m"), False), (NotSupported("no explainer"), False),
+    (HTTPException(404), False),
+    (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), False),
+])  # fmt: skip
 def test_a_failure_is_logged_where_somebody_here_has_to_mend_it(
     error: Exception, is_logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,13 +30,10 @@ async def test_a_fault_is_told_and_leaves_the_server_usable() -> None:
 
 
 @each("asked", [v1({"instances": [1]}), v2(tensor())])
-@each(
-    "content_type",
-    [
-        "application/json", "application/json; charset=utf-8", "APPLICATION/JSON;charset=UTF-8", "application/ld+json",
-        "application/octet-stream", "application/x-www-form-urlencoded", "", None,
-    ],
-)  # fmt: skip
+@each("content_type", [
+    "application/json", "application/json; charset=utf-8", "APPLICATION/JSON;charset=UTF-8", "application/ld+json",
+    "application/octet-stream", "application/x-www-form-urlencoded", "", None,
+])  # fmt: skip
 def test_json_is_taken_under_every_content_type_that_clients_send_it_with(
     asked: tuple[str, bytes], content_type: str | None
 ) -> None:

@@ -41,16 +41,13 @@ def test_a_path_names_the_model_its_version_the_verb_and_the_format(
         assert (found.match.path, found.match.route.template in routes.ROUTES) == (path, True)
 
 
-@each(
-    "target",
-    [
-        b"/", b"/v1/models/m", b"/v1/models/m:predict?a=b", b"/v1/models/m%3Apredict", b"/v1/models/%6D:predict",
-        b"/v1/models/m:predict/", b"/v1/models//m:predict", b"/v1/models/:predict", b"/v1/models/a/b:predict",
-        b"/v1/models/m:predict\n", b"//v1/models/m:predict", b"/V1/models/m:predict", b"/v1/models/m:predicted",
-        b"/v1/models/\xc3\xa9:predict", b"/v2/models/m/versions//infer", b"/v2/models/m/versions/1/2/infer",
-        b"http://h/v1/models/m:predict", b"/v2/models/m/explain", b"*", b"",
-    ],
-)  # fmt: skip
+@each("target", [
+    b"/", b"/v1/models/m", b"/v1/models/m:predict?a=b", b"/v1/models/m%3Apredict", b"/v1/models/%6D:predict",
+    b"/v1/models/m:predict/", b"/v1/models//m:predict", b"/v1/models/:predict", b"/v1/models/a/b:predict",
+    b"/v1/models/m:predict\n", b"//v1/models/m:predict", b"/V1/models/m:predict", b"/v1/models/m:predicted",
+    b"/v1/models/\xc3\xa9:predict", b"/v2/models/m/versions//infer", b"/v2/models/m/versions/1/2/infer",
+    b"http://h/v1/models/m:predict", b"/v2/models/m/explain", b"*", b"",
+])  # fmt: skip
 def test_any_other_path_is_left_to_starlette(target: bytes) -> None:
     assert of_server().match(target, []) is None
 

@@ -156,22 +156,6 @@ def test_metrics_are_given_in_the_format_that_is_accepted(accept: str, content_t
     assert 'mpserve_model_load_seconds_count{model_name="m"}' in answer.text
 
 
-def test_requests_in_flight_are_in_the_metrics() -> None:
-    class Asking(Model):
-        name = "m"
-        client: httpx.AsyncClient
-
-        async def predict(self, payload: Any, headers: Any = None) -> Any:
-            return (await self.client.get("/metrics")).text
-
-    async def main() -> str:
-        model = Asking()
-        async with serving(model) as model.client:
-            return (await model.client.post("/v1/models/m:predict", json={"instances": []})).text
-
-    assert "mpserve_requests_in_flight 1.0" in asyncio.run(main())
-
-
 async def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None:
     class Late(Model):
         name = "m"
@@ -190,19 +174,11 @@ async def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -
 
 
 @each("path", ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"])
-def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
-    async def main() -> Any:
-        async with serving(Declared()) as client:
-            await client.post("/v1/models/m:predict", json={"instances": [[1, 2], [3, 4]]})
-            return (await client.get(path)).json()
-
-    [stats] = asyncio.run(main())["model_stats"]
+async def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
+    async with serving(Declared()) as client:
+        await client.post("/v1/models/m:predict", json={"instances": [[1, 2], [3, 4]]})
+        [stats] = (await client.get(path)).json()["model_stats"]
     assert (stats["name"], stats["version"], stats["inference_count"], stats["execution_count"]) == ("m", "3", 2, 1)
-
-
-@each("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
-def test_there_are_no_statistics_of_what_is_not_there(path: str) -> None:
-    assert ask(Declared(), "GET", path).status_code == 404
 
 
 @each("path", ["/v2/models/m/config", "/v2/models/m/versions/3/config"])
@@ -212,5 +188,6 @@ def test_the_configuration_of_a_model(path: str) -> None:
     assert told["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}]
 
 
-def test_there_is_no_configuration_of_what_is_not_there() -> None:
-    assert ask(Declared(), "GET", "/v2/models/m/versions/2/config").status_code == 404
+@each("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats", "/v2/models/m/versions/2/config"])
+def test_there_is_nothing_of_what_is_not_there(path: str) -> None:
+    assert ask(Declared(), "GET", path).status_code == 404

@@ -73,10 +73,7 @@ def tensor(size: int, offset: int = 0) -> dict[str, Any]:
 
 
 def test_an_input_is_read_there_and_an_output_written_there() -> None:
-    infer = {
-        "inputs": [{"shape": [2], "datatype": "FP32", **tensor(8)}],
-        "outputs": [tensor(8, 8)],
-    }
+    infer = {"inputs": [{"shape": [2], "datatype": "FP32", **tensor(8)}], "outputs": [tensor(8, 8)]}
     back = {"inputs": [{"shape": [2], "datatype": "FP32", **tensor(8, 8)}]}
     whole = ("POST", f"{SYSTEM}/region/r/register", {"key": "KEY", "offset": 0, "byte_size": 16})
     _, written, read = exchange(
@@ -100,13 +97,10 @@ def test_of_cuda_there_is_none_and_many_clients_begin_by_unregistering_all(allow
     assert (answer.status_code, answer.json()["error"][:38]) == (501, "CUDA shared memory is not supported; r")
 
 
-@each(
-    "method, path",
-    [
-        ("GET", f"{SYSTEM}/status"), ("GET", f"{SYSTEM}/region/r/status"), ("POST", f"{SYSTEM}/region/r/register"),
-        ("POST", f"{SYSTEM}/region/r/unregister"), ("POST", f"{SYSTEM}/unregister"),
-    ],
-)  # fmt: skip
+@each("method, path", [
+    ("GET", f"{SYSTEM}/status"), ("GET", f"{SYSTEM}/region/r/status"), ("POST", f"{SYSTEM}/region/r/register"),
+    ("POST", f"{SYSTEM}/region/r/unregister"), ("POST", f"{SYSTEM}/unregister"),
+])  # fmt: skip
 def test_without_the_option_it_is_refused_in_words(method: str, path: str) -> None:
     answer = ask(faulty.Echo(), method, path)
     assert (answer.status_code, "--allow_client_shm" in answer.json()["error"]) == (501, True)

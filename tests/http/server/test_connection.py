@@ -3,14 +3,11 @@
 import asyncio
 import gc
 import json
-import sys
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from mpserve.http.responses import JSON_ONLY, Answer
 from mpserve.http.server.connection import LINGER
 from mpserve.http.server.state import State
 from tests.connections import Client, House, chunked, get, post
@@ -422,33 +419,6 @@ async def test_a_body_of_unknown_length_that_grows_too_large_goes_to_the_applica
         told = await client.told()
         assert told.startswith(usual(b"x" * 1000))
         assert b"HTTP/1.1 413 " in told
-
-
-def calls_of(work: Callable[..., None], *args: Any) -> list[str]:
-    calls: list[str] = []
-
-    def note(frame: Any, event: str, argument: Any) -> None:
-        if event == "call":
-            calls.append(frame.f_code.co_name)
-
-    sys.setprofile(note)
-    try:
-        work(*args)
-    finally:
-        sys.setprofile(None)
-    return calls
-
-
-async def test_a_known_head_costs_three_calls_and_its_usual_answer_two() -> None:
-    house = House()
-    house.routes.at_once = False
-    client = house.client()
-    sent, answer = post(), Answer(200, JSON_ONLY, b"{}")
-    for _ in range(3):
-        received = calls_of(client.connection.data_received, sent)
-        written = calls_of(house.routes.begun[-1].reply, answer, b"id")
-    assert received == ["data_received", "_take", "start", "begin", "__init__"]
-    assert written == ["reply", "write", "answered"]
 
 
 async def test_a_connection_that_is_lost_leaves_nothing_to_the_garbage_collector() -> None:

@@ -21,14 +21,6 @@ def knowing(data: bytes = HEAD + b"body", length: int = 4) -> Heads:
     return heads
 
 
-@pytest.mark.parametrize("data", [
-    b"\r\n" + HEAD, b"\r\n\r\n" + HEAD, b"\n" + HEAD, HEAD.replace(b"POST", b"post"), b"GET" + HEAD[4:], HEAD[:-2],
-    b"", b"\r\n\r\n",
-])  # fmt: skip
-def test_what_does_not_begin_with_a_whole_head_of_a_post_is_not_remembered(data: bytes) -> None:
-    assert knowing(data)._known == {}
-
-
 @pytest.mark.parametrize(("size", "is_kept"), [(LONGEST, True), (LONGEST + 1, False), (2 * LONGEST, False)])
 def test_a_long_head_is_not_remembered(size: int, is_kept: bool) -> None:
     long = HEAD.replace(b"host: x", b"host: x" + b"x" * (size - len(HEAD)))
