@@ -134,7 +134,7 @@ def test_there_is_no_access_log_unless_it_is_asked_for(caplog: pytest.LogCapture
     assert access_lines(caplog) == []
 
 
-def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
+async def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
     """A framework may send one message object for many requests."""
     message = {"type": "http.response.start", "status": 204, "headers": []}
 
@@ -142,10 +142,8 @@ def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
         await send(message)
         await send({"type": "http.response.body", "body": b""})
 
-    async def twice() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(RequestContext(app, RequestLog(access_log=False)))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return [await client.get("/") for _ in range(2)]
-
-    assert all(len(answer.headers.get_list("x-request-id")) == 1 for answer in asyncio.run(twice()))
+    transport = httpx.ASGITransport(RequestContext(app, RequestLog(access_log=False)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        told = [await client.get("/") for _ in range(2)]
+    assert all(len(answer.headers.get_list("x-request-id")) == 1 for answer in told)
     assert message["headers"] == []

@@ -106,7 +106,7 @@ async def test_a_server_or_model_that_is_not_ready_says_so() -> None:
         assert await statuses(client) == [200, 200, 200, 200, 200]
 
 
-def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread() -> None:
+async def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread() -> None:
     begun, released = threading.Event(), threading.Event()
 
     class Slow(Declared):
@@ -116,18 +116,15 @@ def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread(
             return super().predict(x)
 
     paths = ["/", "/metrics", "/v1/models/m", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m"]
-
-    async def main() -> list[int]:
-        async with serving(Slow()) as client:
-            body = {"instances": [[1, 2]]}
-            predicting = asyncio.ensure_future(client.post("/v1/models/m:predict", json=body))
-            await asyncio.to_thread(begun.wait, PATIENCE)
-            statuses = [(await client.get(path)).status_code for path in paths]
-            assert not predicting.done()
-            released.set()
-            return [*statuses, (await predicting).status_code]
-
-    assert asyncio.run(main()) == [200] * (len(paths) + 1)
+    async with serving(Slow()) as client:
+        body = {"instances": [[1, 2]]}
+        predicting = asyncio.ensure_future(client.post("/v1/models/m:predict", json=body))
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        statuses = [(await client.get(path)).status_code for path in paths]
+        assert not predicting.done()
+        released.set()
+        told = [*statuses, (await predicting).status_code]
+    assert told == [200] * (len(paths) + 1)
 
 
 def test_metadata_that_cannot_be_told_is_an_error_that_costs_no_connection(caplog: pytest.LogCaptureFixture) -> None:

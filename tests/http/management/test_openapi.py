@@ -193,17 +193,15 @@ def test_an_input_that_is_large_has_no_example(path: str) -> None:
     assert "examples" not in body_of(path, document)["allOf"][0]
 
 
-def test_models_come_and_go() -> None:
-    async def main() -> list[bool]:
-        async with serving(MODELS[0]) as client:
-            there = []
-            for verb in (None, "unload", "load"):
-                if verb:
-                    assert (await client.post(f"/v2/repository/models/vector/{verb}")).status_code == 200
-                there.append("/v2/models/vector/infer" in (await client.get("/openapi.json")).json()["paths"])
-            return there
-
-    assert asyncio.run(main()) == [True, False, True]
+async def test_models_come_and_go() -> None:
+    async with serving(MODELS[0]) as client:
+        there = []
+        for verb in (None, "unload", "load"):
+            if verb:
+                assert (await client.post(f"/v2/repository/models/vector/{verb}")).status_code == 200
+            there.append("/v2/models/vector/infer" in (await client.get("/openapi.json")).json()["paths"])
+        told = there
+    assert told == [True, False, True]
 
 
 @each("declaration", [
