@@ -41,8 +41,7 @@ async def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
         quoted = httpx.URL("http://test").copy_with(path=f"/v1/models/{name}").raw_path.decode()
         statuses = [(await client.get(quoted)).status_code]
         statuses.append((await client.post(f"{quoted}:predict", json={"instances": [1]})).status_code)
-        told = statuses
-    assert told == [200, 200]
+    assert statuses == [200, 200]
 
 
 @each("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
@@ -67,7 +66,7 @@ async def test_a_slash_in_a_name_or_version_is_sent_encoded(name: str, versioned
     place = f"/v2/models/{quote(name, safe='')}" + ("/versions/2024%2f11" if versioned else "")
     tensor = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [1]}]}
     async with serving(model) as client:
-        told = [
+        *answers, inferred = [
             await client.post(f"/v1/models/{quote(name, safe='')}:predict", json={"instances": [1]}),
             await client.get(f"/v1/models/{quote(name, safe='')}"),
             await client.get(place),
@@ -75,7 +74,6 @@ async def test_a_slash_in_a_name_or_version_is_sent_encoded(name: str, versioned
             await client.get(f"{place}/stats"),
             await client.post(f"{place}/infer", json=tensor),
         ]
-    *answers, inferred = told
     assert [answer.status_code for answer in answers] == [200] * 5
     assert inferred.status_code == 500  # it was asked, and has no "instances"
     assert (answers[1].json()["name"], answers[2].json()["name"]) == (name, name)

@@ -123,8 +123,7 @@ async def test_everything_but_predict_answers_while_a_predict_holds_the_models_t
         statuses = [(await client.get(path)).status_code for path in paths]
         assert not predicting.done()
         released.set()
-        told = [*statuses, (await predicting).status_code]
-    assert told == [200] * (len(paths) + 1)
+        assert [*statuses, (await predicting).status_code] == [200] * (len(paths) + 1)
 
 
 def test_metadata_that_cannot_be_told_is_an_error_that_costs_no_connection(caplog: pytest.LogCaptureFixture) -> None:

@@ -200,8 +200,7 @@ async def test_models_come_and_go() -> None:
             if verb:
                 assert (await client.post(f"/v2/repository/models/vector/{verb}")).status_code == 200
             there.append("/v2/models/vector/infer" in (await client.get("/openapi.json")).json()["paths"])
-        told = there
-    assert told == [True, False, True]
+    assert there == [True, False, True]
 
 
 @each("declaration", [
