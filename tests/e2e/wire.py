@@ -31,8 +31,8 @@ def post(instances: object, *fields: bytes, **more: object) -> bytes:
     return head(b"content-length: %d" % len(body), *fields) + body
 
 
-def head(*fields: bytes, version: bytes = b"1.1") -> bytes:
-    lines = (b"POST /v1/models/m:predict HTTP/" + version, b"host: x", *fields, b"", b"")
+def head(*fields: bytes) -> bytes:
+    lines = (b"POST /v1/models/m:predict HTTP/1.1", b"host: x", *fields, b"", b"")
     return b"\r\n".join(lines)
 
 

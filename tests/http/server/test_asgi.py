@@ -1,7 +1,6 @@
 """The application behind a connection: what it receives, and how what it sends is written."""
 
 import asyncio
-import logging
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from mpserve.http.responses import Answer
 from mpserve.http.server.asgi import HIGH_WATER
 from mpserve.http.server.routes import ASGIApp, Receive, Scope, Send
-from tests.connections import CLIENT, House, chunked, echo, get, post, read, run, sending
+from tests.connections import CLIENT, House, chunked, echo, get, post, read, sending
 
 APP = b"/app"
 ERROR = (
@@ -198,7 +197,9 @@ async def test_an_early_answer_drops_the_rest_of_the_body_and_the_connection_goe
     assert not client.pipe.is_closing()
 
 
-def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_out(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     told: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -207,22 +208,18 @@ def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_out(capl
         await send(start())
         await send(part(b"nobody reads this"))
 
-    async def test() -> None:
-        house = House(app)
-        for sent in (get(), chunked(b"a", path=APP)):
-            client = house.client()
-            client.send(sent)
-            await client.told()
-            assert len(house.server.cycles) == house.server.unanswered == 1
-            client.leave()
-            assert house.server.unanswered == 1
-            assert not house.server.is_idle
-            assert await client.told() == b""
-            assert house.server.is_idle
-        assert told == [{"type": "http.disconnect"}] * 2
-
-    with caplog.at_level(logging.WARNING):
-        run(test)
+    house = House(app)
+    for sent in (get(), chunked(b"a", path=APP)):
+        client = house.client()
+        client.send(sent)
+        await client.told()
+        assert len(house.server.cycles) == house.server.unanswered == 1
+        client.leave()
+        assert house.server.unanswered == 1
+        assert not house.server.is_idle
+        assert await client.told() == b""
+        assert house.server.is_idle
+    assert told == [{"type": "http.disconnect"}] * 2
     assert caplog.records == []
 
 
