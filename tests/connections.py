@@ -1,7 +1,7 @@
 """An HTTP connection without a socket: a transport that keeps what is written, and routes and an application to be steered."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from mpserve.http.responses import JSON_ONLY, Answer
@@ -184,10 +184,6 @@ class House:
 
     def client(self) -> Client:
         return Client(self.server)
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
 
 
 def post(

@@ -147,12 +147,9 @@ AS_BYTES: dict[str, Any] = {"outputs": [{"name": "y", "parameters": {"binary_dat
 INFER, VERSIONED = "/v2/models/{}/infer", "/v2/models/{}/versions/1/infer"
 
 PLAIN = [
-    Format("V1", "/v1/models/{}:predict", _v1, _of_json),
-    Format("V2", INFER, _v2(), _of_v2),
-    Format("V2 outputs", INFER, _v2(**NAMED), _of_v2),
-    Format("V2 version", VERSIONED, _v2(), _of_v2),
-    Format("V2 bytes out", INFER, _v2(**AS_BYTES), _of_v2),
-    Format("binary", INFER, _binary(True), _of_v2),
+    Format("V1", "/v1/models/{}:predict", _v1, _of_json), Format("V2", INFER, _v2(), _of_v2),
+    Format("V2 outputs", INFER, _v2(**NAMED), _of_v2), Format("V2 version", VERSIONED, _v2(), _of_v2),
+    Format("V2 bytes out", INFER, _v2(**AS_BYTES), _of_v2), Format("binary", INFER, _binary(True), _of_v2),
     Format("binary, JSON out", INFER, _binary(False), _of_v2),
     Format("binary outputs", INFER, _binary(False, **AS_BYTES), _of_v2),
     Format("binary version", VERSIONED, _binary(True), _of_v2),
@@ -162,7 +159,7 @@ PLAIN = [
     Format("gRPC typed", "", _protobuf(typed=True), _of_message, "ModelInfer"),
     Format("gRPC outputs", "", _protobuf(outputs=True), _of_message, "ModelInfer"),
     Format("gRPC stream", "", _protobuf(), _of_messages, "ModelStreamInfer"),
-]
+]  # fmt: skip
 
 
 def _all() -> Iterator[Format]:

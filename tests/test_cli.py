@@ -3,13 +3,12 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mpserve.version import VERSION
-from tests.running import free_port, serving
+from tests.running import serving
 
 pytestmark = pytest.mark.e2e
 
@@ -20,10 +19,7 @@ ONE = "from mpserve import Model\n\nclass One(Model):\n    name = 'one'\n"
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`mpserve` to its end, in a folder, with no way to listen anywhere else than on this machine."""
     env = {"PATH": "/usr/bin", "MPSERVE_HOST": "127.0.0.1", "MPSERVE_TERMINATION_LOG": "termination", **variables}
-    return run_to_end([*COMMAND, *arguments], folder, env)
-
-
-def run_to_end(command: Sequence[str], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *arguments]
     return subprocess.run(command, check=False, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
 
 
@@ -47,7 +43,7 @@ def test_without_a_command_that_it_knows_it_says_how_it_is_used(
     assert len(ended.stderr.splitlines()) < 15
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("serve", "--help"), ("serve", "m.py", "-h")])
+@pytest.mark.parametrize("arguments", [("--help",), ("serve", "m.py", "-h")])
 def test_help_lists_targets_and_options_with_their_defaults_and_variables(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -60,72 +56,24 @@ def test_help_lists_targets_and_options_with_their_defaults_and_variables(
     assert ended.stderr == ""
 
 
-@pytest.mark.parametrize("flag", ["--version", "-V"])
-def test_version(tmp_path: Path, flag: str) -> None:
-    assert run(tmp_path, flag).stdout == f"mpserve {VERSION}\n"
+def test_version(tmp_path: Path) -> None:
+    assert run(tmp_path, "--version").stdout == f"mpserve {VERSION}\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (
-            ("--http_port", "eighty"),
-            "http_port (--http_port, MPSERVE_HTTP_PORT): got 'eighty', expected a whole number",
-        ),
-        (("--workers", "0"), "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got '0', expected a whole number"),
-        (("--workers",), "--workers: got no value, expected a whole number"),
-        (("--log_config_file=nowhere.yaml",), "log_config_file: nowhere.yaml cannot be read"),
-    ],
-)
-def test_a_wrong_value_is_told_with_what_was_expected(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    ended = run(tmp_path, "serve", "model.py", *arguments)
+def test_a_wrong_value_is_told_with_what_was_expected(tmp_path: Path) -> None:
+    ended = run(tmp_path, "serve", "model.py", "--http_port", "eighty")
     assert ended.returncode == 2
+    words = "http_port (--http_port, MPSERVE_HTTP_PORT): got 'eighty', expected a whole number"
     assert message(ended).startswith(f"mpserve: {words}")
 
 
 FILES = {
     "no target": (None, (), "nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir"),
     "no such file": (None, ("modle.py",), "there is no file modle.py"),
-    "no such file for a class": (None, ("modle.py:One",), "there is no file modle.py"),
-    "no such module": (None, ("package.model:One",), "there is no module named package"),
-    "a folder": (
-        None,
-        ("./",),
-        "./ is neither the name of a module nor a file that ends in .py; to serve the model in that folder: --model_dir=./",
-    ),
-    "no such path": (None, ("/mnt/modle",), "/mnt/modle is neither the name of a module nor a file that ends in .py"),
-    "a class where there are functions": (
-        "def predict(model, x): return x\n",
-        ("model.py:Iris",),
-        "model.py:Iris: there is no 'Iris' in model; its models: none, but a function predict, which model.py alone names",
-    ),
-    "no such certificate": (
-        ONE,
-        ("model.py", "--ssl_certfile=mine.pem", "--http_port=0"),
-        "there is no file mine.pem (--ssl_certfile)",
-    ),
-    "no such class": (ONE, ("model.py:Won",), "model.py:Won: there is no 'Won' in model; its models: One"),
     "two models": (
         f"{ONE}class Two(Model): ...\n",
         ("model.py",),
         "model.py holds 2 models; name one: model.py:One, model.py:Two",
-    ),
-    "no model": (
-        "x = 1\n",
-        ("model.py",),
-        "model.py holds no model: expected a subclass or an instance of mpserve.Model, or a function predict",
-    ),
-    "a constructor with arguments": (
-        f"{ONE}    def __init__(self, name, weights): ...\n",
-        ("model.py",),
-        "One(name, weights) cannot be constructed by mpserve: only a name can be passed. "
-        "Make an instance in the file and name that instead.",
-    ),
-    "no such directory": (None, ("--model_dir=mnt",), "model directory mnt does not exist"),
-    "an empty directory": (
-        None,
-        ("--model_dir=.",),
-        "expected a model.py or exactly one of *.pt2, *.pt, *.pth in ., or folders that hold such; it holds: termination",
     ),
     "a script imported for its class": (
         f"{ONE}from mpserve import ModelServer\nModelServer().start([One()])\n",
@@ -149,45 +97,10 @@ def test_a_target_that_cannot_be_served_is_told_in_one_sentence(
     assert (tmp_path / "termination").read_text() == words
 
 
-def test_a_device_that_is_not_there_is_told_without_a_traceback(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(ONE)
-    flags = ("--devices=cuda:0", "--http_port=0", "--enable_grpc=no")
-    ended = run(tmp_path, "serve", "model.py", *flags, CUDA_VISIBLE_DEVICES="")
-    assert ended.returncode != 0
-    assert "Reason: devices='cuda:0' asks for cuda:0, and no GPU is visible to this process" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_a_package_that_is_to_be_run_is_told_how(tmp_path: Path) -> None:
-    main = tmp_path / "service" / "__main__.py"
-    main.parent.mkdir()
-    main.with_name("__init__.py").touch()
-    main.touch()
-    words = message(run(tmp_path, "serve", "service"))
-    assert words.startswith("service holds no model: expected a subclass or an instance of mpserve.Model")
-    assert words.endswith(f"; to run it as python -m service does, name {main}")
-
-
 BROKEN = {
-    "syntax error": ("def broken(:\n", "the import of model.py failed: SyntaxError: invalid syntax (model.py, line 1)"),
     "exception at import": ("1 / 0\n", "the import of model.py failed: ZeroDivisionError: division by zero"),
-    "missing module": (
-        "import nosuchmodule\n",
-        "the import of model.py failed: ModuleNotFoundError: No module named 'nosuchmodule'",
-    ),
-    "missing torch": (
-        "import sys\nsys.modules['torch'] = None\nfrom mpserve import TorchModel\n",
-        "the import of model.py failed: ModuleNotFoundError: mpserve.TorchModel needs torch, which is not installed: "
-        "pip install 'mpserve[torch]'",
-    ),
-    "constructor": (
-        f"{ONE}    def __init__(self):\n        1 / 0\n",
-        "the model's constructor failed: ZeroDivisionError: division by zero",
-    ),
-    "preload": (
-        f"{ONE}    def preload(self):\n        1 / 0\n",
-        "preload() of model one failed: ZeroDivisionError: division by zero",
-    ),
+    "preload": (f"{ONE}    def preload(self):\n        1 / 0\n",
+        "preload() of model one failed: ZeroDivisionError: division by zero"),
 }  # fmt: skip
 
 
@@ -212,30 +125,11 @@ def test_an_exception_of_a_script_is_pythons_own_traceback(tmp_path: Path) -> No
     assert ended.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
 
 
-def test_a_script_that_starts_nothing_sensible_is_told_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text("from mpserve import ModelServer\nModelServer().start(['iris'])\n")
-    ended = run(tmp_path, "serve", "script.py")
-    assert ended.returncode == 2
-    assert message(ended) == "mpserve: expected instances of mpserve.Model, got 'iris' (str)"
-
-
-NO_TORCH = "import sys; sys.modules['torch'] = None; from mpserve.cli import main; main()"
-
-
-def test_a_torch_file_without_torch_is_told_with_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "net.pt2").touch()
-    ended = run_to_end(
-        [sys.executable, "-c", NO_TORCH, "serve", "--model_dir=."], tmp_path, {"MPSERVE_HOST": "127.0.0.1"}
-    )
-    assert ended.returncode == 1
-    assert message(ended) == "net.pt2 needs torch, which is not installed: pip install 'mpserve[torch]'"
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_port_that_is_taken_is_told_before_anything_is_loaded(tmp_path: Path, host: str) -> None:
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    host = "::1"
     (tmp_path / "model.py").write_text("open('imported', 'w')\n" + ONE)
     (tmp_path / "termination").touch()
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+    with socket.create_server((host, 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         ended = run(tmp_path, "serve", "model.py", f"--http_port={port}", f"--host={host}")
     assert ended.returncode == 1
@@ -243,13 +137,6 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(tmp_path: Path, 
     assert message(ended) == words
     assert (tmp_path / "termination").read_text() == words
     assert not (tmp_path / "imported").exists()
-
-
-def test_an_address_of_another_machine_is_told_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(ONE)
-    ended = run(tmp_path, "serve", "model.py", "--host=192.0.2.1", f"--http_port={free_port()}")
-    assert ended.returncode == 1
-    assert message(ended).endswith("Cannot assign requested address")
 
 
 def test_flags_of_the_sdk_are_taken_and_those_without_effect_and_unknown_ones_are_reported(tmp_path: Path) -> None:

@@ -68,11 +68,9 @@ WIDGET_CRD: dict[str, Any] = {
     },
 }
 WIDGET: dict[str, Any] = {
-    "apiVersion": "example.com/v1",
-    "kind": "Widget",
-    "metadata": {"name": "one", "annotations": {"a": "b"}},
+    "apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "one", "annotations": {"a": "b"}},
     "spec": {"size": 1},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -99,39 +97,33 @@ def widget(**spec: Any) -> dict[str, Any]:
     return manifest
 
 
-@each(
-    "manifest",
-    [
-        widget(), widget(target=8080), widget(target="http"), widget(note=None), widget(note="text"),
-        widget(free={"anything": [1, {"goes": None}]}), widget(labels={"any": "name"}),
-        widget(ports=[{"port": 1}, {"port": 1, "protocol": "UDP"}, {"port": 2}]),
-    ],
-)  # fmt: skip
+@each("manifest", [
+    widget(), widget(target=8080), widget(target="http"), widget(note=None), widget(note="text"),
+    widget(free={"anything": [1, {"goes": None}]}), widget(labels={"any": "name"}),
+    widget(ports=[{"port": 1}, {"port": 1, "protocol": "UDP"}, {"port": 2}]),
+])  # fmt: skip
 def test_a_valid_manifest_has_no_faults(checker: ModuleType, crds: Path, manifest: dict[str, Any]) -> None:
     assert checker.faults(manifest, checker.load_schemas(crds)) == []
 
 
-@each(
-    "manifest, place, reason",
-    [
-        (widget(colour="red"), "$.spec", "'colour' was unexpected"),
-        (widget(size="1"), "$.spec.size", "'1' is not of type 'integer'"),
-        (widget(size=2**31), "$.spec.size", "maximum"),
-        (widget(size=None), "$.spec.size", "None is not of type 'integer'"),
-        (widget(target=[80]), "$.spec.target", "is not of type 'integer', 'string'"),
-        (widget(note=1), "$.spec.note", "is not valid under any"),
-        (widget(labels={"any": 1}), "$.spec.labels.any", "1 is not of type 'string'"),
-        (widget(ports=[{"port": 1, "nodeport": 2}]), "$.spec.ports[0]", "'nodeport' was unexpected"),
-        (widget(ports=[{"port": 1}, {"port": 1, "protocol": "TCP"}]), "$.spec.ports", "two items have"),
-        ({**WIDGET, "spec": {}}, "$.spec", "'size' is a required property"),
-        ({**WIDGET, "status": {}}, "$", "'status' was unexpected"),
-        ({**WIDGET, "metadata": {"name": "Not_A_Name"}}, "$.metadata.name", "does not match"),
-        ({**WIDGET, "metadata": {"name": "one", "annotations": {"a": 1}}}, "$.metadata.annotations.a", "'string'"),
-        ({**WIDGET, "kind": "Gadget"}, "$", "no schema for apiVersion example.com/v1 and kind Gadget"),
-        ({**WIDGET, "apiVersion": "example.com/v0"}, "$", "no schema for apiVersion example.com/v0"),
-        (["a list"], "$", "expected a mapping, got list"),
-    ],
-)
+@each("manifest, place, reason", [
+    (widget(colour="red"), "$.spec", "'colour' was unexpected"),
+    (widget(size="1"), "$.spec.size", "'1' is not of type 'integer'"),
+    (widget(size=2**31), "$.spec.size", "maximum"),
+    (widget(size=None), "$.spec.size", "None is not of type 'integer'"),
+    (widget(target=[80]), "$.spec.target", "is not of type 'integer', 'string'"),
+    (widget(note=1), "$.spec.note", "is not valid under any"),
+    (widget(labels={"any": 1}), "$.spec.labels.any", "1 is not of type 'string'"),
+    (widget(ports=[{"port": 1, "nodeport": 2}]), "$.spec.ports[0]", "'nodeport' was unexpected"),
+    (widget(ports=[{"port": 1}, {"port": 1, "protocol": "TCP"}]), "$.spec.ports", "two items have"),
+    ({**WIDGET, "spec": {}}, "$.spec", "'size' is a required property"),
+    ({**WIDGET, "status": {}}, "$", "'status' was unexpected"),
+    ({**WIDGET, "metadata": {"name": "Not_A_Name"}}, "$.metadata.name", "does not match"),
+    ({**WIDGET, "metadata": {"name": "one", "annotations": {"a": 1}}}, "$.metadata.annotations.a", "'string'"),
+    ({**WIDGET, "kind": "Gadget"}, "$", "no schema for apiVersion example.com/v1 and kind Gadget"),
+    ({**WIDGET, "apiVersion": "example.com/v0"}, "$", "no schema for apiVersion example.com/v0"),
+    (["a list"], "$", "expected a mapping, got list"),
+])  # fmt: skip
 def test_a_fault_is_reported_with_its_place_and_reason(
     checker: ModuleType, crds: Path, manifest: object, place: str, reason: str
 ) -> None:
@@ -193,48 +185,26 @@ def settings(container: dict[str, Any], predictor: dict[str, Any]) -> Settings:
     return parsed.settings
 
 
-def test_the_containers_arguments_and_variables_are_options_of_the_server(settings: Settings) -> None:
-    assert settings.model_name == "{{.Name}}"
-    assert settings.model_dir == "/mnt/models"
-    assert settings.drain_delay == 5
-    assert settings.workers == 2
-
-
-def test_the_port_is_the_servers_default_everywhere(
-    settings: Settings, runtime: dict[str, Any], container: dict[str, Any]
+def test_the_manifests_agree_with_the_server_and_with_each_other(
+    settings: Settings, runtime: dict[str, Any], container: dict[str, Any], predictor: dict[str, Any]
 ) -> None:
+    assert (settings.model_name, settings.model_dir) == ("{{.Name}}", "/mnt/models")
     assert settings.http_port == Settings.http_port
     assert [port["containerPort"] for port in container["ports"]] == [settings.http_port]
     assert runtime["annotations"]["prometheus.kserve.io/port"] == str(settings.http_port)
-    probes = [container[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
-    assert [probe["httpGet"]["port"] for probe in probes] == [settings.http_port] * 3
-
-
-def test_the_probed_and_scraped_paths_are_the_servers(runtime: dict[str, Any], container: dict[str, Any]) -> None:
-    instance = {getattr(route, "path", None) for route in asgi_app([Model("m")]).routes}
-    probes = [container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
-    assert probes == ["/v2/health/ready", "/v2/health/ready", "/v2/health/live"]
-    assert {*probes, runtime["annotations"]["prometheus.kserve.io/path"]} <= instance
-
-
-def test_the_startup_probe_outlasts_the_deadline_for_loading(settings: Settings, container: dict[str, Any]) -> None:
-    probe = container["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] >= settings.load_timeout
-
-
-def test_the_server_stops_before_kubernetes_kills_it(settings: Settings, predictor: dict[str, Any]) -> None:
-    assert settings.drain_delay < settings.graceful_timeout < predictor["terminationGracePeriodSeconds"]
-
-
-def test_the_service_asks_for_what_the_runtime_offers(runtime: dict[str, Any], predictor: dict[str, Any]) -> None:
+    startup, *others = (container[name] for name in ("startupProbe", "readinessProbe", "livenessProbe"))
+    assert [probe["httpGet"]["port"] for probe in (startup, *others)] == [settings.http_port] * 3
+    paths = [probe["httpGet"]["path"] for probe in (startup, *others)]
+    assert paths == ["/v2/health/ready", "/v2/health/ready", "/v2/health/live"]
+    routes = {getattr(route, "path", None) for route in asgi_app([Model("m")]).routes}
+    assert {*paths, runtime["annotations"]["prometheus.kserve.io/path"]} <= routes
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= settings.load_timeout
+    assert 0 < settings.drain_delay < settings.graceful_timeout < predictor["terminationGracePeriodSeconds"]
     model = predictor["model"]
     assert model["runtime"] == manifest("clusterservingruntime.yaml")["metadata"]["name"]
     assert model["protocolVersion"] in runtime["protocolVersions"]
     offered = [(each["name"], each["version"]) for each in runtime["supportedModelFormats"]]
     assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in offered
-
-
-def test_the_image_is_this_version(container: dict[str, Any]) -> None:
     assert container["image"].rpartition(":")[2] == VERSION
 
 

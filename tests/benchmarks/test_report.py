@@ -32,13 +32,3 @@ def test_a_target_says_what_was_measured_and_if_it_is_reached() -> None:
     assert "| V2 JSON [1,4], over bare | ≤ 0.75 | 0.70 (0.70 to 0.70) | yes |" in rows
     assert "| V2 JSON [32,128], over bare | ≤ 0.80 | 0.90 (0.90 to 0.90) | **no** |" in rows
     assert len(rows) == 2 + len(TARGETS)
-
-
-def test_errors_and_failures_are_told() -> None:
-    records = [
-        measured("v2_small", "bare", 0.1)._replace(errors=3),
-        Record("mlp", "kserve", "mlp", failure="it\nended"),
-    ]
-    said = report.parts(Results({}, records))["faults"]
-    assert "- bare: 3 errors in 1,000 requests" in said
-    assert "- kserve, mlp, mlp: it ended" in said

@@ -19,19 +19,6 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert results.ratio("identity", {"server": "ours"}, {"server": "bare"}) == pytest.approx(0.5)
 
 
-def test_a_round_that_one_of_both_lacks_does_not_count() -> None:
-    results = Results({}, [*DRIFTING, row("ours", 2, 9.0), row("bare", 2, 0.0, failure="it ended")])
-    assert results.ratio("identity", {"server": "ours"}, {"server": "bare"}) == pytest.approx(0.5)
-
-
-def test_there_is_no_ratio_to_what_was_not_measured() -> None:
-    assert Results({}, DRIFTING).ratio("identity", {"server": "ours"}, {"server": "kserve"}) is None
-
-
-def test_cpu_time_is_per_request() -> None:
-    assert Results({}, DRIFTING).value(lambda r: r.cpu_ms, "identity", server="bare", round=0) == pytest.approx(0.2)
-
-
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     headings = {"identity": {"section": "identity", "machine": "a machine"}}
     Results(headings, DRIFTING).write(tmp_path / "results.jsonl")

@@ -1,7 +1,5 @@
 from xml.etree import ElementTree as Xml
 
-import pytest
-
 from benchmarks.peers import svg
 from benchmarks.peers.svg import Bar
 from tests.cases import each
@@ -19,40 +17,7 @@ def test_bars_are_named_and_labelled_with_their_values() -> None:
     assert {"Title & more", "V2 <JSON>", "mpserve", "12,300", "kserve", "17"} <= set(said)
 
 
-def test_a_bar_without_a_value_is_left_out() -> None:
-    said = words(svg.bars("t", "s", {"p": [Bar("here", [1.0], svg.OURS), Bar("gone", [None], svg.OTHER)]}))
-    assert "here" in said
-    assert "gone" not in said
-
-
 @each("log", [True, False])
 def test_lines_are_named_at_their_ends(log: bool) -> None:
     said = words(svg.lines("t", "s", ["1", "4"], {"ours": [1.0, 4.0], "theirs": [2.0, 40.0]}, "ms", log=log))
     assert {"ours  4", "theirs  40"} <= set(said)
-
-
-def test_labels_are_kept_apart_in_their_order() -> None:
-    first, second, third, far = svg.spread([100.0, 101.0, 102.0, 300.0], 15)
-    assert (second - first, third - second) == pytest.approx((15, 15), abs=0.1)
-    assert far == 300.0
-
-
-@each("low, high", [(0.3, 44.0), (1.0, 1.0), (0.021, 980.0)])
-def test_logarithmic_ticks_enclose_the_values(low: float, high: float) -> None:
-    ticks = svg.log_ticks(low, high)
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
-    assert ticks == sorted(set(ticks))
-
-
-@each("high", [0.7, 9.0, 309.0, 1422.0])
-def test_even_ticks_reach_from_nothing_to_above_the_highest(high: float) -> None:
-    ticks = svg.even_ticks(high)
-    assert ticks[0] == 0
-    assert ticks[-2] < high <= ticks[-1]
-    assert 4 <= len(ticks) <= 9
-
-
-@each("value, said", [(0.0123, "0.012"), (1.0, "1"), (17.26, "17.3"), (309.4, "309"), (83_860.0, "83,900")])
-def test_values_are_short(value: float, said: str) -> None:
-    assert svg.short(value) == said

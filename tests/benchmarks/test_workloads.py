@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.apps import models
-from benchmarks.peers.workloads import BINARY, MEDIUM, MLP, SMALL, V1_SMALL, Workload, WrongAnswer
+from benchmarks.peers.workloads import BINARY, MEDIUM, SMALL, V1_SMALL, Workload, WrongAnswer
 from tests.cases import each
 
 
@@ -32,13 +32,6 @@ def test_the_right_answer_passes_and_another_does_not(workload: Workload) -> Non
 def test_what_is_no_answer_is_a_wrong_one(words: bytes) -> None:
     with pytest.raises(WrongAnswer):
         SMALL.check(SMALL.x, {}, words)
-
-
-@pytest.mark.e2e
-def test_the_torch_model_is_the_one_that_numpy_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "MODEL", "mlp")
-    x = MLP.other_x(1)
-    MLP.check(x, *answer(MLP, models.make()(x)))
 
 
 def test_rows_that_were_joined_go_back_to_their_request() -> None:

@@ -41,17 +41,12 @@ def test_every_name_that_is_lent_is_there() -> None:
     printed("\n".join([*(f"import {module}" for module in NAMES), *lines]))
 
 
-@each(
-    "theirs, ours",
-    [
-        ("kserve.Model", "mpserve.Model"),
-        ("kserve.model_server.ModelServer", "mpserve.ModelServer"),
-        ("kserve.protocol.infer_type.InferInput", "mpserve.InferInput"),
-        ("kserve.errors.InvalidInput", "mpserve.InvalidInput"),
-        ("kserve.constants.KSERVE_LOGLEVEL", "'INFO'"),
-        ("kserve.utils.utils.strtobool('no')", "False"),
-    ],
-)
+@each("theirs, ours", [
+    ("kserve.Model", "mpserve.Model"), ("kserve.model_server.ModelServer", "mpserve.ModelServer"),
+    ("kserve.protocol.infer_type.InferInput", "mpserve.InferInput"),
+    ("kserve.errors.InvalidInput", "mpserve.InvalidInput"), ("kserve.constants.KSERVE_LOGLEVEL", "'INFO'"),
+    ("kserve.utils.utils.strtobool('no')", "False"),
+])  # fmt: skip
 def test_a_name_stands_for_what_mpserve_has(theirs: str, ours: str) -> None:
     assert printed(f"import kserve, mpserve; print({theirs} == {ours})") == "True"
 
@@ -70,27 +65,20 @@ def test_nothing_is_imported_before_a_script_asks_for_it() -> None:
     assert not {name.partition(".")[0] for name in json.loads(printed(code))} & set(FRAMES)
 
 
-@each(
-    "code, words",
-    [
-        ("from kserve import KServeClient", "kserve.KServeClient is not lent: .* install kserve for its clients"),
-        ("from kserve import V1beta1PredictorSpec", "kserve.V1beta1PredictorSpec is not lent: "),
-        (
-            "from kserve.ray import RayModel",
-            "kserve.ray is not lent: .* no Ray; serve the class itself, with --workers",
-        ),
-        ("from kserve.protocol.rest.openai import OpenAIModel", "does not offer the OpenAI protocol"),
-        ("from kserve.protocol.rest.timeseries.types import X", "does not offer the time-series protocol"),
-        ("from kserve.errors import Nothing", "kserve.errors.Nothing is not among .* these are: InferenceError, "),
-        (
-            "import kserve.nothing",
-            "kserve.nothing is not among the names that mpserve lends; of kserve these are: Model",
-        ),
-        ("import kserve; kserve.nothing", "kserve.nothing is not among the names"),
-        ("from fastapi import FastAPI", "fastapi.FastAPI is not lent: .* pip install fastapi"),
-        ("from kserve.model_server import app; app.get('/')", "app.get needs FastAPI, which is not installed"),
-    ],
-)
+@each("code, words", [
+    ("from kserve import KServeClient", "kserve.KServeClient is not lent: .* install kserve for its clients"),
+    ("from kserve import V1beta1PredictorSpec", "kserve.V1beta1PredictorSpec is not lent: "),
+    ("from kserve.ray import RayModel",
+        "kserve.ray is not lent: .* no Ray; serve the class itself, with --workers"),
+    ("from kserve.protocol.rest.openai import OpenAIModel", "does not offer the OpenAI protocol"),
+    ("from kserve.protocol.rest.timeseries.types import X", "does not offer the time-series protocol"),
+    ("from kserve.errors import Nothing", "kserve.errors.Nothing is not among .* these are: InferenceError, "),
+    ("import kserve.nothing",
+        "kserve.nothing is not among the names that mpserve lends; of kserve these are: Model"),
+    ("import kserve; kserve.nothing", "kserve.nothing is not among the names"),
+    ("from fastapi import FastAPI", "fastapi.FastAPI is not lent: .* pip install fastapi"),
+    ("from kserve.model_server import app; app.get('/')", "app.get needs FastAPI, which is not installed"),
+])  # fmt: skip
 def test_what_is_not_lent_is_refused_in_words(code: str, words: str) -> None:
     ended = run(code)
     assert ended.returncode == 1

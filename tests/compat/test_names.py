@@ -35,16 +35,13 @@ def test_what_the_environment_says_is_the_default_of_a_flag(monkeypatch: pytest.
     assert importlib.reload(flags).parser.parse_args([]).workers == 3
 
 
-@each(
-    "error, text, code",
-    [
-        (errors.ServerNotLive(), "Server is not live.", Code.NOT_READY),
-        (errors.UnsupportedProtocol("v3"), "Unsupported protocol v3.", Code.NOT_SUPPORTED),
-        (errors.ModelMissingError(Path("/m")), "/m", None),
-        (errors.NoModelReady([Model("a"), Model("b")]), "Models that are not ready: a, b.", None),
-        (errors.WorkersShouldBeLessThanMaxWorkersError(max_workers=1), "Workers cannot be greater than 1", None),
-    ],
-)
+@each("error, text, code", [
+    (errors.ServerNotLive(), "Server is not live.", Code.NOT_READY),
+    (errors.UnsupportedProtocol("v3"), "Unsupported protocol v3.", Code.NOT_SUPPORTED),
+    (errors.ModelMissingError(Path("/m")), "/m", None),
+    (errors.NoModelReady([Model("a"), Model("b")]), "Models that are not ready: a, b.", None),
+    (errors.WorkersShouldBeLessThanMaxWorkersError(max_workers=1), "Workers cannot be greater than 1", None),
+])  # fmt: skip
 def test_errors_say_what_they_said(error: Exception, text: str, code: Code | None) -> None:
     assert str(error) == text
     assert (error.code if isinstance(error, MPServeError) else None) == code

@@ -42,30 +42,21 @@ def test_rows_of_v1_become_an_array(field):
     assert get_predict_input({field: ["a", "b"]}) == ["a", "b"]
 
 
-@each(
-    "instances",
-    [
-        [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}],
-        [{"a": [1, 2], "b": ["x", "y"]}],
-        [[{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]],
-    ],
-)
+@each("instances", [
+    [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}], [{"a": [1, 2], "b": ["x", "y"]}],
+    [[{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]],
+])  # fmt: skip
 def test_objects_of_v1_become_a_dataframe_with_the_asked_columns(instances):
     pytest.importorskip("pandas")
     frame = get_predict_input({"instances": instances}, columns=["b", "a"])
     assert (list(frame.columns), frame["a"].tolist(), frame["b"].tolist()) == (["b", "a"], [1, 2], ["x", "y"])
 
 
-@each(
-    "payload, message",
-    [
-        ({}, 'Expected "inputs" or "instances" to be a list'),
-        ({"instances": 5}, "to be a list"),
-        ({"instances": [[1, 2], [3]]}, "do not fit together"),
-        (InferRequest("m", []), "has no inputs"),
-        ([1], "the payload is list, expected a dict or an InferRequest"),
-    ],
-)
+@each("payload, message", [
+    ({}, 'Expected "inputs" or "instances" to be a list'), ({"instances": 5}, "to be a list"),
+    ({"instances": [[1, 2], [3]]}, "do not fit together"), (InferRequest("m", []), "has no inputs"),
+    ([1], "the payload is list, expected a dict or an InferRequest"),
+])  # fmt: skip
 def test_a_payload_that_holds_no_input_is_refused(payload, message):
     with pytest.raises(InvalidInput, match=message):
         get_predict_input(payload)
@@ -91,15 +82,10 @@ def test_a_result_of_v1_is_predictions():
     assert get_predict_response({}, ["a"], "m") == {"predictions": ["a"]}
 
 
-@each(
-    "result, shape, datatype, values",
-    [
-        (np.array([[1.5]]), [1, 1], "FP64", [[1.5]]),
-        ([1, 2], [2], "INT64", [1, 2]),
-        (["a", "é\0"], [2], "BYTES", [b"a", "é\0".encode()]),
-        (np.array(["a"]), [1], "BYTES", [b"a"]),
-    ],
-)
+@each("result, shape, datatype, values", [
+    (np.array([[1.5]]), [1, 1], "FP64", [[1.5]]), ([1, 2], [2], "INT64", [1, 2]),
+    (["a", "é\0"], [2], "BYTES", [b"a", "é\0".encode()]), (np.array(["a"]), [1], "BYTES", [b"a"]),
+])  # fmt: skip
 def test_a_result_of_v2_is_the_first_output(result, shape, datatype, values):
     asked = InferRequest("m", [], "7", request_outputs=[RequestedOutput("output-0", {"binary_data": True})])
     response = get_predict_response(asked, result, "m")

@@ -44,10 +44,7 @@ class FP16Input(Columns):
     name = "FP16InputModel"
 
     def columns(self, request: InferRequest) -> dict[str, Any]:
-        return {
-            "int32_output": np.arange(1, 9),
-            "fp16_output": request.get_input_by_name("fp16_input").as_numpy(),
-        }
+        return {"int32_output": np.arange(1, 9), "fp16_output": request.get_input_by_name("fp16_input").as_numpy()}
 
 
 def asked(model: str, *inputs: dict[str, Any], raw: Any = ()) -> pb.ModelInferRequest:
@@ -147,16 +144,12 @@ def test_a_request_of_the_sdks_tests_is_answered_as_there(
     assert answer_to(request_) == answer
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        asked("TestModel", *(given(name, typed=False) for name in ("fp32", "int32", "string")),
-              raw=[raw_of("fp32"), raw_of("int32")]),
-        asked("TestModel", *(given(name, typed=name == "uint8") for name in TENSORS),
-              raw=[raw_of(name) for name in TENSORS]),
-    ],
-    ids=["raw contents of too few inputs", "raw contents and typed ones"],
-)  # fmt: skip
+@pytest.mark.parametrize("request_", [
+    asked("TestModel", *(given(name, typed=False) for name in ("fp32", "int32", "string")),
+        raw=[raw_of("fp32"), raw_of("int32")]),
+    asked("TestModel", *(given(name, typed=name == "uint8") for name in TENSORS),
+        raw=[raw_of(name) for name in TENSORS]),
+], ids=["raw contents of too few inputs", "raw contents and typed ones"])  # fmt: skip
 def test_what_the_sdk_calls_invalid_input_is_an_invalid_argument(request_: pb.ModelInferRequest) -> None:
     async def main() -> tuple[grpc.StatusCode, str]:
         async with serving(Five()) as client:

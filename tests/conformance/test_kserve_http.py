@@ -81,10 +81,9 @@ V1 = [
 
 PARAMETERS = {"test-str": "dummy", "test-bool": True, "test-int": 100, "test-float": 1.3}
 PARAMETERS_REQUEST = {
-    "id": "123",
-    "parameters": PARAMETERS,
+    "id": "123", "parameters": PARAMETERS,
     "inputs": [{"name": "input-0", "shape": [1, 2], "datatype": "INT32", "data": [1, 2], "parameters": PARAMETERS}],
-}
+}  # fmt: skip
 PARAMETERS_ANSWER = {
     "model_name": "TestModel", "model_version": None, "id": "123", "parameters": PARAMETERS,
     "outputs": [{"name": "output-0", "shape": [1, 2], "datatype": "INT32", "parameters": PARAMETERS, "data": [1, 2]}],
@@ -163,12 +162,9 @@ V2 = [
 ]  # fmt: skip
 
 ATTRIBUTES = {
-    "type": "com.example.sampletype1",
-    "source": "https://example.com/event-producer",
-    "specversion": "1.0",
-    "id": "36077800-0c23-4f38-a0b4-01f4369f670a",
-    "time": "2021-01-28T21:04:43.144141+00:00",
-}
+    "type": "com.example.sampletype1", "source": "https://example.com/event-producer", "specversion": "1.0",
+    "id": "36077800-0c23-4f38-a0b4-01f4369f670a", "time": "2021-01-28T21:04:43.144141+00:00",
+}  # fmt: skip
 EVENT = {"content-type": "application/cloudevents+json"}
 ANSWERED = {"specversion": "1.0", "source": "io.kserve.inference.TestModel", "type": "io.kserve.inference.response"}
 CUSTOM = {"source": "io.kserve.inference.CustomSource", "type": "io.kserve.custom_type"}
@@ -287,16 +283,9 @@ def is_flat_json(case: Case, answer: httpx.Response) -> None:
 
 
 HOW: dict[str, Callable[[Case, httpx.Response], None]] = {
-    "": is_the_same,
-    NULLS: has_the_same_tensors,
-    DIGITS: has_the_same_tensors,
-    SPACES: is_the_same_json,
-    ERRORS: is_an_error,
-    EVENTS: is_an_error,
-    MEDIA: is_an_error,
-    LOADS: is_an_error,
-    HALF: is_flat_json,
-}
+    "": is_the_same, NULLS: has_the_same_tensors, DIGITS: has_the_same_tensors, SPACES: is_the_same_json,
+    ERRORS: is_an_error, EVENTS: is_an_error, MEDIA: is_an_error, LOADS: is_an_error, HALF: is_flat_json,
+}  # fmt: skip
 """What must hold of an answer that differs in this way."""
 
 
@@ -325,13 +314,10 @@ def test_an_event_of_the_sdks_tests_is_answered_as_there(case: Case) -> None:
         assert new["time"] > ATTRIBUTES["time"]
 
 
-@pytest.mark.parametrize(
-    ("path", "send", "field"),
-    [
-        ("/v1/models/DateTimeModel:predict", INSTANCES, lambda body: body["predictions"][0]),
-        ("/v2/models/DateTimeModel/infer", INT32, lambda body: body["outputs"][0]["data"][0]),
-    ],
-)
+@pytest.mark.parametrize(("path", "send", "field"), [
+    ("/v1/models/DateTimeModel:predict", INSTANCES, lambda body: body["predictions"][0]),
+    ("/v2/models/DateTimeModel/infer", INT32, lambda body: body["outputs"][0]["data"][0]),
+])  # fmt: skip
 def test_a_time_is_written_as_iso_8601(path: str, send: bytes, field: Callable[[Any], str]) -> None:
     answer = ask(Case("", V1_MODELS, path, 200, None, send, JSON))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")

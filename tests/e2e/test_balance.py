@@ -36,8 +36,7 @@ def spread(pids: list[int]) -> list[int]:
     return sorted(Counter(pids).values())
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("asks_at_once", [False, True])
+@pytest.mark.parametrize(("loop", "asks_at_once"), [("uvloop", True), ("asyncio", False)])
 def test_connections_are_spread_evenly(folder: Path, loop: str, asks_at_once: bool) -> None:
     """Within one of the mean, whether they were idle when the others came or had asked."""
     with serving(folder, SOURCE, f"--workers={WORKERS}", f"--event-loop={loop}") as server:

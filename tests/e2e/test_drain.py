@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from pathlib import Path
 
 import httpx
@@ -47,7 +46,7 @@ def test_while_drain_delay_lasts_the_server_is_not_ready_and_still_accepts(folde
         with pinned(server, set(server.workers())) as connections:
             server.signal(signal.SIGTERM)
             eventually(lambda: "Handling signal: term" in server.log)
-            eventually(lambda: httpx.get(f"{server.url}/v2/health/ready").status_code == 503, within=2)
+            eventually(lambda: httpx.get(f"{server.url}/v2/health/ready", verify=False).status_code == 503, within=2)
             assert ask(server).status_code == 200
             assert server.states() == {"loading": 0, "ready": 0, "draining": 2}
             (connection, *_) = connections.values()
@@ -68,53 +67,23 @@ def test_a_predict_that_never_ends_does_not_keep_the_server_past_graceful_timeou
         assert "1 request(s) did not finish in time and are abandoned" in server.log
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_sigint_and_sigquit_hurry(folder: Path, number: signal.Signals) -> None:
+def test_ctrl_c_hurries(folder: Path) -> None:
     with serving(folder, SOURCE, "--workers=2", "--graceful_timeout=60", "--drain_delay=60", env=HOOKED) as server:
         workers = set(server.wait_ready(workers=2).workers())
         waiting_request(server, folder)
-        if number == signal.SIGINT:
-            os.killpg(server.pid, number)  # as Ctrl-C in a terminal
-        else:
-            server.signal(number)
+        os.killpg(server.pid, signal.SIGINT)  # as a terminal does
         assert server.wait_end(within=15) == 0, server.log
         assert pids(folder, "exited") == workers, server.log
 
 
-def test_sigint_hurries_a_drain_that_sigterm_began(folder: Path) -> None:
+def test_sigquit_hurries_a_drain_that_sigterm_began(folder: Path) -> None:
     with serving(folder, SOURCE, "--graceful_timeout=60", "--drain_delay=60", env=HOOKED) as server:
         workers = set(server.wait_ready().workers())
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGTERM)  # once more is not more urgent
         eventually(lambda: server.client.get("/v2/health/ready").status_code == 503)
-        server.signal(signal.SIGINT)
+        server.signal(signal.SIGQUIT)
         assert server.wait_end(within=15) == 0
-        assert pids(folder, "exited") == workers
-
-
-def test_idle_connections_are_closed(folder: Path) -> None:
-    with serving(folder, SOURCE) as server:
-        server.wait_ready()
-        with socket.create_connection(("127.0.0.1", server.port)) as silent, pinned(server, set(server.workers())):
-            server.signal(signal.SIGTERM)
-            assert silent.recv(1) == b""
-            assert server.wait_end(within=15) == 0
-
-
-@pytest.mark.parametrize(
-    ("stop", "line"),
-    [
-        ("raise RuntimeError('cannot let go')", "RuntimeError: cannot let go"),
-        ("import time; time.sleep(60)", "stop() did not finish in time"),
-    ],
-)
-def test_a_stop_that_fails_or_hangs_is_logged_and_passed_over(folder: Path, stop: str, line: str) -> None:
-    source = SOURCE.replace('Path(f"stopped-{os.getpid()}").touch()', stop)
-    with serving(folder, source, "--graceful_timeout=3", env=HOOKED) as server:
-        workers = set(server.wait_ready().workers())
-        server.signal(signal.SIGTERM)
-        assert server.wait_end(within=10) == 0
-        assert line in server.log
         assert pids(folder, "exited") == workers
 
 

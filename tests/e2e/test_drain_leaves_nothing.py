@@ -1,14 +1,12 @@
 """After every kind of request, and whatever became of its connection, a server that is told to stop stops at once."""
 
+import itertools
 import json
 import signal
 import socket
-import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import NamedTuple
-
-import pytest
 
 from tests.e2e.wire import Wire, wire
 from tests.running import eventually, serving
@@ -79,10 +77,9 @@ KINDS = {
     "batched": Kind("/v2/models/rows/infer", V2, 200, {"Accept-Encoding": "gzip"}),
     "parts": Kind("/v1/models/parts:predict", {"instances": []}, 200),
     "no such model": Kind("/v1/models/other:predict", {"instances": [1]}, 404),
-    "no such path": Kind("/other", {}, 404),
-    "malformed": Kind("/v1/models/plain:predict", [], 400),
+    "no such path": Kind("/other", {}, 404), "malformed": Kind("/v1/models/plain:predict", [], 400),
     "not ready": Kind("/v1/models/away:predict", {"instances": [1]}, 503),
-}
+}  # fmt: skip
 
 
 def raw(kind: Kind) -> bytes:
@@ -107,14 +104,13 @@ def ask(connection: Wire, kind: Kind) -> None:
         connection.reader.readline()
 
 
-@pytest.mark.parametrize("end", ["kept", "closed", "reset", "reset before the answer"])
-def test_sigterm_stops_at_once_and_nothing_is_abandoned(tmp_path: Path, end: str) -> None:
+def test_sigterm_stops_at_once_and_nothing_is_abandoned(tmp_path: Path) -> None:
     with serving(tmp_path, SOURCE, "--graceful_timeout=20", target="model.py:models") as server, ExitStack() as stack:
         server.wait_ready()
         server.client.close()
         with wire(server) as first:
             ask(first, KINDS["not ready"]._replace(status=200))  # which makes the model unready
-        for kind in KINDS.values():
+        for kind, end in itertools.product(KINDS.values(), ("kept", "closed", "reset", "reset before the answer")):
             with wire(server) if end != "kept" else nullcontext(stack.enter_context(wire(server))) as connection:
                 for _ in range(3):
                     ask(connection, kind)
@@ -123,9 +119,7 @@ def test_sigterm_stops_at_once_and_nothing_is_abandoned(tmp_path: Path, end: str
                 if end.startswith("reset"):
                     reset(connection)
         eventually(lambda: server.metric("mpserve_requests_in_flight") == 0)
-        begin = time.monotonic()
         server.signal(signal.SIGTERM)
-        assert server.wait_end(within=15) == 0
-        assert time.monotonic() - begin < 2
+        assert server.wait_end(within=2) == 0
         assert "abandoned" not in server.log
         assert "Traceback" not in server.log

@@ -53,19 +53,3 @@ def test_a_fault_is_told_and_leaves_the_connection_usable(connection: http.clien
     assert headers.get("allow") == case.allow
     path, good = GOOD
     assert request(connection, "POST", path, good)[::2] == (200, b'{"predictions":[1]}')
-
-
-def test_no_traceback_reaches_a_client_and_each_failure_of_a_model_leaves_one_in_the_log(
-    server: Server, connection: http.client.HTTPConnection
-) -> None:
-    identity = {"x-request-id": "one-failure"}
-    path, body = "/v1/models/raising:predict", b'{"instances": ["error"]}'
-    _, headers, answer = request(connection, "POST", path, body, JSON_HEADERS | identity)
-    assert headers["x-request-id"] == "one-failure"
-    assert b"Traceback" not in answer
-    lines = [line for line in server.log.splitlines() if "req one-failure" in line]
-    assert [line.partition("mpserve.serving.models.faults: ")[2] for line in lines] == [
-        "the model failed: RuntimeError : boom"
-    ]
-    assert "model raising" in lines[0]
-    assert "\nRuntimeError: boom\n" in server.log

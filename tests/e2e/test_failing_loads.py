@@ -17,17 +17,10 @@ class Broken(Model):
 """
 
 
-@pytest.mark.parametrize(
-    ("load", "reason"),
-    [
-        ("raise RuntimeError('weights.bin: wrong magic')", "RuntimeError: weights.bin: wrong magic"),
-        ("return False", "load() returned False"),
-        ("sys.exit(4)", "SystemExit: 4"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "died while it loaded"),
-        ("os._exit(0)", "died while it loaded"),
-        ("os._exit(7)", "died while it loaded"),
-    ],
-)
+@pytest.mark.parametrize(("load", "reason"), [
+    ("raise RuntimeError('weights.bin: wrong magic')", "RuntimeError: weights.bin: wrong magic"),
+    ("sys.exit(4)", "SystemExit: 4"), ("os.kill(os.getpid(), signal.SIGKILL)", "died while it loaded"),
+])  # fmt: skip
 def test_at_first_boot_it_ends_the_server_with_the_reason(tmp_path: Path, load: str, reason: str) -> None:
     last_words = tmp_path / "termination-log"
     last_words.touch()
@@ -39,13 +32,6 @@ def test_at_first_boot_it_ends_the_server_with_the_reason(tmp_path: Path, load: 
         assert reason in server.log
 
 
-def test_a_load_that_takes_too_long_is_named_with_the_line_it_is_at(tmp_path: Path) -> None:
-    with serving(tmp_path, MODEL.format(load="time.sleep(60)"), "--load_timeout=0.5") as server:
-        assert server.wait_end() == 3
-        assert "load() of model model did not finish within the 0.5 s of --load_timeout" in server.log
-        assert f"it is at {tmp_path / 'model.py'}:7 in load" in server.log
-
-
 def test_a_load_that_takes_too_long_and_holds_the_gil_is_ended_with_a_stack_dump(tmp_path: Path) -> None:
     with serving(tmp_path, MODEL.format(load="ctypes.PyDLL(None).sleep(60)"), "--load_timeout=0.5") as server:
         assert server.wait_end() == 3
@@ -53,9 +39,8 @@ def test_a_load_that_takes_too_long_and_holds_the_gil_is_ended_with_a_stack_dump
         assert "A worker died while it loaded its models" in server.log
 
 
-@pytest.mark.parametrize("end", ["raise RuntimeError('out of memory')", "os._exit(3)"])
-def test_in_a_respawned_worker_it_is_retried_while_the_healthy_go_on(tmp_path: Path, end: str) -> None:
-    source = SOURCE.replace('raise RuntimeError("the weights are broken")', end)
+def test_in_a_respawned_worker_it_is_retried_while_the_healthy_go_on(tmp_path: Path) -> None:
+    source = SOURCE.replace('raise RuntimeError("the weights are broken")', "os._exit(3)")
     let(tmp_path, "load")
     with serving(tmp_path, source, "--workers=2") as server:
         server.wait_ready(workers=2)
@@ -71,24 +56,6 @@ def test_in_a_respawned_worker_it_is_retried_while_the_healthy_go_on(tmp_path: P
         assert server.log.count("Booting worker") == 5
 
 
-def test_with_the_only_worker_gone_clients_get_503_and_retry_after(tmp_path: Path) -> None:
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE) as server:
-        server.wait_ready()
-        (first,) = server.workers()
-        (tmp_path / "load").unlink()
-        kill(first)
-        reached(server, tmp_path, "loading", 2)
-        for _ in range(3):
-            answer = ask(server)
-            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-            assert "is not ready" in answer.json()["error"]
-        assert not server.is_ready()
-        let(tmp_path, "load")
-        server.wait_ready()
-        assert ask(server).status_code == 200
-
-
 def test_while_another_worker_is_ready_a_loading_one_accepts_nothing(tmp_path: Path) -> None:
     let(tmp_path, "load")
     with serving(tmp_path, SOURCE, "--workers=2") as server:
@@ -102,18 +69,8 @@ def test_while_another_worker_is_ready_a_loading_one_accepts_nothing(tmp_path: P
         assert {answer.json()["predictions"][0] for answer in answers} == {healthy}
         kill(healthy)  # now nobody is ready, and it is their turn
         reached(server, tmp_path, "loading", 4)
-        assert ask(server).status_code == 503
-
-
-def test_a_constructor_that_fails_in_the_arbiter_leaves_its_reason_as_last_words(tmp_path: Path) -> None:
-    last_words = tmp_path / "termination-log"
-    last_words.touch()
-    source = (
-        "from mpserve import Model\nclass M(Model):\n    def __init__(self):\n        raise KeyError('no config')\n"
-    )
-    with serving(tmp_path, source, env={"MPSERVE_TERMINATION_LOG": str(last_words)}) as server:
-        assert server.wait_end() == 1
-        assert "no config" in last_words.read_text()
+        answer = ask(server)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 def test_a_hook_that_fails_in_a_respawned_worker_leaves_the_healthy_alone(tmp_path: Path) -> None:

@@ -73,8 +73,6 @@ class Early(Net):
 """
 PLACES = {
     "load() that the script's constructor calls": ("model.py", IN_LOAD, "load()"),
-    "constructor of a class": ("model.py:Early", IN_CONSTRUCTOR, "constructor"),
-    "preload()": ("model.py:Early", IN_PRELOAD, "preload()"),
     "import of the file": ("model.py:Early", AT_IMPORT, "code"),
 }
 
@@ -115,16 +113,6 @@ def answers_of_two(server: Server) -> dict[int, list[object]]:
     return answers
 
 
-def test_a_load_that_cannot_have_cuda_in_the_worker_either_ends_the_server_in_torchs_own_words(tmp_path: Path) -> None:
-    source = HEAD + IN_LOAD.replace("device()", '"cuda"')
-    (tmp_path / "termination").touch()
-    with serving_two(tmp_path, source, "model.py") as server:
-        assert server.wait_end() != 0
-        words = "load() of model m failed: AssertionError: Torch not compiled with CUDA enabled"
-        assert words in server.log
-    assert (tmp_path / "termination").read_text() == words
-
-
 def test_an_object_that_reached_for_cuda_in_a_script_is_refused_with_its_line_and_the_remedy(tmp_path: Path) -> None:
     source = HEAD + IN_CONSTRUCTOR + "\nModelServer().start([Early()])\n"
     with serving_two(tmp_path, source, "model.py") as server:
@@ -134,28 +122,11 @@ def test_an_object_that_reached_for_cuda_in_a_script_is_refused_with_its_line_an
         assert "move this line to the model's load()" in line
 
 
-def test_gunicorn_with_an_application_puts_a_class_off_and_refuses_an_object(tmp_path: Path) -> None:
-    head = HEAD.replace("ModelServer", "asgi_app") + IN_CONSTRUCTOR
-    (tmp_path / "of_class.py").write_text(head + "\napp = asgi_app([Early])\n")
-    (tmp_path / "of_object.py").write_text(head + "\napp = asgi_app([Early()])\n")
-    gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:mpserve.gunicorn_config", "-w", "2"]
-    port = free_port()
-    bind = {"MPSERVE_HTTP_PORT": str(port)}
-    with running([*gunicorn, "of_object:app"], tmp_path, port, bind) as server:
-        assert server.wait_end() != 0
-        assert "hand over the class instead of the object" in server.log.splitlines()[-1]
-    with running([*gunicorn, "of_class:app"], tmp_path, port, bind) as server:
-        server.wait_ready(workers=2)
-        assert len(answers_of_two(server)) == 2
-
-
 CUDA_IS_UP = "torch.cuda._initialized = True  # what torch sets when cuInit has succeeded\n"
 
 
-@pytest.mark.parametrize("source", [IN_PRELOAD + "ModelServer().start([Early()])", IN_LOAD], ids=["later", "early"])
-def test_a_script_in_whose_process_cuda_is_up_is_refused_with_the_remedy_and_forks_nothing(
-    tmp_path: Path, source: str
-) -> None:
+def test_a_script_in_whose_process_cuda_is_up_is_refused_with_the_remedy_and_forks_nothing(tmp_path: Path) -> None:
+    source = IN_PRELOAD + "ModelServer().start([Early()])"
     (tmp_path / "script.py").write_text(HEAD + CUDA_IS_UP + source.replace("device()", '"cpu"'))
     (tmp_path / "termination").touch()
     port = free_port()
@@ -167,14 +138,6 @@ def test_a_script_in_whose_process_cuda_is_up_is_refused_with_the_remedy_and_for
         assert "Booting worker" not in server.log
         assert "Traceback" not in server.log
     assert "Move the code that uses the GPU" in (tmp_path / "termination").read_text()
-
-
-def test_cuda_may_be_used_by_the_script_when_the_server_has_ended(tmp_path: Path) -> None:
-    source = HEAD + IN_LOAD + "torch.zeros(1).to('cuda')\n"
-    with serving_two(tmp_path, source, "model.py") as server:
-        server.wait_ready(workers=2)
-        assert server.stop() == 1
-        assert server.log.rstrip().endswith("Torch not compiled with CUDA enabled")
 
 
 THREADED = """
@@ -197,17 +160,6 @@ def test_a_thread_left_running_in_the_arbiter_is_named_once_and_the_server_serve
         [line] = [line for line in server.log.splitlines() if "left-running" in line]
         assert "WARN" in line
         assert "Start threads in the model's load()" in line
-
-
-def test_an_early_load_on_the_cpu_counts_as_preloaded_and_is_not_repeated(tmp_path: Path) -> None:
-    source = HEAD + IN_LOAD.replace("device()", '"cpu"')
-    with serving_two(tmp_path, source, "model.py") as server:
-        server.wait_ready(workers=2)
-        answers = answers_of_two(server)
-        assert [loaded_in for loaded_in, _ in answers.values()] == [server.pid, server.pid]
-        weights = {weight for _, weight in answers.values()}
-        assert len(weights) == 1, "a load in each worker would have drawn other random weights"
-        assert "CUDA" not in server.log
 
 
 def test_the_arbiter_keeps_to_one_native_thread_and_the_workers_compute_on_theirs(tmp_path: Path) -> None:

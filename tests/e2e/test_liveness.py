@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.e2e.steered import SOURCE, Background, ask, let, pids, waiting_request
+from tests.e2e.steered import SOURCE, Background, ask, let, pids
 from tests.running import eventually, serving
 
 BLOCKING = """
@@ -21,22 +21,6 @@ class Blocking(Model):
             {block}
         return {{"predictions": [os.getpid()]}}
 """
-
-
-def test_while_a_predict_runs_health_and_metadata_are_answered(tmp_path: Path) -> None:
-    source = SOURCE.replace("concurrency = 8", "concurrency = 1")
-    let(tmp_path, "load")
-    with serving(tmp_path, source) as server:
-        server.wait_ready()
-        request = waiting_request(server, tmp_path)
-        second = Background(lambda: ask(server))
-        for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/m", "/v2/models/m/ready", "/v1/models/m"):
-            assert server.client.get(path).status_code == 200
-        eventually(lambda: server.metric("mpserve_requests_in_flight") == 2)
-        assert not request.done()
-        assert not second.done()  # one predict at a time
-        let(tmp_path, "release")
-        assert request.result().status_code == second.result().status_code == 200
 
 
 def test_a_predict_that_holds_the_gil_for_seconds_loses_nothing(tmp_path: Path) -> None:
@@ -69,45 +53,3 @@ def test_a_load_longer_than_timeout_is_not_taken_for_a_blocked_loop(tmp_path: Pa
     with serving(tmp_path, source, "--timeout=4") as server:
         server.wait_ready()
         assert len(pids(tmp_path, "loading")) == 1
-
-
-UNSTEADY = """
-from pathlib import Path
-from mpserve import Model
-
-class Unsteady(Model):
-    name = "m"
-    _ready = False
-
-    @property
-    def ready(self):
-        if Path("broken").exists():
-            raise RuntimeError("who knows")
-        return self._ready
-
-    @ready.setter
-    def ready(self, value):
-        self._ready = value
-
-    def predict(self, payload, headers=None):
-        return {"predictions": []}
-"""
-
-
-def test_a_tick_that_fails_in_one_part_is_logged_once_and_the_heart_beats_on(tmp_path: Path) -> None:
-    with serving(tmp_path, UNSTEADY) as server:
-        workers = server.wait_ready().workers()
-        let(tmp_path, "broken")
-        eventually(lambda: "the worker's row failed" in server.log)
-        dates: set[str] = set()
-
-        def beats() -> int:
-            """How many heartbeats have been seen: each sets the date of the answers."""
-            dates.add(server.client.get("/v2/health/live").headers["date"])
-            return len(dates)
-
-        eventually(lambda: beats() == 4)
-        assert server.log.count("the worker's row failed") == 1
-        (tmp_path / "broken").unlink()
-        server.wait_ready()
-        assert server.workers() == workers

@@ -23,7 +23,7 @@ class Pid(Model):
 def levels(server: Server) -> dict[int, int]:
     """The level of each worker that answers, by pid; each request has a connection of its own."""
     asked: list[Any] = [
-        httpx.post(f"{server.url}/v1/models/pid:predict", json={"instances": []}, timeout=PATIENCE).json()
+        httpx.post(f"{server.url}/v1/models/pid:predict", json={"instances": []}, timeout=PATIENCE, verify=False).json()
         for _ in range(24)
     ]
     return dict(answer["predictions"][0] for answer in asked)
@@ -38,8 +38,10 @@ def test_every_worker_follows_and_so_does_a_respawned_one(tmp_path: Path) -> Non
     with serving(tmp_path, SOURCE, "--workers=2") as server:
         server.wait_ready(workers=2)
         eventually(lambda: all_at(server, 20))
-        changed = httpx.post(f"{server.url}/v2/logging", json={"log_verbose_level": 1}, timeout=PATIENCE).json()
-        told = [httpx.get(f"{server.url}/v2/logging", timeout=PATIENCE).json() for _ in range(8)]
+        changed = httpx.post(
+            f"{server.url}/v2/logging", json={"log_verbose_level": 1}, timeout=PATIENCE, verify=False
+        ).json()
+        told = [httpx.get(f"{server.url}/v2/logging", timeout=PATIENCE, verify=False).json() for _ in range(8)]
         assert [each for each in told if each != changed] == []
         eventually(lambda: all_at(server, 10))
         victim = server.workers()[0]

@@ -36,14 +36,6 @@ def test_a_head_that_does_not_come_to_its_end_is_answered_with_408(server: Serve
         assert conn.is_closed()
 
 
-def test_a_head_is_not_late_while_the_server_answers_an_earlier_request(server: Server) -> None:
-    with wire(server) as conn:
-        conn.send(post([1], seconds=1.5) + LIVE[:10])
-        assert conn.response().body == b'{"predictions":[1]}'
-        conn.send(LIVE[10:])
-        assert conn.response().status == 200
-
-
 @each("rest", [b"", b"\r\n"])
 def test_an_idle_connection_is_closed_after_timeout_keep_alive(server: Server, rest: bytes) -> None:
     with wire(server) as conn:
@@ -93,20 +85,3 @@ def test_a_body_that_goes_on_is_not_late_however_long_it_takes(server: Server) -
             assert clock.response().status == 200
             conn.send(BODY[place : place + 6])
         assert conn.response().body == b'{"predictions":[1]}'
-
-
-def test_a_body_is_not_late_while_the_server_answers_an_earlier_request(server: Server) -> None:
-    with wire(server) as conn:
-        conn.send(post([1], seconds=2) + LONG_BODY + BODY[:5])
-        assert conn.response().body == b'{"predictions":[1]}'
-        conn.send(BODY[5:])
-        assert conn.response().body == b'{"predictions":[1]}'
-
-
-def test_what_comes_behind_a_body_that_was_slow_has_its_own_time(server: Server) -> None:
-    with wire(server) as conn:
-        conn.send(LONG_BODY + BODY[:5])
-        conn.send(BODY[5:])
-        assert conn.response().status == 200
-        conn.send(post([2], seconds=2))
-        assert conn.response().body == b'{"predictions":[2]}'

@@ -28,8 +28,9 @@ ModelServer(workers=2).start([model])
 """
 
 
-@pytest.mark.parametrize("module", ["multiprocessing", "torch.multiprocessing"])
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(("module", "method"), [
+    ("multiprocessing", "fork"), ("multiprocessing", "forkserver"), ("torch.multiprocessing", "spawn"),
+])  # fmt: skip
 def test_a_script_serves_on_two_processes_whatever_start_method_was_set(
     tmp_path: Path, module: str, method: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Statistics are the server's: of two workers, one of which dies, over HTTP and gRPC, whichever worker is asked."""
+"""Statistics and metrics are the server's: of two workers, one of which dies, over HTTP and gRPC, whichever worker is asked."""
 
 import os
 import signal
@@ -11,12 +11,14 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call, infer, speaking
 from tests.running import PATIENCE, Server, eventually
 
+PREDICTED = 'request_predict_seconds_count{model_name="m"}'
+
 
 def each_told(server: Server, address: str) -> list[tuple[int, int, int]]:
     """Successes, failures and rows, as asked on several connections, over HTTP and gRPC."""
     told = []
     for _ in range(8):
-        [stats] = httpx.get(f"{server.url}/v2/models/m/stats", timeout=PATIENCE).json()["model_stats"]
+        [stats] = httpx.get(f"{server.url}/v2/models/m/stats", timeout=PATIENCE, verify=False).json()["model_stats"]
         spent = stats["inference_stats"]
         told.append((spent["success"]["count"], spent["fail"]["count"], stats["inference_count"]))
         [over_grpc] = call(
@@ -29,7 +31,7 @@ def each_told(server: Server, address: str) -> list[tuple[int, int, int]]:
 
 def ask(server: Server, instances: Any) -> Any:
     body = {"instances": instances}
-    return httpx.post(f"{server.url}/v1/models/m:predict", json=body, timeout=PATIENCE)
+    return httpx.post(f"{server.url}/v1/models/m:predict", json=body, timeout=PATIENCE, verify=False)
 
 
 def test_the_sum_over_all_workers_is_exact_and_outlives_a_killed_one(tmp_path: Path) -> None:
@@ -44,6 +46,9 @@ def test_the_sum_over_all_workers_is_exact_and_outlives_a_killed_one(tmp_path: P
             assert asked < 400
         assert ask(server, ["no number"]).status_code == 400
         assert set(each_told(server, address)) == {(asked, 1, asked)}
+        calls = 'mpserve_grpc_requests_total{method="ModelInfer",status="OK"}'
+        eventually(lambda: server.metric(calls) == asked / 2)
+        eventually(lambda: {server.metric(PREDICTED) for _ in range(8)} == {asked})
         victim = server.workers()[0]
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: victim not in server.workers() and server.states().get("ready") == 2)
@@ -51,3 +56,4 @@ def test_the_sum_over_all_workers_is_exact_and_outlives_a_killed_one(tmp_path: P
         for _ in range(12):
             assert ask(server, [0.0]).status_code == 200
         assert set(each_told(server, address)) == {(asked + 12, 1, asked + 12)}
+        eventually(lambda: {server.metric(PREDICTED) for _ in range(8)} == {asked + 12})

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.e2e.steered import SOURCE, ask, let, waiting_request
+from tests.e2e.steered import SOURCE, let, waiting_request
 from tests.e2e.wire import LIVE, wire
 from tests.running import Server, eventually, serving
 
@@ -36,14 +36,19 @@ def verified(server: Server, pair: Pair) -> httpx.Client:
     return httpx.Client(base_url=server.url, verify=ssl.create_default_context(cafile=str(pair.certificate)))
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_a_client_that_trusts_the_certificate_is_served_and_drained(tmp_path: Path, pair: Pair, loop: str) -> None:
-    flags = [f"--ssl_certfile={pair.certificate}", f"--ssl_keyfile={pair.key}", f"--event-loop={loop}"]
+@pytest.mark.parametrize("whose", ["ours", "gunicorn's"])
+def test_a_client_that_trusts_the_certificate_is_served_and_drained(tmp_path: Path, pair: Pair, whose: str) -> None:
+    ours = [f"--ssl_certfile={pair.certificate}", f"--ssl_keyfile={pair.key}", "--event-loop=asyncio"]
+    flags = ours if whose == "ours" else []
+    env = {} if flags else {"GUNICORN_CMD_ARGS": f"--certfile {pair.certificate} --keyfile {pair.key}"}
     let(tmp_path, "load")
-    with serving(tmp_path, SOURCE, "--workers=2", *flags, scheme="https") as server:
+    with serving(tmp_path, SOURCE, "--workers=2", *flags, scheme="https", env=env) as server:
         server.wait_ready(workers=2)
         with verified(server, pair) as client:
             assert [client.get("/v2/health/live").status_code for _ in range(2)] == [200, 200]
+        with wire(server) as plain:  # whoever speaks plain HTTP is hung up on
+            plain.send(LIVE)
+            assert plain.is_closed()
         request = waiting_request(server, tmp_path)
         server.signal(signal.SIGTERM)
         eventually(server.refuses)
@@ -53,26 +58,6 @@ def test_a_client_that_trusts_the_certificate_is_served_and_drained(tmp_path: Pa
         assert "Traceback" not in server.log
 
 
-def test_a_client_that_speaks_plain_http_is_hung_up_on_and_nobody_else(tmp_path: Path, pair: Pair) -> None:
-    flags = [f"--ssl_certfile={pair.certificate}", f"--ssl_keyfile={pair.key}"]
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE, *flags, scheme="https") as server:
-        server.wait_ready()
-        with wire(server) as conn:
-            conn.send(LIVE)
-            assert conn.is_closed()
-        assert ask(server).status_code == 200
-
-
-def test_gunicorn_s_own_options_do_as_well(tmp_path: Path, pair: Pair) -> None:
-    env = {"GUNICORN_CMD_ARGS": f"--certfile {pair.certificate} --keyfile {pair.key}"}
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE, env=env, scheme="https") as server:
-        server.wait_ready()
-        with verified(server, pair) as client:
-            assert client.get("/v2/health/live").status_code == 200
-
-
 def test_a_key_that_does_not_fit_ends_the_server_with_the_reason(tmp_path: Path, pair: Pair) -> None:
     other = make_pair(tmp_path, "other")
     flags = [f"--ssl_certfile={pair.certificate}", f"--ssl_keyfile={other.key}"]
@@ -80,9 +65,3 @@ def test_a_key_that_does_not_fit_ends_the_server_with_the_reason(tmp_path: Path,
         assert server.wait_end() == 3
         assert "TLS cannot be set up with the certificate and key" in server.log
         assert "KEY_VALUES_MISMATCH" in server.log.upper().replace(" ", "_")
-
-
-def test_a_certificate_that_is_missing_ends_the_server_with_the_reason(tmp_path: Path) -> None:
-    with serving(tmp_path, SOURCE, "--ssl_certfile=missing.pem", scheme="https") as server:
-        assert server.wait_end() != 0
-        assert "there is no file missing.pem (--ssl_certfile)" in server.log

@@ -61,12 +61,12 @@ def transforming(folder: Path, protocol: str, host: str, *flags: str, **more: An
 
 
 def v1(server: Server) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": [1, 2]}, timeout=30)
+    return httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": [1, 2]}, timeout=30, verify=False)
 
 
 def v2(server: Server) -> httpx.Response:
     tensor = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
-    return httpx.post(f"{server.url}/v2/models/m/infer", json={"inputs": [tensor]}, timeout=30)
+    return httpx.post(f"{server.url}/v2/models/m/infer", json={"inputs": [tensor]}, timeout=30, verify=False)
 
 
 def v2_binary(server: Server) -> list[float]:
@@ -75,7 +75,7 @@ def v2_binary(server: Server) -> list[float]:
     body, length = request.to_rest()
     assert isinstance(body, bytes)
     headers = {BINARY_HEADER: str(length)}
-    answer = httpx.post(f"{server.url}/v2/models/m/infer", content=body, headers=headers, timeout=30)
+    answer = httpx.post(f"{server.url}/v2/models/m/infer", content=body, headers=headers, timeout=30, verify=False)
     response = InferResponse.from_bytes(answer.content, int(answer.headers[BINARY_HEADER]))
     return [float(value) for value in response.outputs[0].as_numpy()]
 

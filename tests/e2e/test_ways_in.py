@@ -1,6 +1,5 @@
 """Every way in starts the same server: the command, a script, gunicorn with our configuration or a user's own, uvicorn."""
 
-import json
 import shutil
 import sys
 from collections import Counter
@@ -32,36 +31,18 @@ VARIABLES = {"MPSERVE_HTTP_PORT": "PORT", "MPSERVE_WORKERS": "2"}
 OUR_CONFIG = ("-c", str(REPOSITORY / "gunicorn.conf.py"))
 WAYS = {
     "class in a file": Way((*MPSERVE, "pid.py:Pid", *FLAGS)),
-    "file": Way((*MPSERVE, "pid.py", "--model_name", "m", *FLAGS)),
     "pair of functions": Way((*MPSERVE, *FLAGS, "--model_name=m", "functions.py")),
     "object in a package": Way((*MPSERVE, "package.module:models", *FLAGS)),
     "KServe container": Way((*MPSERVE, "--model_dir=mnt", "--model_name=m", "--http_port=PORT", "--workers=2")),
-    "variables": Way(MPSERVE, {**VARIABLES, "MPSERVE_TARGET": "pid.py:Pid"}),
-    "WEB_CONCURRENCY": Way((*MPSERVE, "pid.py", "--http_port=PORT"), {"WEB_CONCURRENCY": "2"}),
     "GUNICORN_CMD_ARGS": Way((*MPSERVE, "pid.py"), {"GUNICORN_CMD_ARGS": "--workers=2 --bind=127.0.0.1:PORT"}),
     "script through the command": Way((*MPSERVE, "script.py", *FLAGS)),
-    "guarded script through the command": Way((*MPSERVE, "guarded_script.py", "--http_port=PORT")),
-    "script": Way((sys.executable, "script.py", *FLAGS)),
     "guarded script": Way((sys.executable, "guarded_script.py", "--http_port", "PORT")),
-    "gunicorn with the repository's configuration": Way(
-        (*GUNICORN, *OUR_CONFIG), {**VARIABLES, "MPSERVE_TARGET": "pid.py:Pid"}
-    ),
-    "gunicorn with its own flags": Way(
-        (*GUNICORN, *OUR_CONFIG, "-w", "2", "-b", "127.0.0.1:PORT"), {"MPSERVE_TARGET": "pid.py"}
-    ),
-    "gunicorn with WEB_CONCURRENCY and GUNICORN_CMD_ARGS": Way(
-        (*GUNICORN, *OUR_CONFIG),
-        {"WEB_CONCURRENCY": "2", "GUNICORN_CMD_ARGS": "--bind=127.0.0.1:PORT", "MPSERVE_MODEL_DIR": "mnt"},
-    ),
-    "gunicorn with a user's configuration": Way(
-        (*GUNICORN, "-c", "user_gunicorn.conf.py"), {"MPSERVE_HTTP_PORT": "PORT", "MPSERVE_TARGET": "pid.py"}
-    ),
-    "gunicorn with an application": Way(
-        (*GUNICORN, "-c", "python:mpserve.gunicorn_config", "application:app"), VARIABLES
-    ),
+    "gunicorn with WEB_CONCURRENCY and GUNICORN_CMD_ARGS": Way((*GUNICORN, *OUR_CONFIG),
+        {"WEB_CONCURRENCY": "2", "GUNICORN_CMD_ARGS": "--bind=127.0.0.1:PORT", "MPSERVE_MODEL_DIR": "mnt"}),
+    "gunicorn with a user's configuration": Way((*GUNICORN, "-c", "user_gunicorn.conf.py"),
+        {"MPSERVE_HTTP_PORT": "PORT", "MPSERVE_TARGET": "pid.py"}),
     "gunicorn with an application in a middleware": Way(
-        (*GUNICORN, "-c", "python:mpserve.gunicorn_config", "application:wrapped"), VARIABLES
-    ),
+        (*GUNICORN, "-c", "python:mpserve.gunicorn_config", "application:wrapped"), VARIABLES),
 }  # fmt: skip
 
 
@@ -106,7 +87,7 @@ def answers_of_every_worker(server: Server) -> Counter[int]:
     answered: Counter[int] = Counter()
 
     def ask() -> bool:
-        answer = httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": [0]}, timeout=30)
+        answer = httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": [0]}, timeout=30, verify=False)
         answered[answer.json()["predictions"][0]] += 1
         return len(answered) == 2
 
@@ -171,17 +152,6 @@ def test_under_uvicorn_alone_one_process_loads_in_the_lifespan_and_serves(folder
         assert f"stopped in {server.pid}" in server.log
 
 
-def test_options_of_a_model_server_come_from_its_arguments_then_the_command_line_then_the_environment(
-    folder: Path,
-) -> None:
-    port = free_port()
-    command = [sys.executable, "guarded_script.py", f"--http_port={port}", "--workers=3", "--log_format=json"]
-    with running(command, folder, port, {"MPSERVE_HTTP_PORT": "1", "MPSERVE_MAX_BODY_SIZE": "10"}) as server:
-        server.wait_ready(workers=2)
-        assert server.predict("m", [1, 2, 3]).status_code == 413
-        assert all(json.loads(line) for line in server.log.splitlines())
-
-
 SCRIPT_WITH_MORE = """
 import atexit, os, tempfile
 from pathlib import Path
@@ -239,7 +209,6 @@ MISTAKES = {
     "short timeout": (f"{CONFIG}timeout = 2", "application:app", "use 4 or more"),
     "another application": (CONFIG, "other:app", "mpserve.asgi_app([...])"),
     "a WSGI worker": (f"{CONFIG}worker_class = 'sync'", "application:app", "set no worker_class"),
-    "another ASGI worker": (f"{CONFIG}worker_class = 'asgi'", "application:app", "set no worker_class"),
     "a wrong option": (CONFIG, "application:app", "MPSERVE_DEVICES"),
     "a failing hook": (f"{CONFIG}def post_fork(server, worker): raise ValueError('mine')", "application:app", "mine"),
 }  # fmt: skip
@@ -264,17 +233,3 @@ def test_gunicorn_with_its_default_worker_says_what_is_missing(folder: Path) -> 
     with running([*GUNICORN, "-b", f"127.0.0.1:{port}", "application:app"], folder, port) as server:
         assert server.wait_end() != 0
         assert "use -c python:mpserve.gunicorn_config" in server.log
-
-
-@pytest.mark.parametrize("worker_class", ["asgi", "uvicorn.workers.UvicornWorker"])
-def test_another_asgi_worker_of_gunicorn_may_serve_the_application(folder: Path, worker_class: str) -> None:
-    port = free_port()
-    with running([*GUNICORN, "-k", worker_class, "-b", f"127.0.0.1:{port}", "application:app"], folder, port) as server:
-        server.wait_ready()
-        assert server.pids_answering("m", 3) == set(server.workers())
-
-
-def test_checking_a_gunicorn_configuration_finds_nothing_wrong_with_ours(folder: Path) -> None:
-    command = [*GUNICORN, "--check-config", "-c", "python:mpserve.gunicorn_config", "application:app"]
-    with running(command, folder, free_port()) as server:
-        assert server.wait_end() == 0

@@ -34,29 +34,14 @@ def test_the_colon_of_v1_may_be_encoded(path: str) -> None:
 
 
 @each("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
-def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
+async def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
     model = Echo()
     model.name = name
-
-    async def main() -> list[int]:
-        async with serving(model) as client:
-            quoted = httpx.URL("http://test").copy_with(path=f"/v1/models/{name}").raw_path.decode()
-            statuses = [(await client.get(quoted)).status_code]
-            statuses.append((await client.post(f"{quoted}:predict", json={"instances": [1]})).status_code)
-            return statuses
-
-    assert asyncio.run(main()) == [200, 200]
-
-
-@each("path", ["/v1/models/m:predict", "/v1/models/m:explain"])
-def test_a_verb_that_is_got_is_a_wrong_method_and_no_unknown_model(path: str) -> None:
-    answer = ask(Echo(), "GET", path)
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-
-
-def test_a_wrong_method_is_told_of_all_that_the_path_takes() -> None:
-    answer = ask(Echo(), "DELETE", "/v2/logging")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+    async with serving(model) as client:
+        quoted = httpx.URL("http://test").copy_with(path=f"/v1/models/{name}").raw_path.decode()
+        statuses = [(await client.get(quoted)).status_code]
+        statuses.append((await client.post(f"{quoted}:predict", json={"instances": [1]})).status_code)
+    assert statuses == [200, 200]
 
 
 @each("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
@@ -74,25 +59,21 @@ def test_a_name_that_is_a_path_is_not_found(path: str) -> None:
 
 @pytest.mark.parametrize("name", ["meta/llama-3", "/a//b/", "a/versions/1", "m:predict/x", "é/%2F", "a%2fb", "a\x00/b"])
 @pytest.mark.parametrize("versioned", [False, True])
-def test_a_slash_in_a_name_or_version_is_sent_encoded(name: str, versioned: bool) -> None:
+async def test_a_slash_in_a_name_or_version_is_sent_encoded(name: str, versioned: bool) -> None:
     """On every route: here one of each kind, with a verb in V1's way, in V2's, and none."""
     model = Echo(name)
     model.version = "2024/11" if versioned else "1"
     place = f"/v2/models/{quote(name, safe='')}" + ("/versions/2024%2f11" if versioned else "")
     tensor = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [1]}]}
-
-    async def main() -> list[httpx.Response]:
-        async with serving(model) as client:
-            return [
-                await client.post(f"/v1/models/{quote(name, safe='')}:predict", json={"instances": [1]}),
-                await client.get(f"/v1/models/{quote(name, safe='')}"),
-                await client.get(place),
-                await client.get(f"{place}/ready"),
-                await client.get(f"{place}/stats"),
-                await client.post(f"{place}/infer", json=tensor),
-            ]
-
-    *answers, inferred = asyncio.run(main())
+    async with serving(model) as client:
+        *answers, inferred = [
+            await client.post(f"/v1/models/{quote(name, safe='')}:predict", json={"instances": [1]}),
+            await client.get(f"/v1/models/{quote(name, safe='')}"),
+            await client.get(place),
+            await client.get(f"{place}/ready"),
+            await client.get(f"{place}/stats"),
+            await client.post(f"{place}/infer", json=tensor),
+        ]
     assert [answer.status_code for answer in answers] == [200] * 5
     assert inferred.status_code == 500  # it was asked, and has no "instances"
     assert (answers[1].json()["name"], answers[2].json()["name"]) == (name, name)
@@ -183,14 +164,11 @@ async def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     assert (unknown.status_code, unknown.json()) == (401, {"error": "who is it?"})
 
 
-@each(
-    "method, path, words",
-    [
-        ("POST", "/openai/v1/chat/completions", "the OpenAI protocol is not offered here"),
-        ("GET", "/openai/v1/models", "the OpenAI protocol is not offered here"),
-        ("POST", "/v1/timeseries/forecast", "the time-series protocol is not offered here"),
-    ],
-)
+@each("method, path, words", [
+    ("POST", "/openai/v1/chat/completions", "the OpenAI protocol is not offered here"),
+    ("GET", "/openai/v1/models", "the OpenAI protocol is not offered here"),
+    ("POST", "/v1/timeseries/forecast", "the time-series protocol is not offered here"),
+])  # fmt: skip
 async def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
     transport = httpx.ASGITransport(build_app(core_of(Echo())))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -85,10 +85,6 @@ def test_one_part_is_the_answer_of_generate(version: str) -> None:
     assert answer.json() == answer_of("words", "a", id="7")
 
 
-def test_no_part_is_no_event() -> None:
-    assert events(asked(Words(), "generate_stream", {"text_input": ""})) == []
-
-
 @pytest.mark.parametrize("text", ["", "a b", "a b c"])
 def test_generate_needs_exactly_one(text: str) -> None:
     model = Words()
@@ -111,21 +107,11 @@ def test_declared_inputs_are_filled_by_name() -> None:
     assert {each["id"] for each in told} == {"7"}
 
 
-def test_the_model_gets_the_parameters() -> None:
-    model = Words()
-    asked(model, "generate", {"text_input": "a", "parameters": {"temperature": 0.5}})
-    assert model.request.parameters == {"temperature": 0.5}
-
-
 @pytest.mark.parametrize("verb", ["generate", "generate_stream"])
-@pytest.mark.parametrize(
-    ("document", "status", "says"),
-    [
-        ({"text_input": "error"}, 500, "RuntimeError : boom"),
-        ({"text_input": "refuse"}, 400, "no cat"),
-        ({}, 400, "no inputs"),
-    ],
-)
+@pytest.mark.parametrize(("document", "status", "says"), [
+    ({"text_input": "error"}, 500, "RuntimeError : boom"), ({"text_input": "refuse"}, 400, "no cat"),
+    ({}, 400, "no inputs"),
+])  # fmt: skip
 def test_an_error_before_the_first_event_has_its_status(verb: str, document: Any, status: int, says: str) -> None:
     answer = asked(Words(), verb, document)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
@@ -142,19 +128,3 @@ def test_an_error_after_the_first_event_is_the_last(
         told = events(asked(Words(), "generate_stream", {"text_input": f"a {word} b"}))
     assert told == [answer_of("words", "a"), {"error": says}]
     assert ("Traceback" in caplog.text) == logged
-
-
-def test_a_part_that_cannot_be_told_is_an_error_and_closes_the_generator() -> None:
-    class Bytes(Words):
-        def predict(self, payload: Any, headers: Any = None) -> Iterator[Any]:
-            try:
-                yield "a"
-                yield b"b"
-                yield "c"
-            finally:
-                self.closed += 1
-
-    model = Bytes()
-    told = events(asked(model, "generate_stream", {"text_input": "a"}))
-    assert "of type bytes, expected an InferResponse, a dict or a str" in told[-1]["error"]
-    assert (len(told), model.closed) == (2, 1)

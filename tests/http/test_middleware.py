@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import prometheus_client
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from mpserve.http.middleware import RequestContext
 from mpserve.http.request_log import RequestLog
@@ -72,10 +72,6 @@ def test_an_id_that_could_pass_for_something_else_is_replaced(given: bytes) -> N
     assert "set-cookie" not in answer.headers
 
 
-def test_the_longest_id_that_is_accepted() -> None:
-    assert predict(SaysId(), headers={"x-request-id": "a" * 128}).headers["x-request-id"] == "a" * 128
-
-
 def test_errors_have_an_id_too() -> None:
     answer = ask(SaysId(), "GET", "/nowhere", headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (404, "mine")
@@ -98,20 +94,15 @@ def counted(route: str, status: int) -> float:
     return prometheus_client.REGISTRY.get_sample_value("mpserve_requests_total", labels) or 0
 
 
-@each(
-    "method, path, route, status",
-    [
-        ("POST", "/v1/models/m:predict", "/v1/models/{model}:predict", 200),
-        ("POST", "/v1/models/other:predict", "/v1/models/{model}:predict", 404),
-        ("GET", "/v1/models/m", "/v1/models/{model}", 200),
-        ("GET", "/v2/health/live", "/v2/health/live", 200),
-        ("HEAD", "/v2/health/live", "/v2/health/live", 200),
-        ("POST", "/v2/models/m/versions/1/infer", "/v2/models/{model}/versions/{version}/infer", 400),
-        ("DELETE", "/v2/models/m", "/v2/models/{model}", 405),
-        ("GET", "/v2/nowhere", "unmatched", 404),
-        ("GET", "/v2/", "unmatched", 307),
-    ],
-)
+@each("method, path, route, status", [
+    ("POST", "/v1/models/m:predict", "/v1/models/{model}:predict", 200),
+    ("POST", "/v1/models/other:predict", "/v1/models/{model}:predict", 404),
+    ("GET", "/v1/models/m", "/v1/models/{model}", 200), ("GET", "/v2/health/live", "/v2/health/live", 200),
+    ("HEAD", "/v2/health/live", "/v2/health/live", 200),
+    ("POST", "/v2/models/m/versions/1/infer", "/v2/models/{model}/versions/{version}/infer", 400),
+    ("DELETE", "/v2/models/m", "/v2/models/{model}", 405), ("GET", "/v2/nowhere", "unmatched", 404),
+    ("GET", "/v2/", "unmatched", 307),
+])  # fmt: skip
 def test_answers_are_counted_by_route_and_status(method: str, path: str, route: str, status: int) -> None:
     before = counted(route, status)
     answer = ask(SaysId(), method, path, content=b'{"instances": []}' if method == "POST" else None)
@@ -143,24 +134,7 @@ def test_there_is_no_access_log_unless_it_is_asked_for(caplog: pytest.LogCapture
     assert access_lines(caplog) == []
 
 
-def test_what_is_no_http_request_passes_untouched() -> None:
-    seen: list[Scope] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(scope)
-
-    async def receive() -> Message:
-        raise AssertionError
-
-    async def send(message: Message) -> None:
-        raise AssertionError
-
-    lifespan = {"type": "lifespan"}
-    asyncio.run(RequestContext(app, RequestLog(access_log=True))(lifespan, receive, send))
-    assert seen == [lifespan]
-
-
-def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
+async def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
     """A framework may send one message object for many requests."""
     message = {"type": "http.response.start", "status": 204, "headers": []}
 
@@ -168,10 +142,8 @@ def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
         await send(message)
         await send({"type": "http.response.body", "body": b""})
 
-    async def twice() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(RequestContext(app, RequestLog(access_log=False)))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return [await client.get("/") for _ in range(2)]
-
-    assert all(len(answer.headers.get_list("x-request-id")) == 1 for answer in asyncio.run(twice()))
+    transport = httpx.ASGITransport(RequestContext(app, RequestLog(access_log=False)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        told = [await client.get("/") for _ in range(2)]
+    assert all(len(answer.headers.get_list("x-request-id")) == 1 for answer in told)
     assert message["headers"] == []

@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 import pytest
 
-from mpserve import InferInput, InferRequest, InferResponse, Model, PredictorConfig, PredictorError
+from mpserve import InferInput, InferRequest, InferResponse, Model, PredictorConfig
 from mpserve.config.settings import Settings
-from mpserve.errors import Code, ConfigurationError
+from mpserve.errors import ConfigurationError
 from mpserve.http.inference.routes import BINARY_HEADER
 from mpserve.http.predictor import RestPredictor
 from mpserve.prefork.arbiter import predictor_front
@@ -85,22 +85,6 @@ def test_a_predict_of_the_models_own_may_ask_the_predictor(kind: type[Model]) ->
         assert answer.json() == {"answer": {"predictions": [2], "mine": 1}}
 
 
-def test_what_numpy_makes_is_sent_as_json() -> None:
-    class Scaled(Echo):
-        def preprocess(self, payload: Any, headers: Any = None) -> Any:
-            return {"instances": np.array(payload["instances"], np.float32) / 2}
-
-    with upstream(doubling) as there:
-        assert predict(Scaled(), [1, 2], options=options(there)).json() == {"predictions": [1.0, 2.0]}
-
-
-def test_bytes_go_on_as_they_came() -> None:
-    with upstream(Told(200, b'{"predictions": []}')) as there:
-        image = {"content": b"\x89PNG", "headers": {"content-type": "image/png"}}
-        ask(Echo(), "POST", "/v1/models/m:predict", options=options(there), **image)
-        assert (there.asked[0].body, there.asked[0].headers["content-type"]) == (b"\x89PNG", "image/png")
-
-
 def test_a_name_is_quoted_and_a_host_may_have_a_path() -> None:
     class Odd(Echo):
         name = "a b?c"
@@ -132,12 +116,6 @@ def test_the_headers_that_go_on_are_those_and_no_others() -> None:
         assert got["accept-encoding"] == "identity"
 
 
-def test_a_request_without_an_id_has_one_for_both_servers() -> None:
-    with upstream(doubling) as there:
-        answer = predict(Echo(), [1], options=options(there))
-        assert there.asked[0].headers["x-request-id"] == answer.headers["x-request-id"]
-
-
 @each("wanted", [False, True])
 def test_the_predictors_headers_are_for_a_model_that_asks_for_them(wanted: bool) -> None:
     model = Echo()
@@ -160,26 +138,23 @@ def test_a_predict_of_the_models_own_may_hand_its_response_headers_on() -> None:
         assert predict(Handing(), [1], options=options(there)).headers["x-cost"] == "3"
 
 
-@each(
-    "told, status, words",
-    [
-        (Told(400, b'{"error": "no cat"}'), 400, "The predictor answered 400: no cat"),
-        (Told(401, b'{"error": "who?"}'), 401, "The predictor answered 401: who?"),
-        (Told(403, b"RBAC: access denied"), 403, "The predictor answered 403: RBAC: access denied"),
-        (Told(404, b'{"error": "no m"}'), 404, "The predictor answered 404: no m"),
-        (Told(413, b""), 413, "The predictor answered 413: Request Entity Too Large"),
-        (Told(422, b'{"detail": [{"loc": "x"}]}'), 400, 'The predictor answered 422: [{"loc":"x"}]'),
-        (Told(429, b'{"error": "slower"}'), 429, "The predictor answered 429: slower"),
-        (Told(500, b'{"error": "boom"}'), 500, "The predictor answered 500: boom"),
-        (Told(501, b'{"error": "not here"}'), 501, "The predictor answered 501: not here"),
-        (Told(502, b"<html>"), 503, "The predictor answered 502: <html>"),
-        (Told(503, b'{"error": "soon"}'), 503, "The predictor answered 503: soon"),
-        (Told(504, b'{"error": "late"}'), 504, "The predictor answered 504: late"),
-        (Told(302, b"", {"Location": "/"}), 500, "The predictor answered 302: Found"),
-        (Told(200, b"<html>"), 500, "The predictor's answer is not JSON: "),
-        (Told(500, b"x" * 5000), 500, f"The predictor answered 500: {'x' * 1000}"),
-    ],
-)
+@each("told, status, words", [
+    (Told(400, b'{"error": "no cat"}'), 400, "The predictor answered 400: no cat"),
+    (Told(401, b'{"error": "who?"}'), 401, "The predictor answered 401: who?"),
+    (Told(403, b"RBAC: access denied"), 403, "The predictor answered 403: RBAC: access denied"),
+    (Told(404, b'{"error": "no m"}'), 404, "The predictor answered 404: no m"),
+    (Told(413, b""), 413, "The predictor answered 413: Request Entity Too Large"),
+    (Told(422, b'{"detail": [{"loc": "x"}]}'), 400, 'The predictor answered 422: [{"loc":"x"}]'),
+    (Told(429, b'{"error": "slower"}'), 429, "The predictor answered 429: slower"),
+    (Told(500, b'{"error": "boom"}'), 500, "The predictor answered 500: boom"),
+    (Told(501, b'{"error": "not here"}'), 501, "The predictor answered 501: not here"),
+    (Told(502, b"<html>"), 503, "The predictor answered 502: <html>"),
+    (Told(503, b'{"error": "soon"}'), 503, "The predictor answered 503: soon"),
+    (Told(504, b'{"error": "late"}'), 504, "The predictor answered 504: late"),
+    (Told(302, b"", {"Location": "/"}), 500, "The predictor answered 302: Found"),
+    (Told(200, b"<html>"), 500, "The predictor's answer is not JSON: "),
+    (Told(500, b"x" * 5000), 500, f"The predictor answered 500: {'x' * 1000}"),
+])  # fmt: skip
 def test_the_client_is_told_what_the_predictor_said(told: Told, status: int, words: str) -> None:
     with upstream(told) as there:
         answer = predict(Echo(), [1], options=options(there))
@@ -201,21 +176,10 @@ def test_a_predictor_that_is_not_there_is_a_503_and_its_address_is_in_the_log_al
     assert "ConnectError" in record.message
 
 
-def test_a_predictor_that_hangs_up_is_a_503() -> None:
-    def hang_up(asked: Asked) -> Told:
-        raise ConnectionResetError
-
-    with upstream(hang_up) as there:
-        assert predict(Echo(), [1], options=options(there)).status_code == 503
-
-
-@each(
-    "statuses, retries, status",
-    [
-        ((503, 503, 200), 2, 200), ((503, 503, 200), 1, 503), ((503, 200), 0, 503), ((500, 200), 5, 500),
-        ((400, 200), 5, 400),
-    ],
-)  # fmt: skip
+@each("statuses, retries, status", [
+    ((503, 503, 200), 2, 200), ((503, 503, 200), 1, 503), ((503, 200), 0, 503), ((500, 200), 5, 500),
+    ((400, 200), 5, 400),
+])  # fmt: skip
 def test_only_a_predictor_that_is_not_ready_is_asked_again(
     statuses: tuple[int, ...], retries: int, status: int
 ) -> None:
@@ -224,23 +188,6 @@ def test_only_a_predictor_that_is_not_ready_is_asked_again(
         answer = predict(Echo(), [1], options=options(there, predictor_request_retries=retries))
         assert answer.status_code == status
         assert len(there.asked) == min(len(statuses), retries + 1 if 503 in statuses else 1)
-
-
-def test_many_requests_wait_for_the_predictor_at_once() -> None:
-    together = threading.Barrier(12, timeout=60)
-
-    def answer(asked: Asked) -> Told:
-        together.wait()
-        return doubling(asked)
-
-    async def test() -> None:
-        async with serving(Plain(), **options(there)) as client:
-            asking = [client.post("/v1/models/m:predict", json={"instances": [n]}) for n in range(12)]
-            answers = [answer.json()["answer"]["predictions"] for answer in await asyncio.gather(*asking)]
-            assert answers == [[2 * n] for n in range(12)]
-
-    with upstream(answer) as there:
-        asyncio.run(test())
 
 
 @each("kind", [Echo, Waiting])
@@ -264,33 +211,6 @@ def test_the_retries_are_within_the_time_that_was_given() -> None:
         more = {"predictor_request_retries": 1000000, "predictor_request_timeout_seconds": 0.3}
         assert predict(Echo(), [1], options=options(there, **more)).status_code == 504
         assert len(there.asked) > 1
-
-
-def test_a_model_may_look_at_what_the_predictor_said() -> None:
-    class Lenient(Echo):
-        async def predict(self, payload: Any, headers: Any = None) -> Any:
-            try:
-                return await super().predict(payload, headers)
-            except PredictorError as error:
-                return {"code": error.code, "words": str(error)}
-
-    with upstream(Told(404, b'{"error": "no m"}')) as there:
-        answer = predict(Lenient(), [1], options=options(there))
-        assert answer.json() == {"code": Code.NOT_FOUND.value, "words": "The predictor answered 404: no m"}
-
-
-def test_without_a_predictor_there_is_no_predict() -> None:
-    assert predict(Echo(), [1]).status_code == 501
-
-
-def test_explain_may_ask_the_predictor() -> None:
-    class Explained(Echo):
-        async def explain(self, payload: Any, headers: Any = None) -> Any:
-            return {"explanations": (await self.predict(payload, headers))["predictions"]}
-
-    with upstream(doubling) as there:
-        answer = ask(Explained(), "POST", "/v1/models/m:explain", json={"instances": [1]}, options=options(there))
-        assert answer.json() == {"explanations": [2]}
 
 
 # V2
@@ -340,18 +260,6 @@ def test_a_v2_request_goes_on_as_bytes_if_it_came_so() -> None:
         assert there.asked[0].headers["content-type"] == "application/octet-stream"
 
 
-def test_a_v1_client_of_a_v2_predictor_needs_a_preprocess_and_no_postprocess() -> None:
-    class Converting(Echo):
-        def preprocess(self, payload: Any, headers: Any = None) -> Any:
-            tensor = InferInput("x", [len(payload["instances"])], "FP32")
-            tensor.set_data_from_numpy(np.array(payload["instances"], np.float32))
-            return InferRequest("m", [tensor])
-
-    with upstream(answered) as there:
-        answer = predict(Converting(), [1, 2], options=options(there, predictor_protocol="v2"))
-        assert answer.json() == {"predictions": [2.0, 4.0]}
-
-
 def test_a_dict_goes_to_a_v2_predictor_as_it_is() -> None:
     class Wrapping(Echo):
         def preprocess(self, payload: Any, headers: Any = None) -> Any:
@@ -385,18 +293,14 @@ def test_a_request_that_cannot_be_written_is_no_fault_of_the_clients() -> None:
 # Readiness
 
 
-@each(
-    "protocol, path, told, ready",
-    [
-        ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": true}'), True),
-        ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": "True"}'), True),
-        ("v1", "/v1/models/m", Told(200, b'{"model_version_status": []}'), True),
-        ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": false}'), False),
-        ("v1", "/v1/models/m", Told(503), False),
-        ("v2", "/v2/models/m/ready", Told(200, b""), True),
-        ("v2", "/v2/models/m/ready", Told(400, b""), False),
-    ],
-)
+@each("protocol, path, told, ready", [
+    ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": true}'), True),
+    ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": "True"}'), True),
+    ("v1", "/v1/models/m", Told(200, b'{"model_version_status": []}'), True),
+    ("v1", "/v1/models/m", Told(200, b'{"name": "m", "ready": false}'), False),
+    ("v1", "/v1/models/m", Told(503), False), ("v2", "/v2/models/m/ready", Told(200, b""), True),
+    ("v2", "/v2/models/m/ready", Told(400, b""), False),
+])  # fmt: skip
 def test_the_predictors_readiness_is_read(protocol: str, path: str, told: Told, ready: bool) -> None:
     async def test() -> None:
         client = RestPredictor(PredictorConfig(there.host, protocol))
@@ -438,11 +342,6 @@ def test_a_transformer_is_ready_while_its_predictor_is_and_asks_it_anyway(monkey
         asyncio.run(test())
 
 
-def test_a_transformer_without_the_check_is_ready_by_itself() -> None:
-    answer = ask(Echo(), "GET", "/v2/health/ready", options={"predictor_host": f"127.0.0.1:{free_port()}"})
-    assert answer.status_code == 200
-
-
 # What it is made of
 
 
@@ -450,14 +349,11 @@ AUTHORITIES = {"predictor_host": "h", "predictor_use_ssl": True, "predictor_ca_f
 NOT_READ = r"predictor_ca_file: /nowhere.pem cannot be used: .*No such file"
 
 
-@each(
-    "options, words",
-    [
-        ({**AUTHORITIES, "predictor_protocol": "v1"}, NOT_READ),
-        ({**AUTHORITIES, "predictor_protocol": "grpc-v2"}, NOT_READ),
-        ({"predictor_host": "there:port"}, "predictor_host: got 'there:port': Invalid port"),
-    ],
-)
+@each("options, words", [
+    ({**AUTHORITIES, "predictor_protocol": "v1"}, NOT_READ),
+    ({**AUTHORITIES, "predictor_protocol": "grpc-v2"}, NOT_READ),
+    ({"predictor_host": "there:port"}, "predictor_host: got 'there:port': Invalid port"),
+])  # fmt: skip
 def test_what_no_client_can_be_made_of_is_refused_in_words(options: dict[str, Any], words: str) -> None:
     async def test() -> None:
         made = predictor(Settings(**options))
@@ -468,14 +364,11 @@ def test_what_no_client_can_be_made_of_is_refused_in_words(options: dict[str, An
         asyncio.run(test())
 
 
-@each(
-    "protocol, words",
-    [
-        ("v1", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
-        ("v2", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
-        ("grpc-v2", r"needs grpcio, .* pip install 'mpserve\[grpc\]'"),
-    ],
-)
+@each("protocol, words", [
+    ("v1", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
+    ("v2", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
+    ("grpc-v2", r"needs grpcio, .* pip install 'mpserve\[grpc\]'"),
+])  # fmt: skip
 def test_a_missing_package_is_named_with_the_command(
     protocol: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,28 +70,23 @@ def test_an_http_exception_without_a_body_has_none(status: int) -> None:
     assert (answer.status, answer.body) == (status, b"")
 
 
-@each(
-    "error",
-    [
-        HTTPException(101), HTTPException(99), HTTPException(600), HTTPException(400, headers={"x": "\u1234"}),
-    ],
-)  # fmt: skip
+@each("error", [
+    HTTPException(101), HTTPException(99), HTTPException(600), HTTPException(400, headers={"x": "\u1234"}),
+])  # fmt: skip
 def test_an_http_exception_that_cannot_be_sent_is_a_failure_of_the_server(error: HTTPException) -> None:
     answer = error_answer(error)
     assert (answer.status, json.loads(answer.body)) == (500, {"error": "internal server error"})
 
 
-@each(
-    "error, is_logged",
-    [
-        (InferenceError("tired"), True), (caused(InferenceError("KeyError : 'x'"), KeyError("x")), True),
-        (caused(NotSupported("no kernel"), NotImplementedError("no kernel")), True), (ConfigurationError("wrong"), True),
-        (InvalidInput("no cat"), False), (caused(InvalidInput("no cat"), ValueError("no cat")), False),
-        (PayloadTooLarge("too much"), False), (ModelNotFound("m"), False), (ModelNotReady("m"), False),
-        (NotSupported("no explainer"), False), (HTTPException(404), False),
-        (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), False),
-    ],
-)  # fmt: skip
+@each("error, is_logged", [
+    (InferenceError("tired"), True), (caused(InferenceError("KeyError : 'x'"), KeyError("x")), True),
+    (caused(NotSupported("no kernel"), NotImplementedError("no kernel")), True),
+    (ConfigurationError("wrong"), True), (InvalidInput("no cat"), False),
+    (caused(InvalidInput("no cat"), ValueError("no cat")), False), (PayloadTooLarge("too much"), False),
+    (ModelNotFound("m"), False), (ModelNotReady("m"), False), (NotSupported("no explainer"), False),
+    (HTTPException(404), False),
+    (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), False),
+])  # fmt: skip
 def test_a_failure_is_logged_where_somebody_here_has_to_mend_it(
     error: Exception, is_logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

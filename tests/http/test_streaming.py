@@ -11,7 +11,7 @@ import pytest
 
 from mpserve import InvalidInput, Model
 from mpserve.http.app import build_app
-from tests.asgi import ask, core_of, predict
+from tests.asgi import core_of, predict
 
 PATH = "/v1/models/m:predict"
 EVENT = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t", "content-type": "application/json"}
@@ -89,34 +89,9 @@ def test_each_part_is_a_chunk_and_the_head_names_no_length() -> None:
     assert bodies(messages) == [(b"a", True), ("é".encode(), True), (b"", False)]
 
 
-@pytest.mark.parametrize("verb", ["predict", "explain"])
-def test_an_answer_without_parts_is_empty(verb: str) -> None:
-    answer = ask(Parts(), "POST", f"/v1/models/m:{verb}", json={"instances": []})
-    assert (answer.status_code, answer.content) == (200, b"")
-
-
-def test_bytes_are_sent_as_they_are() -> None:
-    class Bytes(Model):
-        name = "m"
-
-        def predict(self, payload: Any, headers: Any = None) -> Iterator[Any]:
-            yield b"\xff"
-            yield bytearray(b"\x00")
-
-    assert predict(Bytes()).content == b"\xff\x00"
-
-
 def test_a_stream_is_not_compressed() -> None:
     answer = predict(Parts(), ["a" * 5000], headers={"accept-encoding": "gzip"})
     assert (answer.headers.get("content-encoding"), answer.content) == (None, b"a" * 5000)
-
-
-@pytest.mark.parametrize(("error", "status"), [("ValueError", 500), ("InvalidInput", 400)])
-def test_an_error_before_the_first_part_has_its_status(error: str, status: int) -> None:
-    model = Parts()
-    answer = predict(model, [error, "a"])
-    assert (answer.status_code, list(answer.json())) == (status, ["error"])
-    assert (model.steps, model.closed) == (1, 1)
 
 
 @pytest.mark.parametrize("error", ["ValueError", "InvalidInput"])

@@ -1,10 +1,8 @@
 """From the outcome of a request to status, headers and body."""
 
-import asyncio
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 from starlette.exceptions import HTTPException
 
@@ -31,17 +29,14 @@ class Answering(Model):
         return self.answer
 
 
-@each(
-    "result, content_type, body",
-    [
-        ({"predictions": [1]}, "application/json", b'{"predictions":[1]}'),
-        ({"predictions": np.float32([1.5])}, "application/json", b'{"predictions":[1.5]}'),
-        ([1], "application/json", b"[1]"),
-        ("text", "text/plain; charset=utf-8", b"text"),
-        (b"\xff", "application/octet-stream", b"\xff"),
-        (InferResponse("1", "m", [InferOutput("y", [2], "INT64", [1, 2])]), "application/json", b'{"predictions":[1,2]}'),
-    ],
-)  # fmt: skip
+@each("result, content_type, body", [
+    ({"predictions": [1]}, "application/json", b'{"predictions":[1]}'),
+    ({"predictions": np.float32([1.5])}, "application/json", b'{"predictions":[1.5]}'),
+    ([1], "application/json", b"[1]"), ("text", "text/plain; charset=utf-8", b"text"),
+    (b"\xff", "application/octet-stream", b"\xff"),
+    (InferResponse("1", "m", [InferOutput("y", [2], "INT64", [1, 2])]), "application/json",
+        b'{"predictions":[1,2]}'),
+])  # fmt: skip
 def test_v1_answers_in_the_form_that_the_result_has(result: Any, content_type: str, body: bytes) -> None:
     answer = predict(Answering(result))
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, content_type, body)
@@ -54,13 +49,10 @@ def test_headers_that_the_model_sets_are_sent_and_may_say_what_the_content_is() 
     assert [value for name, value in answer.headers.raw if name == b"x-model"] == ["é".encode("latin-1")]
 
 
-@each(
-    "headers",
-    [
-        {"x-a": "1\r\nset-cookie: b=c"}, {"x-a\r\nset-cookie": "b=c"}, {"x-a": "1\n"}, {"x-a": "\0"}, {"x-a": "日"},
-        {"x a": "1"}, {"": "1"},
-    ],
-)  # fmt: skip
+@each("headers", [
+    {"x-a": "1\r\nset-cookie: b=c"}, {"x-a\r\nset-cookie": "b=c"}, {"x-a": "1\n"}, {"x-a": "\0"}, {"x-a": "日"},
+    {"x a": "1"}, {"": "1"},
+])  # fmt: skip
 def test_a_header_that_could_end_the_head_or_cannot_be_written_is_the_models_fault(
     headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,39 +71,6 @@ class Double(TensorModel):
 
     def predict(self, x: Any) -> Any:
         return x * 2
-
-
-class AsyncDouble(Double):
-    async def predict(self, x: Any) -> Any:
-        await asyncio.sleep(0)
-        return x * 2
-
-
-@each("model", [Double(), AsyncDouble()])
-async def test_one_model_answers_v1_and_v2_whether_sync_or_async(model: Model) -> None:
-    given = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2]]}
-    request = {"id": "7", "inputs": [given], "outputs": [{"name": "y"}]}
-    async with serving(model) as client:
-        asked = [("/v1/models/double:predict", {"instances": [[1, 2]]})]
-        asked += [(f"/v2/models/double{version}/infer", request) for version in ("", "/versions/1")]
-        answers = [(await client.post(path, json=body)).json() for path, body in asked]
-    outputs = [{"name": "y", "shape": [1, 2], "datatype": "FP32", "data": [2.0, 4.0]}]
-    assert answers == [
-        {"predictions": [[2.0, 4.0]]},
-        {"model_name": "double", "id": "7", "outputs": outputs},
-        {"model_name": "double", "model_version": "1", "id": "7", "outputs": outputs},
-    ]
-
-
-def test_explain_answers_with_what_explain_gives() -> None:
-    class Explaining(Model):
-        name = "m"
-
-        def explain(self, payload: Any, headers: Any = None) -> Any:
-            return {"explanations": payload["instances"]}
-
-    answer = ask(Explaining(), "POST", "/v1/models/m:explain", json={"instances": [1]})
-    assert answer.json() == {"explanations": [1]}
 
 
 def test_a_v2_model_may_answer_with_a_dict_as_sdk_models_do() -> None:
@@ -138,24 +97,6 @@ def test_a_model_written_for_fastapi_chooses_its_status_and_costs_no_traceback(
     answer = predict(Choosy())
     assert (answer.status_code, answer.json(), answer.headers["x-by"]) == (409, {"error": "taken"}, "whom")
     assert caplog.records == []
-
-
-def test_a_binary_tensor_goes_in_and_comes_out_beside_json() -> None:
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    head = orjson.dumps({
-        "inputs": [
-            {"name": "x", "datatype": "FP32", "shape": [2, 3], "parameters": {"binary_data_size": 24}},
-            {"name": "y", "datatype": "INT32", "shape": [1], "data": [7]},
-        ],
-        "outputs": [{"name": "x", "parameters": {"binary_data": True}}, {"name": "y"}],
-    })  # fmt: skip
-    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
-    answer = ask(faulty.Echo(), "POST", "/v2/models/echo/infer", content=head + array.tobytes(), headers=headers)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
-    length = int(answer.headers["inference-header-content-length"])
-    x, y = orjson.loads(answer.content[:length])["outputs"]
-    assert (x["name"], x["parameters"], y["name"], y["data"]) == ("x", {"binary_data_size": 24}, "y", [7])
-    assert answer.content[length:] == array.tobytes()
 
 
 async def test_an_output_is_classified_as_json_or_as_bytes() -> None:

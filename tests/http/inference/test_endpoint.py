@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from mpserve.serving.models.model import Model
-from tests.asgi import ask, predict, serving
+from tests.asgi import ask, serving
 from tests.cases import each
 from tests.error_table import CASES, GOOD, MAX_BODY_SIZE, PREPARATION, tensor, v1, v2
 from tests.models import faulty
@@ -30,13 +30,10 @@ async def test_a_fault_is_told_and_leaves_the_server_usable() -> None:
 
 
 @each("asked", [v1({"instances": [1]}), v2(tensor())])
-@each(
-    "content_type",
-    [
-        "application/json", "application/json; charset=utf-8", "APPLICATION/JSON;charset=UTF-8", "application/ld+json",
-        "application/octet-stream", "application/x-www-form-urlencoded", "", None,
-    ],
-)  # fmt: skip
+@each("content_type", [
+    "application/json", "application/json; charset=utf-8", "APPLICATION/JSON;charset=UTF-8", "application/ld+json",
+    "application/octet-stream", "application/x-www-form-urlencoded", "", None,
+])  # fmt: skip
 def test_json_is_taken_under_every_content_type_that_clients_send_it_with(
     asked: tuple[str, bytes], content_type: str | None
 ) -> None:
@@ -131,13 +128,3 @@ def test_deep_json_is_an_error_and_not_the_end(depth: int, status: int) -> None:
     body = b'{"instances": ' + b"[" * depth + b"]" * depth + b"}"
     answer = ask(faulty.Echo(), "POST", PREDICT, content=body)
     assert (answer.status_code, list(answer.json())) == (status, ["predictions" if status == 200 else "error"])
-
-
-def test_a_failure_names_its_request_in_the_log(caplog: Any) -> None:
-    model = faulty.Raising()
-    assert predict(model, ["error"], headers={"x-request-id": "mine"}).status_code == 500
-    [record] = [record for record in caplog.records if record.exc_info]
-    assert (record.name, record.getMessage()) == (
-        "mpserve.serving.models.faults",
-        "the model failed: RuntimeError : boom",
-    )

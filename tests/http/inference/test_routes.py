@@ -18,19 +18,16 @@ def of_server(access_log: bool = False) -> InferenceRoutes:
     return InferenceRoutes(Settings(), RequestLog(access_log))
 
 
-@each(
-    "path, model, version, verb, codec",
-    [
-        ("/v1/models/m:predict", "m", None, "predict", V1Codec),
-        ("/v1/models/a.b-c_9:explain", "a.b-c_9", None, "explain", V1Codec),
-        ("/v2/models/m/infer", "m", None, "predict", V2Codec),
-        ("/v2/models/m/versions/3/infer", "m", "3", "predict", V2Codec),
-        ("/v2/models/m/generate", "m", None, "predict", GenerateCodec),
-        ("/v2/models/m/versions/3/generate", "m", "3", "predict", GenerateCodec),
-        ("/v2/models/m/generate_stream", "m", None, "predict", GenerateStreamCodec),
-        ("/v2/models/m/versions/3/generate_stream", "m", "3", "predict", GenerateStreamCodec),
-    ],
-)
+@each("path, model, version, verb, codec", [
+    ("/v1/models/m:predict", "m", None, "predict", V1Codec),
+    ("/v1/models/a.b-c_9:explain", "a.b-c_9", None, "explain", V1Codec),
+    ("/v2/models/m/infer", "m", None, "predict", V2Codec),
+    ("/v2/models/m/versions/3/infer", "m", "3", "predict", V2Codec),
+    ("/v2/models/m/generate", "m", None, "predict", GenerateCodec),
+    ("/v2/models/m/versions/3/generate", "m", "3", "predict", GenerateCodec),
+    ("/v2/models/m/generate_stream", "m", None, "predict", GenerateStreamCodec),
+    ("/v2/models/m/versions/3/generate_stream", "m", "3", "predict", GenerateStreamCodec),
+])  # fmt: skip
 def test_a_path_names_the_model_its_version_the_verb_and_the_format(
     path: str, model: str, version: str | None, verb: str, codec: type
 ) -> None:
@@ -44,16 +41,13 @@ def test_a_path_names_the_model_its_version_the_verb_and_the_format(
         assert (found.match.path, found.match.route.template in routes.ROUTES) == (path, True)
 
 
-@each(
-    "target",
-    [
-        b"/", b"/v1/models/m", b"/v1/models/m:predict?a=b", b"/v1/models/m%3Apredict", b"/v1/models/%6D:predict",
-        b"/v1/models/m:predict/", b"/v1/models//m:predict", b"/v1/models/:predict", b"/v1/models/a/b:predict",
-        b"/v1/models/m:predict\n", b"//v1/models/m:predict", b"/V1/models/m:predict", b"/v1/models/m:predicted",
-        b"/v1/models/\xc3\xa9:predict", b"/v2/models/m/versions//infer", b"/v2/models/m/versions/1/2/infer",
-        b"http://h/v1/models/m:predict", b"/v2/models/m/explain", b"*", b"",
-    ],
-)  # fmt: skip
+@each("target", [
+    b"/", b"/v1/models/m", b"/v1/models/m:predict?a=b", b"/v1/models/m%3Apredict", b"/v1/models/%6D:predict",
+    b"/v1/models/m:predict/", b"/v1/models//m:predict", b"/v1/models/:predict", b"/v1/models/a/b:predict",
+    b"/v1/models/m:predict\n", b"//v1/models/m:predict", b"/V1/models/m:predict", b"/v1/models/m:predicted",
+    b"/v1/models/\xc3\xa9:predict", b"/v2/models/m/versions//infer", b"/v2/models/m/versions/1/2/infer",
+    b"http://h/v1/models/m:predict", b"/v2/models/m/explain", b"*", b"",
+])  # fmt: skip
 def test_any_other_path_is_left_to_starlette(target: bytes) -> None:
     assert of_server().match(target, []) is None
 
@@ -75,16 +69,11 @@ def test_no_more_paths_are_remembered_than_a_server_has_models(monkeypatch: pyte
 EVENT = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
 
 
-@each(
-    "format, headers, codec",
-    [
-        (Format.V1, {}, V1Codec),
-        (Format.V1, EVENT, CloudEventCodec),
-        (Format.V1, {"content-type": "application/cloudevents+json"}, CloudEventCodec),
-        (Format.V2, EVENT, V2Codec),
-        (Format.GENERATE, {"inference-header-content-length": "1", "content-type": "text/plain"}, GenerateCodec),
-    ],
-)
+@each("format, headers, codec", [
+    (Format.V1, {}, V1Codec), (Format.V1, EVENT, CloudEventCodec),
+    (Format.V1, {"content-type": "application/cloudevents+json"}, CloudEventCodec), (Format.V2, EVENT, V2Codec),
+    (Format.GENERATE, {"inference-header-content-length": "1", "content-type": "text/plain"}, GenerateCodec),
+])  # fmt: skip
 def test_the_headers_say_which_codec_of_the_format(format: Format, headers: dict[str, str], codec: type) -> None:
     assert type(Codecs(Settings()).choose(format, headers)) is codec
 

@@ -30,30 +30,20 @@ class Declared(TensorModel):
 
 
 METADATA = {
-    "name": "m",
-    "versions": ["3"],
-    "platform": "numpy",
+    "name": "m", "versions": ["3"], "platform": "numpy",
     "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
     "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}],
-}
+}  # fmt: skip
 
 
-@each(
-    "path, body",
-    [
-        ("/", {"status": "alive"}),
-        ("/v1/models", {"models": ["m"]}),
-        ("/v1/models/m", {"name": "m", "ready": True}),
-        ("/v2", {"name": "mpserve", "version": VERSION, "extensions": list(EXTENSIONS)}),
-        ("/v2/health/live", {"live": True}),
-        ("/v2/health/ready", {"ready": True}),
-        ("/v2/models", {"models": ["m"]}),
-        ("/v2/models/m", METADATA),
-        ("/v2/models/m/versions/3", METADATA),
-        ("/v2/models/m/ready", {"name": "m", "ready": True}),
-        ("/v2/models/m/versions/3/ready", {"name": "m", "ready": True}),
-    ],
-)
+@each("path, body", [
+    ("/", {"status": "alive"}), ("/v1/models", {"models": ["m"]}), ("/v1/models/m", {"name": "m", "ready": True}),
+    ("/v2", {"name": "mpserve", "version": VERSION, "extensions": list(EXTENSIONS)}),
+    ("/v2/health/live", {"live": True}), ("/v2/health/ready", {"ready": True}), ("/v2/models", {"models": ["m"]}),
+    ("/v2/models/m", METADATA), ("/v2/models/m/versions/3", METADATA),
+    ("/v2/models/m/ready", {"name": "m", "ready": True}),
+    ("/v2/models/m/versions/3/ready", {"name": "m", "ready": True}),
+])  # fmt: skip
 @each("method", ["GET", "HEAD"])
 def test_a_loaded_server_says_what_it_is(method: str, path: str, body: Any) -> None:
     answer = ask(Declared(), method, path)
@@ -116,7 +106,7 @@ async def test_a_server_or_model_that_is_not_ready_says_so() -> None:
         assert await statuses(client) == [200, 200, 200, 200, 200]
 
 
-def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread() -> None:
+async def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread() -> None:
     begun, released = threading.Event(), threading.Event()
 
     class Slow(Declared):
@@ -126,18 +116,14 @@ def test_everything_but_predict_answers_while_a_predict_holds_the_models_thread(
             return super().predict(x)
 
     paths = ["/", "/metrics", "/v1/models/m", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m"]
-
-    async def main() -> list[int]:
-        async with serving(Slow()) as client:
-            body = {"instances": [[1, 2]]}
-            predicting = asyncio.ensure_future(client.post("/v1/models/m:predict", json=body))
-            await asyncio.to_thread(begun.wait, PATIENCE)
-            statuses = [(await client.get(path)).status_code for path in paths]
-            assert not predicting.done()
-            released.set()
-            return [*statuses, (await predicting).status_code]
-
-    assert asyncio.run(main()) == [200] * (len(paths) + 1)
+    async with serving(Slow()) as client:
+        body = {"instances": [[1, 2]]}
+        predicting = asyncio.ensure_future(client.post("/v1/models/m:predict", json=body))
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        statuses = [(await client.get(path)).status_code for path in paths]
+        assert not predicting.done()
+        released.set()
+        assert [*statuses, (await predicting).status_code] == [200] * (len(paths) + 1)
 
 
 def test_metadata_that_cannot_be_told_is_an_error_that_costs_no_connection(caplog: pytest.LogCaptureFixture) -> None:
@@ -166,22 +152,6 @@ def test_metrics_are_given_in_the_format_that_is_accepted(accept: str, content_t
     assert 'mpserve_model_load_seconds_count{model_name="m"}' in answer.text
 
 
-def test_requests_in_flight_are_in_the_metrics() -> None:
-    class Asking(Model):
-        name = "m"
-        client: httpx.AsyncClient
-
-        async def predict(self, payload: Any, headers: Any = None) -> Any:
-            return (await self.client.get("/metrics")).text
-
-    async def main() -> str:
-        model = Asking()
-        async with serving(model) as model.client:
-            return (await model.client.post("/v1/models/m:predict", json={"instances": []})).text
-
-    assert "mpserve_requests_in_flight 1.0" in asyncio.run(main())
-
-
 async def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -> None:
     class Late(Model):
         name = "m"
@@ -200,19 +170,11 @@ async def test_a_model_that_is_being_loaded_is_not_ready_rather_than_unknown() -
 
 
 @each("path", ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"])
-def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
-    async def main() -> Any:
-        async with serving(Declared()) as client:
-            await client.post("/v1/models/m:predict", json={"instances": [[1, 2], [3, 4]]})
-            return (await client.get(path)).json()
-
-    [stats] = asyncio.run(main())["model_stats"]
+async def test_statistics_are_those_of_the_model_or_of_all(path: str) -> None:
+    async with serving(Declared()) as client:
+        await client.post("/v1/models/m:predict", json={"instances": [[1, 2], [3, 4]]})
+        [stats] = (await client.get(path)).json()["model_stats"]
     assert (stats["name"], stats["version"], stats["inference_count"], stats["execution_count"]) == ("m", "3", 2, 1)
-
-
-@each("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats"])
-def test_there_are_no_statistics_of_what_is_not_there(path: str) -> None:
-    assert ask(Declared(), "GET", path).status_code == 404
 
 
 @each("path", ["/v2/models/m/config", "/v2/models/m/versions/3/config"])
@@ -222,5 +184,6 @@ def test_the_configuration_of_a_model(path: str) -> None:
     assert told["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}]
 
 
-def test_there_is_no_configuration_of_what_is_not_there() -> None:
-    assert ask(Declared(), "GET", "/v2/models/m/versions/2/config").status_code == 404
+@each("path", ["/v2/models/other/stats", "/v2/models/m/versions/2/stats", "/v2/models/m/versions/2/config"])
+def test_there_is_nothing_of_what_is_not_there(path: str) -> None:
+    assert ask(Declared(), "GET", path).status_code == 404

@@ -9,13 +9,9 @@ from tests.asgi import ask, serving
 from tests.cases import each
 
 TRACE = {
-    "trace_file": "",
-    "trace_level": ["OFF"],
-    "trace_rate": "1000",
-    "trace_count": "-1",
-    "log_frequency": "0",
+    "trace_file": "", "trace_level": ["OFF"], "trace_rate": "1000", "trace_count": "-1", "log_frequency": "0",
     "trace_mode": "triton",
-}
+}  # fmt: skip
 
 
 @each("path", ["/v2/trace/setting", "/v2/models/m/trace/setting"])
@@ -24,19 +20,13 @@ def test_trace_settings_are_tritons_defaults(method: str, path: str, body: bytes
     assert ask(Model("m"), method, path, content=body).json() == TRACE
 
 
-@each(
-    "method, path, body, status",
-    [
-        ("GET", "/v2/models/other/trace/setting", None, 404),
-        ("POST", "/v2/models/other/trace/setting", {}, 404),
-        ("POST", "/v2/trace/setting", {"trace_level": ["TIMESTAMPS"]}, 501),
-        ("POST", "/v2/trace/setting", {"level": []}, 400),
-        ("POST", "/v2/trace/setting", [], 400),
-        ("POST", "/v2/logging", {"log_file": "/tmp/x"}, 501),
-        ("POST", "/v2/logging", {"log_infos": True}, 400),
-        ("POST", "/v2/logging", [], 400),
-    ],
-)
+@each("method, path, body, status", [
+    ("GET", "/v2/models/other/trace/setting", None, 404), ("POST", "/v2/models/other/trace/setting", {}, 404),
+    ("POST", "/v2/trace/setting", {"trace_level": ["TIMESTAMPS"]}, 501),
+    ("POST", "/v2/trace/setting", {"level": []}, 400), ("POST", "/v2/trace/setting", [], 400),
+    ("POST", "/v2/logging", {"log_file": "/tmp/x"}, 501), ("POST", "/v2/logging", {"log_infos": True}, 400),
+    ("POST", "/v2/logging", [], 400),
+])  # fmt: skip
 def test_what_cannot_be_is_said(method: str, path: str, body: Any, status: int) -> None:
     answer = ask(Model("m"), method, path, json=body)
     assert answer.status_code == status

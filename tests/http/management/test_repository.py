@@ -42,20 +42,17 @@ async def test_load_and_unload_answer_as_the_sdk_does() -> None:
         assert (await client.get("/v2/models/m/ready")).status_code == 200
 
 
-@each(
-    "path, body, status, words",
-    [
-        ("models/other/load", b"", 404, "Model with name other does not exist. There are: m."),
-        ("models/other/unload", b"", 404, "Model with name other does not exist. There are: m."),
-        ("models/m/load", b'{"parameters": {"config": "{}"}}', 501, "the parameter 'config' is not supported"),
-        ("models/m/load", b'{"parameters": {"file:1/m": "eA=="}}', 501, "the parameter 'file:1/m' is not supported"),
-        ("models/m/load", b'{"parameters": []}', 200, "load"),
-        ("models/m/load", b'{"parameters": [1]}', 400, "expected an object as 'parameters', got list"),
-        ("models/m/load", b"[]", 400, "expected a JSON object"),
-        ("models/m/unload", b"{", 400, "Unrecognized request format: "),
-        ("index", b'{"ready": 1}', 400, "expected true or false as 'ready', got 1"),
-    ],
-)
+@each("path, body, status, words", [
+    ("models/other/load", b"", 404, "Model with name other does not exist. There are: m."),
+    ("models/other/unload", b"", 404, "Model with name other does not exist. There are: m."),
+    ("models/m/load", b'{"parameters": {"config": "{}"}}', 501, "the parameter 'config' is not supported"),
+    ("models/m/load", b'{"parameters": {"file:1/m": "eA=="}}', 501, "the parameter 'file:1/m' is not supported"),
+    ("models/m/load", b'{"parameters": []}', 200, "load"),
+    ("models/m/load", b'{"parameters": [1]}', 400, "expected an object as 'parameters', got list"),
+    ("models/m/load", b"[]", 400, "expected a JSON object"),
+    ("models/m/unload", b"{", 400, "Unrecognized request format: "),
+    ("index", b'{"ready": 1}', 400, "expected true or false as 'ready', got 1"),
+])  # fmt: skip
 def test_what_is_wrong_is_said(path: str, body: bytes, status: int, words: str) -> None:
     answer: httpx.Response = ask(Echo(), "POST", f"/v2/repository/{path}", content=body)
     assert (answer.status_code, words in answer.text) == (status, True), answer.text

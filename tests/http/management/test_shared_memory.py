@@ -54,17 +54,14 @@ def test_a_region_is_registered_told_and_unregistered() -> None:
     assert answers[7].json() == {"error": "shared memory region 'r' is not registered"}
 
 
-@each(
-    "body, words",
-    [
-        ({"key": "nowhere", "offset": 0, "byte_size": 8}, "shared memory object 'nowhere' cannot be opened"),
-        ({"key": "KEY", "offset": 16, "byte_size": 1}, "has 16 bytes, expected 17 or more"),
-        ({"key": "KEY", "offset": -1, "byte_size": 1}, "offset is -1, expected a number of bytes"),
-        ({"key": "KEY"}, "byte_size is null, expected a number of bytes"),
-        ({"byte_size": 8}, "key is null, expected the name of a shared memory object"),
-        ({"key": "../etc", "byte_size": 8}, "expected the name of a shared memory object, without a path"),
-    ],
-)
+@each("body, words", [
+    ({"key": "nowhere", "offset": 0, "byte_size": 8}, "shared memory object 'nowhere' cannot be opened"),
+    ({"key": "KEY", "offset": 16, "byte_size": 1}, "has 16 bytes, expected 17 or more"),
+    ({"key": "KEY", "offset": -1, "byte_size": 1}, "offset is -1, expected a number of bytes"),
+    ({"key": "KEY"}, "byte_size is null, expected a number of bytes"),
+    ({"byte_size": 8}, "key is null, expected the name of a shared memory object"),
+    ({"key": "../etc", "byte_size": 8}, "expected the name of a shared memory object, without a path"),
+])  # fmt: skip
 def test_what_cannot_be_registered_is_refused_in_words(body: Any, words: str) -> None:
     (answer,) = exchange(("POST", f"{SYSTEM}/region/r/register", body))
     assert (answer.status_code, words in answer.json()["error"]) == (400, True), answer.text
@@ -76,10 +73,7 @@ def tensor(size: int, offset: int = 0) -> dict[str, Any]:
 
 
 def test_an_input_is_read_there_and_an_output_written_there() -> None:
-    infer = {
-        "inputs": [{"shape": [2], "datatype": "FP32", **tensor(8)}],
-        "outputs": [tensor(8, 8)],
-    }
+    infer = {"inputs": [{"shape": [2], "datatype": "FP32", **tensor(8)}], "outputs": [tensor(8, 8)]}
     back = {"inputs": [{"shape": [2], "datatype": "FP32", **tensor(8, 8)}]}
     whole = ("POST", f"{SYSTEM}/region/r/register", {"key": "KEY", "offset": 0, "byte_size": 16})
     _, written, read = exchange(
@@ -103,13 +97,10 @@ def test_of_cuda_there_is_none_and_many_clients_begin_by_unregistering_all(allow
     assert (answer.status_code, answer.json()["error"][:38]) == (501, "CUDA shared memory is not supported; r")
 
 
-@each(
-    "method, path",
-    [
-        ("GET", f"{SYSTEM}/status"), ("GET", f"{SYSTEM}/region/r/status"), ("POST", f"{SYSTEM}/region/r/register"),
-        ("POST", f"{SYSTEM}/region/r/unregister"), ("POST", f"{SYSTEM}/unregister"),
-    ],
-)  # fmt: skip
+@each("method, path", [
+    ("GET", f"{SYSTEM}/status"), ("GET", f"{SYSTEM}/region/r/status"), ("POST", f"{SYSTEM}/region/r/register"),
+    ("POST", f"{SYSTEM}/region/r/unregister"), ("POST", f"{SYSTEM}/unregister"),
+])  # fmt: skip
 def test_without_the_option_it_is_refused_in_words(method: str, path: str) -> None:
     answer = ask(faulty.Echo(), method, path)
     assert (answer.status_code, "--allow_client_shm" in answer.json()["error"]) == (501, True)

@@ -1,7 +1,6 @@
 """The application behind a connection: what it receives, and how what it sends is written."""
 
 import asyncio
-import logging
 from typing import Any
 
 import pytest
@@ -9,8 +8,7 @@ import pytest
 from mpserve.http.responses import Answer
 from mpserve.http.server.asgi import HIGH_WATER
 from mpserve.http.server.routes import ASGIApp, Receive, Scope, Send
-from mpserve.http.streaming import StreamedAnswer
-from tests.connections import CLIENT, House, chunked, echo, get, post, read, run, sending
+from tests.connections import CLIENT, House, chunked, echo, get, post, read, sending
 
 APP = b"/app"
 ERROR = (
@@ -37,72 +35,30 @@ CLOSE = b"connection: close\r\n"
 
 SENT: dict[str, tuple[bytes, ASGIApp, bytes, bool]] = {
     "length": (get(), sending(start(200, long(2)), part(b"ab")), OK + b"content-length: 2\r\n\r\nab", True),
-    "parts": (
-        get(),
-        sending(start(200, long(2)), part(b"a", True), part(b""), ),
-        OK + b"content-length: 2\r\n\r\na",
-        False,
-    ),
-    "two parts": (
-        get(),
-        sending(start(200, long(2)), part(b"a", True), part(b"b")),
-        OK + b"content-length: 2\r\n\r\nab",
-        True,
-    ),
-    "chunks": (
-        get(),
-        sending(start(), part(b"ab", True), part(b"", True), part(b"c", True), part(b"")),
-        OK + CHUNKS + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",
-        True,
-    ),
+    "parts": (get(), sending(start(200, long(2)), part(b"a", True), part(b"")), OK + b"content-length: 2\r\n\r\na",
+        False),
+    "two parts": (get(), sending(start(200, long(2)), part(b"a", True), part(b"b")),
+        OK + b"content-length: 2\r\n\r\nab", True),
+    "chunks": (get(), sending(start(), part(b"ab", True), part(b"", True), part(b"c", True), part(b"")),
+        OK + CHUNKS + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", True),
     "one chunk": (get(), sending(start(), part(b"ab")), OK + CHUNKS + b"2\r\nab\r\n0\r\n\r\n", True),
-    "its own chunks": (
-        get(),
-        sending(start(200, (b"Transfer-Encoding", b"chunked")), part(b"ab")),
-        OK + CHUNKS + b"2\r\nab\r\n0\r\n\r\n",
-        True,
-    ),
-    "a large part": (
-        get(),
-        sending(start(), part(b"x" * 70000)),
-        OK + CHUNKS + b"11170\r\n" + b"x" * 70000 + b"\r\n0\r\n\r\n",
-        True,
-    ),
-    "1.0": (
-        get(version=b"1.0"),
-        sending(start(), part(b"ab", True), part(b"c")),
-        OK + CLOSE + b"\r\nabc",
-        False,
-    ),
-    "1.0, length": (
-        get(version=b"1.0"),
-        sending(start(200, long(1)), part(b"a")),
-        OK + b"content-length: 1\r\n" + CLOSE + b"\r\na",
-        False,
-    ),
-    "HEAD": (
-        get(method=b"HEAD"),
-        sending(start(200, long(2)), part(b"ab")),
-        OK + b"content-length: 2\r\n\r\n",
-        True,
-    ),
+    "its own chunks": (get(), sending(start(200, (b"Transfer-Encoding", b"chunked")), part(b"ab")),
+        OK + CHUNKS + b"2\r\nab\r\n0\r\n\r\n", True),
+    "a large part": (get(), sending(start(), part(b"x" * 70000)),
+        OK + CHUNKS + b"11170\r\n" + b"x" * 70000 + b"\r\n0\r\n\r\n", True),
+    "1.0": (get(version=b"1.0"), sending(start(), part(b"ab", True), part(b"c")), OK + CLOSE + b"\r\nabc", False),
+    "1.0, length": (get(version=b"1.0"), sending(start(200, long(1)), part(b"a")),
+        OK + b"content-length: 1\r\n" + CLOSE + b"\r\na", False),
+    "HEAD": (get(method=b"HEAD"), sending(start(200, long(2)), part(b"ab")), OK + b"content-length: 2\r\n\r\n", True),
     "HEAD, no length": (get(method=b"HEAD"), sending(start(), part(b"ab")), OK + b"\r\n", True),
     "no content": (get(), sending(start(204), part(b"")), b"HTTP/1.1 204 No Content\r\n\r\n", True),
-    "an unknown status": (get(), sending(start(299, long(0)), part(b"")), b"HTTP/1.1 299 \r\ncontent-length: 0\r\n\r\n", True),
-    "it closes": (
-        get(),
-        sending(start(200, long(0), (b"Connection", b"x, Close")), part(b"")),
-        OK + b"content-length: 0\r\nconnection: x, Close\r\n\r\n",
-        False,
-    ),
-    "the client closes": (
-        get(b"/", b"connection: close"),
-        sending(start(200, long(0)), part(b"")),
-        OK + b"content-length: 0\r\n" + CLOSE + b"\r\n",
-        False,
-    ),
-    "nothing": (get(), sending(), ERROR, False),
-    "only a head": (get(), sending(start()), ERROR, False),
+    "an unknown status": (get(), sending(start(299, long(0)), part(b"")), b"HTTP/1.1 299 \r\ncontent-length: 0\r\n\r\n",
+        True),
+    "it closes": (get(), sending(start(200, long(0), (b"Connection", b"x, Close")), part(b"")),
+        OK + b"content-length: 0\r\nconnection: x, Close\r\n\r\n", False),
+    "the client closes": (get(b"/", b"connection: close"), sending(start(200, long(0)), part(b"")),
+        OK + b"content-length: 0\r\n" + CLOSE + b"\r\n", False),
+    "nothing": (get(), sending(), ERROR, False), "only a head": (get(), sending(start()), ERROR, False),
     "no head": (get(), sending(part(b"a")), ERROR, False),
     "two heads": (get(), sending(start(), start()), ERROR, False),
     "too little": (get(), sending(start(200, long(2)), part(b"a")), ERROR, False),
@@ -111,35 +67,25 @@ SENT: dict[str, tuple[bytes, ASGIApp, bytes, bool]] = {
     "a bad name": (get(), sending(start(200, (b"a b", b"")), part(b"")), ERROR, False),
     "a bad value": (get(), sending(start(200, (b"a", b"1\r\nb: 2")), part(b"")), ERROR, False),
     "not the end": (get(), sending(start(), part(b"a", True)), OK + CHUNKS + b"1\r\na\r\n", False),
-    "too many": (
-        get(),
-        sending(start(), part(b"a"), part(b"b")),
-        OK + CHUNKS + b"1\r\na\r\n0\r\n\r\n",
-        True,
-    ),
+    "too many": (get(), sending(start(), part(b"a"), part(b"b")), OK + CHUNKS + b"1\r\na\r\n0\r\n\r\n", True),
 }  # fmt: skip
 
 
-def test_what_the_application_sends_is_written_as_http_has_it(caplog: pytest.LogCaptureFixture) -> None:
-    async def test() -> None:
-        for name, (sent, app, expected, is_kept) in SENT.items():
-            house = House(app)
-            client = house.client()
-            caplog.clear()
-            client.send(sent)
-            assert await client.told() == expected, name
-            assert client.is_kept == is_kept, name
-            assert bool(caplog.records) == (
-                name == "too many" or b" 500 " in expected or name in ("parts", "not the end")
-            )
-            assert not house.server.cycles
-            client.leave()
-            assert house.server.is_idle
-
-    run(test)
+async def test_what_the_application_sends_is_written_as_http_has_it(caplog: pytest.LogCaptureFixture) -> None:
+    for name, (sent, app, expected, is_kept) in SENT.items():
+        house = House(app)
+        client = house.client()
+        caplog.clear()
+        client.send(sent)
+        assert await client.told() == expected, name
+        assert client.is_kept == is_kept, name
+        assert bool(caplog.records) == (name == "too many" or b" 500 " in expected or name in ("parts", "not the end"))
+        assert not house.server.cycles
+        client.leave()
+        assert house.server.is_idle
 
 
-def test_an_application_that_raises_or_cancels_itself_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_application_that_raises_or_cancels_itself_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
     async def cancels(scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -149,71 +95,62 @@ def test_an_application_that_raises_or_cancels_itself_is_answered_for(caplog: py
     async def exits(scope: Scope, receive: Receive, send: Send) -> None:
         raise SystemExit(3)
 
-    async def test() -> None:
-        for app in (cancels, exits):
-            client = House(app).client()
-            client.send(get())
-            assert await client.told() == ERROR
-            assert "the ASGI application failed" in caplog.text
-
-    run(test)
+    for app in (cancels, exits):
+        client = House(app).client()
+        client.send(get())
+        assert await client.told() == ERROR
+        assert "the ASGI application failed" in caplog.text
 
 
-def test_the_scope_is_that_of_asgi_3() -> None:
+async def test_the_scope_is_that_of_asgi_3() -> None:
     scopes: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scopes.append(scope)
         await sending(start(200, long(0)), part(b""))(scope, receive, send)
 
-    async def test() -> None:
-        house = House(app)
+    house = House(app)
+    client = house.client()
+    client.send(get(b"/a%2Fb%C3%A9?x=%20", b"X-A: 1") + get(b"http://h/p?q") + get(b"*", method=b"OPTIONS"))
+    assert (await client.told()).count(b" 200 ") == 3
+    first = scopes[0]
+    assert first == {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+        "scheme": "http", "path": "/a/bé", "raw_path": b"/a%2Fb%C3%A9", "query_string": b"x=%20", "root_path": "",
+        "headers": [(b"host", b"x"), (b"x-a", b"1")], "client": CLIENT, "server": ("5.6.7.8", 80), "state": {"a": 1},
+    }  # fmt: skip
+    assert first["state"] is not house.server.app_state
+    assert [(scope["path"], scope["query_string"]) for scope in scopes[1:]] == [("/p", b"q"), ("*", b"")]
+
+
+async def test_a_client_that_waits_for_100_is_told_to_go_on_only_when_its_body_is_wanted() -> None:
+    for path in (b"/direct", APP):
+        head, _, body = post(b"body", b"Expect: 100-Continue", path=path).partition(b"\r\n\r\n")
+        house = House()
+        house.routes.at_once = False
         client = house.client()
-        client.send(get(b"/a%2Fb%C3%A9?x=%20", b"X-A: 1") + get(b"http://h/p?q") + get(b"*", method=b"OPTIONS"))
-        assert (await client.told()).count(b" 200 ") == 3
-        first = scopes[0]
-        assert first == {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-            "scheme": "http", "path": "/a/bé", "raw_path": b"/a%2Fb%C3%A9", "query_string": b"x=%20", "root_path": "",
-            "headers": [(b"host", b"x"), (b"x-a", b"1")], "client": CLIENT, "server": ("5.6.7.8", 80), "state": {"a": 1},
-        }  # fmt: skip
-        assert first["state"] is not house.server.app_state
-        assert [(scope["path"], scope["query_string"]) for scope in scopes[1:]] == [("/p", b"q"), ("*", b"")]
-
-    run(test)
-
-
-def test_a_client_that_waits_for_100_is_told_to_go_on_only_when_its_body_is_wanted() -> None:
-    async def test() -> None:
-        for path in (b"/direct", APP):
-            head, _, body = post(b"body", b"Expect: 100-Continue", path=path).partition(b"\r\n\r\n")
-            house = House()
-            house.routes.at_once = False
-            client = house.client()
-            client.send(head + b"\r\n\r\n")
-            assert await client.told() == b"HTTP/1.1 100 Continue\r\n\r\n"
-            assert house.routes.begun == []
-            client.send(body)
-            for begun in house.routes.begun:
-                begun.answer()
-            assert (await client.told()).endswith(b" body")
-            assert client.is_kept
-            client.send(post() + head + b"\r\n\r\n")  # behind another, its turn comes later
-            assert await client.told() == b""
-            house.routes.begun[-1].answer()
-            assert (await client.told()).endswith(b"direct bodyHTTP/1.1 100 Continue\r\n\r\n")
-        for path in (b"/direct", APP):
-            client = House().client()
-            client.send(post(b"x" * 2000, b"expect: 100-continue", path=path).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-            told = await client.told()
-            assert told.startswith(b"HTTP/1.1 413 ")
-            assert CLOSE in told
-            assert client.pipe.has_ended
-
-    run(test)
+        client.send(head + b"\r\n\r\n")
+        assert await client.told() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert house.routes.begun == []
+        client.send(body)
+        for begun in house.routes.begun:
+            begun.answer()
+        assert (await client.told()).endswith(b" body")
+        assert client.is_kept
+        client.send(post() + head + b"\r\n\r\n")  # behind another, its turn comes later
+        assert await client.told() == b""
+        house.routes.begun[-1].answer()
+        assert (await client.told()).endswith(b"direct bodyHTTP/1.1 100 Continue\r\n\r\n")
+    for path in (b"/direct", APP):
+        client = House().client()
+        client.send(post(b"x" * 2000, b"expect: 100-continue", path=path).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        told = await client.told()
+        assert told.startswith(b"HTTP/1.1 413 ")
+        assert CLOSE in told
+        assert client.pipe.has_ended
 
 
-def test_a_large_body_comes_no_faster_than_the_application_takes_it() -> None:
+async def test_a_large_body_comes_no_faster_than_the_application_takes_it() -> None:
     taken: list[int] = []
     go_on = asyncio.Event()
 
@@ -222,51 +159,47 @@ def test_a_large_body_comes_no_faster_than_the_application_takes_it() -> None:
         taken.append(len(await read(receive)))
         await sending(start(200, long(0)), part(b""))(scope, receive, send)
 
-    async def test() -> None:
-        client = House(app).client()
-        size = 4 * HIGH_WATER
-        head, _, body = post(b"x" * size, path=APP).partition(b"\r\n\r\n")
-        client.send(head + b"\r\n\r\n")
-        sent = 0
-        while client.pipe.is_reading_now:
-            client.send(body[sent : sent + 10000])
-            sent += 10000
-            await asyncio.sleep(0)
-        assert HIGH_WATER <= sent <= HIGH_WATER + 10000
-        client.later(100)  # bytes that are not read are not late
-        assert client.is_kept
-        go_on.set()
-        await client.told()
-        assert client.pipe.is_reading_now
-        client.send(body[sent:])
-        assert (await client.told()).startswith(OK)
-        assert taken == [size]
-
-    run(test)
+    client = House(app).client()
+    size = 4 * HIGH_WATER
+    head, _, body = post(b"x" * size, path=APP).partition(b"\r\n\r\n")
+    client.send(head + b"\r\n\r\n")
+    sent = 0
+    while client.pipe.is_reading_now:
+        client.send(body[sent : sent + 10000])
+        sent += 10000
+        await asyncio.sleep(0)
+    assert HIGH_WATER <= sent <= HIGH_WATER + 10000
+    client.later(100)  # bytes that are not read are not late
+    assert client.is_kept
+    go_on.set()
+    await client.told()
+    assert client.pipe.is_reading_now
+    client.send(body[sent:])
+    assert (await client.told()).startswith(OK)
+    assert taken == [size]
 
 
-def test_an_early_answer_drops_the_rest_of_the_body_and_the_connection_goes_on() -> None:
-    async def test() -> None:
-        house = House(echo)
-        client = house.client()
-        client.send(post(b"x" * 200_000, path=APP)[:70_000])
-        assert (await client.told()).startswith(b"HTTP/1.1 413 ")
-        client.send(b"x" * (200_000 - 70_000))
-        client.later(6)
-        assert client.is_kept
-        rest = len(post(b"x" * 200_000, path=APP)) - 70_000 - (200_000 - 70_000)
-        client.send(b"x" * rest + post(b"next"))
-        assert (await client.told()).endswith(b"direct next")
-        client = house.client()
-        client.send(post(b"x" * 200_000, b"connection: close", path=APP)[:70_000])
-        assert (await client.told()).startswith(b"HTTP/1.1 413 ")
-        assert client.pipe.has_ended  # and not closed, which would reset the connection
-        assert not client.pipe.is_closing()
-
-    run(test)
+async def test_an_early_answer_drops_the_rest_of_the_body_and_the_connection_goes_on() -> None:
+    house = House(echo)
+    client = house.client()
+    client.send(post(b"x" * 200_000, path=APP)[:70_000])
+    assert (await client.told()).startswith(b"HTTP/1.1 413 ")
+    client.send(b"x" * (200_000 - 70_000))
+    client.later(6)
+    assert client.is_kept
+    rest = len(post(b"x" * 200_000, path=APP)) - 70_000 - (200_000 - 70_000)
+    client.send(b"x" * rest + post(b"next"))
+    assert (await client.told()).endswith(b"direct next")
+    client = house.client()
+    client.send(post(b"x" * 200_000, b"connection: close", path=APP)[:70_000])
+    assert (await client.told()).startswith(b"HTTP/1.1 413 ")
+    assert client.pipe.has_ended  # and not closed, which would reset the connection
+    assert not client.pipe.is_closing()
 
 
-def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_out(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     told: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -275,26 +208,22 @@ def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_out(capl
         await send(start())
         await send(part(b"nobody reads this"))
 
-    async def test() -> None:
-        house = House(app)
-        for sent in (get(), chunked(b"a", path=APP)):
-            client = house.client()
-            client.send(sent)
-            await client.told()
-            assert len(house.server.cycles) == house.server.unanswered == 1
-            client.leave()
-            assert house.server.unanswered == 1
-            assert not house.server.is_idle
-            assert await client.told() == b""
-            assert house.server.is_idle
-        assert told == [{"type": "http.disconnect"}] * 2
-
-    with caplog.at_level(logging.WARNING):
-        run(test)
+    house = House(app)
+    for sent in (get(), chunked(b"a", path=APP)):
+        client = house.client()
+        client.send(sent)
+        await client.told()
+        assert len(house.server.cycles) == house.server.unanswered == 1
+        client.leave()
+        assert house.server.unanswered == 1
+        assert not house.server.is_idle
+        assert await client.told() == b""
+        assert house.server.is_idle
+    assert told == [{"type": "http.disconnect"}] * 2
     assert caplog.records == []
 
 
-def test_send_waits_for_a_client_that_does_not_read_and_not_for_one_that_left() -> None:
+async def test_send_waits_for_a_client_that_does_not_read_and_not_for_one_that_left() -> None:
     sent: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -304,26 +233,23 @@ def test_send_waits_for_a_client_that_does_not_read_and_not_for_one_that_left() 
             sent.append(number)
         await send(part(b""))
 
-    async def test() -> None:
-        for leaves in (False, True):
-            sent.clear()
-            house = House(app)
-            client = house.client()
-            client.pipe.holds = True
-            client.send(get())
-            assert await client.told() == OK + CHUNKS + b"1\r\na\r\n"
-            assert sent == [0]
-            if leaves:
-                client.leave()
-                assert await client.told() == b""
-            else:
-                client.pipe.holds = False
-                client.connection.resume_writing()
-                assert await client.told() == b"1\r\na\r\n" * 2 + b"0\r\n\r\n"
-            assert sent == [0, 1, 2]
-            assert not house.server.cycles
-
-    run(test)
+    for leaves in (False, True):
+        sent.clear()
+        house = House(app)
+        client = house.client()
+        client.pipe.holds = True
+        client.send(get())
+        assert await client.told() == OK + CHUNKS + b"1\r\na\r\n"
+        assert sent == [0]
+        if leaves:
+            client.leave()
+            assert await client.told() == b""
+        else:
+            client.pipe.holds = False
+            client.connection.resume_writing()
+            assert await client.told() == b"1\r\na\r\n" * 2 + b"0\r\n\r\n"
+        assert sent == [0, 1, 2]
+        assert not house.server.cycles
 
 
 class Parts:
@@ -352,73 +278,62 @@ class Parts:
         await send(part(b"b"))
 
 
-def test_a_streamed_answer_sends_itself_and_hears_of_a_client_that_leaves() -> None:
+async def test_a_streamed_answer_sends_itself_and_hears_of_a_client_that_leaves() -> None:
     head = OK + b"x-a: 1\r\nx-request-id: id\r\n"
-
-    async def test() -> None:
-        house = House()
-        house.routes.at_once = False
+    house = House()
+    house.routes.at_once = False
+    client = house.client()
+    client.send(post() + get(APP))
+    parts = Parts()
+    house.routes.begun[-1].reply(parts, b"id")
+    assert await client.told() == head + CHUNKS + b"1\r\na\r\n"
+    parts.go_on.set()
+    assert (await client.told()).startswith(b"1\r\nb\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
+    client.send(post(b"x", b"connection: close"))
+    parts = Parts()
+    parts.go_on.set()
+    house.routes.begun[-1].reply(parts, b"id")
+    assert await client.told() == head + CLOSE + CHUNKS + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
+    assert not client.is_kept
+    client = house.client()
+    client.send(post(version=b"1.0"))
+    parts = Parts()
+    parts.go_on.set()
+    house.routes.begun[-1].reply(parts, b"id")
+    assert await client.told() == head + CLOSE + b"\r\nab"
+    for leaves_first in (False, True):
         client = house.client()
-        client.send(post() + get(APP))
-        parts = Parts()
-        house.routes.begun[-1].reply(parts, b"id")
-        assert await client.told() == head + CHUNKS + b"1\r\na\r\n"
-        parts.go_on.set()
-        assert (await client.told()).startswith(b"1\r\nb\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
-        client.send(post(b"x", b"connection: close"))
-        parts = Parts()
-        parts.go_on.set()
-        house.routes.begun[-1].reply(parts, b"id")
-        assert await client.told() == head + CLOSE + CHUNKS + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
-        assert not client.is_kept
-        client = house.client()
-        client.send(post(version=b"1.0"))
-        parts = Parts()
-        parts.go_on.set()
-        house.routes.begun[-1].reply(parts, b"id")
-        assert await client.told() == head + CLOSE + b"\r\nab"
-        for leaves_first in (False, True):
-            client = house.client()
-            client.send(post())
-            parts = Parts()
-            if leaves_first:
-                client.leave()
-            house.routes.begun[-1].reply(parts, b"id")
-            told = await client.told()
-            if not leaves_first:
-                client.leave()
-                await client.told()
-            assert (told == b"") == leaves_first
-            assert parts.was_told == ["http.disconnect"]
-        assert not house.server.cycles
-
-    run(test)
-
-
-def test_an_answer_that_is_not_usual_has_its_own_head(caplog: pytest.LogCaptureFixture) -> None:
-    async def test() -> None:
-        house = House()
-        house.routes.at_once = False
-        client = house.client()
-        cases: list[tuple[Any, bytes]] = [
-            ((400, [(b"a", b"1")], b""), b"HTTP/1.1 400 Bad Request\r\na: 1\r\ncontent-length: 0\r\nx-request-id: id\r\n\r\n"),
-            ((200, [(b"x-request-id", b"own")], b""), OK + b"x-request-id: own\r\ncontent-length: 0\r\n\r\n"),
-            ((200, [], b"x" * 70000), OK + b"content-length: 70000\r\nx-request-id: id\r\n\r\n" + b"x" * 70000),
-            ((200, [(b"a", b"1\n")], b"x"), ERROR.replace(CLOSE, b"x-request-id: id\r\n")),
-        ]  # fmt: skip
-        for (status, headers, body), expected in cases:
-            client.send(post())
-            house.routes.begun[-1].reply(Answer(status, headers, body), b"id")
-            assert await client.told() == expected
-            assert client.is_kept
         client.send(post())
-        house.routes.begun[-1].reply(Answer(200, [(b"connection", b"close")], b""), b"id")
-        assert (await client.told()).count(b"connection: close") == 1
-        assert not client.is_kept
-        assert "cannot carry" in caplog.text
+        parts = Parts()
+        if leaves_first:
+            client.leave()
+        house.routes.begun[-1].reply(parts, b"id")
+        told = await client.told()
+        if not leaves_first:
+            client.leave()
+            await client.told()
+        assert (told == b"") == leaves_first
+        assert parts.was_told == ["http.disconnect"]
+    assert not house.server.cycles
 
-    run(test)
 
-
-def test_a_model_s_streamed_answer_fits_the_seam() -> None:
-    assert StreamedAnswer.body is None
+async def test_an_answer_that_is_not_usual_has_its_own_head(caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    house.routes.at_once = False
+    client = house.client()
+    cases: list[tuple[Any, bytes]] = [
+        ((400, [(b"a", b"1")], b""), b"HTTP/1.1 400 Bad Request\r\na: 1\r\ncontent-length: 0\r\nx-request-id: id\r\n\r\n"),
+        ((200, [(b"x-request-id", b"own")], b""), OK + b"x-request-id: own\r\ncontent-length: 0\r\n\r\n"),
+        ((200, [], b"x" * 70000), OK + b"content-length: 70000\r\nx-request-id: id\r\n\r\n" + b"x" * 70000),
+        ((200, [(b"a", b"1\n")], b"x"), ERROR.replace(CLOSE, b"x-request-id: id\r\n")),
+    ]  # fmt: skip
+    for (status, headers, body), expected in cases:
+        client.send(post())
+        house.routes.begun[-1].reply(Answer(status, headers, body), b"id")
+        assert await client.told() == expected
+        assert client.is_kept
+    client.send(post())
+    house.routes.begun[-1].reply(Answer(200, [(b"connection", b"close")], b""), b"id")
+    assert (await client.told()).count(b"connection: close") == 1
+    assert not client.is_kept
+    assert "cannot carry" in caplog.text

@@ -3,17 +3,14 @@
 import asyncio
 import gc
 import json
-import sys
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from mpserve.http.responses import JSON_ONLY, Answer
 from mpserve.http.server.connection import LINGER
-from mpserve.http.server.state import FOLLOWS, State
-from tests.connections import LIMITS, Client, House, chunked, get, post, run
+from mpserve.http.server.state import State
+from tests.connections import Client, House, chunked, get, post
 
 DIRECT, APP = b"/direct", b"/app"
 
@@ -54,125 +51,103 @@ def requests(path: bytes) -> dict[str, tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("path", [DIRECT, APP])
-def test_a_request_may_be_cut_anywhere(path: bytes) -> None:
-    async def test() -> None:
-        for name, (sent, expected) in requests(path).items():
-            house = House()
-            for cut in range(len(sent)):
-                client = house.client()
-                pieces = [sent[:cut], sent[cut:]] if cut else [bytes([byte]) for byte in sent]
-                for piece in filter(None, pieces):
-                    client.send(piece)
-                    if cut and piece is pieces[0]:
-                        await asyncio.sleep(0)
-                assert await client.told() == expected, (name, cut)
-                assert client.is_kept == (b"connection: close" not in expected), (name, cut)
-                client.leave()
-            assert house.row.connections == 0
-            assert house.server.total_requests == len(sent)
-            assert house.server.is_idle
-
-    run(test)
-
-
-def test_a_known_head_is_not_matched_again_wherever_its_body_is_cut() -> None:
-    async def test() -> None:
+async def test_a_request_may_be_cut_anywhere(path: bytes) -> None:
+    for name, (sent, expected) in requests(path).items():
         house = House()
-        first = house.client()
-        first.send(post())
-        assert await first.told() == usual(b"body")
-        for client in (first, house.client()):
-            for cut in range(len(post()) - 4, len(post()) + 1):
-                client.send(post(b"BODY")[:cut])
-                client.send(post(b"BODY")[cut:])
-                assert await client.told() == usual(b"BODY")
-            client.send(post(b"one!")[:-2])
-            client.send(b"!!" + post(b"two!") + post(b"3")[:-1])
-            client.send(b"3" + get(APP))
-            expected = usual(b"on!!") + usual(b"two!") + usual(b"3") + usual(b"", APP)
-            assert await client.told() == expected
-        # Those behind another request are parsed.
-        assert house.routes.matched == 1 + 2 * 2
-
-    run(test)
+        for cut in range(len(sent)):
+            client = house.client()
+            pieces = [sent[:cut], sent[cut:]] if cut else [bytes([byte]) for byte in sent]
+            for piece in filter(None, pieces):
+                client.send(piece)
+                if cut and piece is pieces[0]:
+                    await asyncio.sleep(0)
+            assert await client.told() == expected, (name, cut)
+            assert client.is_kept == (b"connection: close" not in expected), (name, cut)
+            client.leave()
+        assert house.row.connections == 0
+        assert house.server.total_requests == len(sent)
+        assert house.server.is_idle
 
 
-def test_known_heads_and_others_mean_the_same() -> None:
+async def test_a_known_head_is_not_matched_again_wherever_its_body_is_cut() -> None:
+    house = House()
+    first = house.client()
+    first.send(post())
+    assert await first.told() == usual(b"body")
+    for client in (first, house.client()):
+        for cut in range(len(post()) - 4, len(post()) + 1):
+            client.send(post(b"BODY")[:cut])
+            client.send(post(b"BODY")[cut:])
+            assert await client.told() == usual(b"BODY")
+        client.send(post(b"one!")[:-2])
+        client.send(b"!!" + post(b"two!") + post(b"3")[:-1])
+        client.send(b"3" + get(APP))
+        expected = usual(b"on!!") + usual(b"two!") + usual(b"3") + usual(b"", APP)
+        assert await client.told() == expected
+    # Those behind another request are parsed.
+    assert house.routes.matched == 1 + 2 * 2
+
+
+async def test_known_heads_and_others_mean_the_same() -> None:
     """Whatever comes behind a known head. Three times, since a worker remembers."""
-
-    async def test() -> None:
-        pieces = [post(), post(b"1"), chunked(b"x"), get(APP), post(b"a", path=APP), post(b"c", b"x: y"), post(b"")]
-        for first in pieces:
-            house = House()
-            for _ in range(3):
-                for second in pieces:
-                    client = house.client()
-                    client.send(first + second)
-                    assert (await client.told()).count(b"HTTP/1.1 200") == 2
-                    client.send(second[:10])
-                    client.send(second[10:] + first)
-                    assert (await client.told()).count(b"HTTP/1.1 200") == 2
-
-    run(test)
-
-
-def test_answers_keep_the_order_of_the_requests_and_reading_waits() -> None:
-    async def test() -> None:
+    pieces = [post(), post(b"1"), chunked(b"x"), get(APP), post(b"a", path=APP), post(b"c", b"x: y"), post(b"")]
+    for first in pieces:
         house = House()
-        house.routes.at_once = False
-        client = house.client()
-        client.send(post(b"1") + post(b"2", path=APP) + post(b"3") + post(b"4", path=APP) + post(b"5")[:-1])
-        assert await client.told() == b""
-        assert not client.pipe.is_reading_now
-        assert [begun.body for begun in house.routes.begun] == [b"1"]
-        assert client.connection.unanswered == 5
-        house.routes.begun[0].answer()
-        assert await client.told() == usual(b"1") + usual(b"2", APP)
-        assert [begun.body for begun in house.routes.begun] == [b"1", b"3"]
-        house.routes.begun[1].answer()
-        assert await client.told() == usual(b"3") + usual(b"4", APP)
-        assert client.pipe.is_reading_now  # for the rest of the body that is to be answered next
-        client.send(b"5")
-        house.routes.begun[2].answer()
-        assert await client.told() == usual(b"5")
-        assert house.server.unanswered == 0
-        assert house.server.total_requests == 5
-
-    run(test)
+        for _ in range(3):
+            for second in pieces:
+                client = house.client()
+                client.send(first + second)
+                assert (await client.told()).count(b"HTTP/1.1 200") == 2
+                client.send(second[:10])
+                client.send(second[10:] + first)
+                assert (await client.told()).count(b"HTTP/1.1 200") == 2
 
 
-def test_a_thousand_requests_in_one_piece_that_are_answered_at_once() -> None:
+async def test_answers_keep_the_order_of_the_requests_and_reading_waits() -> None:
+    house = House()
+    house.routes.at_once = False
+    client = house.client()
+    client.send(post(b"1") + post(b"2", path=APP) + post(b"3") + post(b"4", path=APP) + post(b"5")[:-1])
+    assert await client.told() == b""
+    assert not client.pipe.is_reading_now
+    assert [begun.body for begun in house.routes.begun] == [b"1"]
+    assert client.connection.unanswered == 5
+    house.routes.begun[0].answer()
+    assert await client.told() == usual(b"1") + usual(b"2", APP)
+    assert [begun.body for begun in house.routes.begun] == [b"1", b"3"]
+    house.routes.begun[1].answer()
+    assert await client.told() == usual(b"3") + usual(b"4", APP)
+    assert client.pipe.is_reading_now  # for the rest of the body that is to be answered next
+    client.send(b"5")
+    house.routes.begun[2].answer()
+    assert await client.told() == usual(b"5")
+    assert house.server.unanswered == 0
+    assert house.server.total_requests == 5
+
+
+async def test_a_thousand_requests_in_one_piece_that_are_answered_at_once() -> None:
     """The reply comes before ``begin`` returns, for each of them."""
-
-    async def test() -> None:
-        client = House().client()
-        client.send(post() * 1000)
-        for _ in range(1100):
-            await asyncio.sleep(0)
-        assert await client.told() == usual(b"body") * 1000
-        assert client.pipe.is_reading_now
-
-    run(test)
+    client = House().client()
+    client.send(post() * 1000)
+    for _ in range(1100):
+        await asyncio.sleep(0)
+    assert await client.told() == usual(b"body") * 1000
+    assert client.pipe.is_reading_now
 
 
 REFUSED: list[tuple[bytes, int, str]] = [
-    (b"hello\r\n\r\n", 400, "no HTTP request"),
-    (b"\x16\x03\x01\x02\x00" + bytes(50), 400, "no HTTP request"),
+    (b"hello\r\n\r\n", 400, "no HTTP request"), (b"\x16\x03\x01\x02\x00" + bytes(50), 400, "no HTTP request"),
     (b"GET /" + b"x" * 300 + b" HTTP/1.1\r\n", 414, "longer than 200 bytes"),
     (get(APP, b"x: " + b"y" * 100), 431, "a header field is larger than 100 bytes"),
-    (get(APP, *[b"x: y"] * 10), 431, "more than 10 header fields"),
-    (get(b"x:80", method=b"CONNECT"), 405, "no proxy"),
+    (get(APP, *[b"x: y"] * 10), 431, "more than 10 header fields"), (get(b"x:80", method=b"CONNECT"), 405, "no proxy"),
     (b"GET / HTTP/1.1\r\n\r\n", 400, "expected one Host field in the head of the request, got 0"),
-    (post(host=b""), 400, "got 0"),
-    (post(b"", b"Host: y"), 400, "got 2"),
-    (get(APP, b"HOST: x"), 400, "got 2"),
-    (get(APP, b"HOST: x", version=b"1.0"), 400, "got 2"),
-    (post(b"", b"Host: y", *UPGRADE), 400, "got 2"),
+    (post(host=b""), 400, "got 0"), (post(b"", b"Host: y"), 400, "got 2"), (get(APP, b"HOST: x"), 400, "got 2"),
+    (get(APP, b"HOST: x", version=b"1.0"), 400, "got 2"), (post(b"", b"Host: y", *UPGRADE), 400, "got 2"),
     (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400, "no HTTP request"),
     (chunked(b"x")[:-5] + b"zzz", 400, "no HTTP request"),
     (chunked(b"x", path=APP)[:-5] + b"zzz", 400, "no HTTP request"),
     (chunked(b"x")[:-2] + b"t: " + b"y" * 100 + b"\r\n\r\n", 431, "a header field is larger"),
-]
+]  # fmt: skip
 
 
 def refusal(answer: bytes) -> tuple[int, str]:
@@ -183,374 +158,282 @@ def refusal(answer: bytes) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(body)["error"]
 
 
-def test_a_request_that_breaks_a_rule_is_refused_in_words_after_the_answers_before_it() -> None:
-    async def test() -> None:
-        for sent, status, words in REFUSED:
-            for before in (b"", post(b"0"), post(b"0", path=APP), post(b"0") + get(APP)):
-                house = House()
-                client = house.client()
-                client.send(before)
-                answers = await client.told()
-                client.leave()
-                for size in (len(sent), 50, 7, 1):
-                    client = house.client()
-                    client.send(before + sent[:size])
-                    for start in range(size, len(sent), size):
-                        client.send(sent[start : start + size])
-                    told = await client.told()
-                    assert told.startswith(answers), (sent, before, size)
-                    assert told != answers, (sent, before, size)
-                    got, reason = refusal(told.removeprefix(answers))
-                    assert got == status, sent
-                    assert words in reason
-                    assert client.pipe.has_ended
-                    assert client.connection.state is State.CLOSING
-                    client.send(b"more" * 100)
-                    client.later(LINGER + 0.1)
-                    assert client.pipe.is_closing()
-                    assert await client.told() == b""
-                    client.leave()
-                assert house.server.is_idle
-
-    run(test)
-
-
-def test_a_field_that_has_no_end_is_refused_before_the_parser_gives_it_out() -> None:
-    async def test() -> None:
-        for begun, where in (
-            (b"GET / HTTP/1.1\r\nhost: x\r\nx: ", "head is"),
-            (post(b"0") + b"GET / HTTP/1.1\r\nhost: x\r\nx: ", "head is"),
-            (chunked(b"x" * 500)[:-2] + b"x: ", "trailers are"),
-        ):
-            client = House().client()
-            client.send(begun)
-            for _ in range(14):
-                client.send(b"y" * 100)
-            told = await client.told()
-            reason = f"the request {where} larger than 1200 bytes"
-            assert refusal(told[told.index(b"HTTP/1.1 431") :]) == (431, reason)
-
-    run(test)
-
-
-def test_what_a_refusal_ends_is_not_begun_and_the_application_is_told() -> None:
-    async def test() -> None:
-        told: list[Any] = []
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            told.append(await receive())
-            told.append(await receive())
-
-        house = House(app)
-        client = house.client()
-        client.send(chunked(b"x", path=APP)[:-5])
-        await asyncio.sleep(0)
-        client.send(b"zzz")
-        assert refusal(await client.told())[0] == 400
-        assert [message["type"] for message in told] == ["http.request", "http.disconnect"]
-        client = house.client()
-        client.send(chunked(b"x")[:-5] + b"zzz")
-        assert refusal(await client.told())[0] == 400
-        assert house.routes.begun == []
-        assert not house.server.cycles
-
-    run(test)
-
-
-def test_a_connection_without_half_close_is_closed_at_once() -> None:
-    async def test() -> None:
-        client = House().client()
-        client.pipe.knows_half_close = False
-        client.send(b"hello\r\n\r\n")
-        assert refusal(await client.told())[0] == 400
-        assert client.pipe.is_closing()
-
-    run(test)
-
-
-def test_a_client_that_goes_away_has_its_request_cancelled_once_and_a_late_reply_is_ignored() -> None:
-    async def test() -> None:
-        house = House()
-        house.routes.at_once = False
-        for behind in (b"", post(b"2"), get(APP)):
+async def test_a_request_that_breaks_a_rule_is_refused_in_words_after_the_answers_before_it() -> None:
+    for sent, status, words in REFUSED:
+        for before in (b"", post(b"0"), post(b"0", path=APP), post(b"0") + get(APP)):
+            house = House()
             client = house.client()
-            client.send(post(b"1") + behind)
-            begun = house.routes.begun[-1]
+            client.send(before)
+            answers = await client.told()
             client.leave()
-            begun.answer()
-            assert await client.told() == b""
-            assert begun.cancelled == 1
-        client = house.client()
-        client.send(post(b"1"))
-        begun = house.routes.begun[-1]
-        begun.answer()
-        client.leave()
-        assert begun.cancelled == 0
-        client = house.client()
-        client.send(post(b"12")[:-1])
-        client.leave()
-        assert len(house.routes.begun) == 4
-        assert house.server.is_idle
-        assert house.row.connections == 0
+            for size in (len(sent), 50, 7, 1):
+                client = house.client()
+                client.send(before + sent[:size])
+                for start in range(size, len(sent), size):
+                    client.send(sent[start : start + size])
+                told = await client.told()
+                assert told.startswith(answers), (sent, before, size)
+                assert told != answers, (sent, before, size)
+                got, reason = refusal(told.removeprefix(answers))
+                assert got == status, sent
+                assert words in reason
+                assert client.pipe.has_ended
+                assert client.connection.state is State.CLOSING
+                client.send(b"more" * 100)
+                client.later(LINGER + 0.1)
+                assert client.pipe.is_closing()
+                assert await client.told() == b""
+                client.leave()
+            assert house.server.is_idle
 
-    run(test)
+
+async def test_a_field_that_has_no_end_is_refused_before_the_parser_gives_it_out() -> None:
+    for begun, where in (
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: ", "head is"),
+        (post(b"0") + b"GET / HTTP/1.1\r\nhost: x\r\nx: ", "head is"),
+        (chunked(b"x" * 500)[:-2] + b"x: ", "trailers are"),
+    ):
+        client = House().client()
+        client.send(begun)
+        for _ in range(14):
+            client.send(b"y" * 100)
+        told = await client.told()
+        reason = f"the request {where} larger than 1200 bytes"
+        assert refusal(told[told.index(b"HTTP/1.1 431") :]) == (431, reason)
+
+
+async def test_what_a_refusal_ends_is_not_begun_and_the_application_is_told() -> None:
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told.append(await receive())
+        told.append(await receive())
+
+    house = House(app)
+    client = house.client()
+    client.send(chunked(b"x", path=APP)[:-5])
+    await asyncio.sleep(0)
+    client.send(b"zzz")
+    assert refusal(await client.told())[0] == 400
+    assert [message["type"] for message in told] == ["http.request", "http.disconnect"]
+    client = house.client()
+    client.send(chunked(b"x")[:-5] + b"zzz")
+    assert refusal(await client.told())[0] == 400
+    assert house.routes.begun == []
+    assert not house.server.cycles
+
+
+async def test_a_connection_without_half_close_is_closed_at_once() -> None:
+    client = House().client()
+    client.pipe.knows_half_close = False
+    client.send(b"hello\r\n\r\n")
+    assert refusal(await client.told())[0] == 400
+    assert client.pipe.is_closing()
+
+
+async def test_a_client_that_goes_away_has_its_request_cancelled_once_and_a_late_reply_is_ignored() -> None:
+    house = House()
+    house.routes.at_once = False
+    for behind in (b"", post(b"2"), get(APP)):
+        client = house.client()
+        client.send(post(b"1") + behind)
+        begun = house.routes.begun[-1]
+        client.leave()
+        begun.answer()
+        assert await client.told() == b""
+        assert begun.cancelled == 1
+    client = house.client()
+    client.send(post(b"1"))
+    begun = house.routes.begun[-1]
+    begun.answer()
+    client.leave()
+    assert begun.cancelled == 0
+    client = house.client()
+    client.send(post(b"12")[:-1])
+    client.leave()
+    assert len(house.routes.begun) == 4
+    assert house.server.is_idle
+    assert house.row.connections == 0
 
 
 def closing(client: Client) -> bool:
     return client.pipe.is_closing()
 
 
-def test_what_is_late_is_closed_or_refused() -> None:
-    async def test() -> None:
-        late_head = (408, "the request head was not complete after 5 s")
-        late_body = (408, "nothing more of the request body came for 7 s")
-        cases: list[tuple[bytes, float, tuple[int, str] | None]] = [
-            (b"", 5, None),
-            (b"GET / HT", 5, late_head),
-            (post()[:-1], 7, late_body),
-            (post(path=APP)[:-1], 7, late_body),
-            (chunked(b"x")[:-1], 7, late_body),
-            (post(), 9, None),
-            (get(APP), 9, None),
-            (post(b"x" * 2000, path=APP)[:-1], 9, None),  # it has been answered already
-        ]
-        for sent, seconds, expected in cases:
-            house = House()
-            for before in (b"", post()) if sent else (b"",):
-                client = house.client()
-                client.send(before)
-                await client.told()
-                client.send(sent)
-                told = await client.told()
-                client.later(seconds - 0.5)
-                assert client.is_kept, sent
-                client.later(seconds + 0.5)
-                if expected is None:
-                    assert closing(client), sent
-                else:
-                    assert refusal(await client.told() or told) == expected
-                    assert client.pipe.has_ended
-
-    run(test)
-
-
-def test_nothing_is_late_while_an_answer_is_due() -> None:
-    async def test() -> None:
-        for behind in (b"", b"GET / HT", post()[:-1], post() + post()[:-1], get(APP)):
-            house = House()
-            house.routes.at_once = False
+async def test_what_is_late_is_closed_or_refused() -> None:
+    late_head = (408, "the request head was not complete after 5 s")
+    late_body = (408, "nothing more of the request body came for 7 s")
+    cases: list[tuple[bytes, float, tuple[int, str] | None]] = [
+        (b"", 5, None),
+        (b"GET / HT", 5, late_head),
+        (post()[:-1], 7, late_body),
+        (post(path=APP)[:-1], 7, late_body),
+        (chunked(b"x")[:-1], 7, late_body),
+        (post(), 9, None),
+        (get(APP), 9, None),
+        (post(b"x" * 2000, path=APP)[:-1], 9, None),  # it has been answered already
+    ]
+    for sent, seconds, expected in cases:
+        house = House()
+        for before in (b"", post()) if sent else (b"",):
             client = house.client()
-            client.send(post() + behind)
-            client.later(100)
-            assert client.is_kept
-            house.routes.begun[0].answer()
-            await asyncio.sleep(0)
-            client.later(4)
-            assert client.is_kept
-        # An answer that is not read holds up the two behind it, the second of which comes meanwhile.
+            client.send(before)
+            await client.told()
+            client.send(sent)
+            told = await client.told()
+            client.later(seconds - 0.5)
+            assert client.is_kept, sent
+            client.later(seconds + 0.5)
+            if expected is None:
+                assert closing(client), sent
+            else:
+                assert refusal(await client.told() or told) == expected
+                assert client.pipe.has_ended
+
+
+async def test_nothing_is_late_while_an_answer_is_due() -> None:
+    for behind in (b"", b"GET / HT", post()[:-1], post() + post()[:-1], get(APP)):
+        house = House()
+        house.routes.at_once = False
+        client = house.client()
+        client.send(post() + behind)
+        client.later(100)
+        assert client.is_kept
+        house.routes.begun[0].answer()
+        await asyncio.sleep(0)
+        client.later(4)
+        assert client.is_kept
+    # An answer that is not read holds up the two behind it, the second of which comes meanwhile.
+    house = House()
+    client = house.client()
+    client.pipe.holds = True
+    client.send(post(b"1") + post(b"2") + post(b"3")[:-1])
+    client.send(b"3")
+    client.pipe.holds = house.routes.at_once = False
+    client.connection.resume_writing()
+    client.later(100)
+    assert client.is_kept
+    assert [begun.body for begun in house.routes.begun] == [b"1", b"2"]
+
+
+async def test_a_body_behind_another_request_is_late_once_its_turn_has_come() -> None:
+    house = House()
+    house.routes.at_once = False
+    client = house.client()
+    client.send(post() + post()[:-1])
+    client.later(100)
+    house.routes.begun[0].answer()
+    assert await client.told() == usual(b"body")
+    client.later(6)
+    assert client.is_kept
+    client.later(8)
+    assert refusal(await client.told())[0] == 408
+
+
+async def test_a_connection_that_retires_answers_once_more() -> None:
+    for path in (DIRECT, APP):
+        house = House()
+        client = house.client()
+        house.server.retire(at_once=False)
+        assert client.is_kept
+        client.send(post(path=path))
+        assert await client.told() == usual(b"body", path, closes=True)
+        assert closing(client)
+    house = House()
+    house.routes.at_once = False
+    client = house.client()
+    client.send(post(b"1") + post(b"2"))
+    house.server.retire(at_once=True)
+    house.routes.begun[0].answer()
+    assert await client.told() == usual(b"1")
+    house.routes.begun[1].answer()
+    assert await client.told() == usual(b"2", closes=True)
+    for sent, is_kept in ((b"", False), (b"GET", True), (post(b"x" * 2000, path=APP)[:-1], False)):
+        client = House().client()
+        client.send(sent)
+        await client.told()
+        client.connection.retire(at_once=True)
+        assert client.is_kept == is_kept
+        if not is_kept:
+            client.connection.retire(at_once=True)
+            assert not client.pipe.was_aborted
+            client.connection._deadline -= 2 * LINGER
+            client.connection.retire(at_once=True)
+            assert client.pipe.was_aborted
+
+
+async def test_the_rebalancer_ends_connections() -> None:
+    house = House()
+    client, other = house.client(), house.client()
+    for path in (DIRECT, APP):
+        client = house.client()
+        house.shedding.due = 1
+        client.send(post(path=path))
+        assert await client.told() == usual(b"body", path, closes=True)
+        assert house.shedding.due == 0
+    other.send(post())
+    assert await other.told() == usual(b"body")
+
+
+async def test_what_comes_behind_the_last_request_is_dropped() -> None:
+    for path in (DIRECT, APP):
+        for behind in (post(), b"GET / HT", get(APP), b"rubbish\r\n\r\n"):
+            house = House()
+            client = house.client()
+            client.send(post(b"1", b"connection: close", path=path) + behind)
+            assert await client.told() == usual(b"1", path, closes=True)
+            assert not client.is_kept
+
+
+async def test_the_next_request_waits_for_a_client_that_does_not_read() -> None:
+    for path in (DIRECT, APP):
         house = House()
         client = house.client()
         client.pipe.holds = True
-        client.send(post(b"1") + post(b"2") + post(b"3")[:-1])
-        client.send(b"3")
-        client.pipe.holds = house.routes.at_once = False
+        client.send(post(b"1", path=path) + post(b"2") + post(b"3", path=path))
+        assert await client.told() == usual(b"1", path)
+        assert not client.pipe.is_reading_now
         client.connection.resume_writing()
-        client.later(100)
+        assert await client.told() == usual(b"2")
+        client.pipe.holds = False
+        client.connection.resume_writing()
+        assert await client.told() == usual(b"3", path)
+        assert client.pipe.is_reading_now
+
+
+async def test_a_body_of_unknown_length_that_grows_too_large_goes_to_the_application() -> None:
+    for before in (b"", post(b"0")):
+        house = House()
+        house.routes.at_once = not before
+        client = house.client()
+        client.send(before + chunked(b"x" * 600, b"x" * 600)[:-5])
+        if before:
+            house.routes.begun[0].answer()
+            assert await client.told() == usual(b"0")
+        client.send(b"0\r\n\r\n")
+        assert (await client.told()).startswith(b"HTTP/1.1 413 ")
         assert client.is_kept
-        assert [begun.body for begun in house.routes.begun] == [b"1", b"2"]
+        client.send(chunked(b"x" * 500, b"x" * 500) + post(b"x" * 1001))
+        if before:
+            house.routes.begun[-1].answer()
+        told = await client.told()
+        assert told.startswith(usual(b"x" * 1000))
+        assert b"HTTP/1.1 413 " in told
 
-    run(test)
 
-
-def test_a_body_behind_another_request_is_late_once_its_turn_has_come() -> None:
-    async def test() -> None:
+async def test_a_connection_that_is_lost_leaves_nothing_to_the_garbage_collector() -> None:
+    for sent in (b"", post(), post(path=APP), post()[:-1], b"GET / HT", post() + post()[:-1], b"rubbish\r\n\r\n"):
         house = House()
-        house.routes.at_once = False
         client = house.client()
-        client.send(post() + post()[:-1])
-        client.later(100)
-        house.routes.begun[0].answer()
-        assert await client.told() == usual(b"body")
-        client.later(6)
-        assert client.is_kept
-        client.later(8)
-        assert refusal(await client.told())[0] == 408
-
-    run(test)
-
-
-def test_a_connection_that_retires_answers_once_more() -> None:
-    async def test() -> None:
-        for path in (DIRECT, APP):
-            house = House()
-            client = house.client()
-            house.server.retire(at_once=False)
-            assert client.is_kept
-            client.send(post(path=path))
-            assert await client.told() == usual(b"body", path, closes=True)
-            assert closing(client)
-        house = House()
-        house.routes.at_once = False
-        client = house.client()
-        client.send(post(b"1") + post(b"2"))
-        house.server.retire(at_once=True)
-        house.routes.begun[0].answer()
-        assert await client.told() == usual(b"1")
-        house.routes.begun[1].answer()
-        assert await client.told() == usual(b"2", closes=True)
-        for sent, is_kept in ((b"", False), (b"GET", True), (post(b"x" * 2000, path=APP)[:-1], False)):
-            client = House().client()
-            client.send(sent)
-            await client.told()
-            client.connection.retire(at_once=True)
-            assert client.is_kept == is_kept
-            if not is_kept:
-                client.connection.retire(at_once=True)
-                assert not client.pipe.was_aborted
-                client.connection._deadline -= 2 * LINGER
-                client.connection.retire(at_once=True)
-                assert client.pipe.was_aborted
-
-    run(test)
-
-
-def test_the_rebalancer_ends_connections() -> None:
-    async def test() -> None:
-        house = House()
-        client, other = house.client(), house.client()
-        for path in (DIRECT, APP):
-            client = house.client()
-            house.shedding.due = 1
-            client.send(post(path=path))
-            assert await client.told() == usual(b"body", path, closes=True)
-            assert house.shedding.due == 0
-        other.send(post())
-        assert await other.told() == usual(b"body")
-
-    run(test)
-
-
-def test_what_comes_behind_the_last_request_is_dropped() -> None:
-    async def test() -> None:
-        for path in (DIRECT, APP):
-            for behind in (post(), b"GET / HT", get(APP), b"rubbish\r\n\r\n"):
-                house = House()
-                client = house.client()
-                client.send(post(b"1", b"connection: close", path=path) + behind)
-                assert await client.told() == usual(b"1", path, closes=True)
-                assert not client.is_kept
-
-    run(test)
-
-
-def test_the_next_request_waits_for_a_client_that_does_not_read() -> None:
-    async def test() -> None:
-        for path in (DIRECT, APP):
-            house = House()
-            client = house.client()
-            client.pipe.holds = True
-            client.send(post(b"1", path=path) + post(b"2") + post(b"3", path=path))
-            assert await client.told() == usual(b"1", path)
-            assert not client.pipe.is_reading_now
-            client.connection.resume_writing()
-            assert await client.told() == usual(b"2")
-            client.pipe.holds = False
-            client.connection.resume_writing()
-            assert await client.told() == usual(b"3", path)
-            assert client.pipe.is_reading_now
-
-    run(test)
-
-
-def test_a_body_of_unknown_length_that_grows_too_large_goes_to_the_application() -> None:
-    async def test() -> None:
-        for before in (b"", post(b"0")):
-            house = House()
-            house.routes.at_once = not before
-            client = house.client()
-            client.send(before + chunked(b"x" * 600, b"x" * 600)[:-5])
-            if before:
-                house.routes.begun[0].answer()
-                assert await client.told() == usual(b"0")
-            client.send(b"0\r\n\r\n")
-            assert (await client.told()).startswith(b"HTTP/1.1 413 ")
-            assert client.is_kept
-            client.send(chunked(b"x" * 500, b"x" * 500) + post(b"x" * 1001))
-            if before:
-                house.routes.begun[-1].answer()
-            told = await client.told()
-            assert told.startswith(usual(b"x" * 1000))
-            assert b"HTTP/1.1 413 " in told
-
-    run(test)
-
-
-def calls_of(work: Callable[..., None], *args: Any) -> list[str]:
-    calls: list[str] = []
-
-    def note(frame: Any, event: str, argument: Any) -> None:
-        if event == "call":
-            calls.append(frame.f_code.co_name)
-
-    sys.setprofile(note)
-    try:
-        work(*args)
-    finally:
-        sys.setprofile(None)
-    return calls
-
-
-def test_a_known_head_costs_three_calls_and_its_usual_answer_two() -> None:
-    async def test() -> None:
-        house = House()
-        house.routes.at_once = False
-        client = house.client()
-        sent, answer = post(), Answer(200, JSON_ONLY, b"{}")
-        for _ in range(3):
-            received = calls_of(client.connection.data_received, sent)
-            written = calls_of(house.routes.begun[-1].reply, answer, b"id")
-        assert received == ["data_received", "_take", "start", "begin", "__init__"]
-        assert written == ["reply", "write", "answered"]
-
-    run(test)
-
-
-def test_a_connection_that_is_lost_leaves_nothing_to_the_garbage_collector() -> None:
-    async def test() -> None:
-        for sent in (b"", post(), post(path=APP), post()[:-1], b"GET / HT", post() + post()[:-1], b"rubbish\r\n\r\n"):
-            house = House()
-            client = house.client()
-            client.send(sent)
-            await client.told()
-            client.leave()
-            await client.told()
-            house.routes.begun.clear()  # which have the replies
-            gone = weakref.ref(client.connection)
-            gc.disable()
-            try:
-                del client
-                assert gone() is None, sent
-            finally:
-                gc.enable()
-
-    run(test)
-
-
-def test_every_state_has_its_followers_and_the_last_has_none() -> None:
-    assert set(FOLLOWS) == set(State)
-    assert FOLLOWS[State.CLOSED] == frozenset()
-    assert all(State.CLOSED in after for state, after in FOLLOWS.items() if state is not State.CLOSED)
-
-
-def test_a_transition_that_is_not_in_the_table_is_an_error() -> None:
-    async def test() -> None:
-        client = House().client()
+        client.send(sent)
+        await client.told()
         client.leave()
-        with pytest.raises(AssertionError, match="HEAD does not follow CLOSED"):
-            client.connection._enter(State.HEAD)
-
-    run(test)
-
-
-def test_the_limits_of_one_size() -> None:
-    assert LIMITS.head == 200 + 10 * 100
+        await client.told()
+        house.routes.begun.clear()  # which have the replies
+        gone = weakref.ref(client.connection)
+        gc.disable()
+        try:
+            del client
+            assert gone() is None, sent
+        finally:
+            gc.enable()

@@ -1,6 +1,5 @@
 """What uvicorn does for the HTTP server: the application, its lifespan, the headers of proxies and TLS."""
 
-import asyncio
 import ssl
 from typing import Any
 
@@ -35,47 +34,38 @@ def application(app: Any, **tls: Any) -> Application:
     return made
 
 
-def test_the_lifespan_runs_and_its_state_is_that_of_the_requests() -> None:
-    async def test() -> None:
-        app = Lived()
-        loaded = application(app)
-        assert loaded.tls is None
-        assert await loaded.startup()
-        assert loaded.state == {"at": "startup"}
-        await loaded.shutdown()
-        assert app.seen == ["startup", "shutdown"]
-        assert not await application(Lived(fails=True)).startup()
-
-    asyncio.run(test())
+async def test_the_lifespan_runs_and_its_state_is_that_of_the_requests() -> None:
+    app = Lived()
+    loaded = application(app)
+    assert loaded.tls is None
+    assert await loaded.startup()
+    assert loaded.state == {"at": "startup"}
+    await loaded.shutdown()
+    assert app.seen == ["startup", "shutdown"]
+    assert not await application(Lived(fails=True)).startup()
 
 
-def test_the_headers_of_a_proxy_are_believed_if_it_is_one_of_ours() -> None:
-    async def test() -> None:
-        app = Lived()
-        loaded = application(app)
-        headers = [(b"x-forwarded-for", b"1.1.1.1"), (b"x-forwarded-proto", b"https")]
-        for client in ("10.0.0.1", "10.0.0.2"):
-            scope = {"type": "http", "headers": headers, "client": (client, 1), "scheme": "http"}
-            await loaded.app(scope, None, None)  # type: ignore[arg-type]
-        assert app.seen == [(("1.1.1.1", 0), "https"), (("10.0.0.2", 1), "http")]
-
-    asyncio.run(test())
+async def test_the_headers_of_a_proxy_are_believed_if_it_is_one_of_ours() -> None:
+    app = Lived()
+    loaded = application(app)
+    headers = [(b"x-forwarded-for", b"1.1.1.1"), (b"x-forwarded-proto", b"https")]
+    for client in ("10.0.0.1", "10.0.0.2"):
+        scope = {"type": "http", "headers": headers, "client": (client, 1), "scheme": "http"}
+        await loaded.app(scope, None, None)  # type: ignore[arg-type]
+    assert app.seen == [(("1.1.1.1", 0), "https"), (("10.0.0.2", 1), "http")]
 
 
-def test_the_tls_context_is_made_by_whoever_is_asked_and_what_is_missing_is_an_error() -> None:
-    async def test() -> None:
-        context = ssl.create_default_context()
-        made = Application(Lived(), "*", {}, lambda default: context)
-        made.load()
-        assert made.tls is context
-        with pytest.raises(OSError, match="No such file"):
-            application(Lived(), certfile="missing.pem")
-
-    asyncio.run(test())
+async def test_the_tls_context_is_made_by_whoever_is_asked_and_what_is_missing_is_an_error() -> None:
+    context = ssl.create_default_context()
+    made = Application(Lived(), "*", {}, lambda default: context)
+    made.load()
+    assert made.tls is context
+    with pytest.raises(OSError, match="No such file"):
+        application(Lived(), certfile="missing.pem")
 
 
 @pytest.mark.parametrize(("owner", "name"), [("Config", "lifespan_class"), ("LifespanOn", "should_exit")])
-def test_another_uvicorn_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, owner: str, name: str) -> None:
+async def test_another_uvicorn_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, owner: str, name: str) -> None:
     load = Config.load
 
     def load_otherwise(self: Config) -> None:
@@ -93,9 +83,5 @@ def test_another_uvicorn_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, ow
             self.lifespan_class = LifespanOn
 
     monkeypatch.setattr(Config, "load", load_otherwise)
-
-    async def test() -> None:
-        with pytest.raises(ConfigurationError, match=rf"uvicorn \S+ has no {owner}.{name}: install uvicorn 0.54"):
-            application(Lived())
-
-    asyncio.run(test())
+    with pytest.raises(ConfigurationError, match=rf"uvicorn \S+ has no {owner}.{name}: install uvicorn 0.54"):
+        application(Lived())
