@@ -97,7 +97,7 @@ FILES = {
     "a class where there are functions": (
         "def predict(model, x): return x\n",
         ("model.py:Iris",),
-        "model.py:Iris: there is no 'Iris' in model; its models: none, but a function predict, which model.py alone names",
+        "model.py:Iris: there is no 'Iris' in model; its models: none; to serve its function predict, name model.py alone",
     ),
     "no such certificate": (
         ONE,

@@ -139,7 +139,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         try:
             grpc_front.hold_port(self.core.settings)
         except ConfigurationError as reason:
-            raise self._halt(f"{reason}; or serve no gRPC: --enable_grpc=no") from reason
+            raise self._halt(f"{reason}. To serve no gRPC: --enable_grpc=no") from reason
 
     def _take_row(self) -> None:
         """Make the slot's row this worker's. Its counters of restarts and of failed loads stay."""

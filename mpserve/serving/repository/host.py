@@ -151,6 +151,8 @@ class ModelHost:
         seconds = time.monotonic() - start
         metrics().load_seconds.labels(model.name).observe(seconds)
         logger.info("model %s loaded on %s in %.2f s", instance.label, self.device, seconds)
+        if self.predictor is None and type(model).predict in (Model.predict, TensorModel.predict):
+            logger.warning("model %s has no method predict, and there is no --predictor_host", instance.label)
         if readiness.is_awaited(model):
             logger.warning(
                 "model %s says that it is not ready yet; its requests get 503 until it sets self.ready = True",
