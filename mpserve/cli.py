@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _fail(str(error))
     else:
         mistake = f"there is no command {arguments[0]!r}" if arguments else "a command is missing"
+        if arguments and ".py" in arguments[0]:
+            mistake += f"; to serve it: mpserve serve {arguments[0]}"
         _fail(f"{mistake}\n\nusage: {USAGE}\n\nmpserve --help lists the options.")
 
 
@@ -74,11 +76,13 @@ def _serve(arguments: Sequence[str]) -> None:
 
 
 def _meant(unknown: Sequence[str]) -> str:
-    """What the flags among these words may have been meant to be."""
-    known = {spelling for option in options_of(Settings) for spelling in option.spellings}
-    flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-    close = [match for flag in flags for match in difflib.get_close_matches(flag, sorted(known), n=1, cutoff=0.8)]
-    return f" (is {', '.join(close)} meant?)" if close else ""
+    """The flags that the user may have meant: flags of a similar spelling, or flags with the same last word."""
+    known = sorted({spelling for option in options_of(Settings) for spelling in option.spellings})
+    meant: list[str] = []
+    for flag in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+        close = difflib.get_close_matches(flag, known, n=1, cutoff=0.8)
+        meant += close or [spelling for spelling in known if spelling.endswith(flag.replace("--", "_"))]
+    return f" (is {' or '.join(meant)} meant?)" if meant else ""
 
 
 def _run_script(script: Path, arguments: Sequence[str]) -> None:
