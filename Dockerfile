@@ -3,13 +3,13 @@
 #   docker build --build-arg EXTRAS=torch --tag mpserve .
 #   docker run --publish 8080:8080 --volume "$PWD/examples/digits:/mnt/models:ro" mpserve
 #
-# scripts/run_dockerfile.py executes these steps without a Docker engine. It knows the instructions used here, and maps the
-# paths in ENV, COPY and WORKDIR; so a RUN step reaches its files through the environment, not by absolute paths.
+# scripts/run_dockerfile.py runs these steps without a Docker engine. It knows only the instructions in this file, and maps the
+# paths in ENV, COPY and WORKDIR. So a RUN step finds its files through the environment, not by absolute paths.
 
 FROM python:3.12-slim AS build
 # Extras of the package, comma-separated: `torch`.
 ARG EXTRAS
-# pip reads this one itself: a further package index, for example one with CPU-only builds of torch.
+# pip reads this variable itself: another package index, for example an index with CPU-only builds of torch.
 ARG PIP_EXTRA_INDEX_URL
 ENV VIRTUAL_ENV=/opt/mpserve
 ENV PATH=/opt/mpserve/bin:$PATH
@@ -21,7 +21,7 @@ RUN pip install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.12-slim
 COPY --from=build /opt/mpserve /opt/mpserve
-# USER and HOME stand here because the user has no line in /etc/passwd to read them from.
+# USER and HOME are set here because the user has no line in /etc/passwd.
 ENV PATH=/opt/mpserve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -29,11 +29,11 @@ ENV PATH=/opt/mpserve/bin:$PATH \
     USER=mpserve \
     MPSERVE_HTTP_PORT=8080 \
     MPSERVE_DRAIN_DELAY=5
-# Empty, for images that add their own model: COPY model.py . and CMD ["model.py"].
+# The folder is empty. An image may add its own model: COPY model.py . and CMD ["model.py"].
 WORKDIR /app
 USER 1000:1000
 EXPOSE 8080
-# Kubernetes has its own probes and ignores this one. A port or TLS set by a flag is not seen here: set it by its variable.
+# Kubernetes has its own probes and ignores this check. The check reads MPSERVE_HTTP_PORT: it sees no port of a flag, and no TLS.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['MPSERVE_HTTP_PORT'] + '/v2/health/live', timeout=4)"]
 ENTRYPOINT ["mpserve", "serve"]

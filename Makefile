@@ -50,6 +50,7 @@ clean: ## remove the environment, caches and build outputs
 # The stamp is touched last, so an installation that broke off is begun again.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "mpserve needs Python 3.10 or newer")'
+	@echo "Installing mpserve and its development tools (torch is the largest) into $(VENV). This takes some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable . --group dev

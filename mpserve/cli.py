@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _fail(str(error))
     else:
         mistake = f"there is no command {arguments[0]!r}" if arguments else "a command is missing"
+        if arguments and ".py" in arguments[0]:
+            mistake += f"; to serve it: mpserve serve {arguments[0]}"
         _fail(f"{mistake}\n\nusage: {USAGE}\n\nmpserve --help lists the options.")
 
 
@@ -69,16 +71,18 @@ def _serve(arguments: Sequence[str]) -> None:
     for flag in ignored:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
     if unknown:
-        logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _suggestions(unknown))
+        logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _meant(unknown))
     serve(settings, partial(find, settings), lending.wrap)
 
 
-def _suggestions(unknown: Sequence[str]) -> str:
-    """The flags that are similar to unknown flags."""
+def _meant(unknown: Sequence[str]) -> str:
+    """The flags that the user may have meant: flags of a similar spelling, or flags with the same last word."""
     known = sorted({spelling for option in options_of(Settings) for spelling in option.spellings})
-    flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-    similar = [match for flag in flags for match in difflib.get_close_matches(flag, known, n=1, cutoff=0.8)]
-    return f" (is {', '.join(similar)} meant?)" if similar else ""
+    meant: list[str] = []
+    for flag in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+        close = difflib.get_close_matches(flag, known, n=1, cutoff=0.8)
+        meant += close or [spelling for spelling in known if spelling.endswith(flag.replace("--", "_"))]
+    return f" (is {' or '.join(meant)} meant?)" if meant else ""
 
 
 def _run_script(script: Path, arguments: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ CASES = [
     Case("v1 body too large", 413, r"larger than the 4096 bytes that --max_body_size", *v1(b" " * 5000)),
     # V2
     Case("v2 unknown model", 404, r"Model with name nope does not exist\.", *v2(tensor(), "nope")),
-    Case("v2 unknown version", 404, r"does not exist\. \(version 7; it has 1\)", *v2(tensor(), version="7")),
+    Case("v2 unknown version", 404, r"echo@7 does not exist\. There are: echo@1\.", *v2(tensor(), version="7")),
     Case("v2 not ready", 503, r"Model with name resting is not ready\.", *v2(tensor(), "resting")),
     Case("v2 bad JSON", 400, r"Unrecognized request format: .*line 1 column 2", *v2(b"{inputs")),
     Case("v2 empty body", 400, r"Unrecognized request format: .*empty", *v2(b"")),
@@ -130,7 +130,7 @@ CASES = [
         "/v2/models/echo", allow="GET, HEAD",
     ),
     Case("metadata of an unknown model", 404, "Model with name nope", "/v2/models/nope", method="GET"),
-    Case("metadata of an unknown version", 404, "version 7", "/v2/models/echo/versions/7", method="GET"),
+    Case("metadata of an unknown version", 404, "echo@7", "/v2/models/echo/versions/7", method="GET"),
     Case("status of an unknown model", 404, "Model with name nope", "/v1/models/nope", method="GET"),
     Case("readiness of an unknown model", 404, "Model with name nope", "/v2/models/nope/ready", method="GET"),
 ]  # fmt: skip

@@ -30,7 +30,12 @@ def message(ended: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mistake"), [((), "a command is missing"), (("serv", "m.py"), "there is no command 'serv'")]
+    ("arguments", "mistake"),
+    [
+        ((), "a command is missing"),
+        (("serv", "m.py"), "there is no command 'serv'"),
+        (("m.py",), "there is no command 'm.py'; to serve it: mpserve serve m.py"),
+    ],
 )
 def test_without_a_command_that_it_knows_it_says_how_it_is_used(
     tmp_path: Path, arguments: tuple[str, ...], mistake: str

@@ -108,7 +108,7 @@ async def on_http_exception(request: Request, error: Exception) -> Any:
     """Starlette's handler for unknown paths and wrong methods."""
     path = request.scope["path"]
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return _error(f"there is no {request.method} {path}", 404)
+        return _error(f"there is no {request.method} {path}; GET /openapi.json lists the routes", 404)
     if isinstance(error, HTTPException) and error.status_code == 405:
         methods = filter(None, (error.headers or {}).get("Allow", "").split(", "))
         allowed = ", ".join(sorted(_methods_of(request).union(methods)))

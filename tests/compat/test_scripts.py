@@ -68,7 +68,9 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
         refused = server.client.post(path, json={"instances": [{}]})
         assert (refused.status_code, refused.json()) == (400, {"error": "invalid payload"})
         assert server.client.get("/greeting").json() == {"says": "salve"}
-        assert server.client.get("/nowhere").json() == {"error": "there is no GET /nowhere"}
+        assert server.client.get("/nowhere").json() == {
+            "error": "there is no GET /nowhere; GET /openapi.json lists the routes"
+        }
         preflight = server.client.options(
             path, headers={"origin": "https://example.org", "access-control-request-method": "POST"}
         )

@@ -81,11 +81,14 @@ async def test_each_version_of_a_model_is_asked_by_its_field() -> None:
         assert [answer.model_version for answer in answers] == ["1", "0.9"]
         assert (await client("ModelReady", name="double", version="0.9")).ready
         code, words = await refusal(client("ModelInfer", infer("double", model_version="2")))
-        assert (code, "(version 2; it has 0.9, 1)" in words) == (grpc.StatusCode.NOT_FOUND, True)
+        assert (code, "double@2 does not exist. There are: double@0.9, double@1." in words) == (
+            grpc.StatusCode.NOT_FOUND,
+            True,
+        )
 
 
 def test_metadata_of_an_unknown_model_or_version_is_not_found() -> None:
-    for fields, says in (({"name": "nope"}, "nope"), ({"name": "double", "version": "2"}, "version 2")):
+    for fields, says in (({"name": "nope"}, "nope"), ({"name": "double", "version": "2"}, "double@2")):
         code, words = status_of(Double(), pb.ModelMetadataRequest(**fields), "ModelMetadata")
         assert code is grpc.StatusCode.NOT_FOUND
         assert says in words
@@ -142,7 +145,7 @@ FAULTS = [
     (raising("invalid"), grpc.StatusCode.INVALID_ARGUMENT, "^expected a cat$"),
     (raising("missing"), grpc.StatusCode.UNIMPLEMENTED, "^no such kernel$"),
     (infer("nope"), grpc.StatusCode.NOT_FOUND, r"^Model with name nope does not exist\.$"),
-    (infer("raising", model_version="7"), grpc.StatusCode.NOT_FOUND, "version 7; it has 1"),
+    (infer("raising", model_version="7"), grpc.StatusCode.NOT_FOUND, "raising@7 does not exist. There are: raising@1."),
     (infer("raising", inputs=[]), grpc.StatusCode.INVALID_ARGUMENT, "no inputs"),
     (b"\x0a\xff", grpc.StatusCode.INVALID_ARGUMENT, "cut short"),
 ]

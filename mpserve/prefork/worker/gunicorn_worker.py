@@ -131,7 +131,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         try:
             grpc_front.hold_port(self.core.settings)
         except ConfigurationError as reason:
-            raise self._halt(f"{reason}; or serve no gRPC: --enable_grpc=no") from reason
+            raise self._halt(f"{reason}. To serve no gRPC: --enable_grpc=no") from reason
 
     def _take_row(self) -> None:
         """Reset the slot's row for this worker, but for its counts of restarts and of failed loads."""

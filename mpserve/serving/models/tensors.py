@@ -115,5 +115,11 @@ def answers_in_parts(model: TensorModel) -> bool:
     return isgeneratorfunction(predict) or isasyncgenfunction(predict)
 
 
+def lacks_predict(model: Model) -> bool:
+    """Whether a model has no predict of its own, so that only a predictor can answer."""
+    predict = _predict_of(model) if isinstance(model, TensorModel) else model.predict
+    return getattr(predict, "__func__", None) in (Model.predict, TensorModel.predict)
+
+
 def _predict_of(model: TensorModel) -> Callable[..., Any]:
     return model._function if isinstance(model, FunctionModel) else model.predict

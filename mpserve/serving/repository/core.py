@@ -160,7 +160,7 @@ class ServerCore(ModelHost):
             return group.newest
         instance = group.find(version)
         if instance is None:
-            raise ModelNotFound(name, f"(version {version}; it has {', '.join(group.versions)})")
+            raise ModelNotFound(f"{name}@{version}", f"There are: {', '.join(f'{name}@{v}' for v in group.versions)}.")
         return instance
 
     def versions(self, name: str) -> list[str]:

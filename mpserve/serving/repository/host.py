@@ -19,7 +19,7 @@ from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models import readiness
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import Predictor
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensors import TensorModel, lacks_predict
 from mpserve.serving.models.versions import age, refuse_twins
 from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.desired_state import AT_START, ControlPlane, DesiredState, ModelSpec
@@ -160,6 +160,8 @@ class ModelHost:
         seconds = time.monotonic() - start
         metrics().load_seconds.labels(model.name).observe(seconds)
         logger.info("model %s loaded on %s in %.2f s", instance.label, self.device, seconds)
+        if self.predictor is None and lacks_predict(model):
+            logger.warning("model %s has no method predict, and there is no --predictor_host", instance.label)
         if readiness.is_awaited(model):
             logger.warning(
                 "model %s says that it is not ready yet; its requests get 503 until it sets self.ready = True",

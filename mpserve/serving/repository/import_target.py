@@ -123,6 +123,10 @@ def _import_module(name: str) -> ModuleType:
     if "/" in name or name.startswith("."):
         hint = f"; to serve the model in that folder: --model_dir={name}" if Path(name).is_dir() else ""
         raise ConfigurationError(f"{name} is neither the name of a module nor a file that ends in .py{hint}")
+    if Path(name).is_file():
+        raise ConfigurationError(
+            f"{name} does not end in .py; to serve a file of weights, name its folder: --model_dir={Path(name).parent}"
+        )
     cwd = str(Path.cwd())
     if cwd not in sys.path:
         sys.path.insert(0, cwd)
@@ -141,7 +145,7 @@ def _attribute(module: ModuleType, attribute: str, target: str) -> object:
         if not hasattr(thing, part):
             models = ", ".join(_models(module)) or "none"
             if models == "none" and callable(getattr(module, "predict", None)):
-                models += f", but a function predict, which {target.partition(':')[0]} alone names"
+                models += f"; to serve its function predict, name {target.partition(':')[0]} alone"
             raise ConfigurationError(f"{target}: there is no {attribute!r} in {module.__name__}; its models: {models}")
         thing = getattr(thing, part)
     return thing

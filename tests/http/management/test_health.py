@@ -66,8 +66,8 @@ async def test_each_version_of_a_model_is_asked_by_its_address() -> None:
         "/v2/models/m/versions/10": METADATA | {"versions": ["2", "10"]},
         "/v2/models/m/versions/2": METADATA | {"versions": ["2", "10"], "platform": "older"},
         "/v2/models/m/versions/2/ready": {"name": "m", "ready": True},
-        "/v2/models/m/versions/3": {"error": "Model with name m does not exist. (version 3; it has 2, 10)"},
-        "/v2/models/m/versions/3/ready": {"error": "Model with name m does not exist. (version 3; it has 2, 10)"},
+        "/v2/models/m/versions/3": {"error": "Model with name m@3 does not exist. There are: m@2, m@10."},
+        "/v2/models/m/versions/3/ready": {"error": "Model with name m@3 does not exist. There are: m@2, m@10."},
     }
     older = Older()
 

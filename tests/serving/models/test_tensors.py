@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mpserve.errors import ConfigurationError, InvalidInput
-from mpserve.serving.models.tensors import FunctionModel, Tensor, TensorModel
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.tensors import FunctionModel, Tensor, TensorModel, lacks_predict
 from tests.asgi import loaded
 from tests.asking import ask
 from tests.cases import each
@@ -116,3 +117,17 @@ def test_a_load_function_that_is_async_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="the function load is async def, expected a plain def"):
         FunctionModel("m", two_of, load)
+
+
+def test_a_model_without_a_predict_of_its_own_is_known() -> None:
+    class Own(TensorModel):
+        def predict(self, x: Any) -> Any:
+            return x
+
+    class Sdk(Model):
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            return payload
+
+    functions = FunctionModel("m", lambda x: x, None)
+    assert [lacks_predict(model) for model in (Own("m"), Sdk("m"), functions)] == [False] * 3
+    assert [lacks_predict(model) for model in (TensorModel("m"), Model("m"))] == [True] * 2

@@ -272,7 +272,7 @@ async def test_models_are_found_by_name_and_version() -> None:
         assert core.find("m") is core.find("m", "3")
         with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\.$"):
             core.find("other")
-        with pytest.raises(ModelNotFound, match=r"\(version 4; it has 3\)"):
+        with pytest.raises(ModelNotFound, match=r"^Model with name m@4 does not exist\. There are: m@3\.$"):
             core.find("m", "4")
 
 

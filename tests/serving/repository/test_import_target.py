@@ -72,6 +72,13 @@ def test_a_target_without_a_model_is_told_in_one_sentence(source: str, target: s
         find(target)
 
 
+def test_a_file_of_weights_is_no_target() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^model\.pt does not end in \.py; .* name its folder: --model_dir=\.$"
+    ):
+        find(put("", "model.pt"))
+
+
 @each("target", ["model.py", "model:One"])
 @each("source, words", [
     ("def broken(:\n", "SyntaxError"), ("1 / 0\n", "ZeroDivisionError: division by zero"),
