@@ -56,7 +56,7 @@ def test_help_lists_targets_and_options_with_their_defaults_and_variables(
     assert ended.returncode == 0
     assert "model.py:Class" in ended.stdout
     text = " ".join(ended.stdout.split())
-    assert "--http_port HTTP_PORT, --http-port HTTP_PORT Port; 8443 when TLS is on" in text
+    assert "--http_port HTTP_PORT, --http-port HTTP_PORT Port; 8443 if TLS is on" in text
     assert "(default: 8080; env: MPSERVE_HTTP_PORT)" in text
     assert ended.stderr == ""
 
