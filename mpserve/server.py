@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SDK_NAMES = {"grace_period": "graceful_timeout"}
-"""Arguments of the SDK's ``ModelServer`` -> their names here."""
+SDK_NAMES = {"grace_period": "graceful_timeout"}  # arguments of the SDK's ``ModelServer`` -> their names here
 
 
 class ModelServer:

@@ -14,8 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mpserve.serving.repository.core import ServerCore
 
-WATCH_EVERY = 1.0
-"""Maximum seconds until a watcher learns of a change. A watcher learns of a drain at once."""
+WATCH_EVERY = 1.0  # maximum seconds until a watcher learns of a change. A watcher learns of a drain at once.
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

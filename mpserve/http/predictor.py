@@ -20,8 +20,7 @@ from mpserve.protocol.v2 import codec as v2
 from mpserve.serving.models.predictor import Headers, PredictorConfig
 from mpserve.version import VERSION
 
-CONNECT_TIMEOUT = 5.0
-"""Seconds for a connect, so that an unreachable host does not look like a slow predict."""
+CONNECT_TIMEOUT = 5.0  # seconds for a connect, so that an unreachable host does not look like a slow predict
 
 CODES = {
     **{status: code for code, status in reversed(STATUS.items()) if status != 500},
@@ -29,8 +28,7 @@ CODES = {
 }
 """The error code of a predictor's status: the first of STATUS. Another 4xx means INVALID_INPUT, other statuses MODEL_FAILED."""
 
-MAX_REASON = 1000
-"""Maximum characters of the predictor's error message in ours."""
+MAX_REASON = 1000  # maximum characters of the predictor's error message in ours
 
 _NOT_PASSED_ON = re.compile(
     "content-.*|inference-header-.*|connection|date|keep-alive|server|te|trailer|transfer-encoding|upgrade|vary|x-request-id"

@@ -12,8 +12,7 @@ from mpserve.protocol.compression import decompress
 from mpserve.protocol.json.documents import parse_object
 from mpserve.serving.repository.core import ServerCore
 
-CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
-"""RFC 9110, 8.6. At most 18 digits."""
+CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")  # RFC 9110, 8.6. At most 18 digits.
 
 INLINE = 65536
 """Maximum bytes of a compressed body that is decompressed on the event loop. A larger body is decompressed in a thread."""

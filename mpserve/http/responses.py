@@ -36,16 +36,14 @@ STATUS = {
     Code.TIMED_OUT: 504,
 }
 
-RETRY_AFTER_LOADING = b"1"
-"""Seconds after which a client may try again while models load."""
+RETRY_AFTER_LOADING = b"1"  # seconds after which a client may try again while models load
 
 BODILESS = (204, 304)
 """Statuses of answers without a body: a client would take a body for the next answer (RFC 9110, 6.4.1)."""
 
 Headers = routes.RawHeaders
 Answer = routes.Answer
-JSON_ONLY: Headers = response_head.JSON_ONLY
-"""The headers of most answers."""
+JSON_ONLY: Headers = response_head.JSON_ONLY  # the headers of most answers
 
 HINTS: dict[Code, Headers] = {
     Code.NOT_READY: [(b"retry-after", RETRY_AFTER_LOADING)],

@@ -24,8 +24,7 @@ class StreamedAnswer:
     """
 
     status = 200
-    body: None = None
-    """Distinguishes this class from ``Answer``."""
+    body: None = None  # distinguishes this class from ``Answer``
 
     def __init__(
         self,

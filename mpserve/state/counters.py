@@ -9,10 +9,8 @@ from collections.abc import Container, Iterable, Iterator
 CELLS = 16
 KEY, REVISION = 0, 1
 """The cells that identify a block. The others are counters."""
-BLOCKS = 1024
-"""Blocks of a slot: keys that one worker can count for at once."""
-SLOT = BLOCKS * CELLS
-"""Cells of a slot. Memory is allocated only for pages that are used."""
+BLOCKS = 1024  # blocks of a slot: keys that one worker can count for at once
+SLOT = BLOCKS * CELLS  # cells of a slot. Memory is allocated only for pages that are used.
 
 EMPTY, CHANGING = 0, 2
 """Reserved keys: of a block that was never used (nor was any after it), and of a block that changes its key."""

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_made: dict[Path, int] = {}
-"""By directory: the pid of the process that made it."""
+_made: dict[Path, int] = {}  # by directory: the pid of the process that made it
 
 
 def make(purpose: str, parent: str | None = None) -> Path:

@@ -17,15 +17,11 @@ from functools import cache
 from mpserve.state.counters import SLOT, Counters
 
 CELLS = 24
-IN_FLIGHT = 4
-"""The cell of ``Row.in_flight``. Each request changes it twice, and the attribute would be slower."""
+IN_FLIGHT = 4  # the cell of ``Row.in_flight``. Each request changes it twice, and the attribute would be slower.
 MODEL_CELLS = range(8, 16)
-BITS = 63
-"""Usable bits of a cell. The 64th is the sign."""
-MODELS = len(MODEL_CELLS) * BITS
-"""Maximum models in the desired state."""
-SLOTS = 512
-"""Number of rows. A HUP doubles the workers for a while, so this is enough for 256 workers."""
+BITS = 63  # usable bits of a cell. The 64th is the sign.
+MODELS = len(MODEL_CELLS) * BITS  # maximum models in the desired state
+SLOTS = 512  # number of rows. A HUP doubles the workers for a while, so this is enough for 256 workers.
 
 
 class State(IntEnum):

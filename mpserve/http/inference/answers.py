@@ -11,8 +11,7 @@ from mpserve.serving.execution.stream import ModelStream
 from mpserve.serving.inference.request import InferenceRequest
 from mpserve.serving.models.faults import report
 
-FRAMING = ("content-length", "transfer-encoding")
-"""Headers that only the server may set."""
+FRAMING = ("content-length", "transfer-encoding")  # headers that only the server may set
 
 # RFC 9110, 5.1 and 5.5. Values are written as Latin-1.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")

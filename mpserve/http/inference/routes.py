@@ -19,8 +19,7 @@ from mpserve.telemetry.logging import accepted_id
 
 BINARY_HEADER = "inference-header-content-length"
 
-MAX_CACHED = 1024
-"""Maximum paths in the cache, since clients may send any number of paths."""
+MAX_CACHED = 1024  # maximum paths in the cache, since clients may send any number of paths
 
 
 class Format(Enum):

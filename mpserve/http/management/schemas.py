@@ -9,8 +9,7 @@ from mpserve.serving.models.model import Spec
 
 Schema = dict[str, Any]
 
-MAX_EXAMPLE = 1024
-"""Maximum elements of an input in an example."""
+MAX_EXAMPLE = 1024  # maximum elements of an input in an example
 
 
 def declared(specs: Sequence[Spec]) -> list[Tensor]:

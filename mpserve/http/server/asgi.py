@@ -77,11 +77,9 @@ class Cycle(Exchange):
         self._app = app
         self._chunks: list[bytes] = []
         self._size = 0
-        self._changed = asyncio.Event()
-        """Set when ``receive`` can return."""
+        self._changed = asyncio.Event()  # set when ``receive`` can return
         self._head: ResponseHead | None = None
-        self._left: int | None = None
-        """Bytes of the response's body that are missing. None: unknown."""
+        self._left: int | None = None  # bytes of the response's body that are missing. None: unknown.
         self._task: asyncio.Task[None] | None = None
         self.answered = Answered.NOTHING
         self.is_disconnected = False

@@ -25,8 +25,7 @@ LINGER = 1.0
 """Seconds for which bytes after the last answer are read and dropped. Closing at once would reset the connection, and the client
 would lose the answer."""
 
-NOT_YET = -math.inf
-"""The deadline of a connection that is idle since the last ``expire``, which sets its deadline."""
+NOT_YET = -math.inf  # the deadline of a connection that is idle since the last ``expire``, which sets its deadline
 
 
 class Connection(asyncio.Protocol):
@@ -39,35 +38,25 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.client: tuple[str, int] | None = None
         self.state = IDLE
-        self.retiring = False
-        """Whether the connection is to be closed after the next answer."""
-        self.exchange: Exchange | None = None
-        """The exchange that is being answered."""
-        self._waiting: deque[Exchange] = deque()
-        """Exchanges that came later, in their order."""
-        self._receiving: Exchange | None = None
-        """The exchange whose body is being read."""
+        self.retiring = False  # whether the connection is to be closed after the next answer
+        self.exchange: Exchange | None = None  # the exchange that is being answered
+        self._waiting: deque[Exchange] = deque()  # exchanges that came later, in their order
+        self._receiving: Exchange | None = None  # the exchange whose body is being read
         routes = server.routes
         self._direct = None if routes is None else DirectExchange(self, routes.begin)
         """The exchange of direct requests, which is used again for each."""
         self._missing = 0
         """Missing bytes of a body after a known head. They do not go through the parser, which would copy them."""
-        self._last: Head | None = None
-        """The last known head."""
+        self._last: Head | None = None  # the last known head
         self._refusal: tuple[int, str] | None = None
-        self._deadline = math.inf
-        """The time of the loop at which the client is late."""
+        self._deadline = math.inf  # the time of the loop at which the client is late
         self._can_write = True
-        self._drained = asyncio.Event()
-        """Set when the connection can write again."""
+        self._drained = asyncio.Event()  # set when the connection can write again
         self._is_reading = True
         self._parser = RequestParser(self, server.limits)
-        self._parsed: ParsedHead | None = None
-        """The last head of the parser."""
-        self._scope: Scope | None = None
-        """The common part of the ASGI scopes."""
-        self._fresh = b""
-        """The bytes that are being parsed, if they begin with a head."""
+        self._parsed: ParsedHead | None = None  # the last head of the parser
+        self._scope: Scope | None = None  # the common part of the ASGI scopes
+        self._fresh = b""  # the bytes that are being parsed, if they begin with a head
 
     @property
     def unanswered(self) -> int:

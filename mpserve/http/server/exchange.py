@@ -10,8 +10,7 @@ from mpserve.http.server.server import HttpServer
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-JOIN_LIMIT = 65536
-"""Bytes of a body below which head and body are joined and written at once."""
+JOIN_LIMIT = 65536  # bytes of a body below which head and body are joined and written at once
 
 INTERNAL_ERROR = Answer(500, JSON_ONLY, b'{"error":"internal server error"}')
 

@@ -10,13 +10,11 @@ from typing import Any
 
 from mpserve.http.server.response_head import END
 
-BEGIN = b"POST "
-"""A head in the cache begins with it. The parser would also accept line ends before a request."""
+BEGIN = b"POST "  # A head in the cache begins with it. The parser would also accept line ends before a request.
 
 MAX_HEADS = 1024
 """Maximum heads in the cache. It is cleared when it is full, since a client may send a new head each time (a trace id)."""
-MAX_HEAD_SIZE = 4096
-"""Maximum bytes of a head in the cache."""
+MAX_HEAD_SIZE = 4096  # maximum bytes of a head in the cache
 
 
 def framing_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, int | None, bool]:
@@ -44,17 +42,13 @@ def framing_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, int | None,
 class Head:
     """The head of a direct request."""
 
-    request: Any
-    """The result of ``DirectRoutes.match``."""
+    request: Any  # the result of ``DirectRoutes.match``
     version: str
     keep_alive: bool
-    length: int
-    """Bytes of the body."""
+    length: int  # bytes of the body
     text: bytes = b""
-    size: int = 0
-    """Bytes of the head."""
-    whole: int = 0
-    """Bytes of head and body."""
+    size: int = 0  # bytes of the head
+    whole: int = 0  # bytes of head and body
 
 
 class Heads:

@@ -56,12 +56,9 @@ class RequestParser:
         self._parser = self._new_parser()
         self._target = b""
         self._headers: RawHeaders = []
-        self._fed = 0
-        """Number of bytes that are being parsed."""
-        self._reads_head = False
-        """Whether a head is being read, not a body."""
-        self._kept = 0
-        """Bytes since the head began or since the last part of the body. httptools may keep them all."""
+        self._fed = 0  # number of bytes that are being parsed
+        self._reads_head = False  # whether a head is being read, not a body
+        self._kept = 0  # bytes since the head began or since the last part of the body. httptools may keep them all.
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)

@@ -27,11 +27,9 @@ class ResponseHead(NamedTuple):
     """The bytes of a head, and how it frames the response."""
 
     text: bytes
-    length: int | None
-    """Bytes of the body. None: the body is chunked, ends with the connection, or is absent."""
+    length: int | None  # bytes of the body. None: the body is chunked, ends with the connection, or is absent.
     is_chunked: bool
-    closes: bool
-    """Whether the connection is closed after the response."""
+    closes: bool  # whether the connection is closed after the response
 
 
 @cache

@@ -79,14 +79,10 @@ class Limits:
     line: int
     fields: int
     field_size: int
-    head_seconds: float
-    """Seconds in which a head must be complete."""
-    body_pause: float
-    """Maximum pause within a body in seconds."""
-    idle_seconds: float
-    """Seconds after which an idle connection is closed."""
-    body: int
-    """Maximum body of a direct request. The application refuses a larger body."""
+    head_seconds: float  # seconds in which a head must be complete
+    body_pause: float  # maximum pause within a body in seconds
+    idle_seconds: float  # seconds after which an idle connection is closed
+    body: int  # maximum body of a direct request. The application refuses a larger body.
 
     @property
     def head(self) -> int:

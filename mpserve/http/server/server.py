@@ -46,10 +46,8 @@ class HttpServer:
         self.rebalancer = rebalancer
         self.heads = Heads()
         self.connections: set[OpenConnection] = set()
-        self.cycles: set[RunningCycle] = set()
-        """The running calls of the application. Each removes itself at its end."""
-        self.total_requests = 0
-        """Number of requests that were answered."""
+        self.cycles: set[RunningCycle] = set()  # the running calls of the application. Each removes itself at its end.
+        self.total_requests = 0  # number of requests that were answered
         self.server_fields = self.usual_head = b""
         self.set_date(time.time())
 

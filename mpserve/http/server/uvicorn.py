@@ -14,13 +14,10 @@ from uvicorn.config import Config
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.routes import ASGIApp
 
-TESTED = "0.54"
-"""The version of uvicorn that was read and tested."""
+TESTED = "0.54"  # the version of uvicorn that was read and tested
 
-LOADED = ("loaded_app", "lifespan_class", "ssl")
-"""Attributes of a loaded ``Config`` that uvicorn does not document."""
-LIFESPAN = ("startup", "shutdown", "should_exit", "state")
-"""Attributes of its lifespan that uvicorn does not document."""
+LOADED = ("loaded_app", "lifespan_class", "ssl")  # attributes of a loaded ``Config`` that uvicorn does not document
+LIFESPAN = ("startup", "shutdown", "should_exit", "state")  # attributes of its lifespan that uvicorn does not document
 
 MakeContext = Callable[[Callable[[], ssl.SSLContext]], ssl.SSLContext]
 """Makes the TLS context. Its argument makes the default context, from the files."""

@@ -60,8 +60,7 @@ def refuse_accelerator(cuda_file: Path = CUDA_FILE) -> None:
 
 class _Fork:
     is_expected = False
-    reported: frozenset[str] = frozenset()
-    """The threads that were named in a warning."""
+    reported: frozenset[str] = frozenset()  # the threads that were named in a warning
 
 
 @functools.cache

@@ -14,10 +14,8 @@ from gunicorn.arbiter import Arbiter
 from mpserve.errors import ConfigurationError
 
 TESTED = "27.0.1"
-BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR
-"""The exit status of a server of which no worker became ready."""
-APP_LOAD_ERROR: int = Arbiter.APP_LOAD_ERROR
-"""The exit status of a server that has no application of mpserve."""
+BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR  # the exit status of a server of which no worker became ready
+APP_LOAD_ERROR: int = Arbiter.APP_LOAD_ERROR  # the exit status of a server that has no application of mpserve
 
 USED = {
     "spawn_worker": {"worker_class", "WORKERS"},

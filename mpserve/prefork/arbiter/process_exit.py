@@ -17,8 +17,7 @@ from types import FrameType
 
 from mpserve.state.scoreboard import shared
 
-TERMINATION_MESSAGE = 4096
-"""Maximum bytes of a termination log that the kubelet reads."""
+TERMINATION_MESSAGE = 4096  # maximum bytes of a termination log that the kubelet reads
 
 
 class _Process:

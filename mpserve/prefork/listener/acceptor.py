@@ -17,15 +17,12 @@ from mpserve.state.scoreboard import Row, Scoreboard
 
 logger = logging.getLogger(__name__)
 
-PAUSE = 0.001
-"""Seconds between two looks at a connection that is left to another worker."""
-MAX_LOOKS = 20
-"""Looks after which the worker accepts the connection itself."""
+PAUSE = 0.001  # seconds between two looks at a connection that is left to another worker
+MAX_LOOKS = 20  # looks after which the worker accepts the connection itself
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 EXHAUSTED_PAUSE = 1.0
 """Seconds without accepting when the process has no resources for a connection, as in asyncio's own server."""
-MAX_ACCEPTS = 64
-"""Connections that a worker accepts at one wake-up if it is the only READY worker."""
+MAX_ACCEPTS = 64  # connections that a worker accepts at one wake-up if it is the only READY worker
 
 
 class Acceptor:

@@ -17,8 +17,7 @@ MIN_LOOKS = 10
 """Looks, ten each second, that must find a surplus before connections are given up. A short burst evens out by itself."""
 MAX_DUE = 16
 """Maximum connections given up between two looks: each costs its client a connect, and with TLS a handshake."""
-WINDOW = 0.1
-"""Seconds over which a worker counts the connections that come and go."""
+WINDOW = 0.1  # seconds over which a worker counts the connections that come and go
 MIN_ENDED = 10
 """If more connections than this end in a window, and more than are open, connections are too short to be spread."""
 
@@ -64,11 +63,9 @@ class Rebalancer:
     """Gives up connections of one worker, a few at a time, until the worker has about the mean."""
 
     def __init__(self) -> None:
-        self.due = 0
-        """How many of the next requests are to be the last on their connections."""
+        self.due = 0  # how many of the next requests are to be the last on their connections
         self._begun = False
-        self._looks = 0
-        """Looks that found a surplus, less looks that found none."""
+        self._looks = 0  # looks that found a surplus, less looks that found none
 
     def look(self, own: Load, others: Sequence[Load]) -> None:
         """Decide how many connections are due. Call this ten times a second."""
@@ -89,8 +86,7 @@ class Turnover:
     """Measures how fast connections end. The kernel spreads short connections: a busy worker does not accept."""
 
     def __init__(self, now: float) -> None:
-        self.is_brisk = False
-        """Whether connections end so fast that spreading them costs more than it gains."""
+        self.is_brisk = False  # whether connections end so fast that spreading them costs more than it gains
         self._since = now
         self._open = 0
         self._accepted = 0

@@ -8,14 +8,10 @@ from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
 
-MARGIN = 1.0
-"""Seconds before gunicorn's SIGKILL at which the worker is to have ended."""
-STOPPING = 0.5
-"""Seconds that are kept for ``stop()``."""
-HURRY = 1.0
-"""Seconds for everything after SIGINT or SIGQUIT: gunicorn kills after two (arbiter.py, stop)."""
-LOOK = 0.1
-"""Seconds between two looks at a running ``stop()``."""
+MARGIN = 1.0  # seconds before gunicorn's SIGKILL at which the worker is to have ended
+STOPPING = 0.5  # seconds that are kept for ``stop()``
+HURRY = 1.0  # seconds for everything after SIGINT or SIGQUIT: gunicorn kills after two (arbiter.py, stop)
+LOOK = 0.1  # seconds between two looks at a running ``stop()``
 
 
 class Grace:

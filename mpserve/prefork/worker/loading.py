@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.1
 BACK_OFF_LIMIT = 60.0
-GIL_GRACE = 5.0
-"""Seconds after the deadline at which C code ends a load that lets no Python code run."""
+GIL_GRACE = 5.0  # seconds after the deadline at which C code ends a load that lets no Python code run
 
 
 class LoadFailed(Exception):

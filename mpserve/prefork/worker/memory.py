@@ -9,10 +9,8 @@ import os
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
-KEPT = 128 << 20
-"""Free bytes that are kept at the end of the heap."""
-LARGEST = 32 << 20
-"""Bytes from which on a block is mapped by itself: the maximum that glibc accepts."""
+KEPT = 128 << 20  # free bytes that are kept at the end of the heap
+LARGEST = 32 << 20  # bytes from which on a block is mapped by itself: the maximum that glibc accepts
 
 
 def keep_freed() -> None:

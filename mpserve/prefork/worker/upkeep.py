@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 
 logger = logging.getLogger(__name__)
 
-QUIET = 10.0
-"""Seconds without a failure after which the next failure of a part is logged again."""
+QUIET = 10.0  # seconds without a failure after which the next failure of a part is logged again
 
 
 class Upkeep:

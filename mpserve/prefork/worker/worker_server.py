@@ -48,16 +48,11 @@ IDLE_GRACE = 1.0
 class Terms:
     """gunicorn's settings for a worker."""
 
-    arbiter: int
-    """The pid of the parent. The worker must not outlive it."""
-    backlog: int
-    """Connections that the kernel queues."""
-    max_requests: int | None
-    """Requests after which the worker is replaced. None: never."""
-    graceful_timeout: float
-    """Seconds in which the worker must end."""
-    beat: Callable[[], None]
-    """Tells the arbiter that the worker is alive."""
+    arbiter: int  # the pid of the parent. The worker must not outlive it.
+    backlog: int  # connections that the kernel queues
+    max_requests: int | None  # requests after which the worker is replaced. None: never.
+    graceful_timeout: float  # seconds in which the worker must end
+    beat: Callable[[], None]  # tells the arbiter that the worker is alive
 
 
 class WorkerServer:
@@ -82,15 +77,12 @@ class WorkerServer:
         self.grpc = grpc
         self.row = core.row
         self.log_settings = LogSettings(core)
-        self.http: HttpServer | None = None
-        """None until the application is loaded."""
+        self.http: HttpServer | None = None  # none until the application is loaded
         self.rebalancer = Rebalancer()
-        self.stopping = asyncio.Event()
-        """Set when the worker is to end."""
+        self.stopping = asyncio.Event()  # set when the worker is to end
         self.hurried = False
         self.orphaned = False
-        self.stuck = False
-        """Whether a call of a model does not return, so that only a new worker can serve the model."""
+        self.stuck = False  # whether a call of a model does not return, so that only a new worker can serve the model
         self.grace = Grace(terms.graceful_timeout)
         self._last_beat = -math.inf
 
