@@ -29,8 +29,6 @@ from mpserve.protocol.v2.wire import Encoded as Chunks
 from mpserve.protocol.v2.wire import dump, read_request, write
 
 KNOWN = 1024  # outputs whose heads are remembered: the outputs of a model differ at most in shape
-
-
 OCTETS = "application/octet-stream"
 LENGTH = re.compile("[0-9]{1,18}")  # the header where it is plain; whatever else it holds is refused in words
 

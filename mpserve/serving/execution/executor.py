@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R_contra = TypeVar("R_contra", contravariant=True)
 
-
 DEPTH_SHOWN = 3  # frames of a call that does not come back: the innermost often belong to a library
 
 

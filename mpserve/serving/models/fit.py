@@ -16,6 +16,7 @@ from mpserve.protocol.tensors import NamedArray
 
 WHOLE = (np.ndarray, dict, tuple, list, str, bytes)  # most answers; to test for an iterator costs ten times as much
 STREAMS = (Iterator, AsyncIterator)
+UNNAMED = "output-"  # begins the names of undeclared outputs
 
 
 def is_stream(result: object) -> bool:
@@ -27,7 +28,7 @@ def fit_inputs(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Arra
     Raises InvalidInput if the inputs do not fit the declaration; the message names the input, the expected and the actual.
     """
     if not declared:
-        return [array for _, _, array in given]
+        return [given[0][2]] if len(given) == 1 else [array for _, _, array in given]
     if len(given) == len(declared):
         arrays = []
         for number, (name, datatype, array) in enumerate(given):
@@ -70,6 +71,8 @@ def fit_outputs(declared: Sequence[Tensor], result: Any) -> list[NamedArray]:
     The declared shapes are tuples. Raises InferenceError if the outputs do not fit the declaration, or V2 has no datatype for
     an array; the message names the output, the expected and the actual.
     """
+    if not declared and type(result) is np.ndarray:
+        return [(UNNAMED + "0", _datatype(UNNAMED + "0", result), result)]
     if len(declared) == 1 and type(result) is np.ndarray:  # most answers
         name, datatype, shape = declared[0]
         if result.dtype is FIXED.get(datatype) and allows(shape, result.shape):
@@ -89,7 +92,7 @@ def _named(declared: Sequence[Tensor], result: Any) -> list[tuple[str, Array]]:
         if isinstance(result, dict):
             return [(str(name), to_numpy(value)) for name, value in result.items()]
         values = result if isinstance(result, tuple) else (result,)
-        return [(f"output-{index}", to_numpy(value)) for index, value in enumerate(values)]
+        return [(f"{UNNAMED}{index}", to_numpy(value)) for index, value in enumerate(values)]
     names = [tensor.name for tensor in declared]
     if isinstance(result, dict):
         if set(result) != set(names):
