@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mpserve.server import ModelServer, asgi_app
     from mpserve.serving.models.model import Model
     from mpserve.serving.models.predictor import PredictorConfig
-    from mpserve.serving.models.tensors import TensorModel
+    from mpserve.serving.models.tensor_model import TensorModel
 
 _NAMES = {
     "mpserve.errors": (
@@ -36,7 +36,7 @@ _NAMES = {
     "mpserve.server": ("ModelServer", "asgi_app"),
     "mpserve.serving.models.model": ("Model",),
     "mpserve.serving.models.predictor": ("PredictorConfig",),
-    "mpserve.serving.models.tensors": ("TensorModel",),
+    "mpserve.serving.models.tensor_model": ("TensorModel",),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -22,7 +22,7 @@ from mpserve import InferOutput, InferResponse, Model, Tensor, TensorModel
 from mpserve.config.settings import Settings
 from mpserve.http.app import build_app
 from mpserve.http.server.connection import Connection
-from mpserve.http.server.routes import Limits
+from mpserve.http.server.interface import Limits
 from mpserve.http.server.server import HttpServer
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.loader import from_objects

@@ -6,7 +6,7 @@ from typing import Any
 
 from mpserve.http.responses import JSON_ONLY, Answer
 from mpserve.http.server.connection import Connection
-from mpserve.http.server.routes import ASGIApp, Limits, Message, Receive, Scope, Send
+from mpserve.http.server.interface import ASGIApp, Limits, Message, Receive, Scope, Send
 from mpserve.http.server.server import HttpServer
 from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Scoreboard

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpserve.errors import NotSupported
-from mpserve.http.inference.direct import DirectRoutes
+from mpserve.http.inference.direct_routes import DirectRoutes
 from mpserve.http.inference.endpoint import Endpoint
 from mpserve.http.inference.routes import ROUTES, InferenceRoutes
 from mpserve.http.management.extensions import ExtensionRoutes

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 
 from mpserve.errors import Code, MPServeError, Overloaded
-from mpserve.http.server import response_head, routes
+from mpserve.http.server import interface, response_head
 from mpserve.protocol.compression import OFFERED
 from mpserve.serving.models.faults import report
 
@@ -41,8 +41,8 @@ RETRY_AFTER_LOADING = b"1"  # seconds after which a client may try again while m
 BODILESS = (204, 304)
 """Statuses of answers without a body: a client would take a body for the next answer (RFC 9110, 6.4.1)."""
 
-Headers = routes.RawHeaders
-Answer = routes.Answer
+Headers = interface.RawHeaders
+Answer = interface.Answer
 JSON_ONLY: Headers = response_head.JSON_ONLY  # the headers of most answers
 
 HINTS: dict[Code, Headers] = {

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mpserve.protocol.declaration import Tensor
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 
 DATATYPES = {
     torch.bool: "BOOL",

@@ -12,7 +12,7 @@ from mpserve.errors import Code, DeadlineExceeded, MPServeError
 from mpserve.protocol.codec import Encoded
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.inference.answered import answered
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.cases import each

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.messages import InferInput, InferRequest, InferResponse, RequestedOutput
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from tests.asgi import loaded
 from tests.asking import Asker
 

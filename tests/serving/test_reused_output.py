@@ -13,7 +13,7 @@ from mpserve.protocol.codec import Encoded
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.serving.inference.answered import answered
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.cases import each

@@ -19,7 +19,7 @@ from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operati
 from mpserve.http.management.schemas import declared, infer_request, infer_response, predict_request
 from mpserve.http.responses import Answer, json_answer
 from mpserve.serving.execution.model_instance import ModelInstance
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.version import VERSION
 

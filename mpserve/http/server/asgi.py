@@ -8,9 +8,9 @@ from enum import Enum, auto
 import httptools
 
 from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
+from mpserve.http.server.interface import ASGIApp, Message, RawHeaders, Scope
 from mpserve.http.server.parser import ParsedHead
 from mpserve.http.server.response_head import ResponseHead, response_head
-from mpserve.http.server.routes import ASGIApp, Message, RawHeaders, Scope
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from collections import deque
 from typing import cast
 
 from mpserve.http.server.asgi import Cycle, connection_scope, request_scope
-from mpserve.http.server.direct import DirectExchange
+from mpserve.http.server.direct_exchange import DirectExchange
 from mpserve.http.server.exchange import Exchange
 from mpserve.http.server.heads import Head
+from mpserve.http.server.interface import Scope
 from mpserve.http.server.parser import MALFORMED, ParsedHead, Refusal, RequestParser
 from mpserve.http.server.response_head import last_response
-from mpserve.http.server.routes import Scope
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.state import FOLLOWS, State
 

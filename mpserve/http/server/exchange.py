@@ -4,8 +4,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import Protocol
 
+from mpserve.http.server.interface import Answer
 from mpserve.http.server.response_head import JSON_ONLY
-from mpserve.http.server.routes import Answer
 from mpserve.http.server.server import HttpServer
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import httptools
 
 from mpserve.http.server.heads import framing_of
-from mpserve.http.server.routes import Limits, RawHeaders
+from mpserve.http.server.interface import Limits, RawHeaders
 
 logger = logging.getLogger(__name__)
 

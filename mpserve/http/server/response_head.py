@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import orjson
 
-from mpserve.http.server.routes import RawHeaders
+from mpserve.http.server.interface import RawHeaders
 
 END = b"\r\n\r\n"
 ID_HEADER = b"x-request-id"

@@ -5,8 +5,8 @@ from email.utils import formatdate
 from typing import Any, Protocol
 
 from mpserve.http.server.heads import Heads
+from mpserve.http.server.interface import ASGIApp, DirectRoutes, Limits, Rebalancer
 from mpserve.http.server.response_head import usual_head
-from mpserve.http.server.routes import ASGIApp, DirectRoutes, Limits, Rebalancer
 from mpserve.state.scoreboard import Row
 
 

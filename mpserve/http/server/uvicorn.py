@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.config import Config
 
 from mpserve.errors import ConfigurationError
-from mpserve.http.server.routes import ASGIApp
+from mpserve.http.server.interface import ASGIApp
 
 TESTED = "0.54"  # the version of uvicorn that was read and tested
 

@@ -25,7 +25,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker as BaseWorker
 
 from mpserve.errors import ConfigurationError
-from mpserve.http.server.routes import Limits
+from mpserve.http.server.interface import Limits
 from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_cuda
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
@@ -41,7 +41,7 @@ from mpserve.telemetry.logging import set_slot
 from mpserve.version import VERSION
 
 if TYPE_CHECKING:
-    from mpserve.http.inference.direct import DirectRoutes
+    from mpserve.http.inference.direct_routes import DirectRoutes
 
 logger = logging.getLogger(__name__)
 

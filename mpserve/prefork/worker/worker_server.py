@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.connection import Connection
-from mpserve.http.server.routes import Limits
+from mpserve.http.server.interface import Limits
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor
@@ -34,7 +34,7 @@ from mpserve.telemetry.metrics import metrics
 
 if TYPE_CHECKING:
     from mpserve.grpc.server import GrpcServer
-    from mpserve.http.inference.direct import DirectRoutes
+    from mpserve.http.inference.direct_routes import DirectRoutes
 
 logger = logging.getLogger(__name__)
 

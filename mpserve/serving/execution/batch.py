@@ -19,7 +19,7 @@ from mpserve.serving.execution.executor import as_failure
 from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, Timed
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 
 
 class Batch(Timed):

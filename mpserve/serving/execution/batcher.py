@@ -23,7 +23,7 @@ from mpserve.serving.execution.executor import Executor, as_failure
 from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, NANO, QUEUE, Timed
-from mpserve.serving.models.tensors import TensorModel, answers_in_parts, is_async
+from mpserve.serving.models.tensor_model import TensorModel, answers_in_parts, is_async
 from mpserve.telemetry.metrics import Durations
 
 

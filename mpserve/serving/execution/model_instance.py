@@ -22,7 +22,7 @@ from mpserve.serving.execution.schedulers import BatchScheduler, LoopScheduler, 
 from mpserve.serving.execution.stream import ModelStream
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.stages import VERBS, Stages, absent_stages, stages_of
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.models.versions import SEPARATOR
 from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.metrics import metrics

@@ -20,7 +20,7 @@ from mpserve.protocol.v1 import rows as v1_rows
 from mpserve.serving.models.fit import fit_inputs, fit_outputs, is_stream
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT
-from mpserve.serving.models.tensors import TensorModel, is_async
+from mpserve.serving.models.tensor_model import TensorModel, is_async
 from mpserve.telemetry.metrics import Durations
 
 Headers = dict[str, str]

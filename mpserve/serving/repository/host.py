@@ -19,7 +19,7 @@ from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models import readiness
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import Predictor
-from mpserve.serving.models.tensors import TensorModel, lacks_predict
+from mpserve.serving.models.tensor_model import TensorModel, lacks_predict
 from mpserve.serving.models.versions import age, refuse_twins
 from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.desired_state import AT_START, ControlPlane, DesiredState, ModelSpec

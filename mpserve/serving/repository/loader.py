@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import FunctionModel
+from mpserve.serving.models.tensor_model import FunctionModel
 from mpserve.serving.models.versions import refuse_twins, split
 from mpserve.serving.repository import import_target as targets
 from mpserve.serving.repository.import_target import telling

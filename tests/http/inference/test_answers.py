@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from tests.asgi import ask, predict, serving
 from tests.cases import each
 from tests.error_table import tensor, v2

@@ -10,7 +10,7 @@ import pytest
 from mpserve.http.app import build_app
 from mpserve.serving.extensions.names import EXTENSIONS
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.version import VERSION
 from tests.asgi import ask, core_of, serving
 from tests.cases import each

@@ -12,7 +12,7 @@ from mpserve.http.app import build_app
 from mpserve.http.management.openapi import described
 from mpserve.http.management.operations import OPERATIONS
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from tests.asgi import ask, core_of, serving
 from tests.cases import each
 

@@ -7,7 +7,7 @@ import pytest
 
 from mpserve.http.responses import Answer
 from mpserve.http.server.asgi import HIGH_WATER
-from mpserve.http.server.routes import ASGIApp, Receive, Scope, Send
+from mpserve.http.server.interface import ASGIApp, Receive, Scope, Send
 from tests.connections import CLIENT, House, chunked, echo, get, post, read, sending
 
 APP = b"/app"

@@ -13,7 +13,7 @@ from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import DATATYPES, numpy_dtype
 from mpserve.protocol.json import plain
 from mpserve.protocol.v1.codec import V1Codec
-from mpserve.serving.models.tensors import Tensor
+from mpserve.serving.models.tensor_model import Tensor
 from tests.arrays import outcome, same
 from tests.bodies import ELEMENTS
 from tests.cases import each

@@ -15,7 +15,7 @@ from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.serving.execution.admission import KNOWN, Admission, InFlight, Policy
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.asking import Asker

@@ -11,7 +11,7 @@ from mpserve.errors import InferenceError
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.execution.batch import Batch
 from mpserve.serving.models.spans import INFER
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 from tests.cases import each
 
 

@@ -15,7 +15,7 @@ from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.serving.execution.batcher import limits
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.asking import Asker

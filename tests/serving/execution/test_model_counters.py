@@ -11,7 +11,7 @@ from mpserve.serving.execution import model_counters as cells
 from mpserve.serving.execution.model_counters import ModelCounters
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.desired_state import DesiredState
 from mpserve.state.counters import Counters
 from mpserve.state.scoreboard import Scoreboard

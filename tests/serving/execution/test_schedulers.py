@@ -14,7 +14,7 @@ from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.inference.request import InferenceRequest, begin
 from mpserve.serving.inference.request_head import RequestHead
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.asking import Untouched

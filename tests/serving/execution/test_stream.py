@@ -13,7 +13,7 @@ import pytest
 from mpserve.errors import InferenceError, InvalidInput, MPServeError, NotSupported, ServerNotReady
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.telemetry.logging import model as model_in_log
 from tests.asgi import loaded

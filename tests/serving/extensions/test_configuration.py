@@ -9,7 +9,7 @@ import pytest
 from mpserve.errors import ModelNotFound
 from mpserve.serving.extensions.configuration import configuration
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from tests.asgi import loaded
 from tests.cases import each
 

@@ -14,7 +14,7 @@ from mpserve.errors import InvalidInput, ModelNotFound
 from mpserve.protocol.messages import InferInput, InferRequest, RequestedOutput
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.repository import Repository
 from tests.asgi import loaded

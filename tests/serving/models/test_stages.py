@@ -12,7 +12,7 @@ import pytest
 from mpserve.errors import ConfigurationError, MPServeError, NotSupported
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.stages import absent_stages
-from mpserve.serving.models.tensors import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from tests.asgi import loaded
 from tests.asking import Asker, ask
 from tests.cases import each

@@ -12,7 +12,7 @@ import pytest
 from mpserve.config.settings import Settings
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelLoadError, ModelNotFound, ServerNotReady
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.serving.repository.loader import ModelSource

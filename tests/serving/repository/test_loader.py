@@ -10,7 +10,7 @@ import pytest
 
 from mpserve import Model
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelLoadError
-from mpserve.serving.models.tensors import FunctionModel
+from mpserve.serving.models.tensor_model import FunctionModel
 from mpserve.serving.repository.loader import ModelSource, from_directory, from_objects, from_target
 from tests.cases import each
 

@@ -11,7 +11,7 @@ from typing import Any
 import prometheus_client
 import pytest
 
-from mpserve.http.inference.direct import DirectRoutes
+from mpserve.http.inference.direct_routes import DirectRoutes
 from mpserve.http.inference.routes import InferenceRoutes
 from mpserve.http.request_log import RequestLog
 from mpserve.http.responses import JSON_ONLY, Answer

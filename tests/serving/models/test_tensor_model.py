@@ -9,7 +9,7 @@ import pytest
 
 from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensors import FunctionModel, Tensor, TensorModel, lacks_predict
+from mpserve.serving.models.tensor_model import FunctionModel, Tensor, TensorModel, lacks_predict
 from tests.asgi import loaded
 from tests.asking import ask
 from tests.cases import each

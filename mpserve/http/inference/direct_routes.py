@@ -22,7 +22,7 @@ Send = Callable[[Answer | StreamedAnswer, bytes], object]
 
 
 class DirectRoutes:
-    """The inference routes for the HTTP server (``mpserve.http.server.routes``)."""
+    """The inference routes for the HTTP server (``mpserve.http.server.interface``)."""
 
     def __init__(self, core: ServerCore, routes: InferenceRoutes) -> None:
         self.core = core

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from mpserve.http.server.asgi import Cycle
 from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
 from mpserve.http.server.heads import Head
+from mpserve.http.server.interface import Answer, Cancellable, StreamedAnswer
 from mpserve.http.server.response_head import END, ID_HEADER, JSON_ONLY, LENGTHS, response_head
-from mpserve.http.server.routes import Answer, Cancellable, StreamedAnswer
 
 logger = logging.getLogger(__name__)
 
