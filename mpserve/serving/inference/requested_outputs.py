@@ -76,7 +76,7 @@ def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> Outputs:
             if wanted.name not in by_name:
                 raise _unexpected(wanted.name, outputs.model_name, list(by_name))
             selected.append(by_name[wanted.name])
-        return outputs._replace(tensors=selected)
+        return Outputs(outputs.model_name, outputs.own_version, outputs.model_version, selected)
     response = outputs.response(inputs) if tensors is not None else outputs.result
     if not isinstance(response, InferResponse):
         return outputs
