@@ -1,11 +1,12 @@
 """An HTTP connection without a socket: a transport that keeps what is written, and routes and an application to be steered."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
-from mpserve.http.responses import JSON_ONLY, Answer
+from mpserve.http.responses import Answer
 from mpserve.http.server.connection import Connection
+from mpserve.http.server.direct_exchange import DirectExchange
+from mpserve.http.server.exchange import Wire
 from mpserve.http.server.interface import ASGIApp, Limits, Message, Receive, Scope, Send
 from mpserve.http.server.server import HttpServer
 from mpserve.prefork.listener.rebalancer import Rebalancer
@@ -75,17 +76,19 @@ class Pipe(asyncio.Transport):
 class Begun:
     """A direct request that has begun."""
 
-    def __init__(self, body: bytes, reply: Callable[[Any, bytes], None]) -> None:
+    def __init__(self, body: bytes, exchange: DirectExchange) -> None:
         self.body = body
-        self.reply = reply
+        self.exchange = exchange
         self.cancelled = 0
 
     def cancel(self) -> None:
         self.cancelled += 1
 
     def answer(self, status: int = 200) -> None:
-        headers = JSON_ONLY if status == 200 else [(b"x-its", b"own")]
-        self.reply(Answer(status, headers, b"direct " + self.body), b"id")
+        if status == 200:
+            self.exchange.send_json(b"direct " + self.body, b"id")
+        else:
+            self.exchange.send(Answer(status, [(b"x-its", b"own")], b"direct " + self.body), b"id")
 
 
 class Routes:
@@ -100,11 +103,20 @@ class Routes:
         self.matched += 1
         return "it" if target.startswith(b"/direct") else None
 
-    def begin(self, head: str, body: bytes, client: tuple[str, int] | None, reply: Any) -> Begun:
-        assert (head, client) == ("it", CLIENT)
-        begun = Begun(body, reply)
-        self.begun.append(begun)
-        if self.at_once:
+    def exchange(self, wire: Wire) -> "SteeredExchange":
+        return SteeredExchange(wire, self)
+
+
+class SteeredExchange(DirectExchange):
+    def __init__(self, wire: Wire, routes: Routes) -> None:
+        super().__init__(wire)
+        self.routes = routes
+
+    def begin(self, body: bytes) -> Begun:
+        assert (self.head.request, self._wire.client) == ("it", CLIENT)
+        begun = Begun(body, self)
+        self.routes.begun.append(begun)
+        if self.routes.at_once:
             begun.answer()
         return begun
 

@@ -7,7 +7,7 @@ for the usual case, which give None for any other case. The strict reader and wr
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from mpserve.errors import NotSupported
 from mpserve.protocol.compression import choose, compress, worthwhile
@@ -74,7 +74,8 @@ class Inputs:
         return message
 
 
-class Outputs(NamedTuple):
+@dataclass(slots=True)
+class Outputs:
     """The answer of a model: tensors, or any other result of a kserve SDK model.
 
     Attributes:
@@ -95,7 +96,8 @@ class Outputs(NamedTuple):
         return InferResponse(inputs.id, self.model_name, outputs, model_version=self.model_version)
 
 
-class Encoded(NamedTuple):
+@dataclass(slots=True)
+class Encoded:
     """An answer in memory of its own.
 
     Attributes:
@@ -106,17 +108,16 @@ class Encoded(NamedTuple):
 
     body: bytes
     content_type: str | None = None
-    fields: Mapping[str, str] = NO_FIELDS
+    fields: Mapping[str, str] | None = None
 
 
 def compressed(encoded: Encoded, accept_encoding: str) -> Encoded:
     """The answer in the content coding that ``accept_encoding`` asks for; unchanged if that saves nothing."""
-    body, content_type, fields = encoded
     coding = choose(accept_encoding)
-    if coding is None or not worthwhile([body]):
+    if coding is None or not worthwhile([encoded.body]):
         return encoded
-    fields = {**fields, "content-encoding": coding, "vary": "accept-encoding"}
-    return Encoded(compress(coding, [body]), content_type, fields)
+    fields = {**(encoded.fields or {}), "content-encoding": coding, "vary": "accept-encoding"}
+    return Encoded(compress(coding, [encoded.body]), encoded.content_type, fields)
 
 
 class Parts(Enum):

@@ -81,7 +81,7 @@ KINDS = [Declared, Asynchronous, Batched, AsyncBatched, AsyncBehind, AsyncBefore
 async def send(core: ServerCore, format: Format, headers: Headers, body: bytes) -> list[Any]:
     _, outcome = await answered(core, format.head(headers, "m"), body)
     assert isinstance(outcome, Encoded)
-    return format.read(dict(outcome.fields), outcome.body)
+    return format.read(dict(outcome.fields or {}), outcome.body)
 
 
 async def ask(core: ServerCore, format: Format, **parameters: Any) -> list[Any]:

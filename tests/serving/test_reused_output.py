@@ -140,7 +140,7 @@ async def check(core: ServerCore, format: Format, x: Any, parameters: dict[str, 
     headers, body = format.write(x, parameters)
     _, outcome = await answered(core, format.head(headers, "m"), body)
     if isinstance(outcome, Encoded):
-        given = format.read(dict(outcome.fields), outcome.body)
+        given = format.read(dict(outcome.fields or {}), outcome.body)
     else:
         given = [each_part for part in [part async for part in outcome] for each_part in format.read({}, part)]
     expected = [(x.ravel() + number) * 2 + 1 for number in range(parts)]

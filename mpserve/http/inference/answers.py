@@ -20,7 +20,7 @@ HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 def whole(request: InferenceRequest, encoded: Encoded) -> Answer:
     """The answer of a request with one result."""
-    body, content_type, fields = encoded
+    body, content_type, fields = encoded.body, encoded.content_type, encoded.fields or {}
     set_by_model = request.response_headers
     if content_type == JSON and not (fields or set_by_model):
         return Answer(200, JSON_ONLY, body)

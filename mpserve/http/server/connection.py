@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Exchange] = deque()  # exchanges that came later, in their order
         self._receiving: Exchange | None = None  # the exchange whose body is being read
         routes = server.routes
-        self._direct = None if routes is None else DirectExchange(self, routes.begin)
+        self._direct: DirectExchange | None = None if routes is None else routes.exchange(self)
         """The exchange of direct requests, which is used again for each."""
         self._missing = 0
         """Missing bytes of a body after a known head. They do not go through the parser, which would copy them."""
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
             self.server.heads.remember(self._fresh, head)
         exchange = self._direct
         if exchange is None or self.exchange is not None or self._waiting:  # a waiting request needs its own object
-            exchange = DirectExchange(self, routes.begin)
+            exchange = routes.exchange(self)
         exchange.expect(head, parsed.expects)
         return exchange
 

@@ -1,7 +1,7 @@
 """A direct request, which is answered without ASGI and without a task. The module knows no route and no model."""
 
 import logging
-from collections.abc import Callable
+from abc import abstractmethod
 
 from mpserve.http.server.asgi import Cycle
 from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
@@ -15,17 +15,20 @@ logger = logging.getLogger(__name__)
 class DirectExchange(Exchange):
     """A direct request and its answer. A connection uses the object again for each request."""
 
-    __slots__ = ("_begin", "_chunks", "_limit", "_request", "_size", "body", "head")
+    __slots__ = ("_chunks", "_limit", "_request", "_size", "body", "head")
 
-    def __init__(self, wire: Wire, begin: Callable[..., Cancellable]) -> None:
+    def __init__(self, wire: Wire) -> None:
         super().__init__(wire, keep_alive=True, expects=False)
-        self._begin = begin
         self._request: Cancellable | None = None
         self._chunks: list[bytes] = []
         self._size = 0
         self._limit = wire.server.limits.body
         self.head: Head
         self.body = b""
+
+    @abstractmethod
+    def begin(self, body: bytes) -> Cancellable:
+        """Begin the request of ``head``. One answer is sent, on the event loop, perhaps before this method returns."""
 
     def expect(self, head: Head, expects: bool) -> None:
         """Set the head of the next request. Its body is still to come."""
@@ -42,7 +45,7 @@ class DirectExchange(Exchange):
             return
         wire = self._wire
         body, self.body = self.body, b""
-        request = self._begin(self.head.request, body, wire.client, self.reply)
+        request = self.begin(body)
         if wire.exchange is self:  # otherwise the request is answered already
             self._request = request
 
@@ -76,20 +79,24 @@ class DirectExchange(Exchange):
         self._size = 0
         return True
 
-    def reply(self, answer: Answer | StreamedAnswer, identity: bytes) -> None:
-        """Write the answer to the request with this id."""
+    def send_json(self, body: bytes, identity: bytes) -> None:
+        """Send an answer with status 200, this JSON and the id of the request."""
         wire = self._wire
-        self._request = None  # it refers to this method: a reference cycle that only the garbage collector would free
+        size = len(body)
+        if self.keep_alive and size < JOIN_LIMIT and wire.exchange is self:  # most answers
+            self._request = None
+            wire.transport.write(b"".join((wire.server.usual_head, LENGTHS[size], identity, END, body)))
+            wire.answered(self)
+        else:
+            self.send(Answer(200, JSON_ONLY, body), identity)
+
+    def send(self, answer: Answer | StreamedAnswer, identity: bytes) -> None:
+        """Send the answer to the request with this id."""
+        self._request = None  # it refers to the exchange: a reference cycle that only the garbage collector would free
         if answer.body is None:
             self._stream(answer, identity)
-        elif wire.exchange is self:
-            body = answer.body
-            size = len(body)
-            if self.keep_alive and size < JOIN_LIMIT and answer.headers is JSON_ONLY and answer.status == 200:
-                wire.transport.write(b"".join((wire.server.usual_head, LENGTHS[size], identity, END, body)))
-                wire.answered(self)
-            else:
-                self._write(answer, identity)
+        elif self._wire.exchange is self:
+            self._write(answer, identity)
 
     def _write(self, answer: Answer, identity: bytes) -> None:
         wire = self._wire

@@ -1,4 +1,4 @@
-"""A request and its answer on a connection, which it knows only as a ``Wire``. See ``direct`` and ``asgi`` for its kinds."""
+"""A request and its answer on a connection, which it knows as a ``Wire``. ``direct_exchange`` and ``asgi`` have the kinds."""
 
 import asyncio
 from abc import ABC, abstractmethod

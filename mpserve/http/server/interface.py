@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -11,9 +11,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-RequestHead = TypeVar("RequestHead")
-"""The meaning of a head for the direct routes. The server may use it for all requests with the same head."""
 
 
 class Answer(NamedTuple):
@@ -47,18 +44,16 @@ class Cancellable(Protocol):
         """Cancel the request, since the client is gone. A later reply is ignored."""
 
 
-Reply = Callable[[Answer | StreamedAnswer, bytes], None]
-"""Takes the answer to a direct request, and the id of the request."""
-
-
-class DirectRoutes(Protocol[RequestHead]):
+class DirectRoutes(Protocol):
     """The routes that are answered without ASGI."""
 
-    def match(self, target: bytes, headers: RawHeaders) -> RequestHead | None:
-        """Match the head of a POST. None: the ASGI application answers the request."""
+    def match(self, target: bytes, headers: RawHeaders) -> Any | None:
+        """The meaning of the head of a POST, which the server may use for all requests with the same head.
+        None: the ASGI application answers the request.
+        """
 
-    def begin(self, head: RequestHead, body: bytes, client: tuple[str, int] | None, reply: Reply) -> Cancellable:
-        """Begin a request. ``reply`` is called exactly once, on the event loop, perhaps before this method returns."""
+    def exchange(self, wire: Any) -> Any:
+        """A ``DirectExchange`` on a connection, which the server uses again for each request."""
 
 
 class Rebalancer(Protocol):

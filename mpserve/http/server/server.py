@@ -33,7 +33,7 @@ class HttpServer:
         self,
         app: ASGIApp,
         app_state: dict[str, Any],
-        routes: DirectRoutes[Any] | None,
+        routes: DirectRoutes | None,
         limits: Limits,
         row: Row,
         rebalancer: Rebalancer,

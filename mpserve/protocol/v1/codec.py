@@ -73,9 +73,9 @@ class CloudEventCodec(Codec):
         return inputs
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
-        body, content_type, _ = self.answer.write(inputs, outputs)
+        plain = self.answer.write(inputs, outputs)
         fields, wrapped = cloudevents.wrap(
-            inputs.state, body, content_type, outputs.model_name,
+            inputs.state, plain.body, plain.content_type, outputs.model_name,
             source=self.source, event_type=self.event_type, merge=self.merge,
         )  # fmt: skip
         return Encoded(wrapped, None, fields)

@@ -53,8 +53,8 @@ class V2Codec(Codec):
         return plain or Inputs.of(decode_request(body, "", None, self.json_length, declared))
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
-        name, _, version, tensors, result = outputs
-        request_id = inputs.id
+        name, version, request_id = outputs.model_name, outputs.model_version, inputs.id
+        tensors, result = outputs.tensors, outputs.result
         if tensors is None and isinstance(result, InferResponse):
             tensors = _plain_tensors(result)
             name, version, request_id = result.model_name, result.model_version, result.id

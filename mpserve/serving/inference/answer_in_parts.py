@@ -77,9 +77,9 @@ class AnswerInParts:
         assert inputs is not None
         outputs = request.outputs_of(part)
         if instance.stages[request.head.verb].gives_tensors:
-            outputs = outputs._replace(tensors=fit_outputs(instance.model_outputs, part))
+            outputs.tensors = fit_outputs(instance.model_outputs, part)
         if inputs.requested:
-            outputs = select(inputs, outputs, request.requested)
+            select(inputs, outputs, request.requested)
         return request.head.codec.write_part(inputs, outputs)
 
     def stream_ended(self, is_whole: bool) -> None:

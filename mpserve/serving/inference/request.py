@@ -246,7 +246,7 @@ class InferenceRequest(Timed):
             model = instance.model
             outputs = Outputs(model.name, model.version, self.version, tensors)
         if inputs.requested:
-            outputs = select(inputs, outputs, self.requested)
+            select(inputs, outputs, self.requested)
         encoded = self.head.codec.write(inputs, outputs)
         if not is_known:  # else the batch accounts for the time
             now = perf_counter_ns()

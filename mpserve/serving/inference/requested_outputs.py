@@ -62,8 +62,8 @@ def completed(response: InferResponse, request_id: str | None, version: str | No
     return copy
 
 
-def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> Outputs:
-    """The outputs that the request asks for, in its order, each with its treatment.
+def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> None:
+    """Leave only the outputs that the request asks for, in its order, each with its treatment.
     Raises InvalidInput if an output is missing or cannot be treated so; InferenceError if it does not fit its declaration.
     """
     tensors, requested = outputs.tensors, inputs.requested or ()
@@ -76,10 +76,11 @@ def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> Outputs:
             if wanted.name not in by_name:
                 raise _unexpected(wanted.name, outputs.model_name, list(by_name))
             selected.append(by_name[wanted.name])
-        return Outputs(outputs.model_name, outputs.own_version, outputs.model_version, selected)
+        outputs.tensors = selected
+        return
     response = outputs.response(inputs) if tensors is not None else outputs.result
     if not isinstance(response, InferResponse):
-        return outputs
+        return
     treated = []
     for wanted in requested:
         output = response.get_output_by_name(wanted.name)
@@ -87,7 +88,7 @@ def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> Outputs:
             raise _unexpected(wanted.name, response.model_name, [output.name for output in response.outputs])
         treated.append(treatments[wanted.name].of(output) if wanted.name in treatments else output)
     response.outputs = treated
-    return outputs._replace(tensors=None, result=response)
+    outputs.tensors, outputs.result = None, response
 
 
 def _unexpected(name: str, model_name: str, there: list[str]) -> InvalidInput:

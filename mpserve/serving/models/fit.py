@@ -17,6 +17,7 @@ from mpserve.protocol.tensors import NamedArray
 WHOLE = (np.ndarray, dict, tuple, list, str, bytes)  # most answers; to test for an iterator costs ten times as much
 STREAMS = (Iterator, AsyncIterator)
 UNNAMED = "output-"  # begins the names of undeclared outputs
+FIRST = UNNAMED + "0"
 
 
 def is_stream(result: object) -> bool:
@@ -72,7 +73,7 @@ def fit_outputs(declared: Sequence[Tensor], result: Any) -> list[NamedArray]:
     an array; the message names the output, the expected and the actual.
     """
     if not declared and type(result) is np.ndarray:
-        return [(UNNAMED + "0", _datatype(UNNAMED + "0", result), result)]
+        return [(FIRST, _datatype(FIRST, result), result)]
     if len(declared) == 1 and type(result) is np.ndarray:  # most answers
         name, datatype, shape = declared[0]
         if result.dtype is FIXED.get(datatype) and allows(shape, result.shape):

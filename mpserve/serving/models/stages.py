@@ -137,11 +137,10 @@ def _own(model: Model, name: str, durations: Mapping[str, Durations], span: int)
 def _predict(model: TensorModel, durations: Mapping[str, Durations], join: Callable[[Any, Any], Any] | None) -> Stage:
     if join is not None:
         return Stage(join, True, None, OUTPUT)  # the batch accounts for its time, but not for the way back
-    if type(model).invoke is TensorModel.invoke:
-        predict = model.predict
-        return Stage(lambda arrays, request: predict(*arrays), is_async(model), _note(durations, "predict"), INFER)
-    invoke = model.invoke
-    return Stage(lambda arrays, request: invoke(arrays), is_async(model), _note(durations, "predict"), INFER)
+    # ``load`` may set another predict, so it is looked up for each request.
+    direct = type(model).invoke is TensorModel.invoke
+    call = (lambda given, _: model.predict(*given)) if direct else (lambda given, _: model.invoke(given))
+    return Stage(call, is_async(model), _note(durations, "predict"), INFER)
 
 
 def _arrays_of(model: TensorModel) -> Callable[[Any, Any], list[Array]]:

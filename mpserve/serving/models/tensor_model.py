@@ -1,6 +1,7 @@
 """Models that speak arrays: ``TensorModel`` declares its inputs and outputs once, and answers V1 and V2 alike."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import Any
 
@@ -76,25 +77,24 @@ class FunctionModel(TensorModel):
     Raises ConfigurationError if ``load`` is ``async def``; only ``predict`` may be.
     """
 
+    predict: Callable[..., Any]
+
     def __init__(self, name: str, predict: Callable[..., Any], load: Callable[..., Any] | None) -> None:
         super().__init__(name)
         if iscoroutinefunction(load):
             raise ConfigurationError(f"model {name}: the function load is async def, expected a plain def")
-        self._function = predict
+        self.predict = self._function = predict
         self._loader = load
-        self._object: Any = None
 
     def preload(self) -> None:
         if self._loader is not None and not _takes_device(self._loader):
-            self._object = self._loader()
+            self.predict = partial(self._function, self._loader())
 
     def load(self) -> None:
         if self._loader is not None and _takes_device(self._loader):
             by_name = "device" in signature(self._loader).parameters
-            self._object = self._loader(device=self.device) if by_name else self._loader(self.device)
-
-    def invoke(self, arrays: Sequence[Array]) -> Any:
-        return self._function(*arrays) if self._loader is None else self._function(self._object, *arrays)
+            loaded = self._loader(device=self.device) if by_name else self._loader(self.device)
+            self.predict = partial(self._function, loaded)
 
 
 def _takes_device(load: Callable[..., Any]) -> bool:
@@ -106,20 +106,15 @@ def _takes_device(load: Callable[..., Any]) -> bool:
 
 
 def is_async(model: TensorModel) -> bool:
-    return iscoroutinefunction(_predict_of(model)) or iscoroutinefunction(model.invoke)
+    return iscoroutinefunction(model.predict) or iscoroutinefunction(model.invoke)
 
 
 def answers_in_parts(model: TensorModel) -> bool:
     """Whether predict is a generator function."""
-    predict = _predict_of(model)
+    predict = model.predict
     return isgeneratorfunction(predict) or isasyncgenfunction(predict)
 
 
 def lacks_predict(model: Model) -> bool:
     """Whether a model has no predict of its own, so that only a predictor can answer."""
-    predict = _predict_of(model) if isinstance(model, TensorModel) else model.predict
-    return getattr(predict, "__func__", None) in (Model.predict, TensorModel.predict)
-
-
-def _predict_of(model: TensorModel) -> Callable[..., Any]:
-    return model._function if isinstance(model, FunctionModel) else model.predict
+    return getattr(model.predict, "__func__", None) in (Model.predict, TensorModel.predict)

@@ -6,22 +6,26 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import prometheus_client
 import pytest
 
-from mpserve.http.inference.direct_routes import DirectRoutes
+from mpserve.http.inference.direct_routes import InferenceExchange
 from mpserve.http.inference.routes import InferenceRoutes
 from mpserve.http.request_log import RequestLog
 from mpserve.http.responses import JSON_ONLY, Answer
+from mpserve.http.server.heads import Head
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.serving.inference.request import InferenceRequest
 from mpserve.serving.models.model import Model
+from mpserve.serving.repository.core import ServerCore
 from mpserve.telemetry.logging import request_id
 from mpserve.telemetry.metrics import metrics
 from tests.asgi import loaded
 from tests.cases import each
+from tests.connections import LIMITS
 from tests.error_table import CASES, GOOD, PREPARATION
 from tests.models import faulty
 
@@ -29,18 +33,34 @@ CLIENT = ("10.0.0.1", 7)
 PREDICT = "/v1/models/m:predict"
 
 
-class Direct:
-    """The worker's server, as the routes see it: it records what it is to send."""
+class Recorded(InferenceExchange):
+    """Keeps the answer that the server would send."""
 
-    def __init__(self, direct: DirectRoutes) -> None:
-        self.direct = direct
+    sent: "asyncio.Queue[tuple[Answer | StreamedAnswer, bytes]]"
+
+    def send(self, answer: Answer | StreamedAnswer, identity: bytes) -> None:
+        self.sent.put_nowait((answer, identity))
+
+
+class Direct:
+    """The routes, with exchanges that have no connection."""
+
+    def __init__(self, core: ServerCore, access_log: bool) -> None:
+        self.core = core
+        self.routes = InferenceRoutes(core.settings, RequestLog(access_log))
         self.sent: asyncio.Queue[tuple[Answer | StreamedAnswer, bytes]] = asyncio.Queue()
 
     def begin(self, path: str, body: bytes = b'{"instances":[1]}', **headers: str) -> InferenceRequest | None:
         """Begin to answer a request; None if it is not one for these routes."""
         raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        head = self.direct.routes.match(path.encode(), raw)
-        return None if head is None else self.direct.begin(head, body, CLIENT, lambda *told: self.sent.put_nowait(told))
+        head = self.routes.match(path.encode(), raw)
+        if head is None:
+            return None
+        wire: Any = SimpleNamespace(client=CLIENT, exchange=None, server=SimpleNamespace(limits=LIMITS))
+        exchange = Recorded(wire, self.core, self.routes.log)
+        exchange.sent = self.sent
+        exchange.expect(Head(head, "1.1", True, len(body)), expects=False)
+        return exchange.begin(body)
 
     async def ask(self, path: str = PREDICT, body: bytes = b'{"instances":[1]}', **headers: str) -> tuple[Any, bytes]:
         """The one answer to a request, and its id."""
@@ -54,7 +74,7 @@ class Direct:
 @asynccontextmanager
 async def directly(*models: Model, access_log: bool = False) -> AsyncIterator[Direct]:
     async with loaded(*models) as core:
-        yield Direct(DirectRoutes(core, InferenceRoutes(core.settings, RequestLog(access_log))))
+        yield Direct(core, access_log)
 
 
 async def test_a_fault_is_told_as_over_asgi_and_leaves_the_server_usable() -> None:
@@ -62,11 +82,7 @@ async def test_a_fault_is_told_as_over_asgi_and_leaves_the_server_usable() -> No
         assert (await server.ask(*PREPARATION))[0].status == 200
         for case in CASES:
             headers = {name.replace("-", "_"): value for name, value in case.headers.items()}
-            if (
-                case.method != "POST"
-                or case.status == 413
-                or server.direct.routes.match(case.path.encode(), []) is None
-            ):
+            if case.method != "POST" or case.status == 413 or server.routes.match(case.path.encode(), []) is None:
                 continue  # the application's, and the server's
             answer, _ = await server.ask(case.path, case.body, **headers)
             assert (answer.status, list(told := json.loads(answer.body))) == (case.status, ["error"]), case

@@ -285,21 +285,21 @@ async def test_a_streamed_answer_sends_itself_and_hears_of_a_client_that_leaves(
     client = house.client()
     client.send(post() + get(APP))
     parts = Parts()
-    house.routes.begun[-1].reply(parts, b"id")
+    house.routes.begun[-1].exchange.send(parts, b"id")
     assert await client.told() == head + CHUNKS + b"1\r\na\r\n"
     parts.go_on.set()
     assert (await client.told()).startswith(b"1\r\nb\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
     client.send(post(b"x", b"connection: close"))
     parts = Parts()
     parts.go_on.set()
-    house.routes.begun[-1].reply(parts, b"id")
+    house.routes.begun[-1].exchange.send(parts, b"id")
     assert await client.told() == head + CLOSE + CHUNKS + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
     assert not client.is_kept
     client = house.client()
     client.send(post(version=b"1.0"))
     parts = Parts()
     parts.go_on.set()
-    house.routes.begun[-1].reply(parts, b"id")
+    house.routes.begun[-1].exchange.send(parts, b"id")
     assert await client.told() == head + CLOSE + b"\r\nab"
     for leaves_first in (False, True):
         client = house.client()
@@ -307,7 +307,7 @@ async def test_a_streamed_answer_sends_itself_and_hears_of_a_client_that_leaves(
         parts = Parts()
         if leaves_first:
             client.leave()
-        house.routes.begun[-1].reply(parts, b"id")
+        house.routes.begun[-1].exchange.send(parts, b"id")
         told = await client.told()
         if not leaves_first:
             client.leave()
@@ -329,11 +329,11 @@ async def test_an_answer_that_is_not_usual_has_its_own_head(caplog: pytest.LogCa
     ]  # fmt: skip
     for (status, headers, body), expected in cases:
         client.send(post())
-        house.routes.begun[-1].reply(Answer(status, headers, body), b"id")
+        house.routes.begun[-1].exchange.send(Answer(status, headers, body), b"id")
         assert await client.told() == expected
         assert client.is_kept
     client.send(post())
-    house.routes.begun[-1].reply(Answer(200, [(b"connection", b"close")], b""), b"id")
+    house.routes.begun[-1].exchange.send(Answer(200, [(b"connection", b"close")], b""), b"id")
     assert (await client.told()).count(b"connection: close") == 1
     assert not client.is_kept
     assert "cannot carry" in caplog.text

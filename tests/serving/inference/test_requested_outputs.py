@@ -36,7 +36,9 @@ def test_a_count_of_classes_that_is_no_count_is_refused(count: Any, shown: str) 
 def selected(*names: str, classes: int | None = None) -> Outputs:
     inputs = Inputs(TENSORS, requested=[RequestedOutput(name) for name in names])
     treatments = NOTHING if classes is None else {"y": Treatment(classes)}
-    return select(inputs, Outputs("m", "1", None, TENSORS), treatments)
+    outputs = Outputs("m", "1", None, TENSORS)
+    select(inputs, outputs, treatments)
+    return outputs
 
 
 @each("names", [("y",), ("z",), ("z", "y"), ("y", "y")])
