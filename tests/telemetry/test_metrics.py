@@ -72,8 +72,10 @@ def run(code: str, before: str = MASTER, **env: str) -> str:
     return ended.stdout
 
 
-def test_any_process_gives_the_sum_of_all_workers_and_of_those_that_were_killed() -> None:
-    run("""
+@each("before", ["", "import prometheus_client\n"])
+def test_any_process_gives_the_sum_of_all_workers_and_of_those_that_were_killed(before: str) -> None:
+    """prometheus_client chooses its mode when it is first imported, which a user's script may have done."""
+    code = """
     worker(0, answer(2), killed=True)
     worker(0, answer(1), killed=True)
     worker(1, answer(4))
@@ -85,7 +87,8 @@ def test_any_process_gives_the_sum_of_all_workers_and_of_those_that_were_killed(
     def scrape():
         assert samples()[ANSWERED] == 7
     worker(2, scrape)
-    """)
+    """
+    run(code, before + MASTER)
 
 
 def test_the_number_of_files_is_bounded_whatever_the_number_of_respawns() -> None:
@@ -114,16 +117,6 @@ def test_the_live_gauges_of_a_dead_slot_are_cleared_before_it_is_given_again() -
     metrics.forget_live(0)
     assert samples()["queue",] == 7
     """)
-
-
-def test_prometheus_client_may_have_been_imported_before() -> None:
-    """It chooses its mode when it is first imported, which a user's script may have done."""
-    code = """
-    worker(0, answer(3))
-    worker(1, answer(4))
-    assert samples()[ANSWERED] == 7
-    """
-    run(code, "import prometheus_client\n" + MASTER)
 
 
 def test_what_is_true_of_the_living_is_read_from_the_scoreboard() -> None:

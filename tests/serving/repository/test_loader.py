@@ -49,16 +49,6 @@ def test_what_is_no_list_of_models_is_refused_in_words(models: Any, words: str) 
         from_objects(models)
 
 
-def test_models_of_one_name_are_versions_of_one_model() -> None:
-    class Newer(Named):
-        version = "2"
-
-    newest = Newer()
-    newest.version = "v3"
-    models = [source.obtain() for source in from_objects([Named, Newer, newest])]
-    assert [(model.name, model.version) for model in models] == [("named", "1"), ("named", "2"), ("named", "v3")]
-
-
 FILE = """
 from mpserve import Model
 
@@ -133,15 +123,6 @@ def test_a_directory_without_one_model_is_refused_with_what_it_holds(
         (tmp_path / file).touch()
     with pytest.raises(ConfigurationError, match=words):
         from_directory(tmp_path / folder, None)
-
-
-@pytest.mark.e2e
-def test_a_model_directory_may_be_the_file_itself(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    (tmp_path / "iris.pt").touch()
-    [source] = from_directory(tmp_path / "iris.pt", None)
-    assert source.model is None
-    assert source.build is not None
 
 
 def test_torch_files_without_torch_are_refused_with_what_to_install(

@@ -101,6 +101,13 @@ async def test_a_load_constructs_and_loads_another_and_stops_the_one_before(kind
         second = model_of(core)
         assert (first.number, first.stopped, second.number, second.stopped) == (1, True, 2, False)
         assert core.is_ready()
+        for _ in range(2):
+            await repository.unload("m")
+            assert (second.stopped, core.names, core.row.models) == (True, [], 0)
+            with pytest.raises(ModelNotFound):
+                core.find("m")
+        await repository.load("m", {})
+        assert (model_of(core).number, core.names, core.row.models) == (3, ["m"], 1)
 
 
 async def test_a_load_goes_on_when_who_asked_for_it_goes_away(kind: type[Counted]) -> None:
@@ -115,20 +122,6 @@ async def test_a_load_goes_on_when_who_asked_for_it_goes_away(kind: type[Counted
         gate.open()
         await until(lambda: not plane.read().candidates)
         assert plane.read().models["m"].revision != AT_START
-
-
-async def test_an_unloaded_model_is_stopped_and_unknown_and_can_be_loaded_again(kind: type[Counted]) -> None:
-    async with serving(kind) as (core, repository, _):
-        model = model_of(core)
-        await repository.unload("m")
-        assert model.stopped
-        assert (core.names, core.row.models) == ([], 0)
-        with pytest.raises(ModelNotFound):
-            core.find("m")
-        await repository.unload("m")
-        await repository.load("m", {})
-        assert model_of(core) is not model
-        assert (core.names, core.row.models) == (["m"], 1)
 
 
 async def test_a_load_that_fails_changes_nothing_and_says_why(kind: type[Counted]) -> None:
@@ -177,18 +170,20 @@ async def test_a_request_in_flight_is_answered_by_the_model_that_began_it(kind: 
         assert [entry.state for entry in await repository.index()] == ["UNAVAILABLE"]
 
 
-async def test_a_model_that_is_not_there_is_unknown_and_those_that_are_there_are_named(kind: type[Counted]) -> None:
+@each("name, parameters, error, words", [
+    ("other", {}, ModelNotFound, r"does not exist\. There are: m\."),
+    ("../m", {}, ModelNotFound, r"does not exist\. There are: m\."),
+    ("m", {"config": "x"}, NotSupported, "the parameter 'config' is not supported"),
+    ("m", {"file:1/model.pt": "x"}, NotSupported, "the parameter 'file:1/model.pt' is not supported"),
+])  # fmt: skip
+async def test_what_cannot_be_loaded_is_refused_in_words(
+    kind: type[Counted], name: str, parameters: dict[str, Any], error: type[Exception], words: str
+) -> None:
     async with serving(kind) as (_, repository, _):
-        for attempt in (repository.load("other", {}), repository.unload("other"), repository.load("../m", {})):
-            with pytest.raises(ModelNotFound, match=r"does not exist\. There are: m\."):
-                await attempt
-
-
-@each("parameter", ["config", "file:1/model.pt"])
-async def test_a_load_from_the_request_itself_is_refused_in_words(kind: type[Counted], parameter: str) -> None:
-    async with serving(kind) as (_, repository, _):
-        with pytest.raises(NotSupported, match=f"the parameter '{parameter}' is not supported"):
-            await repository.load("m", {parameter: "x"})
+        with pytest.raises(error, match=words):
+            await repository.load(name, parameters)
+        with pytest.raises(ModelNotFound, match=r"does not exist\. There are: m\."):
+            await repository.unload("other")
 
 
 async def test_a_load_gives_way_to_an_unload_that_comes_meanwhile(kind: type[Counted]) -> None:
