@@ -1,6 +1,5 @@
 """Directories of one server: private, and removed by who made them."""
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -56,19 +55,3 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -
         rundir.replace(file, content)
         assert file.read_bytes() == content
     assert list(tmp_path.iterdir()) == [file]
-
-
-def test_changes_under_the_lock_follow_one_another(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("0")
-    children = []
-    for _ in range(4):
-        pid = os.fork()
-        if pid == 0:
-            for _ in range(25):
-                with rundir.locked(tmp_path):
-                    rundir.replace(file, str(int(file.read_text()) + 1).encode())
-            os._exit(0)
-        children.append(pid)
-    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
-    assert file.read_text() == "100"

@@ -155,25 +155,22 @@ def test_a_model_is_ready_if_a_ready_worker_can_answer_for_it(
     assert [board.model_ready(index) for index in range(2)] == ready
 
 
-@each(
-    "wanted, rows, all_ready",
-    [
-        (2, [(READY, 0b11, True), (READY, 0b11, True)], True),  # all
-        (2, [(READY, 0b11, True)], False),  # one has not come yet
-        (2, [(READY, 0b11, True), (LOADING, 0, True)], False),  # one loads
-        (2, [(READY, 0b11, True), (READY, 0b01, True)], False),  # one lacks a model
-        (2, [(READY, 0b11, True), (READY, 0b11, False)], False),  # one is dead
-        (2, [(READY, 0b11, True), (EXITED, 0b11, False)], True),  # one was retired (TTOU)
-        (2, [(READY, 0b11, True), (DRAINING, 0b11, False)], True),  # one was retired, and killed in it
-        (1, [(DRAINING, 0b11, True), (READY, 0b11, True)], True),  # its elder drains (HUP)
-        (1, [(READY, 0b11, True), (LOADING, 0, True)], False),  # its successor loads (HUP)
-        (1, [(READY, 0b11, True), (LOADING, 0, False)], True),  # its successor died, nobody follows
-        (3, [(READY, 0b11, True), (LOADING, 0, False), (READY, 0b11, True)], False),  # too few are left
-        (1, [(EXITED, 0b11, False)], False),  # the last was retired
-        (1, [(DRAINING, 0b11, True)], False),  # the last is draining
-        (0, [(READY, 0b11, True)], True),  # nobody asked for a number
-    ],
-)
+@each("wanted, rows, all_ready", [
+    (2, [(READY, 0b11, True), (READY, 0b11, True)], True),  # all
+    (2, [(READY, 0b11, True)], False),  # one has not come yet
+    (2, [(READY, 0b11, True), (LOADING, 0, True)], False),  # one loads
+    (2, [(READY, 0b11, True), (READY, 0b01, True)], False),  # one lacks a model
+    (2, [(READY, 0b11, True), (READY, 0b11, False)], False),  # one is dead
+    (2, [(READY, 0b11, True), (EXITED, 0b11, False)], True),  # one was retired (TTOU)
+    (2, [(READY, 0b11, True), (DRAINING, 0b11, False)], True),  # one was retired, and killed in it
+    (1, [(DRAINING, 0b11, True), (READY, 0b11, True)], True),  # its elder drains (HUP)
+    (1, [(READY, 0b11, True), (LOADING, 0, True)], False),  # its successor loads (HUP)
+    (1, [(READY, 0b11, True), (LOADING, 0, False)], True),  # its successor died, nobody follows
+    (3, [(READY, 0b11, True), (LOADING, 0, False), (READY, 0b11, True)], False),  # too few are left
+    (1, [(EXITED, 0b11, False)], False),  # the last was retired
+    (1, [(DRAINING, 0b11, True)], False),  # the last is draining
+    (0, [(READY, 0b11, True)], True),  # nobody asked for a number
+])  # fmt: skip
 def test_all_ready_waits_for_all_that_should_be_there_and_misses_no_retired_one(
     wanted: int, rows: list[tuple[State, int, bool]], all_ready: bool
 ) -> None:

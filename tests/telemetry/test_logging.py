@@ -110,12 +110,11 @@ def test_a_line_holds_the_traceback_and_the_stack() -> None:
     (0.25, 0.25), ([1, "two"], [1, "two"]), (np.float32(0.5), 0.5), (float("nan"), None),
     (Path("/mnt/models"), "/mnt/models"), (2**70, 2**70), ("\ud800", "\ud800"), ({1: "one"}, {"1": "one"}),
 ])  # fmt: skip
-def test_a_json_line_holds_what_was_passed_as_extra(value: object, expected: object) -> None:
-    assert as_json(record(extra={"detail": value}))["detail"] == expected
-
-
-def test_extra_cannot_take_the_place_of_the_line_s_own_fields() -> None:
-    content = as_json(record(extra={"level": "x", "time": "x", "pid": "x", "color_message": "\x1b[36m"}))
+def test_a_json_line_holds_what_was_passed_as_extra_besides_its_own_fields(value: object, expected: object) -> None:
+    content = as_json(
+        record(extra={"detail": value, "level": "x", "time": "x", "pid": "x", "color_message": "\x1b[36m"})
+    )
+    assert content["detail"] == expected
     assert (content["level"], content["pid"], content["time"][-1]) == ("INFO", os.getpid(), "Z")
     assert "color_message" not in content
 

@@ -215,14 +215,6 @@ def ready_of(core: ServerCore) -> tuple[bool, list[bool]]:
     return core.is_ready(), [core.is_model_ready(instance) for group in core.models.values() for instance in group]
 
 
-async def test_a_model_that_takes_itself_out_of_service_makes_the_server_not_ready() -> None:
-    first, second = Journal("a"), Journal("b")
-    async with loaded(first, second) as core:
-        for ready in (True, False, True):
-            second.ready = ready
-            assert ready_of(core) == (ready, [True, ready])
-
-
 @each("ready_when, before", [("any", (True, [True])), ("all", (False, [True]))])
 def test_another_worker_counts_and_all_are_waited_for_if_that_is_asked(
     ready_when: str, before: tuple[bool, list[bool]]

@@ -59,10 +59,11 @@ def fresh_kind() -> type[Counted]:
     return type("Kind", (Counted,), {})
 
 
+Worker = tuple[ServerCore, Repository, ControlPlane]
+
+
 @asynccontextmanager
-async def started(
-    settings: Settings, find: Callable[[], list[ModelSource]]
-) -> AsyncIterator[tuple[ServerCore, Repository, ControlPlane]]:
+async def started(settings: Settings, find: Callable[[], list[ModelSource]]) -> AsyncIterator[Worker]:
     """A worker that serves what is found."""
     core = ServerCore(settings, find)
     core.preload()
@@ -76,9 +77,7 @@ async def started(
         await core.stop()
 
 
-def serving(
-    kind: type[Counted], **options: Any
-) -> AbstractAsyncContextManager[tuple[ServerCore, Repository, ControlPlane]]:
+def serving(kind: type[Counted], **options: Any) -> AbstractAsyncContextManager[Worker]:
     """A worker that serves a model that can be constructed anew."""
     return started(Settings(**options), lambda: [ModelSource(build=kind)])
 
@@ -251,7 +250,7 @@ class Shelf:
     def stopped(self) -> list[str]:
         return sorted(self.stops.read_text().split())
 
-    def serving(self, **options: Any) -> AbstractAsyncContextManager[tuple[ServerCore, Repository, ControlPlane]]:
+    def serving(self, **options: Any) -> AbstractAsyncContextManager[Worker]:
         """A worker that was started with this directory alone."""
         settings = Settings(model_dir=str(self.directory), **options)
         return started(settings, lambda: find_all(settings))

@@ -83,18 +83,14 @@ def test_what_is_no_shared_memory_object_is_refused(regions: Regions, make: Any,
             path.rmdir()
 
 
-def test_a_name_is_given_once(regions: Regions, path: Path) -> None:
-    regions.register("r", path.name, 0, 4)
-    with pytest.raises(AlreadyExists, match="region 'r' is registered already; unregister it first"):
-        regions.register("r", path.name, 4, 4)
-    with pytest.raises(InvalidInput, match="expected the name of a shared memory region, got an empty one"):
-        regions.register("", path.name, 4, 4)
-    assert content(regions, "r") == CONTENT[:4]
-
-
-def test_one_or_all_are_unregistered_and_none_is_no_error(regions: Regions, path: Path) -> None:
+def test_a_name_is_given_once_until_it_or_all_are_unregistered(regions: Regions, path: Path) -> None:
     for name in "abc":
         regions.register(name, path.name, 0, 4)
+    with pytest.raises(AlreadyExists, match="region 'b' is registered already; unregister it first"):
+        regions.register("b", path.name, 4, 4)
+    with pytest.raises(InvalidInput, match="expected the name of a shared memory region, got an empty one"):
+        regions.register("", path.name, 4, 4)
+    assert content(regions, "b") == CONTENT[:4]
     regions.unregister("b")
     regions.unregister("nobody")
     assert [region.name for region in regions.status("")] == ["a", "c"]
