@@ -1,6 +1,7 @@
 """A user's own gunicorn configuration: mpserve's settings, then two of his own, then every hook one may think of."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,14 @@ def _note(hook: str) -> None:
         file.write(f"{hook} {os.getpid()}\n")
 
 
-def on_starting(server: Any) -> None:
-    _note("on_starting")
+def _of_one(hook: str) -> Callable[[Any], None]:
+    return lambda process: _note(hook)
 
 
-def when_ready(server: Any) -> None:
-    _note("when_ready")
+def _of_two(hook: str) -> Callable[[Any, Any], None]:
+    return lambda server, worker: _note(hook)
 
 
-def pre_fork(server: Any, worker: Any) -> None:
-    _note("pre_fork")
-
-
-def post_fork(server: Any, worker: Any) -> None:
-    _note("post_fork")
-
-
-def post_worker_init(worker: Any) -> None:
-    _note("post_worker_init")
-
-
-def worker_exit(server: Any, worker: Any) -> None:
-    _note("worker_exit")
-
-
-def child_exit(server: Any, worker: Any) -> None:
-    _note("child_exit")
-
-
-def on_exit(server: Any) -> None:
-    _note("on_exit")
+# gunicorn counts the parameters of a hook.
+globals().update({hook: _of_one(hook) for hook in ("on_starting", "when_ready", "post_worker_init", "on_exit")})
+globals().update({hook: _of_two(hook) for hook in ("pre_fork", "post_fork", "worker_exit", "child_exit")})

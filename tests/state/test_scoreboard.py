@@ -34,11 +34,6 @@ def in_child(work: Callable[[], Any]) -> int:
     return pid
 
 
-def reap(pid: int, number: int = signal.SIGKILL) -> None:
-    os.kill(pid, number)
-    os.waitpid(pid, 0)
-
-
 def board_of(*rows: tuple[State, int, bool], wanted: int = 0) -> Scoreboard:
     """A scoreboard with these rows: state, models as bits, whether a process stands behind it."""
     board = Scoreboard(len(rows) + 1)
@@ -49,16 +44,16 @@ def board_of(*rows: tuple[State, int, bool], wanted: int = 0) -> Scoreboard:
     return board
 
 
-CELL_NAMES = ["state", "pid", "age", "attempts", "in_flight", "connections", "restarts", "generation", "waiting"]
+NAMES = ["state", "pid", "age", "attempts", "in_flight", "connections", "restarts", "generation", "waiting"]
 
 
 def test_a_row_is_three_cache_lines_of_which_every_cell_is_named_once() -> None:
     board = Scoreboard(2)
     row = board.row(1)
-    for number, name in enumerate(CELL_NAMES, 1):
+    for number, name in enumerate(NAMES, 1):
         setattr(row, name, number)
     row.models = everything = (1 << MODELS) - 1
-    assert [getattr(row, name) for name in CELL_NAMES] == list(range(1, 10))
+    assert [getattr(row, name) for name in NAMES] == list(range(1, 10))
     assert row.models == everything
     assert row.cells.nbytes == CELLS * 8 == 192
     assert bytes(board.row(0).cells) == bytes(192)
@@ -82,15 +77,13 @@ def test_a_fresh_scoreboard_holds_nobody() -> None:
 def test_the_servers_own_facts_are_kept_apart_from_the_rows() -> None:
     board = Scoreboard(1)
     board.mark_ever_ready()
-    board.workers_wanted = 7
-    board.stopping = True
-    board.generation = 9
-    board.regions = 4
-    assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, True)
-    assert (board.generation, board.regions) == (9, 4)
+    facts = {"workers_wanted": 7, "stopping": True, "generation": 9, "regions": 4, "log_level": 10}
+    for name, value in (*facts.items(), ("stopping", False)):
+        setattr(board, name, value)
+        assert getattr(board, name) == value
+    assert {name: getattr(board, name) for name in facts} == {**facts, "stopping": False}
+    assert board.ever_ready
     assert bytes(board.row(0).cells) == bytes(192)
-    board.stopping = False
-    assert (board.ever_ready, board.workers_wanted, board.stopping) == (True, 7, False)
 
 
 def test_a_forked_worker_writes_what_the_arbiter_and_a_later_fork_read() -> None:
@@ -98,61 +91,46 @@ def test_a_forked_worker_writes_what_the_arbiter_and_a_later_fork_read() -> None
 
     def be_first() -> None:
         row = board.row(0)
-        row.state, row.pid, row.in_flight = State.READY, os.getpid(), 3
+        row.state, row.pid, row.models, row.in_flight = State.READY, os.getpid(), 1, 3
 
     def see_it() -> None:
-        assert board.row(0).in_flight == 3
         board.row(1).in_flight = board.row(0).in_flight + 1
 
-    first = in_child(be_first)
-    second = in_child(see_it)
-    assert (board.row(0).pid, board.row(0).in_flight, board.row(1).in_flight) == (first, 3, 4)
-    reap(first)
-    reap(second)
-
-
-def test_a_worker_killed_by_sigkill_leaves_ready_standing_and_is_not_live() -> None:
-    board = Scoreboard(1)
+    first, second = in_child(be_first), in_child(see_it)
     row = board.row(0)
-
-    def live() -> None:
-        row.state, row.pid, row.models = State.READY, os.getpid(), 1
-
-    pid = in_child(live)
-    assert row.is_live()
-    assert (board.any_ready(), board.model_ready(0), board.all_ready(1)) == (True, True, True)
-    reap(pid)
-    assert row.state == State.READY
-    assert not row.is_live()
-    assert (board.any_ready(), board.model_ready(0), board.all_ready(1)) == (False, False, False)
-    assert (list(board.used()), board.live()) == ([row], [])
+    assert (row.pid, row.in_flight, board.row(1).in_flight) == (first, 3, 4)
+    assert (board.live(), board.any_ready(), board.model_ready(0), board.all_ready(1)) == ([row], True, True, True)
+    for pid in (first, second):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    # A worker killed by SIGKILL leaves READY standing, and is not live.
+    assert (row.state, list(board.used())) == (State.READY, [row])
+    assert (board.live(), board.any_ready(), board.model_ready(0), board.all_ready(1)) == ([], False, False, False)
 
 
 @each("state, live", [
     (State.EMPTY, False), (State.LOADING, True), (State.READY, True), (State.DRAINING, True), (State.EXITED, False),
 ])  # fmt: skip
 def test_a_rows_life_is_told_by_its_state_first(state: State, live: bool) -> None:
-    assert board_of((state, 0, True)).row(0).is_live() is live
-
-
-def test_a_slot_that_was_given_and_whose_worker_does_not_run_yet_is_live() -> None:
-    row = Scoreboard(1).row(0)
-    row.state = State.LOADING
-    assert row.is_live()
+    row = board_of((state, 0, True)).row(0)
+    assert row.is_live() is live
+    row.pid = 0  # its worker was not forked yet
+    assert row.is_live() is live
 
 
 def test_a_process_of_another_user_is_alive() -> None:
     """pid 1 is root's: for anybody else, to signal it is forbidden, which says that it is there."""
     row = Scoreboard(1).row(0)
     row.state, row.pid = State.READY, 1
-    if os.getuid() == 0:
-        pid = os.fork()
-        if pid == 0:
+
+    def look() -> None:
+        if os.getuid() == 0:
             os.setuid(65534)
-            os._exit(0 if row.is_live() else 1)
-        assert os.waitpid(pid, 0)[1] == 0
-    else:
         assert row.is_live()
+
+    pid = in_child(look)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def test_the_first_empty_row_ends_those_in_use() -> None:
@@ -164,15 +142,12 @@ def test_the_first_empty_row_ends_those_in_use() -> None:
 READY, DRAINING, EXITED, LOADING = State.READY, State.DRAINING, State.EXITED, State.LOADING
 
 
-@each(
-    "rows, ready",
-    [
-        ([(READY, 0b01, True)], [True, False]),  # only the first model
-        ([(READY, 0b01, True), (READY, 0b10, True)], [True, True]),  # each in another worker
-        ([(READY, 0b11, False)], [False, False]),  # dead
-        ([(DRAINING, 0b11, True)], [False, False]),  # draining
-    ],
-)
+@each("rows, ready", [
+    ([(READY, 0b01, True)], [True, False]),  # only the first model
+    ([(READY, 0b01, True), (READY, 0b10, True)], [True, True]),  # each in another worker
+    ([(READY, 0b11, False)], [False, False]),  # dead
+    ([(DRAINING, 0b11, True)], [False, False]),  # draining
+])  # fmt: skip
 def test_a_model_is_ready_if_a_ready_worker_can_answer_for_it(
     rows: list[tuple[State, int, bool]], ready: list[bool]
 ) -> None:
@@ -180,25 +155,22 @@ def test_a_model_is_ready_if_a_ready_worker_can_answer_for_it(
     assert [board.model_ready(index) for index in range(2)] == ready
 
 
-@each(
-    "wanted, rows, all_ready",
-    [
-        (2, [(READY, 0b11, True), (READY, 0b11, True)], True),  # all
-        (2, [(READY, 0b11, True)], False),  # one has not come yet
-        (2, [(READY, 0b11, True), (LOADING, 0, True)], False),  # one loads
-        (2, [(READY, 0b11, True), (READY, 0b01, True)], False),  # one lacks a model
-        (2, [(READY, 0b11, True), (READY, 0b11, False)], False),  # one is dead
-        (2, [(READY, 0b11, True), (EXITED, 0b11, False)], True),  # one was retired (TTOU)
-        (2, [(READY, 0b11, True), (DRAINING, 0b11, False)], True),  # one was retired, and killed in it
-        (1, [(DRAINING, 0b11, True), (READY, 0b11, True)], True),  # its elder drains (HUP)
-        (1, [(READY, 0b11, True), (LOADING, 0, True)], False),  # its successor loads (HUP)
-        (1, [(READY, 0b11, True), (LOADING, 0, False)], True),  # its successor died, nobody follows
-        (3, [(READY, 0b11, True), (LOADING, 0, False), (READY, 0b11, True)], False),  # too few are left
-        (1, [(EXITED, 0b11, False)], False),  # the last was retired
-        (1, [(DRAINING, 0b11, True)], False),  # the last is draining
-        (0, [(READY, 0b11, True)], True),  # nobody asked for a number
-    ],
-)
+@each("wanted, rows, all_ready", [
+    (2, [(READY, 0b11, True), (READY, 0b11, True)], True),  # all
+    (2, [(READY, 0b11, True)], False),  # one has not come yet
+    (2, [(READY, 0b11, True), (LOADING, 0, True)], False),  # one loads
+    (2, [(READY, 0b11, True), (READY, 0b01, True)], False),  # one lacks a model
+    (2, [(READY, 0b11, True), (READY, 0b11, False)], False),  # one is dead
+    (2, [(READY, 0b11, True), (EXITED, 0b11, False)], True),  # one was retired (TTOU)
+    (2, [(READY, 0b11, True), (DRAINING, 0b11, False)], True),  # one was retired, and killed in it
+    (1, [(DRAINING, 0b11, True), (READY, 0b11, True)], True),  # its elder drains (HUP)
+    (1, [(READY, 0b11, True), (LOADING, 0, True)], False),  # its successor loads (HUP)
+    (1, [(READY, 0b11, True), (LOADING, 0, False)], True),  # its successor died, nobody follows
+    (3, [(READY, 0b11, True), (LOADING, 0, False), (READY, 0b11, True)], False),  # too few are left
+    (1, [(EXITED, 0b11, False)], False),  # the last was retired
+    (1, [(DRAINING, 0b11, True)], False),  # the last is draining
+    (0, [(READY, 0b11, True)], True),  # nobody asked for a number
+])  # fmt: skip
 def test_all_ready_waits_for_all_that_should_be_there_and_misses_no_retired_one(
     wanted: int, rows: list[tuple[State, int, bool]], all_ready: bool
 ) -> None:

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Histogram
 
 from mpserve.telemetry import metrics
 from tests.cases import each
@@ -28,6 +28,7 @@ board = Scoreboard(4)
 users = Counter("cats", "Cats seen.", ["colour"])
 queue = Gauge("queue", "Waiting.", multiprocess_mode="livesum")
 own = metrics.metrics()
+ANSWERED = "mpserve_requests_total", "/v2", "200"
 
 def worker(slot, work, killed=False):
     metrics.forget_live(slot)
@@ -57,38 +58,37 @@ def samples(accept=""):
 """
 
 
-def run(code: str, env: dict[str, str] | None = None) -> str:
-    program = MASTER + textwrap.dedent(code)
-    environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+ALONE = MASTER.replace("directory = metrics.configure()\n", "")
+"""The same in a process whose metrics were not configured."""
+
+
+def run(code: str, before: str = MASTER, **env: str) -> str:
+    program = before + textwrap.dedent(code)
+    environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"} | env
     ended = subprocess.run(
-        [sys.executable, "-c", program], env=environment | (env or {}), capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
-def test_any_process_gives_the_sum_of_all_workers() -> None:
-    run("""
-    worker(0, answer(3))
+@each("before", ["", "import prometheus_client\n"])
+def test_any_process_gives_the_sum_of_all_workers_and_of_those_that_were_killed(before: str) -> None:
+    """prometheus_client chooses its mode when it is first imported, which a user's script may have done."""
+    code = """
+    worker(0, answer(2), killed=True)
+    worker(0, answer(1), killed=True)
     worker(1, answer(4))
     worker(1, answer(0, "/other"))
-    assert samples()["mpserve_requests_total", "/v2", "200"] == 7
+    assert samples()[ANSWERED] == 7
     assert samples()["request_predict_seconds_count", "m"] == 7
     assert samples()["request_predict_seconds_sum", "m"] == 7 * 0.25
 
     def scrape():
-        assert samples()["mpserve_requests_total", "/v2", "200"] == 7
+        assert samples()[ANSWERED] == 7
     worker(2, scrape)
-    """)
-
-
-def test_a_successor_in_a_slot_goes_on_counting_after_a_sigkill() -> None:
-    run("""
-    worker(0, answer(3), killed=True)
-    worker(0, answer(2), killed=True)
-    worker(1, answer(1))
-    assert samples()["mpserve_requests_total", "/v2", "200"] == 6
-    """)
+    """
+    run(code, before + MASTER)
 
 
 def test_the_number_of_files_is_bounded_whatever_the_number_of_respawns() -> None:
@@ -104,7 +104,8 @@ def test_the_number_of_files_is_bounded_whatever_the_number_of_respawns() -> Non
     for _ in range(10):
         worker(0, everything(0), killed=True); worker(1, everything(1))
     assert sorted(os.listdir(directory)) == before, (before, os.listdir(directory))
-    assert samples()["mpserve_requests_total", "/v2", "200"] == 22
+    assert samples()[ANSWERED] == 22
+    assert samples()["cats_total", "red"] == 22
     """)
 
 
@@ -116,28 +117,6 @@ def test_the_live_gauges_of_a_dead_slot_are_cleared_before_it_is_given_again() -
     metrics.forget_live(0)
     assert samples()["queue",] == 7
     """)
-
-
-def test_the_users_own_metrics_are_summed_too() -> None:
-    run("""
-    worker(0, lambda: users.labels("red").inc(2))
-    worker(1, lambda: users.labels("red").inc(3))
-    assert samples()["cats_total", "red"] == 5
-    """)
-
-
-def test_prometheus_client_may_have_been_imported_before() -> None:
-    """It chooses its mode when it is first imported, which a user's script may have done."""
-    program = (
-        "import prometheus_client\n"
-        + MASTER
-        + textwrap.dedent("""
-    worker(0, answer(3))
-    worker(1, answer(4))
-    assert samples()["mpserve_requests_total", "/v2", "200"] == 7
-    """)
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_what_is_true_of_the_living_is_read_from_the_scoreboard() -> None:
@@ -156,29 +135,19 @@ def test_what_is_true_of_the_living_is_read_from_the_scoreboard() -> None:
     """)
 
 
-def test_a_stage_that_a_model_does_not_have_is_counted_with_its_predict_and_takes_no_time() -> None:
+def test_the_stages_have_the_sdks_names_and_an_absent_one_is_counted_with_its_predict_and_takes_no_time() -> None:
     """The SDK's dashboards divide by the count of each stage."""
     run("""
-    observers = {
-        stage: durations.note for stage, durations in own.stage_durations("m", frozenset({"postprocess"})).items()
-    }
-    for seconds in (1, 2):
-        observers["predict"](seconds)
-    observers["preprocess"](3)
+    stages = own.stage_durations("m", frozenset({"postprocess"}))
+    for stage, seconds in (("predict", 1), ("predict", 2), ("preprocess", 3), ("explain", 4)):
+        stages[stage].note(seconds)
     own.flush()
-    found = samples()
-    stages = ("preprocess", "predict", "postprocess")
-    assert [found[f"request_{stage}_seconds_count", "m"] for stage in stages] == [1, 2, 2]
-    assert [found[f"request_{stage}_seconds_sum", "m"] for stage in stages] == [3, 3, 0]
-    """)
-
-
-def test_the_stages_have_the_sdks_names_and_label() -> None:
-    run("""
-    for stage, durations in own.stage_durations("m").items():
-        durations.note(1)
-    names = {name for name, *labels in samples() if name.endswith("_seconds_count") and labels == ["m"]}
-    assert names == {f"request_{stage}_seconds_count" for stage in ("preprocess", "predict", "postprocess", "explain")}
+    found = {name: value for (name, *labels), value in samples().items() if labels == ["m"]}
+    counts = {"preprocess": 1, "predict": 2, "postprocess": 3, "explain": 1}
+    sums = {"preprocess": 3, "predict": 3, "postprocess": 0, "explain": 4}
+    assert {name for name in found if name.endswith("_seconds_count")} == {f"request_{s}_seconds_count" for s in counts}
+    assert {stage: found[f"request_{stage}_seconds_count"] for stage in counts} == counts
+    assert {stage: found[f"request_{stage}_seconds_sum"] for stage in sums} == sums
     """)
 
 
@@ -186,10 +155,11 @@ def test_the_stages_have_the_sdks_names_and_label() -> None:
     ("", "text/plain; version="), ("text/plain", "text/plain; version="),
     ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0"),
 ])  # fmt: skip
-@each("mode", ["of all workers", "of this process"])
-def test_the_format_is_the_one_that_is_accepted(accept: str, content_type: str, mode: str) -> None:
-    program = """
+@each("before", [MASTER, ALONE])
+def test_the_format_is_the_one_that_is_accepted(accept: str, content_type: str, before: str) -> None:
+    code = f"""
     from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+    worker(0, lambda: (answer(1)(), users.labels("red").inc(), queue.set(1)))
     body, content_type = metrics.render(board, {accept!r})
     assert content_type.startswith({content_type!r}), content_type
     parse = parse_openmetrics if "openmetrics" in content_type else text_string_to_metric_families
@@ -197,55 +167,37 @@ def test_the_format_is_the_one_that_is_accepted(accept: str, content_type: str, 
     assert {{"mpserve_requests", "mpserve_workers", "mpserve_worker_restarts", "cats", "queue"}} <= set(names), names
     assert len(names) == len(set(names))
     """
-    code = textwrap.dedent(program).format(accept=accept, content_type=content_type)
-    if mode == "of this process":
-        whole = MASTER.replace("directory = metrics.configure()\n", "") + "own.requests.labels('/', 200).inc()\n" + code
-        subprocess.run([sys.executable, "-c", whole], check=True)
-    else:
-        run("worker(0, lambda: (answer(1)(), users.labels('red').inc(), queue.set(1)))\n" + code)
+    run(code, before)
 
 
 def test_without_configuration_the_processs_own_metrics_are_given() -> None:
-    whole = MASTER.replace("directory = metrics.configure()\n", "") + textwrap.dedent("""
+    code = """
     answer(3)()
     users.labels("red").inc()
-    assert samples()["mpserve_requests_total", "/v2", "200"] == 3
+    assert samples()[ANSWERED] == 3
     assert samples()["cats_total", "red"] == 1
     metrics.set_slot(0)
     metrics.forget_live(0)
-    """)
-    subprocess.run([sys.executable, "-c", whole], check=True)
+    """
+    run(code, ALONE)
 
 
 def test_the_directory_is_the_servers_own_and_is_removed_by_the_arbiter_alone(tmp_path: Path) -> None:
-    printed = run(
-        """
-        assert metrics.configure() == directory
-        assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(directory)
-        worker(0, answer(1))
-        assert directory.is_dir()
-        print(directory)
-        """,
-        {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
-    )
-    assert Path(printed.strip()).parent == tmp_path
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_servers_in_one_directory_share_no_file(tmp_path: Path) -> None:
-    run(
-        """
+    code = """
+    assert metrics.configure() == directory
+    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(directory)
+    worker(0, answer(3))
+    assert directory.is_dir()
+    if "SECOND" not in os.environ:  # another server in this directory shares no file
         import subprocess
-        worker(0, answer(3))
-        if not os.environ.get("SECOND"):
-            base = str(directory.parent)
-            again = subprocess.run([sys.executable, "-c", sys.orig_argv[-1]],
-                                   env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": base, "SECOND": "1"})
-            assert again.returncode == 0
-        assert samples()["mpserve_requests_total", "/v2", "200"] == 3
-        """,
-        {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
-    )
+        env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory.parent), "SECOND": "1"}
+        subprocess.run([sys.executable, "-c", sys.orig_argv[-1]], env=env, check=True)
+    assert samples()[ANSWERED] == 3
+    print(directory)
+    """
+    made = [Path(line) for line in run(code, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)).split()]
+    assert [directory.parent for directory in made] == [tmp_path, tmp_path]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_is_not_there_is_refused_in_words(tmp_path: Path) -> None:
@@ -258,41 +210,24 @@ def test_a_directory_that_is_not_there_is_refused_in_words(tmp_path: Path) -> No
     except ConfigurationError as error:
         print(error)
     """
-    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": missing}
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, check=True, capture_output=True, text=True
-    )
-    assert ended.stdout == (
-        "PROMETHEUS_MULTIPROC_DIR: expected a directory that can be written in, "
-        f"got {missing!r}: No such file or directory\n"
-    )
+    words = f"expected a directory that can be written in, got {missing!r}: No such file or directory"
+    assert run(code, "", PROMETHEUS_MULTIPROC_DIR=missing) == f"PROMETHEUS_MULTIPROC_DIR: {words}\n"
 
 
 @each("number", [0, 1, metrics.Durations.FULL - 1, metrics.Durations.FULL, 5000])
 def test_durations_noted_by_several_threads_are_each_counted_once_in_their_bucket(number: int) -> None:
-    bounds = (0.1, 0.5, 1.0)
-    histogram = Histogram("waits", "Waits.", buckets=bounds, registry=CollectorRegistry())
+    histogram, plain = (Histogram("waits", "Waits.", buckets=(0.1, 0.5, 1.0), registry=None) for _ in range(2))
     durations = metrics.Durations(histogram)
     given = [0.1, 0.10001, 0.7, 3.0]
-    threads = [
-        threading.Thread(target=lambda seconds=seconds: [durations.note(seconds) for _ in range(number)])
-        for seconds in given
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(given)) as threads:
+        for seconds in given:
+            threads.submit(lambda seconds=seconds: [durations.note(seconds) for _ in range(number)])
     durations.flush()
-    plain = Histogram("waits", "Waits.", buckets=bounds, registry=CollectorRegistry())
     for seconds in given * number:
         plain.observe(seconds)
     counted, expected = (
-        {
-            (s.name, *s.labels.values()): s.value
-            for family in each.collect()
-            for s in family.samples
-            if "created" not in s.name
-        }
+        {(name, *labels.values()): value for name, labels, value, *_ in next(iter(each.collect())).samples}
         for each in (histogram, plain)
     )
-    assert counted == pytest.approx(expected)
+    created = ("waits_created",)
+    assert counted == pytest.approx({**expected, created: counted[created]})

@@ -1,10 +1,7 @@
 """What is told of all requests to a model, whoever asked them and however they ended."""
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,7 @@ from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.repository import Repository
 from tests.asgi import loaded
-from tests.asking import Asker
+from tests.asking import Asker, ask
 from tests.cases import each
 
 SLEEP = 0.02
@@ -61,10 +58,10 @@ class AsyncChoosy(Choosy):
         return super().predict(payload, headers)
 
 
-@asynccontextmanager
-async def serving(*models: Model) -> AsyncIterator[tuple[ServerCore, Asker]]:
-    async with loaded(*models) as core:
-        yield core, Asker(core)
+def told(core: ServerCore) -> dict[str, Any]:
+    """The statistics of the only model."""
+    [stats] = Statistics(core).told()
+    return stats
 
 
 def counts(stats: dict[str, Any]) -> dict[str, int]:
@@ -72,121 +69,86 @@ def counts(stats: dict[str, Any]) -> dict[str, int]:
 
 
 async def test_before_the_first_request_all_is_zero() -> None:
-    async with serving(Double()) as (core, _):
-        zero = {"count": 0, "ns": 0}
+    async with loaded(Double()) as core:
         names = ("success", "fail", *PARTS, "cache_hit", "cache_miss")
-        assert Statistics(core).told("double") == [
-            {
-                "name": "double",
-                "version": "1",
-                "last_inference": 0,
-                "inference_count": 0,
-                "execution_count": 0,
-                "inference_stats": dict.fromkeys(names, zero),
-                "batch_stats": [],
-                "memory_usage": [],
-                "response_stats": {},
-            }
-        ]
-
-
-async def test_v1_and_v2_share_counts_and_rows_are_summed() -> None:
-    async with serving(Double()) as (core, asker):
-        array = np.zeros(3, np.float32)
-        v2 = InferRequest(model_name="double", infer_inputs=[InferInput("x", [3], "FP32", array)])
-        before = time.time_ns() // 1_000_000
-        await asker.run("predict", "double", None, v2, {})
-        await Asker(core).run("predict", "double", None, {"instances": [1.0, 2.0]}, {})
-        [stats] = Statistics(core).told("double")
-        assert (stats["inference_count"], stats["execution_count"]) == (5, 2)
-        assert counts(stats) == {**dict.fromkeys(("success", *PARTS), 2), "fail": 0, "cache_hit": 0, "cache_miss": 0}
-        spent = stats["inference_stats"]
-        assert all(spent[part]["ns"] > 0 for part in PARTS)
-        assert sum(spent[part]["ns"] for part in PARTS) <= spent["success"]["ns"]
-        assert before <= stats["last_inference"] <= time.time_ns() // 1_000_000
+        assert told(core) == {
+            "name": "double",
+            "version": "1",
+            "last_inference": 0,
+            "inference_count": 0,
+            "execution_count": 0,
+            "inference_stats": {name: {"count": 0, "ns": 0} for name in names},
+            "batch_stats": [],
+            "memory_usage": [],
+            "response_stats": {},
+        }
 
 
 @each("model", [Choosy(), AsyncChoosy()])
 @each("stage, part", [("preprocess", "compute_input"), ("predict", "compute_infer"), ("postprocess", "compute_output")])
 async def test_each_stage_is_time_of_its_part(model: Model, stage: str, part: str) -> None:
-    async with serving(model) as (core, asker):
-        await asker.run("predict", "choosy", None, {"slow": stage}, {})
-        [stats] = Statistics(core).told("choosy")
+    async with loaded(model) as core:
+        before = time.time_ns() // 1_000_000
+        await ask(core, "choosy", {"slow": stage})
+        stats = told(core)
         assert stats["inference_stats"][part]["ns"] >= SLEEP * 1e9
+        assert before <= stats["last_inference"] <= time.time_ns() // 1_000_000
+        assert counts(stats) == {**dict.fromkeys(("success", *PARTS), 1), "fail": 0, "cache_hit": 0, "cache_miss": 0}
 
 
 async def test_waiting_for_the_models_thread_is_time_in_the_queue() -> None:
-    class Held(Choosy):
-        released = threading.Event()
-
-        def predict(self, payload: Any, headers: Any = None) -> Any:
-            assert self.released.wait(60)
-            return payload
-
-    async with serving(Held()) as (core, asker):
-        asked = [asyncio.ensure_future(asker.run("predict", "choosy", None, {}, {})) for _ in range(2)]
-        await asyncio.sleep(0)  # until both are waiting
-        await asyncio.sleep(SLEEP)
-        Held.released.set()
-        await asyncio.gather(*asked)
-        [stats] = Statistics(core).told("choosy")
-        assert stats["inference_stats"]["queue"]["ns"] >= SLEEP * 1e9
+    async with loaded(Choosy()) as core:
+        await asyncio.gather(*(ask(core, "choosy", {"slow": "predict"}) for _ in range(3)))
+        assert told(core)["inference_stats"]["queue"]["ns"] >= SLEEP * 1e9
 
 
 async def test_whatever_ends_without_an_answer_is_a_failure_and_no_inference() -> None:
-    async with serving(Choosy()) as (core, asker):
+    async with loaded(Choosy()) as core:
         for stage in ("preprocess", "predict", "postprocess"):
             with pytest.raises(Exception, match=stage):
-                await asker.run("predict", "choosy", None, {"fails": stage}, {})
-        waiting = asyncio.ensure_future(asker.run("predict", "choosy", None, {"slow": "predict"}, {}))
+                await ask(core, "choosy", {"fails": stage})
+        waiting = ask(core, "choosy", {"slow": "predict"})
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
-        [stats] = Statistics(core).told("choosy")
+        stats = told(core)
         assert (stats["inference_count"], stats["execution_count"]) == (0, 0)
         assert counts(stats) == {**dict.fromkeys(counts(stats), 0), "fail": 4}
 
 
 async def test_an_output_that_the_model_does_not_have_is_a_failure_too() -> None:
-    async with serving(Double()) as (core, asker):
+    async with loaded(Double()) as core:
         given = InferInput("x", [1], "FP32", np.zeros(1, np.float32))
-        request = InferRequest(model_name="double", infer_inputs=[given], request_outputs=[RequestedOutput("z")])
         with pytest.raises(InvalidInput):
-            await asker.run("predict", "double", None, request, {})
-        [stats] = Statistics(core).told("double")
-        assert (counts(stats)["success"], counts(stats)["fail"]) == (0, 1)
-
-
-@each("name, version", [("nope", None), ("double", "2")])
-async def test_an_unknown_model_or_version_has_none(name: str, version: str | None) -> None:
-    async with serving(Double()) as (core, _):
-        assert [each["version"] for each in Statistics(core).told("double", "1")] == ["1"]
-        with pytest.raises(ModelNotFound):
-            Statistics(core).told(name, version)
+            await ask(core, "double", InferRequest("double", [given], request_outputs=[RequestedOutput("z")]))
+        assert (counts(told(core))["success"], counts(told(core))["fail"]) == (0, 1)
 
 
 async def test_a_model_that_is_loaded_anew_begins_at_zero_and_the_others_go_on() -> None:
-    async with serving(Double(), Choosy()) as (core, asker):
+    async with loaded(Double(), Choosy()) as core:
 
-        async def ask(name: str) -> None:
-            await asker.run("predict", name, None, {"instances": [1.0]}, {})
+        async def executions() -> dict[str, int]:
+            """How often each model was asked, after both are asked once more."""
+            for name in ("double", "choosy"):
+                await ask(core, name, {"instances": [1.0]})
+            return {stats["name"]: stats["execution_count"] for stats in Statistics(core).told()}
 
-        for name in ("double", "choosy", "double", "choosy"):
-            await ask(name)
+        assert await executions() == {"double": 1, "choosy": 1}
         await Repository(core).load("double", {})
-        assert {each["name"]: each["execution_count"] for each in Statistics(core).told()} == {"double": 0, "choosy": 2}
-        for name in ("double", "choosy"):
-            await ask(name)
-        assert {each["name"]: each["execution_count"] for each in Statistics(core).told()} == {"double": 1, "choosy": 3}
+        assert [stats["execution_count"] for stats in Statistics(core).told("double")] == [0]
+        assert await executions() == {"double": 1, "choosy": 2}
 
 
 async def test_each_version_has_its_own_and_all_are_told_without_one() -> None:
     second = Double()
     second.version = "2"
-    async with serving(Double(), second) as (core, asker):
+    async with loaded(Double(), second) as core:
         for version in ("1", "1", "2"):
-            await asker.run("predict", "double", version, {"instances": [1.0]}, {})
+            await Asker(core).run("predict", "double", version, {"instances": [1.0]}, {})
         told = Statistics(core).told
         assert [(each["version"], each["execution_count"]) for each in told("double")] == [("1", 2), ("2", 1)]
         assert [(each["version"], each["execution_count"]) for each in told("double", "2")] == [("2", 1)]
         assert told() == told("double")
+        for name, version in (("nope", None), ("double", "3")):
+            with pytest.raises(ModelNotFound):
+                told(name, version)

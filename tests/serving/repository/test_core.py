@@ -21,8 +21,8 @@ from mpserve.telemetry.logging import model as model_in_log
 from tests.asgi import core_of, loaded
 from tests.asking import ask
 from tests.cases import each
-
-PATIENCE = 30.0
+from tests.running import PATIENCE
+from tests.serving.repository.gate import Gate
 
 
 class Journal(Model):
@@ -49,80 +49,92 @@ class Journal(Model):
     def start(self) -> None:
         self.note("start")
 
+    async def start_engine(self) -> None:
+        self.entries.append("start_engine")
+
     def stop(self) -> None:
         self.note("stop")
+
+    def stop_engine(self) -> None:
+        self.entries.append("stop_engine")
+
+
+def having(**attributes: Any) -> Journal:
+    model = Journal()
+    vars(model).update(attributes)
+    return model
+
+
+def failing(stage: str, error: BaseException) -> Journal:
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    return having(**{stage: fail})
+
+
+class Held(Journal):
+    """Has two threads, and answers when its gate is opened."""
+
+    concurrency = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        self.gate.hold()
+        self.note("predicted")
 
 
 def load(core: ServerCore) -> None:
     asyncio.run(core.load())
 
 
-def attached(core: ServerCore, slots: int = 1) -> tuple[Scoreboard, Row]:
+def attached(
+    core: ServerCore, slots: int = 1, on_thread: Callable[[], object] = lambda: None
+) -> tuple[Scoreboard, Row]:
     """Put the core under a shared scoreboard, as a worker of ours does."""
     board = Scoreboard(slots)
-    core.attach(board, board.row(0), "cuda:3", lambda: None, own_directory())
+    core.attach(board, board.row(0), "cuda:3", on_thread, own_directory())
     return board, board.row(0)
 
 
-async def test_a_models_life_runs_in_order_and_in_one_thread() -> None:
-    model = Journal()
+@each("engine", [False, True])
+async def test_a_models_life_runs_in_order_and_in_one_thread(engine: bool) -> None:
+    model = having(engine=engine)
     core = core_of(model)
     attached(core)
 
     await core.load()
     await core.stop()
-    assert model.entries == ["preload", "load on cuda:3, logged as m", "warmup", "start", "stop"]
+    loaded = ["preload", "load on cuda:3, logged as m", "warmup", "start"]
+    assert model.entries == [*loaded, *(["start_engine", "stop", "stop_engine"] if engine else ["stop"])]
     assert model.threads == {"mpserve-m-0"}
     assert model.ready
     assert model_in_log.get() == "-"
 
 
-async def test_an_engine_is_started_and_stopped_after_the_model() -> None:
-    class Engine(Journal):
-        engine = True
-
-        async def start_engine(self) -> None:
-            self.note("start_engine")
-
-        def stop_engine(self) -> None:
-            self.note("stop_engine")
-
-    model = Engine()
-
-    async with loaded(model):
-        pass
-    assert model.entries[-4:] == ["start", "start_engine", "stop", "stop_engine"]
-
-
-def test_a_model_loaded_in_the_arbiter_is_not_loaded_again() -> None:
-    model = Journal()
-    model.load()
-    core = core_of(model)
-    load(core)
-    assert [entry for entry in model.entries if entry.startswith("load")] == ["load on cpu, logged as -"]
-
-
-def test_a_load_that_was_put_off_in_the_arbiter_is_made_up_for() -> None:
+@each("reaches, entry", [(False, "load on cpu, logged as -"), (True, "load on cpu, logged as m")])
+def test_a_load_in_the_arbiter_is_not_repeated_unless_it_was_put_off(reaches: bool, entry: str) -> None:
     class Reaching(Journal):
         def load(self) -> None:
-            if not self.entries:
+            if reaches and model_in_log.get() == "-":
                 raise AcceleratorInArbiter("here")
             super().load()
 
     model = Reaching()
-    assert model.load() is False
+    model.load()
     load(core_of(model))
+    assert [entry for entry in model.entries if entry.startswith("load")] == [entry]
     assert (model.loaded, model.deferred) == (True, None)
-    assert "load on cpu, logged as m" in model.entries
 
 
 def test_code_that_reaches_for_cuda_when_imported_is_imported_in_the_worker(caplog: pytest.LogCaptureFixture) -> None:
-    calls: list[str] = []
+    outcomes = iter([AcceleratorInArbiter("service.py:3"), None])
 
     def find() -> list[ModelSource]:
-        calls.append("find")
-        if len(calls) == 1:
-            raise AcceleratorInArbiter("service.py:3")
+        if outcome := next(outcomes):
+            raise outcome
         return [ModelSource(model=Journal())]
 
     core = ServerCore(Settings(), find)
@@ -132,15 +144,6 @@ def test_code_that_reaches_for_cuda_when_imported_is_imported_in_the_worker(capl
     assert core.names == []
     load(core)
     assert core.names == ["m"]
-
-
-def failing(stage: str, error: BaseException) -> Model:
-    def fail(*arguments: Any) -> None:
-        raise error
-
-    model = Journal()
-    setattr(model, stage, fail)
-    return model
 
 
 @each("stage", ["load", "warmup", "start"])
@@ -158,12 +161,22 @@ def test_a_failing_step_is_named_with_its_reason_and_logged(
     assert core.models == {}
 
 
-def test_a_load_that_returns_false_is_a_failure() -> None:
-    model = Journal()
-    model.load = lambda: False  # type: ignore[assignment, method-assign, return-value]
-    with pytest.raises(ModelLoadError, match=r"^model m: load\(\) returned False$"):
-        load(core_of(model))
-    assert not model.ready
+class Renaming(Journal):
+    def preload(self) -> None:
+        self.name = "same"
+
+
+@each("models, error, words", [
+    ([having(load=lambda: False)], ModelLoadError, r"^model m: load\(\) returned False$"),
+    ([having(concurrency=0)], ConfigurationError, "model m: concurrency is 0, expected None or a number"),
+    ([having(concurrency=-1)], ConfigurationError, "model m: concurrency is -1, expected None or a number"),
+    ([Renaming("a"), Renaming("b")], ConfigurationError,
+     "two models are named 'same' and have version '1'; give each its own name or version"),
+])  # fmt: skip
+def test_models_that_cannot_be_served_are_refused(models: list[Model], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load(core_of(*models))
+    assert not models[0].ready
 
 
 def test_a_constructor_that_exits_in_the_worker_is_a_failure_in_words() -> None:
@@ -171,47 +184,21 @@ def test_a_constructor_that_exits_in_the_worker_is_a_failure_in_words() -> None:
         raise SystemExit(3)
 
     core = ServerCore(Settings(), lambda: [ModelSource(build=build)])
-    core.sources = core._find()
     with pytest.raises(ModelLoadError, match="the construction of a model failed: RuntimeError: SystemExit: 3"):
         load(core)
 
 
-@each("concurrency", [0, -1])
-def test_a_concurrency_of_none_at_all_is_refused(concurrency: int) -> None:
-    model = Journal()
-    model.concurrency = concurrency
-    with pytest.raises(ConfigurationError, match=f"model m: concurrency is {concurrency}, expected None or a number"):
-        load(core_of(model))
-
-
-def test_two_models_of_one_name_are_refused_also_if_they_take_it_late() -> None:
-    class Renaming(Journal):
-        def preload(self) -> None:
-            self.name = "same"
-
-    with pytest.raises(
-        ConfigurationError, match="two models are named 'same' and have version '1'; give each its own name or version"
-    ):
-        load(core_of(Renaming("a"), Renaming("b")))
-
-
 async def test_it_says_what_is_being_loaded_and_where_it_is() -> None:
-    begun, released = threading.Event(), threading.Event()
-
-    class Hanging(Journal):
-        def load(self) -> None:
-            begun.set()
-            released.wait(PATIENCE)
-
-    core = core_of(Hanging())
+    gate = Gate()
+    core = core_of(having(load=gate.hold))
 
     loading = asyncio.ensure_future(core.load())
-    await asyncio.to_thread(begun.wait, PATIENCE)
+    await gate.reached()
     said, where = core.loading, core.where()
-    released.set()
+    gate.open()
     await loading
     assert said == "load() of model m"
-    assert re.search(rf"{re.escape(__file__)}:\d+ in load", where)
+    assert re.search(r"gate\.py:\d+ in hold", where)
 
 
 def test_opening_tells_all_workers() -> None:
@@ -228,47 +215,25 @@ def ready_of(core: ServerCore) -> tuple[bool, list[bool]]:
     return core.is_ready(), [core.is_model_ready(instance) for group in core.models.values() for instance in group]
 
 
-def test_a_model_that_takes_itself_out_of_service_makes_the_server_not_ready() -> None:
-    first, second = Journal("a"), Journal("b")
-
-    async def main() -> list[tuple[bool, list[bool]]]:
-        async with loaded(first, second) as core:
-            seen = [ready_of(core)]
-            second.ready = False
-            seen.append(ready_of(core))
-            second.ready = True
-            return [*seen, ready_of(core)]
-
-    assert asyncio.run(main()) == [(True, [True, True]), (False, [True, False]), (True, [True, True])]
-
-
-def test_what_another_worker_can_answer_counts() -> None:
+@each("ready_when, before", [("any", (True, [True])), ("all", (False, [True]))])
+def test_another_worker_counts_and_all_are_waited_for_if_that_is_asked(
+    ready_when: str, before: tuple[bool, list[bool]]
+) -> None:
     model = Journal()
-    core = core_of(model)
-    board, _ = attached(core, slots=2)
-    board.row(1).state, board.row(1).models = State.READY, 1
-    load(core)
-    core.open()
-    model.ready = False
-    assert ready_of(core) == (True, [True])
-
-
-def test_all_workers_are_waited_for_if_that_is_asked() -> None:
-    core = core_of(Journal(), ready_when="all")
+    core = core_of(model, ready_when=ready_when)
     board, _ = attached(core, slots=2)
     board.workers_wanted = 2
     load(core)
     core.open()
-    assert not core.is_ready()
+    assert ready_of(core) == before
     board.row(1).state, board.row(1).models = State.READY, 1
-    assert core.is_ready()
+    assert ready_of(core) == (True, [True])
+    model.ready = False
+    assert ready_of(core) == (ready_when == "any", [True])
 
 
 async def test_models_are_found_by_name_and_version() -> None:
-    model = Journal()
-    model.version = "3"
-
-    async with loaded(model) as core:
+    async with loaded(having(version="3")) as core:
         assert core.find("m") is core.find("m", "3")
         with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\.$"):
             core.find("other")
@@ -293,13 +258,9 @@ def test_before_a_fork_two_cores_share_nothing_that_one_alone_would_write() -> N
     assert made_before_the_fork.row(0).state == State.EMPTY
 
 
-def test_metadata_does_not_wait_for_a_predict() -> None:
-    begun, released = threading.Event(), threading.Event()
-
-    class Slow(Journal):
-        def predict(self, payload: Any, headers: Any = None) -> Any:
-            begun.set()
-            return released.wait(PATIENCE)
+async def test_metadata_does_not_wait_for_a_predict() -> None:
+    class Slow(Held):
+        concurrency = 1
 
         def get_input_types(self) -> list[dict[str, Any]]:
             return [{"name": "x"}]
@@ -307,23 +268,19 @@ def test_metadata_does_not_wait_for_a_predict() -> None:
         async def get_output_types(self) -> list[dict[str, Any]]:  # type: ignore[override]
             return [{"name": "y"}]
 
-    async def main() -> tuple[Any, Any]:
-        async with loaded(Slow()) as core:
-            instance = core.find("m")
-            predicting = ask(core, "m", {})
-            await asyncio.to_thread(begun.wait, PATIENCE)
-            described = await core.describe(instance)
-            released.set()
-            return described, await predicting
-
-    assert asyncio.run(main()) == (([{"name": "x"}], [{"name": "y"}]), True)
+    model = Slow()
+    async with loaded(model) as core:
+        predicting = ask(core, "m", {})
+        await model.gate.reached()
+        assert await core.describe(core.find("m")) == ([{"name": "x"}], [{"name": "y"}])
+        model.gate.open()
+        await predicting
 
 
 async def test_a_model_whose_stop_fails_does_not_keep_the_others_from_stopping(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     healthy = Journal("healthy")
-
     async with loaded(failing("stop", ValueError("stuck")), healthy):
         pass
     assert healthy.entries[-1] == "stop"
@@ -332,23 +289,12 @@ async def test_a_model_whose_stop_fails_does_not_keep_the_others_from_stopping(
 
 async def test_a_model_is_stopped_after_the_call_whose_client_has_gone() -> None:
     """Also where another of its threads is free for ``stop``."""
-    begun, released = threading.Event(), threading.Event()
-
-    class Slow(Journal):
-        concurrency = 2
-
-        def predict(self, payload: Any, headers: Any = None) -> Any:
-            begun.set()
-            released.wait(PATIENCE)
-            self.note("predicted")
-
-    model = Slow()
-    async with loaded(model) as core:
+    async with loaded(model := Held()) as core:
         predicting = ask(core, "m", {})
-        await asyncio.to_thread(begun.wait, PATIENCE)
+        await model.gate.reached()
         predicting.cancel()
         await asyncio.wait({predicting})
-        asyncio.get_running_loop().call_later(0.05, released.set)  # when the stop has begun
+        asyncio.get_running_loop().call_later(0.05, model.gate.open)  # when the stop has begun
     assert model.entries[-2:] == ["predicted", "stop"]
 
 
@@ -372,13 +318,10 @@ class Cleaning(TensorModel):
         self.entries.append("stop")
 
 
-class CleaningInBatch(Cleaning):
-    max_batch_size = 8
-
-
-@each("kind", [Cleaning, CleaningInBatch])
-async def test_an_async_model_is_stopped_after_the_call_whose_client_has_gone(kind: type[Cleaning]) -> None:
-    model = kind()
+@each("batched", [None, 8])
+async def test_an_async_model_is_stopped_after_the_call_whose_client_has_gone(batched: int | None) -> None:
+    model = Cleaning()
+    model.max_batch_size = batched
     async with loaded(model) as core:
         predicting = [ask(core, "m", {"instances": [1.0]}) for _ in range(2)]
         await model.begun.wait()
@@ -390,51 +333,27 @@ async def test_an_async_model_is_stopped_after_the_call_whose_client_has_gone(ki
 
 
 async def test_a_model_of_which_a_thread_is_stuck_is_stopped_in_another() -> None:
-    begun, released = threading.Event(), threading.Event()
-
-    class Slow(Journal):
-        concurrency = 2
-
-        def predict(self, payload: Any, headers: Any = None) -> Any:
-            begun.set()
-            released.wait(PATIENCE)
-
-    model = Slow()
+    model = Held()
     async with loaded(model, request_timeout=1.0) as core:
         instance = core.find("m")
         predicting = ask(core, "m", {})
-        await asyncio.to_thread(begun.wait, PATIENCE)
+        await model.gate.reached()
         predicting.cancel()
         assert [instance.find_stuck(now) for now in (0.0, 1e6)] == [False, True]
     assert model.entries[-1] == "stop"
-    released.set()
+    model.gate.open()
 
 
 def test_each_model_thread_begins_as_the_worker_asks() -> None:
     begun: list[str] = []
-    model = Journal()
-    model.concurrency = 2
-    core = core_of(model)
-    board = Scoreboard(1)
-    core.attach(board, board.row(0), "cpu", lambda: begun.append(threading.current_thread().name), own_directory())
+    core = core_of(having(concurrency=2))
+    attached(core, on_thread=lambda: begun.append(threading.current_thread().name))
     load(core)
     assert sorted(begun) == ["mpserve-m-0", "mpserve-m-1"]
 
 
 def test_a_wrapped_method_that_gives_a_coroutine_is_awaited() -> None:
     """A decorator such as ``torch.no_grad()`` hides that the method is async."""
-
-    def hidden(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def wrapper(*arguments: Any) -> Any:
-            return method(*arguments)
-
-        return wrapper
-
-    class Wrapped(Journal):
-        @hidden
-        async def warmup(self) -> None:  # type: ignore[misc]
-            self.note("warmup")
-
-    model = Wrapped()
-    load(core_of(model))
-    assert "warmup" in model.entries
+    awaited: list[str] = []
+    load(core_of(having(warmup=lambda: asyncio.to_thread(awaited.append, "warmup"))))
+    assert awaited == ["warmup"]

@@ -9,50 +9,55 @@ DEAD = 2**22 + 1
 """A pid that Linux never gives (it stops at 2**22)."""
 
 
+@pytest.fixture(name="plane")
+def one_workers_plane(tmp_path: Path) -> ControlPlane:
+    return ControlPlane(tmp_path)
+
+
+def try_load(plane: ControlPlane, name: str, asker: int = 7) -> DesiredState:
+    return plane.change(lambda desired: desired.with_candidate(name, asker))
+
+
 def settle(plane: ControlPlane, name: str) -> DesiredState:
     """Let a load of ``name`` be tried and succeed."""
-    plane.change(lambda desired: desired.with_candidate(name, os.getpid()))
+    try_load(plane, name, os.getpid())
     return plane.change(lambda desired: desired.committed(name))
 
 
-def test_before_the_first_change_nothing_is_wanted(tmp_path: Path) -> None:
-    assert ControlPlane(tmp_path).read() == DesiredState(0, {})
+def unload(plane: ControlPlane, name: str) -> DesiredState:
+    return plane.change(lambda desired: desired.without(name))
 
 
-def test_the_first_worker_to_start_writes_down_what_was_found(tmp_path: Path) -> None:
-    desired = ControlPlane(tmp_path).begin(["a", "b"])
+def test_the_first_worker_writes_down_what_was_found_and_later_ones_find_the_newest_wish(plane: ControlPlane) -> None:
+    assert plane.read() == DesiredState(0, {})
+    desired = plane.begin(["a", "b"])
     assert desired == DesiredState(1, {"a": ModelSpec(AT_START, 0), "b": ModelSpec(AT_START, 1)})
-    assert ControlPlane(tmp_path).begin(["a", "b"]) == desired == ControlPlane(tmp_path).read()
-
-
-def test_who_starts_later_finds_the_newest_wish_and_adds_nothing(tmp_path: Path) -> None:
-    plane = ControlPlane(tmp_path)
-    plane.begin(["a", "b"])
-    desired = plane.change(lambda desired: desired.without("a"))
-    assert plane.begin(["a", "b"]) == desired
+    later = ControlPlane(plane.directory)
+    assert later.begin(["a", "b"]) == desired == later.read()
+    desired = unload(plane, "a")
+    assert later.begin(["a", "b"]) == desired
     assert list(desired.models) == ["b"]
 
 
-def test_a_trial_is_wanted_when_it_is_settled_and_not_before(tmp_path: Path) -> None:
-    plane = ControlPlane(tmp_path)
-    desired = plane.change(lambda desired: desired.with_candidate("a", 7))
+def test_a_trial_is_wanted_when_it_is_settled_and_not_before(plane: ControlPlane) -> None:
+    desired = try_load(plane, "a")
     assert (desired.models, desired.candidates) == ({}, {"a": ModelSpec(1, 0, 7)})
-    assert ControlPlane(tmp_path).read() == desired
+    assert ControlPlane(plane.directory).read() == desired
     desired = plane.change(lambda desired: desired.committed("a"))
     assert (desired.models, desired.candidates) == ({"a": ModelSpec(1, 0)}, {})
 
 
-def test_a_trial_that_failed_leaves_what_was_wanted(tmp_path: Path) -> None:
-    plane = ControlPlane(tmp_path)
+def test_a_trial_that_failed_leaves_what_was_wanted_and_an_unload_ends_both(plane: ControlPlane) -> None:
     before = settle(plane, "a").models
-    plane.change(lambda desired: desired.with_candidate("a", 7))
+    try_load(plane, "a")
     assert plane.change(lambda desired: desired.without_candidate("a"))[1:] == (before, {})
+    try_load(plane, "a")
+    assert unload(plane, "a")[1:] == ({}, {})
 
 
-def test_a_trial_whose_asker_has_died_is_dropped_by_the_next_to_start(tmp_path: Path) -> None:
-    plane = ControlPlane(tmp_path)
-    plane.change(lambda desired: desired.with_candidate("orphan", DEAD))
-    before = plane.change(lambda desired: desired.with_candidate("a", os.getpid()))
+def test_a_trial_whose_asker_has_died_is_dropped_by_the_next_to_start(plane: ControlPlane) -> None:
+    try_load(plane, "orphan", DEAD)
+    before = try_load(plane, "a", os.getpid())
     desired = plane.begin([])
     assert list(desired.candidates) == ["a"]
     assert desired.generation == before.generation + 1
@@ -67,58 +72,40 @@ def test_each_change_and_each_start_announces_its_generation(tmp_path: Path) -> 
     assert announced == [1, 2, 3, 3]
 
 
-def test_a_model_keeps_its_bit_and_a_freed_bit_is_given_again(tmp_path: Path) -> None:
-    plane = ControlPlane(tmp_path)
+def test_a_model_keeps_its_bit_and_a_freed_bit_is_given_again(plane: ControlPlane) -> None:
     for name in "abc":
         settle(plane, name)
-    plane.change(lambda desired: desired.without("b"))
+    unload(plane, "b")
     desired = settle(plane, "d")
     assert {name: spec.bit for name, spec in desired.models.items()} == {"a": 0, "c": 2, "d": 1}
 
 
-def test_trials_of_two_models_have_two_bits(tmp_path: Path) -> None:
-    plane = ControlPlane(tmp_path)
-    plane.change(lambda desired: desired.with_candidate("a", 7))
-    desired = plane.change(lambda desired: desired.with_candidate("b", 7))
-    assert [candidate.bit for candidate in desired.candidates.values()] == [0, 1]
-
-
 @pytest.mark.parametrize("unloaded", [False, True])
-def test_every_load_is_a_revision_that_no_worker_has_seen(tmp_path: Path, unloaded: bool) -> None:
-    plane = ControlPlane(tmp_path)
+def test_every_load_is_a_revision_that_no_worker_has_seen(plane: ControlPlane, unloaded: bool) -> None:
     seen = {plane.begin(["a"]).models["a"].revision}
     for _ in range(5):
         seen.add(settle(plane, "a").models["a"].revision)
         if unloaded:
-            plane.change(lambda desired: desired.without("a"))
+            unload(plane, "a")
     assert len(seen) == 6
 
 
-def test_an_unload_ends_a_trial_too(tmp_path: Path) -> None:
-    plane = ControlPlane(tmp_path)
-    settle(plane, "a")
-    plane.change(lambda desired: desired.with_candidate("a", 7))
-    assert plane.change(lambda desired: desired.without("a"))[1:] == ({}, {})
-
-
-def test_changes_of_several_processes_follow_one_another_and_none_is_lost(tmp_path: Path) -> None:
+def test_changes_of_several_processes_follow_one_another_and_none_is_lost(plane: ControlPlane) -> None:
     children = []
     for child in range(4):
         pid = os.fork()
         if pid == 0:
-            plane = ControlPlane(tmp_path)
             for number in range(25):
-                plane.change(lambda desired, name=f"{child}-{number}": desired.with_candidate(name, 7))
+                try_load(plane, f"{child}-{number}")
             os._exit(0)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
-    desired = ControlPlane(tmp_path).read()
+    desired = plane.read()
     assert desired.generation == len(desired.candidates) == 100
     assert {spec.bit for spec in desired.candidates.values()} == set(range(100))
 
 
-def test_a_report_says_what_failed_in_a_slot(tmp_path: Path) -> None:
-    plane = ControlPlane(tmp_path)
+def test_a_report_says_what_failed_in_a_slot(plane: ControlPlane) -> None:
     assert plane.failures(0) == {}
     plane.report(0, 3, {"a": "no such file"})
     plane.report(1, 3, {})

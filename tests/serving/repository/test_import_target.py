@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,8 @@ TWO = f"{ONE}\nclass Two(One):\n    name = 'two'\n"
 
 
 @pytest.fixture(autouse=True)
-def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test has a folder of its own, and what it imports from there is forgotten after it."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    for name, module in list(sys.modules.items()):
-        if str(tmp_path) in str(getattr(module, "__file__", None) or getattr(module, "__path__", "")):
-            del sys.modules[name]
 
 
 def put(source: str, file: str = "model.py") -> str:
@@ -45,22 +38,21 @@ def test_a_file_that_holds_one_model_needs_no_name_in_it(source: str) -> None:
     assert isinstance(found, Model) or (isinstance(found, type) and issubclass(found, Model))
 
 
-@each("target", ["package.module:One", "package.module", "package/module.py:One", "package/module.py"])
+@each("target", [
+    "package.module:One", "package.module:Zoo.lion", "package/module.py:One", "package/module.py:Zoo.lion",
+    "package.module", "package/module.py",
+])  # fmt: skip
 def test_a_model_is_found_by_file_or_by_module(target: str) -> None:
     put("", "package/__init__.py")
-    put(ONE, "package/module.py")
+    put(f"{ONE}\nclass Zoo:\n    lion = One\n", "package/module.py")
     assert find(target).__name__ == "One"  # type: ignore[attr-defined]
-
-
-def test_an_attribute_of_an_attribute_is_found() -> None:
-    put(f"{ONE}\nclass Zoo:\n    lion = One()\n")
-    assert isinstance(find("model.py:Zoo.lion"), Model)
 
 
 @pytest.mark.parametrize(("source", "target", "words"), [
     (ONE, "nowhere.py", r"^there is no file nowhere\.py$"), (ONE, "nowhere.py:One", r"^there is no file nowhere\.py$"),
     (ONE, "nowhere.module:One", r"^there is no module named nowhere$"),
     (ONE, "model:Won", r"^model:Won: there is no 'Won' in model; its models: One$"),
+    (ONE, "model.pt", r"^model\.pt does not end in \.py; .* name its folder: --model_dir=\.$"),
     (TWO, "model.py:Three", r"^model\.py:Three: there is no 'Three' in model; its models: One, Two$"),
     ("", "model.py:One", r"its models: none$"),
     (TWO, "model.py", r"^model\.py holds 2 models; name one: model\.py:One, model\.py:Two$"),
@@ -68,15 +60,9 @@ def test_an_attribute_of_an_attribute_is_found() -> None:
 ])  # fmt: skip
 def test_a_target_without_a_model_is_told_in_one_sentence(source: str, target: str, words: str) -> None:
     put(source)
+    put("", "model.pt")
     with pytest.raises(ConfigurationError, match=words):
         find(target)
-
-
-def test_a_file_of_weights_is_no_target() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"^model\.pt does not end in \.py; .* name its folder: --model_dir=\.$"
-    ):
-        find(put("", "model.pt"))
 
 
 @each("target", ["model.py", "model:One"])
@@ -91,13 +77,6 @@ def test_code_that_cannot_be_imported_is_told_with_its_exception_as_the_cause(
     with pytest.raises(ModelLoadError, match=rf"^the import of model.* failed: {words}") as raised:
         find(target)
     assert type(raised.value.__cause__).__name__ == words.partition(":")[0]
-
-
-def test_a_file_finds_its_neighbours_and_its_classes_can_be_pickled() -> None:
-    put("factor = 2\n", "folder/neighbour.py")
-    put(f"from neighbour import factor\n{ONE}", "folder/model.py")
-    one = find("folder/model.py:One")
-    assert pickle.loads(pickle.dumps(one)) is one
 
 
 def test_a_file_named_like_a_module_that_is_imported_already_does_not_replace_it() -> None:
@@ -140,9 +119,6 @@ SCRIPTS = {
 @each("expected, source", SCRIPTS.values())
 def test_a_script_that_starts_a_server_is_told_from_a_file_that_holds_a_model(expected: bool, source: str) -> None:
     assert starts_server(Path(put(source))) is expected
-
-
-def test_a_file_that_is_not_there_starts_no_server() -> None:
     assert starts_server(Path("nowhere.py")) is False
 
 
@@ -157,10 +133,11 @@ def put_version(version: str, word: str) -> Path:
     return Path(f"m@{version}/model.py")
 
 
-def test_each_file_has_the_modules_that_lie_beside_it_as_they_are_now() -> None:
-    first, second = find_in_file(put_version("1", "one")), find_in_file(put_version("2", "two"))
-    anew = find_in_file(put_version("1", "another"))
-    assert [found.told for found in (first, second, anew)] == [("one",) * 2, ("two",) * 2, ("another",) * 2]  # type: ignore[attr-defined]
+def test_each_file_has_the_modules_that_lie_beside_it_and_its_classes_can_be_pickled() -> None:
+    for version, word in (("1", "one"), ("2", "two"), ("1", "another")):
+        found = find_in_file(put_version(version, word))
+        assert found.told == (word, word)  # type: ignore[attr-defined]
+        assert pickle.loads(pickle.dumps(found)) is found
 
 
 def test_a_file_that_was_changed_within_a_second_is_read_anew(tmp_path: Path) -> None:
@@ -178,10 +155,3 @@ def test_a_module_from_elsewhere_stays_although_its_name_is_beside_a_file(tmp_pa
     put("raise AssertionError\n", "m@2/pytest/__init__.py")
     put(f"import json, pytest\n{ONE}    told = json, pytest", "m@2/model.py")
     assert find_in_file(Path("m@2/model.py")).told == (json, pytest)  # type: ignore[attr-defined]
-
-
-def test_classes_of_several_files_of_one_name_can_be_pickled() -> None:
-    for version in "123":
-        found = find_in_file(put_version(version, version))
-        assert isinstance(found, type)
-        assert pickle.loads(pickle.dumps(found)) is found

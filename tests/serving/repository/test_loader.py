@@ -2,7 +2,6 @@
 
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +23,8 @@ class WithName(Model):
         super().__init__(name)
 
 
-class WithPath(Model):
-    def __init__(self, name: str, path: Path, *, device_map: str, retries: int = 3) -> None:
-        super().__init__(name)
-
-
 def names(sources: list[ModelSource]) -> list[str]:
     return [source.obtain().name for source in sources]
-
-
-@pytest.fixture(autouse=True)
-def forget_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The models that a test imports are forgotten after it."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield
-    for name in sys.modules.keys() - before:
-        if name in ("model", "twice"):
-            del sys.modules[name]
 
 
 def put(folder: Path, source: str, file: str = "model.py") -> Path:
@@ -66,20 +49,6 @@ def test_what_is_no_list_of_models_is_refused_in_words(models: Any, words: str) 
         from_objects(models)
 
 
-def test_models_of_one_name_are_versions_of_one_model() -> None:
-    class Newer(Named):
-        version = "2"
-
-    newest = Newer()
-    newest.version = "v3"
-    sources = from_objects([Named, Newer, newest])
-    assert [(source.obtain().name, source.obtain().version) for source in sources] == [
-        ("named", "1"),
-        ("named", "2"),
-        ("named", "v3"),
-    ]
-
-
 FILE = """
 from mpserve import Model
 
@@ -88,6 +57,10 @@ class A(Model):
 
 class B(Model):
     def __init__(self, name):
+        super().__init__(name)
+
+class WithPath(Model):
+    def __init__(self, name, path, *, device_map, retries=3):
         super().__init__(name)
 
 both = [A(), B("b")]
@@ -103,20 +76,18 @@ number = 7
 def test_a_target_names_a_class_or_a_list(
     tmp_path: Path, attribute: str, model_name: str | None, expected: list[str]
 ) -> None:
+    assert names(from_target(f"{put(tmp_path, FILE)}:{attribute}", model_name)) == expected
+
+
+@pytest.mark.parametrize(("attribute", "words"), [
+    ("nothing", r"model\.py:nothing is no model: expected a subclass"),
+    ("number", r"model\.py:number is no model: expected a subclass"),
+    ("WithPath", r"WithPath\(name, path, device_map\).*Make an instance in the file"),
+])  # fmt: skip
+def test_a_target_that_cannot_be_served_is_refused_with_the_remedy(tmp_path: Path, attribute: str, words: str) -> None:
     target = f"{put(tmp_path, FILE)}:{attribute}"
-    assert names(from_target(target, model_name)) == expected
-
-
-@pytest.mark.parametrize("attribute", ["nothing", "number"])
-def test_a_target_that_is_no_model_is_refused(tmp_path: Path, attribute: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"model\.py:{attribute} is no model: expected a subclass"):
-        from_target(f"{put(tmp_path, FILE)}:{attribute}", None)
-
-
-def test_a_class_that_needs_more_than_a_name_is_refused_with_the_remedy() -> None:
-    [source] = from_objects([WithPath])
-    with pytest.raises(ConfigurationError, match=r"WithPath\(name, path, device_map\).*Make an instance in the file"):
-        source.obtain()
+    with pytest.raises(ConfigurationError, match=words):
+        names(from_target(target, None))
 
 
 def test_a_pair_of_functions_is_named_after_its_file(tmp_path: Path) -> None:
@@ -128,45 +99,30 @@ def test_a_pair_of_functions_is_named_after_its_file(tmp_path: Path) -> None:
     assert model.invoke([21]) == 42
 
 
-def test_a_model_directory_holds_a_model_file(tmp_path: Path) -> None:
-    put(tmp_path, "from mpserve import Model\nclass Here(Model):\n    name = 'here'\n")
-    put(tmp_path, "not looked at", "weights.pt")
-    assert names(from_directory(tmp_path, None)) == ["here"]
-
-
-def test_a_model_directory_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
-    folder = tmp_path / "models:v2"
+@pytest.mark.parametrize(("name", "model_name", "expected"), [
+    ("models", None, "here"), ("models:v2", "renamed", "renamed"),
+])  # fmt: skip
+def test_a_model_directory_holds_a_model_file(tmp_path: Path, name: str, model_name: str | None, expected: str) -> None:
+    folder = tmp_path / name
     folder.mkdir()
     put(folder, "from mpserve import Model\nclass Here(Model):\n    name = 'here'\n")
-    assert names(from_directory(folder, "renamed")) == ["renamed"]
+    put(folder, "not looked at", "weights.pt")
+    assert names(from_directory(folder, model_name)) == [expected]
 
 
-@pytest.mark.parametrize(("files", "words"), [
-    ([], r"expected a model\.py or exactly one of \*\.pt2, \*\.pt, \*\.pth in .*, or folders .*; it holds: nothing$"),
-    (["notes.txt", "model.onnx"], r"it holds: model\.onnx, notes\.txt$"),
-    (["a.pt", "b.pt2"], r"it holds: a\.pt, b\.pt2$"),
+@pytest.mark.parametrize(("files", "folder", "words"), [
+    ([], ".", r"expected a model\.py or exactly one of \*\.pt2, \*\.pt, \*\.pth in .*, or folders .* holds: nothing$"),
+    (["notes.txt", "model.onnx"], ".", r"it holds: model\.onnx, notes\.txt$"),
+    (["a.pt", "b.pt2"], ".", r"it holds: a\.pt, b\.pt2$"),
+    ([], "nowhere", r"model directory .*nowhere does not exist"),
 ])  # fmt: skip
 def test_a_directory_without_one_model_is_refused_with_what_it_holds(
-    tmp_path: Path, files: list[str], words: str
+    tmp_path: Path, files: list[str], folder: str, words: str
 ) -> None:
     for file in files:
         (tmp_path / file).touch()
     with pytest.raises(ConfigurationError, match=words):
-        from_directory(tmp_path, None)
-
-
-def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"model directory .*nowhere does not exist"):
-        from_directory(tmp_path / "nowhere", None)
-
-
-@pytest.mark.e2e
-def test_a_model_directory_may_be_the_file_itself(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    (tmp_path / "iris.pt").touch()
-    [source] = from_directory(tmp_path / "iris.pt", None)
-    assert source.model is None
-    assert source.build is not None
+        from_directory(tmp_path / folder, None)
 
 
 def test_torch_files_without_torch_are_refused_with_what_to_install(
@@ -179,67 +135,47 @@ def test_torch_files_without_torch_are_refused_with_what_to_install(
         from_directory(tmp_path, None)
 
 
-class Failing(Model):
-    def __init__(self, at: str) -> None:
-        super().__init__("failing")
-        self.at = at
-        self.fail("constructor")
+class Faulty(Model):
+    """Raises an error at one stage, as long as there is one."""
 
-    def fail(self, stage: str) -> None:
-        if stage == self.at:
-            raise ValueError("no weights")
-
-    def preload(self) -> None:
-        self.fail("preload")
-
-
-@each("at, words", [
-    ("constructor", "the model's constructor failed: ValueError: no weights"),
-    ("preload", r"preload\(\) of model failing failed: ValueError: no weights"),
-])  # fmt: skip
-def test_a_failing_stage_is_told_with_the_exception_as_its_cause(at: str, words: str) -> None:
-    with pytest.raises(ModelLoadError, match=words) as raised:
-        ModelSource(build=lambda: Failing(at)).preload()
-    assert isinstance(raised.value.__cause__, ValueError)
-
-
-class Reaching(Model):
-    """Reaches for CUDA at one stage as long as it is in the arbiter."""
-
-    in_arbiter = True
-    ran: list[str] = []  # noqa: RUF012
-
-    def __init__(self, at: str) -> None:
-        super().__init__("reaching")
-        self.at = at
+    def __init__(self, at: str, errors: list[Exception]) -> None:
+        super().__init__("faulty")
+        self.at, self.errors = at, errors
+        self.ran: list[str] = []
         self.reach("constructor")
 
     def preload(self) -> None:
         self.reach("preload")
 
     def reach(self, stage: str) -> None:
-        if Reaching.in_arbiter and stage == self.at:
-            raise AcceleratorInArbiter("model.py:3 in load: here")
-        Reaching.ran.append(stage)
+        if self.errors and stage == self.at:
+            raise self.errors.pop()
+        self.ran.append(stage)
 
 
-@pytest.mark.parametrize(
-    ("at", "stage"), [("constructor", "a model's constructor"), ("preload", "preload() of model reaching")]
-)
+@each("at, stage", [("constructor", "the model's constructor"), ("preload", r"preload\(\) of model faulty")])
+def test_a_failing_stage_is_told_with_the_exception_as_its_cause(at: str, stage: str) -> None:
+    error = ValueError("no weights")
+    with pytest.raises(ModelLoadError, match=f"{stage} failed: ValueError: no weights") as raised:
+        ModelSource(build=lambda: Faulty(at, [error])).preload()
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize(("at", "stage"), [
+    ("constructor", "a model's constructor"), ("preload", "preload() of model faulty"),
+])  # fmt: skip
 def test_a_stage_that_reaches_for_cuda_in_the_arbiter_is_told_once_and_run_in_the_worker(
-    at: str, stage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    at: str, stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Reaching, "ran", [])
-    monkeypatch.setattr(Reaching, "in_arbiter", True)
-    source = ModelSource(build=lambda: Reaching(at))
+    errors: list[Exception] = [AcceleratorInArbiter("model.py:3 in load: here")]
+    source = ModelSource(build=lambda: Faulty(at, errors))
     source.preload()
     [record] = caplog.records
-    assert record.getMessage().startswith(
-        f"{stage} reached for CUDA in the arbiter and was stopped: model.py:3 in load"
-    )
-    monkeypatch.setattr(Reaching, "in_arbiter", False)
-    source.obtain()
-    assert Reaching.ran == ["constructor", "preload"]
+    words = f"{stage} reached for CUDA in the arbiter and was stopped: model.py:3 in load"
+    assert record.getMessage().startswith(words)
+    model = source.obtain()
+    assert source.obtain() is model
+    assert vars(model)["ran"] == ["constructor", "preload"]
 
 
 def test_what_cannot_be_awaited_before_the_fork_is_refused(tmp_path: Path) -> None:
@@ -254,22 +190,8 @@ def test_what_cannot_be_awaited_before_the_fork_is_refused(tmp_path: Path) -> No
         from_target(str(file), None)
 
 
-def test_what_was_preloaded_is_not_preloaded_again() -> None:
-    calls: list[int] = []
-
-    class Counting(Model):
-        def preload(self) -> None:
-            calls.append(1)
-
-    source = ModelSource(build=Counting)
-    source.preload()
-    assert source.obtain() is source.obtain()
-    assert calls == [1]
-
-
 def test_a_module_that_is_no_file_can_hold_the_functions_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = types.ModuleType("functions_elsewhere")
-    module.__file__ = str(tmp_path / "functions_elsewhere.py")
-    module.predict = lambda x: x  # type: ignore[attr-defined]
+    vars(module).update(__file__=str(tmp_path / "functions_elsewhere.py"), predict=lambda x: x)
     monkeypatch.setitem(sys.modules, "functions_elsewhere", module)
     assert names(from_target("functions_elsewhere", "renamed")) == ["renamed"]

@@ -1,7 +1,5 @@
 """What lies in a model directory, and what it means at the start."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,27 +8,15 @@ from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
 from mpserve.serving.repository.model_directory import Place, find, find_all, places
 
-CODE = """
-from mpserve import Model
-class A(Model):
-    version = {version!r}
-"""
+SEVEN = "from mpserve import Model\n\nclass A(Model):\n    version = '7'\n"
 
 
-@pytest.fixture(autouse=True)
-def leaves_no_modules(tmp_path: Path) -> Iterator[None]:
-    yield
-    for name, module in list(sys.modules.items()):
-        if str(tmp_path) in str(getattr(module, "__file__", None)):
-            del sys.modules[name]
-
-
-def lay(directory: Path, *entries: str) -> None:
+def lay(directory: Path, *entries: str, code: str = SEVEN) -> None:
     """Folders with a ``model.py``, of a model that says version 7 of itself, and empty files."""
     for entry in entries:
         if entry.endswith("/"):
-            (directory / entry).mkdir()
-            (directory / entry / "model.py").write_text(CODE.format(version="7"))
+            (directory / entry).mkdir(exist_ok=True)
+            (directory / entry / "model.py").write_text(code)
         else:
             (directory / entry).touch()
 
@@ -50,16 +36,20 @@ def test_folders_are_models_and_versions_of_models(tmp_path: Path) -> None:
     assert places(Settings()) == places(Settings(model_dir=str(tmp_path / "nowhere"))) == {}
 
 
-def test_the_version_of_a_folder_wins_over_that_of_the_class(tmp_path: Path) -> None:
-    lay(tmp_path, "a/", "m@2/", "m@10.1/")
-    assert models(tmp_path) == [("a", "7", "a"), ("m", "10.1", "m"), ("m", "2", "m")]
-
-
-def test_a_directory_that_holds_a_model_itself_is_that_model(tmp_path: Path) -> None:
-    lay(tmp_path, "m@2/")
-    (tmp_path / "model.py").write_text(CODE.format(version="3"))
-    assert models(tmp_path) == [("model", "3", "")]
-    assert models(tmp_path, "renamed") == [("renamed", "3", "")]
+@pytest.mark.parametrize(("entries", "model_name", "expected"), [
+    # The version of a folder wins over that of the class.
+    (["a/", "m@2/", "m@10.1/"], None, [("a", "7", "a"), ("m", "10.1", "m"), ("m", "2", "m")]),
+    # The only model takes the name that the server is given, with all its versions.
+    (["m@1/", "m@2/"], "iris", [("iris", "1", "m"), ("iris", "2", "m")]),
+    # A directory that holds a model itself is that model.
+    (["m@2/", "./"], None, [("model", "7", "")]),
+    (["m@2/", "./"], "renamed", [("renamed", "7", "")]),
+])  # fmt: skip
+def test_what_the_models_at_the_start_are_called(
+    tmp_path: Path, entries: list[str], model_name: str | None, expected: list[tuple[str, str, str]]
+) -> None:
+    lay(tmp_path, *entries)
+    assert models(tmp_path, model_name) == expected
 
 
 @pytest.mark.e2e
@@ -73,35 +63,21 @@ def test_a_file_may_say_its_version_as_the_only_model_and_beside_a_target(tmp_pa
     assert (source.obtain().name, source.obtain().version, source.shelved) == ("net", "4.5", "net")
 
 
-def test_one_model_takes_the_name_that_the_server_is_given_with_all_its_versions(tmp_path: Path) -> None:
-    lay(tmp_path, "m@1/", "m@2/")
-    assert models(tmp_path, "iris") == [("iris", "1", "m"), ("iris", "2", "m")]
-
-
-def test_several_models_cannot_take_one_name(tmp_path: Path) -> None:
-    lay(tmp_path, "a/", "m@2/")
-    with pytest.raises(ConfigurationError, match=r"--model_name=iris can rename one model, and .* holds 2: a, m$"):
+@pytest.mark.parametrize(("entries", "words"), [
+    (["a/", "m@2/"], r"--model_name=iris can rename one model, and .* holds 2: a, m$"),
+    (["@1/"], "'@1' names no model: expected NAME or NAME@VERSION"),
+    (["m@/"], "'m@' names no model: expected NAME or NAME@VERSION"),
+    (["m@1@2/"], "'m@1@2' names no model: expected NAME or NAME@VERSION"),
+    (["notes.txt"], r"or folders that hold such; it holds: notes\.txt$"),
+])  # fmt: skip
+def test_a_directory_that_cannot_be_served_is_refused_in_words(tmp_path: Path, entries: list[str], words: str) -> None:
+    lay(tmp_path, *entries)
+    with pytest.raises(ConfigurationError, match=words):
         models(tmp_path, "iris")
 
 
-@pytest.mark.parametrize("entry", ["@1/", "m@/", "m@1@2/"])
-def test_a_folder_whose_name_cannot_be_is_refused(tmp_path: Path, entry: str) -> None:
-    lay(tmp_path, "a/", entry)
-    with pytest.raises(ConfigurationError, match=f"'{entry[:-1]}' names no model: expected NAME or NAME@VERSION"):
-        models(tmp_path)
-
-
-def test_a_place_that_is_empty_or_holds_several_models_is_refused(tmp_path: Path) -> None:
-    lay(tmp_path, "m@1/")
-    (tmp_path / "m@1" / "model.py").write_text("from mpserve import Model\nboth = [Model('a'), Model('b')]\n")
-    settings = Settings(model_dir=str(tmp_path))
-    with pytest.raises(ConfigurationError, match="holds no model"):
-        find(settings, "m", ["m@1"])
-    with pytest.raises(ConfigurationError, match=r"model directory .*m@2 does not exist"):
-        find(settings, "m", ["m@2"])
-
-
-def test_a_directory_without_any_model_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigurationError, match=r"or folders that hold such; it holds: empty$"):
-        models(tmp_path)
+@pytest.mark.parametrize(("entry", "words"), [("m@1", "holds no model"), ("m@2", "m@2 does not exist")])
+def test_a_place_that_is_empty_or_holds_several_models_is_refused(tmp_path: Path, entry: str, words: str) -> None:
+    lay(tmp_path, "m@1/", code="from mpserve import Model\nboth = [Model('a'), Model('b')]\n")
+    with pytest.raises(ConfigurationError, match=words):
+        find(Settings(model_dir=str(tmp_path)), "m", [entry])
