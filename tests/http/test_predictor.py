@@ -82,9 +82,9 @@ def test_a_predict_of_the_models_own_may_ask_the_predictor(kind: type[Model]) ->
 
 def test_a_name_is_quoted_and_a_host_may_have_a_path() -> None:
     with upstream(doubling) as there:
-        path = "/v1/models/a%20b%3Fc:predict"
+        path = "/v1/models/a%20%2Fb%3Fc:predict"
         answer = ask(
-            Model("a b?c"), "POST", path, json={"instances": []}, options={"predictor_host": f"{there.host}/base"}
+            Model("a /b?c"), "POST", path, json={"instances": []}, options={"predictor_host": f"{there.host}/base"}
         )
         assert answer.status_code == 200
         assert there.asked[0].path == f"/base{path}"
