@@ -57,6 +57,11 @@ def test_a_header_that_could_end_the_head_or_cannot_be_written_is_the_models_fau
     assert [record.name for record in caplog.records] == ["mpserve.serving.models.faults"]
 
 
+def test_a_v2_model_may_answer_with_a_dict_as_sdk_models_do() -> None:
+    told = {"model_name": "m", "outputs": []}
+    assert ask(Answering(told), "POST", "/v2/models/m/infer", json=tensor()).json() == told
+
+
 @each("parameters, ending", [
     ({"classification": 2}, b'"data":["3.3:1","0.5:0"]}]}'),
     ({"classification": 1, "binary_data": True}, b"\x05\0\0\x003.3:1"),
