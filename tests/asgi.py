@@ -36,14 +36,17 @@ async def loaded(*models: Model, **options: Any) -> AsyncIterator[ServerCore]:
         await core.stop()
 
 
+def client_of(app: Any, raises: bool = True) -> httpx.AsyncClient:
+    """A client of an application, whose lifespan is not run. ``raises``: what the application raises, if it answers too."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=raises)
+    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+
+
 @asynccontextmanager
 async def serving(*models: Model, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application that serves these models."""
     app = build_app(core_of(*models, **options))
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=60) as client,
-    ):
+    async with app.router.lifespan_context(app), client_of(app) as client:
         yield client
 
 

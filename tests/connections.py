@@ -170,6 +170,11 @@ class Client:
             await asyncio.sleep(0)
         return self.pipe.take()
 
+    async def ask(self, data: bytes) -> bytes:
+        """What the server writes when this is sent."""
+        self.send(data)
+        return await self.told()
+
     def later(self, seconds: float) -> None:
         """Let so many seconds pass, as the worker's tick would find them."""
         self.connection.expire(self.connection.loop.time())
@@ -201,8 +206,8 @@ class House:
 def post(
     body: bytes = b"body", *fields: bytes, path: bytes = b"/direct", version: bytes = b"1.1", host: bytes = b"host: x"
 ) -> bytes:
-    lines = [b"POST %b HTTP/%b" % (path, version), host, *fields, b"content-length: %d" % len(body), b"", b""]
-    return b"\r\n".join(line for line in lines[:-2] if line) + b"\r\n\r\n" + body
+    lines = [b"POST %b HTTP/%b" % (path, version), host, *fields, b"content-length: %d" % len(body)]
+    return b"\r\n".join(filter(None, lines)) + b"\r\n\r\n" + body
 
 
 def chunked(*chunks: bytes, path: bytes = b"/direct") -> bytes:

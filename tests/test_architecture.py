@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -68,11 +69,7 @@ MODULES = {
 OURS = {name: path for name, path in MODULES.items() if not name.endswith(GENERATED)}
 
 
-def tree_of(name: str) -> ast.Module:
-    return ast.parse(MODULES[name].read_text())
-
-
-TREES = {name: tree_of(name) for name in MODULES}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def place(module: str) -> str:
@@ -114,26 +111,22 @@ def test_imports_go_down(module: str) -> None:
 @each("folder", ROOMS)
 def test_imports_between_the_rooms_of_a_folder_go_one_way(folder: str) -> None:
     rooms = ROOMS[folder]
-    for module in MODULES:
-        _, place, room, *_ = [*module.split("."), "", ""]
-        if place != folder or room not in rooms:
-            continue
-        for other in own_imports(module):
-            _, other_place, other_room, *_ = [*other.split("."), "", ""]
-            if other_place != folder or other_room == room:
-                continue
-            assert other_room in rooms or folder != "serving", f"{module} imports {other}, which is in no room"
-            if other_room in rooms:
-                assert rooms.index(other_room) < rooms.index(room), f"{module} imports {other}"
+
+    def room_of(module: str) -> str:
+        return module.split(".")[2]
+
+    inside = [module for module in MODULES if module.startswith(f"mpserve.{folder}.")]
+    for module in inside:
+        for other in own_imports(module) & set(inside) if room_of(module) in rooms else ():
+            if room_of(other) in rooms:
+                assert rooms.index(room_of(other)) <= rooms.index(room_of(module)), f"{module} imports {other}"
+            else:
+                assert folder != "serving", f"{module} imports {other}, which is in no room"
 
 
 def test_no_folder_outgrows_its_reader() -> None:
-    folders = {path.parent for path in MODULES.values()}
-    sizes = {
-        str(folder.relative_to(ROOT)): len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
-        for folder in folders
-    }
-    assert {folder: size for folder, size in sizes.items() if size > FILES} == {}
+    sizes = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
+    assert {str(folder): size for folder, size in sizes.items() if size > FILES} == {}
 
 
 def test_no_imports_go_in_a_circle() -> None:
@@ -195,27 +188,24 @@ def test_no_module_outgrows_its_reader(module: str) -> None:
     assert len(OURS[module].read_text().splitlines()) <= MAX_LINES
 
 
-@pytest.mark.parametrize(("names", "home"), [
+def users_of(names: set[str]) -> set[str]:
+    """The modules that name such an attribute of anything."""
+    walked = [(module, node) for module, tree in TREES.items() for node in ast.walk(tree)]
+    return {module for module, node in walked if isinstance(node, ast.Attribute) and node.attr in names}
+
+
+@each("names, home", [
     ({"WORKERS", "num_workers", "spawn_worker", "spawn_workers"}, "mpserve.prefork.arbiter.gunicorn"),
     ({"ValueClass", "_upper_bounds", "_buckets", "_sum"}, "mpserve.telemetry.prometheus"),
     ({"_lazy_init"}, "mpserve.prefork.arbiter.torch_cuda"),
 ])  # fmt: skip
 def test_one_module_knows_the_private_names_of_each_package(names: set[str], home: str) -> None:
-    users = {
-        m for m in MODULES for node in ast.walk(TREES[m]) if isinstance(node, ast.Attribute) and node.attr in names
-    }
-    assert users <= {home}
+    assert users_of(names) <= {home}
 
 
 def test_one_module_makes_the_models_threads() -> None:
     """The executor; prefork, which looks at threads and makes none for models, has its own reasons."""
-    makers = {
-        module
-        for module in MODULES
-        for node in ast.walk(TREES[module])
-        if isinstance(node, ast.Attribute)
-        and node.attr in ("Thread", "ThreadPoolExecutor", "to_thread", "run_in_executor")
-    }
+    makers = users_of({"Thread", "ThreadPoolExecutor", "to_thread", "run_in_executor"})
     assert {module for module in makers if FLOORS[place(module)] < 4} == {"mpserve.serving.execution.executor"}
 
 

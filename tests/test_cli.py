@@ -18,6 +18,7 @@ ONE = "from mpserve import Model\n\nclass One(Model):\n    name = 'one'\n"
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`mpserve` to its end, in a folder, with no way to listen anywhere else than on this machine."""
+    (folder / "termination").touch()
     env = {"PATH": "/usr/bin", "MPSERVE_HOST": "127.0.0.1", "MPSERVE_TERMINATION_LOG": "termination", **variables}
     command = [*COMMAND, *arguments]
     return subprocess.run(command, check=False, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
@@ -29,14 +30,10 @@ def message(ended: subprocess.CompletedProcess[str]) -> str:
     return line.partition("mpserve.prefork.arbiter.application: ")[2] or line
 
 
-@pytest.mark.parametrize(
-    ("arguments", "mistake"),
-    [
-        ((), "a command is missing"),
-        (("serv", "m.py"), "there is no command 'serv'"),
-        (("m.py",), "there is no command 'm.py'; to serve it: mpserve serve m.py"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "mistake"), [
+    ((), "a command is missing"), (("serv", "m.py"), "there is no command 'serv'"),
+    (("m.py",), "there is no command 'm.py'; to serve it: mpserve serve m.py"),
+])  # fmt: skip
 def test_without_a_command_that_it_knows_it_says_how_it_is_used(
     tmp_path: Path, arguments: tuple[str, ...], mistake: str
 ) -> None:
@@ -75,14 +72,10 @@ def test_a_wrong_value_is_told_with_what_was_expected(tmp_path: Path) -> None:
 FILES = {
     "no target": (None, (), "nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir"),
     "no such file": (None, ("modle.py",), "there is no file modle.py"),
-    "two models": (
-        f"{ONE}class Two(Model): ...\n",
-        ("model.py",),
-        "model.py holds 2 models; name one: model.py:One, model.py:Two",
-    ),
+    "two models": (f"{ONE}class Two(Model): ...\n", ("model.py",),
+        "model.py holds 2 models; name one: model.py:One, model.py:Two"),
     "a script imported for its class": (
-        f"{ONE}from mpserve import ModelServer\nModelServer().start([One()])\n",
-        ("model.py:One",),
+        f"{ONE}from mpserve import ModelServer\nModelServer().start([One()])\n", ("model.py:One",),
         "this file starts a server while it is imported to find a model in it: put ModelServer(...).start([...]) "
         'under `if __name__ == "__main__":`, or run the file as a script',
     ),
@@ -95,7 +88,6 @@ def test_a_target_that_cannot_be_served_is_told_in_one_sentence(
 ) -> None:
     if source is not None:
         (tmp_path / "model.py").write_text(source)
-    (tmp_path / "termination").touch()
     ended = run(tmp_path, "serve", *arguments)
     assert ended.returncode == 1
     assert message(ended) == words
@@ -114,7 +106,6 @@ def test_an_exception_of_the_users_code_is_told_with_its_traceback_and_then_one_
     tmp_path: Path, source: str, words: str
 ) -> None:
     (tmp_path / "model.py").write_text(source)
-    (tmp_path / "termination").touch()
     ended = run(tmp_path, "serve", "model.py")
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].endswith(words)
@@ -133,7 +124,6 @@ def test_an_exception_of_a_script_is_pythons_own_traceback(tmp_path: Path) -> No
 def test_a_port_that_is_taken_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     host = "::1"
     (tmp_path / "model.py").write_text("open('imported', 'w')\n" + ONE)
-    (tmp_path / "termination").touch()
     with socket.create_server((host, 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         ended = run(tmp_path, "serve", "model.py", f"--http_port={port}", f"--host={host}")

@@ -1,6 +1,5 @@
 """deploy/kserve agrees with the server, and scripts/check_manifests.py finds what a cluster would refuse or drop."""
 
-import copy
 import importlib.util
 import subprocess
 import sys
@@ -19,54 +18,40 @@ from tests.cases import each
 ROOT = Path(__file__).resolve().parent.parent
 CHECKER = ROOT / "scripts" / "check_manifests.py"
 
-WIDGET_CRD: dict[str, Any] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "spec": {
-        "group": "example.com",
-        "names": {"kind": "Widget"},
-        "versions": [
-            {"name": "v0", "served": False, "schema": {"openAPIV3Schema": {"type": "object", "properties": {}}}},
-            {
-                "name": "v1",
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "required": ["spec"],
-                        "properties": {
-                            "apiVersion": {"type": "string"},
-                            "kind": {"type": "string"},
-                            "metadata": {"type": "object"},
-                            "spec": {
-                                "type": "object",
-                                "required": ["size"],
-                                "properties": {
-                                    "size": {"type": "integer", "format": "int32"},
-                                    "target": {"x-kubernetes-int-or-string": True},
-                                    "note": {"type": "string", "nullable": True},
-                                    "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-                                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
-                                    "ports": {
-                                        "type": "array",
-                                        "x-kubernetes-list-type": "map",
-                                        "x-kubernetes-list-map-keys": ["port", "protocol"],
-                                        "items": {
-                                            "type": "object",
-                                            "properties": {
-                                                "port": {"type": "integer"},
-                                                "protocol": {"type": "string", "default": "TCP"},
-                                            },
-                                        },
-                                    },
-                                },
-                            },
-                        },
-                    }
-                },
-            },
-        ],
-    },
-}
+WIDGET_CRD = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+spec:
+  group: example.com
+  names: {kind: Widget}
+  versions:
+  - name: v0
+    served: false
+    schema: {openAPIV3Schema: {type: object, properties: {}}}
+  - name: v1
+    schema:
+      openAPIV3Schema:
+        type: object
+        required: [spec]
+        properties:
+          apiVersion: {type: string}
+          kind: {type: string}
+          metadata: {type: object}
+          spec:
+            type: object
+            required: [size]
+            properties:
+              size: {type: integer, format: int32}
+              target: {x-kubernetes-int-or-string: true}
+              note: {type: string, nullable: true}
+              free: {type: object, x-kubernetes-preserve-unknown-fields: true}
+              labels: {type: object, additionalProperties: {type: string}}
+              ports:
+                type: array
+                x-kubernetes-list-type: map
+                x-kubernetes-list-map-keys: [port, protocol]
+                items: {type: object, properties: {port: {type: integer}, protocol: {type: string, default: TCP}}}
+"""
 WIDGET: dict[str, Any] = {
     "apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "one", "annotations": {"a": "b"}},
     "spec": {"size": 1},
@@ -87,14 +72,12 @@ def checker() -> ModuleType:
 def crds(tmp_path: Path) -> Path:
     folder = tmp_path / "crds"
     folder.mkdir()
-    (folder / "widgets.yaml").write_text(yaml.safe_dump(WIDGET_CRD))
+    (folder / "widgets.yaml").write_text(WIDGET_CRD)
     return folder
 
 
 def widget(**spec: Any) -> dict[str, Any]:
-    manifest = copy.deepcopy(WIDGET)
-    manifest["spec"] |= spec
-    return manifest
+    return {**WIDGET, "spec": {**WIDGET["spec"], **spec}}
 
 
 @each("manifest", [
@@ -132,62 +115,38 @@ def test_a_fault_is_reported_with_its_place_and_reason(
     assert reason in fault
 
 
+def checked(*arguments: Path) -> tuple[int, str]:
+    """The status and the words of the script."""
+    ended = subprocess.run([sys.executable, CHECKER, *arguments], check=False, capture_output=True, text=True)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
 def test_the_script_exits_1_and_names_the_file_if_any_manifest_has_a_fault(crds: Path, tmp_path: Path) -> None:
-    (tmp_path / "good.yaml").write_text(yaml.safe_dump_all([widget(), widget(size=2)]))
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump_all([widget(), widget(size="2")]))
-    command: list[str | Path] = [sys.executable, CHECKER, crds]
-    good = subprocess.run([*command, tmp_path / "good.yaml"], check=False, capture_output=True, text=True)
-    assert (good.returncode, good.stdout) == (0, "good.yaml: valid\n")
-    both = subprocess.run(
-        [*command, tmp_path / "good.yaml", tmp_path / "bad.yaml"], check=False, capture_output=True, text=True
-    )
-    assert both.returncode == 1
-    assert "bad.yaml: invalid\n  $.spec.size: '2' is not of type 'integer'" in both.stdout
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(yaml.safe_dump_all([widget(), widget(size=2)]))
+    bad.write_text(yaml.safe_dump_all([widget(), widget(size="2")]))
+    assert checked(crds, good) == (0, "good.yaml: valid\n")
+    status, words = checked(crds, good, bad)
+    assert status == 1
+    assert "bad.yaml: invalid\n  $.spec.size: '2' is not of type 'integer'" in words
 
 
 def test_the_script_refuses_a_folder_without_schemas(tmp_path: Path) -> None:
-    result = subprocess.run([sys.executable, CHECKER, tmp_path], check=False, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "no CustomResourceDefinition" in result.stderr
+    status, words = checked(tmp_path)
+    assert (status, "no CustomResourceDefinition" in words) == (2, True)
 
 
-def manifest(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "kserve" / name).read_text())
-    return loaded
+def manifest(name: str) -> Any:
+    return yaml.safe_load((ROOT / "deploy" / "kserve" / name).read_text())
 
 
-@pytest.fixture(scope="module")
-def runtime() -> dict[str, Any]:
-    spec: dict[str, Any] = manifest("clusterservingruntime.yaml")["spec"]
-    return spec
-
-
-@pytest.fixture(scope="module")
-def container(runtime: dict[str, Any]) -> dict[str, Any]:
-    (container,) = runtime["containers"]
-    assert container["name"] == "kserve-container"
-    return dict(container)
-
-
-@pytest.fixture(scope="module")
-def predictor() -> dict[str, Any]:
-    predictor: dict[str, Any] = manifest("inferenceservice.yaml")["spec"]["predictor"]
-    return predictor
-
-
-@pytest.fixture(scope="module")
-def settings(container: dict[str, Any], predictor: dict[str, Any]) -> Settings:
-    """What the server reads from the container's arguments and environment."""
-    parsed = parse(
-        [*container["args"], *predictor["model"]["args"]], {each["name"]: each["value"] for each in container["env"]}
-    )
-    assert (parsed.ignored, parsed.unknown) == ([], [])
-    return parsed.settings
-
-
-def test_the_manifests_agree_with_the_server_and_with_each_other(
-    settings: Settings, runtime: dict[str, Any], container: dict[str, Any], predictor: dict[str, Any]
-) -> None:
+def test_the_manifests_agree_with_the_server_and_with_each_other() -> None:
+    runtime = manifest("clusterservingruntime.yaml")["spec"]
+    predictor = manifest("inferenceservice.yaml")["spec"]["predictor"]
+    (container,), model = runtime["containers"], predictor["model"]
+    environ = {variable["name"]: variable["value"] for variable in container["env"]}
+    settings, *others = parse([*container["args"], *model["args"]], environ)
+    assert (container["name"], others) == ("kserve-container", [[], []])
     assert (settings.model_name, settings.model_dir) == ("{{.Name}}", "/mnt/models")
     assert settings.http_port == Settings.http_port
     assert [port["containerPort"] for port in container["ports"]] == [settings.http_port]
@@ -200,7 +159,6 @@ def test_the_manifests_agree_with_the_server_and_with_each_other(
     assert {*paths, runtime["annotations"]["prometheus.kserve.io/path"]} <= routes
     assert startup["periodSeconds"] * startup["failureThreshold"] >= settings.load_timeout
     assert 0 < settings.drain_delay < settings.graceful_timeout < predictor["terminationGracePeriodSeconds"]
-    model = predictor["model"]
     assert model["runtime"] == manifest("clusterservingruntime.yaml")["metadata"]["name"]
     assert model["protocolVersion"] in runtime["protocolVersions"]
     offered = [(each["name"], each["version"]) for each in runtime["supportedModelFormats"]]

@@ -1,28 +1,20 @@
 """The ways in from Python, up to where processes begin (those are in tests/e2e/test_ways_in.py)."""
 
-import asyncio
 import logging
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from mpserve import Model, ModelServer, PredictorConfig, asgi_app
+from mpserve import ModelServer, PredictorConfig, asgi_app
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
 from mpserve.server import find
+from tests.asgi import client_of
 from tests.cases import each
-
-
-class Echo(Model):
-    name = "echo"
-
-    def predict(self, payload: dict[str, object], headers: object = None) -> object:
-        return {"predictions": payload["instances"]}
+from tests.models.faulty import Echo
 
 
 @pytest.fixture(autouse=True)
@@ -92,27 +84,13 @@ def test_options_of_the_sdk_without_effect_are_told_when_the_server_starts(monke
     ]
 
 
-def ask(app: Any, *requests: tuple[str, str, Any]) -> list[httpx.Response]:
-    """What an ASGI server would get from the application, its lifespan included."""
-
-    async def run() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://s") as client,
-        ):
-            return [await client.request(method, path, json=body) for method, path, body in requests]
-
-    return asyncio.run(run())
-
-
-def test_options_of_an_application_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_options_of_an_application_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPSERVE_MAX_BODY_SIZE", "1")
-    path = "/v1/models/echo:predict"
-    answers = ask(
-        asgi_app([Echo], max_body_size="20"), ("POST", path, {"instances": [1]}), ("POST", path, {"instances": [1] * 9})
-    )
-    assert [answer.status_code for answer in answers] == [200, 413]
+    app = asgi_app([Echo], max_body_size="20")
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        for count, status in ((1, 200), (9, 413)):
+            answer = await client.post("/v1/models/echo:predict", json={"instances": [1] * count})
+            assert answer.status_code == status
 
 
 def test_a_target_comes_before_a_model_directory(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ def test_a_server_is_asked_measured_and_ended_with_all_its_processes() -> None:
     try:
         running.wait_until_ready(SMALL)
         running.ask(V1_SMALL)
-        eventually(
-            lambda: len(running.pids()) == 3
-        )  # the arbiter and two workers, of which one may have answered already
+        # The arbiter and two workers, of which one may have answered already.
+        eventually(lambda: len(running.pids()) == 3)
         assert running.cpu_seconds() > 0
         assert running.settled_pss() > 1
     finally:

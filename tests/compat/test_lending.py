@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import mpserve
 from mpserve.compat.names import NAMES
 from tests.cases import each
 from tests.documents import ROOT
@@ -19,14 +18,10 @@ FRAMES = ("numpy", "starlette", "google", "grpc", "torch")
 
 def run(code: str, *folders: Path, instead: bool = False) -> "subprocess.CompletedProcess[str]":
     """Python code behind ``lend()``, in a process of its own."""
-    path = os.pathsep.join([str(Path(mpserve.__file__).parents[1]), *map(str, folders)])
+    env = {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, *folders])), "PATH": "/usr/bin"}
+    lines = f"import json, sys\nfrom mpserve.compat.lending import lend\nlend({instead})\n{code}"
     return subprocess.run(
-        [sys.executable, "-c", f"import json, sys\nfrom mpserve.compat.lending import lend\nlend({instead})\n{code}"],
-        env={"PYTHONPATH": path, "PATH": "/usr/bin"},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
+        [sys.executable, "-c", lines], env=env, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -87,20 +82,10 @@ def test_what_is_not_lent_is_refused_in_words(code: str, words: str) -> None:
     assert last.endswith("See docs/migrating-from-kserve.md") or "app.get" in code
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """A folder with a package kserve in it, as if it were installed."""
+@pytest.mark.parametrize(("instead", "whose"), [(False, "kserve"), (True, "mpserve.serving.models.model")])
+def test_the_sdk_is_left_alone_where_it_is_installed_unless_names_of_mpserve_are_asked_for(
+    tmp_path: Path, instead: bool, whose: str
+) -> None:
     (tmp_path / "kserve").mkdir()
-    (tmp_path / "kserve" / "__init__.py").write_text("Model = 'the SDK'")
-    return tmp_path
-
-
-def test_the_sdk_is_left_alone_where_it_is_installed(installed: Path) -> None:
-    assert printed("import kserve; print(kserve.Model)", installed) == "the SDK"
-
-
-def test_names_of_mpserve_can_be_asked_for_instead(installed: Path) -> None:
-    assert (
-        printed("import kserve; print(kserve.Model.__module__)", installed, instead=True)
-        == "mpserve.serving.models.model"
-    )
+    (tmp_path / "kserve" / "__init__.py").write_text("class Model: ...")
+    assert printed("import kserve; print(kserve.Model.__module__)", tmp_path, instead=instead) == whose

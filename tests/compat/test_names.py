@@ -5,7 +5,6 @@ import importlib
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -58,15 +57,10 @@ def test_nothing_is_downloaded(arguments: tuple[str, ...]) -> None:
         Storage.download(*arguments)
 
 
-@each("datatype, dtype", [("FP32", np.float32), ("BOOL", bool), ("BYTES", object), ("INT8", "int8")])
-def test_datatypes_and_dtypes(datatype: str, dtype: Any) -> None:
-    assert utils.to_np_dtype(datatype) == np.dtype(dtype)
-    assert utils.from_np_dtype(dtype) == datatype
-
-
-def test_a_datatype_that_is_not_known_is_none() -> None:
-    assert utils.to_np_dtype("FP31") is None
-    assert utils.from_np_dtype(complex) is None
+def test_datatypes_and_dtypes_and_none_for_one_that_is_not_known() -> None:
+    for datatype, dtype in (("FP32", np.float32), ("BOOL", bool), ("BYTES", object), ("INT8", "int8")):
+        assert (utils.to_np_dtype(datatype), utils.from_np_dtype(dtype)) == (np.dtype(dtype), datatype)
+    assert (utils.to_np_dtype("FP31"), utils.from_np_dtype(complex)) == (None, None)
 
 
 def test_logging_is_configured_by_a_dict() -> None:

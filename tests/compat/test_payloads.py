@@ -23,12 +23,9 @@ def test_byte_tensors_survive_the_round_trip_as_the_sdk_hands_them_round(array):
     assert deserialize_bytes_tensor(serialized.item()).tolist() == [b"a", "é".encode()]
 
 
-def test_an_empty_byte_tensor_is_an_empty_array():
+def test_an_empty_byte_tensor_is_an_empty_array_and_what_is_none_is_refused():
     assert serialize_byte_tensor(np.empty((0, 2), dtype=object)).size == 0
     assert deserialize_bytes_tensor(b"").shape == (0,)
-
-
-def test_byte_tensors_that_are_none_are_refused():
     with pytest.raises(InferenceError, match="float64 cannot be taken as BYTES"):
         serialize_byte_tensor(np.zeros(2))
     with pytest.raises(InvalidInput, match="element 0 reaches beyond"):
@@ -91,12 +88,8 @@ def test_a_result_of_v2_is_the_first_output(result, shape, datatype, values):
     response = get_predict_response(asked, result, "m")
     (output,) = response.outputs
     assert (response.id, response.model_name, response.requested_outputs) == ("7", "m", asked.request_outputs)
-    assert (output.name, output.shape, output.datatype, output.as_numpy().tolist()) == (
-        "output-0",
-        shape,
-        datatype,
-        values,
-    )
+    assert (output.name, output.shape, output.datatype) == ("output-0", shape, datatype)
+    assert output.as_numpy().tolist() == values
     assert response.to_rest()[1] is not None
 
 
@@ -105,10 +98,8 @@ def test_a_dataframe_is_a_row_per_prediction_in_v1_and_an_output_per_column_in_v
     frame = pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]})
     assert get_predict_response({}, frame, "m") == {"predictions": [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]}
     outputs = get_predict_response(request(), frame, "m").outputs
-    assert [(output.name, output.datatype, output.data) for output in outputs] == [
-        ("a", "INT64", [1, 2]),
-        ("b", "BYTES", ["x", "y"]),
-    ]
+    told = [(output.name, output.datatype, output.data) for output in outputs]
+    assert told == [("a", "INT64", [1, 2]), ("b", "BYTES", ["x", "y"])]
 
 
 def test_what_cannot_be_answered_is_refused():

@@ -23,6 +23,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 def instance(folder: Path, target: str, *flags: str, workers: int = 2, **env: str) -> Iterator[Server]:
     """The script, asked for two workers and ready, with as many as it has chosen."""
     port = free_port()
+    folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "mpserve", "serve", str(SCRIPTS / target), f"--http_port={port}", "--workers=2"]
     with running([*command, "--kserve_names", *flags], folder, port, env) as server:
         yield server.wait_ready(workers=workers)
@@ -46,9 +47,8 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
     image = base64.b64encode(pixels).decode()
     with instance(tmp_path, "picture.py", "--model_name=picture", "--greeting=salve") as server:
         path = "/v1/models/picture:predict"
-        for answer in answers_of_both_workers(
-            server, path, {"instances": [{"image": {"b64": image}}]}, origin="https://example.org"
-        ):
+        body = {"instances": [{"image": {"b64": image}}]}
+        for answer in answers_of_both_workers(server, path, body, origin="https://example.org"):
             assert answer.json()["predictions"] == [1.0, 2.0, 3.0]
             assert answer.headers["access-control-allow-origin"] == "https://example.org"
             assert answer.headers["access-control-allow-credentials"] == "true"
@@ -56,11 +56,9 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
         assert "starting with 2 workers" in server.log
 
         tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [image]}
-        answer = server.client.post("/v2/models/picture/infer", json={"inputs": [tensor]})
-        assert answer.json()["outputs"] == [
-            {"name": "output-0", "shape": [3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}
-        ]
-        assert len(answer.json()["id"]) == 36
+        told = server.client.post("/v2/models/picture/infer", json={"inputs": [tensor]}).json()
+        output = {"name": "output-0", "shape": [3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}
+        assert (told["outputs"], len(told["id"])) == ([output], 36)
 
         ready = server.client.post(path, json={"instances": [{"data": [2, 4, 6]}]})
         assert ready.json()["predictions"] == [1.0, 2.0, 3.0]
@@ -68,13 +66,9 @@ def test_a_predictor_with_flags_response_headers_middleware_and_a_route_of_its_o
         refused = server.client.post(path, json={"instances": [{}]})
         assert (refused.status_code, refused.json()) == (400, {"error": "invalid payload"})
         assert server.client.get("/greeting").json() == {"says": "salve"}
-        assert server.client.get("/nowhere").json() == {
-            "error": "there is no GET /nowhere; GET /openapi.json lists the routes"
-        }
-        preflight = server.client.options(
-            path, headers={"origin": "https://example.org", "access-control-request-method": "POST"}
-        )
-        assert preflight.status_code == 200
+        assert server.client.get("/nowhere").json()["error"].startswith("there is no GET /nowhere")
+        asking = {"origin": "https://example.org", "access-control-request-method": "POST"}
+        assert server.client.options(path, headers=asking).status_code == 200
 
 
 def test_a_predictor_that_answers_grpc_with_a_dict_of_contents(tmp_path: Path) -> None:
@@ -92,13 +86,12 @@ def test_a_predictor_that_answers_grpc_with_a_dict_of_contents(tmp_path: Path) -
 def test_a_transformer_before_that_predictor(tmp_path: Path, protocol: str) -> None:
     grpc_port = free_port()
     name = "--model_name=picture"
-    folders = [tmp_path / "predictor", tmp_path / "transformer"]
-    for folder in folders:
-        folder.mkdir()
-    with instance(folders[0], "picture.py", name, f"--grpc_port={grpc_port}", MPSERVE_ENABLE_GRPC="yes") as predictor:
+    with instance(
+        tmp_path / "predictor", "picture.py", name, f"--grpc_port={grpc_port}", MPSERVE_ENABLE_GRPC="yes"
+    ) as predictor:
         host = f"127.0.0.1:{grpc_port if protocol == 'grpc-v2' else predictor.port}"
         asking = (f"--predictor_host={host}", f"--predictor_protocol={protocol}")
-        with instance(folders[1], "transformer.py", name, *asking, workers=1) as server:
+        with instance(tmp_path / "transformer", "transformer.py", name, *asking, workers=1) as server:
             image = base64.b64encode(bytes([2, 4, 6])).decode()
             answer = server.predict("picture", [{"image": {"b64": image}}])
             assert answer.json()["predictions"] == [1.0, 2.0, 3.0]
@@ -113,13 +106,10 @@ def test_a_transformer_before_that_predictor(tmp_path: Path, protocol: str) -> N
 
 def test_a_transformer_that_makes_several_tensors_of_a_text(tmp_path: Path) -> None:
     (tmp_path / "words").write_text("a\nlong\nway\n")
-    folders = [tmp_path / "predictor", tmp_path / "transformer"]
-    for folder in folders:
-        folder.mkdir()
-    with instance(folders[0], "scoring.py:Scoring", "--model_name=text") as predictor:
+    with instance(tmp_path / "predictor", "scoring.py:Scoring", "--model_name=text") as predictor:
         asking = (f"--predictor_host=127.0.0.1:{predictor.port}", "--predictor_protocol=v2")
         flags = ("--model_name=text", f"--vocab_file={tmp_path / 'words'}", *asking)
-        with instance(folders[1], "tokenizer.py", *flags) as server:
+        with instance(tmp_path / "transformer", "tokenizer.py", *flags) as server:
             assert server.predict("text", ["a long way"]).json() == {"predictions": "way", "prob": 50.0}
 
 
@@ -153,9 +143,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    ("asked", "nests", "loop"), [("auto", True, "asyncio"), ("auto", False, "uvloop"), ("asyncio", False, "asyncio")]
-)
+@pytest.mark.parametrize(("asked", "nests", "loop"), [
+    ("auto", True, "asyncio"), ("auto", False, "uvloop"), ("asyncio", False, "asyncio"),
+])  # fmt: skip
 def test_the_event_loop_is_the_one_that_is_asked_for_or_that_the_script_can_nest_in(
     tmp_path: Path, asked: str, nests: bool, loop: str
 ) -> None:
@@ -169,10 +159,10 @@ def test_the_event_loop_is_the_one_that_is_asked_for_or_that_the_script_can_nest
 
 
 def grow(folder: Path, *, answers: list[int]) -> None:
+    """Put a tree that predicts these for 0 and 1 into a folder."""
     import joblib
     from sklearn.tree import DecisionTreeClassifier
 
-    """Put a tree that predicts these for 0 and 1 into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     joblib.dump(DecisionTreeClassifier().fit([[0.0], [1.0]], answers), folder / "model.joblib")
 

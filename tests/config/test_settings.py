@@ -1,8 +1,8 @@
 import argparse
-import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,21 +87,14 @@ def test_an_option_is_read_from_text_and_from_its_own_type_alike(name: str, text
 def test_a_bad_value_is_refused_naming_option_value_and_expectation(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         Settings.from_environment({f"MPSERVE_{name.upper()}": text})
-    message = str(refusal.value)
-    assert message.startswith(f"{name} (")
-    assert f"MPSERVE_{name.upper()}" in message
-    assert f"got {text!r}, expected " in message
+    assert re.match(
+        rf"{name} \(.*MPSERVE_{name.upper()}.*\): got {re.escape(repr(text))}, expected ", str(refusal.value)
+    )
 
 
 @each("option, message", [
-    (
-        {"http_port": 65536},
-        "http_port (--http_port, MPSERVE_HTTP_PORT): got 65536, expected a whole number from 0 to 65535",
-    ),
-    (
-        {"workers": 0},
-        "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got 0, expected a whole number, at least 1",
-    ),
+    ({"http_port": 65536}, "http_port (--http_port, MPSERVE_HTTP_PORT): got 65536, expected a whole number from 0 to 65535"),
+    ({"workers": 0}, "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got 0, expected a whole number, at least 1"),
     ({"workers": True}, "got True, expected a whole number"), ({"workers": 2.0}, "got 2.0, expected a whole number"),
     ({"workers": None}, "got None, expected a whole number"), ({"workers": "9" * 5000}, "expected a whole number"),
     ({"load_timeout": 10**400}, "expected a number, at least 0.1"),
@@ -120,15 +113,12 @@ def test_the_refusal_says_what_to_mend(option: dict[str, Any], message: str) -> 
 @each("text, size", [
     ("1000", 1000), ("64MiB", 64 * 1024**2), ("64Mi", 64 * 1024**2), ("64mib", 64 * 1024**2), ("1GB", 10**9),
     ("1G", 10**9), ("1.5 kB", 1500), ("2TiB", 2 * 1024**4), ("10B", 10),
+    *((text, None) for text in ("", "-1", "MiB", "1iB", "1e6", "1MiBB", "0x10")),
 ])  # fmt: skip
-def test_sizes_are_understood_as_people_write_them(text: str, size: int) -> None:
-    assert Settings.from_environment({"MPSERVE_MAX_BODY_SIZE": text}).max_body_size == size
-
-
-@each("text", ["", "-1", "MiB", "1iB", "1e6", "1MiBB", "0x10"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="max_body_size"):
-        Settings(max_body_size=text)  # type: ignore[arg-type]
+def test_sizes_are_understood_as_people_write_them_and_nothing_else(text: str, size: int | None) -> None:
+    expected = pytest.raises(ConfigurationError, match="max_body_size") if size is None else nullcontext()
+    with expected:
+        assert Settings(max_body_size=text).max_body_size == size  # type: ignore[arg-type]
 
 
 @each("variable, text, name, value", [
@@ -157,8 +147,6 @@ def test_later_sources_win_over_earlier_ones() -> None:
 @each("name, expected", [("worker", "worker: .* workers"), ("zzz", "zzz: .* access_log or .* workers")])
 def test_an_unknown_override_is_refused_naming_the_closest(name: str, expected: str) -> None:
     with pytest.raises(ConfigurationError, match=expected):
-        Settings.from_environment({}, **{name: 1})
-    with pytest.raises(ConfigurationError, match=expected):
         parse([], {}, **{name: 1})
 
 
@@ -175,8 +163,7 @@ def test_the_target_is_told_from_values_and_from_what_is_unknown(
     argv: list[str], target: str | None, unknown: list[str]
 ) -> None:
     parsed = parse(argv, {})
-    assert parsed.settings.target == target
-    assert parsed.unknown == unknown
+    assert (parsed.settings.target, parsed.unknown) == (target, unknown)
 
 
 @each("argv", [["--http_port"], ["--http-port", "--workers", "2"], ["m.py", "--model_name"]])
@@ -187,19 +174,15 @@ def test_a_flag_without_its_value_is_refused(argv: list[str]) -> None:
 
 @each("text", ["n", "no", "f", "false", "off", "0", "False"])
 def test_a_switch_is_turned_off_by(text: str) -> None:
-    environ = {"MPSERVE_ACCESS_LOG": "1"}
-    assert parse(["--access_log", text], environ).settings.access_log is False
-    assert parse([f"--access_log={text}"], environ).settings.access_log is False
+    for argv in (["--access_log", text], [f"--access_log={text}"]):
+        assert parse(argv, {"MPSERVE_ACCESS_LOG": "1"}).settings.access_log is False
 
 
 @each("name", KSERVE_FLAGS_IGNORED)
 @each("separator", ["_", "-"])
 def test_a_flag_of_the_sdk_without_effect_is_accepted_with_its_value(name: str, separator: str) -> None:
     flag = "--" + name.replace("_", separator)
-    parsed = parse([flag, "7", "m.py"], {})
-    assert parsed.ignored == [name]
-    assert parsed.unknown == []
-    assert parsed.settings == Settings(target="m.py")
+    assert parse([flag, "7", "m.py"], {}) == (Settings(target="m.py"), [name], [])
 
 
 def test_arguments_of_the_sdk_without_effect_are_accepted_once() -> None:
@@ -207,15 +190,16 @@ def test_arguments_of_the_sdk_without_effect_are_accepted_once() -> None:
     assert parsed.ignored == ["max_threads", "protocol"]
 
 
-def test_tls_moves_the_port_only_when_none_was_given() -> None:
-    tls = ["--ssl_certfile", "tls.pem"]
-    assert parse(tls, {}).settings.http_port == 8443
-    assert Settings.from_environment({"KSERVE_TLS_CERT_FILE": "tls.pem"}).http_port == 8443
-    assert Settings.from_environment({}, ssl_certfile="tls.pem").http_port == 8443
-    assert parse([*tls, "--http_port=8080"], {}).settings.http_port == 8080
-    assert parse(tls, {"MPSERVE_HTTP_PORT": "8080"}).settings.http_port == 8080
-    assert parse(tls, {}, http_port=8080).settings.http_port == 8080
-    assert parse([], {}).settings.http_port == 8080
+@each("argv, environ, overrides, port", [
+    (["--ssl_certfile=tls.pem"], {}, {}, 8443), ([], {"KSERVE_TLS_CERT_FILE": "tls.pem"}, {}, 8443),
+    ([], {}, {"ssl_certfile": "tls.pem"}, 8443), (["--ssl_certfile=tls.pem", "--http_port=8080"], {}, {}, 8080),
+    (["--ssl_certfile=tls.pem"], {"MPSERVE_HTTP_PORT": "8080"}, {}, 8080),
+    (["--ssl_certfile=tls.pem"], {}, {"http_port": 8080}, 8080), ([], {}, {}, 8080),
+])  # fmt: skip
+def test_tls_moves_the_port_only_when_none_was_given(
+    argv: list[str], environ: dict[str, str], overrides: dict[str, Any], port: int
+) -> None:
+    assert parse(argv, environ, **overrides).settings.http_port == port
 
 
 def test_the_parser_serves_as_a_parent_of_a_script_s_own() -> None:
@@ -250,12 +234,5 @@ def test_the_document_of_options_is_up_to_date() -> None:
 
 
 def test_the_module_prints_the_document() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "mpserve.config.settings"],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout == documentation()
+    command = [sys.executable, "-m", "mpserve.config.settings"]
+    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout == documentation()

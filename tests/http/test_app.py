@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -14,78 +13,64 @@ from starlette.responses import PlainTextResponse
 
 from mpserve.errors import InvalidInput, ModelLoadError
 from mpserve.http.app import build_app, find_core
-from mpserve.serving.models.model import Model
 from mpserve.state.scoreboard import Scoreboard, State
-from tests.asgi import ask, core_of, serving
+from tests.asgi import ask, client_of, core_of, serving
 from tests.cases import each
-
-
-class Echo(Model):
-    name = "m"
-
-    def predict(self, payload: Any, headers: Any = None) -> Any:
-        return {"predictions": payload["instances"]}
+from tests.error_table import tensor
+from tests.models.faulty import Echo
 
 
 @each("path", ["/v1/models/m:predict", "/v1/models/m%3Apredict", "/v1/models/%6D%3apredict"])
 def test_the_colon_of_v1_may_be_encoded(path: str) -> None:
-    answer = ask(Echo(), "POST", path, json={"instances": [1]})
+    answer = ask(Echo("m"), "POST", path, json={"instances": [1]})
     assert (answer.status_code, answer.json()) == (200, {"predictions": [1]})
 
 
 @each("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
 async def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
-    model = Echo()
-    model.name = name
-    async with serving(model) as client:
+    async with serving(Echo(name)) as client:
         quoted = httpx.URL("http://test").copy_with(path=f"/v1/models/{name}").raw_path.decode()
-        statuses = [(await client.get(quoted)).status_code]
-        statuses.append((await client.post(f"{quoted}:predict", json={"instances": [1]})).status_code)
-    assert statuses == [200, 200]
+        assert (await client.get(quoted)).status_code == 200
+        assert (await client.post(f"{quoted}:predict", json={"instances": [1]})).status_code == 200
 
 
 @each("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
 def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
-    answer = ask(Echo(), "GET", f"{path}/")
+    answer = ask(Echo("m"), "GET", f"{path}/")
     assert (answer.status_code, answer.headers["location"]) == (307, f"http://test{path}")
 
 
 @each("path", ["/v1/models/a/b:predict", "/v1/models/:predict/x"])
 def test_a_name_that_is_a_path_is_not_found(path: str) -> None:
-    answer = ask(Echo(), "POST", path, json={"instances": []})
+    answer = ask(Echo("m"), "POST", path, json={"instances": []})
     assert answer.status_code == 404
     assert answer.json()["error"].startswith("there is no POST /v1/models/")
 
 
-@pytest.mark.parametrize("name", ["meta/llama-3", "/a//b/", "a/versions/1", "m:predict/x", "é/%2F", "a%2fb", "a\x00/b"])
-@pytest.mark.parametrize("versioned", [False, True])
-async def test_a_slash_in_a_name_or_version_is_sent_encoded(name: str, versioned: bool) -> None:
+@each("name", ["meta/llama-3", "/a//b/", "a/versions/1", "m:predict/x", "é/%2F", "a%2fb", "a\x00/b"])
+@each("version, versions", [("1", ""), ("2024/11", "/versions/2024%2f11")])
+async def test_a_slash_in_a_name_or_version_is_sent_encoded(name: str, version: str, versions: str) -> None:
     """On every route: here one of each kind, with a verb in V1's way, in V2's, and none."""
     model = Echo(name)
-    model.version = "2024/11" if versioned else "1"
-    place = f"/v2/models/{quote(name, safe='')}" + ("/versions/2024%2f11" if versioned else "")
-    tensor = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [1]}]}
+    model.version = version
+    v1, v2 = (f"/{protocol}/models/{quote(name, safe='')}" for protocol in ("v1", "v2"))
     async with serving(model) as client:
-        *answers, inferred = [
-            await client.post(f"/v1/models/{quote(name, safe='')}:predict", json={"instances": [1]}),
-            await client.get(f"/v1/models/{quote(name, safe='')}"),
-            await client.get(place),
-            await client.get(f"{place}/ready"),
-            await client.get(f"{place}/stats"),
-            await client.post(f"{place}/infer", json=tensor),
-        ]
-    assert [answer.status_code for answer in answers] == [200] * 5
-    assert inferred.status_code == 500  # it was asked, and has no "instances"
-    assert (answers[1].json()["name"], answers[2].json()["name"]) == (name, name)
+        for path in (v1, f"{v2}{versions}"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()["name"]) == (200, name)
+        for path in (f"{v2}{versions}/ready", f"{v2}{versions}/stats"):
+            assert (await client.get(path)).status_code == 200
+        assert (await client.post(f"{v1}:predict", json={"instances": [1]})).status_code == 200
+        assert (await client.post(f"{v2}{versions}/infer", json=tensor())).status_code == 200
 
 
 def test_an_encoded_slash_in_an_unknown_name_is_told_as_it_is() -> None:
-    answer = ask(Echo(), "GET", "/v2/models/a%2Fb")
+    answer = ask(Echo("m"), "GET", "/v2/models/a%2Fb")
     assert (answer.status_code, answer.json()["error"]) == (404, "Model with name a/b does not exist.")
 
 
 def test_a_path_in_a_message_is_quoted_as_json_quotes() -> None:
-    answer = ask(Echo(), "GET", "/%22%0A%C3%A9")
+    answer = ask(Echo("m"), "GET", "/%22%0A%C3%A9")
     assert answer.json() == {"error": 'there is no GET /"\né; GET /openapi.json lists the routes'}
 
 
@@ -99,38 +84,33 @@ async def test_the_lifespan_loads_and_stops_the_models() -> None:
         def stop(self) -> None:
             events.append("stop")
 
-    async with serving(Living()) as client:
+    async with serving(Living("m")) as client:
         events.append(str((await client.get("/v2/health/ready")).status_code))
     assert events == ["load", "200", "stop"]
 
 
 def test_an_application_may_be_started_again() -> None:
-    app = build_app(core_of(Echo()))
+    app = build_app(core_of(Echo("m")))
 
     async def main() -> int:
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                return (await client.post("/v1/models/m:predict", json={"instances": []})).status_code
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            return (await client.post("/v1/models/m:predict", json={"instances": []})).status_code
 
     assert [asyncio.run(main()), asyncio.run(main())] == [200, 200]
 
 
-def test_a_load_that_fails_ends_the_start() -> None:
+async def test_a_load_that_fails_ends_the_start() -> None:
     class Failing(Echo):
         def load(self) -> None:
             raise ValueError("no weights")
 
-    async def main() -> None:
-        async with serving(Failing()):
-            raise AssertionError
-
     with pytest.raises(ModelLoadError, match=r"load\(\) of model m failed: ValueError: no weights"):
-        asyncio.run(main())
+        async with serving(Failing("m")):
+            raise AssertionError
 
 
 async def test_under_our_worker_the_lifespan_leaves_the_models_alone(tmp_path: Path) -> None:
-    core = core_of(Echo())
+    core = core_of(Echo("m"))
     board = Scoreboard(1)
     core.attach(board, board.row(0), "cpu", lambda: None, tmp_path)
     app = build_app(core)
@@ -140,7 +120,7 @@ async def test_under_our_worker_the_lifespan_leaves_the_models_alone(tmp_path: P
 
 
 def test_the_core_is_found_through_middleware() -> None:
-    core = core_of(Echo())
+    core = core_of(Echo("m"))
     app = build_app(core)
     assert find_core(app) is core
     assert find_core(CORSMiddleware(CORSMiddleware(app))) is core
@@ -153,11 +133,9 @@ async def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
             raise InvalidInput("expected no query") if "a" in request.query_params else HTTPException(401, "who is it?")
         return PlainTextResponse("hello")
 
-    app = build_app(core_of(Echo()))
+    app = build_app(core_of(Echo("m")))
     app.add_route("/hello", hello)
-
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of(app, raises=False) as client:
         greeting, refused, unknown = [await client.get(f"/hello{query}") for query in ("", "?a=1", "?b=1")]
     assert greeting.text == "hello"
     assert (refused.status_code, refused.json()) == (400, {"error": "expected no query"})
@@ -169,10 +147,8 @@ async def test_a_users_own_route_and_its_errors_have_the_same_form() -> None:
     ("GET", "/openai/v1/models", "the OpenAI protocol is not offered here"),
     ("POST", "/v1/timeseries/forecast", "the time-series protocol is not offered here"),
 ])  # fmt: skip
-async def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
-    transport = httpx.ASGITransport(build_app(core_of(Echo())))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        answer = await client.request(method, path)
+def test_what_only_the_sdk_offers_is_refused_in_words(method: str, path: str, words: str) -> None:
+    answer = ask(Echo("m"), method, path)
     assert (answer.status_code, list(answer.json())) == (501, ["error"])
     assert answer.json()["error"].startswith(words)
     assert "x-request-id" in answer.headers

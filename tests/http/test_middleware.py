@@ -5,18 +5,17 @@ import logging
 import re
 from typing import Any
 
-import httpx
 import prometheus_client
 import pytest
-from starlette.types import Receive, Scope, Send
 
 from mpserve.http.middleware import RequestContext
 from mpserve.http.request_log import RequestLog
 from mpserve.serving.models.model import Model
 from mpserve.telemetry.logging import request_id
 from mpserve.telemetry.metrics import metrics
-from tests.asgi import ask, predict, serving
+from tests.asgi import ask, client_of, predict, serving
 from tests.cases import each
+from tests.connections import sending
 
 OURS = re.compile(r"[0-9a-f]+-[0-9a-f]+-[0-9a-f]+")
 
@@ -51,20 +50,10 @@ async def test_a_request_without_an_id_is_given_one_of_its_own() -> None:
     assert len(set(told)) == 3
 
 
-@each(
-    "given",
-    [
-        b"",  # empty
-        b"two words",  # space
-        b"a] mpserve: forged",  # what would look like a log line
-        b"a\r\nset-cookie: b=c",  # line break
-        b"a\tb",  # tab
-        b"a\x00b",  # NUL
-        "é".encode("latin-1"),  # Latin-1
-        "é".encode(),  # UTF-8
-        b"a" * 129,  # too long
-    ],
-)
+@each("given", [
+    b"", b"two words", b"a] mpserve: forged", b"a\r\nset-cookie: b=c", b"a\tb", b"a\x00b", "é".encode("latin-1"),
+    "é".encode(), b"a" * 129,
+])  # fmt: skip
 def test_an_id_that_could_pass_for_something_else_is_replaced(given: bytes) -> None:
     answer = predict(SaysId(), headers={b"x-request-id": given})
     assert OURS.fullmatch(answer.headers["x-request-id"])
@@ -110,40 +99,27 @@ def test_answers_are_counted_by_route_and_status(method: str, path: str, route: 
     assert counted(route, status) == before + 1
 
 
-def access_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "mpserve.access"]
-
-
-def test_the_access_log_says_who_asked_for_what_and_what_came_of_it(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "mpserve.access"):
-        predict(SaysId(), options={"access_log": True})
-    [line] = access_lines(caplog)
-    assert re.fullmatch(r'127\.0\.0\.1:123 "POST /v1/models/m:predict" 200 \d+\.\d ms', line)
-
-
-def test_the_access_log_cannot_be_forged_through_the_path(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "mpserve.access"):
-        ask(SaysId(), "GET", "/a%0A127.0.0.1%20forged%C3%A9", options={"access_log": True})
-    [line] = access_lines(caplog)
-    assert '"GET /a%0A127.0.0.1%20forged%C3%A9" 404' in line
-
-
-def test_there_is_no_access_log_unless_it_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+@each("path, access_log, lines", [
+    ("/v2/health/live", True, [r'127\.0\.0\.1:123 "GET /v2/health/live" 200 \d+\.\d ms']),
+    ("/a%0A127.0.0.1%20forged%C3%A9", True, [r'.* "GET /a%0A127\.0\.0\.1%20forged%C3%A9" 404 .*']),
+    ("/v2/health/live", False, []),
+])  # fmt: skip
+def test_the_access_log_says_who_asked_for_what_and_cannot_be_forged_through_the_path(
+    path: str, access_log: bool, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
     with caplog.at_level(logging.DEBUG):
-        predict(SaysId())
-    assert access_lines(caplog) == []
+        ask(SaysId(), "GET", path, options={"access_log": access_log})
+    told = [record.getMessage() for record in caplog.records if record.name == "mpserve.access"]
+    assert len(told) == len(lines)
+    assert all(map(re.fullmatch, lines, told))
 
 
 async def test_the_messages_of_the_application_are_not_changed_in_place() -> None:
     """A framework may send one message object for many requests."""
     message = {"type": "http.response.start", "status": 204, "headers": []}
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send(message)
-        await send({"type": "http.response.body", "body": b""})
-
-    transport = httpx.ASGITransport(RequestContext(app, RequestLog(access_log=False)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    app = RequestContext(sending(message, {"type": "http.response.body", "body": b""}), RequestLog(access_log=False))
+    async with client_of(app) as client:
         told = [await client.get("/") for _ in range(2)]
     assert all(len(answer.headers.get_list("x-request-id")) == 1 for answer in told)
     assert message["headers"] == []

@@ -28,29 +28,46 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-@each(
-    "error, status, words",
-    [
-        (InvalidInput("no cat"), 400, "no cat"),
-        (PayloadTooLarge("too much"), 413, "too much"),
-        (ModelNotFound("m"), 404, "Model with name m does not exist."),
-        (ModelNotReady("m"), 503, "Model with name m is not ready."),
-        (ServerNotReady("not yet"), 503, "not yet"),
-        (NotSupported("no explainer"), 501, "no explainer"),
-        (InferenceError("tired"), 500, "tired"),
-        (ModelLoadError("no weights"), 500, "no weights"),
-        (ConfigurationError("wrong"), 500, "wrong"),
-        (HTTPException(418, "short and stout"), 418, "short and stout"),
-        (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), 409, "taken"),
-        (HTTPException(422, detail={"loc": ["body"]}), 422, "{'loc': ['body']}"),  # type: ignore[arg-type]
-        (ValueError("a secret path"), 500, "internal server error"),
-        (InvalidInput("caf\udce9"), 400, "caf?"),
-    ],
-)
-def test_every_error_is_one_text_under_error(error: Exception, status: int, words: str) -> None:
+@each("error, status, words, is_logged", [
+    (InvalidInput("no cat"), 400, "no cat", False),
+    (caused(InvalidInput("no cat"), ValueError("no cat")), 400, "no cat", False),
+    (InvalidInput("caf\udce9"), 400, "caf?", False), (PayloadTooLarge("too much"), 413, "too much", False),
+    (ModelNotFound("m"), 404, "Model with name m does not exist.", False),
+    (ModelNotReady("m"), 503, "Model with name m is not ready.", False),
+    (ServerNotReady("not yet"), 503, "not yet", False), (NotSupported("no explainer"), 501, "no explainer", False),
+    (caused(NotSupported("no kernel"), NotImplementedError("no kernel")), 501, "no kernel", True),
+    (InferenceError("tired"), 500, "tired", True),
+    (caused(InferenceError("KeyError : 'x'"), KeyError("x")), 500, "KeyError : 'x'", True),
+    (ModelLoadError("no weights"), 500, "no weights", True), (ConfigurationError("wrong"), 500, "wrong", True),
+    (HTTPException(418, "short and stout"), 418, "short and stout", False),
+    (HTTPException(422, detail={"loc": ["body"]}), 422, "{'loc': ['body']}", False),  # type: ignore[arg-type]
+    (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), 409, "taken", False),
+])  # fmt: skip
+def test_every_error_is_one_text_under_error_and_logged_where_somebody_here_has_to_mend_it(
+    error: Exception, status: int, words: str, is_logged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clients' faults are not, so that clients cannot fill the log. Those of an inference request have been."""
+    caplog.clear()
     answer = error_answer(error)
     assert (answer.status, json.loads(answer.body)) == (status, {"error": words})
     assert (b"content-type", b"application/json") in answer.headers
+    assert caplog.records == []
+    assert failure_answer(error) == answer
+    told = [(record.levelno, record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert told == ([(logging.ERROR, error.__cause__ or error)] if is_logged else [])
+    assert len(caplog.records) == len(told)
+
+
+@each("answer", [error_answer, failure_answer])
+def test_an_error_that_nobody_foresaw_is_logged_once_and_not_told(
+    answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    told = answer(error := ValueError("a secret path"))
+    assert (told.status, json.loads(told.body)) == (500, {"error": "internal server error"})
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
 
 
 @each("error", [ModelNotReady("m"), ServerNotReady("not yet")])
@@ -78,43 +95,10 @@ def test_an_http_exception_that_cannot_be_sent_is_a_failure_of_the_server(error:
     assert (answer.status, json.loads(answer.body)) == (500, {"error": "internal server error"})
 
 
-@each("error, is_logged", [
-    (InferenceError("tired"), True), (caused(InferenceError("KeyError : 'x'"), KeyError("x")), True),
-    (caused(NotSupported("no kernel"), NotImplementedError("no kernel")), True),
-    (ConfigurationError("wrong"), True), (InvalidInput("no cat"), False),
-    (caused(InvalidInput("no cat"), ValueError("no cat")), False), (PayloadTooLarge("too much"), False),
-    (ModelNotFound("m"), False), (ModelNotReady("m"), False), (NotSupported("no explainer"), False),
-    (HTTPException(404), False),
-    (caused(InferenceError("HTTPException : ..."), HTTPException(409, "taken")), False),
-])  # fmt: skip
-def test_a_failure_is_logged_where_somebody_here_has_to_mend_it(
-    error: Exception, is_logged: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The clients' faults are not, so that clients cannot fill the log. Those of an inference request have been."""
-    caplog.clear()
-    assert error_answer(error) == failure_answer(error)
-    told = [(record.levelno, record.exc_info[1]) for record in caplog.records if record.exc_info]
-    assert told == ([(logging.ERROR, error.__cause__ or error)] if is_logged else [])
-    assert len(caplog.records) == len(told)
-
-
-@each("answer", [error_answer, failure_answer])
-def test_an_error_that_nobody_foresaw_is_logged_once(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.clear()
-    answer(error := ValueError("unforeseen"))
-    [record] = caplog.records
-    assert record.exc_info is not None
-    assert record.exc_info[1] is error
-
-
-def test_an_answer_is_sent_as_two_messages_with_its_length() -> None:
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    asyncio.run(Answer(201, [(b"a", b"b")], b"body")({}, None, send))
-    assert sent == [
+async def test_an_answer_is_sent_as_two_messages_with_its_length() -> None:
+    sent: asyncio.Queue[Any] = asyncio.Queue()
+    await Answer(201, [(b"a", b"b")], b"body")({}, None, sent.put)
+    assert [sent.get_nowait() for _ in range(sent.qsize())] == [
         {"type": "http.response.start", "status": 201, "headers": [(b"a", b"b"), (b"content-length", b"4")]},
         {"type": "http.response.body", "body": b"body"},
     ]

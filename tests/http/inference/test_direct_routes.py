@@ -81,9 +81,10 @@ async def test_a_fault_is_told_as_over_asgi_and_leaves_the_server_usable() -> No
     async with directly(*[type(model)() for model in faulty.models]) as server:
         assert (await server.ask(*PREPARATION))[0].status == 200
         for case in CASES:
-            headers = {name.replace("-", "_"): value for name, value in case.headers.items()}
-            if case.method != "POST" or case.status == 413 or server.routes.match(case.path.encode(), []) is None:
+            is_direct = server.routes.match(case.path.encode(), []) is not None
+            if not is_direct or case.method != "POST" or case.status == 413:
                 continue  # the application's, and the server's
+            headers = {name.replace("-", "_"): value for name, value in case.headers.items()}
             answer, _ = await server.ask(case.path, case.body, **headers)
             assert (answer.status, list(told := json.loads(answer.body))) == (case.status, ["error"]), case
             assert re.search(case.says, told["error"]), case
@@ -92,10 +93,9 @@ async def test_a_fault_is_told_as_over_asgi_and_leaves_the_server_usable() -> No
 
 
 class Says(Model):
-    """Answers with the id in its log lines, a header of the request, and its task; sets what it is told to."""
+    """Answers with the id in its log lines and a header of the request; sets the headers that it is told to."""
 
     name = "m"
-    required_response_headers = True
 
     def predict(self, payload: Any, headers: Any, response_headers: Any) -> Any:
         response_headers.update(payload.get("set", {}))
@@ -138,11 +138,8 @@ async def test_answers_are_counted_and_logged_as_the_middleware_does(
             await server.ask("/v1/models/nope:predict")
     assert (counted("200"), counted("404")) == (before[0] + 1, before[1] + 1)
     lines = [record.getMessage() for record in caplog.records if record.name == "mpserve.access"]
-    wanted = [
-        f'10.0.0.1:7 "POST /v1/models/{model}:predict" {status} ' for model, status in (("m", 200), ("nope", 404))
-    ]
-    assert len(lines) == (2 if access_log else 0)
-    assert all(line.startswith(start) for line, start in zip(lines, wanted, strict=False))
+    wanted = ['m:predict" 200', 'nope:predict" 404'] if access_log else []
+    assert [line.rsplit(" ", 2)[0] for line in lines] == [f'10.0.0.1:7 "POST /v1/models/{end}' for end in wanted]
 
 
 async def test_what_cannot_be_admitted_is_answered_before_begin_returns() -> None:
@@ -152,31 +149,25 @@ async def test_what_cannot_be_admitted_is_answered_before_begin_returns() -> Non
         assert (request.over, server.sent.get_nowait()[0].status) == (True, 404)
 
 
-class Waits(Model):
-    """Waits for ever; ``ended`` once it is cancelled."""
-
-    name = "m"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.ended = asyncio.Event(), asyncio.Event()
-
-    async def predict(self, payload: Any, headers: Any = None) -> Any:
-        self.begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.ended.set()
-
-
 async def test_a_request_whose_client_has_gone_is_cancelled_and_never_answered() -> None:
-    model = Waits()
-    async with directly(model) as server:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    class Waits(Model):
+        name = "m"
+
+        async def predict(self, payload: Any, headers: Any = None) -> Any:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    async with directly(Waits()) as server:
         request = server.begin(PREDICT)
         assert request is not None
-        await model.begun.wait()
+        await begun.wait()
         request.cancel()
-        await model.ended.wait()
+        await ended.wait()
         assert (request.over, request.instance.in_flight.count, server.sent.empty()) == (True, 0, True)
 
 
@@ -188,14 +179,10 @@ async def test_an_answer_in_parts_is_one_that_sends_itself() -> None:
             for part in payload["instances"]:
                 yield part
 
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
+    sent: asyncio.Queue[Any] = asyncio.Queue()
     async with directly(Parts()) as server:
         answer, identity = await server.ask(body=b'{"instances":["a","b"]}', x_request_id="mine")
         assert isinstance(answer, StreamedAnswer)
         assert (identity, answer.body) == (b"mine", None)
-        await answer({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
-    assert [message.get("body") for message in sent] == [None, b"a", b"b", b""]
+        await answer({"type": "http"}, asyncio.Event().wait, sent.put)  # type: ignore[arg-type]
+    assert [sent.get_nowait().get("body") for _ in range(sent.qsize())] == [None, b"a", b"b", b""]

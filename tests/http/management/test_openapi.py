@@ -39,16 +39,6 @@ MODELS = [
 ]  # fmt: skip
 
 
-def served_operations() -> set[str]:
-    app = build_app(core_of(MODELS[0], enable_docs_url=True))
-    return {
-        f"{method} {route.path_format}"
-        for route in app.routes
-        if isinstance(route, Route)
-        for method in (route.methods or set()) - {"HEAD"}
-    }
-
-
 def document_of(*models: Model) -> dict[str, Any]:
     async def main() -> Any:
         async with serving(*models) as client:
@@ -85,8 +75,10 @@ def found(value: Any, key: str) -> Iterator[Any]:
 
 def test_every_route_is_described_and_nothing_else_is() -> None:
     """A new route needs one row in OPERATIONS of mpserve/http/management/operations.py."""
-    assert served_operations() - OPERATIONS.keys() == set(), "add a row to OPERATIONS for each"
-    assert OPERATIONS.keys() - served_operations() == set(), "these rows of OPERATIONS have no route"
+    routes = [route for route in build_app(core_of(enable_docs_url=True)).routes if isinstance(route, Route)]
+    served = {f"{method} {route.path_format}" for route in routes for method in (route.methods or set()) - {"HEAD"}}
+    assert served - OPERATIONS.keys() == set(), "add a row to OPERATIONS for each"
+    assert OPERATIONS.keys() - served == set(), "these rows of OPERATIONS have no route"
 
 
 def test_a_users_own_route_is_left_out() -> None:
@@ -129,16 +121,13 @@ def test_each_version_of_a_model_has_a_path_of_its_own_where_there_are_several()
     older, newer = (Concatenated("m", Tensor(name, "FP32", (-1,))) for name in ("a", "b"))
     older.version, newer.version = "9", "10"
     document = document_of(older, newer)
-    inputs = {
-        path: body_of(path, document)["allOf"][0]["examples"][0]["inputs"][0]["name"]
+    examples = {
+        path.removeprefix("/v2/models/m"): body_of(path, document)["allOf"][0]["examples"][0]
         for path in document["paths"]
         if path.startswith("/v2/models/m/")
     }
-    assert inputs == {
-        "/v2/models/m/infer": "b",
-        "/v2/models/m/versions/9/infer": "a",
-        "/v2/models/m/versions/10/infer": "b",
-    }
+    inputs = {path: example["inputs"][0]["name"] for path, example in examples.items()}
+    assert inputs == {"/infer": "b", "/versions/9/infer": "a", "/versions/10/infer": "b"}
 
 
 @each("path", OF_MODELS)
@@ -166,17 +155,16 @@ def v2(**changes: Any) -> dict[str, Any]:
 
 
 @each("path, body, fits", [
-    ("/v2/models/vector/infer", v2(), True), ("/v2/models/vector/infer", v2(data=[[1, 2, 3, 4]]), True),
-    ("/v2/models/vector/infer", v2(shape=[2, 4], data=[0.5] * 8), True),
-    ("/v2/models/vector/infer", v2() | {"id": "7", "parameters": {"a": 1}, "outputs": [{"name": "text"}]}, True),
-    ("/v2/models/vector/infer", v2(name="y"), False), ("/v2/models/vector/infer", v2(datatype="FP31"), False),
-    ("/v2/models/vector/infer", v2(datatype="INT8"), False), ("/v2/models/vector/infer", v2(shape=[4]), False),
-    ("/v2/models/vector/infer", v2(shape=[1, 5]), False), ("/v2/models/vector/infer", v2(shape=[-1, 4]), False),
-    ("/v2/models/vector/infer", v2(data="1"), False), ("/v2/models/vector/infer", {"inputs": []}, False),
-    ("/v2/models/vector/infer", {}, False), ("/v1/models/vector:predict", {"instances": [[1, 2, 3, 4.5]]}, True),
-    ("/v1/models/vector:predict", {"instances": [[1, 2, 3]]}, False),
-    ("/v1/models/vector:predict", {"instances": [1]}, False),
-    ("/v1/models/vector:predict", {"instances": {"x": [1, 2, 3, 4]}}, False),
+    *(("/v2/models/vector/infer", body, True) for body in (
+        v2(), v2(data=[[1, 2, 3, 4]]), v2(shape=[2, 4], data=[0.5] * 8),
+        v2() | {"id": "7", "parameters": {"a": 1}, "outputs": [{"name": "text"}]},
+    )),
+    *(("/v2/models/vector/infer", body, False) for body in (
+        v2(name="y"), v2(datatype="FP31"), v2(datatype="INT8"), v2(shape=[4]), v2(shape=[1, 5]), v2(shape=[-1, 4]),
+        v2(data="1"), {"inputs": []}, {},
+    )),
+    ("/v1/models/vector:predict", {"instances": [[1, 2, 3, 4.5]]}, True),
+    *(("/v1/models/vector:predict", {"instances": rows}, False) for rows in ([[1, 2, 3]], [1], {"x": [1, 2, 3, 4]})),
     ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2], "mask": [True]}]}, True),
     ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2]}]}, False),
     ("/v1/models/pair:predict", {"instances": [{"ids": ["a"], "mask": [True]}]}, False),

@@ -8,7 +8,7 @@ import pytest
 from mpserve.http.responses import Answer
 from mpserve.http.server.asgi import HIGH_WATER
 from mpserve.http.server.interface import ASGIApp, Receive, Scope, Send
-from tests.connections import CLIENT, House, chunked, echo, get, post, read, sending
+from tests.connections import CLIENT, Client, House, chunked, echo, get, post, read, sending
 
 APP = b"/app"
 ERROR = (
@@ -76,8 +76,7 @@ async def test_what_the_application_sends_is_written_as_http_has_it(caplog: pyte
         house = House(app)
         client = house.client()
         caplog.clear()
-        client.send(sent)
-        assert await client.told() == expected, name
+        assert await client.ask(sent) == expected, name
         assert client.is_kept == is_kept, name
         assert bool(caplog.records) == (name == "too many" or b" 500 " in expected or name in ("parts", "not the end"))
         assert not house.server.cycles
@@ -97,8 +96,7 @@ async def test_an_application_that_raises_or_cancels_itself_is_answered_for(capl
 
     for app in (cancels, exits):
         client = House(app).client()
-        client.send(get())
-        assert await client.told() == ERROR
+        assert await client.ask(get()) == ERROR
         assert "the ASGI application failed" in caplog.text
 
 
@@ -129,8 +127,7 @@ async def test_a_client_that_waits_for_100_is_told_to_go_on_only_when_its_body_i
         house = House()
         house.routes.at_once = False
         client = house.client()
-        client.send(head + b"\r\n\r\n")
-        assert await client.told() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert await client.ask(head + b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert house.routes.begun == []
         client.send(body)
         for begun in house.routes.begun:
@@ -174,22 +171,19 @@ async def test_a_large_body_comes_no_faster_than_the_application_takes_it() -> N
     go_on.set()
     await client.told()
     assert client.pipe.is_reading_now
-    client.send(body[sent:])
-    assert (await client.told()).startswith(OK)
+    assert (await client.ask(body[sent:])).startswith(OK)
     assert taken == [size]
 
 
 async def test_an_early_answer_drops_the_rest_of_the_body_and_the_connection_goes_on() -> None:
     house = House(echo)
     client = house.client()
-    client.send(post(b"x" * 200_000, path=APP)[:70_000])
-    assert (await client.told()).startswith(b"HTTP/1.1 413 ")
+    assert (await client.ask(post(b"x" * 200_000, path=APP)[:70_000])).startswith(b"HTTP/1.1 413 ")
     client.send(b"x" * (200_000 - 70_000))
     client.later(6)
     assert client.is_kept
     rest = len(post(b"x" * 200_000, path=APP)) - 70_000 - (200_000 - 70_000)
-    client.send(b"x" * rest + post(b"next"))
-    assert (await client.told()).endswith(b"direct next")
+    assert (await client.ask(b"x" * rest + post(b"next"))).endswith(b"direct next")
     client = house.client()
     client.send(post(b"x" * 200_000, b"connection: close", path=APP)[:70_000])
     assert (await client.told()).startswith(b"HTTP/1.1 413 ")
@@ -211,8 +205,7 @@ async def test_the_application_hears_of_a_client_that_leaves_and_takes_itself_ou
     house = House(app)
     for sent in (get(), chunked(b"a", path=APP)):
         client = house.client()
-        client.send(sent)
-        await client.told()
+        await client.ask(sent)
         assert len(house.server.cycles) == house.server.unanswered == 1
         client.leave()
         assert house.server.unanswered == 1
@@ -238,8 +231,7 @@ async def test_send_waits_for_a_client_that_does_not_read_and_not_for_one_that_l
         house = House(app)
         client = house.client()
         client.pipe.holds = True
-        client.send(get())
-        assert await client.told() == OK + CHUNKS + b"1\r\na\r\n"
+        assert await client.ask(get()) == OK + CHUNKS + b"1\r\na\r\n"
         assert sent == [0]
         if leaves:
             client.leave()
@@ -282,38 +274,37 @@ async def test_a_streamed_answer_sends_itself_and_hears_of_a_client_that_leaves(
     head = OK + b"x-a: 1\r\nx-request-id: id\r\n"
     house = House()
     house.routes.at_once = False
+
+    def streams(client: Client, sent: bytes, goes_on: bool = True) -> Parts:
+        client.send(sent)
+        parts = Parts()
+        if goes_on:
+            parts.go_on.set()
+        house.routes.begun[-1].exchange.send(parts, b"id")
+        return parts
+
     client = house.client()
-    client.send(post() + get(APP))
-    parts = Parts()
-    house.routes.begun[-1].exchange.send(parts, b"id")
+    parts = streams(client, post() + get(APP), goes_on=False)
     assert await client.told() == head + CHUNKS + b"1\r\na\r\n"
     parts.go_on.set()
     assert (await client.told()).startswith(b"1\r\nb\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
-    client.send(post(b"x", b"connection: close"))
-    parts = Parts()
-    parts.go_on.set()
-    house.routes.begun[-1].exchange.send(parts, b"id")
+    streams(client, post(b"x", b"connection: close"))
     assert await client.told() == head + CLOSE + CHUNKS + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
     assert not client.is_kept
     client = house.client()
-    client.send(post(version=b"1.0"))
-    parts = Parts()
-    parts.go_on.set()
-    house.routes.begun[-1].exchange.send(parts, b"id")
+    streams(client, post(version=b"1.0"))
     assert await client.told() == head + CLOSE + b"\r\nab"
-    for leaves_first in (False, True):
-        client = house.client()
-        client.send(post())
-        parts = Parts()
-        if leaves_first:
-            client.leave()
-        house.routes.begun[-1].exchange.send(parts, b"id")
-        told = await client.told()
-        if not leaves_first:
-            client.leave()
-            await client.told()
-        assert (told == b"") == leaves_first
-        assert parts.was_told == ["http.disconnect"]
+    client = house.client()
+    parts = streams(client, post(), goes_on=False)
+    assert await client.told() != b""
+    client.leave()
+    assert (await client.told(), parts.was_told) == (b"", ["http.disconnect"])
+    client = house.client()
+    client.send(post())
+    client.leave()
+    parts = Parts()
+    house.routes.begun[-1].exchange.send(parts, b"id")
+    assert (await client.told(), parts.was_told) == (b"", ["http.disconnect"])
     assert not house.server.cycles
 
 

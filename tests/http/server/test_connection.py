@@ -72,13 +72,11 @@ async def test_a_request_may_be_cut_anywhere(path: bytes) -> None:
 async def test_a_known_head_is_not_matched_again_wherever_its_body_is_cut() -> None:
     house = House()
     first = house.client()
-    first.send(post())
-    assert await first.told() == usual(b"body")
+    assert await first.ask(post()) == usual(b"body")
     for client in (first, house.client()):
         for cut in range(len(post()) - 4, len(post()) + 1):
             client.send(post(b"BODY")[:cut])
-            client.send(post(b"BODY")[cut:])
-            assert await client.told() == usual(b"BODY")
+            assert await client.ask(post(b"BODY")[cut:]) == usual(b"BODY")
         client.send(post(b"one!")[:-2])
         client.send(b"!!" + post(b"two!") + post(b"3")[:-1])
         client.send(b"3" + get(APP))
@@ -96,11 +94,9 @@ async def test_known_heads_and_others_mean_the_same() -> None:
         for _ in range(3):
             for second in pieces:
                 client = house.client()
-                client.send(first + second)
-                assert (await client.told()).count(b"HTTP/1.1 200") == 2
+                assert (await client.ask(first + second)).count(b"HTTP/1.1 200") == 2
                 client.send(second[:10])
-                client.send(second[10:] + first)
-                assert (await client.told()).count(b"HTTP/1.1 200") == 2
+                assert (await client.ask(second[10:] + first)).count(b"HTTP/1.1 200") == 2
 
 
 async def test_answers_keep_the_order_of_the_requests_and_reading_waits() -> None:
@@ -163,8 +159,7 @@ async def test_a_request_that_breaks_a_rule_is_refused_in_words_after_the_answer
         for before in (b"", post(b"0"), post(b"0", path=APP), post(b"0") + get(APP)):
             house = House()
             client = house.client()
-            client.send(before)
-            answers = await client.told()
+            answers = await client.ask(before)
             client.leave()
             for size in (len(sent), 50, 7, 1):
                 client = house.client()
@@ -213,12 +208,10 @@ async def test_what_a_refusal_ends_is_not_begun_and_the_application_is_told() ->
     client = house.client()
     client.send(chunked(b"x", path=APP)[:-5])
     await asyncio.sleep(0)
-    client.send(b"zzz")
-    assert refusal(await client.told())[0] == 400
+    assert refusal(await client.ask(b"zzz"))[0] == 400
     assert [message["type"] for message in told] == ["http.request", "http.disconnect"]
     client = house.client()
-    client.send(chunked(b"x")[:-5] + b"zzz")
-    assert refusal(await client.told())[0] == 400
+    assert refusal(await client.ask(chunked(b"x")[:-5] + b"zzz"))[0] == 400
     assert house.routes.begun == []
     assert not house.server.cycles
 
@@ -226,8 +219,7 @@ async def test_what_a_refusal_ends_is_not_begun_and_the_application_is_told() ->
 async def test_a_connection_without_half_close_is_closed_at_once() -> None:
     client = House().client()
     client.pipe.knows_half_close = False
-    client.send(b"hello\r\n\r\n")
-    assert refusal(await client.told())[0] == 400
+    assert refusal(await client.ask(b"hello\r\n\r\n"))[0] == 400
     assert client.pipe.is_closing()
 
 
@@ -277,10 +269,8 @@ async def test_what_is_late_is_closed_or_refused() -> None:
         house = House()
         for before in (b"", post()) if sent else (b"",):
             client = house.client()
-            client.send(before)
-            await client.told()
-            client.send(sent)
-            told = await client.told()
+            await client.ask(before)
+            told = await client.ask(sent)
             client.later(seconds - 0.5)
             assert client.is_kept, sent
             client.later(seconds + 0.5)
@@ -336,8 +326,7 @@ async def test_a_connection_that_retires_answers_once_more() -> None:
         client = house.client()
         house.server.retire(at_once=False)
         assert client.is_kept
-        client.send(post(path=path))
-        assert await client.told() == usual(b"body", path, closes=True)
+        assert await client.ask(post(path=path)) == usual(b"body", path, closes=True)
         assert closing(client)
     house = House()
     house.routes.at_once = False
@@ -350,8 +339,7 @@ async def test_a_connection_that_retires_answers_once_more() -> None:
     assert await client.told() == usual(b"2", closes=True)
     for sent, is_kept in ((b"", False), (b"GET", True), (post(b"x" * 2000, path=APP)[:-1], False)):
         client = House().client()
-        client.send(sent)
-        await client.told()
+        await client.ask(sent)
         client.connection.retire(at_once=True)
         assert client.is_kept == is_kept
         if not is_kept:
@@ -368,11 +356,9 @@ async def test_the_rebalancer_ends_connections() -> None:
     for path in (DIRECT, APP):
         client = house.client()
         house.shedding.due = 1
-        client.send(post(path=path))
-        assert await client.told() == usual(b"body", path, closes=True)
+        assert await client.ask(post(path=path)) == usual(b"body", path, closes=True)
         assert house.shedding.due == 0
-    other.send(post())
-    assert await other.told() == usual(b"body")
+    assert await other.ask(post()) == usual(b"body")
 
 
 async def test_what_comes_behind_the_last_request_is_dropped() -> None:
@@ -390,8 +376,7 @@ async def test_the_next_request_waits_for_a_client_that_does_not_read() -> None:
         house = House()
         client = house.client()
         client.pipe.holds = True
-        client.send(post(b"1", path=path) + post(b"2") + post(b"3", path=path))
-        assert await client.told() == usual(b"1", path)
+        assert await client.ask(post(b"1", path=path) + post(b"2") + post(b"3", path=path)) == usual(b"1", path)
         assert not client.pipe.is_reading_now
         client.connection.resume_writing()
         assert await client.told() == usual(b"2")
@@ -410,8 +395,7 @@ async def test_a_body_of_unknown_length_that_grows_too_large_goes_to_the_applica
         if before:
             house.routes.begun[0].answer()
             assert await client.told() == usual(b"0")
-        client.send(b"0\r\n\r\n")
-        assert (await client.told()).startswith(b"HTTP/1.1 413 ")
+        assert (await client.ask(b"0\r\n\r\n")).startswith(b"HTTP/1.1 413 ")
         assert client.is_kept
         client.send(chunked(b"x" * 500, b"x" * 500) + post(b"x" * 1001))
         if before:
@@ -425,8 +409,7 @@ async def test_a_connection_that_is_lost_leaves_nothing_to_the_garbage_collector
     for sent in (b"", post(), post(path=APP), post()[:-1], b"GET / HT", post() + post()[:-1], b"rubbish\r\n\r\n"):
         house = House()
         client = house.client()
-        client.send(sent)
-        await client.told()
+        await client.ask(sent)
         client.leave()
         await client.told()
         house.routes.begun.clear()  # which have the replies

@@ -73,14 +73,8 @@ async def test_another_uvicorn_is_refused_in_words(monkeypatch: pytest.MonkeyPat
         if owner == "Config":
             del self.lifespan_class
         else:
-            kind = self.lifespan_class
-
-            class LifespanOn(kind):  # type: ignore[misc, valid-type]
-                def __init__(self, config: Config) -> None:
-                    super().__init__(config)
-                    del self.should_exit
-
-            self.lifespan_class = LifespanOn
+            others = dict.fromkeys(("startup", "shutdown", "state"))
+            self.lifespan_class = type("LifespanOn", (), {**others, "__init__": lambda self, config: None})
 
     monkeypatch.setattr(Config, "load", load_otherwise)
     with pytest.raises(ConfigurationError, match=rf"uvicorn \S+ has no {owner}.{name}: install uvicorn 0.54"):
