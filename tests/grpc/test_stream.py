@@ -9,24 +9,11 @@ from mpserve import InferRequest, InferResponse, Model
 from mpserve.grpc.stream import MAX_CONCURRENT, Stream
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.grpc.models import Double, Held, Raising
-from tests.grpc.serving import infer, refusal, run, serving
-
-
-async def each(*requests: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:
-    for request in requests:
-        yield request
-
-
-def answers(model: Model, *requests: Any) -> list[pb.ModelStreamInferResponse]:
-    async def test() -> list[pb.ModelStreamInferResponse]:
-        async with serving(model) as client:
-            return [response async for response in client.stream(each(*requests))]
-
-    return run(test())
+from tests.grpc.serving import infer, refusal, serving, streamed
 
 
 def test_each_request_has_one_response_that_is_its_last() -> None:
-    first, second = answers(Double(), infer("double", id="1"), infer("double", id="2"))
+    first, second = streamed(Double(), infer("double", id="1"), infer("double", id="2"))
     output = {"name": "y", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [2, 4]}}
     final = {"triton_final_response": {"bool_param": True}}
     expected = pb.ModelInferResponse(model_name="double", id="1", parameters=final, outputs=[output])
@@ -42,7 +29,7 @@ def test_an_error_is_told_and_the_stream_goes_on() -> None:
         b"\x0a\x80",
         infer("raising", id="5", parameters={"raise": {"string_param": "invalid"}}),
     ]
-    responses = answers(Raising(), *requests)
+    responses = streamed(Raising(), *requests)
     assert [response.infer_response.id for response in responses] == ["1", "2", "3", "", "5"]
     assert [response.error_message for response in responses] == [
         "Model with name nope does not exist.",
@@ -71,14 +58,14 @@ class Slower(Model):
 
 
 def test_requests_run_at_the_same_time_and_are_answered_in_their_order() -> None:
-    responses = answers(Slower(), infer("slower", id="1"), infer("slower", id="2"))
+    responses = streamed(Slower(), infer("slower", id="1"), infer("slower", id="2"))
     assert [response.infer_response.id for response in responses] == ["1", "2"]
 
 
-async def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:
+async def test_a_stream_is_not_read_far_ahead_of_its_streamed() -> None:
     model = Held()
     async with serving(model) as client:
-        call = client.stream(each(*[infer("held", id=str(number)) for number in range(3 * MAX_CONCURRENT)]))
+        call = client.stream(*[infer("held", id=str(number)) for number in range(3 * MAX_CONCURRENT)])
         for _ in range(MAX_CONCURRENT):
             await model.begun.acquire()
         for _ in range(20):
@@ -91,7 +78,7 @@ async def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:
 async def test_a_client_that_goes_away_stops_the_wait_for_the_model() -> None:
     model = Held()
     async with serving(model) as client:
-        call = client.stream(each(infer("held"), infer("held")))
+        call = client.stream(infer("held"), infer("held"))
         await model.begun.acquire()
         await model.begun.acquire()
         call.cancel()
@@ -118,7 +105,7 @@ async def test_a_drain_answers_what_was_sent_and_ends_the_stream() -> None:
 async def test_a_drain_is_no_error_to_a_client_that_had_sent_all() -> None:
     model = Held()
     async with serving(model) as client:
-        call = client.stream(each(infer("held", id="1")))
+        call = client.stream(infer("held", id="1"))
         await model.begun.acquire()
         (stream,) = client.server._servicer._streams
         while not stream._reading.done():
@@ -146,7 +133,7 @@ async def _endless(gone: asyncio.Event) -> AsyncIterator[bytes]:
     raise RuntimeError("the connection broke")
 
 
-async def test_an_error_while_reading_ends_the_stream_after_its_answers() -> None:
+async def test_an_error_while_reading_ends_the_stream_after_its_streamed() -> None:
     written, gone = [], asyncio.Event()
 
     async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
@@ -161,7 +148,7 @@ async def test_an_error_while_reading_ends_the_stream_after_its_answers() -> Non
     assert written == [b"1"]
 
 
-async def test_an_error_while_writing_ends_the_stream_and_closes_its_answers() -> None:
+async def test_an_error_while_writing_ends_the_stream_and_closes_its_streamed() -> None:
     closed = []
 
     async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
