@@ -29,15 +29,6 @@ def assert_same(tensor, array):
 @each("datatype", DATATYPES)
 @untimed
 @given(data=st.data())
-def test_any_tensor_survives_being_bytes_bit_by_bit(datatype, data):
-    array = data.draw(arrays(datatype))
-    buffer = encode_tensor(array, datatype)
-    assert_same(InferInput("x", array.shape, datatype, decode_tensor(buffer, datatype, array.shape, "x")), array)
-
-
-@each("datatype", DATATYPES)
-@untimed
-@given(data=st.data())
 def test_any_request_and_response_survive_the_binary_extension_bit_by_bit(datatype, data):
     array = data.draw(arrays(datatype))
     tensor = InferInput("x", array.shape, datatype)
@@ -53,19 +44,14 @@ def test_any_request_and_response_survive_the_binary_extension_bit_by_bit(dataty
 @each("datatype", DATATYPES)
 @untimed
 @given(data=st.data())
-def test_any_tensor_that_json_can_carry_survives_it_bit_by_bit(datatype, data):
+def test_any_tensor_that_json_can_carry_survives_it_bit_by_bit_flat_and_nested(datatype, data):
     array = data.draw(arrays(datatype, json=True))
     answer = encode_response(InferResponse(None, "m", [InferOutput("x", array.shape, datatype, array)]))
     assert_same(InferResponse.from_bytes(answer, len(answer)).outputs[0], array)
     request = orjson.dumps({"inputs": orjson.loads(answer)["outputs"]})
     assert_same(decode_request(request, "m", None).inputs[0], array)
-
-
-@each("datatype", DATATYPES)
-@untimed
-@given(data=st.data())
-def test_any_tensor_may_be_nested_as_its_shape_says(datatype, data):
-    array = data.draw(arrays(datatype, json=True).filter(lambda array: array.ndim))
+    if not array.ndim:
+        return
     values = array.astype(np.float64).tolist() if datatype in ("FP16", "BF16") else array.tolist()
     nested = values if datatype != "BYTES" else np.vectorize(bytes.decode, otypes=[object])(array).tolist()
     entry = {"name": "x", "shape": array.shape, "datatype": datatype, "data": nested}
