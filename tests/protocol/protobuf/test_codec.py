@@ -127,16 +127,12 @@ def test_any_bytes_are_read_or_refused_as_by_the_strict_reader(message: bytes) -
         decode_response(message)
 
 
-CONTENTS = st.fixed_dictionaries(
-    {},
-    optional={
-        "bool_contents": st.lists(st.booleans(), max_size=4),
-        "int_contents": st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4),
-        "uint64_contents": st.lists(st.integers(0, 2**64 - 1), max_size=4),
-        "fp32_contents": st.lists(st.floats(width=32), max_size=4),
-        "bytes_contents": st.lists(st.binary(max_size=4), max_size=4),
-    },
-)
+ELEMENTS = {
+    "bool_contents": st.booleans(), "int_contents": st.integers(-(2**31), 2**31 - 1),
+    "uint64_contents": st.integers(0, 2**64 - 1), "fp32_contents": st.floats(width=32),
+    "bytes_contents": st.binary(max_size=4),
+}  # fmt: skip
+CONTENTS = st.fixed_dictionaries({}, optional={name: st.lists(one, max_size=4) for name, one in ELEMENTS.items()})
 SHAPES = st.lists(st.integers(-2, 5) | st.sampled_from([2**31, 2**62]), max_size=5)
 
 
