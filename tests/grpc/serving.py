@@ -1,7 +1,7 @@
 """A gRPC server in this process, over loopback, and a client of it that is made from the same messages."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,9 +12,14 @@ from mpserve.grpc.servicer import SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.models.model import Model
 from tests.asgi import loaded
+from tests.grpc.models import Held
 
 HOST = "127.0.0.1"
 UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+def serialised(given: Any) -> bytes:
+    return given if isinstance(given, bytes) else given.SerializeToString()
 
 
 class Client:
@@ -29,26 +34,27 @@ class Client:
     ) -> Any:
         described = SERVICE.methods_by_name[method]
         message = request if request is not None else getattr(pb, described.input_type.name)(**fields)
-        call = self.channel.unary_unary(
-            f"/{SERVICE.full_name}/{method}",
-            request_serializer=lambda given: given if isinstance(given, bytes) else given.SerializeToString(),
-            response_deserializer=getattr(pb, described.output_type.name).FromString,
-        )
+        answer = getattr(pb, described.output_type.name).FromString
+        call = self.channel.unary_unary(f"/{SERVICE.full_name}/{method}", serialised, answer)
         return call(message, metadata=metadata, timeout=timeout)
 
-    def stream(self, requests: AsyncIterable[pb.ModelInferRequest] | None = None) -> Any:
-        return self.channel.stream_stream(
-            f"/{SERVICE.full_name}/ModelStreamInfer",
-            request_serializer=lambda given: given if isinstance(given, bytes) else given.SerializeToString(),
-            response_deserializer=pb.ModelStreamInferResponse.FromString,
-        )(requests)
+    def stream(self, *requests: Any) -> Any:
+        """A stream with these requests; without any, the caller writes them."""
+
+        async def sending() -> AsyncIterator[Any]:
+            for request in requests:
+                yield request
+
+        answer = pb.ModelStreamInferResponse.FromString
+        call = self.channel.stream_stream(f"/{SERVICE.full_name}/ModelStreamInfer", serialised, answer)
+        return call(sending() if requests else None)
 
 
 @asynccontextmanager
 async def serving(*models: Model, server: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Client]:
     """A client of a server of these models; ``server`` are arguments of ``GrpcServer``, ``options`` of ``Settings``."""
     async with loaded(*models, **options) as core:
-        grpc_server = GrpcServer(core, HOST, 0, **(server or {}))
+        grpc_server = GrpcServer(core, **{"host": HOST, "port": 0} | (server or {}))
         await grpc_server.start()
         async with grpc.aio.insecure_channel(f"{HOST}:{grpc_server.port}", options=UNLIMITED) as channel:
             try:
@@ -57,18 +63,45 @@ async def serving(*models: Model, server: dict[str, Any] | None = None, **option
                 await grpc_server.stop()
 
 
+@asynccontextmanager
+async def with_a_call_in_hand() -> AsyncIterator[tuple[Client, Held, Any]]:
+    """A client, a model that holds the client's call, and the call."""
+    model = Held()
+    async with serving(model) as client:
+        call = client("ModelInfer", infer("held"))
+        waiting = asyncio.ensure_future(call.code())
+        await model.begun.acquire()
+        yield client, model, call
+        await waiting
+
+
 def run(test: Coroutine[Any, Any, Any], within: float = 60) -> Any:
     return asyncio.run(asyncio.wait_for(test, within))
 
 
-def ask(model: Model, method: str = "ModelInfer", request: Any = None, **fields: Any) -> Any:
+async def once(model: Model, method: str = "ModelInfer", request: Any = None, **fields: Any) -> Any:
     """The response to one call to a server of this one model."""
+    async with serving(model) as client:
+        return await client(method, request, **fields)
 
-    async def once() -> Any:
+
+def ask(model: Model, *call: Any, **fields: Any) -> Any:
+    return run(once(model, *call, **fields))
+
+
+def refused(model: Model, *call: Any, **fields: Any) -> tuple[grpc.StatusCode, str]:
+    """The status and words of one such call that must fail."""
+    return run(refusal(once(model, *call, **fields)))
+
+
+def streamed(model: Model, *requests: Any) -> list[pb.ModelStreamInferResponse]:
+    """The responses to a stream of these requests."""
+
+    async def test() -> list[pb.ModelStreamInferResponse]:
         async with serving(model) as client:
-            return await client(method, request, **fields)
+            return [response async for response in client.stream(*requests)]
 
-    return run(once())
+    return run(test())
 
 
 def infer(model: str, **fields: Any) -> pb.ModelInferRequest:

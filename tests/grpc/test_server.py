@@ -14,8 +14,19 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mpserve.errors import ConfigurationError
 from mpserve.grpc.server import SERVICES, GrpcServer, Tls, hold_port
 from tests.asgi import loaded
-from tests.grpc.models import Double, Held
-from tests.grpc.serving import HOST, Client, infer, refusal, serving
+from tests.cases import each
+from tests.grpc.models import Double
+from tests.grpc.serving import HOST, Client, infer, refusal, serving, with_a_call_in_hand
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+async def live(server: GrpcServer, address: str = HOST, credentials: grpc.ChannelCredentials | None = None) -> bool:
+    """Whether the server says that it is live, over a connection of its own."""
+    target = f"{address}:{server.port}"
+    channel = grpc.aio.secure_channel(target, credentials) if credentials else grpc.aio.insecure_channel(target)
+    async with channel:
+        return (await Client(channel, server)("ServerLive", timeout=5)).live
 
 
 def large(elements: int) -> Any:
@@ -37,43 +48,29 @@ async def test_messages_larger_than_grpcs_own_limit_pass() -> None:
 
 
 async def test_a_drain_finishes_calls_in_hand_and_takes_no_more() -> None:
-    model = Held()
-    async with serving(model) as client:
-        call = client("ModelInfer", infer("held"))
-        waiting = asyncio.ensure_future(call.code())
-        await model.begun.acquire()
+    async with with_a_call_in_hand() as (client, model, call):
         draining = asyncio.ensure_future(client.server.drain(3600))
         while True:
-            async with grpc.aio.insecure_channel(f"{HOST}:{client.server.port}") as channel:
-                code, _ = await refused_or_not(Client(channel, client.server)("ServerLive", timeout=5))
-                if code is grpc.StatusCode.UNAVAILABLE:
+            try:
+                await live(client.server)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is UNAVAILABLE:
                     break
         model.let_go.set()
-        assert await waiting is grpc.StatusCode.OK
+        assert await call.code() is grpc.StatusCode.OK
         await draining
 
 
-async def refused_or_not(call: Any) -> tuple[grpc.StatusCode, str]:
-    return await call.code(), await call.details() or ""
-
-
 async def test_what_is_left_after_the_grace_is_cancelled() -> None:
-    model = Held()
-    async with serving(model) as client:
-        call = client("ModelInfer", infer("held"))
-        waiting = asyncio.ensure_future(call.code())
-        await model.begun.acquire()
+    async with with_a_call_in_hand() as (client, model, call):
         await client.server.drain(0.1)
-        assert await waiting is not grpc.StatusCode.OK
+        assert await call.code() is not grpc.StatusCode.OK
         while not model.cancelled:
             await asyncio.sleep(0.01)
 
 
 async def test_stop_cuts_a_drain_short() -> None:
-    model = Held()
-    async with serving(model) as client:
-        call = client("ModelInfer", infer("held"))
-        await model.begun.acquire()
+    async with with_a_call_in_hand() as (client, _, call):
         draining = asyncio.ensure_future(client.server.drain(3600))
         await asyncio.sleep(0)
         await client.server.stop()
@@ -90,32 +87,23 @@ async def test_a_server_that_never_started_can_be_ended() -> None:
 
 
 async def test_two_servers_share_a_port() -> None:
-    async with loaded(Double()) as core:
-        first = GrpcServer(core, HOST, 0)
-        await first.start()
-        second = GrpcServer(core, HOST, first.port)
-        await second.start()
-        assert second.port == first.port
-        await second.stop()
-        await first.stop()
-
-
-async def test_an_address_that_cannot_be_had_is_told() -> None:
-    async with loaded(Double()) as core:
-        with pytest.raises(ConfigurationError, match=r"gRPC cannot listen on 192\.0\.2\.1:1"):
-            await GrpcServer(core, "192.0.2.1", 1).start()
+    async with serving(Double()) as first, serving(Double(), server={"port": first.server.port}) as second:
+        assert second.server.port == first.server.port
 
 
 async def test_ipv6() -> None:
-    async with loaded(Double()) as core:
-        server = GrpcServer(core, "::1", 0)
-        await server.start()
-        async with grpc.aio.insecure_channel(f"[::1]:{server.port}") as channel:
-            assert (await Client(channel, server)("ServerLive")).live
-        await server.stop()
+    async with serving(Double(), server={"host": "::1"}) as client:
+        assert await live(client.server, "[::1]")
 
 
-# Reflection
+@each("server, words", [
+    ({"host": "192.0.2.1", "port": 1}, r"gRPC cannot listen on 192\.0\.2\.1:1"),
+    ({"tls": Tls(b"no certificate", b"no key")}, "with the given certificate and key"),
+])  # fmt: skip
+async def test_a_server_that_cannot_start_says_why(server: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        async with serving(Double(), server=server):
+            pass
 
 
 async def reflected(client: Client, **request: str) -> reflection_pb2.ServerReflectionResponse:
@@ -138,65 +126,34 @@ async def test_reflection_lists_the_services_and_describes_each() -> None:
             assert any(f"{file.package}.{s.name}" == name for file in described for s in file.service)
 
 
-# TLS
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    folder = tmp_path_factory.mktemp("tls")
+async def test_with_tls_and_authorities_only_clients_that_are_known_are_answered(tmp_path: Path) -> None:
+    key_file, certificate_file = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key_file, "-out", certificate_file],
         check=True, capture_output=True,
     )  # fmt: skip
-    return Tls((folder / "cert.pem").read_bytes(), (folder / "key.pem").read_bytes())
-
-
-async def test_tls(certificate: Tls) -> None:
-    credentials = grpc.ssl_channel_credentials(certificate.certificate)
-    async with (
-        serving(Double(), server={"tls": certificate}) as client,
-        grpc.aio.secure_channel(f"localhost:{client.server.port}", credentials) as channel,
-    ):
-        assert (await Client(channel, client.server)("ServerLive")).live
-        assert (await refusal(client("ServerLive", timeout=5)))[0] is grpc.StatusCode.UNAVAILABLE
-
-
-async def test_clients_must_show_a_certificate_if_authorities_are_given(certificate: Tls) -> None:
-    mutual = certificate._replace(client_authorities=certificate.certificate)
-    async with serving(Double(), server={"tls": mutual}) as client:
-        address = f"localhost:{client.server.port}"
-        anonymous = grpc.ssl_channel_credentials(certificate.certificate)
-        async with grpc.aio.secure_channel(address, anonymous) as channel:
-            code, _ = await refusal(Client(channel, client.server)("ServerLive", timeout=5))
-            assert code is grpc.StatusCode.UNAVAILABLE
-        known = grpc.ssl_channel_credentials(certificate.certificate, certificate.key, certificate.certificate)
-        async with grpc.aio.secure_channel(address, known) as channel:
-            assert (await Client(channel, client.server)("ServerLive")).live
-
-
-async def test_a_certificate_that_is_none_is_told() -> None:
-    async with loaded(Double()) as core:
-        with pytest.raises(ConfigurationError, match="with the given certificate and key"):
-            await GrpcServer(core, HOST, 0, tls=Tls(b"no certificate", b"no key")).start()
-
-
-# The port
+    key, certificate = key_file.read_bytes(), certificate_file.read_bytes()
+    anonymous = grpc.ssl_channel_credentials(certificate)
+    known = grpc.ssl_channel_credentials(certificate, key, certificate)
+    for authorities, welcome, turned_away in ((None, anonymous, None), (certificate, known, anonymous)):
+        async with serving(Double(), server={"tls": Tls(certificate, key, authorities)}) as client:
+            assert await live(client.server, "localhost", welcome)
+            code, _ = await refusal(live(client.server, "localhost", turned_away))
+            assert code is UNAVAILABLE
 
 
 async def test_a_held_port_is_refused_to_others_and_shared_with_the_workers() -> None:
-    async with loaded(Double()) as core:
-        with hold_port(HOST, 0) as holder:
-            port = holder.getsockname()[1]
-            with pytest.raises(ConfigurationError, match=rf"cannot listen on 127.0.0.1 port {port} \(--host, --grpc_p"):
-                hold_port(HOST, port)
-            server = GrpcServer(core, HOST, port)
-            await server.start()
+    with hold_port(HOST, 0) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((HOST, port))
+        with pytest.raises(ConfigurationError, match=rf"cannot listen on 127.0.0.1 port {port} \(--host, --grpc_p"):
+            hold_port(HOST, port)
+        async with serving(Double(), server={"port": port}) as client:
             with pytest.raises(ConfigurationError, match="Address already in use"):
                 hold_port(HOST, port)
-            async with grpc.aio.insecure_channel(f"{HOST}:{port}") as channel:
-                assert (await Client(channel, server)("ServerLive")).live
-            await server.stop()
+            assert await live(client.server)
 
 
 def test_connections_that_linger_do_not_keep_a_port() -> None:
@@ -215,11 +172,6 @@ def test_connections_that_linger_do_not_keep_a_port() -> None:
     hold_port(*address).close()
 
 
-def test_a_held_port_takes_no_connections() -> None:
-    with hold_port(HOST, 0) as holder, pytest.raises(ConnectionRefusedError):
-        socket.create_connection(holder.getsockname())
-
-
 FORK = """
 import os
 import numpy
@@ -230,19 +182,15 @@ def threads():
 before = threads()
 from mpserve.grpc import server
 from tests.grpc.models import Double
-from tests.grpc.serving import infer, run, serving
+from tests.grpc.serving import ask, infer
 
 assert threads() == before, "the import has started a thread"
-
-async def work():
-    async with serving(Double()) as client:
-        await client("ModelInfer", infer("double"))
 
 children = []
 for _ in range(2):
     child = os.fork()
     if child == 0:
-        run(work())
+        ask(Double(), request=infer("double"))
         os._exit(0)
     children.append(child)
 assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]

@@ -5,33 +5,20 @@ from typing import Any
 import grpc
 import pytest
 
-from mpserve import InferRequest, InferResponse, Model
+from mpserve import InferRequest, InferResponse
 from mpserve.grpc.stream import MAX_CONCURRENT, Stream
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.cases import each
 from tests.grpc.models import Double, Held, Raising
-from tests.grpc.serving import infer, refusal, run, serving
-
-
-async def each(*requests: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:
-    for request in requests:
-        yield request
-
-
-def answers(model: Model, *requests: Any) -> list[pb.ModelStreamInferResponse]:
-    async def test() -> list[pb.ModelStreamInferResponse]:
-        async with serving(model) as client:
-            return [response async for response in client.stream(each(*requests))]
-
-    return run(test())
+from tests.grpc.serving import infer, serving, streamed
 
 
 def test_each_request_has_one_response_that_is_its_last() -> None:
-    first, second = answers(Double(), infer("double", id="1"), infer("double", id="2"))
+    (first,) = streamed(Double(), infer("double", id="1"))
     output = {"name": "y", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [2, 4]}}
     final = {"triton_final_response": {"bool_param": True}}
     expected = pb.ModelInferResponse(model_name="double", id="1", parameters=final, outputs=[output])
     assert first == pb.ModelStreamInferResponse(infer_response=expected)
-    assert second.infer_response.id == "2"
 
 
 def test_an_error_is_told_and_the_stream_goes_on() -> None:
@@ -42,7 +29,7 @@ def test_an_error_is_told_and_the_stream_goes_on() -> None:
         b"\x0a\x80",
         infer("raising", id="5", parameters={"raise": {"string_param": "invalid"}}),
     ]
-    responses = answers(Raising(), *requests)
+    responses = streamed(Raising(), *requests)
     assert [response.infer_response.id for response in responses] == ["1", "2", "3", "", "5"]
     assert [response.error_message for response in responses] == [
         "Model with name nope does not exist.",
@@ -53,32 +40,26 @@ def test_an_error_is_told_and_the_stream_goes_on() -> None:
     ]
 
 
-class Slower(Model):
+class Slower(Held):
     """The first request waits until the second has been answered."""
 
     name = "slower"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.second = asyncio.Event()
-
     async def predict(self, payload: InferRequest, headers: Any = None) -> InferResponse:
-        if payload.id == "1":
-            await self.second.wait()
-        else:
-            self.second.set()
-        return InferResponse(None, self.name, [])
+        if payload.id == "2":
+            self.let_go.set()
+        return await super().predict(payload, headers)
 
 
 def test_requests_run_at_the_same_time_and_are_answered_in_their_order() -> None:
-    responses = answers(Slower(), infer("slower", id="1"), infer("slower", id="2"))
+    responses = streamed(Slower(), infer("slower", id="1"), infer("slower", id="2"))
     assert [response.infer_response.id for response in responses] == ["1", "2"]
 
 
 async def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:
     model = Held()
     async with serving(model) as client:
-        call = client.stream(each(*[infer("held", id=str(number)) for number in range(3 * MAX_CONCURRENT)]))
+        call = client.stream(*[infer("held", id=str(number)) for number in range(3 * MAX_CONCURRENT)])
         for _ in range(MAX_CONCURRENT):
             await model.begun.acquire()
         for _ in range(20):
@@ -91,7 +72,7 @@ async def test_a_stream_is_not_read_far_ahead_of_its_answers() -> None:
 async def test_a_client_that_goes_away_stops_the_wait_for_the_model() -> None:
     model = Held()
     async with serving(model) as client:
-        call = client.stream(each(infer("held"), infer("held")))
+        call = client.stream(infer("held"), infer("held"))
         await model.begun.acquire()
         await model.begun.acquire()
         call.cancel()
@@ -99,35 +80,24 @@ async def test_a_client_that_goes_away_stops_the_wait_for_the_model() -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_drain_answers_what_was_sent_and_ends_the_stream() -> None:
+@each("has_sent_all", [False, True])
+async def test_a_drain_answers_what_was_sent_and_ends_a_stream_on_which_more_may_come(has_sent_all: bool) -> None:
     model = Held()
     async with serving(model) as client:
         call = client.stream()
         await call.write(infer("held", id="1"))
         await model.begun.acquire()
+        if has_sent_all:
+            await call.done_writing()
+            (stream,) = client.server._servicer._streams
+            while not stream._reading.done():
+                await asyncio.sleep(0.01)
         draining = asyncio.ensure_future(client.server.drain(30))
         await asyncio.sleep(0)
         model.let_go.set()
         assert (await call.read()).infer_response.id == "1"
-        code, words = await refusal(call.read())
-        assert code is grpc.StatusCode.UNAVAILABLE
-        assert "the server is ending" in words
-        await draining
-
-
-async def test_a_drain_is_no_error_to_a_client_that_had_sent_all() -> None:
-    model = Held()
-    async with serving(model) as client:
-        call = client.stream(each(infer("held", id="1")))
-        await model.begun.acquire()
-        (stream,) = client.server._servicer._streams
-        while not stream._reading.done():
-            await asyncio.sleep(0.01)
-        draining = asyncio.ensure_future(client.server.drain(30))
-        await asyncio.sleep(0)
-        model.let_go.set()
-        assert [response.infer_response.id async for response in call] == ["1"]
-        assert await call.code() is grpc.StatusCode.OK
+        assert await call.code() is (grpc.StatusCode.OK if has_sent_all else grpc.StatusCode.UNAVAILABLE)
+        assert ("the server is ending" in await call.details()) is not has_sent_all
         await draining
 
 
@@ -140,40 +110,29 @@ async def test_an_idle_stream_does_not_hold_a_drain_up() -> None:
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def _endless(gone: asyncio.Event) -> AsyncIterator[bytes]:
-    yield b"1"
-    await gone.wait()
-    raise RuntimeError("the connection broke")
+@each("breaks", ["reading", "writing"])
+async def test_a_connection_that_breaks_ends_the_stream_and_closes_its_answers(breaks: str) -> None:
+    written, closed, gone = [], [], asyncio.Event()
 
-
-async def test_an_error_while_reading_ends_the_stream_after_its_answers() -> None:
-    written, gone = [], asyncio.Event()
-
-    async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
-        yield data
-
-    async def write(data: bytes) -> None:
-        written.append(data)
-        gone.set()
-
-    with pytest.raises(RuntimeError, match="broke"):
-        await Stream(_endless(gone), answer).run(write)
-    assert written == [b"1"]
-
-
-async def test_an_error_while_writing_ends_the_stream_and_closes_its_answers() -> None:
-    closed = []
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"1"
+        await gone.wait()
+        raise RuntimeError("the connection broke")
 
     async def answer(data: bytes) -> AsyncGenerator[bytes, None]:
         try:
-            while True:
+            yield data
+            while breaks == "writing":
                 yield data
         finally:
             closed.append(data)
 
     async def write(data: bytes) -> None:
-        raise RuntimeError("the connection broke")
+        if breaks == "writing":
+            raise RuntimeError("the connection broke")
+        written.append(data)
+        gone.set()
 
     with pytest.raises(RuntimeError, match="broke"):
-        await Stream(_endless(asyncio.Event()), answer).run(write)
-    assert closed == [b"1"]
+        await Stream(requests(), answer).run(write)
+    assert (written, closed) == ([] if breaks == "writing" else [b"1"], [b"1"])

@@ -44,8 +44,7 @@ def test_a_decoded_tensor_of_bytes_cannot_change_the_body():
     (b"", "FP32", [], r"expected 4 bytes for FP32 of shape \[\], got 0"), (b"1", "UINT8", [0, 5], "expected 0 bytes"),
     (b"", "INT64", [2**40], "expected 8796093022208 bytes"),
     (b"\0\2", "BOOL", [2], "element 1 is the byte 2, expected 0 or 1"), (b"", "FLOAT", [0], "unknown datatype 'FLOAT'"),
-    (b"", "FP32", [-1], "shape holds -1"), (b"", "FP32", [1.0], "shape holds 1.0"),
-    (b"", "FP32", [1] * 33, "33 dimensions"), (b"", "FP32", [0, 2**62], "too large"),
+    (b"", "FP32", [-1], "shape holds -1"),
     (BYTES, "BYTES", [2], r"expected 2 elements for BYTES of shape \[2\], got more in 15 bytes"),
     (BYTES, "BYTES", [4], "expected 4 elements .* got 3 in 15 bytes"),
     (b"\0" * 4000, "BYTES", [0], "expected 0 elements .* got more"),
@@ -61,10 +60,8 @@ def test_bytes_that_are_not_the_tensor_are_refused_with_what_was_expected(buffer
 
 
 @each("length, message", [
-    *[
-        (bad, "^Inference-Header-Content-Length is '.*', expected decimal digits$")
-        for bad in ("", "-1", "+2", " 2", "2.0", "1e1", "0x2", "two", "²", "٢", "1_0", "2" * 50 + "x" * 1000)
-    ],
+    *((bad, "^Inference-Header-Content-Length is '.*', expected decimal digits$")
+      for bad in ("", "-1", "+2", " 2", "2.0", "1e1", "0x2", "two", "²", "٢", "1_0", "2" * 50 + "x" * 1000)),
     ("5", "is 5, expected at most the 4 bytes of the uncompressed body"),
     ("9" * 10_000, "is 9{60}, expected at most the 4 bytes"),
 ])  # fmt: skip

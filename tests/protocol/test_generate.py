@@ -42,16 +42,15 @@ def test_without_a_declaration_the_value_says_the_datatype(value: Any, datatype:
     assert (given.datatype, given.shape, given.as_numpy().tolist()) == (datatype, [len(elements)], elements)
 
 
-def test_an_input_may_stand_within_parameters() -> None:
-    request = decoded({"text_input": "a", "parameters": {"ids": [1, 2]}}, DECLARED)
-    assert [given.name for given in request.inputs] == ["text_input", "ids"]
-    assert request.parameters is None
-
-
-def test_without_a_declaration_parameters_are_parameters() -> None:
-    request = decoded({"text_input": "a", "top_k": 3, "parameters": {"temperature": 0}})
-    assert [given.name for given in request.inputs] == ["text_input", "top_k"]
-    assert request.parameters == {"temperature": 0}
+@each("document, declared, names, parameters", [
+    ({"text_input": "a", "parameters": {"ids": [1, 2]}}, DECLARED, ["text_input", "ids"], None),
+    ({"text_input": "a", "top_k": 3, "parameters": {"temperature": 0}}, (), ["text_input", "top_k"], {"temperature": 0}),
+])  # fmt: skip
+def test_within_parameters_only_a_declared_input_is_one(
+    document: Any, declared: Any, names: Any, parameters: Any
+) -> None:
+    request = decoded(document, declared)
+    assert ([given.name for given in request.inputs], request.parameters) == (names, parameters)
 
 
 @each("given, told", [("7", "7"), ("", None), (None, None)])
@@ -111,5 +110,4 @@ def test_a_nan_is_null_if_wanted() -> None:
 
 
 def test_text_as_a_response() -> None:
-    (given,) = text_response("m", "é").outputs
-    assert (given.name, given.as_numpy().tolist()) == ("text_output", ["é".encode()])
+    assert text_response("m", "é").outputs == [InferOutput("text_output", [1], "BYTES", ["é"])]

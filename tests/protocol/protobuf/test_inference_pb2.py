@@ -12,23 +12,10 @@ from tests.cases import each
 FOLDER = Path(mpserve.protocol.protobuf.__file__).parent
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compiled")
-    command = [
-        sys.executable,
-        "-m",
-        "grpc_tools.protoc",
-        "-I",
-        FOLDER,
-        f"--descriptor_set_out={folder}/inference.binpb",
-    ]
-    subprocess.run([*command, f"--pyi_out={folder}", "inference.proto"], check=True)
-    return folder
-
-
-def test_the_compiled_form_is_that_of_the_proto_file(compiled: Path) -> None:
-    sets = [(folder / "inference.binpb").read_bytes() for folder in (FOLDER, compiled)]
+def test_the_compiled_form_is_that_of_the_proto_file(tmp_path: Path) -> None:
+    written = [f"--descriptor_set_out={tmp_path}/inference.binpb", f"--pyi_out={tmp_path}"]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", FOLDER, *written, "inference.proto"], check=True)
+    sets = [(folder / "inference.binpb").read_bytes() for folder in (FOLDER, tmp_path)]
     checked_in, fresh = map(descriptor_pb2.FileDescriptorSet.FromString, sets)
     assert checked_in == fresh
 

@@ -30,15 +30,11 @@ def as_array(values: list[float]) -> InferInput:
 
 @each("kind", [pb.ModelInferRequest, foreign("ModelInferRequest")])
 def test_a_request_is_read_from_a_message_of_any_class(kind: type) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2]}
     message = kind(
-        model_name="m",
-        model_version="3",
-        id="7",
-        inputs=[{"name": "x", "datatype": "FP32", "shape": [2]}],
-        outputs=[{"name": "y"}],
-        parameters={"p": {"int64_param": 1}},
-        raw_input_contents=[RAW],
-    )
+        model_name="m", model_version="3", id="7", inputs=[tensor], outputs=[{"name": "y"}],
+        parameters={"p": {"int64_param": 1}}, raw_input_contents=[RAW],
+    )  # fmt: skip
     wanted = InferRequest("m", [as_array([1, 2])], "7", None, True, {"p": 1}, [RequestedOutput("y")], "3")
     request = InferRequest.from_grpc(message)
     assert request == wanted
@@ -59,11 +55,9 @@ def test_bytes_that_grpc_carried_are_bytes_to_the_model_and_text_is_read_by_as_s
     if raw:
         tensor.set_data_from_numpy(tensor.as_numpy())
     (received,) = InferRequest.from_grpc(InferRequest("m", [tensor]).to_grpc()).inputs
-    assert received.data == [b"text"]
-    assert received.as_string() == ["text"]
-    (answered,) = InferResponse.from_grpc(
-        InferResponse("7", "m", [InferOutput("y", [1], "BYTES", ["text"])], use_binary_outputs=raw).to_grpc()
-    ).outputs
+    assert (received.data, received.as_string()) == ([b"text"], ["text"])
+    response = InferResponse("7", "m", [InferOutput("y", [1], "BYTES", ["text"])], use_binary_outputs=raw)
+    (answered,) = InferResponse.from_grpc(response.to_grpc()).outputs
     assert answered.data == [b"text"]
 
 

