@@ -21,10 +21,9 @@ print((resident() - before) >> 20)
 """
 
 
-@each(
-    "environment, is_kept",
-    [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False), ({"MALLOC_ARENA_MAX": "131072"}, False)],
-)
+@each("environment, is_kept", [
+    ({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False), ({"MALLOC_ARENA_MAX": "131072"}, False),
+])  # fmt: skip
 def test_freed_memory_is_kept_unless_the_user_has_told_glibc_what_to_do(
     environment: dict[str, str], is_kept: bool
 ) -> None:
