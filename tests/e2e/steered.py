@@ -10,12 +10,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import httpx
 
-from tests.running import PATIENCE, Server, eventually
+from tests.running import PATIENCE, Server, eventually, serving
 
 SOURCE = """
 import os, time
@@ -58,6 +57,18 @@ def worker_exit(server, worker):
 """
 
 
+@contextlib.contextmanager
+def steered(
+    folder: Path, *flags: str, workers: int = 2, source: str = SOURCE, gunicorn: str = "", **more: Any
+) -> Iterator[Server]:
+    """A server of the model, ready; a worker that comes to its end by itself says so."""
+    (folder / "hooks.py").write_text(HOOKS)
+    let(folder, "load")
+    env = {"GUNICORN_CMD_ARGS": f"-c hooks.py {gunicorn}", **more.pop("env", {})}
+    with serving(folder, source, f"--workers={workers}", *flags, env=env, **more) as server:
+        yield server.wait_ready(workers=workers)
+
+
 def body(what: str = "pid") -> bytes:
     return json.dumps({"instances": [what]}).encode()
 
@@ -86,9 +97,14 @@ def let(folder: Path, what: str, pid: int | None = None) -> None:
     (folder / (what if pid is None else f"{what}-{pid}")).touch()
 
 
-def ask(server: Server, what: str = "pid", **options: Any) -> httpx.Response:
+def ask(server: Server, what: str = "pid") -> httpx.Response:
     """On a connection of its own."""
-    return httpx.post(f"{server.url}{PATH}", content=body(what), timeout=PATIENCE, verify=False, **options)
+    return httpx.post(f"{server.url}{PATH}", content=body(what), timeout=PATIENCE, verify=False)
+
+
+def pids_of(server: Server, requests: int = 20) -> set[int]:
+    """Who answers so many requests, all of which are answered with 200."""
+    return {ask(server).raise_for_status().json()["predictions"][0] for _ in range(requests)}
 
 
 def kill(pid: int) -> None:
@@ -96,7 +112,7 @@ def kill(pid: int) -> None:
 
 
 class Background:
-    """A function in a thread; ``result()`` is what it returned."""
+    """A function in a thread; ``result()`` is what it returned, or raised."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
@@ -171,25 +187,20 @@ class Traffic:
         self.server = server
         self.losses: list[Loss] = []
         self.answers: Counter[int] = Counter()
-        self._lock = threading.Lock()
         self._over = threading.Event()
         self._counts = [0] * clients
-        self._threads = [
-            threading.Thread(target=self._ask, args=(number, number % 2 == 0), daemon=True) for number in range(clients)
-        ]
 
     def __enter__(self) -> "Traffic":
-        for thread in self._threads:
-            thread.start()
+        self._clients = [
+            Background(lambda number=number: self._ask(number, number % 2 == 0)) for number in range(len(self._counts))
+        ]
         self.flow()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
-        for thread in self._threads:
-            thread.join(PATIENCE)
+        for client in self._clients:
+            client.result()
 
     def flow(self, requests: int = 10) -> None:
         """Wait until every client has finished so many requests more."""
@@ -197,7 +208,7 @@ class Traffic:
         eventually(lambda: all(now - then >= requests for now, then in zip(self._counts, before, strict=True)))
 
     def _ask(self, number: int, keep_alive: bool) -> None:
-        connection = self._connection()
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE)
         last: int | None = None
         while not self._over.wait(0.005):
             # A server may close an idle connection at any time, and a client must look before it sends (RFC 9112, 9.5).
@@ -205,17 +216,10 @@ class Traffic:
                 connection.close()
                 last = None
             try:
-                pid = ask_on(connection)
+                last = ask_on(connection)
+                self.answers[last] += 1
             except Exception as error:
                 connection.close()
-                with self._lock:
-                    self.losses.append(Loss(number, last, repr(error)))
-            else:
-                last = pid
-                with self._lock:
-                    self.answers[pid] += 1
+                self.losses.append(Loss(number, last, repr(error)))
             self._counts[number] += 1
         connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE)

@@ -10,23 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.steered import SOURCE, Background, ask_on, kill, let, reached
+from tests.e2e.steered import Background, ask_on, kill, let, reached, steered
 from tests.running import PATIENCE, Server, eventually, serving
 
 CONNECTIONS, WORKERS = 64, 4
 EVEN = CONNECTIONS // WORKERS
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    let(tmp_path, "load")
-    return tmp_path
-
-
 @contextlib.contextmanager
-def connections(server: Server) -> Iterator[list[http.client.HTTPConnection]]:
+def connections(server: Server, count: int = CONNECTIONS) -> Iterator[list[http.client.HTTPConnection]]:
+    made = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(count)]
     with contextlib.ExitStack() as stack:
-        made = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(CONNECTIONS)]
         for connection in made:
             stack.callback(connection.close)
         yield made
@@ -37,10 +31,9 @@ def spread(pids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize(("loop", "asks_at_once"), [("uvloop", True), ("asyncio", False)])
-def test_connections_are_spread_evenly(folder: Path, loop: str, asks_at_once: bool) -> None:
+def test_connections_are_spread_evenly(tmp_path: Path, loop: str, asks_at_once: bool) -> None:
     """Within one of the mean, whether they were idle when the others came or had asked."""
-    with serving(folder, SOURCE, f"--workers={WORKERS}", f"--event-loop={loop}") as server:
-        server.wait_ready(workers=WORKERS)
+    with steered(tmp_path, f"--event-loop={loop}", workers=WORKERS) as server:
         server.client.close()
 
         def opened() -> bool:
@@ -56,33 +49,17 @@ def test_connections_are_spread_evenly(folder: Path, loop: str, asks_at_once: bo
 
 
 def test_the_successor_of_a_killed_worker_gets_its_share_of_kept_connections_and_no_request_is_lost(
-    folder: Path,
+    tmp_path: Path,
 ) -> None:
-    with serving(folder, SOURCE, "--workers=2") as server, connections(server) as made:
-        victim, survivor = server.wait_ready(workers=2).workers()
-        (folder / "load").unlink()
+    with steered(tmp_path) as server, connections(server) as made:
+        victim, survivor = server.workers()
+        (tmp_path / "load").unlink()
         kill(victim)
-        reached(server, folder, "loading", 3)
-        for connection in made:
-            assert ask_on(connection) == survivor
-        let(folder, "load")
+        reached(server, tmp_path, "loading", 3)
+        assert {ask_on(connection) for connection in made} == {survivor}
+        let(tmp_path, "load")
         server.wait_ready(workers=2)
-        stop = threading.Event()
-
-        def share() -> int:
-            """Connections of the survivor, once they are about half."""
-            while True:
-                held = sum(ask_on(connection) == survivor for connection in made)
-                if stop.is_set() or abs(held - CONNECTIONS // 2) <= 2:
-                    return held
-
-        traffic = Background(share)
-        try:
-            held = traffic.result()
-        finally:
-            stop.set()
-        assert isinstance(held, int), held  # an error: a request was lost
-        assert abs(held - CONNECTIONS // 2) <= 2
+        eventually(lambda: abs(sum(ask_on(each) == survivor for each in made) - CONNECTIONS // 2) <= 2, every=0)
 
 
 SLEEPS = """
@@ -104,9 +81,7 @@ def test_requests_on_connections_of_their_own_are_spread_evenly(tmp_path: Path) 
         server.wait_ready(workers=WORKERS)
 
         def ask(_: int) -> int:
-            with contextlib.closing(
-                http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-            ) as connection:
+            with connections(server, 1) as [connection]:
                 return ask_on(connection)
 
         def shared() -> bool:

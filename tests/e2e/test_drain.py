@@ -2,139 +2,117 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.steered import HOOKS, SOURCE, ask, kill, let, pids, pinned, reached, waiting_request
-from tests.running import eventually, serving
-
-HOOKED = {"GUNICORN_CMD_ARGS": "-c hooks.py"}
-"""``worker_exit`` runs only in a worker that comes to its end by itself."""
-
-LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+from tests.e2e.steered import SOURCE, ask, kill, let, pids, pinned, reached, steered, waiting_request
+from tests.running import Server, eventually, serving
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "hooks.py").write_text(HOOKS)
-    let(tmp_path, "load")
-    return tmp_path
-
-
-@LOOPS
-def test_sigterm_finishes_what_was_accepted_and_stops_the_models(folder: Path, loop: str) -> None:
-    with serving(folder, SOURCE, "--workers=2", f"--event-loop={loop}", env=HOOKED) as server:
-        workers = set(server.wait_ready(workers=2).workers())
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_sigterm_finishes_what_was_accepted_and_stops_the_models(tmp_path: Path, loop: str) -> None:
+    with steered(tmp_path, f"--event-loop={loop}") as server:
+        workers = set(server.workers())
         with pinned(server, workers):
-            request = waiting_request(server, folder)
+            request = waiting_request(server, tmp_path)
             server.signal(signal.SIGTERM)
             eventually(server.refuses)
             assert not request.done()
-            let(folder, "release")
+            let(tmp_path, "release")
             assert request.result().status_code == 200
             assert server.wait_end(within=20) == 0
-        assert pids(folder, "stopped") == workers
-        assert pids(folder, "exited") == workers
+        assert pids(tmp_path, "stopped") == pids(tmp_path, "exited") == workers
         assert "Traceback" not in server.log
 
 
-def test_while_drain_delay_lasts_the_server_is_not_ready_and_still_accepts(folder: Path) -> None:
-    with serving(folder, SOURCE, "--workers=2", "--drain_delay=3") as server:
-        server.wait_ready(workers=2)
-        with pinned(server, set(server.workers())) as connections:
-            server.signal(signal.SIGTERM)
-            eventually(lambda: "Handling signal: term" in server.log)
-            eventually(lambda: httpx.get(f"{server.url}/v2/health/ready", verify=False).status_code == 503, within=2)
-            assert ask(server).status_code == 200
-            assert server.states() == {"loading": 0, "ready": 0, "draining": 2}
-            (connection, *_) = connections.values()
-            connection.request("GET", "/v2/health/ready")
-            assert connection.getresponse().read() == b'{"ready":false,"error":"Server is not ready."}'
-            assert server.wait_end(within=20) == 0
+def test_while_drain_delay_lasts_the_server_is_not_ready_and_still_accepts(tmp_path: Path) -> None:
+    with steered(tmp_path, "--drain_delay=3") as server, pinned(server, set(server.workers())) as connections:
+        server.signal(signal.SIGTERM)
+        eventually(lambda: httpx.get(f"{server.url}/v2/health/ready", verify=False).status_code == 503, within=2)
+        assert ask(server).status_code == 200
+        assert server.states() == {"loading": 0, "ready": 0, "draining": 2}
+        connection = next(iter(connections.values()))
+        connection.request("GET", "/v2/health/ready")
+        assert connection.getresponse().read() == b'{"ready":false,"error":"Server is not ready."}'
+        assert server.wait_end(within=20) == 0
         assert server.refuses()
 
 
-def test_a_predict_that_never_ends_does_not_keep_the_server_past_graceful_timeout(folder: Path) -> None:
-    with serving(folder, SOURCE, "--graceful_timeout=4", env=HOOKED) as server:
-        workers = set(server.wait_ready().workers())
-        request = waiting_request(server, folder)
+def test_a_predict_that_never_ends_does_not_keep_the_server_past_graceful_timeout(tmp_path: Path) -> None:
+    with steered(tmp_path, "--graceful_timeout=4") as server:
+        workers = set(server.workers())
+        request = waiting_request(server, tmp_path)
         server.signal(signal.SIGTERM)
         assert server.wait_end(within=10) == 0
         assert isinstance(request.result(), httpx.RemoteProtocolError)
-        assert pids(folder, "exited") == workers  # so gunicorn's SIGKILL was not needed
+        assert pids(tmp_path, "exited") == workers  # so gunicorn's SIGKILL was not needed
         assert "1 request(s) did not finish in time and are abandoned" in server.log
 
 
-def test_ctrl_c_hurries(folder: Path) -> None:
-    with serving(folder, SOURCE, "--workers=2", "--graceful_timeout=60", "--drain_delay=60", env=HOOKED) as server:
-        workers = set(server.wait_ready(workers=2).workers())
-        waiting_request(server, folder)
-        os.killpg(server.pid, signal.SIGINT)  # as a terminal does
+def ctrl_c(server: Server, folder: Path) -> None:
+    waiting_request(server, folder)
+    os.killpg(server.pid, signal.SIGINT)  # as a terminal does
+
+
+def sigquit_after_sigterm(server: Server, folder: Path) -> None:
+    server.signal(signal.SIGTERM)
+    server.signal(signal.SIGTERM)  # once more is not more urgent
+    eventually(lambda: server.client.get("/v2/health/ready").status_code == 503)
+    server.signal(signal.SIGQUIT)
+
+
+@pytest.mark.parametrize("hurry", [ctrl_c, sigquit_after_sigterm])
+def test_who_hurries_waits_neither_for_requests_nor_for_the_delay(
+    tmp_path: Path, hurry: Callable[[Server, Path], None]
+) -> None:
+    with steered(tmp_path, "--graceful_timeout=60", "--drain_delay=60") as server:
+        workers = set(server.workers())
+        hurry(server, tmp_path)
         assert server.wait_end(within=15) == 0, server.log
-        assert pids(folder, "exited") == workers, server.log
+        assert pids(tmp_path, "exited") == workers, server.log
 
 
-def test_sigquit_hurries_a_drain_that_sigterm_began(folder: Path) -> None:
-    with serving(folder, SOURCE, "--graceful_timeout=60", "--drain_delay=60", env=HOOKED) as server:
-        workers = set(server.wait_ready().workers())
-        server.signal(signal.SIGTERM)
-        server.signal(signal.SIGTERM)  # once more is not more urgent
-        eventually(lambda: server.client.get("/v2/health/ready").status_code == 503)
-        server.signal(signal.SIGQUIT)
-        assert server.wait_end(within=15) == 0
-        assert pids(folder, "exited") == workers
-
-
-def test_sigterm_during_the_first_load_ends_the_server_at_once(folder: Path) -> None:
-    (folder / "load").unlink()
-    with serving(folder, SOURCE, "--workers=2", "--graceful_timeout=60", env=HOOKED) as server:
-        reached(server, folder, "loading", 2)
-        server.signal(signal.SIGTERM)
-        assert server.wait_end(within=10) == 0
-        assert pids(folder, "exited") == pids(folder, "loading")
-
-
-def test_a_worker_that_loads_and_cannot_hear_does_not_keep_the_others_from_draining(folder: Path) -> None:
+def test_a_worker_that_loads_and_cannot_hear_does_not_keep_the_others_from_draining(tmp_path: Path) -> None:
     deaf = 'import ctypes; Path("deaf").touch(); ctypes.PyDLL(None).sleep(60)'  # holds the GIL
     source = SOURCE.replace('raise RuntimeError("the weights are broken")', deaf)
-    with serving(folder, source, "--workers=2", "--graceful_timeout=5", env=HOOKED) as server:
-        server.wait_ready(workers=2)
+    with steered(tmp_path, "--graceful_timeout=4", source=source) as server:
         dead, healthy = server.workers()
-        (folder / "broken").touch()
+        (tmp_path / "broken").touch()
         kill(dead)
-        eventually((folder / "deaf").exists)
-        request = waiting_request(server, folder)
+        eventually((tmp_path / "deaf").exists)
+        request = waiting_request(server, tmp_path)
         server.signal(signal.SIGTERM)
-        let(folder, "release")
+        let(tmp_path, "release")
         assert request.result().status_code == 200
         assert server.wait_end(within=15) == 0
-        assert pids(folder, "exited") == {healthy}
+        assert pids(tmp_path, "exited") == {healthy}
 
 
-def test_when_the_arbiter_is_killed_its_workers_finish_and_end(folder: Path) -> None:
-    (folder / "metrics").mkdir()
-    env = {**HOOKED, "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
-    with serving(folder, SOURCE, "--workers=2", env=env) as server:
-        workers = set(server.wait_ready(workers=2).workers())
-        assert list((folder / "metrics").iterdir())
+def test_when_the_arbiter_is_killed_its_workers_finish_and_end(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    with steered(tmp_path, env={"PROMETHEUS_MULTIPROC_DIR": str(metrics)}) as server:
+        workers = set(server.workers())
+        assert list(metrics.iterdir())
         with pinned(server, workers):
-            request = waiting_request(server, folder)
+            request = waiting_request(server, tmp_path)
             kill(server.pid)
             server.wait_end()
             eventually(server.refuses, within=10)
-            let(folder, "release")
+            let(tmp_path, "release")
             assert request.result().status_code == 200
             eventually(lambda: not server.family(), within=10)
-        assert pids(folder, "stopped") == pids(folder, "exited") == workers
-        assert not list((folder / "metrics").iterdir())
+        assert pids(tmp_path, "stopped") == pids(tmp_path, "exited") == workers
+        assert not list(metrics.iterdir())
 
 
-def test_a_worker_that_loads_ends_when_the_arbiter_is_killed(folder: Path) -> None:
-    (folder / "load").unlink()
-    with serving(folder, SOURCE) as server:
-        reached(server, folder, "loading")
-        kill(server.pid)
-        server.wait_end()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_arbiter_during_the_first_load_ends_all_at_once(tmp_path: Path, number: int) -> None:
+    with serving(tmp_path, SOURCE, "--workers=2", "--graceful_timeout=60") as server:
+        reached(server, tmp_path, "loading", 2)
+        server.signal(number)
+        assert server.wait_end(within=10) == (0 if number == signal.SIGTERM else -number)
         eventually(lambda: not server.family(), within=10)

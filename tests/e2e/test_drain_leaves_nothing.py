@@ -3,10 +3,8 @@
 import itertools
 import json
 import signal
-import socket
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.e2e.wire import Wire, wire
 from tests.running import eventually, serving
@@ -24,13 +22,10 @@ class Waits(Model):
         await asyncio.sleep(0)
         return {"predictions": [1]}
 
-class Transformer(Model):
+class Transformer(Plain):
     async def preprocess(self, payload, headers=None):
         await asyncio.sleep(0)
         return payload
-
-    def predict(self, payload, headers=None):
-        return {"predictions": [1]}
 
     async def postprocess(self, result, headers=None, response_headers=None):
         return result
@@ -41,7 +36,7 @@ class Rows(TensorModel):
     def predict(self, x):
         return x
 
-class Away(Model):
+class Away(Plain):
     def load(self):
         self.ready = True
         return True
@@ -58,50 +53,38 @@ class Parts(Model):
 models = [Plain("plain"), Waits("waits"), Transformer("transformer"), Rows("rows"), Away("away"), Parts("parts")]
 """
 
+V1 = {"instances": [1]}
 V2 = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}
-
-
-class Kind(NamedTuple):
-    path: str
-    body: object
-    status: int
-    headers: dict[str, str] = {}  # noqa: RUF012 (never changed)
-
-
+NOT_READY = "/v1/models/away:predict"
 KINDS = {
-    "plain": Kind("/v1/models/plain:predict", {"instances": [1]}, 200),
-    "async": Kind("/v1/models/waits:predict", {"instances": [1]}, 200),
-    "transformer": Kind("/v1/models/transformer:predict", {"instances": [1]}, 200),
-    "large": Kind("/v1/models/plain:predict", {"instances": [0.123] * 60_000}, 200),
-    "timeout": Kind("/v2/models/plain/infer", {**V2, "parameters": {"timeout": 900_000}}, 200),
-    "batched": Kind("/v2/models/rows/infer", V2, 200, {"Accept-Encoding": "gzip"}),
-    "parts": Kind("/v1/models/parts:predict", {"instances": []}, 200),
-    "no such model": Kind("/v1/models/other:predict", {"instances": [1]}, 404),
-    "no such path": Kind("/other", {}, 404), "malformed": Kind("/v1/models/plain:predict", [], 400),
-    "not ready": Kind("/v1/models/away:predict", {"instances": [1]}, 503),
-}  # fmt: skip
+    "plain": (200, "/v1/models/plain:predict", V1),
+    "async": (200, "/v1/models/waits:predict", V1),
+    "transformer": (200, "/v1/models/transformer:predict", V1),
+    "large": (200, "/v1/models/plain:predict", {"instances": [0.123] * 60_000}),
+    "timeout": (200, "/v2/models/plain/infer", {**V2, "parameters": {"timeout": 900_000}}),
+    "batched, compressed": (200, "/v2/models/rows/infer", V2),
+    "parts": (200, "/v1/models/parts:predict", V1),
+    "no such model": (404, "/v1/models/other:predict", V1),
+    "no such path": (404, "/other", V1),
+    "malformed": (400, "/v1/models/plain:predict", []),
+    "not ready": (503, NOT_READY, V1),
+}
 
 
-def raw(kind: Kind) -> bytes:
-    body = json.dumps(kind.body).encode()
-    fields = {"Host": "x", "Content-Length": len(body), **kind.headers}
-    lines = [f"POST {kind.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+def raw(path: str, content: object) -> bytes:
+    body = json.dumps(content).encode()
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", "accept-encoding: gzip", "", ""]
     return "\r\n".join(lines).encode() + body
 
 
-def reset(connection: Wire) -> None:
-    """Have the kernel send RST at the close."""
-    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-
-
-def ask(connection: Wire, kind: Kind) -> None:
-    connection.send(raw(kind))
+def status_of_answer(connection: Wire, request: bytes) -> int:
+    connection.send(request)
     response = connection.response()
-    assert response.status == kind.status, kind
     if response.headers.get("transfer-encoding") == "chunked":
         while (line := connection.reader.readline()) != b"0\r\n":
             connection.reader.read(int(line, 16) + 2)
         connection.reader.readline()
+    return response.status
 
 
 def test_sigterm_stops_at_once_and_nothing_is_abandoned(tmp_path: Path) -> None:
@@ -109,15 +92,15 @@ def test_sigterm_stops_at_once_and_nothing_is_abandoned(tmp_path: Path) -> None:
         server.wait_ready()
         server.client.close()
         with wire(server) as first:
-            ask(first, KINDS["not ready"]._replace(status=200))  # which makes the model unready
-        for kind, end in itertools.product(KINDS.values(), ("kept", "closed", "reset", "reset before the answer")):
+            assert status_of_answer(first, raw(NOT_READY, V1)) == 200  # which makes the model unready
+        for kind, end in itertools.product(KINDS, ("kept", "closed", "reset", "reset before the answer")):
+            status, *request = KINDS[kind]
             with wire(server) if end != "kept" else nullcontext(stack.enter_context(wire(server))) as connection:
-                for _ in range(3):
-                    ask(connection, kind)
+                assert [status_of_answer(connection, raw(*request)) for _ in range(3)] == [status] * 3, kind
                 if end == "reset before the answer":
-                    connection.send(raw(kind))
+                    connection.send(raw(*request))
                 if end.startswith("reset"):
-                    reset(connection)
+                    connection.reset_at_close()
         eventually(lambda: server.metric("mpserve_requests_in_flight") == 0)
         server.signal(signal.SIGTERM)
         assert server.wait_end(within=2) == 0

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.steered import SOURCE, ask, kill, let, reached
+from tests.e2e.steered import SOURCE, ask, kill, pids_of, reached, steered
 from tests.running import eventually, serving
 
 MODEL = """
-import ctypes, os, signal, sys, time
+import ctypes, os, signal, sys
 from mpserve import Model
 
 class Broken(Model):
@@ -24,9 +24,8 @@ class Broken(Model):
 def test_at_first_boot_it_ends_the_server_with_the_reason(tmp_path: Path, load: str, reason: str) -> None:
     last_words = tmp_path / "termination-log"
     last_words.touch()
-    with serving(
-        tmp_path, MODEL.format(load=load), "--workers=2", env={"MPSERVE_TERMINATION_LOG": str(last_words)}
-    ) as server:
+    env = {"MPSERVE_TERMINATION_LOG": str(last_words)}
+    with serving(tmp_path, MODEL.format(load=load), "--workers=2", env=env) as server:
         assert server.wait_end() == 3, server.log
         assert reason in last_words.read_text()
         assert reason in server.log
@@ -41,14 +40,12 @@ def test_a_load_that_takes_too_long_and_holds_the_gil_is_ended_with_a_stack_dump
 
 def test_in_a_respawned_worker_it_is_retried_while_the_healthy_go_on(tmp_path: Path) -> None:
     source = SOURCE.replace('raise RuntimeError("the weights are broken")', "os._exit(3)")
-    let(tmp_path, "load")
-    with serving(tmp_path, source, "--workers=2") as server:
-        server.wait_ready(workers=2)
+    with steered(tmp_path, source=source) as server:
         (tmp_path / "broken").touch()
         dead, healthy = server.workers()
         kill(dead)
         eventually(lambda: "the last 2 load(s) in this slot failed; loading again in 2 s" in server.log)
-        assert {ask(server).json()["predictions"][0] for _ in range(20)} == {healthy}
+        assert pids_of(server) == {healthy}
         (tmp_path / "broken").unlink()
         server.wait_ready(workers=2)
         assert healthy in server.workers()
@@ -57,16 +54,12 @@ def test_in_a_respawned_worker_it_is_retried_while_the_healthy_go_on(tmp_path: P
 
 
 def test_while_another_worker_is_ready_a_loading_one_accepts_nothing(tmp_path: Path) -> None:
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE, "--workers=2") as server:
-        server.wait_ready(workers=2)
+    with steered(tmp_path) as server:
         dead, healthy = server.workers()
         (tmp_path / "load").unlink()
         kill(dead)
         reached(server, tmp_path, "loading", 3)
-        answers = [ask(server) for _ in range(30)]
-        assert {answer.status_code for answer in answers} == {200}
-        assert {answer.json()["predictions"][0] for answer in answers} == {healthy}
+        assert pids_of(server, requests=30) == {healthy}
         kill(healthy)  # now nobody is ready, and it is their turn
         reached(server, tmp_path, "loading", 4)
         answer = ask(server)
@@ -75,15 +68,13 @@ def test_while_another_worker_is_ready_a_loading_one_accepts_nothing(tmp_path: P
 
 def test_a_hook_that_fails_in_a_respawned_worker_leaves_the_healthy_alone(tmp_path: Path) -> None:
     hook = "import pathlib\ndef post_fork(server, worker):\n    assert not pathlib.Path('broken').exists()\n"
-    (tmp_path / "hooks.py").write_text(hook)
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE, "--workers=2", env={"GUNICORN_CMD_ARGS": "-c hooks.py"}) as server:
-        server.wait_ready(workers=2)
+    (tmp_path / "failing.py").write_text(hook)
+    with steered(tmp_path, gunicorn="-c failing.py") as server:
         (tmp_path / "broken").touch()
         dead, healthy = server.workers()
         kill(dead)
         eventually(lambda: server.log.count("AssertionError") > 1)
-        assert {ask(server).json()["predictions"][0] for _ in range(20)} == {healthy}
+        assert pids_of(server) == {healthy}
         (tmp_path / "broken").unlink()
         server.wait_ready(workers=2)
         assert healthy in server.workers()

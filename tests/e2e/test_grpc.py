@@ -1,8 +1,7 @@
-"""gRPC from every worker: the port, the balance over channels, readiness, and the drain that it shares with HTTP."""
+"""gRPC from every worker: the port, readiness, and the drain that it shares with HTTP."""
 
 import signal
 import socket
-import threading
 from pathlib import Path
 
 import grpc
@@ -10,6 +9,7 @@ import pytest
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import PID, call, infer, speaking
+from tests.e2e.steered import Background
 from tests.running import eventually, free_port, serving
 
 
@@ -25,17 +25,16 @@ def test_a_port_that_is_taken_is_refused_although_it_could_be_shared(tmp_path: P
             assert "Traceback" not in server.log
 
 
-def test_a_loading_worker_takes_no_calls(tmp_path: Path) -> None:
-    slow = (
-        PID
-        + """
+SLOW = f"""{PID}
     def load(self):
         open("loading", "a").close()
         while not os.path.exists("go"):
             time.sleep(0.05)
 """
-    )
-    with speaking(tmp_path, source=slow) as (server, address):
+
+
+def test_a_loading_worker_takes_no_calls(tmp_path: Path) -> None:
+    with speaking(tmp_path, source=SLOW) as (server, address):
         eventually((tmp_path / "loading").is_file)
         with pytest.raises(grpc.RpcError) as refused:
             call(address, "ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse)
@@ -45,27 +44,17 @@ def test_a_loading_worker_takes_no_calls(tmp_path: Path) -> None:
         assert call(address, "ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready
 
 
-def test_a_call_in_hand_is_finished_in_a_drain(tmp_path: Path) -> None:
+def test_a_hup_moves_calls_to_the_new_workers_and_a_drain_finishes_those_in_hand(tmp_path: Path) -> None:
     with speaking(tmp_path) as (server, address):
-        server.wait_ready()
-        [worker] = server.workers()
-        answers: list[int] = []
-        asking = threading.Thread(target=lambda: answers.append(infer(address, 2.0)))
-        asking.start()
-        eventually((tmp_path / "begun").is_file)
-        server.signal(signal.SIGTERM)
-        asking.join(30)
-        assert answers == [worker]
-        assert server.wait_end() == 0
-
-
-def test_a_hup_moves_calls_to_the_new_workers(tmp_path: Path) -> None:
-    with speaking(tmp_path) as (server, address):
-        server.wait_ready()
-        [old] = server.workers()
+        [old] = server.wait_ready().workers()
         server.signal(signal.SIGHUP)
         eventually(lambda: old not in server.workers() and server.states().get("ready") == 1)
-        assert infer(address) in server.workers()
+        [new] = server.workers()
+        asking = Background(lambda: infer(address, 1.0))
+        eventually((tmp_path / "begun").is_file)
+        server.signal(signal.SIGTERM)
+        assert asking.result() == new
+        assert server.wait_end() == 0
 
 
 def test_without_grpc_its_port_is_closed(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ Each number was seen in the SDK by running it.
 
 from pathlib import Path
 
-import httpx
 import psutil
 
-from tests.running import eventually, serving
+from tests.e2e.workers import kill_and_await_successor, predictions_of_each_worker
+from tests.running import serving
 
 COVERED = {
     # Every model was pickled into the children: `TypeError: cannot pickle '_thread.lock' object`.
@@ -62,6 +62,7 @@ def test_every_weakness_is_covered() -> None:
 
 
 HEAVY = """
+import os
 import numpy as np
 from mpserve import Model
 
@@ -70,17 +71,14 @@ class Heavy(Model):
     def preload(self):
         self.weights = np.ones(100 * 2**20 // 8)
     def predict(self, payload, headers=None):
-        return {"predictions": [float(self.weights.sum())]}
+        return {"predictions": [os.getpid(), float(self.weights.sum())]}
 """
 
 
 def test_preloaded_weights_are_in_memory_once_for_all_workers(tmp_path: Path) -> None:
     with serving(tmp_path, HEAVY, "--workers=3") as server:
-        server.wait_ready(workers=3)
-        for _ in range(20):
-            answer = httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": []}, timeout=30, verify=False)
-            assert answer.status_code == 200
-        own = [psutil.Process(pid).memory_full_info().uss / 2**20 for pid in server.workers()]
+        used = predictions_of_each_worker(server.wait_ready(workers=3))
+        own = [psutil.Process(pid).memory_full_info().uss / 2**20 for pid in used]
         assert max(own) < 100, f"private memory of the workers, MiB: {own}"
 
 
@@ -98,27 +96,16 @@ class Where(Model):
         asyncio.get_running_loop()
         self.begun += ("engine",)
     def predict(self, payload, headers=None):
-        told = [self.device, os.environ["CUDA_VISIBLE_DEVICES"], sorted(self.begun)]
+        told = [self.device, os.environ["CUDA_VISIBLE_DEVICES"], *sorted(self.begun)]
         return {"predictions": [os.getpid(), *told]}
 """
 
 
 def test_each_worker_has_the_device_of_its_slot_also_after_a_respawn_and_an_engine(tmp_path: Path) -> None:
     devices = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}  # no driver is asked, so no GPU is needed to see them dealt
+    expected = [["cuda:0", gpu, "engine", "start"] for gpu in ("GPU-a", "GPU-b")]
     with serving(tmp_path, WHERE, "--workers=2", env=devices) as server:
         server.wait_ready(workers=2)
-        found: dict[int, str] = {}
-
-        def dealt() -> bool:
-            answer = httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": []}, timeout=30, verify=False)
-            pid, device, found[pid], begun = answer.json()["predictions"]
-            assert (device, begun) == ("cuda:0", ["engine", "start"])
-            return sorted(found.values()) == ["GPU-a", "GPU-b"]
-
-        eventually(dealt)
-        victim = server.workers()[0]
-        psutil.Process(victim).kill()
-        eventually(lambda: victim not in server.workers() and server.states().get("ready") == 2)
-        found.clear()
-        eventually(dealt)
-        assert set(found) == set(server.workers())
+        assert sorted(predictions_of_each_worker(server).values()) == expected
+        kill_and_await_successor(server, server.workers()[0])
+        assert sorted(predictions_of_each_worker(server).values()) == expected

@@ -1,4 +1,7 @@
-"""What a client may send, and what it hears when it sends more. Every refusal is JSON, and nobody else notices."""
+"""What a client may send and how long it may take, and what it hears beyond that: JSON, and nobody else notices.
+
+Each limit by itself is told in tests/http/server; here they are options of a server with sockets and a clock.
+"""
 
 import contextlib
 import json
@@ -8,13 +11,14 @@ import pytest
 
 from tests.cases import each
 from tests.e2e.wire import LIVE, SOURCE, WAYS, Wire, head, post, wire
-from tests.running import Server, serving
+from tests.running import Server, eventually, serving
+
+FLAGS = ("--max_body_size=200000", "--header_timeout=2", "--body_timeout=1.5", "--timeout-keep-alive=2")
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    flags = ("--max_body_size=200000", "--header_timeout=20", *request.param)
-    with serving(tmp_path_factory.mktemp("limits"), SOURCE, *flags) as running:
+    with serving(tmp_path_factory.mktemp("limits"), SOURCE, *FLAGS, *request.param) as running:
         yield running.wait_ready()
 
 
@@ -48,26 +52,77 @@ def test_a_request_that_breaks_a_limit_is_refused_in_words(
         assert conn.is_closed()
 
 
-@each("announced", [True, False])
-def test_a_body_that_is_too_large_is_refused_and_the_connection_goes_on(server: Server, announced: bool) -> None:
+@each("announced, begun, rest", [
+    (True, head(b"content-length: 200001"), b"x" * 200_001),
+    (False, head(b"transfer-encoding: chunked") + b"%x\r\n%b\r\n" % (300_000, b"x" * 300_000), b"0\r\n\r\n"),
+])  # fmt: skip
+def test_a_body_that_is_too_large_is_refused_and_the_connection_goes_on(
+    server: Server, announced: bool, begun: bytes, rest: bytes
+) -> None:
     with connected(server) as conn:
-        if announced:
-            conn.send(head(b"content-length: 200001"))
-        else:
-            conn.send(head(b"transfer-encoding: chunked") + b"%x\r\n%b\r\n" % (300_000, b"x" * 300_000))
+        conn.send(begun)
         response = conn.response()
         assert response.status == 413
         assert "200000 bytes" in json.loads(response.body)["error"]
-        conn.send((b"x" * 200_001 if announced else b"0\r\n\r\n") + LIVE)
+        conn.send(rest + LIVE)
         assert conn.response().status == 200
 
 
-def test_a_client_that_goes_away_while_it_is_answered_leaves_nothing_behind(server: Server) -> None:
+@each("is_whole", [True, False])
+@each("is_reset", [True, False])
+def test_a_client_that_goes_away_leaves_nothing_behind(server: Server, is_whole: bool, is_reset: bool) -> None:
+    workers = server.workers()
+    sent = post([1], seconds=0.1)
     with wire(server) as gone:
-        gone.send(post([1], seconds=0.3))
-    with wire(server) as half:
-        half.send(post([1])[:-5])
+        gone.send(sent if is_whole else sent[:-5])
+        eventually(lambda: not is_whole or server.metric("mpserve_requests_in_flight") == 1, every=0)
+        if is_reset:
+            gone.reset_at_close()
     with wire(server) as conn:
         conn.send(post([2]))
         assert conn.response().status == 200
-    assert server.metric("mpserve_requests_in_flight") == 0
+    eventually(lambda: server.metric("mpserve_requests_in_flight") == 0)
+    assert server.workers() == workers
+    assert "Traceback" not in server.log
+
+
+BODY = b'{"instances": [1]}'
+LONG_BODY = head(b"content-length: %d" % len(BODY))
+CHUNKS = head(b"transfer-encoding: chunked") + b"12\r\n"
+LATE_HEAD = "the request head was not complete after 2 s"
+LATE_BODY = "nothing more of the request body came for 1.5 s"
+PAUSES = [
+    (b"", b"", None), (LIVE, b"", None), (LIVE, b"\r\n", None),
+    *[(before, b"GET /v2/health/live HTTP/1.1\r\nho", LATE_HEAD) for before in (b"", LIVE)],
+    *[
+        (before, begun, LATE_BODY)
+        for before in (b"", LIVE, LONG_BODY + BODY)
+        for begun in (LONG_BODY, LONG_BODY + BODY[:5], CHUNKS + BODY[:5])
+    ],
+]  # fmt: skip
+
+
+def test_a_client_that_pauses_is_told_if_a_request_has_begun_and_hung_up_on(server: Server) -> None:
+    """All at once, since each takes as long as the server waits."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(wire(server)) for _ in PAUSES]
+        for connection, (before, begun, _) in zip(connections, PAUSES, strict=True):
+            connection.send(before)
+            assert not before or connection.response().status == 200
+            connection.send(begun)
+        for connection, (_, _, told) in zip(connections, PAUSES, strict=True):
+            if told:
+                response = connection.response()
+                assert (response.status, json.loads(response.body)) == (408, {"error": told})
+            assert connection.is_closed()
+    assert "Traceback" not in server.log
+
+
+def test_a_body_that_goes_on_is_not_late_however_long_it_takes(server: Server) -> None:
+    with wire(server) as conn, wire(server) as clock:
+        conn.send(LONG_BODY)
+        for place in range(0, len(BODY), 6):
+            clock.send(post([1], seconds=0.6))
+            assert clock.response().status == 200
+            conn.send(BODY[place : place + 6])
+        assert conn.response().body == b'{"predictions":[1]}'

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.steered import SOURCE, Background, ask, let, pids
-from tests.running import eventually, serving
+from tests.running import Server, eventually, serving
 
 BLOCKING = """
 import asyncio, ctypes, os, time
@@ -23,11 +23,16 @@ class Blocking(Model):
 """
 
 
+def blocking_request(server: Server, folder: Path) -> Background:
+    request = Background(lambda: ask(server, "block"))
+    eventually((folder / "blocked").exists)
+    return request
+
+
 def test_a_predict_that_holds_the_gil_for_seconds_loses_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path, BLOCKING.format(block="ctypes.PyDLL(None).sleep(7)")) as server:
+    with serving(tmp_path, BLOCKING.format(block="ctypes.PyDLL(None).sleep(6)")) as server:
         workers = server.wait_ready().workers()
-        request = Background(lambda: ask(server, "block"))
-        eventually((tmp_path / "blocked").exists)
+        request = blocking_request(server, tmp_path)
         assert ask(server).status_code == 200  # accepted by the kernel meanwhile, answered afterwards
         assert request.result().status_code == 200
         assert server.workers() == workers
@@ -36,9 +41,7 @@ def test_a_predict_that_holds_the_gil_for_seconds_loses_nothing(tmp_path: Path) 
 def test_a_worker_that_blocks_its_loop_for_longer_than_timeout_is_replaced_with_a_stack_dump(tmp_path: Path) -> None:
     with serving(tmp_path, BLOCKING.format(block="time.sleep(60)"), "--workers=2", "--timeout=4") as server:
         workers = set(server.wait_ready(workers=2).workers())
-        request = Background(lambda: ask(server, "block"))
-        eventually((tmp_path / "blocked").exists)
-        assert isinstance(request.result(), httpx.RemoteProtocolError)
+        assert isinstance(blocking_request(server, tmp_path).result(), httpx.RemoteProtocolError)
         assert "WORKER TIMEOUT" in server.log
         assert f'File "{tmp_path / "model.py"}", line 12 in predict' in server.log
         server.wait_ready(workers=2)

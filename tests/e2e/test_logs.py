@@ -1,26 +1,32 @@
-"""The log of several workers: every line is JSON, and says whose it is."""
+"""The log of several workers: every line is JSON and says whose it is, and a level that one is told is every worker's."""
 
 import json
 from pathlib import Path
 
-from tests.e2e.steered import SOURCE, ask, kill, let
-from tests.running import eventually, serving
+import httpx
 
-LOUD = SOURCE.replace(
-    '        what = payload["instances"][0]\n',
-    '        what = payload["instances"][0]\n        import logging; logging.getLogger("user").warning("asked for %s", what)\n',
-)
+from tests.e2e.workers import kill_and_await_successor, predictions_of_each_worker
+from tests.running import PATIENCE, serving
+
+LOUD = """
+import logging, os
+from mpserve import Model
+
+class Loud(Model):
+    name = "m"
+    def predict(self, payload, headers=None):
+        logging.getLogger("user").warning("asked")
+        return {"predictions": [os.getpid(), logging.getLogger().level]}
+"""
 
 
 def test_json_lines_carry_slot_model_and_request_also_of_a_respawned_worker(tmp_path: Path) -> None:
-    let(tmp_path, "load")
     with serving(tmp_path, LOUD, "--workers=2", "--threads=1", "--log_format=json", "--access_log") as server:
         server.wait_ready(workers=2)
-        pid = ask(server, headers={"x-request-id": "mine"}).json()["predictions"][0]
-        kill(pid)
-        eventually(lambda: pid not in server.workers() and server.states().get("ready") == 2)
-        assert {ask(server).status_code for _ in range(8)} == {200}
-        (successor, _), second = server.workers()[::-1], server.workers()
+        headers = {"x-request-id": "mine", "connection": "close"}
+        pid = server.predict("m", [], headers=headers).json()["predictions"][0]
+        kill_and_await_successor(server, pid)
+        second = set(predictions_of_each_worker(server))
         server.stop()
         lines = [json.loads(line) for line in server.log.splitlines()]
     first = next(line for line in lines if line["logger"] == "user")
@@ -29,8 +35,20 @@ def test_json_lines_carry_slot_model_and_request_also_of_a_respawned_worker(tmp_
     assert any(str(pid) in line["message"] and "SIGKILL" in line["message"] for line in lines)
     loaded = [line for line in lines if line["message"].startswith("model m loaded on cpu")]
     assert [line["model"] for line in loaded] == ["m"] * 3
-    assert next(line["slot"] for line in loaded if line["pid"] == successor) == first["slot"]
+    assert loaded[2]["slot"] == first["slot"]
     assert any(line["logger"] == "mpserve.access" and line["pid"] in second for line in lines)
     [begin] = [line["message"] for line in lines if "native thread" in line["message"]]
     assert "2 worker(s), all on cpu; " in begin
     assert begin.endswith(" CPU(s), 1 native thread(s) each")
+
+
+def test_every_worker_follows_a_change_of_the_level_and_so_does_a_respawned_one(tmp_path: Path) -> None:
+    with serving(tmp_path, LOUD, "--workers=2") as server:
+        first = predictions_of_each_worker(server.wait_ready(workers=2))
+        assert list(first.values()) == [[20], [20]]
+        url = f"{server.url}/v2/logging"
+        changed = httpx.post(url, json={"log_verbose_level": 1}, timeout=PATIENCE, verify=False).json()
+        assert [httpx.get(url, timeout=PATIENCE, verify=False).json() for _ in range(8)] == [changed] * 8
+        kill_and_await_successor(server, min(first))
+        assert list(predictions_of_each_worker(server).values()) == [[10], [10]]
+        assert "a client has set the log level to DEBUG" in server.log

@@ -1,8 +1,5 @@
 """Shared memory that one worker was told of serves requests to every worker, and to those that come after them."""
 
-import os
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +8,9 @@ import numpy as np
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call, speaking
+from tests.e2e.workers import kill_and_await_successor, of_each_worker
 from tests.memory import memory
-from tests.running import PATIENCE, Server, eventually, serving
+from tests.running import PATIENCE, eventually
 
 TWICE = """
 import os
@@ -36,87 +34,38 @@ REQUEST = {
 }
 
 
-def post(server: Server, path: str, body: Any) -> Any:
-    answer = httpx.post(server.url + path, json=body, timeout=PATIENCE, verify=False)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def asked(server: Server, path: Path) -> int:
-    """The worker that answered one request through the memory, which it must have done right."""
-    path.write_bytes(X.tobytes() + bytes(8))
-    output, pid = post(server, "/v2/models/m/infer", REQUEST)["outputs"]
-    assert output == {"name": "y", "shape": [2], "datatype": "FP32", "parameters": OUTPUT}
-    assert path.read_bytes() == X.tobytes() + (X * 2).tobytes()
-    return int(pid["data"][0])
-
-
-def all_answer(server: Server, path: Path) -> list[int]:
-    """Ask until both workers have answered."""
-    seen: set[int] = set()
-
-    def both() -> bool:
-        seen.add(asked(server, path))
-        return seen >= set(server.workers()) and len(server.workers()) == 2
-
-    eventually(both, every=0)
-    return sorted(seen & set(server.workers()))
-
-
 def test_a_region_is_known_to_every_worker_and_to_those_that_follow(tmp_path: Path) -> None:
     flags = ("--workers=2", "--allow_client_shm")
     with memory(bytes(16)) as path, speaking(tmp_path, *flags, source=TWICE) as (server, address):
-        server.wait_ready(workers=2)
-        post(server, "/v2/systemsharedmemory/region/r/register", {"key": path.name, "offset": 0, "byte_size": 16})
-        first = all_answer(server, path)
-        for pid in first:
-            os.kill(pid, signal.SIGKILL)
-            eventually(lambda gone=pid: gone not in server.workers())  # type: ignore[misc]
-            eventually(lambda: server.states().get("ready") == 2)
-        assert not set(first) & set(all_answer(server, path))
 
-        asking = pb.SystemSharedMemoryStatusRequest()
+        def asked(client: httpx.Client) -> tuple[int, bytes]:
+            """The worker that answered one request through the memory, and what the memory held then."""
+            path.write_bytes(X.tobytes() + bytes(8))
+            output, pid = client.post("/v2/models/m/infer", json=REQUEST).raise_for_status().json()["outputs"]
+            assert output == {"name": "y", "shape": [2], "datatype": "FP32", "parameters": OUTPUT}
+            return int(pid["data"][0]), path.read_bytes()
+
+        def administer(method: str) -> Any:
+            name = f"SystemSharedMemory{method}"
+            return call(address, name, getattr(pb, f"{name}Request")(), getattr(pb, f"{name}Response"))
+
+        server.wait_ready(workers=2)
+        region = {"key": path.name, "offset": 0, "byte_size": 16}
+        server.client.post("/v2/systemsharedmemory/region/r/register", json=region).raise_for_status()
+        right = [X.tobytes() + (X * 2).tobytes()] * 2
+        first = of_each_worker(server, asked)
+        server.client.close()
+        for pid in first:
+            kill_and_await_successor(server, pid)
+        later = of_each_worker(server, asked)
+        assert list(first.values()) == list(later.values()) == right
+        assert not set(first) & set(later)
+
         for _ in range(8):  # whichever worker is asked
-            told = call(address, "SystemSharedMemoryStatus", asking, pb.SystemSharedMemoryStatusResponse)
-            assert [region.key for region in told.regions.values()] == [path.name]
-        forgetting = pb.SystemSharedMemoryUnregisterRequest()
-        call(address, "SystemSharedMemoryUnregister", forgetting, pb.SystemSharedMemoryUnregisterResponse)
-        eventually(lambda: not any(path.name in Path(f"/proc/{pid}/maps").read_text() for pid in server.workers()))
+            assert [region.key for region in administer("Status").regions.values()] == [path.name]
+        administer("Unregister")
+        eventually(lambda: not any(path.name in Path(f"/proc/{pid}/maps").read_text() for pid in later))
         for _ in range(16):
             answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE, verify=False)
             told = answer.json()["error"]
             assert (answer.status_code, told) == (404, "input 'x': shared memory region 'r' is not registered")
-
-
-def test_requests_go_on_while_their_region_comes_and_goes(tmp_path: Path) -> None:
-    """None takes a worker with it: each is answered in full, or told that the region is not there."""
-    with memory(bytes(16)) as path, serving(tmp_path, TWICE, "--workers=2", "--allow_client_shm") as server:
-        server.wait_ready(workers=2)
-        before = server.workers()
-        region = "/v2/systemsharedmemory/region/r"
-        stop = threading.Event()
-
-        def come_and_go() -> None:
-            while not stop.is_set():
-                post(server, f"{region}/register", {"key": path.name, "offset": 0, "byte_size": 16})
-                post(server, f"{region}/unregister", {})
-
-        changing = threading.Thread(target=come_and_go)
-        changing.start()
-        answers = set()
-
-        def each_kind() -> bool:
-            answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE, verify=False)
-            answers.add((answer.status_code, answer.json().get("error")))
-            return {200, 404} <= {status for status, _ in answers}
-
-        try:
-            eventually(each_kind, every=0)
-            for _ in range(50):
-                each_kind()
-        finally:
-            stop.set()
-            changing.join(PATIENCE)
-        gone = "shared memory region 'r' is not registered"
-        assert answers <= {(200, None), (404, f"input 'x': {gone}"), (404, f"output 'y': {gone}")}
-        assert server.workers() == before

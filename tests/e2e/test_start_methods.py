@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.running import eventually, free_port, running
+from tests.e2e.workers import predictions_of_each_worker
+from tests.running import free_port, running
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -39,11 +40,9 @@ def test_a_script_serves_on_two_processes_whatever_start_method_was_set(
     (tmp_path / "script.py").write_text(SCRIPT.format(module=module, method=method))
     port = free_port()
     with running([sys.executable, "script.py", f"--http_port={port}"], tmp_path, port) as server:
-        server.wait_ready(workers=2)
-        answering: set[int] = set()
-        eventually(lambda: answering.update(server.pids_answering("m", 5)) or len(answering) == 2)
+        answering = predictions_of_each_worker(server.wait_ready(workers=2))
         family = psutil.Process(server.pid).children(recursive=True)
-        assert {process.pid for process in family} == answering, "something else than the two workers was started"
+        assert {process.pid for process in family} == set(answering), "something else than the workers was started"
         assert server.stop() == 0
     watched = (tmp_path / "watched").read_text().split()
     assert {f"{module}.Pipe", f"{module}.get_context", "BaseContext.Lock", "BaseProcess.start"} <= set(watched)
@@ -55,7 +54,6 @@ def test_a_use_of_multiprocessing_would_have_been_seen(tmp_path: Path) -> None:
     """The watch itself works: a script that makes a lock is caught."""
     shutil.copy(MODELS / "watched_multiprocessing.py", tmp_path)
     script = "import watched_multiprocessing as w\nw.watch()\ndef f(): w.multiprocessing.Lock()\nf()\n"
-    (tmp_path / "script.py").write_text(script)
-    with running([sys.executable, "script.py"], tmp_path, free_port()) as process:
+    with running([sys.executable, "-c", script], tmp_path, free_port()) as process:
         assert process.wait_end() == 0
     assert (tmp_path / "called").read_text().startswith("multiprocessing.Lock in ")

@@ -1,7 +1,5 @@
 """Statistics and metrics are the server's: of two workers, one of which dies, over HTTP and gRPC, whichever worker is asked."""
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +7,29 @@ import httpx
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call, infer, speaking
+from tests.e2e.workers import kill_and_await_successor
 from tests.running import PATIENCE, Server, eventually
 
 PREDICTED = 'request_predict_seconds_count{model_name="m"}'
 
 
-def each_told(server: Server, address: str) -> list[tuple[int, int, int]]:
+def told(server: Server, address: str) -> set[tuple[int, int, int]]:
     """Successes, failures and rows, as asked on several connections, over HTTP and gRPC."""
-    told = []
+    asking = pb.ModelStatisticsRequest(name="m")
+    found = set()
     for _ in range(8):
         [stats] = httpx.get(f"{server.url}/v2/models/m/stats", timeout=PATIENCE, verify=False).json()["model_stats"]
         spent = stats["inference_stats"]
-        told.append((spent["success"]["count"], spent["fail"]["count"], stats["inference_count"]))
-        [over_grpc] = call(
-            address, "ModelStatistics", pb.ModelStatisticsRequest(name="m"), pb.ModelStatisticsResponse
-        ).model_stats
+        found.add((spent["success"]["count"], spent["fail"]["count"], stats["inference_count"]))
+        [over_grpc] = call(address, "ModelStatistics", asking, pb.ModelStatisticsResponse).model_stats
         durations = over_grpc.inference_stats
-        told.append((durations.success.count, durations.fail.count, over_grpc.inference_count))
-    return told
+        found.add((durations.success.count, durations.fail.count, over_grpc.inference_count))
+    return found
 
 
-def ask(server: Server, instances: Any) -> Any:
-    body = {"instances": instances}
-    return httpx.post(f"{server.url}/v1/models/m:predict", json=body, timeout=PATIENCE, verify=False)
+def ask(server: Server, instance: Any) -> int:
+    body = {"instances": [instance]}
+    return httpx.post(f"{server.url}/v1/models/m:predict", json=body, timeout=PATIENCE, verify=False).status_code
 
 
 def test_the_sum_over_all_workers_is_exact_and_outlives_a_killed_one(tmp_path: Path) -> None:
@@ -41,19 +39,16 @@ def test_the_sum_over_all_workers_is_exact_and_outlives_a_killed_one(tmp_path: P
         asked = 0
         while len(pids) < 2:
             pids.add(infer(address))
-            assert ask(server, [0.0]).status_code == 200
+            assert ask(server, 0.0) == 200
             asked += 2
             assert asked < 400
-        assert ask(server, ["no number"]).status_code == 400
-        assert set(each_told(server, address)) == {(asked, 1, asked)}
+        assert ask(server, "no number") == 400
+        assert told(server, address) == {(asked, 1, asked)}
         calls = 'mpserve_grpc_requests_total{method="ModelInfer",status="OK"}'
         eventually(lambda: server.metric(calls) == asked / 2)
         eventually(lambda: {server.metric(PREDICTED) for _ in range(8)} == {asked})
-        victim = server.workers()[0]
-        os.kill(victim, signal.SIGKILL)
-        eventually(lambda: victim not in server.workers() and server.states().get("ready") == 2)
-        assert set(each_told(server, address)) == {(asked, 1, asked)}
-        for _ in range(12):
-            assert ask(server, [0.0]).status_code == 200
-        assert set(each_told(server, address)) == {(asked + 12, 1, asked + 12)}
+        kill_and_await_successor(server, min(pids))
+        assert told(server, address) == {(asked, 1, asked)}
+        assert [ask(server, 0.0) for _ in range(12)] == [200] * 12
+        assert told(server, address) == {(asked + 12, 1, asked + 12)}
         eventually(lambda: {server.metric(PREDICTED) for _ in range(8)} == {asked + 12})

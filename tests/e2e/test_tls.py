@@ -9,14 +9,18 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.e2e.steered import SOURCE, let, waiting_request
+from tests.e2e.steered import SOURCE, let, steered, waiting_request
 from tests.e2e.wire import LIVE, wire
-from tests.running import Server, eventually, serving
+from tests.running import eventually, serving
 
 
 class Pair(NamedTuple):
     certificate: Path
     key: Path
+
+    @property
+    def flags(self) -> tuple[str, str]:
+        return f"--ssl_certfile={self.certificate}", f"--ssl_keyfile={self.key}"
 
 
 def make_pair(folder: Path, name: str) -> Pair:
@@ -27,24 +31,14 @@ def make_pair(folder: Path, name: str) -> Pair:
     return pair
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return make_pair(tmp_path_factory.mktemp("tls"), "ours")
-
-
-def verified(server: Server, pair: Pair) -> httpx.Client:
-    return httpx.Client(base_url=server.url, verify=ssl.create_default_context(cafile=str(pair.certificate)))
-
-
 @pytest.mark.parametrize("whose", ["ours", "gunicorn's"])
-def test_a_client_that_trusts_the_certificate_is_served_and_drained(tmp_path: Path, pair: Pair, whose: str) -> None:
-    ours = [f"--ssl_certfile={pair.certificate}", f"--ssl_keyfile={pair.key}", "--event-loop=asyncio"]
-    flags = ours if whose == "ours" else []
-    env = {} if flags else {"GUNICORN_CMD_ARGS": f"--certfile {pair.certificate} --keyfile {pair.key}"}
-    let(tmp_path, "load")
-    with serving(tmp_path, SOURCE, "--workers=2", *flags, scheme="https", env=env) as server:
-        server.wait_ready(workers=2)
-        with verified(server, pair) as client:
+def test_a_client_that_trusts_the_certificate_is_served_and_drained(tmp_path: Path, whose: str) -> None:
+    pair = make_pair(tmp_path, "ours")
+    flags = (*pair.flags, "--event-loop=asyncio") if whose == "ours" else ()
+    gunicorn = "" if flags else f"--certfile {pair.certificate} --keyfile {pair.key}"
+    with steered(tmp_path, *flags, gunicorn=gunicorn, scheme="https") as server:
+        trusting = ssl.create_default_context(cafile=str(pair.certificate))
+        with httpx.Client(base_url=server.url, verify=trusting) as client:
             assert [client.get("/v2/health/live").status_code for _ in range(2)] == [200, 200]
         with wire(server) as plain:  # whoever speaks plain HTTP is hung up on
             plain.send(LIVE)
@@ -58,10 +52,9 @@ def test_a_client_that_trusts_the_certificate_is_served_and_drained(tmp_path: Pa
         assert "Traceback" not in server.log
 
 
-def test_a_key_that_does_not_fit_ends_the_server_with_the_reason(tmp_path: Path, pair: Pair) -> None:
-    other = make_pair(tmp_path, "other")
-    flags = [f"--ssl_certfile={pair.certificate}", f"--ssl_keyfile={other.key}"]
-    with serving(tmp_path, SOURCE, *flags, scheme="https") as server:
+def test_a_key_that_does_not_fit_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "ours")._replace(key=make_pair(tmp_path, "other").key)
+    with serving(tmp_path, SOURCE, *pair.flags, scheme="https") as server:
         assert server.wait_end() == 3
         assert "TLS cannot be set up with the certificate and key" in server.log
         assert "KEY_VALUES_MISMATCH" in server.log.upper().replace(" ", "_")

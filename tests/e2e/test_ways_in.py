@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.e2e.workers import await_successor, kill_and_await_successor, of_each_worker
 from tests.running import Server, eventually, free_port, running
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -70,55 +71,28 @@ def start(way: Way, folder: Path) -> AbstractContextManager[Server]:
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_every_way_in_starts_the_same_server(folder: Path, way: Way) -> None:
     with start(way, folder) as server:
-        server.wait_ready(workers=2)
-        workers = server.workers()
-        answered = answers_of_every_worker(server)
-        assert set(answered) == set(workers)
+        workers = server.wait_ready(workers=2).workers()
         assert len(workers) == 2
-        check_v2(server, workers)
-        check_metrics(server, requests=answered.total() + 1)
+        asked = 0
+
+        def ask(client: httpx.Client) -> tuple[int, None]:
+            nonlocal asked
+            asked += 1
+            return client.post("/v1/models/m:predict", json={"instances": [0]}).json()["predictions"][0], None
+
+        of_each_worker(server, ask)
+        assert server.client.get("/v2").json()["name"] == "mpserve"
+        assert server.client.get("/v2/models").json() == {"models": ["m"]}
+        tensor = {"name": "rows", "datatype": "INT64", "shape": [2], "data": [0, 0]}
+        [output] = server.client.post("/v2/models/m/infer", json={"inputs": [tensor]}).json()["outputs"]
+        assert output["shape"] == [2]
+        assert set(output["data"]) <= set(workers)
+        sample = 'request_predict_seconds_count{model_name="m"}'
+        eventually(lambda: {server.metric(sample) for _ in range(6)} == {asked + 1})  # whichever worker is asked
+        assert server.states() == {"loading": 0, "ready": 2, "draining": 0}
         assert {f"slot {slot} model m" in server.log for slot in (0, 1)} == {True}
         assert server.stop() == 0
         assert all(f"stopped in {pid}" in server.log for pid in workers) or "functions.py" in way.command
-
-
-def answers_of_every_worker(server: Server) -> Counter[int]:
-    """How often each worker has answered, once each has."""
-    answered: Counter[int] = Counter()
-
-    def ask() -> bool:
-        answer = httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": [0]}, timeout=30, verify=False)
-        answered[answer.json()["predictions"][0]] += 1
-        return len(answered) == 2
-
-    eventually(ask, every=0)
-    return answered
-
-
-def check_v2(server: Server, workers: list[int]) -> None:
-    assert server.client.get("/v2").json()["name"] == "mpserve"
-    assert server.client.get("/v2/health/live").status_code == 200
-    assert server.client.get("/v2/models").json() == {"models": ["m"]}
-    request = {"inputs": [{"name": "rows", "datatype": "INT64", "shape": [2], "data": [0, 0]}]}
-    answer = server.client.post("/v2/models/m/infer", json=request)
-    assert answer.status_code == 200
-    [output] = answer.json()["outputs"]
-    assert output["shape"] == [2]
-    assert set(output["data"]) <= set(workers)
-
-
-def wait_for_successor(server: Server, lost: int) -> None:
-    """The dead worker counts as ready until the arbiter has seen its end, so first the successor must be there."""
-    eventually(lambda: lost not in server.workers() and len(server.workers()) == 2)
-    eventually(lambda: server.states().get("ready") == 2)
-
-
-def check_metrics(server: Server, requests: int) -> None:
-    """Whichever worker answers the scrape, it counts them all."""
-    sample = 'request_predict_seconds_count{model_name="m"}'
-    eventually(lambda: server.metric(sample) == requests)
-    assert {server.metric(sample) for _ in range(6)} == {requests}
-    assert server.states() == {"loading": 0, "ready": 2, "draining": 0}
 
 
 def test_a_users_hooks_all_run_and_none_of_ours_is_lost(folder: Path) -> None:
@@ -127,24 +101,21 @@ def test_a_users_hooks_all_run_and_none_of_ours_is_lost(folder: Path) -> None:
         server.wait_ready(workers=2)
         arbiter = server.pid
         first = server.workers()
-        psutil.Process(first[0]).kill()
-        wait_for_successor(server, first[0])
+        kill_and_await_successor(server, first[0])
         later = server.workers()
         assert server.metric("mpserve_worker_restarts_total") == 1
         assert server.stop() == 0
         ran = Counter(tuple(line.split()) for line in (folder / "hooks").read_text().splitlines())
-    by_worker = {*first, *later}
-    expected: Counter[tuple[str, str]] = Counter({(hook, str(arbiter)): 1 for hook in ("on_starting", "when_ready")})
-    expected |= Counter({("pre_fork", str(arbiter)): 3, ("child_exit", str(arbiter)): 3, ("on_exit", str(arbiter)): 1})
-    expected |= Counter({(hook, str(pid)): 1 for hook in ("post_fork", "post_worker_init") for pid in by_worker})
-    expected |= Counter({("worker_exit", str(pid)): 1 for pid in later})
-    assert ran == expected
+    assert ran == {
+        **{(hook, str(arbiter)): 1 for hook in ("on_starting", "when_ready", "on_exit")},
+        **{(hook, str(arbiter)): 3 for hook in ("pre_fork", "child_exit")},
+        **{(hook, str(pid)): 1 for hook in ("post_fork", "post_worker_init") for pid in {*first, *later}},
+        **{("worker_exit", str(pid)): 1 for pid in later},
+    }
 
 
 def test_under_uvicorn_alone_one_process_loads_in_the_lifespan_and_serves(folder: Path) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "application:app", "--port", str(port)]
-    with running(command, folder, port) as server:
+    with start(Way((sys.executable, "-m", "uvicorn", "application:app", "--port", "PORT")), folder) as server:
         server.wait_ready()
         assert server.pids_answering("m", 3) == {server.pid}
         eventually(lambda: server.metric('request_predict_seconds_count{model_name="m"}') == 3)
@@ -182,12 +153,11 @@ def test_what_comes_after_start_runs_once_in_the_arbiter_and_never_in_a_worker(
     folder: Path, through: tuple[str, ...]
 ) -> None:
     (folder / "more.py").write_text(SCRIPT_WITH_MORE)
-    port = free_port()
-    with running([*through, "more.py", f"--http_port={port}"], folder, port) as server:
+    with start(Way((*through, "more.py", "--http_port=PORT")), folder) as server:
         server.wait_ready(workers=2)
         arbiter, first = server.pid, server.workers()
         psutil.Process(first[0]).terminate()
-        wait_for_successor(server, first[0])
+        await_successor(server, first[0], workers=2)
         assert Path((folder / "folder").read_text()).is_dir(), "a worker that left has taken the arbiter's folder away"
         after_one = (folder / "after").read_text().splitlines()
         assert after_one == [f"worker's own atexit {first[0]}"]
@@ -220,16 +190,15 @@ def test_a_gunicorn_configuration_that_cannot_work_ends_with_what_to_change(
 ) -> None:
     (folder / "mistaken.conf.py").write_text(config)
     (folder / "other.py").write_text(NOT_OURS)
-    port = free_port()
-    env = {"MPSERVE_HTTP_PORT": str(port)} | ({"MPSERVE_DEVICES": "tpu"} if words == "MPSERVE_DEVICES" else {})
-    with running([*GUNICORN, "-c", "mistaken.conf.py", app], folder, port, env) as server:
+    env = {"MPSERVE_DEVICES": "tpu"} if words == "MPSERVE_DEVICES" else {}
+    way = Way((*GUNICORN, "-c", "mistaken.conf.py", app), {"MPSERVE_HTTP_PORT": "PORT", **env})
+    with start(way, folder) as server:
         assert server.wait_end() != 0
         assert words in server.log
         assert "Traceback" not in server.log or "mine" in words
 
 
 def test_gunicorn_with_its_default_worker_says_what_is_missing(folder: Path) -> None:
-    port = free_port()
-    with running([*GUNICORN, "-b", f"127.0.0.1:{port}", "application:app"], folder, port) as server:
+    with start(Way((*GUNICORN, "-b", "127.0.0.1:PORT", "application:app")), folder) as server:
         assert server.wait_end() != 0
         assert "use -c python:mpserve.gunicorn_config" in server.log

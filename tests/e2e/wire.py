@@ -64,6 +64,10 @@ class Wire:
             headers[name.lower()] = value.strip()
         return Response(int(line.split()[1]), headers, self.reader.read(int(headers.get("content-length", 0))))
 
+    def reset_at_close(self) -> None:
+        """Have the kernel send RST at the close."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
     def is_closed(self) -> bool:
         """Whether the server closes the connection without another byte. Waits for it."""
         return self.reader.read(1) == b""

@@ -1,65 +1,40 @@
-"""What may not reach a fork: CUDA is stopped or found, threads are named, garbage is frozen."""
+"""What may not reach a fork: CUDA is stopped or found, threads are named, garbage is frozen; another torch is refused."""
 
-import gc
 import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from mpserve.errors import ConfigurationError
-from mpserve.prefork.arbiter import forksafety
+from mpserve.prefork.arbiter import forksafety, torch_cuda
+from tests.cases import each
 
 pytestmark = pytest.mark.e2e
 
+WAYS = {
+    "tensor_to": 'return torch.zeros(1).to("cuda")',
+    "tensor_cuda": "return torch.zeros(1).cuda()",
+    "factory": 'return torch.zeros(1, device="cuda")',
+    "module_to": 'return torch.nn.Linear(1, 1).to("cuda")',
+    "current_device": "return torch.cuda.current_device()",
+    "copied_name": "return get_rng_state()",
+    "swallowed": 'with contextlib.suppress(Exception): torch.zeros(1).to("cuda")',
+}
 # A user's model file. The line that reaches for CUDA is found by its number.
-MODEL = """\
-import torch
-from torch.cuda.random import get_rng_state
-
-
-def tensor_to():
-    return torch.zeros(1).to("cuda")
-
-
-def tensor_cuda():
-    return torch.zeros(1).cuda()
-
-
-def factory():
-    return torch.zeros(1, device="cuda")
-
-
-class Model:
-    def load(self):
-        self.net = torch.nn.Linear(1, 1)
-        self.net.to("cuda")
-
-
-def module_to():
-    Model().load()
-
-
-def current_device():
-    return torch.cuda.current_device()
-
-
-def copied_name():
-    return get_rng_state()
-
-
-def swallowed():
-    try:
-        torch.zeros(1).to("cuda")
-    except Exception:
-        return "served from the CPU without a word"
-"""
+MODEL = "import contextlib, torch\nfrom torch.cuda.random import get_rng_state\n" + "".join(
+    f"def {name}():\n    {line}\n" for name, line in WAYS.items()
+)
+STOPPED = {
+    name: f"model.py:{number} in {name}: {line}" for number, (name, line) in zip(itertools.count(4, 2), WAYS.items())
+}
 
 DRIVER = """
-import importlib, inspect, json, os, sys
+import inspect, json, os, sys
 if sys.argv[1] == "torch first":
     import torch
 from mpserve.errors import AcceleratorInArbiter
@@ -72,7 +47,7 @@ import model, torch
 
 def outcomes():
     seen = {}
-    for name in ("tensor_to", "tensor_cuda", "factory", "module_to", "current_device", "copied_name", "swallowed"):
+    for name in sys.argv[2:]:
         try:
             seen[name] = repr(getattr(model, name)())
         except AcceleratorInArbiter as error:
@@ -104,102 +79,79 @@ found["nvml"] = os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
 print(json.dumps(found))
 """
 
-STOPPED = {
-    "tensor_to": 'model.py:6 in tensor_to: return torch.zeros(1).to("cuda")',
-    "tensor_cuda": "model.py:10 in tensor_cuda: return torch.zeros(1).cuda()",
-    "factory": 'model.py:14 in factory: return torch.zeros(1, device="cuda")',
-    "module_to": 'model.py:20 in load: self.net.to("cuda")',
-    "current_device": "model.py:28 in current_device: return torch.cuda.current_device()",
-    "copied_name": "model.py:32 in copied_name: return get_rng_state()",
-    "swallowed": 'model.py:37 in swallowed: torch.zeros(1).to("cuda")',
-}
-
 REPOSITORY = Path(forksafety.__file__).parents[3]
 
 
-def run(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script that calls mpserve, in a process of its own that has ``folder`` as its current directory."""
-    path = os.pathsep.join([str(REPOSITORY), str(folder)])
-    environ = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+def run(script: str, folder: Path, *arguments: str) -> str:
+    """What a script prints in a process of its own, which finds the modules of the folder."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(folder)]), "CUDA_VISIBLE_DEVICES": ""}
     environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=folder,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
-    return done
+    return done.stdout
 
 
-@pytest.fixture(scope="module", params=["torch first", "torch later"])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What a user's model met in an armed process, its child, and after ``disarm``."""
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "model.py").write_text(MODEL)
-    result: dict[str, object] = json.loads(run(DRIVER, folder, request.param).stdout)
-    return result
-
-
-@pytest.mark.parametrize("way", STOPPED)
-def test_every_way_to_cuda_is_stopped_with_the_users_line(found: dict[str, dict[str, str]], way: str) -> None:
-    assert found["arbiter"][way] == STOPPED[way]
-
-
-@pytest.mark.parametrize("process", ["worker", "disarmed"])
-def test_a_child_and_a_disarmed_process_meet_torch_itself(found: dict[str, dict[str, str]], process: str) -> None:
-    assert found[process]["swallowed"] == "'served from the CPU without a word'"
-    assert not set(found[process].values()) & set(STOPPED.values())
-    assert found[process]["tensor_to"].startswith(("AssertionError: Torch not compiled with CUDA", "RuntimeError"))
-
-
-def test_the_import_hook_leaves_no_trace(found: dict[str, object]) -> None:
-    assert found["finders left"] == []
-    assert found["source readable"] is True
-
-
-def test_is_available_is_made_to_count_without_cuda(found: dict[str, object]) -> None:
-    assert found["nvml"] == "1"
-
-
-def test_torchs_own_word_is_taken_for_cuda_being_alive(found: dict[str, object]) -> None:
+@pytest.mark.parametrize("order", ["torch first", "torch later"])
+def test_every_way_to_cuda_is_stopped_with_the_users_line_until_the_fork(order: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(MODEL)
+    found = json.loads(run(DRIVER, tmp_path, order, *WAYS))
+    assert found["arbiter"] == STOPPED
+    for process in ("worker", "disarmed"):  # which meet torch itself
+        assert found[process]["swallowed"] == "None"
+        assert not set(found[process].values()) & set(STOPPED.values())
+        assert found[process]["tensor_to"].startswith(("AssertionError: Torch not compiled with CUDA", "RuntimeError"))
     assert found["alive before"] is None
-    assert found["alive after"] == "torch.cuda.is_initialized() is true"
+    assert found["alive after"] == "torch.cuda.is_initialized() is true"  # torch's own word is taken for it
+    assert (found["finders left"], found["source readable"]) == ([], True)  # no trace of the hook
+    assert found["nvml"] == "1"  # so that is_available() counts without CUDA
 
 
-def test_a_line_at_import_time_is_named(tmp_path: Path) -> None:
-    (tmp_path / "early.py").write_text('import torch\n\nnet = torch.nn.Linear(1, 1).to(\n    "cuda"\n)\n')
-    script = """
-from mpserve.errors import AcceleratorInArbiter
+IMPORT = """
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError
 from mpserve.prefork.arbiter import torch_cuda
 torch_cuda.arm()
 try:
     import early
 except AcceleratorInArbiter as error:
     print(error.where)
+except ConfigurationError as error:
+    print(error)
 """
-    assert run(script, tmp_path).stdout == "early.py:3 in <module>: net = torch.nn.Linear(1, 1).to(\n"
 
 
-def test_an_open_cuda_file_is_found_and_refused(tmp_path: Path) -> None:
-    cuda_file = tmp_path / "nvidia-uvm"
+def test_a_line_at_import_time_is_named(tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text('import torch\n\nnet = torch.nn.Linear(1, 1).to(\n    "cuda"\n)\n')
+    assert run(IMPORT, tmp_path) == "early.py:3 in <module>: net = torch.nn.Linear(1, 1).to(\n"
+
+
+def test_the_import_of_another_torch_ends_in_words(tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text("import torch.cuda")
+    (tmp_path / "torch" / "cuda").mkdir(parents=True)
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "cuda" / "__init__.py").write_text("_initialise = None\n")
+    assert "torch.cuda._lazy_init is not as in" in run(IMPORT, tmp_path)
+
+
+@each("names", [{}, {"_lazy_init": None}, {"_lazy_init": lambda device: None}])
+def test_another_torch_is_refused(names: dict[str, object]) -> None:
+    cuda = ModuleType("torch.cuda")
+    vars(cuda).update(names)
+    with pytest.raises(ConfigurationError, match=r"_lazy_init is not as in .* pip install 'torch=="):
+        torch_cuda._replace_lazy_init(cuda)
+
+
+def test_an_open_cuda_file_is_found_and_refused_and_one_that_nvml_leaves_open_is_not(tmp_path: Path) -> None:
+    cuda_file, control = tmp_path / "nvidia-uvm", tmp_path / "nvidiactl"
     cuda_file.touch()
-    assert forksafety.accelerator_alive(cuda_file) is None
-    forksafety.refuse_accelerator(cuda_file)
+    control.touch()
+    with control.open():
+        assert forksafety.accelerator_alive(cuda_file) is None
+        forksafety.refuse_accelerator(cuda_file)
     with cuda_file.open():
         assert forksafety.accelerator_alive(cuda_file) == f"{cuda_file} is open"
         with pytest.raises(ConfigurationError, match=r"nvidia-uvm is open.*load\(\).*mpserve serve script\.py"):
             forksafety.refuse_accelerator(cuda_file)
-
-
-def test_the_files_that_nvml_leaves_open_are_no_sign_of_cuda(tmp_path: Path) -> None:
-    control = tmp_path / "nvidiactl"
-    control.touch()
-    with control.open():
-        assert forksafety.accelerator_alive(tmp_path / "nvidia-uvm") is None
 
 
 THREADS = """
@@ -214,6 +166,8 @@ class Poller(threading.Thread):
         stop.wait()
 
 def fork(step):
+    if not step.startswith("not"):
+        forksafety.expect_fork()
     print(step, flush=True)
     pid = os.fork()
     if pid == 0:
@@ -222,30 +176,21 @@ def fork(step):
 
 forksafety.watch_threads()
 forksafety.watch_threads()
-forksafety.expect_fork()
 fork("no thread")
-threads = [
-    threading.Thread(target=stop.wait, name="reloader"),
-    threading.Thread(target=functools.partial(stop.wait, 60), name="bound"),
-    Poller(name="poller"),
-]
-for thread in threads[:2]:
-    thread.start()
+threading.Thread(target=stop.wait, name="reloader").start()
+threading.Thread(target=functools.partial(stop.wait, 60), name="bound").start()
 fork("not expected")
-forksafety.expect_fork()
 fork("expected")
-forksafety.expect_fork()
 fork("the same threads")
-threads[2].start()
-forksafety.expect_fork()
+Poller(name="poller").start()
 fork("one more")
-fork("used up")
+fork("not expected any more")
 stop.set()
 """
 
 
 def test_threads_alive_at_an_expected_fork_are_named_once(tmp_path: Path) -> None:
-    lines = run(THREADS, tmp_path).stdout.splitlines()
+    lines = run(THREADS, tmp_path).splitlines()
     warnings = {before: line for before, line in itertools.pairwise(lines) if line.startswith("Threads are")}
     assert list(warnings) == ["expected", "one more"]
     assert len(lines) == 8
@@ -277,5 +222,4 @@ print(first() is None, second() is None, 0 < frozen < gc.get_freeze_count(), len
 
 
 def test_freezing_collects_once_and_hides_all_objects_from_the_collector(tmp_path: Path) -> None:
-    assert run(FREEZE, tmp_path).stdout.split() == ["True", "False", "True", "True"]
-    assert gc.get_freeze_count() == 0
+    assert run(FREEZE, tmp_path).split() == ["True", "False", "True", "True"]

@@ -17,7 +17,6 @@ from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Row, Scoreboard, State
 from tests.running import PATIENCE
 
-LOOPS = (asyncio.new_event_loop, uvloop.new_event_loop)
 BUSY = 1000
 
 
@@ -73,23 +72,13 @@ async def place() -> AsyncIterator[Place]:
 
 
 def on_both_loops(test: Callable[..., Any]) -> Callable[..., None]:
-    """Run a test that is a coroutine on the loop of asyncio and on that of uvloop."""
-
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
-        for make in LOOPS:
+        for make in (asyncio.new_event_loop, uvloop.new_event_loop):
             with closing(make()) as loop:
                 loop.run_until_complete(asyncio.wait_for(test(**fixtures), PATIENCE))
 
     return run
-
-
-@on_both_loops
-async def test_who_is_alone_takes_all() -> None:
-    async with place() as here:
-        here.other.state = State.EXITED
-        here.connect(100)
-        await here.until(made=100)
 
 
 @on_both_loops
@@ -105,16 +94,16 @@ async def test_a_connection_is_left_to_a_lighter_worker_but_not_for_ever() -> No
 
 
 @on_both_loops
-@pytest.mark.parametrize("pid", [0, 2**22 + 1], ids=["not READY", "dead"])
-async def test_who_cannot_accept_is_not_waited_for(pid: int) -> None:
+@pytest.mark.parametrize(("state", "pid"), [
+    (State.EXITED, os.getpid()), (State.LOADING, 0), pytest.param(State.READY, 2**22 + 1, id="dead"),
+])  # fmt: skip
+async def test_who_cannot_accept_is_not_waited_for(state: State, pid: int) -> None:
     async with place() as here:
         here.row.connections = BUSY
-        here.other.pid = pid
-        if not pid:
-            here.other.state = State.LOADING
-        here.connect(1)
+        here.other.state, here.other.pid = state, pid
+        here.connect(100)
         here.acceptor._look()
-        await here.until(made=1)
+        await here.until(made=100)
         assert not here.acceptor._looks
 
 

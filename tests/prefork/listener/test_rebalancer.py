@@ -2,18 +2,8 @@
 
 import pytest
 
-from mpserve.prefork.listener.rebalancer import (
-    MAX_DUE,
-    MIN_ENDED,
-    MIN_LOOKS,
-    TOLERANCE,
-    WINDOW,
-    Load,
-    Rebalancer,
-    Turnover,
-    ready_others,
-    surplus,
-)
+from mpserve.prefork.listener import rebalancer as rules
+from mpserve.prefork.listener.rebalancer import MIN_ENDED, TOLERANCE, WINDOW, Load, Rebalancer, Turnover, surplus
 from mpserve.state.scoreboard import Scoreboard, State
 
 
@@ -45,7 +35,7 @@ def test_a_worker_that_has_begun_goes_on_to_the_mean() -> None:
 def test_what_does_not_last_changes_nothing() -> None:
     rebalancer = Rebalancer()
     for _ in range(3):
-        for held in [64] * (MIN_LOOKS - 1) + [32] * (MIN_LOOKS - 1):
+        for held in [64] * (rules.MIN_LOOKS - 1) + [32] * (rules.MIN_LOOKS - 1):
             rebalancer.look(Load(held, 0), [Load(64 - held, 0)])
             assert not rebalancer.takes_one()
 
@@ -55,7 +45,7 @@ def test_what_lasts_is_given_up_a_few_at_a_time_until_it_is_even() -> None:
     while mine > 321:
         rebalancer.look(Load(mine, 0), [Load(640 - mine, 0)])
         given = sum(rebalancer.takes_one() for _ in range(mine))
-        assert given <= MAX_DUE
+        assert given <= rules.MAX_DUE
         mine -= given
         looks += 1
         assert looks < 200
@@ -64,15 +54,12 @@ def test_what_lasts_is_given_up_a_few_at_a_time_until_it_is_even() -> None:
     assert not rebalancer.takes_one()
 
 
-def test_of_two_with_as_many_connections_the_lighter_has_less_to_answer() -> None:
-    assert Load(3, 9) < Load(4, 0) < Load(4, 1)
-
-
 def test_only_workers_that_are_ready_are_compared_with() -> None:
+    assert Load(3, 9) < Load(4, 0) < Load(4, 1)  # the lighter has fewer connections, or of as many less to answer
     board = Scoreboard(5)
     for slot, state in enumerate((State.READY, State.LOADING, State.READY, State.DRAINING)):
         board.row(slot).state = state
-    assert [row.slot for row in ready_others(board, board.row(0))] == [2]
+    assert [row.slot for row in rules.ready_others(board, board.row(0))] == [2]
 
 
 @pytest.mark.parametrize(("taken", "held", "elapsed", "expected"), [

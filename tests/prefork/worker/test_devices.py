@@ -6,40 +6,30 @@ import pytest
 
 from mpserve.errors import ConfigurationError
 from mpserve.prefork.worker.devices import Device, bind, describe, device_for, plan, visible_accelerators
+from tests.cases import each
 
 CPU = Device("cpu", "")
 
 
-@pytest.fixture
-def two_gpus(tmp_path: Path) -> Path:
-    """A device folder as on a machine with two GPUs, whose minor numbers are 0 and 2."""
-    for name in ("nvidia0", "nvidia2", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "null"):
-        (tmp_path / name).touch()
-    return tmp_path
-
-
-@pytest.mark.parametrize(("variable", "tokens"), [
+@each("variable, tokens", [
     ("0,1", ["0", "1"]), (" 3 , 1", ["3", "1"]), ("GPU-8932f937-d72c,GPU-11", ["GPU-8932f937-d72c", "GPU-11"]),
     ("MIG-3d85b05c-1,MIG-GPU-8932f937/1/2", ["MIG-3d85b05c-1", "MIG-GPU-8932f937/1/2"]), ("", []), ("-1", []),
-    ("NoDevFiles", []), ("0,-1,1", ["0"]), ("1,,0", ["1"]), ("0,0", []),
+    ("NoDevFiles", []), ("0,-1,1", ["0"]), ("1,,0", ["1"]), ("0,0", []), (None, []),
 ])  # fmt: skip
-def test_the_variable_is_read_as_cuda_reads_it(variable: str, tokens: list[str], tmp_path: Path) -> None:
-    assert visible_accelerators({"CUDA_VISIBLE_DEVICES": variable}, tmp_path) == tokens
+def test_the_variable_is_read_as_cuda_reads_it(variable: str | None, tokens: list[str], tmp_path: Path) -> None:
+    environ = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
+    assert visible_accelerators(environ, tmp_path) == tokens
 
 
-def test_device_files_are_counted_without_the_variable(two_gpus: Path) -> None:
-    assert visible_accelerators({}, two_gpus) == ["0", "1"]
+def test_device_files_are_counted_without_the_variable_and_end_its_list(tmp_path: Path) -> None:
+    """The minor numbers of the two GPUs are 0 and 2."""
+    for name in ("nvidia0", "nvidia2", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "null"):
+        (tmp_path / name).touch()
+    assert visible_accelerators({}, tmp_path) == ["0", "1"]
+    assert visible_accelerators({"CUDA_VISIBLE_DEVICES": "1,2,0"}, tmp_path) == ["1"]
 
 
-def test_no_device_file_and_no_variable_is_no_accelerator(tmp_path: Path) -> None:
-    assert visible_accelerators({}, tmp_path) == []
-
-
-def test_an_index_past_the_last_gpu_ends_the_list(two_gpus: Path) -> None:
-    assert visible_accelerators({"CUDA_VISIBLE_DEVICES": "1,2,0"}, two_gpus) == ["1"]
-
-
-@pytest.mark.parametrize(("devices", "expected"), [
+@each("devices, expected", [
     ("auto", [Device("cuda:0", "3"), Device("cuda:1", "GPU-b")]),
     ("cuda", [Device("cuda:0", "3"), Device("cuda:1", "GPU-b")]), ("cuda:1", [Device("cuda:1", "GPU-b")]),
     ("cuda:1, cuda:0", [Device("cuda:1", "GPU-b"), Device("cuda:0", "3")]),
@@ -50,7 +40,7 @@ def test_the_plan_follows_the_setting(devices: str, expected: list[Device]) -> N
     assert plan(devices, ["3", "GPU-b"]) == expected
 
 
-@pytest.mark.parametrize(("devices", "accelerators", "message"), [
+@each("devices, accelerators, message", [
     ("cuda:2", ["3", "GPU-b"], r"asks for cuda:2, and only these .* cuda:0 \(.*=3\), cuda:1 \(.*=GPU-b\)"),
     ("cpu,cuda:0", [], "asks for cuda:0, and no GPU is visible"), ("cuda", [], "asks for cuda, and no GPU is visible"),
     ("gpu:0", ["0"], r"'gpu:0' is no device\. Expected auto, or a list of"), ("", ["0"], "'' is no device"),
@@ -66,26 +56,20 @@ def test_slots_are_dealt_round_and_round() -> None:
     assert [device_for(slot, deal).name for slot in range(5)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
 
 
-def test_a_worker_sees_its_gpu_alone_and_as_the_first() -> None:
-    environ = {"CUDA_VISIBLE_DEVICES": "4,7", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    (device,) = plan("cuda:1", visible_accelerators(environ, Path("/nowhere")))
-    assert bind(device, environ) == "cuda:0"
-    assert environ == {"CUDA_VISIBLE_DEVICES": "7", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+@each("devices, environ, name, left", [
+    ("cuda:1", {"CUDA_VISIBLE_DEVICES": "4,7", "ELSE": "1"}, "cuda:0", {"CUDA_VISIBLE_DEVICES": "7", "ELSE": "1"}),
+    ("cpu", {"CUDA_VISIBLE_DEVICES": "0"}, "cpu", {"CUDA_VISIBLE_DEVICES": ""}),  # on request: hides every GPU
+    ("auto", {}, "cpu", {}),  # for want of a GPU: hides nothing
+])  # fmt: skip
+def test_a_worker_sees_its_gpu_alone_and_as_the_first(
+    devices: str, environ: dict[str, str], name: str, left: dict[str, str]
+) -> None:
+    [device] = plan(devices, visible_accelerators(environ, Path("/nowhere")))
+    assert bind(device, environ) == name
+    assert environ == left
 
 
-def test_cpu_on_request_hides_every_gpu() -> None:
-    environ = {"CUDA_VISIBLE_DEVICES": "0"}
-    assert bind(plan("cpu", ["0"])[0], environ) == "cpu"
-    assert environ == {"CUDA_VISIBLE_DEVICES": ""}
-
-
-def test_cpu_for_want_of_a_gpu_hides_nothing() -> None:
-    environ: dict[str, str] = {}
-    assert bind(plan("auto", [])[0], environ) == "cpu"
-    assert environ == {}
-
-
-@pytest.mark.parametrize(("devices", "workers", "words"), [
+@each("devices, workers, words", [
     ("auto", 2, "slot 0 on cuda:0, slot 1 on cuda:1"),
     ("cuda:0,cpu", 3, "slot 0 on cuda:0, slot 1 on cpu, slot 2 on cuda:0"), ("cpu", 4, "all on cpu"),
     ("auto", 1, "all on cuda:0"),

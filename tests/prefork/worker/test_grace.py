@@ -7,6 +7,7 @@ import pytest
 
 from mpserve.prefork.worker import grace
 from mpserve.prefork.worker.grace import HURRY, MARGIN, STOPPING, Grace
+from tests.cases import each
 
 TIMEOUT = 30.0
 WHOLE = TIMEOUT - MARGIN - STOPPING
@@ -19,19 +20,17 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(("steps", "left"), [
-    pytest.param([], float("inf"), id="before the end"), pytest.param(["begin"], WHOLE, id="begun"),
-    pytest.param(["begin", 10], WHOLE - 10, id="ten seconds later"),
-    pytest.param(["begin", 10, "begin"], WHOLE - 10, id="begun again"),
-    pytest.param(["begin", TIMEOUT], WHOLE - TIMEOUT, id="late"),
-    pytest.param(["hurry"], HURRY - STOPPING, id="in a hurry"),
-    pytest.param(["begin", 10, "hurry"], HURRY - STOPPING, id="in a hurry later"),
-    pytest.param(["hurry", "begin"], HURRY - STOPPING, id="begun in a hurry"),
-    pytest.param(["begin", TIMEOUT - MARGIN, "hurry"], -STOPPING, id="in a hurry that comes too late"),
+@each("timeout, steps, left", [
+    (TIMEOUT, [], float("inf")), (TIMEOUT, ["begin"], WHOLE), (TIMEOUT, ["begin", 10], WHOLE - 10),
+    (TIMEOUT, ["begin", 10, "begin"], WHOLE - 10), (TIMEOUT, ["begin", TIMEOUT], WHOLE - TIMEOUT),
+    (TIMEOUT, ["hurry"], HURRY - STOPPING), (TIMEOUT, ["begin", 10, "hurry"], HURRY - STOPPING),
+    (TIMEOUT, ["hurry", "begin"], HURRY - STOPPING),
+    (TIMEOUT, ["begin", TIMEOUT - MARGIN, "hurry"], -STOPPING),  # a hurry that comes too late
+    (MARGIN / 2, ["begin"], -STOPPING),  # shorter than the margin
 ])  # fmt: skip
-def test_what_is_left_for_requests(steps: list[str | int], left: float) -> None:
+def test_what_is_left_for_requests(timeout: float, steps: list[str | float], left: float) -> None:
     clock = Clock()
-    end = Grace(TIMEOUT, clock)
+    end = Grace(timeout, clock)
     for step in steps:
         if isinstance(step, str):
             getattr(end, step)()
@@ -40,37 +39,22 @@ def test_what_is_left_for_requests(steps: list[str | int], left: float) -> None:
     assert end.left_for_requests == left
 
 
-def test_a_timeout_shorter_than_the_margin_leaves_nothing_for_requests() -> None:
-    end = Grace(MARGIN / 2, Clock())
-    end.begin()
-    assert end.left_for_requests == -STOPPING
-
-
 async def fails() -> None:
     raise RuntimeError("the disk is gone")
 
 
-async def hangs() -> None:
-    await asyncio.Event().wait()
-
-
-async def works() -> None:
-    await asyncio.sleep(0)
-
-
 @pytest.mark.parametrize(("work", "logged"), [
-    (works, []), (fails, ["stop() failed"]), (hangs, ["stop() did not finish in time; ending without it"]),
+    (lambda: asyncio.sleep(0), []), (fails, ["stop() failed"]),
+    (lambda: asyncio.sleep(60), ["stop() did not finish in time; ending without it"]),
 ])  # fmt: skip
-async def test_what_becomes_of_a_stop(
+async def test_a_stop_is_given_its_time_even_where_none_is_left(
     work: Callable[[], Awaitable[None]],
     logged: list[str],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is given ``STOPPING`` even where no time is left."""
     monkeypatch.setattr(grace, "LOOK", 0.001)
     clock = Clock()
-    end = Grace(0, clock)
 
     async def pass_time() -> None:
         while True:
@@ -78,6 +62,6 @@ async def test_what_becomes_of_a_stop(
             clock.now += STOPPING / 4
 
     passing = asyncio.ensure_future(pass_time())
-    await end.stop(work)
+    await Grace(0, clock).stop(work)
     passing.cancel()
     assert [record.getMessage() for record in caplog.records if record.name == grace.__name__] == logged

@@ -52,6 +52,10 @@ def fail() -> None:
     raise RuntimeError("no weights")
 
 
+def wait() -> None:
+    threading.Event().wait(1)
+
+
 @pytest.mark.parametrize(
     ("failures", "ever_ready", "pauses"), [(0, False, []), (3, False, []), (0, True, []), (3, True, [4.0])]
 )
@@ -72,33 +76,24 @@ async def test_a_load_pauses_first_where_others_serve_and_the_last_ones_failed(
     assert (asked, core.row.attempts) == (pauses, failures + 1)  # until the worker is ready
 
 
-@pytest.mark.parametrize(("is_late", "reason"), [
-    (False, "RuntimeError: no weights"),
-    (True, r"load\(\) of model m did not finish within the 0.1 s of --load_timeout; it is at .* in wait"),
+@pytest.mark.parametrize(("work", "timeout", "reason"), [
+    (fail, 60, "RuntimeError: no weights"),
+    (wait, 0.1, r"load\(\) of model m did not finish within the 0.1 s of --load_timeout; it is at .* in wait"),
 ])  # fmt: skip
-def test_a_load_that_fails_or_is_late_is_told_and_counted(is_late: bool, reason: str) -> None:
-    go = threading.Event()
-    core = attached(Loading(lambda: go.wait(30) if is_late else fail()), timeout=0.1 if is_late else 60)
-
-    async def main() -> None:
-        try:
-            await run(core, asyncio.Event())
-        finally:
-            go.set()
-            await core.stop()
-
+async def test_a_load_that_fails_or_is_late_is_told_and_counted(
+    work: Callable[[], object], timeout: float, reason: str
+) -> None:
+    core = attached(Loading(work), timeout=timeout)
     with pytest.raises(LoadFailed, match=reason):
-        asyncio.run(main())
+        await run(core, asyncio.Event())
+    await core.stop()
     assert core.row.attempts == 1
 
 
 async def test_a_load_that_the_end_interrupts_is_no_failure() -> None:
-    go = threading.Event()
-    core = attached(Loading(lambda: go.wait(30)), failures=2)
+    core = attached(Loading(wait), failures=2)
     ending = asyncio.Event()
     asyncio.get_running_loop().call_later(0.05, ending.set)
-    loaded = await run(core, ending)
-    go.set()
+    assert await run(core, ending) is False
     await core.stop()
-    assert loaded is False
     assert core.row.attempts == 2

@@ -12,6 +12,7 @@ import pytest
 import threadpoolctl
 
 from mpserve.prefork.worker.threads import NATIVE_POOLS, ThreadBudget, available_cpus, budget
+from tests.cases import each
 
 pytestmark = pytest.mark.e2e
 
@@ -35,6 +36,7 @@ def machine(root: Path, membership: str, files: dict[str, str]) -> Path:
     pytest.param("0::/kubepods/pod1/c1", {"cpu.max": "150000 100000"}, 1.5, id="v2 path of the host"),
     pytest.param("0::/../c1", {"c1/cpu.max": "150000 100000"}, 1.5, id="v2 path above the namespace"),
     pytest.param("0::/", {"cpu.max": "max 100000"}, None, id="v2 no quota"),
+    pytest.param("0::/", {"cpu.max": "20000 100000"}, 1, id="v2 less than one, which counts as one"),
     pytest.param("4:cpu,cpuacct:/a\n0::/", {f"cpu/a/{k}": v for k, v in V1.items()}, 1.5, id="v1"),
     pytest.param("1:cpu:/docker/x", {f"cpu/{k}": v for k, v in V1.items()}, 1.5, id="v1 path of the host"),
     pytest.param("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, id="v1 none"),
@@ -45,22 +47,18 @@ def test_the_smallest_quota_counts(membership: str, files: dict[str, str], quota
     assert available_cpus(machine(tmp_path, membership, files)) == expected
 
 
-def test_less_than_one_cpu_counts_as_one(tmp_path: Path) -> None:
-    assert available_cpus(machine(tmp_path, "0::/", {"cpu.max": "20000 100000"})) == 1
-
-
 def test_affinity_counts_where_there_is_no_cgroup(tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == AFFINITY
 
 
-@pytest.mark.parametrize(("workers", "wanted", "cpus", "threads"), [
+@each("workers, wanted, cpus, threads", [
     (1, 0, 8, 8), (3, 0, 8, 2), (2, 0, 1.5, 1), (8, 0, 2, 1), (1, 0, 3.9, 3), (4, 6, 8, 6),
 ])  # fmt: skip
 def test_a_worker_gets_what_is_wanted_or_its_share(workers: int, wanted: int, cpus: float, threads: int) -> None:
     assert budget(workers, wanted, cpus) == threads
 
 
-@pytest.fixture
+@pytest.fixture(name="_pools_put_back")
 def pools_put_back() -> Iterator[None]:
     """A budget changes the pools of the process it is used in, which here is the test run's own."""
     torch = sys.modules.get("torch")
@@ -71,37 +69,22 @@ def pools_put_back() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("pools_put_back")
-def test_the_arbiter_is_held_to_one_and_the_worker_gets_the_budget() -> None:
-    environ = {"PATH": "/bin"}
-    threads = ThreadBudget()
-    threads.hold_to_one(environ)
-    assert environ == {"PATH": "/bin", **dict.fromkeys(NATIVE_POOLS, "1")}
-    assert threads.release(2, environ) == 2
-    assert environ == {"PATH": "/bin", **dict.fromkeys(NATIVE_POOLS, "2")}
-
-
-@pytest.mark.usefixtures("pools_put_back")
-def test_the_users_own_variables_come_back_in_the_worker() -> None:
-    environ = {"MKL_NUM_THREADS": "3"}
-    threads = ThreadBudget()
-    threads.hold_to_one(environ)
-    threads.hold_to_one(environ)
-    assert environ["MKL_NUM_THREADS"] == "1"
-    assert threads.release(2, environ) == 2
-    assert environ["MKL_NUM_THREADS"] == "3"
-    assert environ["OMP_NUM_THREADS"] == "2"
-
-
-@pytest.mark.usefixtures("pools_put_back")
-@pytest.mark.parametrize(("own", "threads"), [("4", 4), ("4,2", 4), ("", 2), ("many", 2), ("0", 2)])
-def test_the_users_own_openmp_threads_are_the_budget(own: str, threads: int) -> None:
-    environ = {"OMP_NUM_THREADS": own}
-    held = ThreadBudget()
-    held.hold_to_one(environ)
-    assert held.release(2, environ) == threads
-    assert environ["OMP_NUM_THREADS"] == own
-    assert environ["OPENBLAS_NUM_THREADS"] == str(threads)
+@pytest.mark.usefixtures("_pools_put_back")
+@each("own, threads", [
+    ({}, 2), ({"PATH": "/bin"}, 2), ({"MKL_NUM_THREADS": "3"}, 2), ({"OMP_NUM_THREADS": "4"}, 4),
+    ({"OMP_NUM_THREADS": "4,2"}, 4), ({"OMP_NUM_THREADS": ""}, 2), ({"OMP_NUM_THREADS": "many"}, 2),
+    ({"OMP_NUM_THREADS": "0"}, 2),
+])  # fmt: skip
+def test_the_arbiter_is_held_to_one_and_the_worker_gets_the_budget_and_the_users_own_variables(
+    own: dict[str, str], threads: int
+) -> None:
+    environ = dict(own)
+    budget = ThreadBudget()
+    budget.hold_to_one(environ)
+    budget.hold_to_one(environ)
+    assert environ == own | dict.fromkeys(NATIVE_POOLS, "1")
+    assert budget.release(2, environ) == threads
+    assert environ == dict.fromkeys(NATIVE_POOLS, str(threads)) | own
 
 
 # The arbiter works as a user's warm-up does, then forks a worker that works on two threads. A worker that hangs is
@@ -155,13 +138,11 @@ def test_a_worker_computes_on_its_threads_after_the_arbiter_computed_on_one(orde
     environ = {name: value for name, value in os.environ.items() if name not in NATIVE_POOLS}
     if own is not None:
         environ["OMP_NUM_THREADS"] = own
-    done = subprocess.run(
-        [sys.executable, "-c", FORK, order], env=environ, capture_output=True, text=True, timeout=180, check=False
-    )
+    command = [sys.executable, "-c", FORK, order]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     seen: dict[str, dict[str, Any]] = dict(json.loads(line) for line in done.stdout.splitlines())
     assert list(seen) == ["arbiter", "worker", "model thread"]
     for who, threads in {"arbiter": 1, "worker": 2, "model thread": 2}.items():
-        assert seen[who]["torch"] == threads
-        assert set(seen[who]["openmp"]) == {threads}
-        assert set(seen[who]["blas"]) == {threads}
+        told = seen[who]
+        assert (told["torch"], set(told["openmp"]), set(told["blas"])) == (threads, {threads}, {threads})
