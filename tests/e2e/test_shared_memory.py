@@ -1,5 +1,6 @@
 """Shared memory that one worker was told of serves requests to every worker, and to those that come after them."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call, speaking
 from tests.e2e.workers import kill_and_await_successor, of_each_worker
 from tests.memory import memory
-from tests.running import PATIENCE, eventually
+from tests.running import PATIENCE, eventually, serving
 
 TWICE = """
 import os
@@ -69,3 +70,37 @@ def test_a_region_is_known_to_every_worker_and_to_those_that_follow(tmp_path: Pa
             answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE, verify=False)
             told = answer.json()["error"]
             assert (answer.status_code, told) == (404, "input 'x': shared memory region 'r' is not registered")
+
+
+def test_requests_go_on_while_their_region_comes_and_goes(tmp_path: Path) -> None:
+    """None takes a worker with it: each is answered in full, or told that the region is not there."""
+    with memory(bytes(16)) as path, serving(tmp_path, TWICE, "--workers=2", "--allow_client_shm") as server:
+        server.wait_ready(workers=2)
+        before = server.workers()
+        region = "/v2/systemsharedmemory/region/r"
+        stop = threading.Event()
+
+        def come_and_go() -> None:
+            while not stop.is_set():
+                server.client.post(f"{region}/register", json={"key": path.name, "offset": 0, "byte_size": 16})
+                server.client.post(f"{region}/unregister", json={})
+
+        changing = threading.Thread(target=come_and_go)
+        changing.start()
+        answers = set()
+
+        def each_kind() -> bool:
+            answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE, verify=False)
+            answers.add((answer.status_code, answer.json().get("error")))
+            return {200, 404} <= {status for status, _ in answers}
+
+        try:
+            eventually(each_kind, every=0)
+            for _ in range(50):
+                each_kind()
+        finally:
+            stop.set()
+            changing.join(PATIENCE)
+        gone = "shared memory region 'r' is not registered"
+        assert answers <= {(200, None), (404, f"input 'x': {gone}"), (404, f"output 'y': {gone}")}
+        assert server.workers() == before
