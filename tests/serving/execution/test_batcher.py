@@ -92,7 +92,9 @@ async def test_a_cancelled_member_takes_nothing_from_its_neighbours(
     ((), [[1], [2], [3]], [3]), ((), [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]), ((), [[[1]], [2], [[3]]], [2, 1]),
     ((), [[], [1]], [1]), ((2,), [[1], [2], [3]], [2, 1]),
 ])  # fmt: skip
-async def test_what_waits_is_joined_and_split(preferred: tuple[int, ...], payloads: list[Any], calls: list[int]) -> None:
+async def test_what_waits_is_joined_and_split(
+    preferred: tuple[int, ...], payloads: list[Any], calls: list[int]
+) -> None:
     model = Doubling()
     model.preferred_batch_sizes = preferred
     answers, stats = await together(model, *map(request, payloads))
