@@ -13,40 +13,33 @@ from mpserve.protocol.codec import Encoded
 from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.serving.inference.answered import answered
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensor_model import Tensor, TensorModel
+from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.cases import each
 from tests.formats import FORMATS, Format
+from tests.serving.held import MANY, AsyncBefore, AsyncBehind, InAsyncBatch, InThread
 
 SMALL, LARGE = (3, 4), (70, 120)
 """Shapes; a large answer has more than 64 kB in every format."""
 TIMEOUT = {"timeout": 60_000_000}
 
 
-class Memory:
+class Reusing:
     """Twice the input and one, in the same memory each time."""
 
     def __init__(self) -> None:
-        super().__init__("m")
+        super().__init__()
         self.memory = np.zeros(100_000)
 
-    def filled(self, x: Any) -> Any:
+    def answer(self, x: Any) -> Any:
         y = self.memory[: x.size].reshape(x.shape)
         np.multiply(x, 2, out=y)
         np.add(y, 1, out=y)
         return y
 
 
-class Reusing(Memory, TensorModel):
-    inputs = (Tensor("x", "FP64", (-1, -1)),)
-    outputs = (Tensor("y", "FP64", (-1, -1)),)
-
-    def predict(self, x: Any) -> Any:
-        return self.filled(x)
-
-
-class WithStages(Reusing):
+class WithStages(InThread):
     def preprocess(self, payload: Any, headers: Any = None) -> Any:
         return payload
 
@@ -54,53 +47,23 @@ class WithStages(Reusing):
         return result
 
 
-class AsyncBefore(Reusing):
-    async def preprocess(self, payload: Any, headers: Any = None) -> Any:
-        await asyncio.sleep(0)
-        return payload
-
-
-class AsyncBehind(Reusing):
-    async def postprocess(self, result: Any, headers: Any = None) -> Any:
-        for _ in range(3):  # while the thread begins with others
-            await asyncio.sleep(0)
-        return result
-
-
 class AsyncAround(AsyncBefore, AsyncBehind): ...
 
 
-class Batched(Reusing):
-    max_batch_size = 500
-
-
-class BatchedWithStages(WithStages):
-    max_batch_size = 500
-
-
-class BatchedAsyncBehind(AsyncBehind):
-    max_batch_size = 500
-
-
-class BatchedAsync(Reusing):
-    max_batch_size = 500
-
-    async def predict(self, x: Any) -> Any:
-        return self.filled(x)
-
-
-class Parts(Reusing):
+class Parts(InThread):
     def predict(self, x: Any) -> Any:
-        yield self.filled(x)
-        yield self.filled(x + 1)
+        yield self.answer(x)
+        yield self.answer(x + 1)
 
 
-class Sdk(Memory, Model):
+class Sdk(Reusing, Model):
     """A model of the kserve SDK: from a message, or V1's document, to a response around the array."""
+
+    name = "m"
 
     def predict(self, payload: Any, headers: Any = None) -> Any:
         x = np.array(payload["instances"], float) if isinstance(payload, dict) else payload.inputs[0].as_numpy()
-        y = self.filled(x)
+        y = self.answer(x)
         return InferResponse(None, "m", [InferOutput("y", list(y.shape), "FP64", y)])
 
 
@@ -162,13 +125,24 @@ async def ask_all(model: Model, formats: list[Format], parts: int) -> None:
         )
 
 
-@each("kind", [
-    Reusing, WithStages, AsyncBefore, AsyncBehind, AsyncAround, Batched, BatchedWithStages, BatchedAsyncBehind,
-    BatchedAsync, Sdk, SdkAsyncBehind, SdkSameResponse, SdkOfArrays, SdkOfDicts,
+def reusing(way: type[InThread], batch_size: int | None = None) -> TensorModel:
+    model: InThread = type(f"Reusing{way.__name__}", (Reusing, way), {"max_batch_size": batch_size})()
+    model.go.release(MANY)
+    return model
+
+
+@each("way, batch_size", [
+    *((way, None) for way in (InThread, WithStages, AsyncBefore, AsyncBehind, AsyncAround)),
+    *((way, 500) for way in (InThread, WithStages, AsyncBehind, InAsyncBatch)),
 ])  # fmt: skip
-async def test_each_client_gets_its_own_numbers(kind: type[Model]) -> None:
+async def test_each_client_gets_its_own_numbers(way: type[InThread], batch_size: int | None) -> None:
+    await ask_all(reusing(way, batch_size), FORMATS, 1)
+
+
+@each("kind", [Sdk, SdkAsyncBehind, SdkSameResponse, SdkOfArrays, SdkOfDicts])
+async def test_each_client_of_an_sdk_model_gets_its_own_numbers(kind: type[Model]) -> None:
     await ask_all(kind(), FORMATS, 1)
 
 
 async def test_each_part_has_its_own_numbers() -> None:
-    await ask_all(Parts(), [format for format in FORMATS if format.carries_parts], 2)
+    await ask_all(reusing(Parts), [format for format in FORMATS if format.carries_parts], 2)

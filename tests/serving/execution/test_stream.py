@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ from mpserve.errors import InferenceError, InvalidInput, MPServeError, NotSuppor
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensor_model import Tensor, TensorModel
-from mpserve.serving.repository.core import ServerCore
 from mpserve.telemetry.logging import model as model_in_log
-from tests.asking import Asker, PartsOf
+from tests.asking import Asker, ask
 from tests.cases import each
 from tests.serving.held import counts, in_flight, request
 
@@ -104,26 +103,13 @@ class Wordless(Exception):
         raise RuntimeError
 
 
-@asynccontextmanager
-async def asked(model: Model) -> AsyncIterator[tuple[ServerCore, Asker]]:
-    async with in_flight(model) as core:
-        yield core, Asker(core)
-
-
-async def begin(asker: Asker, payload: Any = None, verb: str = "predict") -> PartsOf:
-    """An answer in parts, once its first part is there."""
-    stream, _ = await asker.run(verb, "m", None, payload, {})
-    assert isinstance(stream, PartsOf)
-    return stream
-
-
-async def read(stream: PartsOf) -> list[Any]:
+async def read(stream: AsyncIterator[Any]) -> list[Any]:
     return [part async for part in stream]
 
 
 async def all_parts(model: Model, payload: Any = None) -> list[Any]:
-    async with asked(model) as (_, asker):
-        return await read(await begin(asker, payload))
+    async with in_flight(model) as core:
+        return await read(await ask(core, "m", payload))
 
 
 @each("kind", KINDS)
@@ -150,9 +136,9 @@ async def test_every_iterator_is_read_to_its_end(kind: Any) -> None:
 async def test_an_error_is_blamed_alike_in_a_whole_answer_before_the_first_part_and_after_it(
     kind: Any, before: list[str], verb: str, error: BaseException, blamed: type[MPServeError], words: str
 ) -> None:
-    async with asked(Giving(kind(*before, error))) as (_, asker):
+    async with in_flight(Giving(kind(*before, error))) as core:
         with pytest.raises(blamed) as caught:  # noqa: PT012
-            stream = await begin(asker, None, verb)
+            stream = (await Asker(core).run(verb, "m", None, None, {}))[0]
             for part in before:
                 assert await anext(stream) == part
             await anext(stream)
@@ -162,8 +148,8 @@ async def test_an_error_is_blamed_alike_in_a_whole_answer_before_the_first_part_
 
 @each("kind", KINDS)
 async def test_the_model_is_held_and_the_request_in_flight_until_the_end(kind: Any) -> None:
-    async with asked(Giving(kind("a", "b"))) as (core, asker):
-        stream = await begin(asker)
+    async with in_flight(Giving(kind("a", "b"))) as core:
+        stream = await ask(core, "m", None)
         idle = asyncio.ensure_future(core.find("m").in_flight.until_idle())
         assert await anext(stream) == "a"
         await core.offload(int)
@@ -186,8 +172,8 @@ async def test_a_generator_is_advanced_and_closed_in_the_models_thread() -> None
         finally:
             note("closed")
 
-    async with asked(Giving(predict)) as (_, asker):
-        await (await begin(asker)).aclose()
+    async with in_flight(Giving(predict)) as core:
+        await (await ask(core, "m", None)).aclose()
     assert notes == [("a", "mpserve-m-0"), ("closed", "mpserve-m-0")]
 
 
@@ -208,8 +194,8 @@ async def test_a_step_under_way_is_the_last_and_the_end_comes_after_it(threads: 
     begun, go_on = threading.Event(), threading.Event()
     model = Giving(predict)
     model.concurrency = threads
-    async with asked(model) as (core, asker):
-        reading = asyncio.ensure_future(begin(asker))
+    async with in_flight(model) as core:
+        reading = ask(core, "m", None)
         await core.offload(begun.wait, 60)
         reading.cancel()
         await core.offload(int)
@@ -220,8 +206,8 @@ async def test_a_step_under_way_is_the_last_and_the_end_comes_after_it(threads: 
 
 @each("kind", GENERATORS)
 async def test_when_the_model_stops_its_open_streams_are_closed_and_do_not_seem_whole(kind: Any) -> None:
-    async with asked(Giving(kind("a", "b"))) as (core, asker):
-        stream = await begin(asker)
+    async with in_flight(Giving(kind("a", "b"))) as core:
+        stream = await ask(core, "m", None)
         await anext(stream)
         await core.find("m").stop()
         with pytest.raises(ServerNotReady, match="cut short"):
@@ -241,8 +227,8 @@ async def test_an_async_generator_is_closed_where_it_waits_when_its_reader_leave
             closed.set()
 
     begun, closed = asyncio.Event(), asyncio.Event()
-    async with asked(Giving(predict)) as (core, asker):
-        reading = asyncio.ensure_future(begin(asker))
+    async with in_flight(Giving(predict)) as core:
+        reading = ask(core, "m", None)
         await begun.wait()
         if stops:
             await core.find("m").stop()
@@ -275,8 +261,8 @@ async def test_a_finally_block_that_fails_is_logged_and_the_model_let_go(
     predict: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.clear()
-    async with asked(Giving(predict)) as (_, asker):
-        await (await begin(asker)).aclose()
+    async with in_flight(Giving(predict)) as core:
+        await (await ask(core, "m", None)).aclose()
     assert "a generator of model m could not be closed" in caplog.text
     assert "cannot let go" in caplog.text
 
@@ -285,8 +271,8 @@ async def test_a_finally_block_that_fails_is_logged_and_the_model_let_go(
 async def test_others_are_answered_between_two_steps_also_where_the_model_takes_one_call_at_a_time(kind: Any) -> None:
     model = Giving(kind("a", "b"))
     model.concurrency = 1
-    async with asked(model) as (_, asker):
-        streams = [await begin(asker) for _ in range(2)]
+    async with in_flight(model) as core:
+        streams = [await ask(core, "m", None) for _ in range(2)]
         for part in "ab":
             assert [await anext(stream) for stream in streams] == [part, part]
         for stream in streams:
@@ -307,14 +293,14 @@ async def test_steps_of_an_async_generator_keep_to_concurrency() -> None:
 
     model = Giving(predict)
     model.concurrency = 1
-    async with asked(model) as (_, asker):
-        await asyncio.gather(*[read(stream) for stream in [await begin(asker) for _ in range(3)]])
+    async with in_flight(model) as core:
+        await asyncio.gather(*[read(stream) for stream in [await ask(core, "m", None) for _ in range(3)]])
     assert most == 1
 
 
 async def test_a_stream_is_one_request_in_the_statistics_and_succeeds_if_it_is_read_to_its_end() -> None:
-    async with asked(Giving(generator("a", "b"))) as (core, asker):
-        streams = [await begin(asker) for _ in range(3)]
+    async with in_flight(Giving(generator("a", "b"))) as core:
+        streams = [await ask(core, "m", None) for _ in range(3)]
         assert counts(core) == (0, 0)
         await read(streams[0])
         await anext(streams[1])
@@ -401,8 +387,8 @@ async def test_a_tensor_model_yields_arrays_and_its_generator_is_closed(kind: ty
     responses = await all_parts(model, request_of())
     assert [(answer.id, answer.outputs[0].as_numpy().tolist()) for answer in responses] == [("7", [1]), ("7", [2])]
     model.closed = False
-    async with asked(model) as (_, asker):
-        await (await begin(asker, request_of())).aclose()
+    async with in_flight(model) as core:
+        await (await ask(core, "m", request_of())).aclose()
     assert model.closed
 
 
