@@ -1,4 +1,4 @@
-"""The rules of every request hold in every format and for every kind of model: time, blame, counts."""
+"""The rules of every request hold in every format and for every kind of model: time, blame, counts, and its own numbers."""
 
 import asyncio
 import gzip
@@ -9,14 +9,17 @@ import pytest
 
 from mpserve.errors import Code, DeadlineExceeded, MPServeError
 from mpserve.protocol.codec import Encoded
+from mpserve.protocol.messages import InferOutput, InferResponse
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.inference.answered import answered
+from mpserve.serving.models.model import Model
+from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.cases import each
 from tests.formats import BINARY, FORMATS, PLAIN, Format, Headers
 from tests.running import PATIENCE
-from tests.serving.held import MANY, WAYS, InThread, in_flight
+from tests.serving.held import MANY, WAYS, AsyncBefore, AsyncBehind, InAsyncBatch, InThread, in_flight
 
 X = np.array([[1.5, 2.5], [3.5, 4.5]])
 SOON = 20_000
@@ -24,9 +27,11 @@ SOON = 20_000
 
 
 async def send(core: ServerCore, format: Format, headers: Headers, body: bytes) -> list[Any]:
+    """The elements of the arrays in the answer, for each of its parts."""
     _, outcome = await asyncio.wait_for(answered(core, format.head(headers, "m"), body), PATIENCE)
-    assert isinstance(outcome, Encoded)
-    return format.read(dict(outcome.fields), outcome.body)
+    if isinstance(outcome, Encoded):
+        return format.read(dict(outcome.fields), outcome.body)
+    return [elements for part in [part async for part in outcome] for elements in format.read({}, part)]
 
 
 async def ask(core: ServerCore, format: Format) -> list[Any]:
@@ -110,3 +115,130 @@ async def test_each_request_is_counted_once_and_alike_in_every_format(kind: type
             assert sum(spans) <= stats["success"]["ns"]
             assert observed(core) == 1, format.name
             before = now
+
+
+SMALL, LARGE = (3, 4), (70, 120)
+"""Shapes; a large answer has more than 64 kB in every format."""
+LONG = {"timeout": 60_000_000}
+
+
+class Reusing:
+    """Twice the input and one, in the same memory each time, as ONNX Runtime's I/O binding and CUDA graphs do.
+
+    A wrong answer with status 200 is the worst fault. An ``async def`` predict that waits after it has filled its array is the
+    user's own fault, and not shown here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = np.zeros(100_000)
+
+    def answer(self, x: Any) -> Any:
+        y = self.memory[: x.size].reshape(x.shape)
+        np.multiply(x, 2, out=y)
+        np.add(y, 1, out=y)
+        return y
+
+
+class WithStages(InThread):
+    def preprocess(self, payload: Any, headers: Any = None) -> Any:
+        return payload
+
+    def postprocess(self, result: Any, headers: Any = None) -> Any:
+        return result
+
+
+class AsyncAround(AsyncBefore, AsyncBehind): ...
+
+
+class Parts(InThread):
+    def predict(self, x: Any) -> Any:
+        yield self.answer(x)
+        yield self.answer(x + 1)
+
+
+class Sdk(Reusing, Model):
+    """A model of the kserve SDK: from a message, or V1's document, to a response around the array."""
+
+    name = "m"
+
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        x = np.array(payload["instances"], float) if isinstance(payload, dict) else payload.inputs[0].as_numpy()
+        y = self.answer(x)
+        return InferResponse(None, "m", [InferOutput("y", list(y.shape), "FP64", y)])
+
+
+class SdkAsyncBehind(Sdk):
+    postprocess = AsyncBehind.postprocess
+
+
+class SdkSameResponse(SdkAsyncBehind):
+    """Gives the same response each time, too."""
+
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        response = super().predict(payload)
+        return vars(self).setdefault(f"{response.outputs[0].shape}", response)
+
+
+class SdkOfArrays(Sdk):
+    """Hands its array itself to the stage behind predict."""
+
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        return super().predict(payload).outputs[0].as_numpy()
+
+    async def postprocess(self, result: Any, headers: Any = None) -> Any:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return InferResponse(None, "m", [InferOutput("y", list(result.shape), "FP64", result.copy())])
+
+
+class SdkOfDicts(SdkOfArrays):
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        return {"y": super().predict(payload)}
+
+    async def postprocess(self, result: Any, headers: Any = None) -> Any:
+        return await super().postprocess(result["y"])
+
+
+async def check(core: ServerCore, format: Format, x: Any, parameters: dict[str, int], parts: int) -> None:
+    given = await send(core, format, *format.write(x, parameters))
+    assert len(given) == parts, format.name
+    for number, elements in enumerate(given):
+        right = (x.ravel() + number) * 2 + 1
+        assert np.array_equal(elements, right), f"{format.name}: the answer is not of this request"
+
+
+async def ask_all(model: Model, formats: list[Format], parts: int) -> None:
+    """Every format of many clients at once, with a timeout and without, which takes another way to the model's thread."""
+    random = np.random.default_rng(7)
+    async with loaded(model) as core:
+        await asyncio.gather(
+            *(
+                check(core, format, random.integers(0, 10**9, shape) / 8, parameters, parts)
+                for shape, parameters in ((SMALL, {}), (LARGE, LONG), (SMALL, LONG), (LARGE, {}), (SMALL, {}))
+                for format in formats
+            )
+        )
+
+
+def reusing(way: type[InThread], batch_size: int | None = None) -> TensorModel:
+    model: InThread = type(f"Reusing{way.__name__}", (Reusing, way), {"max_batch_size": batch_size})()
+    model.go.release(MANY)
+    return model
+
+
+@each("way, batch_size", [
+    *((way, None) for way in (InThread, WithStages, AsyncBefore, AsyncBehind, AsyncAround)),
+    *((way, 500) for way in (InThread, WithStages, AsyncBehind, InAsyncBatch)),
+])  # fmt: skip
+async def test_each_client_gets_its_own_numbers(way: type[InThread], batch_size: int | None) -> None:
+    await ask_all(reusing(way, batch_size), FORMATS, 1)
+
+
+@each("kind", [Sdk, SdkAsyncBehind, SdkSameResponse, SdkOfArrays, SdkOfDicts])
+async def test_each_client_of_an_sdk_model_gets_its_own_numbers(kind: type[Model]) -> None:
+    await ask_all(kind(), FORMATS, 1)
+
+
+async def test_each_part_has_its_own_numbers() -> None:
+    await ask_all(reusing(Parts), [format for format in FORMATS if format.carries_parts], 2)

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,13 +32,6 @@ class OnLoop(Held, Model):
         return await self.held_async(payload)
 
 
-async def begun(model: Held, work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """The request, once the model is at it."""
-    task = asyncio.ensure_future(work)
-    await model.has_begun()
-    return task
-
-
 async def queued(core: ServerCore, payload: Any, **more: Any) -> asyncio.Task[Any]:
     """The request, once it is counted among those within."""
     before = core.find("m").in_flight.count
@@ -49,45 +41,34 @@ async def queued(core: ServerCore, payload: Any, **more: Any) -> asyncio.Task[An
     return task
 
 
-async def test_more_requests_than_may_wait_are_refused_at_once_and_the_model_never_sees_them() -> None:
-    model = InThread()
-    async with in_flight(model, max_queue_size=2) as core:
-        first = await begun(model, ask(core, "m", "first"))
-        rest = [await queued(core, number) for number in range(2)]
-        assert core.find("m").admission.waiting == 2
-        with pytest.raises(Overloaded, match=r"^Model m is overloaded: 2 requests wait already\.$") as caught:
-            await ask(core, "m", "one too many")
-        assert caught.value.retry_after == 1
-        model.go.release(MANY)
-        assert await asyncio.gather(first, *rest) == ["first", 0, 1]
-        assert await ask(core, "m", "again") == "again"
-        assert model.asked == ["first", 0, 1, "again"]
-
-
 @each("concurrency, queue, within", [(None, 1, 2), (3, 1, 4), (1, 5, 6)])
-async def test_the_queue_begins_behind_what_a_model_answers_at_once(
+async def test_more_requests_than_may_wait_are_refused_at_once_and_the_model_never_sees_them(
     concurrency: int | None, queue: int, within: int
 ) -> None:
     model = InThread()
     model.concurrency, model.max_queue_size = concurrency, queue
     async with in_flight(model) as core:
         tasks = [await queued(core, number) for number in range(within)]
-        with pytest.raises(Overloaded):
+        assert core.find("m").admission.waiting == queue
+        with pytest.raises(Overloaded, match=rf"^Model m is overloaded: {queue} requests wait already\.$") as caught:
             await ask(core, "m", "one too many")
+        assert caught.value.retry_after == 1
         model.go.release(MANY)
         assert await asyncio.gather(*tasks) == list(range(within))
+        assert await ask(core, "m", "again") == "again"
+        assert "one too many" not in model.asked
 
 
 async def test_a_whole_batch_is_what_a_batched_model_answers_at_once() -> None:
     model = InBatch()
     async with in_flight(model, max_queue_size=3) as core:
-        payload = {"instances": [[1.0]]}
-        first = await begun(model, ask(core, "m", payload))
-        rest = [await queued(core, payload) for _ in range(4)]
+        tasks = [await queued(core, {"instances": [[1.0]]})]
+        await model.has_begun()
+        tasks += [await queued(core, {"instances": [[1.0]]}) for _ in range(4)]
         with pytest.raises(Overloaded, match="3 requests wait already"):
-            await ask(core, "m", payload)
+            await ask(core, "m", {"instances": [[1.0]]})
         model.go.release(MANY)
-        await asyncio.gather(first, *rest)
+        await asyncio.gather(*tasks)
         assert model.calls == [1, 2, 2]
 
 
@@ -155,7 +136,8 @@ async def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later
     async with in_flight(model) as core:
         stream = await ask(core, "m", ["first", "waits"], within=SOON)
         assert await anext(stream) == "first"
-        following = await begun(model, anext(stream))
+        following = asyncio.ensure_future(anext(stream))
+        await model.has_begun()
         with pytest.raises(DeadlineExceeded):  # so that more than its time has passed
             await ask(core, "m", ["behind it"], within=2 * SOON)
         assert not following.done()

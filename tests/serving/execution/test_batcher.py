@@ -9,6 +9,7 @@ import pytest
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.messages import InferRequest, RequestedOutput
+from mpserve.serving.execution.batch import joined
 from mpserve.serving.execution.batcher import limits
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.models.model import Model
@@ -173,6 +174,15 @@ async def test_ragged_rows_are_padded_if_the_model_says_so() -> None:
     model.answer = lambda given: given.sum(axis=-1)  # type: ignore[method-assign]
     answers, _ = await together(model, request([[1, 2]]), request([[3]]), request([[4, 5, 6]]))
     assert (answers, model.calls) == ([[3], [3], [15]], [1, 3])
+
+
+@each("arrays, whole", [
+    ([[[1, 2]], [[3]], [[4, 5, 6]]], [[1, 2, 9], [3, 9, 9], [4, 5, 6]]),
+    ([[[1], [2]], [[3, 4]]], [[1, 9], [2, 9], [3, 4]]),
+    ([[[[1, 2]]], [[[3], [4]]]], [[[1, 2], [9, 9]], [[3, 9], [4, 9]]]), ([[[1, 2]], [[3, 4]]], [[1, 2], [3, 4]]),
+])  # fmt: skip
+def test_ragged_rows_are_filled_up_to_the_largest(arrays: list[Any], whole: list[Any]) -> None:
+    assert joined([np.asarray(array, np.float32) for array in arrays], 9).tolist() == whole
 
 
 @each("payload", [request(np.zeros(9)), request(5.0)])

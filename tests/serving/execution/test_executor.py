@@ -54,16 +54,14 @@ def calls(executor: Executor) -> Calls:
     return Calls(executor)
 
 
-def test_a_call_runs_in_a_daemon_thread_named_after_the_model(executor: Executor) -> None:
-    thread = asyncio.run(executor.run(threading.current_thread))
-    assert (thread.name, thread.daemon) == ("mpserve-m-0", True)
-
-
-def test_no_thread_exists_before_the_first_call() -> None:
+async def test_a_call_runs_in_a_daemon_thread_named_after_the_model_that_did_not_exist_before() -> None:
     """Threads would not survive the fork that comes between construction and use."""
     before = set(threading.enumerate())
-    Executor("new")
+    executor = Executor("m")
     assert set(threading.enumerate()) <= before
+    thread = await executor.run(threading.current_thread)
+    assert (thread.name, thread.daemon) == ("mpserve-m-0", True)
+    executor.close()
 
 
 async def test_a_call_sees_the_context_of_its_caller(executor: Executor) -> None:

@@ -16,6 +16,7 @@ from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.telemetry.logging import model as model_in_log
 from tests.asking import Asker, ask
 from tests.cases import each
+from tests.running import PATIENCE
 from tests.serving.held import counts, in_flight, request
 
 
@@ -158,37 +159,22 @@ async def test_the_model_is_held_and_the_request_in_flight_until_the_end(kind: A
         await idle
 
 
-async def test_a_generator_is_advanced_and_closed_in_the_models_thread() -> None:
-    notes: list[tuple[str, str]] = []
-
+@each("threads", [1, 2])
+async def test_a_step_under_way_in_the_models_threads_is_the_last_and_the_end_comes_after_it(threads: int) -> None:
     def note(moment: str) -> None:
-        notes.append((moment, threading.current_thread().name))
+        assert threading.current_thread().name.startswith("mpserve-m-")
+        notes.append(moment)
 
     def predict(payload: Any) -> Iterator[str]:
         try:
-            for part in "abc":
-                note(part)
-                yield part
+            note("began")
+            begun.set()
+            go_on.wait(PATIENCE)
+            note("went on")
+            yield "a"
+            note("advanced")
         finally:
             note("closed")
-
-    async with in_flight(Giving(predict)) as core:
-        await (await ask(core, "m", None)).aclose()
-    assert notes == [("a", "mpserve-m-0"), ("closed", "mpserve-m-0")]
-
-
-@each("threads", [1, 2])
-async def test_a_step_under_way_is_the_last_and_the_end_comes_after_it(threads: int) -> None:
-    def predict(payload: Any) -> Iterator[str]:
-        try:
-            notes.append("began")
-            begun.set()
-            go_on.wait(60)
-            notes.append("went on")
-            yield "a"
-            notes.append("advanced")
-        finally:
-            notes.append("closed")
 
     notes: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
@@ -196,7 +182,7 @@ async def test_a_step_under_way_is_the_last_and_the_end_comes_after_it(threads: 
     model.concurrency = threads
     async with in_flight(model) as core:
         reading = ask(core, "m", None)
-        await core.offload(begun.wait, 60)
+        await core.offload(begun.wait, PATIENCE)
         reading.cancel()
         await core.offload(int)
         assert (reading.cancelled(), core.find("m").in_flight.count) == (True, 1)
