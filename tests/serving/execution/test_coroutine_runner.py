@@ -6,6 +6,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,15 +36,17 @@ class Job:
     set_exception = set_result
 
 
-def runner_of_jobs() -> CoroutineRunner:
-    return CoroutineRunner(lambda job: job.predict())
+def start(*jobs: Job) -> CoroutineRunner:
+    """The runner of jobs that are begun in one turn of the loop."""
+    runner = CoroutineRunner(lambda job: job.predict())
+    for job in jobs:
+        runner.start(job)
+    return runner
 
 
 async def outcomes(*predicts: Predict) -> list[Any]:
-    """What becomes of jobs that are begun in one turn of the loop."""
-    runner, jobs = runner_of_jobs(), [Job(predict) for predict in predicts]
-    for job in jobs:
-        runner.start(job)
+    jobs = [Job(predict) for predict in predicts]
+    start(*jobs)
     for job in jobs:
         await job.ended.wait()
     return [job.outcome for job in jobs]
@@ -81,35 +84,28 @@ async def test_what_waits_holds_up_no_other_and_gets_what_it_waits_for() -> None
         await asyncio.sleep(0)
         raise ZeroDivisionError
 
-    def predict(name: str, waits: bool) -> Predict:
-        async def run() -> str:
-            if waits:
-                assert await asyncio.sleep(0.01, name) == name
-                with pytest.raises(ZeroDivisionError):
-                    await asyncio.gather(fails())
-            order.append(name)
-            return name
+    async def predict(name: str, waits: bool) -> str:
+        if waits:
+            assert await asyncio.sleep(0.01, name) == name
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.gather(fails())
+        order.append(name)
+        return name
 
-        return run
-
-    jobs = [predict("a", True), predict("b", False), predict("c", True), predict("d", False)]
-    assert await outcomes(*jobs) == list("abcd")
+    assert await outcomes(*(partial(predict, name, name in "ac") for name in "abcd")) == list("abcd")
     assert order[:2] == ["b", "d"]
 
 
 async def test_each_has_a_context_of_its_own_from_beginning_to_end() -> None:
-    def sets(name: str, waits: bool) -> Predict:
-        async def run() -> tuple[str, str]:
-            before = var.get()
-            token = var.set(name)
-            await wait_if(waits)
-            assert var.get() == name
-            var.reset(token)
-            return before, var.get()
+    async def sets(name: str, waits: bool) -> tuple[str, str]:
+        before = var.get()
+        token = var.set(name)
+        await wait_if(waits)
+        assert var.get() == name
+        var.reset(token)
+        return before, var.get()
 
-        return run
-
-    jobs = [sets(name, waits) for name in "ab" for waits in (False, True)]
+    jobs = [partial(sets, name, waits) for name in "ab" for waits in (False, True)]
     assert await outcomes(*jobs) == [("-", "-")] * 4
 
 
@@ -140,14 +136,11 @@ async def test_a_timeout_ends_the_one_that_has_set_it() -> None:
 
 async def test_one_that_cancels_its_own_task_without_waiting_cancels_no_other() -> None:
     async def cancels() -> int:
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
+        (await which()).cancel()
         return 5
 
     async def waits() -> int:
-        await asyncio.sleep(0)
-        return 7
+        return await asyncio.sleep(0, 7)
 
     assert await outcomes(cancels, waits, waits) == [5, 7, 7]
 
@@ -166,9 +159,8 @@ async def test_one_that_fails_at_being_told_keeps_no_other_from_running(fails: b
         return 1
 
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-    runner, job, later = runner_of_jobs(), Job(seven), Job(seven)
-    for each_job in (Deaf(end), job, Deaf(end)):
-        runner.start(each_job)
+    job, later = Job(seven), Job(seven)
+    runner = start(Deaf(end), job, Deaf(end))
     await job.ended.wait()
     await asyncio.sleep(0)
     runner.start(later)
@@ -177,9 +169,8 @@ async def test_one_that_fails_at_being_told_keeps_no_other_from_running(fails: b
 
 
 async def test_one_that_is_over_before_it_has_begun_is_not_begun() -> None:
-    runner, over, last = runner_of_jobs(), Job(which), Job(which)
-    runner.start(over)
-    runner.start(last)
+    over, last = Job(which), Job(which)
+    start(over, last)
     over.over = True
     await last.ended.wait()
     assert over.outcome is None
@@ -194,16 +185,15 @@ async def test_nothing_of_one_that_has_ended_is_kept(waits: bool) -> None:
         await wait_if(waits)
         return Large()
 
-    async def ended(runner: CoroutineRunner) -> list[weakref.ref[Any]]:
+    async def ended() -> list[Any]:
         job = Job(predict)
-        runner.start(job)
+        runner = start(job)
         await job.ended.wait()
-        return [weakref.ref(job), weakref.ref(job.outcome)]
+        return [runner, weakref.ref(job), weakref.ref(job.outcome)]
 
-    runner = runner_of_jobs()
     gc.disable()  # which would hide a circle
     try:
-        kept = await ended(runner)
+        _runner, *kept = await ended()
         await asyncio.sleep(0)  # for the task to end
         assert [reference() for reference in kept] == [None, None]
     finally:
@@ -221,7 +211,7 @@ def test_one_that_still_waits_when_the_loop_ends_is_closed_and_told_nothing() ->
 
     async def begun() -> Job:
         job = Job(waits)
-        runner_of_jobs().start(job)
+        start(job)
         await asyncio.sleep(0)
         return job
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mpserve.errors import AcceleratorInArbiter, NotSupported
+from mpserve.errors import AcceleratorInArbiter
 from mpserve.serving.models.model import Model
 from tests.asgi import loaded
 from tests.cases import each
@@ -93,11 +93,6 @@ def test_a_subclass_need_not_call_the_constructor() -> None:
 
     model = Silent()
     assert (model.name, model.ready, model.required_response_headers) == ("model", False, False)
-
-
-def test_a_transformer_that_was_started_without_a_predictor_is_told_the_option() -> None:
-    with pytest.raises(NotSupported, match="and there is no predictor to ask"):
-        Model("m").predict({})
 
 
 @each("sample, seen", [(None, []), ({"instances": [1]}, [{"instances": [1]}])])

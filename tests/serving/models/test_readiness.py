@@ -1,15 +1,13 @@
 """A model that says itself when it is ready is believed; one that never names it is ready once it is loaded."""
 
-import asyncio
 import threading
 from functools import wraps
 from typing import Any
 
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.readiness import sets_ready
-from tests.asgi import loaded, serving
+from tests.asgi import loaded
 from tests.cases import each
-from tests.running import eventually
 
 
 class Silent(Model):
@@ -159,22 +157,6 @@ async def test_an_engine_may_say_it_last() -> None:
     model = Engine("m")
     async with loaded(model):
         assert model.ready
-
-
-async def test_the_other_models_serve_until_it_is_ready() -> None:
-    late = InThread("late")
-    ready = [f"/v2/{part}/ready" for part in ("models/late", "models/other", "health")]
-    async with serving(late, Silent("other")) as client:
-
-        async def statuses() -> list[int]:
-            predicts = [client.post(f"/v1/models/{name}:predict", json={"instances": []}) for name in ("late", "other")]
-            checks = [client.get(path) for path in [*ready, "/v2/health/live"]]
-            return [answer.status_code for answer in await asyncio.gather(*predicts, *checks)]
-
-        assert await statuses() == [503, 200, 503, 200, 503, 200]
-        late.go.set()
-        eventually(lambda: late.ready)
-        assert await statuses() == [200] * 6
 
 
 def test_a_script_that_has_begun_to_load_in_a_thread_loads_again_in_each_worker() -> None:

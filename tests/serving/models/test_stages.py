@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,15 @@ class AsyncEnds(Sync):
         return super().postprocess(result)
 
 
+class Predict:
+    async def __call__(self, payload: Any) -> Any:
+        return passed("predict", payload)
+
+
+class AsyncCall(Sync):
+    predict = Predict()  # type: ignore[assignment]
+
+
 class PredictOnly(Model):
     def __init__(self, method: Callable[..., Any], **options: Any) -> None:
         super().__init__(**options)
@@ -74,7 +83,7 @@ THREAD = "mpserve-model-0"
 
 @each("kind, places", [
     (Sync, [THREAD, THREAD, THREAD, THREAD]), (AsyncPredict, [THREAD, THREAD, "loop", THREAD]),
-    (AsyncEnds, ["loop", THREAD, THREAD, "loop"]),
+    (AsyncEnds, ["loop", THREAD, THREAD, "loop"]), (AsyncCall, [THREAD, THREAD, "loop", THREAD]),
 ])  # fmt: skip
 async def test_stages_run_in_order_synchronous_ones_in_the_models_thread(kind: type[Model], places: list[str]) -> None:
     result, _ = await run(kind(), [])
@@ -86,9 +95,9 @@ def test_the_stages_that_a_model_does_not_have_are_absent() -> None:
     assert absent_stages(Sync()) == set()
 
 
-@each("verb", ["predict", "explain"])
-async def test_a_verb_that_the_model_does_not_override_is_not_supported(verb: str) -> None:
-    with pytest.raises(NotSupported, match=f"Model bare does not implement {verb}"):
+@each("verb, words", [("predict", ", and there is no predictor to ask"), ("explain", r"\.$")])
+async def test_a_verb_that_the_model_does_not_override_is_not_supported(verb: str, words: str) -> None:
+    with pytest.raises(NotSupported, match=f"Model bare does not implement {verb}{words}"):
         await run(Model("bare"), {}, verb)
 
 
@@ -136,15 +145,6 @@ async def test_response_headers_that_stages_set_come_back() -> None:
     assert await run(Setting()) == (None, {"a": "1", "b": "2"})
 
 
-async def test_an_object_with_an_async_call_counts_as_async() -> None:
-    class Callable_:
-        async def __call__(self, payload: Any) -> Any:
-            return passed("predict", payload)
-
-    result, _ = await run(PredictOnly(Callable_()), [])
-    assert result == [("predict", "loop")]
-
-
 def fail(payload: Any) -> None:
     raise ValueError("bad")
 
@@ -181,8 +181,9 @@ async def test_synchronous_predicts_run_as_many_at_once_as_the_model_allows() ->
 
 
 @each("concurrency, expected", [(None, 50), (2, 2), (1, 1)])
-async def test_asynchronous_predicts_are_limited_only_if_the_model_says_so(
-    concurrency: int | None, expected: int
+@each("in_parts", [False, True])
+async def test_asynchronous_predicts_and_steps_are_limited_only_if_the_model_says_so(
+    concurrency: int | None, expected: int, in_parts: bool
 ) -> None:
     running = most = 0
 
@@ -194,7 +195,10 @@ async def test_asynchronous_predicts_are_limited_only_if_the_model_says_so(
             await asyncio.sleep(0)
         running -= 1
 
-    model = PredictOnly(predict)
+    async def steps(payload: Any) -> AsyncIterator[None]:
+        yield await predict(payload)
+
+    model = PredictOnly(steps if in_parts else predict)
     model.concurrency = concurrency
     await ask_many(model, 50)
     assert most == expected
