@@ -74,30 +74,6 @@ async def test_a_call_sees_the_context_of_its_caller(executor: Executor) -> None
     assert await asyncio.gather(ask("a"), ask("b")) == ["a", "b"]
 
 
-async def test_calls_run_one_at_a_time_in_the_order_of_asking(executor: Executor) -> None:
-    events: list[tuple[str, int]] = []
-
-    def call(number: int) -> int:
-        events.append(("begin", number))
-        events.append(("end", number))
-        return number
-
-    assert await asyncio.gather(*(executor.run(call, number) for number in range(20))) == list(range(20))
-    assert events == [(what, number) for number in range(20) for what in ("begin", "end")]
-
-
-async def test_a_queued_call_whose_caller_is_cancelled_does_not_run(calls: Calls) -> None:
-    ran: list[int] = []
-    running = await calls.begin()
-    queued = asyncio.ensure_future(calls.executor.run(ran.append, 1))
-    await asyncio.sleep(0)
-    queued.cancel()
-    await asyncio.wait({queued})
-    await calls.end(running)
-    await calls.executor.run(ran.append, 2)
-    assert ran == [2]
-
-
 @each("kind", [SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit, asyncio.CancelledError])
 async def test_what_would_end_the_loop_or_the_task_ends_only_the_call(
     executor: Executor, kind: type[BaseException]

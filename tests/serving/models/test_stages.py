@@ -1,9 +1,14 @@
-"""The stages of a model in their order, each where it belongs: synchronous ones in the model's thread, others on the loop."""
+"""The stages of a model in their order, each where it belongs: synchronous ones in the model's thread, others on the loop.
+
+What a stage leaves in a context variable is there for the stages behind it, and for no other request.
+"""
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -19,6 +24,7 @@ from tests.cases import each
 from tests.running import PATIENCE
 
 HEADERS = {"host": "test"}
+trace: ContextVar[tuple[str, ...]] = ContextVar("trace", default=())
 
 
 async def run(model: Model, payload: Any = None, verb: str = "predict") -> Any:
@@ -27,49 +33,36 @@ async def run(model: Model, payload: Any = None, verb: str = "predict") -> Any:
         return await Asker(core).run(verb, model.name, None, payload, HEADERS)
 
 
-def passed(stage: str, payload: Any) -> Any:
-    """What a stage was given, and the stage and where it runs."""
+def place() -> str:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return [*payload, (stage, threading.current_thread().name)]
-    return [*payload, (stage, "loop")]
+        return threading.current_thread().name
+    return "loop"
 
 
-class Sync(Model):
-    def preprocess(self, payload: Any, headers: Any = None) -> Any:
-        return passed("preprocess", payload)
-
-    def validate(self, payload: Any) -> Any:
-        return passed("validate", payload)
-
-    def predict(self, payload: Any, headers: Any = None) -> Any:
-        return passed("predict", payload)
-
-    def postprocess(self, result: Any, headers: Any = None) -> Any:
-        return passed("postprocess", result)
+def traced(stage: str, number: int) -> tuple[str, ...]:
+    """Add to the trace, which is that of the request with this number."""
+    trace.set((*trace.get(), f"{stage} {number}"))
+    return trace.get()
 
 
-class AsyncPredict(Sync):
-    async def predict(self, payload: Any, headers: Any = None) -> Any:
-        return super().predict(payload)
+def stage_of(name: str, is_async: bool) -> Any:
+    """A stage that adds itself and its place to its payload, which begins with a number, and to the trace."""
+
+    def stage(self: Model, payload: list[Any], headers: Any = None) -> list[Any]:
+        return [*payload, (name, place(), traced(name, payload[0]))]
+
+    async def async_stage(self: Model, payload: list[Any], headers: Any = None) -> list[Any]:
+        await asyncio.sleep(0)
+        return stage(self, payload)
+
+    return async_stage if is_async else stage
 
 
-class AsyncEnds(Sync):
-    async def preprocess(self, payload: Any, headers: Any = None) -> Any:
-        return super().preprocess(payload)
-
-    async def postprocess(self, result: Any, headers: Any = None) -> Any:
-        return super().postprocess(result)
-
-
-class Predict:
-    async def __call__(self, payload: Any) -> Any:
-        return passed("predict", payload)
-
-
-class AsyncCall(Sync):
-    predict = Predict()  # type: ignore[assignment]
+def model_of(**stages: bool) -> Model:
+    """A model that has these stages, asynchronous or not."""
+    return type("Traced", (Model,), {name: stage_of(name, is_async) for name, is_async in stages.items()})()
 
 
 class PredictOnly(Model):
@@ -78,21 +71,47 @@ class PredictOnly(Model):
         self.predict = method  # type: ignore[method-assign]
 
 
-THREAD = "mpserve-model-0"
+STAGES = ("preprocess", "validate", "predict", "postprocess")
+MIXES = [dict(zip(STAGES, mix, strict=True)) for mix in itertools.product([False, True], repeat=4)]
 
 
-@each("kind, places", [
-    (Sync, [THREAD, THREAD, THREAD, THREAD]), (AsyncPredict, [THREAD, THREAD, "loop", THREAD]),
-    (AsyncEnds, ["loop", THREAD, THREAD, "loop"]), (AsyncCall, [THREAD, THREAD, "loop", THREAD]),
-])  # fmt: skip
-async def test_stages_run_in_order_synchronous_ones_in_the_models_thread(kind: type[Model], places: list[str]) -> None:
-    result, _ = await run(kind(), [])
-    assert result == list(zip(("preprocess", "validate", "predict", "postprocess"), places, strict=True))
+@each("mix", MIXES)
+async def test_stages_run_in_order_where_they_belong_in_the_context_of_their_request(mix: dict[str, bool]) -> None:
+    async with loaded(model_of(**mix)) as core:
+        answers = await asyncio.gather(*(ask(core, "model", [number]) for number in (1, 2, 3)))
+    for number, answer in enumerate(answers, 1):
+        traces = itertools.accumulate((f"{name} {number}",) for name in STAGES)
+        places = ("loop" if is_async else "mpserve-model-0" for is_async in mix.values())
+        assert answer == [number, *zip(STAGES, places, traces, strict=True)]
+    assert trace.get() == ()
+
+
+def steps(self: Model, payload: Any, headers: Any = None) -> Any:
+    yield traced("a", payload[0])
+    yield traced("b", payload[0])
+
+
+async def async_steps(self: Model, payload: Any, headers: Any = None) -> Any:
+    yield traced("a", payload[0])
+    yield traced("b", payload[0])
+
+
+@each("is_async", [False, True])
+@each("predict", [steps, async_steps])
+async def test_the_steps_of_a_generator_have_the_context_of_their_request(is_async: bool, predict: Any) -> None:
+    kind = type("Traced", (Model,), {"preprocess": stage_of("preprocess", is_async), "predict": predict})
+    async with loaded(kind()) as core:
+        streams = [await ask(core, "model", [number]) for number in (1, 2)]
+        for number, stream in enumerate(streams, 1):
+            first, second = [part async for part in stream]
+            assert first == (f"preprocess {number}", f"a {number}")
+            # An asynchronous step has a task of its own.
+            assert second in ((*first, f"b {number}"), (first[0], f"b {number}"))
 
 
 def test_the_stages_that_a_model_does_not_have_are_absent() -> None:
     assert absent_stages(PredictOnly(lambda payload: payload)) == {"preprocess", "postprocess"}
-    assert absent_stages(Sync()) == set()
+    assert absent_stages(model_of(preprocess=False, predict=True, postprocess=True)) == set()
 
 
 @each("verb, words", [("predict", ", and there is no predictor to ask"), ("explain", r"\.$")])
@@ -145,6 +164,15 @@ async def test_response_headers_that_stages_set_come_back() -> None:
     assert await run(Setting()) == (None, {"a": "1", "b": "2"})
 
 
+async def test_an_object_with_an_async_call_counts_as_async() -> None:
+    class Predict:
+        async def __call__(self, payload: Any) -> str:
+            return place()
+
+    result, _ = await run(PredictOnly(Predict()))
+    assert result == "loop"
+
+
 def fail(payload: Any) -> None:
     raise ValueError("bad")
 
@@ -154,7 +182,7 @@ async def fail_async(payload: Any) -> None:
 
 
 @each("model, stages", [
-    *((kind(), ["preprocess", "predict", "postprocess"]) for kind in (Sync, AsyncPredict, AsyncEnds)),
+    *((model_of(**mix), ["preprocess", "predict", "postprocess"]) for mix in MIXES),
     (PredictOnly(fail), ["predict"]), (PredictOnly(fail_async), ["predict"]),
 ])  # fmt: skip
 async def test_each_stage_is_observed_once_also_if_it_fails(model: Model, stages: list[str]) -> None:
@@ -163,7 +191,7 @@ async def test_each_stage_is_observed_once_also_if_it_fails(model: Model, stages
         for each_stage in durations.values():
             each_stage.noted.clear()
         with contextlib.suppress(MPServeError):
-            await ask(core, model.name, [])
+            await ask(core, model.name, [1])
         assert {name: len(stage.noted) for name, stage in durations.items() if stage.noted} == dict.fromkeys(stages, 1)
 
 
