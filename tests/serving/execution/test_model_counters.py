@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,15 +21,10 @@ from tests.cases import each
 from tests.serving.held import request
 
 
-class Request:
+def request_of(rows: int = 1, durations: tuple[int, ...] = (0, 0, 0, 0)) -> Any:
     """A request that came a moment ago."""
-
-    executions = 1
-
-    def __init__(self, rows: int = 1, durations: tuple[int, ...] = (0, 0, 0, 0)) -> None:
-        self.arrived = time.perf_counter_ns() - 1000
-        self.rows = rows
-        self.durations = list(durations)
+    arrived = time.perf_counter_ns() - 1000
+    return SimpleNamespace(executions=1, arrived=arrived, rows=rows, durations=durations)
 
 
 @pytest.fixture
@@ -48,9 +44,9 @@ def block(counters: Counters, key: int = 11) -> list[int]:
 def test_a_success_adds_its_rows_and_its_spans_and_a_failure_only_its_time(counters: Counters) -> None:
     before, later = time.time_ns(), []
     counted = new(counters, later.append)
-    counted.succeeded(Request(5, (1, 2, 3, 4)))
-    counted.succeeded(Request(6, (1, 2, 3, 4)))
-    counted.failed(Request())
+    counted.succeeded(request_of(5, (1, 2, 3, 4)))
+    counted.succeeded(request_of(6, (1, 2, 3, 4)))
+    counted.failed(request_of())
     [write] = later
     write()
     told = block(counters)
@@ -64,8 +60,8 @@ def test_a_success_adds_its_rows_and_its_spans_and_a_failure_only_its_time(count
 def test_a_late_request_of_a_replaced_model_adds_nothing_to_its_successor(counters: Counters) -> None:
     old = new(counters)
     counters.claim(0, 13, 2, {2})
-    old.succeeded(Request())
-    old.failed(Request())
+    old.succeeded(request_of())
+    old.failed(request_of())
     old.flush()
     assert not any(block(counters, 13)[2:])
 
@@ -73,7 +69,7 @@ def test_a_late_request_of_a_replaced_model_adds_nothing_to_its_successor(counte
 def test_an_empty_tensor_that_claims_all_rows_there_can_be_breaks_no_later_request(counters: Counters) -> None:
     counted = new(counters)
     for _ in range(2):
-        counted.succeeded(Request(2**63 - 1))
+        counted.succeeded(request_of(2**63 - 1))
         counted.flush()
     assert block(counters)[cells.SUCCESSES] == 2
 

@@ -128,7 +128,7 @@ async def test_a_request_that_is_answered_in_parts_streams_until_the_last_or_unt
         await reply.called.wait()
         [parts] = reply.calls
         assert await anext(parts)
-        assert (request.parts is None, counts(core)) == (False, (0, 0))
+        assert (request.parts is None, counts(core), core.row.in_flight) == (False, (0, 0), 1)
         reading = [asyncio.ensure_future(anext(parts))] if reads else []
         await until(lambda: model.begun.is_set() or not reads)
         for _ in range(2 * is_cancelled):

@@ -129,6 +129,11 @@ class Callee:
         return args
 
 
+class AsyncCallee:
+    async def __call__(self, payload: Any) -> Any:
+        return (payload,)
+
+
 @each("method, asks, given", [
     (lambda payload: (payload,), False, 1), (lambda payload, headers: (payload, headers), False, 2),
     (lambda payload, headers=None: (payload, headers), False, 2),
@@ -139,7 +144,7 @@ class Callee:
     (lambda payload, headers=None, out=None: (payload, headers, out), True, 3),
     (lambda payload, *, headers=None: (payload,), False, 1), (lambda payload, **others: (payload,), False, 1),
     (lambda *args: args, False, 2), (lambda *args: args, True, 3), (Callee(), False, 2), (Callee.forwarded, False, 2),
-    (partial(lambda first, payload: (payload,), 0), False, 1),
+    (AsyncCallee(), False, 1),    (partial(lambda first, payload: (payload,), 0), False, 1),
 ])  # fmt: skip
 async def test_a_stage_is_given_as_many_arguments_as_it_takes_and_response_headers_if_it_asks_for_them(
     method: Callable[..., Any], asks: bool, given: int
@@ -162,15 +167,6 @@ async def test_response_headers_that_stages_set_come_back() -> None:
             response_headers["b"] = "2"
 
     assert await run(Setting()) == (None, {"a": "1", "b": "2"})
-
-
-async def test_an_object_with_an_async_call_counts_as_async() -> None:
-    class Predict:
-        async def __call__(self, payload: Any) -> str:
-            return place()
-
-    result, _ = await run(PredictOnly(Predict()))
-    assert result == "loop"
 
 
 def fail(payload: Any) -> None:
