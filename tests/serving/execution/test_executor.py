@@ -120,14 +120,19 @@ async def test_it_says_at_which_line_a_call_is(calls: Calls) -> None:
 
 
 async def test_closing_ends_the_threads_after_what_is_queued() -> None:
-    executor, done = Executor("m", threads=2), []
-    thread = await executor.run(threading.current_thread)
+    def together() -> threading.Thread:
+        barrier.wait(PATIENCE)
+        return threading.current_thread()
+
+    executor, barrier, done = Executor("m", threads=2), threading.Barrier(2), []
+    threads = await asyncio.gather(executor.run(together), executor.run(together))
     calls = [asyncio.ensure_future(executor.run(done.append, number)) for number in range(5)]
     await asyncio.sleep(0)
     executor.close()
     await asyncio.gather(*calls)
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
     assert sorted(done) == [0, 1, 2, 3, 4]
 
 
