@@ -49,18 +49,17 @@ class Case(NamedTuple):
     is_async: bool
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    size = draw(st.integers(1, 40))
-    return Case(
-        draw(st.integers(0, 2**32)),
-        size,
-        draw(st.sampled_from([0.0, 0.0005, 0.003])),
-        tuple(draw(st.sets(st.integers(1, size), max_size=3))),
-        draw(st.sampled_from([None, 0.0])),
-        draw(st.sampled_from([None, 1, 3])),
-        draw(st.booleans()),
-        draw(st.booleans()),
+def cases_of(size: int) -> st.SearchStrategy[Case]:
+    return st.builds(
+        Case,
+        seed=st.integers(0, 2**32),
+        size=st.just(size),
+        delay=st.sampled_from([0.0, 0.0005, 0.003]),
+        preferred=st.sets(st.integers(1, size), max_size=3).map(tuple),
+        pad_value=st.sampled_from([None, 0.0]),
+        concurrency=st.sampled_from([None, 1, 3]),
+        declared=st.booleans(),
+        is_async=st.booleans(),
     )
 
 
@@ -190,7 +189,7 @@ async def one_client(asker: Asker, model: Tagged, case: Case, number: int) -> in
 
 
 @untimed
-@given(cases())
+@given(st.integers(1, 40).flatmap(cases_of))
 def test_ten_thousand_requests_have_each_its_own_answer(case: Case) -> None:
     async def main() -> None:
         model: Tagged = AsyncTagged(case) if case.is_async else Tagged(case)

@@ -1,9 +1,6 @@
 """Requests that are predicted together: joined, split and settled so that nobody notices but by the time it takes."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -11,73 +8,47 @@ import pytest
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
-from mpserve.protocol.messages import InferInput, InferRequest
+from mpserve.protocol.messages import InferRequest, RequestedOutput
+from mpserve.serving.execution.batch import joined
 from mpserve.serving.execution.batcher import limits
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
-from tests.asking import Asker
+from tests.asking import ask
 from tests.cases import each
-
-PATIENCE = 30.0
-MANY = 100
+from tests.serving.held import MANY, InThread, in_flight, request
 
 
-class Held(TensorModel):
-    """Doubles; notes the rows of each call, and waits in each until it is let go. A row of -1 makes it fail."""
+class Doubling(InThread):
+    """Doubles; a row of -1 makes it fail."""
 
-    name = "m"
+    inputs = outputs = ()
     max_batch_size = 8
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.go = threading.Event(), threading.Semaphore(0)
-        self.calls: list[int] = []
-
-    def predict(self, x: Any) -> Any:
-        self.calls.append(len(x))
-        self.begun.set()
-        assert self.go.acquire(timeout=PATIENCE)
-        if (x == -1).any():
+    def answer(self, given: Any) -> Any:
+        if (given == -1).any():
             raise ValueError("a row of -1")
-        return x * 2
+        return given * 2
 
 
-class HeldBetween(Held):
+class DoublingBetween(Doubling):
     """There is a stage behind its batch."""
 
     async def postprocess(self, result: Any, headers: Any = None) -> Any:
         return result
 
 
-def request(rows: Any) -> InferRequest:
-    array = np.asarray(rows, np.float32)
-    return InferRequest(model_name="m", infer_inputs=[InferInput("x", list(array.shape), "FP32", array)])
-
-
 def values(answer: Any) -> Any:
-    return answer.outputs[0].as_numpy().tolist()
+    return answer if isinstance(answer, BaseException) else answer.outputs[0].as_numpy().tolist()
 
 
-@asynccontextmanager
-async def serving(model: Model) -> AsyncIterator[tuple[ServerCore, Callable[[Any], Awaitable[Any]]]]:
-    """The core of the model, and how to ask it."""
-    async with loaded(model) as core:
-        asker = Asker(core)
-
-        async def ask(payload: Any) -> Any:
-            return (await asker.run("predict", "m", None, payload, {}))[0]
-
-        yield core, ask
-
-
-async def gathered(core: ServerCore, model: Held, ask: Any, payloads: list[Any]) -> tuple[Any, list[asyncio.Task[Any]]]:
+async def gathered(core: ServerCore, model: Doubling, payloads: list[Any]) -> tuple[Any, list[asyncio.Task[Any]]]:
     """A first request that the model holds, and others that wait in the queue."""
-    first = asyncio.create_task(ask(request([0])))
-    await asyncio.to_thread(model.begun.wait, PATIENCE)
-    rest = [asyncio.create_task(ask(payload)) for payload in payloads]
+    first = ask(core, "m", request([0]))
+    await model.has_begun()
+    rest = [ask(core, "m", payload) for payload in payloads]
     batcher = core.find("m").batcher
     assert batcher is not None
     while len(batcher) < len(rest):
@@ -85,17 +56,29 @@ async def gathered(core: ServerCore, model: Held, ask: Any, payloads: list[Any])
     return first, rest
 
 
+async def together(model: Doubling, *payloads: Any) -> tuple[list[Any], dict[str, Any]]:
+    """What requests get that wait for a model that answers another, and the statistics of them all."""
+    async with in_flight(model) as core:
+        first, rest = await gathered(core, model, list(payloads))
+        model.go.release(MANY)
+        _, *outcomes = await asyncio.gather(first, *rest, return_exceptions=True)
+        [stats] = Statistics(core).told("m")
+        return [values(outcome) for outcome in outcomes], stats
+
+
 @each("gone", range(4))
 @each("running", [False, True])
-@each("kind", [Held, HeldBetween])
-async def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, running: bool, kind: type[Held]) -> None:
+@each("kind", [Doubling, DoublingBetween])
+async def test_a_cancelled_member_takes_nothing_from_its_neighbours(
+    gone: int, running: bool, kind: type[Doubling]
+) -> None:
     model = kind()
-    async with serving(model) as (core, ask):
-        first, rest = await gathered(core, model, ask, [request([n]) for n in range(1, 5)])
+    async with in_flight(model) as core:
+        first, rest = await gathered(core, model, [request([n]) for n in range(1, 5)])
         if running:
             model.begun.clear()
             model.go.release()
-            await asyncio.to_thread(model.begun.wait, PATIENCE)
+            await model.has_begun()
         rest[gone].cancel()
         await asyncio.sleep(0)
         model.go.release(MANY)
@@ -106,61 +89,70 @@ async def test_a_cancelled_member_takes_nothing_from_its_neighbours(gone: int, r
         assert model.calls == [1, 4 if running else 3]
 
 
-@each("payloads, calls", [
-    ([[1], [2], [3]], [3]), ([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]), ([[[1]], [2], [[3]]], [2, 1]),
-    ([[], [1]], [1]), ([[1], [-1], [2], [3]], [4, 2, 1, 1, 2]),
+@each("preferred, payloads, calls", [
+    ((), [[1], [2], [3]], [3]), ((), [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]), ((), [[[1]], [2], [[3]]], [2, 1]),
+    ((), [[], [1]], [1]), ((2,), [[1], [2], [3]], [2, 1]),
 ])  # fmt: skip
-async def test_what_waits_is_joined_and_split(payloads: list[Any], calls: list[int]) -> None:
-    model = Held()
-    async with serving(model) as (core, ask):
-        first, rest = await gathered(core, model, ask, [request(rows) for rows in payloads])
-        model.go.release(MANY)
-        await first
-        answers = await asyncio.gather(*rest, return_exceptions=True)
-        for rows, answer in zip(payloads, answers, strict=True):
-            if rows == [-1]:
-                assert isinstance(answer, InferenceError)
-                assert "a row of -1" in str(answer)
-            else:
-                assert values(answer) == (np.asarray(rows) * 2).tolist()
-        assert model.calls == [1, *calls]
-        if [-1] not in payloads:
-            [stats] = Statistics(core).told("m")
-            assert stats["execution_count"] == len(model.calls)
+async def test_what_waits_is_joined_and_split(
+    preferred: tuple[int, ...], payloads: list[Any], calls: list[int]
+) -> None:
+    model = Doubling()
+    model.preferred_batch_sizes = preferred
+    answers, stats = await together(model, *map(request, payloads))
+    assert answers == [(np.asarray(rows) * 2).tolist() for rows in payloads]
+    assert model.calls == [1, *calls]
+    assert stats["execution_count"] == len(model.calls)
 
 
-async def test_a_batch_of_a_preferred_size_is_not_filled_beyond() -> None:
-    model = Held()
-    model.preferred_batch_sizes = (2,)
-    async with serving(model) as (core, ask):
-        first, rest = await gathered(core, model, ask, [request([n]) for n in range(3)])
-        model.go.release(MANY)
-        await asyncio.gather(first, *rest)
-        assert model.calls == [1, 2, 1]
+async def test_a_batch_that_fails_is_tried_in_halves_so_that_one_member_alone_has_the_error() -> None:
+    model = Doubling()
+    (first, error, *rest), _ = await together(model, *(request([row]) for row in (1, -1, 2, 3)))
+    assert (first, rest) == ([2], [[4], [6]])
+    assert isinstance(error, InferenceError)
+    assert "a row of -1" in str(error)
+    assert model.calls == [1, 4, 2, 1, 1, 2]
+
+
+async def test_an_answer_that_one_member_cannot_have_is_the_error_of_that_member_alone() -> None:
+    model = Doubling()
+    wrong = request([2], request_outputs=[RequestedOutput("z")])
+    (first, error, last), _ = await together(model, request([1]), wrong, request([3]))
+    assert (first, last, model.calls) == ([2], [6], [1, 3])
+    assert isinstance(error, InvalidInput)
+
+
+@each("answer", [np.zeros(1), np.float32(1), iter(())])
+async def test_an_answer_that_cannot_be_split_is_an_error_of_its_own_for_each(answer: Any) -> None:
+    model = Doubling()
+    model.answer = lambda given: answer  # type: ignore[method-assign]
+    errors, _ = await together(model, request([1]), request([2]))
+    assert all(isinstance(error, InferenceError) and "expected" in str(error) for error in errors)
+    assert errors[0] is not errors[1]
+    assert model.calls == [1, 2]
 
 
 @each("declared, number, calls", [
-    ({"max_batch_size": 3, "max_batch_delay": 2 * PATIENCE}, 3, [3]),
-    ({"max_batch_delay": 2 * PATIENCE, "preferred_batch_sizes": (3,)}, 3, [3]), ({"max_batch_delay": 0.05}, 1, [1]),
+    ({"max_batch_size": 3, "max_batch_delay": 100}, 3, [3]),
+    ({"max_batch_delay": 100, "preferred_batch_sizes": (3,)}, 3, [3]), ({"max_batch_delay": 0.05}, 1, [1]),
 ])  # fmt: skip
 async def test_an_idle_model_waits_for_mates_as_it_declares(
     declared: dict[str, Any], number: int, calls: list[int]
 ) -> None:
-    model = Held()
+    model = Doubling()
     vars(model).update(declared)
     model.go.release(MANY)
-    async with serving(model) as (_, ask):
-        answers = [asyncio.create_task(ask(request([n]))) for n in range(number - 1)]
+    async with in_flight(model) as core:
+        answers = [ask(core, "m", request([n])) for n in range(number - 1)]
         for _ in range(5):  # the last comes in a later turn of the loop
             await asyncio.sleep(0)
-        answers.append(asyncio.create_task(ask(request([number - 1]))))
+        answers.append(ask(core, "m", request([number - 1])))
         assert [values(answer) for answer in await asyncio.gather(*answers)] == [[2.0 * n] for n in range(number)]
         assert model.calls == calls
 
 
 @each("declared, size", [(None, 4), (0, None), (8, 8)])
 def test_the_option_is_for_models_that_declare_nothing(declared: int | None, size: int | None) -> None:
-    model = Held()
+    model = Doubling()
     model.max_batch_size = declared
     limited = limits(model, Settings(max_batch_size=4, max_batch_delay=0.5))
     assert (limited and limited.size) == size
@@ -169,69 +161,49 @@ def test_the_option_is_for_models_that_declare_nothing(declared: int | None, siz
 
 
 async def test_v1_and_v2_requests_join_one_batch() -> None:
-    class Declared(Held):
-        inputs = (Tensor("x", "FP32", (-1,)),)
-        outputs = (Tensor("y", "FP32", (-1,)),)
-
-    model = Declared()
-    async with serving(model) as (core, ask):
-        first, rest = await gathered(core, model, ask, [request([1]), {"instances": [2.0, 3.0]}])
-        model.go.release(MANY)
-        assert [values(answer) for answer in await asyncio.gather(first, *rest)] == [[0], [2], [4, 6]]
-        assert model.calls == [1, 3]
-        [stats] = Statistics(core).told("m")
-        assert (stats["inference_count"], stats["execution_count"]) == (4, 2)
+    model = Doubling()
+    model.inputs, model.outputs = (Tensor("x", "FP32", (-1,)),), (Tensor("y", "FP32", (-1,)),)
+    answers, stats = await together(model, request([1]), {"instances": [2.0, 3.0]})
+    assert (answers, model.calls) == ([[2], [4, 6]], [1, 3])
+    assert (stats["inference_count"], stats["execution_count"]) == (4, 2)
 
 
 async def test_ragged_rows_are_padded_if_the_model_says_so() -> None:
-    class Sums(Held):
-        pad_value = 0.0
+    model = Doubling()
+    model.pad_value = 0.0
+    model.answer = lambda given: given.sum(axis=-1)  # type: ignore[method-assign]
+    answers, _ = await together(model, request([[1, 2]]), request([[3]]), request([[4, 5, 6]]))
+    assert (answers, model.calls) == ([[3], [3], [15]], [1, 3])
 
-        def predict(self, x: Any) -> Any:
-            return super().predict(x).sum(axis=-1)
 
-    model = Sums()
-    async with serving(model) as (core, ask):
-        first, rest = await gathered(core, model, ask, [request([[1, 2]]), request([[3]]), request([[4, 5, 6]])])
-        model.go.release(MANY)
-        await asyncio.gather(first, return_exceptions=True)
-        assert [values(answer) for answer in await asyncio.gather(*rest)] == [[6], [6], [30]]
-        assert model.calls == [1, 3]
+@each("arrays, whole", [
+    ([[[1, 2]], [[3]], [[4, 5, 6]]], [[1, 2, 9], [3, 9, 9], [4, 5, 6]]),
+    ([[[1], [2]], [[3, 4]]], [[1, 9], [2, 9], [3, 4]]),
+    ([[[[1, 2]]], [[[3], [4]]]], [[[1, 2], [9, 9]], [[3, 9], [4, 9]]]), ([[[1, 2]], [[3, 4]]], [[1, 2], [3, 4]]),
+])  # fmt: skip
+def test_ragged_rows_are_filled_up_to_the_largest(arrays: list[Any], whole: list[Any]) -> None:
+    assert joined([np.asarray(array, np.float32) for array in arrays], 9).tolist() == whole
 
 
 @each("payload", [request(np.zeros(9)), request(5.0)])
 async def test_a_request_that_is_no_batch_is_refused_in_words(payload: InferRequest) -> None:
-    async with serving(Held()) as (_, ask):
+    async with in_flight(Doubling()) as core:
         with pytest.raises(InvalidInput, match="expected"):
-            await ask(payload)
+            await ask(core, "m", payload)
 
 
-class Generating(TensorModel):
-    name = "m"
-    max_batch_size = 2
-
-    def predict(self, x: Any) -> Any:
-        yield x
+def generate(model: Model, x: Any) -> Any:
+    yield x
 
 
-class Fixed(TensorModel):
-    name = "m"
-    max_batch_size = 2
-    inputs = (Tensor("x", "FP32", (4,)),)
-
-
-class NoTensors(Model):
-    name = "m"
-    max_batch_size = 2
-
-
-class Preferring(TensorModel):
-    name = "m"
-    max_batch_size = 2
-    preferred_batch_sizes = (4,)
-
-
-@each("model", [Generating(), Fixed(), NoTensors(), Preferring()])
-async def test_batches_that_cannot_be_are_refused_before_serving(model: Model) -> None:
-    with pytest.raises(ConfigurationError, match=r"generator|first dimension|arrays|preferred"):
-        await loaded(model).__aenter__()
+@each("base, declared, words", [
+    (TensorModel, {"predict": generate}, "its predict is a generator"),
+    (TensorModel, {"inputs": (Tensor("x", "FP32", (4,)),)}, "first dimension"), (Model, {}, "they speak arrays"),
+    (TensorModel, {"preferred_batch_sizes": (4,)}, "preferred_batch_sizes are"),
+])  # fmt: skip
+async def test_batches_that_cannot_be_are_refused_before_serving(
+    base: type[Model], declared: dict[str, Any], words: str
+) -> None:
+    kind = type("Impossible", (base,), {"max_batch_size": 2, **declared})
+    with pytest.raises(ConfigurationError, match=words):
+        await loaded(kind("m")).__aenter__()

@@ -1,4 +1,4 @@
-"""The threads that models run in."""
+"""The threads that models run in, and the watchdog that finds a call that does not come back."""
 
 import asyncio
 import contextvars
@@ -12,11 +12,9 @@ from contextvars import ContextVar
 
 import pytest
 
-from mpserve.serving.execution.executor import Executor
+from mpserve.serving.execution.executor import Executor, Watchdog
 from tests.cases import each
-from tests.running import eventually
-
-PATIENCE = 30.0
+from tests.running import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -26,16 +24,44 @@ def executor() -> Iterator[Executor]:
     executor.close()
 
 
-def test_a_call_runs_in_a_daemon_thread_named_after_the_model(executor: Executor) -> None:
-    thread = asyncio.run(executor.run(threading.current_thread))
-    assert (thread.name, thread.daemon) == ("mpserve-m-0", True)
+class Calls:
+    """Calls that wait in an executor's threads until they are let go."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def never_back(self) -> None:
+        self.begun.release()
+        assert self.go.acquire(timeout=PATIENCE)
+
+    async def begin(self, number: int = 1) -> "list[asyncio.Task[None]]":
+        tasks = [asyncio.create_task(self.executor.run(self.never_back)) for _ in range(number)]
+        for _ in tasks:
+            await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE)
+        return tasks
+
+    async def end(self, tasks: "list[asyncio.Task[None]]") -> None:
+        """Let all calls go, until each thread has counted its own as ended, which it does after it has told the result."""
+        self.go.release(len(tasks))
+        await asyncio.gather(*tasks)
+        while any(steps % 2 for steps in self.executor.steps):
+            await asyncio.sleep(0)
 
 
-def test_no_thread_exists_before_the_first_call() -> None:
+@pytest.fixture
+def calls(executor: Executor) -> Calls:
+    return Calls(executor)
+
+
+async def test_a_call_runs_in_a_daemon_thread_named_after_the_model_that_did_not_exist_before() -> None:
     """Threads would not survive the fork that comes between construction and use."""
     before = set(threading.enumerate())
-    Executor("new")
+    executor = Executor("m")
     assert set(threading.enumerate()) <= before
+    thread = await executor.run(threading.current_thread)
+    assert (thread.name, thread.daemon) == ("mpserve-m-0", True)
+    executor.close()
 
 
 async def test_a_call_sees_the_context_of_its_caller(executor: Executor) -> None:
@@ -48,36 +74,6 @@ async def test_a_call_sees_the_context_of_its_caller(executor: Executor) -> None
     assert await asyncio.gather(ask("a"), ask("b")) == ["a", "b"]
 
 
-async def test_calls_run_one_at_a_time_in_the_order_of_asking(executor: Executor) -> None:
-    events: list[tuple[str, int]] = []
-
-    def call(number: int) -> int:
-        events.append(("begin", number))
-        events.append(("end", number))
-        return number
-
-    assert await asyncio.gather(*(executor.run(call, number) for number in range(20))) == list(range(20))
-    assert events == [(what, number) for number in range(20) for what in ("begin", "end")]
-
-
-async def test_a_queued_call_whose_caller_is_cancelled_does_not_run(executor: Executor) -> None:
-    begun, released, ran = threading.Event(), threading.Event(), []
-
-    def hold() -> None:
-        begun.set()
-        released.wait(PATIENCE)
-
-    running = asyncio.ensure_future(executor.run(hold))
-    queued = asyncio.ensure_future(executor.run(ran.append, 1))
-    await asyncio.to_thread(begun.wait, PATIENCE)
-    queued.cancel()
-    await asyncio.wait({queued})
-    released.set()
-    await running
-    await executor.run(ran.append, 2)
-    assert ran == [2]
-
-
 @each("kind", [SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit, asyncio.CancelledError])
 async def test_what_would_end_the_loop_or_the_task_ends_only_the_call(
     executor: Executor, kind: type[BaseException]
@@ -88,7 +84,7 @@ async def test_what_would_end_the_loop_or_the_task_ends_only_the_call(
     with pytest.raises(RuntimeError, match=rf"^{kind.__name__}: why$") as caught:
         await executor.run(fail)
     assert isinstance(caught.value.__cause__, kind)
-    assert await executor.run(lambda: "still here") == "still here"
+    assert await executor.run(int) == 0
 
 
 async def test_each_thread_is_prepared_once_and_in_itself() -> None:
@@ -101,58 +97,42 @@ async def test_each_thread_is_prepared_once_and_in_itself() -> None:
     assert sorted(prepared) == ["mpserve-m-0", "mpserve-m-1"]
 
 
-def test_a_thread_that_cannot_be_prepared_works_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_thread_that_cannot_be_prepared_works_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     executor = Executor("m", on_start=lambda: 1 / 0)
     with caplog.at_level(logging.ERROR):
-        assert asyncio.run(executor.run(lambda: 5)) == 5
+        assert await executor.run(int) == 0
     executor.close()
     assert "thread mpserve-m-0 could not be prepared" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_call_that_outlives_its_loop_does_not_cost_the_thread(executor: Executor) -> None:
-    begun, released = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        begun.set()
-        released.wait(PATIENCE)
-
-    async def abandon() -> None:
-        running = asyncio.ensure_future(executor.run(hold))
-        await asyncio.to_thread(begun.wait, PATIENCE)
-        running.cancel()
-
-    asyncio.run(abandon())
-    released.set()
-    assert asyncio.run(asyncio.wait_for(executor.run(lambda: 5), PATIENCE)) == 5
+def test_a_call_that_outlives_its_loop_does_not_cost_the_thread(calls: Calls) -> None:
+    asyncio.run(calls.begin())
+    calls.go.release()
+    assert asyncio.run(asyncio.wait_for(calls.executor.run(int), PATIENCE)) == 0
 
 
-async def test_it_says_at_which_line_a_call_is(executor: Executor) -> None:
-    begun, released = threading.Event(), threading.Event()
-
-    def here() -> None:
-        begun.set()
-        released.wait(PATIENCE)
-
-    running = asyncio.ensure_future(executor.run(here))
-    await asyncio.to_thread(begun.wait, PATIENCE)
-    place = executor.where()
-    released.set()
-    await running
-    assert re.search(rf"{re.escape(__file__)}:\d+ in here", place)
+async def test_it_says_at_which_line_a_call_is(calls: Calls) -> None:
+    running = await calls.begin()
+    place = calls.executor.where()
+    await calls.end(running)
+    assert re.search(rf"{re.escape(__file__)}:\d+ in never_back", place)
 
 
 async def test_closing_ends_the_threads_after_what_is_queued() -> None:
-    executor = Executor("m", threads=2)
-    done: list[int] = []
-    threads = [await executor.run(threading.current_thread)]
+    def together() -> threading.Thread:
+        barrier.wait(PATIENCE)
+        return threading.current_thread()
+
+    executor, barrier, done = Executor("m", threads=2), threading.Barrier(2), []
+    threads = await asyncio.gather(executor.run(together), executor.run(together))
     calls = [asyncio.ensure_future(executor.run(done.append, number)) for number in range(5)]
     await asyncio.sleep(0)
     executor.close()
     await asyncio.gather(*calls)
-    [thread] = threads
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
     assert sorted(done) == [0, 1, 2, 3, 4]
 
 
@@ -184,11 +164,36 @@ class Deaf:
     def set_result(self, result: object) -> None:
         raise ValueError("not now")
 
-    def set_exception(self, error: Exception) -> None:
-        raise ValueError("not now")
-
 
 async def test_an_outcome_that_fails_at_being_told_keeps_no_other_from_being_told(executor: Executor) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     executor.submit(contextvars.copy_context(), int, Deaf())
     assert await asyncio.wait_for(asyncio.gather(*(executor.run(int) for _ in range(3))), PATIENCE) == [0, 0, 0]
+
+
+async def test_each_thread_is_stuck_whose_call_has_run_for_longer_than_the_patience() -> None:
+    calls = Calls(Executor("m", 3))
+    watchdog = Watchdog(calls.executor, 10)
+    assert watchdog.look(0) == []
+    tasks = await calls.begin()
+    assert [watchdog.look(now) for now in (100, 105)] == [[], []]
+    tasks += await calls.begin(2)
+    assert watchdog.look(110) == []
+    [thread] = watchdog.look(111)
+    assert "in never_back\n" in watchdog.stacks([thread])
+    assert [len(watchdog.look(now)) for now in (120, 121)] == [1, 3]
+    await calls.end(tasks)
+    calls.executor.close()
+
+
+@each("threads", [1, 3])
+async def test_an_idle_thread_is_not_stuck_nor_one_that_has_gone_on_to_another_call(threads: int) -> None:
+    calls = Calls(Executor("m", threads))
+    watchdog = Watchdog(calls.executor, 10)
+    await calls.end(await calls.begin())
+    assert [watchdog.look(now) for now in (0, 100, 200)] == [[], [], []]
+    for now in (300, 311, 322):
+        tasks = await calls.begin(threads)
+        assert watchdog.look(now) == []
+        await calls.end(tasks)
+    calls.executor.close()

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+import pytest
 
-from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.serving.execution import model_counters as cells
 from mpserve.serving.execution.model_counters import ModelCounters
 from mpserve.serving.extensions.statistics import Statistics
@@ -18,22 +18,22 @@ from mpserve.state.scoreboard import Scoreboard
 from tests.asgi import loaded
 from tests.asking import ask
 from tests.cases import each
+from tests.serving.held import request
 
 
-class Request:
+def request_of(rows: int = 1, durations: tuple[int, ...] = (0, 0, 0, 0)) -> Any:
     """A request that came a moment ago."""
-
-    executions = 1
-
-    def __init__(self, rows: int = 1, durations: tuple[int, ...] = (0, 0, 0, 0)) -> None:
-        self.arrived = time.perf_counter_ns() - 1000
-        self.rows = rows
-        self.durations = list(durations)
+    arrived = time.perf_counter_ns() - 1000
+    return SimpleNamespace(executions=1, arrived=arrived, rows=rows, durations=durations)
 
 
-def new(counters: Counters, later: list[Callable[[], None]] | None = None) -> ModelCounters:
-    soon = [] if later is None else later
-    return ModelCounters(counters.claim(0, 11, 1, {1}), DesiredState(1, {}), (), soon.append)
+@pytest.fixture
+def counters() -> Counters:
+    return Scoreboard(1).counters
+
+
+def new(counters: Counters, soon: Callable[[Any], None] = lambda write: None) -> ModelCounters:
+    return ModelCounters(counters.claim(0, 11, 1, {1}), DesiredState(1, {}), (), soon)
 
 
 def block(counters: Counters, key: int = 11) -> list[int]:
@@ -41,12 +41,12 @@ def block(counters: Counters, key: int = 11) -> list[int]:
     return found
 
 
-def test_a_success_adds_its_rows_and_its_spans_and_a_failure_only_its_time() -> None:
-    counters, before, later = Scoreboard(1).counters, time.time_ns(), []
-    counted = new(counters, later)
-    counted.succeeded(Request(5, (1, 2, 3, 4)))
-    counted.succeeded(Request(6, (1, 2, 3, 4)))
-    counted.failed(Request())
+def test_a_success_adds_its_rows_and_its_spans_and_a_failure_only_its_time(counters: Counters) -> None:
+    before, later = time.time_ns(), []
+    counted = new(counters, later.append)
+    counted.succeeded(request_of(5, (1, 2, 3, 4)))
+    counted.succeeded(request_of(6, (1, 2, 3, 4)))
+    counted.failed(request_of())
     [write] = later
     write()
     told = block(counters)
@@ -57,28 +57,21 @@ def test_a_success_adds_its_rows_and_its_spans_and_a_failure_only_its_time() -> 
     assert told[cells.FAILURE_NS] >= 1000
 
 
-def test_a_late_request_of_a_replaced_model_adds_nothing_to_its_successor() -> None:
-    counters = Scoreboard(1).counters
+def test_a_late_request_of_a_replaced_model_adds_nothing_to_its_successor(counters: Counters) -> None:
     old = new(counters)
     counters.claim(0, 13, 2, {2})
-    old.succeeded(Request())
-    old.failed(Request())
+    old.succeeded(request_of())
+    old.failed(request_of())
     old.flush()
     assert not any(block(counters, 13)[2:])
 
 
-def test_an_empty_tensor_that_claims_all_rows_there_can_be_breaks_no_later_request() -> None:
-    counters = Scoreboard(1).counters
+def test_an_empty_tensor_that_claims_all_rows_there_can_be_breaks_no_later_request(counters: Counters) -> None:
     counted = new(counters)
     for _ in range(2):
-        counted.succeeded(Request(2**63 - 1))
+        counted.succeeded(request_of(2**63 - 1))
         counted.flush()
     assert block(counters)[cells.SUCCESSES] == 2
-
-
-def v2(*shapes: list[int]) -> InferRequest:
-    inputs = [InferInput(f"x{i}", shape, "FP32", np.zeros(shape, np.float32)) for i, shape in enumerate(shapes)]
-    return InferRequest(model_name="m", infer_inputs=inputs)
 
 
 class Plain(Model):
@@ -93,8 +86,8 @@ class Arrays(TensorModel):
 
 @each("kind, payload, rows", [
     (Plain, {"instances": [1, 2, 3]}, 3), (Plain, {"inputs": [1, 2]}, 2), (Plain, {"instances": []}, 0),
-    (Plain, {"anything": [1, 2]}, 1), (Plain, b"\x00", 1), (Plain, v2([4, 2]), 1),
-    (Arrays, {"instances": [1, 2, 3]}, 3), (Arrays, v2([4, 2], [1, 2]), 4), (Arrays, v2([]), 1),
+    (Plain, {"anything": [1, 2]}, 1), (Plain, b"\x00", 1), (Plain, request([1, 2, 3, 4]), 1),
+    (Arrays, {"instances": [1, 2, 3]}, 3), (Arrays, request([[1], [2]], [[3, 4]]), 2), (Arrays, request(1), 1),
 ])  # fmt: skip
 async def test_rows_are_instances_or_the_batch_or_the_request_itself(kind: Any, payload: Any, rows: int) -> None:
     async with loaded(kind("m")) as core:

@@ -1,20 +1,20 @@
 """A model that says itself when it is ready is believed; one that never names it is ready once it is loaded."""
 
-import asyncio
 import threading
 from functools import wraps
 from typing import Any
 
-import pytest
-
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.readiness import sets_ready
 from tests.asgi import loaded, serving
-from tests.running import eventually
+from tests.cases import each
 
 
-class Answering(Model):
+class Silent(Model):
     warm = False
+
+    def load(self) -> None:
+        pass
 
     def warmup(self) -> None:
         self.warm = True
@@ -23,36 +23,32 @@ class Answering(Model):
         return {"predictions": [self.name]}
 
 
-class Silent(Answering):
-    def load(self) -> None:
-        pass
+class Inherits(Model):
+    warmup, predict = Silent.warmup, Silent.predict
 
 
-class SaysNo(Answering):
+class SaysNo(Silent):
     def load(self) -> None:
         self.ready = False
 
 
-class SaysNoByAnotherName(Answering):
+class SaysNoByAnotherName(Silent):
     def load(self) -> None:
         setattr(self, "ready", False)  # noqa: B010
 
 
-class Unset(Answering):
+class Unset(Silent):
     """As an SDK model that the constructor makes not ready, with a load() of our kind."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.ready = False
 
-    def load(self) -> None:
-        pass
 
-
-class InThread(Answering):
+class InThread(Silent):
     """Loads in a thread of its own until it is let go."""
 
-    def __init__(self, name: str = "m") -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(name)
         self.go = threading.Event()
 
@@ -83,14 +79,10 @@ class Above(InThread):
 
 
 class Replaced(InThread):
-    def load(self) -> None:
-        pass
+    load = Silent.load
 
 
-class InStart(InThread):
-    def load(self) -> None:
-        pass
-
+class InStart(Replaced):
     def start(self) -> None:
         threading.Thread(target=self.fill).start()
 
@@ -114,12 +106,12 @@ class Async(InThread):
         self.fill()
 
 
-class Computed(Answering):
+class Computed(Silent):
     def load(self) -> None:
         self.ready = self.name != ""
 
 
-class Retires(Answering):
+class Retires(Silent):
     """Clears ``ready`` in predict, which it also calls in load(): that says nothing of how it is loaded."""
 
     def load(self) -> None:
@@ -129,85 +121,63 @@ class Retires(Answering):
     def predict(self, payload: Any, headers: Any = None) -> Any:
         if payload == ["broken"]:
             self.ready = False
-        return {}
 
 
-@pytest.mark.parametrize(("model", "sets"), [
+class Engine(SaysNo):
+    """Says in its last moment that it is ready."""
+
+    engine = True
+
+    async def start_engine(self) -> None:
+        self.ready = True
+
+
+@each("kind, sets", [
     (Model, False), (Silent, False), (Retires, False), (Replaced, False), (SaysNo, False), (Computed, True),
     (InThread, True), (Nested, True), (Above, True), (InStart, True), (Decorated, True), (Async, True),
 ])  # fmt: skip
-def test_that_a_model_will_set_it_is_read_from_what_brings_it_up(model: type[Model], sets: bool) -> None:
-    assert sets_ready(model) is sets
+def test_that_a_model_will_set_it_is_read_from_what_brings_it_up(kind: type[Model], sets: bool) -> None:
+    assert sets_ready(kind) is sets
 
 
-@pytest.mark.parametrize(
-    ("model", "ready"),
-    [
-        (Model("m"), True),
-        (Answering("m"), True),
-        (Silent("m"), True),
-        (Unset("m"), True),
-        (Retires("m"), True),
-        (SaysNo("m"), False),
-        (SaysNoByAnotherName("m"), False),
-        (InThread("m"), False),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Model) else value,
-)
-def test_a_load_that_has_returned_leaves_it_ready_unless_it_says_otherwise(model: Model, ready: bool) -> None:
-    async def main() -> tuple[bool, bool]:
-        async with loaded(model) as core:
-            return model.ready, core.is_ready()
-
-    assert asyncio.run(main()) == (ready, ready)
+@each("kind, ready", [
+    (Model, True), (Inherits, True), (Silent, True), (Unset, True), (Retires, True), (SaysNo, False),
+    (SaysNoByAnotherName, False), (InThread, False),
+])  # fmt: skip
+async def test_a_load_that_has_returned_leaves_it_ready_unless_it_says_otherwise(
+    kind: type[Model], ready: bool
+) -> None:
+    model = kind("m")
+    async with loaded(model) as core:
+        assert (model.ready, core.is_ready()) == (ready, ready)
     assert getattr(model, "warm", True) is ready
 
 
-def test_the_other_models_serve_until_it_is_ready() -> None:
-    late, other = InThread("late"), Silent("other")
+async def test_the_other_models_serve_until_it_is_ready() -> None:
+    late = InThread("late")
+    async with serving(late, Silent("other")) as client:
 
-    async def main() -> list[list[int]]:
-        async with serving(late, other) as client:
+        async def statuses() -> list[int]:
+            body = {"instances": []}
+            predicts = [await client.post(f"/v1/models/{name}:predict", json=body) for name in ("late", "other")]
+            routes = ("/v2/models/late/ready", "/v2/models/other/ready", "/v2/health/ready", "/v2/health/live")
+            return [answer.status_code for answer in [*predicts, *[await client.get(route) for route in routes]]]
 
-            async def statuses() -> list[int]:
-                body = {"instances": []}
-                predicts = [await client.post(f"/v1/models/{name}:predict", json=body) for name in ("late", "other")]
-                routes = ("/v2/models/late/ready", "/v2/models/other/ready", "/v2/health/ready", "/v2/health/live")
-                return [answer.status_code for answer in [*predicts, *[await client.get(route) for route in routes]]]
-
-            seen = [await statuses()]
-            late.go.set()
-            eventually(lambda: late.ready)
-            return [*seen, await statuses()]
-
-    assert asyncio.run(main()) == [[503, 200, 503, 200, 503, 200], [200] * 6]
+        assert await statuses() == [503, 200, 503, 200, 503, 200]
+        late.go.set()
+        late.thread.join()
+        assert await statuses() == [200] * 6
 
 
-def test_an_engine_may_say_it_last() -> None:
-    class Engine(Answering):
-        engine = True
-
-        def load(self) -> None:
-            self.ready = False
-
-        async def start_engine(self) -> None:
-            self.ready = True
-
+async def test_an_engine_may_say_it_last() -> None:
     model = Engine("m")
-
-    async def main() -> bool:
-        async with loaded(model):
-            return model.ready
-
-    assert asyncio.run(main())
+    async with loaded(model):
+        assert model.ready
 
 
 def test_a_script_that_has_begun_to_load_in_a_thread_loads_again_in_each_worker() -> None:
-    model = InThread()
+    model, silent = InThread("m"), Silent("m")
     model.load()
-    assert not model.loaded
-    model.go.set()
-    model.thread.join()
-    silent = Silent("m")
     silent.load()
-    assert silent.loaded
+    assert (model.loaded, silent.loaded) == (False, True)
+    model.stop()
