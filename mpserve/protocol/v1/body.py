@@ -30,15 +30,19 @@ def decode_request(body: bytes, content_type: str | None, numbers: bool = False)
     JSON object: ``fetch`` in a browser names every text so. With `numbers` the ``instances`` may be ``Numbers``.
     Raises InvalidInput: bad JSON, not an object, or ``instances`` is there and no list.
     """
+    numbered = "instances" if numbers else ""
     if is_json(content_type):
-        return read_document(body, numbers)
-    if _media_type(content_type) == "text/plain" and body.lstrip(_JSON_SPACE).startswith(b"{"):
+        document = parse_object(body, numbered)
+    elif _media_type(content_type) == "text/plain" and body.lstrip(_JSON_SPACE).startswith(b"{"):
         try:
-            document = _parsed(body, numbers)
+            document = parse_object(body, numbered)
         except InvalidInput:
             return body
-        return _checked(document)
-    return body
+    else:
+        return body
+    if not isinstance(document.get("instances", []), list | Numbers):
+        raise InvalidInput('Expected "instances" to be a list')
+    return document
 
 
 def is_json(content_type: str | None) -> bool:
@@ -49,21 +53,6 @@ def is_json(content_type: str | None) -> bool:
 
 def _media_type(content_type: str | None) -> str:
     return (content_type or "").partition(";")[0].strip().lower()
-
-
-def read_document(body: bytes, numbers: bool) -> dict[str, Any]:
-    """As ``decode_request``, of a body that is JSON."""
-    return _checked(_parsed(body, numbers))
-
-
-def _parsed(body: bytes, numbers: bool) -> dict[str, Any]:
-    return parse_object(body, "instances" if numbers else "")
-
-
-def _checked(document: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(document.get("instances", []), list | Numbers):
-        raise InvalidInput('Expected "instances" to be a list')
-    return document
 
 
 def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[bytes, str | None]:

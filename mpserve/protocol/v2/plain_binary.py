@@ -67,11 +67,6 @@ def write_response(
         parameters = {"binary_data_size": array.nbytes}
         entries.append({"name": name, "shape": array.shape, "datatype": datatype, "parameters": parameters})
         buffers.append(array.data.cast("B"))
-    head: dict[str, object] = {"model_name": model_name}
-    if model_version is not None:
-        head["model_version"] = model_version
-    if response_id is not None:
-        head["id"] = response_id
-    head["outputs"] = entries
-    json = dump(head)
+    fields = {"model_name": model_name, "model_version": model_version, "id": response_id, "outputs": entries}
+    json = dump({name: value for name, value in fields.items() if value is not None})
     return Encoded([json, *buffers], len(json)) if buffers else None
