@@ -9,7 +9,7 @@ import time
 from typing import NamedTuple
 
 import grpc
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -21,7 +21,13 @@ from mpserve.grpc.servicer import SERVICE, Servicer
 from mpserve.protocol.protobuf import inference_pb2
 from mpserve.serving.repository.core import ServerCore
 
-SERVICES = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+SERVICES = (
+    SERVICE.full_name,
+    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+    reflection.SERVICE_NAME,
+    REFLECTION_V1,
+)
 UNLIMITED = -1
 WITHOUT_END = 2**31 - 1
 PING_INTERVAL = 5.0
@@ -94,7 +100,7 @@ class GrpcServer:
         server = grpc.aio.server(options=self.options)
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(SERVICES, server, _reflected())
+        _add_reflection(server)
         self.port = self._listen(server)
         await server.start()
         self._server = server
@@ -182,9 +188,28 @@ def hold_port(host: str, port: int) -> socket.socket:
     return holder
 
 
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Answer reflection v1alpha and v1, which differ in their names alone. grpcio-reflection has v1alpha only."""
+    servicer = reflection.aio.ReflectionServicer(SERVICES, pool=_reflected())
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        tuple(
+            grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+            for name in (reflection.SERVICE_NAME, REFLECTION_V1)
+        )
+    )
+
+
 def _reflected() -> descriptor_pool.DescriptorPool:
     """A pool of all descriptors for reflection, since ours are not in the default pool."""
     pool = descriptor_pool.DescriptorPool()
     for module in (inference_pb2, health_pb2, reflection_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    v1alpha = descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    v1 = text_format.Parse(str(v1alpha).replace("v1alpha", "v1"), descriptor_pb2.FileDescriptorProto())
+    pool.Add(v1)
     return pool
