@@ -114,6 +114,12 @@ class Settings:
     drain_delay: float = option(
         0.0, LIFE, "Seconds for which a stopping server says that it is not ready and still accepts connections", minimum=0
     )
+    grpc_max_connection_age: float = option(
+        10.0, LIFE,
+        "Seconds after which a gRPC client is told to use a new connection; a stopping worker answers busy clients for as"
+        " long, but at most for half of its time; 0: never, and calls may be lost when a worker stops",
+        minimum=0, maximum=86400,
+    )
     graceful_timeout: int = option(25, LIFE, "Seconds in which a stopping worker must finish", minimum=1)
     timeout: int = option(60, LIFE, "Seconds without a heartbeat after which a worker is killed", minimum=4)
 

@@ -65,6 +65,7 @@ class Calls:
     def __init__(self, access_log: bool, count: Count) -> None:
         self.access_log = access_log
         self.count = count
+        self.last_begun = -math.inf  # time.perf_counter of the last call
 
     def answering(self, method: str, work: Work[R, T], reports: bool = True) -> Callable[[R, Context], Awaitable[T]]:
         """Make the handler of a method. An error of ``work`` ends the call with its status.
@@ -73,7 +74,7 @@ class Calls:
         """
 
         async def answer(request: R, context: Context) -> T:
-            start = time.perf_counter()
+            self.last_begun = start = time.perf_counter()
             headers = received_headers(context)
             identity = begin_request(headers.get(ID_HEADER, ""))
             response_headers: Headers = {}

@@ -27,11 +27,13 @@ class Pid(TensorModel):
 
 
 @contextmanager
-def speaking(folder: Path, *flags: str, source: str = PID, target: str = "model.py") -> Iterator[tuple[Server, str]]:
+def speaking(
+    folder: Path, *flags: str, source: str = PID, target: str = "model.py", **more: Any
+) -> Iterator[tuple[Server, str]]:
     """A server that speaks gRPC, and its address."""
     port = free_port()
     flags = ("--enable_grpc=yes", f"--grpc_port={port}", *flags)
-    with serving(folder, source, *flags, target=target) as server:
+    with serving(folder, source, *flags, target=target, **more) as server:
         yield server, f"127.0.0.1:{port}"
 
 

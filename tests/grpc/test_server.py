@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from mpserve.errors import ConfigurationError
 from mpserve.grpc.server import SERVICES, GrpcServer, Tls, hold_port
@@ -106,21 +106,23 @@ async def test_a_server_that_cannot_start_says_why(server: dict[str, Any], words
             pass
 
 
-async def reflected(client: Client, **request: str) -> reflection_pb2.ServerReflectionResponse:
-    async def requests() -> Any:
-        yield reflection_pb2.ServerReflectionRequest(**request)
+async def reflected(client: Client, version: str, **request: str) -> reflection_pb2.ServerReflectionResponse:
+    method = client.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    return await method([reflection_pb2.ServerReflectionRequest(**request)]).read()
 
-    stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
-    return await stub.ServerReflectionInfo(requests()).read()
 
-
-async def test_reflection_lists_the_services_and_describes_each() -> None:
+@each("version", ["v1alpha", "v1"])
+async def test_reflection_lists_the_services_and_describes_each(version: str) -> None:
     async with serving(Double()) as client:
-        listed = await reflected(client, list_services="")
+        listed = await reflected(client, version, list_services="")
         names = [service.name for service in listed.list_services_response.service]
         assert sorted(names) == sorted(SERVICES)
         for name in names:
-            answer = await reflected(client, file_containing_symbol=name)
+            answer = await reflected(client, version, file_containing_symbol=name)
             files = answer.file_descriptor_response.file_descriptor_proto
             described = [descriptor_pb2.FileDescriptorProto.FromString(file) for file in files]
             assert any(f"{file.package}.{s.name}" == name for file in described for s in file.service)
