@@ -2,7 +2,7 @@
 
     MPServeError
     ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding
-    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported
+    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported, AccessDenied
     └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
 
     AcceleratorInArbiter (a BaseException)
@@ -130,6 +130,12 @@ class NotSupported(MPServeError):
     """The request is well-formed, but this model or server does not offer it."""
 
     code = Code.NOT_SUPPORTED
+
+
+class AccessDenied(MPServeError):
+    """The request is understood, but this client may not make it."""
+
+    code = Code.FORBIDDEN
 
 
 class InferenceError(MPServeError, RuntimeError):

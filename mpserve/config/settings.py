@@ -76,6 +76,11 @@ class Settings:
     )
     enable_grpc: bool = option(True, LISTENING, "Serve gRPC too, if mpserve[grpc] is installed")
     grpc_port: int = option(8081, LISTENING, "Port of gRPC", minimum=0, maximum=65535)
+    management: str = option(
+        "same-host", LISTENING,
+        "Whose requests may load and unload models, register shared memory, and read and change log and trace settings",
+        choices=("same-host", "anywhere", "off"),
+    )
 
     workers: int = option(1, WORKERS, "Number of worker processes", env=("WEB_CONCURRENCY",), minimum=1)
     devices: str = option(

@@ -22,7 +22,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "model_name": ("digits", "digits", None), "kserve_names": ("yes", True, "perhaps"), "host": ("::1", "::1", None),
     "http_port": ("0", 0, "65536"), "ssl_certfile": ("tls.crt", "tls.crt", None),
     "ssl_keyfile": ("tls.key", "tls.key", None), "enable_grpc": ("no", False, "perhaps"),
-    "grpc_port": ("0", 0, "65536"), "workers": ("4", 4, "0"), "devices": ("cuda:0, cuda:1", "cuda:0,cuda:1", "gpu"),
+    "grpc_port": ("0", 0, "65536"), "management": ("Anywhere", "anywhere", "nowhere"), "workers": ("4", 4, "0"), "devices": ("cuda:0, cuda:1", "cuda:0,cuda:1", "gpu"),
     "threads": ("3", 3, "-1"), "event_loop": ("asyncio", "asyncio", "trio"), "fast_lane": ("no", False, "perhaps"),
     "max_batch_size": ("32", 32, "-1"), "max_batch_delay": ("0.005", 0.005, "-1"), "max_queue_size": ("100", 100, "-1"),
     "request_timeout": ("0.5", 0.5, "-1"), "stuck_grace": ("10", 10.0, "0"), "load_timeout": ("1.5", 1.5, "nan"),

@@ -29,7 +29,7 @@ def test_the_colon_of_v1_may_be_encoded(path: str) -> None:
 @each("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
 async def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
     async with serving(Echo(name)) as client:
-        quoted = httpx.URL("http://test").copy_with(path=f"/v1/models/{name}").raw_path.decode()
+        quoted = httpx.URL("http://localhost").copy_with(path=f"/v1/models/{name}").raw_path.decode()
         assert (await client.get(quoted)).status_code == 200
         assert (await client.post(f"{quoted}:predict", json={"instances": [1]})).status_code == 200
 
@@ -37,7 +37,7 @@ async def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
 @each("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
 def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
     answer = ask(Echo("m"), "GET", f"{path}/")
-    assert (answer.status_code, answer.headers["location"]) == (307, f"http://test{path}")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"http://localhost{path}")
 
 
 @each("path", ["/v1/models/a/b:predict", "/v1/models/:predict/x"])
