@@ -47,6 +47,7 @@ def build_app(core: ServerCore) -> Starlette:
         exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
         lifespan=_lifespan,
     )
+    app.router.redirect_slashes = False  # it would repeat the client's Host; on_http_exception redirects
     app.state.core = core
     app.state.direct = DirectRoutes(core, inference)
     app.state.as_built = _shape(app)

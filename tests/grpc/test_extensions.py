@@ -7,6 +7,8 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from mpserve.grpc.calls import address_of
 from mpserve.grpc.servicer import SERVICE
@@ -165,3 +167,17 @@ def test_management_answers_to_the_same_host_only() -> None:
 ])  # fmt: skip
 def test_the_address_of_a_client(peer: str, address: str | None) -> None:
     assert address_of(peer) == address
+
+
+async def test_an_error_repeats_at_most_100_characters_of_a_name() -> None:
+    long = "n" * 5000
+    names = ("name", "model_name", "model_version", "version", "key", "id")
+    async with serving(Double(), allow_client_shm=True) as client:
+        for method, described in SERVICE.methods_by_name.items():
+            fields = {name: long for name in names if name in described.input_type.fields_by_name}
+            if method != "ModelStreamInfer":
+                told = await client(method, **fields).details()
+                assert "n" * 101 not in told, (method, told)
+        told = await HealthStub(client.channel).Check(HealthCheckRequest(service=long)).details()
+        assert told.count("n") > 90
+        assert "n" * 101 not in told
