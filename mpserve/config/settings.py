@@ -297,8 +297,9 @@ Written by `python -m mpserve.config.settings > docs/options.md`.
 
 The value of an option comes from its default, the environment, the command line or the arguments of `ModelServer(...)`. The
 later of these wins. Flags may have underscores or dashes, and a space or a `=` before the value. An empty variable counts as
-not set. Of several variables the first that is set counts. An unknown flag is reported and ignored together with the word
-after it, so write `--flag=value` or put the target first.
+not set, and so does one that Kubernetes sets for a Service (`MPSERVE_HTTP_PORT=tcp://10.43.7.9:80`). Of several variables the
+first that is set counts. An unknown flag is reported and ignored together with the word after it, so write
+`--flag=value` or put the target first.
 
 {markdown(options_of(Settings))}
 ## Flags of the kserve SDK without effect

@@ -26,7 +26,7 @@ from mpserve.http.middleware import RequestContext
 from mpserve.http.request_log import RequestLog
 from mpserve.http.requests import Handler
 from mpserve.http.responses import error_answer, failure_answer, on_http_exception
-from mpserve.http.routing import SegmentRoute
+from mpserve.http.routing import SegmentRoute, redirect_slashes
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state.scoreboard import State
 
@@ -47,7 +47,7 @@ def build_app(core: ServerCore) -> Starlette:
         exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
         lifespan=_lifespan,
     )
-    app.router.redirect_slashes = False  # it would repeat the client's Host; on_http_exception redirects
+    redirect_slashes(app.router)
     app.state.core = core
     app.state.direct = DirectRoutes(core, inference)
     app.state.as_built = _shape(app)

@@ -6,7 +6,6 @@ Every error is ``{"error": "..."}`` (Open Inference Protocol, "Inference Respons
 import logging
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -41,9 +40,6 @@ RETRY_AFTER_LOADING = b"1"  # seconds after which a client may try again while m
 
 BODILESS = (204, 304)
 """Statuses of answers without a body: a client would take a body for the next answer (RFC 9110, 6.4.1)."""
-
-URL = "/?%:@!$&'()*+,;=-._~[]"
-"""Characters of a path and a query that stand for themselves."""
 
 Headers = interface.RawHeaders
 Answer = interface.Answer
@@ -110,9 +106,6 @@ async def on_http_exception(request: Request, error: Exception) -> Any:
     """Starlette's handler for unknown paths and wrong methods."""
     method, path = shown(request.method), shown(request.scope["path"])
     if isinstance(error, HTTPException) and error.status_code == 404:
-        location = _location(request)
-        if location is not None:
-            return Answer(307, [(b"location", location.encode())], b"")
         return _error(f"there is no {method} {path}; GET /openapi.json lists the routes", 404)
     if isinstance(error, HTTPException) and error.status_code == 405:
         methods = filter(None, (error.headers or {}).get("Allow", "").split(", "))
@@ -120,20 +113,6 @@ async def on_http_exception(request: Request, error: Exception) -> Any:
         reason = f"{method} is not allowed on {path}; it takes {allowed}"
         return _error(reason, 405, [(b"allow", allowed.encode())])
     return failure_answer(error)
-
-
-def _location(request: Request) -> str | None:
-    """Where a path is that is known with, or without, a slash at its end. Not with the host, which only a proxy may know."""
-    scope = request.scope
-    path: str = scope["path"]
-    raw = (scope.get("raw_path") or quote(path).encode()).decode("latin-1")
-    path, raw = (text.rstrip("/") if path.endswith("/") else f"{text}/" for text in (path, raw))
-    other = {**scope, "path": path, "raw_path": raw.encode("latin-1")}
-    is_known = any(route.matches(other)[0] is not Match.NONE for route in request.app.routes)
-    if not path or raw.startswith("//") or not is_known:  # a browser takes `//name/` for a host
-        return None
-    query = scope["query_string"].decode("latin-1")
-    return quote(f"{raw}?{query}" if query else raw, safe=URL)
 
 
 def _methods_of(request: Request) -> set[str]:

@@ -52,6 +52,15 @@ def test_an_unknown_path_is_not_redirected(path: str) -> None:
     assert ask(Echo("m"), "GET", f"http://localhost{path}").status_code == 404
 
 
+async def test_a_404_of_a_users_route_stays_one() -> None:
+    async def missing(request: Request) -> Any:
+        raise HTTPException(404)
+
+    app = build_app(core_of(Echo("m")))
+    app.add_route("/files/{path:path}", missing)
+    assert (await client_of(app).get("/files/a")).status_code == 404
+
+
 LONG = "n" * 5000
 
 
