@@ -2,7 +2,7 @@
 
     MPServeError
     ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding
-    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported
+    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported, AccessDenied
     └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
 
     AcceleratorInArbiter (a BaseException)
@@ -33,12 +33,21 @@ class Code(str, Enum):
     CONFIGURATION = "configuration"
 
 
+MAX_NAME = 100
+"""Maximum characters of a name that a message repeats."""
+
+
 def text_of(error: BaseException) -> str:
     """The text of any error. An error of a model may fail even to say its text."""
     try:
         return str(error)
     except Exception:
         return "its text cannot be read"
+
+
+def shown(name: str) -> str:
+    """A name that a client has sent, for a message: its start if it is long."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 class MPServeError(Exception):
@@ -82,7 +91,7 @@ class ModelNotFound(MPServeError):
     code = Code.NOT_FOUND
 
     def __init__(self, model_name: str, detail: str = "") -> None:
-        super().__init__(f"Model with name {model_name} does not exist.{' ' if detail else ''}{detail}")
+        super().__init__(f"Model with name {shown(model_name)} does not exist.{' ' if detail else ''}{detail}")
 
 
 class RegionNotFound(MPServeError):
@@ -97,7 +106,7 @@ class ModelNotReady(MPServeError, RuntimeError):
     code = Code.NOT_READY
 
     def __init__(self, model_name: str, detail: str = "") -> None:
-        super().__init__(f"Model with name {model_name} is not ready.{' ' if detail else ''}{detail}")
+        super().__init__(f"Model with name {shown(model_name)} is not ready.{' ' if detail else ''}{detail}")
 
 
 class ServerNotReady(MPServeError, RuntimeError):
@@ -130,6 +139,12 @@ class NotSupported(MPServeError):
     """The request is well-formed, but this model or server does not offer it."""
 
     code = Code.NOT_SUPPORTED
+
+
+class AccessDenied(MPServeError):
+    """The request is understood, but this client may not make it."""
+
+    code = Code.FORBIDDEN
 
 
 class InferenceError(MPServeError, RuntimeError):

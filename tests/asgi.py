@@ -39,7 +39,7 @@ async def loaded(*models: Model, **options: Any) -> AsyncIterator[ServerCore]:
 def client_of(app: Any, raises: bool = True) -> httpx.AsyncClient:
     """A client of an application, whose lifespan is not run. ``raises``: what the application raises, if it answers too."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=raises)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """The `mpserve` command: what somebody reads who makes a mistake for the first time, in one sentence, and the exit status."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -62,6 +63,12 @@ def test_version(tmp_path: Path) -> None:
     assert run(tmp_path, "--version").stdout == f"mpserve {VERSION}\n"
 
 
+def test_a_number_of_workers_that_gunicorn_would_fail_at_is_told(tmp_path: Path) -> None:
+    ended = run(tmp_path, "serve", "model.py", WEB_CONCURRENCY="auto")
+    words = "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got 'auto', expected a whole number, at least 1"
+    assert (ended.returncode, ended.stderr) == (2, f"mpserve: {words}\n")
+
+
 def test_a_wrong_value_is_told_with_what_was_expected(tmp_path: Path) -> None:
     ended = run(tmp_path, "serve", "model.py", "--http_port", "eighty")
     assert ended.returncode == 2
@@ -98,6 +105,11 @@ BROKEN = {
     "exception at import": ("1 / 0\n", "the import of model.py failed: ZeroDivisionError: division by zero"),
     "preload": (f"{ONE}    def preload(self):\n        1 / 0\n",
         "preload() of model one failed: ZeroDivisionError: division by zero"),
+    "exit at import": ("import sys\nsys.exit(0)\n", "the import of model.py failed: SystemExit: 0"),
+    "exit in a constructor": (f"{ONE}    def __init__(self):\n        raise SystemExit\n",
+        "the model's constructor failed: SystemExit: "),
+    "exit in preload": (f"{ONE}    def preload(self):\n        raise SystemExit(0)\n",
+        "preload() of model one failed: SystemExit: 0"),
 }  # fmt: skip
 
 
@@ -126,12 +138,36 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(tmp_path: Path) 
     (tmp_path / "model.py").write_text("open('imported', 'w')\n" + ONE)
     with socket.create_server((host, 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
-        ended = run(tmp_path, "serve", "model.py", f"--http_port={port}", f"--host={host}")
+        ended = run(tmp_path, "serve", "model.py", f"--http_port={port}", f"--host=[{host}]")
     assert ended.returncode == 1
     words = f"cannot listen on {host} port {port} (--host, --http_port): Address already in use"
     assert message(ended) == words
     assert (tmp_path / "termination").read_text() == words
     assert not (tmp_path / "imported").exists()
+
+
+def test_packages_too_old_for_grpc_are_told(tmp_path: Path) -> None:
+    """As grpc's generated code does when protobuf is too old: its import raises."""
+    (tmp_path / "model.py").write_text(ONE)
+    (tmp_path / "grpc_reflection").mkdir()
+    (tmp_path / "grpc_reflection" / "__init__.py").write_text(
+        "raise TypeError('Descriptors cannot be created directly')\n"
+    )
+    ended = run(tmp_path, "serve", "model.py", "--http_port=0", "--grpc_port=0")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (3, False), ended.stderr
+    assert re.search(
+        r"gRPC cannot be imported, with protobuf \S+, grpcio .* installed: TypeError: Descriptors cannot be created directly; "
+        r"pip install --upgrade 'mpserve\[grpc\]'. To serve no gRPC: --enable_grpc=no",
+        (tmp_path / "termination").read_text(),
+    )
+
+
+def test_a_service_of_kubernetes_that_is_named_like_an_option_is_no_option(tmp_path: Path) -> None:
+    link = "tcp://10.43.7.9:80"
+    with serving(tmp_path, ONE, env={"MPSERVE_HTTP_PORT": link, "MPSERVE_GRPC_PORT": link}) as server:
+        server.wait_ready()
+        for name in ("MPSERVE_HTTP_PORT", "MPSERVE_GRPC_PORT"):
+            assert server.log.count(f"{name}={link} is ignored: Kubernetes has set it for a Service") == 1
 
 
 def test_flags_of_the_sdk_are_taken_and_those_without_effect_and_unknown_ones_are_reported(tmp_path: Path) -> None:

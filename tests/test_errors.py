@@ -11,7 +11,15 @@ CLASSES = [
     value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, MPServeError)
 ]  # fmt: skip
 
-CLIENTS = {"AlreadyExists", "InvalidInput", "PayloadTooLarge", "UnsupportedEncoding", "ModelNotFound", "RegionNotFound"}
+CLIENTS = {
+    "AlreadyExists",
+    "InvalidInput",
+    "PayloadTooLarge",
+    "UnsupportedEncoding",
+    "ModelNotFound",
+    "RegionNotFound",
+    "AccessDenied",
+}
 
 
 @each("error", CLASSES)

@@ -153,9 +153,21 @@ def _add_name(name: str, declared: Option) -> Option:
 
 
 def read_environment(options: Iterable[Option], environ: Mapping[str, str]) -> dict[str, str]:
-    """The options that the environment sets, as texts. An empty variable counts as not set."""
+    """The options that the environment sets, as texts. An empty variable, and one that Kubernetes has set, count as not set."""
+    environ = {name: text for name, text in environ.items() if not _is_service(name, text)}
     texts = {option.name: next(filter(None, map(environ.get, option.env)), None) for option in options}
     return {name: text for name, text in texts.items() if text is not None}
+
+
+def service_links(options: Iterable[Option], environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of options that Kubernetes has set, because a Service of the namespace has such a name."""
+    names = [name for option in options for name in option.env]
+    return {name: environ[name] for name in names if _is_service(name, environ.get(name, ""))}
+
+
+def _is_service(name: str, text: str) -> bool:
+    """Whether Kubernetes has set the variable: a Service called x-http gives each pod X_HTTP_PORT=tcp://10.43.7.9:80."""
+    return name.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", text) is not None
 
 
 class Words(NamedTuple):

@@ -6,9 +6,11 @@ Only this module reads options from ``os.environ``. It must not act on an option
 
 import argparse
 import difflib
+import ipaddress
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,9 +25,11 @@ from mpserve.config.options import (
     options_of,
     read_environment,
     read_words,
+    service_links,
 )
 from mpserve.errors import ConfigurationError
 
+_WORKERS = "WEB_CONCURRENCY"
 _TLS_PORT = 8443  # the default port of the kserve SDK (0.21) with TLS
 
 
@@ -36,6 +40,15 @@ def _device_list(text: str) -> str:
     return devices
 
 
+def _host(text: str) -> str:
+    host = text[1:-1] if re.fullmatch(r"\[.*:.*\]", text) else text
+    if ":" in host:
+        ipaddress.IPv6Address(host)
+    if not host or re.search(r"[\s/\[\]]", host):
+        raise ValueError(text)
+    return host
+
+
 def _address(text: str) -> str:
     if not text or re.search(r"\s|://", text):
         raise ValueError(text)
@@ -43,6 +56,7 @@ def _address(text: str) -> str:
 
 
 _DEVICES = Kind(str, "auto, cpu or a list such as cuda:0,cuda:1", _device_list)
+_HOST = Kind(str, "an address or a name without a port, such as 127.0.0.1, :: or localhost", _host)
 _ADDRESS = Kind(str, "a host or host:port, without http:// (--predictor_use_ssl turns TLS on)", _address)
 
 
@@ -68,7 +82,7 @@ class Settings:
         False, MODELS, "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not"
     )
 
-    host: str = option("0.0.0.0", LISTENING, "Address to listen on")
+    host: str = option("0.0.0.0", LISTENING, "Address to listen on", kind=_HOST)
     http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} if TLS is on and no port is given", minimum=0, maximum=65535)
     ssl_certfile: str | None = option(None, LISTENING, "PEM file of the certificate; turns TLS on", env=("KSERVE_TLS_CERT_FILE",))
     ssl_keyfile: str | None = option(
@@ -76,8 +90,13 @@ class Settings:
     )
     enable_grpc: bool = option(True, LISTENING, "Serve gRPC too, if mpserve[grpc] is installed")
     grpc_port: int = option(8081, LISTENING, "Port of gRPC", minimum=0, maximum=65535)
+    management: str = option(
+        "same-host", LISTENING,
+        "Whose requests may load and unload models, register shared memory, and read and change log and trace settings",
+        choices=("same-host", "anywhere", "off"),
+    )
 
-    workers: int = option(1, WORKERS, "Number of worker processes", env=("WEB_CONCURRENCY",), minimum=1)
+    workers: int = option(1, WORKERS, "Number of worker processes", env=(_WORKERS,), minimum=1)
     devices: str = option(
         "auto", WORKERS, "Devices of the workers in turn: auto, cpu, or a list such as cuda:0,cuda:1", kind=_DEVICES
     )
@@ -209,6 +228,22 @@ class Settings:
         return cls(**values)
 
 
+@contextmanager
+def without_worker_variable() -> Iterator[None]:
+    """Hide ``WEB_CONCURRENCY`` from code that reads it by itself."""
+    value = os.environ.pop(_WORKERS, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[_WORKERS] = value
+
+
+def ignored_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables of our options that Kubernetes has set for a Service, so that they are no options."""
+    return service_links(options_of(Settings), environ)
+
+
 _OWN_THREAD = "sync models run in a thread of their own"
 _LOGGING = "use --log_config_file, --log_format and --access_log"
 
@@ -268,8 +303,9 @@ Written by `python -m mpserve.config.settings > docs/options.md`.
 
 The value of an option comes from its default, the environment, the command line or the arguments of `ModelServer(...)`. The
 later of these wins. Flags may have underscores or dashes, and a space or a `=` before the value. An empty variable counts as
-not set. Of several variables the first that is set counts. An unknown flag is reported and ignored together with the word
-after it, so write `--flag=value` or put the target first.
+not set, and so does one that Kubernetes sets for a Service (`MPSERVE_HTTP_PORT=tcp://10.43.7.9:80`). Of several variables the
+first that is set counts. An unknown flag is reported and ignored together with the word after it, so write
+`--flag=value` or put the target first.
 
 {markdown(options_of(Settings))}
 ## Flags of the kserve SDK without effect

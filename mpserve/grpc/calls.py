@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -118,6 +118,12 @@ def received_headers(context: Context) -> Headers:
     return {
         name: value if isinstance(value, str) else base64.b64encode(value).decode("ascii") for name, value in metadata
     }
+
+
+def address_of(peer: str) -> str | None:
+    """The address of a client, as gRPC names it, or None if it has none."""
+    family, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if family in ("ipv4", "ipv6") else None
 
 
 def time_left(context: Context) -> float:

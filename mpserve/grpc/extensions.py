@@ -35,10 +35,15 @@ class ExtensionCalls:
         """By the name of the method: the function that answers."""
         return {
             "RepositoryIndex": self.index,
-            "RepositoryModelLoad": self.load,
-            "RepositoryModelUnload": self.unload,
             "ModelStatistics": self.model_statistics,
             "ModelConfig": self.model_config,
+        }
+
+    def managing(self) -> dict[str, Answer]:
+        """As ``answers``: the methods that manage the server. The caller keeps them for those who may."""
+        return {
+            "RepositoryModelLoad": self.load,
+            "RepositoryModelUnload": self.unload,
             "TraceSetting": self.trace_setting,
             "LogSettings": self.log_setting,
             "SystemSharedMemoryStatus": self.status,

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mpserve.errors import shown
 from mpserve.serving.repository.core import ServerCore
 
 WATCH_EVERY = 1.0  # maximum seconds until a watcher learns of a change. A watcher learns of a drain at once.
@@ -40,7 +41,7 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         status = self._status(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r} here")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {shown(request.service)!r} here")
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:

@@ -13,12 +13,13 @@ import grpc
 from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, ServerNotReady
-from mpserve.grpc.calls import Answer, Calls, Context, Headers, Work, time_left
+from mpserve.grpc.calls import Answer, Calls, Context, Headers, Work, address_of, time_left
 from mpserve.grpc.extensions import ExtensionCalls
 from mpserve.grpc.inference import InferenceCalls
 from mpserve.grpc.stream import Stream
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.protobuf.fields import parse
+from mpserve.serving.extensions.access import check_access
 from mpserve.serving.extensions.names import extensions
 from mpserve.serving.models.model import Spec
 from mpserve.serving.repository.core import ServerCore
@@ -41,16 +42,19 @@ class Servicer:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The handlers of all methods."""
+        extension_calls = ExtensionCalls(self.core)
         answers: dict[str, Answer] = {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
             "ServerMetadata": self.server_metadata,
             "ModelReady": self.model_ready,
             "ModelMetadata": self.model_metadata,
-            **ExtensionCalls(self.core).answers(),
+            **extension_calls.answers(),
         }
+        managing = extension_calls.managing()
         methods = {
             **{name: self._unary(name, _answering(name, answer)) for name, answer in answers.items()},
+            **{name: self._unary(name, self._guarded(_answering(name, answer))) for name, answer in managing.items()},
             "ModelInfer": self._unary("ModelInfer", self._model_infer, reports=False),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
                 self.calls.answering("ModelStreamInfer", self._model_stream_infer)
@@ -112,6 +116,15 @@ class Servicer:
             self._streams.discard(stream)
         if stream.cut_short:
             raise ServerNotReady("the server is ending; open the stream again for further requests")
+
+    def _guarded(self, work: Work[bytes, bytes]) -> Work[bytes, bytes]:
+        """The work, for calls that may manage the server. It raises AccessDenied for all others."""
+
+        async def guarded(data: bytes, context: Context, headers: Headers, response_headers: Headers) -> bytes:
+            check_access(self.core.settings, address_of(context.peer()), headers)
+            return await work(data, context, headers, response_headers)
+
+        return guarded
 
     def _unary(self, name: str, work: Work[bytes, bytes], reports: bool = True) -> Any:
         return grpc.unary_unary_rpc_method_handler(self.calls.answering(name, work, reports))

@@ -3,7 +3,7 @@
 It knows no gunicorn: our worker loads the models before the lifespan, and under another ASGI server the lifespan loads them.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,17 +18,17 @@ from mpserve.errors import NotSupported
 from mpserve.http.inference.direct_routes import DirectRoutes
 from mpserve.http.inference.endpoint import Endpoint
 from mpserve.http.inference.routes import ROUTES, InferenceRoutes
+from mpserve.http.management.access import guarded
 from mpserve.http.management.extensions import ExtensionRoutes
 from mpserve.http.management.health import Health
 from mpserve.http.management.openapi import OpenApi
 from mpserve.http.middleware import RequestContext
 from mpserve.http.request_log import RequestLog
-from mpserve.http.responses import Answer, error_answer, failure_answer, on_http_exception
-from mpserve.http.routing import SegmentRoute
+from mpserve.http.requests import Handler
+from mpserve.http.responses import error_answer, failure_answer, on_http_exception
+from mpserve.http.routing import SegmentRoute, redirect_slashes
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state.scoreboard import State
-
-Handler = Callable[[Request], Awaitable[Answer]]
 
 REFUSED = {
     "/openai": "the OpenAI protocol is not offered here; ask /v1/models/{model}:predict or /v2/models/{model}/infer",
@@ -47,6 +47,7 @@ def build_app(core: ServerCore) -> Starlette:
         exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
         lifespan=_lifespan,
     )
+    redirect_slashes(app.router)
     app.state.core = core
     app.state.direct = DirectRoutes(core, inference)
     app.state.as_built = _shape(app)
@@ -78,12 +79,15 @@ def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
         "/v2/models/{model}/versions/{version}/config": extensions.model_configuration,
         "/v2/models/{model}/stats": extensions.model_statistics,
         "/v2/models/{model}/versions/{version}/stats": extensions.model_statistics,
+        # Model repository extension. Its changes are below.
+        "POST /v2/repository/index": extensions.index,
+    }  # fmt: skip
+    managing: dict[str, Handler] = {
         # Trace and logging extensions
         "GET POST /v2/trace/setting": extensions.tracing,
         "GET POST /v2/models/{model}/trace/setting": extensions.tracing,
         "GET POST /v2/logging": extensions.logging,
         # Model repository extension
-        "POST /v2/repository/index": extensions.index,
         "POST /v2/repository/models/{model}/load": extensions.load,
         "POST /v2/repository/models/{model}/unload": extensions.unload,
         # Shared memory extension
@@ -98,6 +102,7 @@ def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
         "POST /v2/cudasharedmemory/region/{region}/unregister": extensions.cuda_unregister,
         "POST /v2/cudasharedmemory/unregister": extensions.cuda_unregister,
     }  # fmt: skip
+    paths |= {line: guarded(core.settings, handler) for line, handler in managing.items()}
     return [
         *(SegmentRoute(path, Endpoint(core, inference, route), methods=["POST"]) for path, route in ROUTES.items()),
         *(_route(line.split(), handler) for line, handler in paths.items()),

@@ -1,13 +1,14 @@
 """Reads the headers and the bodies of ASGI requests."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Receive
 
 from mpserve.errors import InvalidInput, PayloadTooLarge
+from mpserve.http.server.interface import Answer
 from mpserve.protocol.compression import decompress
 from mpserve.protocol.json.documents import parse_object
 from mpserve.serving.repository.core import ServerCore
@@ -18,6 +19,8 @@ INLINE = 65536
 """Maximum bytes of a compressed body that is decompressed on the event loop. A larger body is decompressed in a thread."""
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
+Handler = Callable[[Request], Awaitable[Answer]]
+"""Answers a route that is no inference."""
 
 
 def read_headers(raw: RawHeaders) -> dict[str, str]:

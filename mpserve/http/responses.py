@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Match, Route
 
-from mpserve.errors import Code, MPServeError, Overloaded
+from mpserve.errors import Code, MPServeError, Overloaded, shown
 from mpserve.http.server import interface, response_head
 from mpserve.protocol.compression import OFFERED
 from mpserve.serving.models.faults import report
@@ -104,13 +104,13 @@ def http_exception_answer(error: HTTPException) -> Answer:
 
 async def on_http_exception(request: Request, error: Exception) -> Any:
     """Starlette's handler for unknown paths and wrong methods."""
-    path = request.scope["path"]
+    method, path = shown(request.method), shown(request.scope["path"])
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return _error(f"there is no {request.method} {path}; GET /openapi.json lists the routes", 404)
+        return _error(f"there is no {method} {path}; GET /openapi.json lists the routes", 404)
     if isinstance(error, HTTPException) and error.status_code == 405:
         methods = filter(None, (error.headers or {}).get("Allow", "").split(", "))
         allowed = ", ".join(sorted(_methods_of(request).union(methods)))
-        reason = f"{request.method} is not allowed on {path}; it takes {allowed}"
+        reason = f"{method} is not allowed on {path}; it takes {allowed}"
         return _error(reason, 405, [(b"allow", allowed.encode())])
     return failure_answer(error)
 

@@ -1,13 +1,19 @@
-"""Starlette routes for model names with a slash, and for V1's verbs. Knows no route and no model."""
+"""Starlette routes for model names with a slash, V1's verbs, and paths with a slash at the end. Knows no route and no model."""
 
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from starlette.convertors import StringConvertor, register_url_convertor
-from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.routing import Match, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from mpserve.http.server.interface import Answer
 
 SLASH = "\udc2f"
 """Replaces an encoded slash while a path is matched. No decoded path contains this half of a surrogate pair."""
+
+
+URL = "/?%:@!$&'()*+,;=-._~[]"
+"""Characters of a path and a query that stand for themselves."""
 
 
 class SegmentRoute(Route):
@@ -33,3 +39,33 @@ class ModelName(StringConvertor):
 
 
 register_url_convertor("v1name", ModelName())
+
+
+def redirect_slashes(router: Router) -> None:
+    """Let the router redirect a path that is known with, or without, a slash at its end, to a path without a host.
+
+    Starlette repeats the client's ``Host``, so that a cache may send other clients to a host of the client's choice.
+    """
+    router.redirect_slashes = False
+    not_found = router.default
+
+    async def default(scope: Scope, receive: Receive, send: Send) -> None:
+        location = _location(router, scope) if scope["type"] == "http" else None
+        if location is None:
+            await not_found(scope, receive, send)
+        else:
+            await Answer(307, [(b"location", location.encode())], b"")(scope, receive, send)
+
+    router.default = default
+
+
+def _location(router: Router, scope: Scope) -> str | None:
+    path: str = scope["path"]
+    raw = (scope.get("raw_path") or quote(path).encode()).decode("latin-1")
+    path, raw = (text.rstrip("/") if path.endswith("/") else f"{text}/" for text in (path, raw))
+    other = {**scope, "path": path, "raw_path": raw.encode("latin-1")}
+    is_known = any(route.matches(other)[0] is not Match.NONE for route in router.routes)
+    if not path or raw.startswith("//") or not is_known:  # a browser takes `//name/` for a host
+        return None
+    query = scope["query_string"].decode("latin-1")
+    return quote(f"{raw}?{query}" if query else raw, safe=URL)

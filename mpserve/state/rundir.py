@@ -13,13 +13,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mpserve.errors import ConfigurationError
+
+MEMORY = "/dev/shm"
+
 _made: dict[Path, int] = {}  # by directory: the pid of the process that made it
 
 
 def make(purpose: str, parent: str | None = None) -> Path:
-    """Make a directory in ``parent``, or else in /dev/shm, or else among the temporary files. Raises OSError."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix=f"mpserve-{purpose}-", dir=parent or memory))
+    """Make a directory in ``parent``, or else in /dev/shm, or else among the temporary files.
+
+    Raises:
+        OSError: ``parent`` is not writable.
+        ConfigurationError: without a ``parent``, there is nowhere to write.
+    """
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=f"mpserve-{purpose}-", dir=parent or memory))
+    except OSError as error:
+        if parent is not None:
+            raise
+        raise ConfigurationError(
+            f"there is nowhere to write what the workers share: {error.strerror or error}; expected a writable directory"
+            f" {MEMORY}, or /tmp, or one that TMPDIR names"
+        ) from error
     _made[directory] = os.getpid()
     return directory
 

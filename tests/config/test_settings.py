@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from mpserve.config.options import options_of
-from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser, documentation, parse
+from mpserve.config.settings import (
+    KSERVE_FLAGS_IGNORED,
+    Settings,
+    argument_parser,
+    documentation,
+    ignored_variables,
+    parse,
+)
 from mpserve.errors import ConfigurationError
 from tests.cases import each
 
@@ -19,10 +26,11 @@ OPTIONS = options_of(Settings)
 # For every option: a text, what it is read as, and a text that is refused (None: any text will do).
 SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "target": ("model.py:Digits", "model.py:Digits", None), "model_dir": ("/mnt/models", "/mnt/models", None),
-    "model_name": ("digits", "digits", None), "kserve_names": ("yes", True, "perhaps"), "host": ("::1", "::1", None),
+    "model_name": ("digits", "digits", None), "kserve_names": ("yes", True, "perhaps"), "host": ("[::1]", "::1", "0.0.0.0:8080"),
     "http_port": ("0", 0, "65536"), "ssl_certfile": ("tls.crt", "tls.crt", None),
     "ssl_keyfile": ("tls.key", "tls.key", None), "enable_grpc": ("no", False, "perhaps"),
-    "grpc_port": ("0", 0, "65536"), "workers": ("4", 4, "0"), "devices": ("cuda:0, cuda:1", "cuda:0,cuda:1", "gpu"),
+    "grpc_port": ("0", 0, "65536"), "management": ("Anywhere", "anywhere", "nowhere"),
+    "workers": ("4", 4, "0"), "devices": ("cuda:0, cuda:1", "cuda:0,cuda:1", "gpu"),
     "threads": ("3", 3, "-1"), "event_loop": ("asyncio", "asyncio", "trio"), "fast_lane": ("no", False, "perhaps"),
     "max_batch_size": ("32", 32, "-1"), "max_batch_delay": ("0.005", 0.005, "-1"), "max_queue_size": ("100", 100, "-1"),
     "request_timeout": ("0.5", 0.5, "-1"), "stuck_grace": ("10", 10.0, "0"), "load_timeout": ("1.5", 1.5, "nan"),
@@ -120,6 +128,29 @@ def test_sizes_are_understood_as_people_write_them_and_nothing_else(text: str, s
     expected = pytest.raises(ConfigurationError, match="max_body_size") if size is None else nullcontext()
     with expected:
         assert Settings(max_body_size=text).max_body_size == size  # type: ignore[arg-type]
+
+
+def test_a_variable_that_kubernetes_has_set_for_a_service_counts_as_not_set() -> None:
+    environ = {
+        "MPSERVE_HTTP_PORT": "tcp://10.43.7.9:80",
+        "MPSERVE_GRPC_PORT": "udp://[fd00::1]:53",
+        "MPSERVE_WORKERS": "2",
+    }
+    settings = Settings.from_environment(environ)
+    assert (settings.http_port, settings.grpc_port, settings.workers) == (8080, 8081, 2)
+    assert list(ignored_variables(environ)) == ["MPSERVE_HTTP_PORT", "MPSERVE_GRPC_PORT"]
+    with pytest.raises(ConfigurationError, match="http_port"):
+        Settings.from_environment({"MPSERVE_HTTP_PORT": "http://10.43.7.9"})
+
+
+@each("text, host", [
+    ("[::]", "::"), ("::", "::"), ("[fe80::1%eth0]", "fe80::1%eth0"), ("localhost", "localhost"), ("10.1.2.3", "10.1.2.3"),
+    *((text, None) for text in ("localhost:8080", "[::1]:8080", "[::1", "[]", "[localhost]", "http://x", "a b", "1::2::3")),
+])  # fmt: skip
+def test_a_host_is_an_address_or_a_name_and_no_port(text: str, host: str | None) -> None:
+    expected = pytest.raises(ConfigurationError, match="host") if host is None else nullcontext()
+    with expected:
+        assert Settings(host=text).host == host
 
 
 @each("variable, text, name, value", [

@@ -2,17 +2,21 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from mpserve.grpc.calls import address_of
+from mpserve.grpc.servicer import SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.shared_memory.regions import CUDA_REFUSED
 from tests.cases import each
 from tests.grpc.models import Double, Raising
-from tests.grpc.serving import ask, infer, refusal, refused, serving
+from tests.grpc.serving import ask, infer, refusal, refused, run, serving
 from tests.memory import memory
 
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -134,3 +138,46 @@ async def test_a_region_is_registered_told_used_and_unregistered() -> None:
 def test_of_cuda_there_is_none_and_many_clients_begin_by_unregistering_all() -> None:
     assert ask(Double(), "CudaSharedMemoryUnregister") == pb.CudaSharedMemoryUnregisterResponse()
     assert ask(Double(), "CudaSharedMemoryStatus") == pb.CudaSharedMemoryStatusResponse()
+
+
+def denied(metadata: Any, **options: Any) -> set[str]:
+    """The methods, inference apart, that deny access to a client with this metadata."""
+
+    async def main() -> set[str]:
+        async with serving(Double(), allow_client_shm=True, **options) as client:
+            methods = set(SERVICE.methods_by_name) - {"ModelInfer", "ModelStreamInfer"}
+            codes = {method: await client(method, metadata=metadata).code() for method in methods}
+        return {method for method, code in codes.items() if code is grpc.StatusCode.PERMISSION_DENIED}
+
+    return cast(set[str], run(main()))
+
+
+def test_management_answers_to_the_same_host_only() -> None:
+    shared_memory = {method for method in SERVICE.methods_by_name if "SharedMemory" in method}
+    managing = {LOAD, "RepositoryModelUnload", "LogSettings", "TraceSetting", *shared_memory}
+    assert denied((), management="off") == managing
+    assert denied((("x-forwarded-for", "127.0.0.1"),)) == managing
+    assert denied((("x-forwarded-for", "10.1.2.4"),), management="anywhere") == set()
+    assert denied(()) == set()
+
+
+@each("peer, address", [
+    ("ipv4:10.1.2.4:50000", "10.1.2.4"), ("ipv6:%5B::1%5D:50000", "::1"), ("ipv6:[::ffff:10.1.2.4]:1", "::ffff:10.1.2.4"),
+    ("unix:", None), ("unix:/run/s", None), ("unknown", None),
+])  # fmt: skip
+def test_the_address_of_a_client(peer: str, address: str | None) -> None:
+    assert address_of(peer) == address
+
+
+async def test_an_error_repeats_at_most_100_characters_of_a_name() -> None:
+    long = "n" * 5000
+    names = ("name", "model_name", "model_version", "version", "key", "id")
+    async with serving(Double(), allow_client_shm=True) as client:
+        for method, described in SERVICE.methods_by_name.items():
+            fields = {name: long for name in names if name in described.input_type.fields_by_name}
+            if method != "ModelStreamInfer":
+                told = await client(method, **fields).details()
+                assert "n" * 101 not in told, (method, told)
+        told = await HealthStub(client.channel).Check(HealthCheckRequest(service=long)).details()
+        assert told.count("n") > 90
+        assert "n" * 101 not in told

@@ -1,7 +1,9 @@
 """The routes, and the life of the application under a server that is not ours."""
 
 import asyncio
+import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -13,6 +15,7 @@ from starlette.responses import PlainTextResponse
 
 from mpserve.errors import InvalidInput, ModelLoadError
 from mpserve.http.app import build_app, find_core
+from mpserve.http.management.operations import OPERATIONS
 from mpserve.state.scoreboard import Scoreboard, State
 from tests.asgi import ask, client_of, core_of, serving
 from tests.cases import each
@@ -29,15 +32,57 @@ def test_the_colon_of_v1_may_be_encoded(path: str) -> None:
 @each("name", ["a b", "é", "a:b", "a.b-c_d~e", "m:predicted", "predict", "100%"])
 async def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
     async with serving(Echo(name)) as client:
-        quoted = httpx.URL("http://test").copy_with(path=f"/v1/models/{name}").raw_path.decode()
+        quoted = httpx.URL("http://localhost").copy_with(path=f"/v1/models/{name}").raw_path.decode()
         assert (await client.get(quoted)).status_code == 200
         assert (await client.post(f"{quoted}:predict", json={"instances": [1]})).status_code == 200
 
 
-@each("path", ["/v2", "/v2/models/m", "/v2/health/ready"])
-def test_a_trailing_slash_is_redirected_as_the_sdk_does(path: str) -> None:
-    answer = ask(Echo("m"), "GET", f"{path}/")
-    assert (answer.status_code, answer.headers["location"]) == (307, f"http://test{path}")
+@each("path, location", [
+    ("/v2/", "/v2"), ("/v2/models/m/", "/v2/models/m"), ("/v2/health/ready//", "/v2/health/ready"), ("/openai", "/openai/"),
+    ("/v2/models/a%2Fb%20c/?d=e%26f&g", "/v2/models/a%2Fb%20c?d=e%26f&g"), ("/v1/models/é/", "/v1/models/%C3%A9"),
+])  # fmt: skip
+def test_a_slash_at_the_end_is_redirected_without_a_host(path: str, location: str) -> None:
+    """A host of the client's choice would send a browser, or a cache, to another server."""
+    answer = ask(Echo("m"), "GET", path, headers={"host": "evil.example"})
+    assert (answer.status_code, answer.headers["location"], answer.content) == (307, location, b"")
+
+
+@each("path", ["//v2/", "//evil.example/", "/v3/", "//"])
+def test_an_unknown_path_is_not_redirected(path: str) -> None:
+    assert ask(Echo("m"), "GET", f"http://localhost{path}").status_code == 404
+
+
+async def test_a_404_of_a_users_route_stays_one() -> None:
+    async def missing(request: Request) -> Any:
+        raise HTTPException(404)
+
+    app = build_app(core_of(Echo("m")))
+    app.add_route("/files/{path:path}", missing)
+    assert (await client_of(app).get("/files/a")).status_code == 404
+
+
+LONG = "n" * 5000
+
+
+@each("line, body", [
+    *((line, {}) for line in OPERATIONS if "{" in line),
+    (f"GET /{LONG}", {}), (f"PUT /v2/models/{LONG}", {}), (f"{LONG} /v2", {}),
+    *(("POST /v2/models/m/infer", body) for body in (
+        {"inputs": [{"name": LONG, "datatype": "FP32", "shape": [1], "data": ["x"]}]},
+        {"inputs": [{"name": "x", "datatype": LONG, "shape": [1], "data": [1]}]},
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}], "outputs": [{"name": LONG}]},
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1], "parameters": {LONG: []}}]},
+    )),
+    ("POST /v2/repository/models/m/load", {"parameters": {f"file:{LONG}": ""}}), ("POST /v2/logging", {LONG: 1}),
+    ("POST /v2/trace/setting", {LONG: 1}), ("POST /v2/systemsharedmemory/region/r/register", {"key": LONG, "byte_size": 1}),
+])  # fmt: skip
+async def test_an_error_repeats_at_most_100_characters_of_a_name(line: str, body: dict[str, Any]) -> None:
+    async with serving(Echo("m"), allow_client_shm=True) as client:
+        method, path = re.sub(r"{(\w+)}", LONG, line).split()
+        answer = await client.request(method, path, json=body)
+        error = answer.json()["error"] if answer.is_error else ""
+        assert max(map(len, re.findall("n+", error)), default=0) <= 100, error
+        assert answer.is_error or "unregister" in path or "cuda" in path
 
 
 @each("path", ["/v1/models/a/b:predict", "/v1/models/:predict/x"])

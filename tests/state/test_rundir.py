@@ -30,6 +30,19 @@ def test_each_is_private_and_is_removed_when_its_maker_ends_and_not_when_a_child
     assert [Path(directory).exists() for directory in made] == [False, False]
 
 
+def test_nowhere_to_write_is_told_in_words() -> None:
+    told = run("""
+        import tempfile
+        rundir.MEMORY = tempfile.tempdir = "/nowhere"
+        try:
+            rundir.make("x")
+        except rundir.ConfigurationError as error:
+            print(error)
+    """)
+    assert "nowhere to write" in told
+    assert "TMPDIR" in told
+
+
 def test_it_can_be_removed_before_and_by_the_last_to_leave(tmp_path: Path) -> None:
     code = """
         first, second = rundir.make("x", sys.argv[1]), rundir.make("x", sys.argv[1])

@@ -16,7 +16,7 @@ BINARY_LENGTH = "Inference-Header-Content-Length"
 FAULTS = {
     400: "The request is invalid",
     401: "The predictor of the model requires authentication",
-    403: "The predictor of the model denies access",
+    403: "The client may not manage the server, or the predictor of the model denies access",
     404: "The model, or its version, does not exist",
     413: "The body is larger than the server allows",
     415: "The content coding of the body is not known",
@@ -30,7 +30,7 @@ FAULTS = {
 
 FINDING = (404, 503)
 READING = (400, 413, 415)
-MANAGING = (400, 404, 413, 415, 500, 501, 503)
+MANAGING = (400, 403, 404, 413, 415, 500, 501, 503)
 RUNNING = tuple(FAULTS)
 
 
@@ -67,20 +67,20 @@ GENERATE_STREAM = GENERATE._replace(
 READY = Operation("Whether a model is ready", _json("ModelReady"), FINDING)
 METADATA = Operation("Versions, platform, inputs and outputs of a model", _json("ModelMetadata"), (*FINDING, 500))
 STATISTICS = Operation("The statistics of a model", _json("ModelStatistics"), FINDING)
-REGIONS = Operation("Registered shared memory regions", _json("Regions"), (404, 501))
+REGIONS = Operation("Registered shared memory regions", _json("Regions"), (403, 404, 501))
 REGISTER = Operation(
-    "Register a shared memory region with every worker", _json("Done"), (*READING, 501), _json("RegionRequest")
+    "Register a shared memory region with every worker", _json("Done"), (*READING, 403, 501), _json("RegionRequest")
 )
-UNREGISTER = Operation("Unregister one shared memory region, or all", _json("Done"), (501,))
-CUDA_REGIONS = Operation("CUDA shared memory regions: none", _json("Regions"))
-CUDA_REGISTER = Operation("Refused: CUDA shared memory is not supported", _json("Done"), (501,))
-CUDA_UNREGISTER = Operation("Unregister CUDA shared memory regions: no effect", _json("Done"))
+UNREGISTER = Operation("Unregister one shared memory region, or all", _json("Done"), (403, 501))
+CUDA_REGIONS = Operation("CUDA shared memory regions: none", _json("Regions"), (403,))
+CUDA_REGISTER = Operation("Refused: CUDA shared memory is not supported", _json("Done"), (403, 501))
+CUDA_UNREGISTER = Operation("Unregister CUDA shared memory regions: no effect", _json("Done"), (403,))
 CONFIGURATION = Operation("The configuration of a model", _json("ModelConfiguration"), (*FINDING, 500))
-TRACING = Operation("The trace settings", _json("TraceSettings"))
+TRACING = Operation("The trace settings", _json("TraceSettings"), (403,))
 SET_TRACING = Operation(
     "Set trace settings: a change is refused, since requests are not traced",
     _json("TraceSettings"),
-    (*READING, 501),
+    (*READING, 403, 501),
     _json("TraceSettingsRequest"),
 )
 
@@ -122,11 +122,11 @@ OPERATIONS: Mapping[str, Operation] = {
     # Trace and logging extensions
     "GET /v2/trace/setting": TRACING,
     "POST /v2/trace/setting": SET_TRACING,
-    "GET /v2/models/{model}/trace/setting": TRACING._replace(faults=FINDING),
-    "POST /v2/models/{model}/trace/setting": SET_TRACING._replace(faults=(*READING, *FINDING, 501)),
-    "GET /v2/logging": Operation("The log settings", _json("LogSettings")),
+    "GET /v2/models/{model}/trace/setting": TRACING._replace(faults=(403, *FINDING)),
+    "POST /v2/models/{model}/trace/setting": SET_TRACING._replace(faults=(*READING, 403, *FINDING, 501)),
+    "GET /v2/logging": Operation("The log settings", _json("LogSettings"), (403,)),
     "POST /v2/logging": Operation(
-        "Change log settings in every worker", _json("LogSettings"), (*READING, 501), _json("LogSettingsRequest")
+        "Change log settings in every worker", _json("LogSettings"), (*READING, 403, 501), _json("LogSettingsRequest")
     ),
     # Model repository extension
     "POST /v2/repository/index": Operation(

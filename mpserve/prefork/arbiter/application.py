@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gunicorn.app.base import Application
 from gunicorn.util import is_ipv6
 
-from mpserve.config.settings import Settings
+from mpserve.config.settings import Settings, ignored_variables
 from mpserve.errors import ConfigurationError, MPServeError
 from mpserve.prefork.arbiter import process_exit, torch_cuda
 from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE
@@ -135,6 +135,9 @@ def make_app(settings: Settings, find: Find, wrap: Wrap | None = None) -> Any:
     from mpserve.serving.repository.core import ServerCore
 
     _refuse_another_worker()
+    for name, value in ignored_variables().items():
+        logger.warning("%s=%s is ignored: Kubernetes has set it for a Service; rename the Service,"
+                       " or set enableServiceLinks: false in the pod", name, value)  # fmt: skip
     core = ServerCore(settings, find, predictor(settings))
     _Preload.running = True
     try:

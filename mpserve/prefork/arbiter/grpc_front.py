@@ -1,11 +1,13 @@
 """Sets gRPC up in the arbiter and in each worker. gRPC is an extra (``mpserve[grpc]``) and imported only where it is used."""
 
 import ssl
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpserve.config.settings import Settings
+from mpserve.errors import ConfigurationError
 from mpserve.serving.repository.core import ServerCore
 from mpserve.telemetry.metrics import metrics
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from mpserve.grpc.server import GrpcServer, Tls
 
+DISTRIBUTIONS = ("protobuf", "grpcio", "grpcio-health-checking", "grpcio-reflection")
 PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
 
 
@@ -32,9 +35,16 @@ def hold_port(settings: Settings) -> None:
     Importing grpc here starts no thread, and the workers share the memory of its code.
 
     Raises:
-        ConfigurationError: another process has the port.
+        ConfigurationError: another process has the port, or the installed packages do not fit each other.
     """
-    from mpserve.grpc.server import hold_port
+    try:
+        from mpserve.grpc.server import hold_port
+    except Exception as error:  # generated code raises errors of its own if protobuf is too old
+        found = ", ".join(f"{name} {version(name)}" for name in DISTRIBUTIONS)
+        raise ConfigurationError(
+            f"gRPC cannot be imported, with {found} installed: {type(error).__name__}: {error};"
+            " pip install --upgrade 'mpserve[grpc]'"
+        ) from error
 
     _Port.holder = hold_port(settings.host, settings.grpc_port)
 

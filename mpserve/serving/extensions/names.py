@@ -13,6 +13,10 @@ EXTENSIONS = (
     "statistics",
 )
 
+MANAGING = ("logging", "model_repository", "model_repository(unload_dependents)", "system_shared_memory")
+"""What ``--management=off`` turns off."""
+
 
 def extensions(settings: Settings) -> list[str]:
-    return [*EXTENSIONS, *(["system_shared_memory"] if settings.allow_client_shm else [])]
+    names = [*EXTENSIONS, *(["system_shared_memory"] if settings.allow_client_shm else [])]
+    return [name for name in names if settings.management != "off" or name not in MANAGING]

@@ -9,7 +9,7 @@ Source: Open Inference Protocol, "Request Output"; Triton's classification and s
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mpserve.errors import InvalidInput
+from mpserve.errors import InvalidInput, shown
 from mpserve.protocol.codec import Inputs, Outputs
 from mpserve.protocol.json.documents import MAX_SHOWN, show
 from mpserve.protocol.messages import InferOutput, InferResponse, Parameters, RequestedOutput
@@ -93,7 +93,7 @@ def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> None:
 
 def _unexpected(name: str, model_name: str, there: list[str]) -> InvalidInput:
     expected = ", ".join(map(repr, there)) or "none"
-    return InvalidInput(f"Unexpected inference output {name!r} for model {model_name!r}; expected {expected}")
+    return InvalidInput(f"Unexpected inference output {shown(name)!r} for model {model_name!r}; expected {expected}")
 
 
 def _taken(wanted: RequestedOutput, parameters: Parameters, host: ModelHost) -> Treatment:

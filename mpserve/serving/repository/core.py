@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mpserve.config.settings import Settings
-from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady, shown
 from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.predictor import Predictor
@@ -152,7 +152,7 @@ class ServerCore(ModelHost):
         group = self.models.get(name)
         if group is None:
             if self.row.state == State.LOADING and (not self.names or name in self.names):
-                raise ServerNotReady(f"Model with name {name} is not ready: it is being loaded.")
+                raise ServerNotReady(f"Model with name {shown(name)} is not ready: it is being loaded.")
             if name in self.names:
                 raise ModelNotReady(name, "It could not be loaded in the worker that was asked.")
             raise ModelNotFound(name)

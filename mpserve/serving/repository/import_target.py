@@ -21,12 +21,14 @@ _folders: set[Path] = set()  # where the files lie that have been imported
 
 @contextmanager
 def telling(stage: str) -> Iterator[None]:
-    """Turn an exception of the user's code into a ModelLoadError that names the stage."""
+    """Turn an exception of the user's code into a ModelLoadError that names the stage.
+    ``sys.exit()`` is such an exception, whatever its status: the server does not end in success because a model gave up.
+    """
     try:
         yield
     except MPServeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelLoadError(f"{stage} failed: {type(error).__name__}: {error}") from error
 
 

@@ -10,7 +10,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mpserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, MPServeError, NotSupported, ServerNotReady
+from mpserve.errors import (
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+    MPServeError,
+    NotSupported,
+    ServerNotReady,
+    shown,
+)
 from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.desired_state import DesiredState, ModelSpec
@@ -227,7 +235,7 @@ def _refuse_replacements(parameters: Mapping[str, Any]) -> None:
     for name in parameters:
         if name == "config" or name.startswith("file:"):
             raise NotSupported(
-                f"the parameter {name!r} is not supported: a model is loaded as it lies in the model directory, or as"
+                f"the parameter {shown(name)!r} is not supported: a model is loaded as it lies in the model directory, or as"
                 " the server was started with it"
             )
 

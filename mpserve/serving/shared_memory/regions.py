@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound
-from mpserve.protocol.json.documents import MAX_SHOWN, show
+from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound, shown
+from mpserve.protocol.json.documents import show
 from mpserve.state import rundir
 from mpserve.state.scoreboard import Scoreboard
 
@@ -83,12 +83,12 @@ class Regions:
         with rundir.locked(self._directory):
             generation, registered = self._read()
             if name in registered:
-                raise AlreadyExists(f"shared memory region '{name}' is registered already; unregister it first")
+                raise AlreadyExists(f"shared memory region '{shown(name)}' is registered already; unregister it first")
             descriptor, found = _open(key)
             os.close(descriptor)
             if found.st_size < offset + byte_size:
                 raise InvalidInput(
-                    f"shared memory object '{key}' has {found.st_size} bytes, expected {offset + byte_size} or more for"
+                    f"shared memory object '{shown(key)}' has {found.st_size} bytes, expected {offset + byte_size} or more for"
                     f" {byte_size} bytes from offset {offset} on"
                 )
             registered[name] = Region(name, key, offset, byte_size, found.st_ino)
@@ -120,7 +120,7 @@ class Regions:
         region = _found(self._registered, name)
         if offset + byte_size > region.byte_size:
             raise InvalidInput(
-                f"shared memory region '{name}' has {region.byte_size} bytes, expected {offset + byte_size} or more for"
+                f"shared memory region '{shown(name)}' has {region.byte_size} bytes, expected {offset + byte_size} or more for"
                 f" {byte_size} bytes from offset {offset} on"
             )
         if region not in self._mapped:
@@ -144,7 +144,7 @@ class Regions:
 def _found(registered: dict[str, Region], name: str) -> Region:
     region = registered.get(name)
     if region is None:
-        raise RegionNotFound(f"shared memory region '{name[:MAX_SHOWN]}' is not registered")
+        raise RegionNotFound(f"shared memory region '{shown(name)}' is not registered")
     return region
 
 
@@ -157,12 +157,12 @@ def _open(key: Any) -> tuple[int, os.stat_result]:
         descriptor = os.open(f"{OBJECTS}/{name}", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise InvalidInput(
-            f"shared memory object '{key}' cannot be opened for reading and writing: {error.strerror}"
+            f"shared memory object '{shown(key)}' cannot be opened for reading and writing: {error.strerror}"
         ) from None
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise InvalidInput(f"'{key}' is no shared memory object")
+        raise InvalidInput(f"'{shown(key)}' is no shared memory object")
     return descriptor, found
 
 
@@ -170,9 +170,11 @@ def _mapping(region: Region) -> mmap.mmap:
     descriptor, found = _open(region.key)
     try:
         if found.st_ino != region.inode:
-            raise InvalidInput(f"shared memory object '{region.key}' is another one by now; register the region anew")
+            raise InvalidInput(
+                f"shared memory object '{shown(region.key)}' is another one by now; register the region anew"
+            )
         return mmap.mmap(descriptor, region.offset + region.byte_size)
     except (ValueError, OSError) as error:
-        raise InvalidInput(f"shared memory region '{region.name}' cannot be mapped: {error}") from None
+        raise InvalidInput(f"shared memory region '{shown(region.name)}' cannot be mapped: {error}") from None
     finally:
         os.close(descriptor)

@@ -184,7 +184,7 @@ def test_a_constructor_that_exits_in_the_worker_is_a_failure_in_words() -> None:
         raise SystemExit(3)
 
     core = ServerCore(Settings(), lambda: [ModelSource(build=build)])
-    with pytest.raises(ModelLoadError, match="the construction of a model failed: RuntimeError: SystemExit: 3"):
+    with pytest.raises(ModelLoadError, match="constructor failed: SystemExit: 3"):
         load(core)
 
 

@@ -1,0 +1,20 @@
+"""The routes that manage the server, kept for those who may."""
+
+from starlette.requests import Request
+
+from mpserve.config.settings import Settings
+from mpserve.http.requests import Handler, read_headers
+from mpserve.http.responses import Answer
+from mpserve.serving.extensions.access import check_access
+
+
+def guarded(settings: Settings, handler: Handler) -> Handler:
+    """The handler, for requests that may manage the server. It raises AccessDenied for all others."""
+
+    async def answer(request: Request) -> Answer:
+        # uvicorn replaces the address if there is an X-Forwarded-For header, and with that header the request is refused.
+        address = None if request.client is None else request.client.host
+        check_access(settings, address, read_headers(request.scope["headers"]))
+        return await handler(request)
+
+    return answer
