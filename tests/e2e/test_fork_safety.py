@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.workers import predictions_of_each_worker
+from tests.cases import each
+from tests.e2e.workers import kill_and_await_successor, predictions_of_each_worker
 from tests.running import free_port, running, serving
 
 FLAGS = ("--workers=2", "--termination_log=termination")
@@ -132,3 +133,37 @@ def test_a_thread_left_running_in_the_arbiter_is_named_and_native_ones_are_kept_
     for in_arbiter, expected, in_worker, got in answers.values():
         assert (in_arbiter, in_worker) == (1, 2)
         assert got == pytest.approx(expected, rel=1e-4)
+
+
+SAMPLER = """
+import os, random
+import numpy, torch
+from mpserve import Model
+
+random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+
+class Sampler(Model):
+    name = "m"
+    def preload(self):
+        self.own = random.Random(1)
+    def load(self):
+        self.drawn = [
+            random.getrandbits(48), self.own.getrandbits(48), int(numpy.random.randint(2**48)), int(torch.randint(2**48, ())),
+        ]
+    def predict(self, payload, headers=None):
+        return {"predictions": [os.getpid(), *self.drawn]}
+"""  # fmt: skip
+
+
+@each("flags, same", [((), {1}), (("--reseed=no",), {1, 2, 3})])
+def test_workers_draw_different_numbers_in_load_and_so_does_a_successor(
+    tmp_path: Path, flags: tuple[str, ...], same: set[int]
+) -> None:
+    """Only a generator of the model's own draws the same numbers; without the seeding, numpy's and torch's do too."""
+    with serving(tmp_path, SAMPLER, "--workers=2", *flags) as server:
+        drawn = predictions_of_each_worker(server.wait_ready(workers=2))
+        kill_and_await_successor(server, next(iter(drawn)))
+        drawn |= predictions_of_each_worker(server)
+        assert len(drawn) == 3
+        different = [len(set(numbers)) for numbers in zip(*drawn.values(), strict=True)]
+        assert different == [1 if number in same else 3 for number in range(4)]

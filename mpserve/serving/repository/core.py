@@ -16,6 +16,7 @@ from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.versions import refuse_twins
 from mpserve.serving.repository.host import ModelHost, own_directory
 from mpserve.serving.repository.loader import ModelSource
+from mpserve.serving.repository.random_state import reseed
 from mpserve.serving.repository.reconciler import Reconciler
 from mpserve.state import rundir
 from mpserve.state.scoreboard import MODELS, Row, Scoreboard, State
@@ -93,7 +94,12 @@ class ServerCore(ModelHost):
         if self.predictor is not None:
             self.predictor.start(lambda: self.models)
         self.desired = self.plane.read()  # for requests during the load
-        desired = await self.offload(self.plane.begin, await self._found())
+        found = await self._found()
+        if self.settings.reseed:
+            await self.offload(
+                reseed
+            )  # after all imports, so that only a seed that a load() sets holds in every worker
+        desired = await self.offload(self.plane.begin, found)
         self.desired = desired
         for name, spec in desired.models.items():
             self.models[name] = await self.bring_up(name, spec, self.helper)
