@@ -6,14 +6,14 @@ This module imports no framework; it uses torch if the user's code has imported 
 import random
 import sys
 
-import numpy as np
+from numpy.random import mtrand
 
 
 def reseed() -> None:
     """Seed the global generators of Python, numpy and torch with numbers of the operating system."""
     random.seed()
     # Not numpy.random.seed(), which fails if the user has chosen another kind of generator.
-    np.random.set_bit_generator(type(np.random.get_bit_generator())())
+    mtrand.set_bit_generator(type(mtrand.get_bit_generator())())
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.seed()  # also the generators of the GPUs, now or when CUDA begins
