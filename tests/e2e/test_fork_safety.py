@@ -107,13 +107,17 @@ def test_a_script_in_whose_process_cuda_is_up_is_refused_with_the_remedy_and_for
 
 
 BUSY = """
-import os, threading, time, torch
+import os, socket, threading, time, torch
 from mpserve import Model
+
+ARBITER = os.getpid()
 
 class Busy(Model):
     name = "m"
     def preload(self):
         threading.Thread(target=time.sleep, args=(3600,), name="left-running", daemon=True).start()
+        door = socket.create_server(("127.0.0.1", 0))
+        self.ends = socket.create_connection(door.getsockname()), door.accept()[0]
         self.matrix = torch.rand(600, 600)
         self.arbiter = [torch.get_num_threads(), self.work()]
     def work(self):
@@ -128,11 +132,22 @@ def test_a_thread_left_running_in_the_arbiter_is_named_and_native_ones_are_kept_
     with serving(tmp_path, BUSY, "--threads=2", *FLAGS) as server:
         answers = predictions_of_each_worker(server.wait_ready(workers=2))
         [line] = [line for line in server.log.splitlines() if "left-running" in line]
+        [connections] = [line for line in server.log.splitlines() if "open connections" in line]
     assert "WARN" in line
+    assert connections.count("127.0.0.1:") == connections.count("file descriptor") == 2
+    assert "Libraries have threads" not in server.log
     assert "Start threads in the model's load()" in line
     for in_arbiter, expected, in_worker, got in answers.values():
         assert (in_arbiter, in_worker) == (1, 2)
         assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_preload_each_worker_imports_and_preloads_the_model_and_nothing_is_to_be_named(tmp_path: Path) -> None:
+    alone = BUSY.replace("*self.arbiter, torch.get_num_threads(), self.work()", "ARBITER")
+    with serving(tmp_path, alone, "--preload=no", *FLAGS) as server:
+        answers = predictions_of_each_worker(server.wait_ready(workers=2))
+        assert all([pid] == imported_in for pid, imported_in in answers.items())
+        assert "WARN" not in server.log
 
 
 SAMPLER = """

@@ -64,7 +64,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         _state_directory()
         threads.hold_to_one(os.environ)
         torch_cuda.arm()
-        forksafety.watch_threads()
+        forksafety.watch_forks()
         gunicorn_arbiter.spawn_without_pauses()
 
     @staticmethod

@@ -47,6 +47,8 @@ class ServerCore(ModelHost):
 
     def preload(self) -> None:
         """Find, construct and preload the models, in the arbiter. Raises ModelLoadError if a model fails."""
+        if not self.settings.preload:
+            return
         try:
             self.sources = self._find()
         except AcceleratorInArbiter as reached:
