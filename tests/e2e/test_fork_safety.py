@@ -11,7 +11,7 @@ import pytest
 
 from tests.cases import each
 from tests.e2e.workers import kill_and_await_successor, predictions_of_each_worker
-from tests.running import free_port, running, serving
+from tests.running import eventually, free_port, running, serving
 
 FLAGS = ("--workers=2", "--termination_log=termination")
 
@@ -148,6 +148,50 @@ def test_without_preload_each_worker_imports_and_preloads_the_model_and_nothing_
         answers = predictions_of_each_worker(server.wait_ready(workers=2))
         assert all([pid] == imported_in for pid, imported_in in answers.items())
         assert "WARN" not in server.log
+
+
+HANDLES = """
+import logging, os, threading
+from mpserve import Model
+
+class Handle:
+    def __init__(self, name):
+        self.name = name
+    def __del__(self):
+        logging.warning("%s destroyed in %s", self.name, threading.current_thread().name)
+
+class Holder(Model):
+    name = "m"
+    def preload(self):
+        self.first = Handle("preloaded")
+    def load(self):
+        self.first, self.second = None, Handle("loaded")
+        self.itself = self.load if os.path.exists("broken") else None
+        if os.path.exists("broken"):
+            raise OSError("broken")
+    def predict(self, payload, headers=None):
+        return {"predictions": [os.getpid()]}
+"""
+
+
+def test_a_replaced_model_is_destroyed_in_its_own_thread_and_what_was_preloaded_in_no_worker(tmp_path: Path) -> None:
+    def destroyed() -> list[str]:
+        return [line.rpartition("root: ")[2] for line in server.log.splitlines() if " destroyed in " in line]
+
+    with serving(tmp_path, HANDLES, *FLAGS) as server:
+        server.wait_ready(workers=2)
+        load = "/v2/repository/models/m/load"
+        assert server.client.post(load).status_code == 200
+        assert server.predict("m", [0]).status_code == 200
+        eventually(lambda: len(destroyed()) >= 4)
+        # The first is the new model's own, which its load() lets go of: it was preloaded in the worker.
+        assert (
+            sorted(destroyed()) == ["loaded destroyed in mpserve-m-0"] * 2 + ["preloaded destroyed in mpserve-m-0"] * 2
+        )
+        (tmp_path / "broken").touch()
+        assert server.client.post(load).status_code != 200
+        eventually(lambda: len(destroyed()) == 8)
+        assert {line.partition(" in ")[2] for line in destroyed()} == {"mpserve-m-0"}
 
 
 SAMPLER = """

@@ -118,7 +118,7 @@ class ModelHost:
                 up.append(await self._bring_up(model, len(models) > 1, again))
         except BaseException:
             serving = set(self.models.get(name, ()))
-            await asyncio.gather(*(instance.stop() for instance in up if instance not in serving))
+            await asyncio.gather(*(instance.retire() for instance in up if instance not in serving))
             raise
         return ModelVersions(spec, up)
 
@@ -133,7 +133,7 @@ class ModelHost:
         except BaseException:
             model.ready = was_ready
             if instance is not before:
-                instance.executor.close()
+                instance.let_go()
             raise
         finally:
             model_in_log.reset(in_log)
