@@ -37,7 +37,7 @@ from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import State, shared
 from mpserve.telemetry import metrics
-from mpserve.telemetry.logging import set_slot
+from mpserve.telemetry.logging import remember, set_slot
 from mpserve.version import VERSION
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         Raises ConfigurationError: mpserve does not work with the installed version of a package.
         """
         gunicorn_arbiter.check()
+        remember()
         shared()
         metrics.configure()
         _state_directory()
