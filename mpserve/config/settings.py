@@ -101,6 +101,15 @@ class Settings:
         "auto", WORKERS, "Devices of the workers in turn: auto, cpu, or a list such as cuda:0,cuda:1", kind=_DEVICES
     )
     threads: int = option(0, WORKERS, "Native threads per worker; 0: an equal share of the CPUs", minimum=0)
+    preload: bool = option(
+        True,
+        WORKERS,
+        "Import and preload the models once, before the workers exist, so that the workers share the memory; otherwise each"
+        " worker does it. No effect on the objects of a script",
+    )
+    reseed: bool = option(
+        True, WORKERS, "Seed random, numpy and torch anew in each worker before load(); otherwise workers draw the same numbers"
+    )
     event_loop: str = option(
         "auto", WORKERS, "Event loop of a worker", flag="--event-loop", choices=("auto", "asyncio", "uvloop")
     )

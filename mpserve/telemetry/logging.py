@@ -23,6 +23,8 @@ import yaml
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
 
+logger = logging.getLogger(__name__)
+
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 model: ContextVar[str] = ContextVar("model", default="-")
 
@@ -41,6 +43,11 @@ _THROUGH_ROOT = (
 
 # At INFO uvicorn repeats mpserve's lines ("Started server process"), and httpx logs each request to a predictor.
 _QUIET = ("uvicorn.error", "httpx")
+
+
+_FAMILIES = ("mpserve", "gunicorn", "uvicorn")
+_SENTINELS = (__name__, "gunicorn.error")
+"""Loggers of the server. ``dictConfig`` and ``fileConfig`` disable these two if they disable any."""
 
 
 def accepted_id(client_id: str) -> str:
@@ -189,6 +196,75 @@ def configure(settings: Settings) -> None:
 
 def set_level(level: int) -> None:
     """Set the least severe level that is logged. Loggers keep the levels of ``log_config_file``."""
-    logging.getLogger().setLevel(level)
+    _Operator.level = level
+    for name in ("", *_Operator.apart):
+        logging.getLogger(name).setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+class _Operator:
+    """The configuration that the operator has chosen, which the user's code may change (``dictConfig``, absl)."""
+
+    handlers: tuple[logging.Handler, ...] = ()  # of the root logger
+    level = logging.NOTSET
+    apart: frozenset[str] = frozenset()  # loggers of the server that no longer depend on the root logger
+    warned = False
+
+
+def remember() -> None:
+    """Remember the present configuration as the operator's, before the user's code runs. Only the first call counts."""
+    root = logging.getLogger()
+    if not _Operator.handlers:
+        _Operator.handlers, _Operator.level = tuple(root.handlers), root.level
+    _enable()  # without a word: a script may have disabled them before it started the server
+
+
+def mend() -> None:
+    """Let the server's lines appear again if the user's code has silenced them. To be called often; costs little.
+
+    A configuration of the user's code remains for the lines of that code. Under another server logging is the user's affair, and
+    nothing was remembered.
+    """
+    if not _Operator.handlers:
+        return
+    root = logging.getLogger()
+    causes = []
+    if root.manager.disable:
+        logging.disable(logging.NOTSET)
+        causes.append("logging.disable()")
+    if any(logging.getLogger(name).disabled for name in _SENTINELS):
+        _enable()
+        causes.append("disable_existing_loggers")
+    is_changed = root.level > _Operator.level or not set(_Operator.handlers) <= set(root.handlers)
+    if is_changed and _part_from_root():
+        causes.append("the handlers or the level of the root logger")
+    if causes and not _Operator.warned:
+        _Operator.warned = True
+        logger.warning(
+            "the model's code has configured logging so that lines of the server would be lost (%s). They are logged on as the"
+            " options say; the model's own lines follow its configuration.",
+            ", ".join(causes),
+        )
+
+
+def _enable() -> None:
+    for name in list(logging.getLogger().manager.loggerDict):  # which another thread may extend
+        if name.partition(".")[0] in _FAMILIES:
+            logging.getLogger(name).disabled = False
+
+
+def _part_from_root() -> bool:
+    """Give the server's loggers for themselves what they had from the root logger. Returns whether anything was to be done."""
+    parted = False
+    for name in _FAMILIES:
+        family = logging.getLogger(name)
+        missing = [handler for handler in _Operator.handlers if handler not in family.handlers]
+        if family.propagate and missing:
+            family.handlers += missing
+            family.propagate = False
+            parted = True
+            if family.level == logging.NOTSET:
+                family.setLevel(_Operator.level)
+                _Operator.apart |= {name}
+    return parted

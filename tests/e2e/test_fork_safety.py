@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.workers import predictions_of_each_worker
-from tests.running import free_port, running, serving
+from tests.cases import each
+from tests.e2e.workers import kill_and_await_successor, predictions_of_each_worker
+from tests.running import eventually, free_port, running, serving
 
 FLAGS = ("--workers=2", "--termination_log=termination")
 
@@ -106,13 +107,17 @@ def test_a_script_in_whose_process_cuda_is_up_is_refused_with_the_remedy_and_for
 
 
 BUSY = """
-import os, threading, time, torch
+import os, socket, threading, time, torch
 from mpserve import Model
+
+ARBITER = os.getpid()
 
 class Busy(Model):
     name = "m"
     def preload(self):
         threading.Thread(target=time.sleep, args=(3600,), name="left-running", daemon=True).start()
+        door = socket.create_server(("127.0.0.1", 0))
+        self.ends = socket.create_connection(door.getsockname()), door.accept()[0]
         self.matrix = torch.rand(600, 600)
         self.arbiter = [torch.get_num_threads(), self.work()]
     def work(self):
@@ -127,8 +132,97 @@ def test_a_thread_left_running_in_the_arbiter_is_named_and_native_ones_are_kept_
     with serving(tmp_path, BUSY, "--threads=2", *FLAGS) as server:
         answers = predictions_of_each_worker(server.wait_ready(workers=2))
         [line] = [line for line in server.log.splitlines() if "left-running" in line]
+        [connections] = [line for line in server.log.splitlines() if "open connections" in line]
     assert "WARN" in line
+    assert connections.count("127.0.0.1:") == connections.count("file descriptor") == 2
+    assert "Libraries have threads" not in server.log
     assert "Start threads in the model's load()" in line
     for in_arbiter, expected, in_worker, got in answers.values():
         assert (in_arbiter, in_worker) == (1, 2)
         assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_preload_each_worker_imports_and_preloads_the_model_and_nothing_is_to_be_named(tmp_path: Path) -> None:
+    alone = BUSY.replace("*self.arbiter, torch.get_num_threads(), self.work()", "ARBITER")
+    with serving(tmp_path, alone, "--preload=no", *FLAGS) as server:
+        answers = predictions_of_each_worker(server.wait_ready(workers=2))
+        assert all([pid] == imported_in for pid, imported_in in answers.items())
+        assert "WARN" not in server.log
+
+
+HANDLES = """
+import logging, os, threading
+from mpserve import Model
+
+class Handle:
+    def __init__(self, name):
+        self.name = name
+    def __del__(self):
+        logging.warning("%s destroyed in %s", self.name, threading.current_thread().name)
+
+class Holder(Model):
+    name = "m"
+    def preload(self):
+        self.first = Handle("preloaded")
+    def load(self):
+        self.first, self.second = None, Handle("loaded")
+        self.itself = self.load if os.path.exists("broken") else None
+        if os.path.exists("broken"):
+            raise OSError("broken")
+    def predict(self, payload, headers=None):
+        return {"predictions": [os.getpid()]}
+"""
+
+
+def test_a_replaced_model_is_destroyed_in_its_own_thread_and_what_was_preloaded_in_no_worker(tmp_path: Path) -> None:
+    def destroyed() -> list[str]:
+        return [line.rpartition("root: ")[2] for line in server.log.splitlines() if " destroyed in " in line]
+
+    with serving(tmp_path, HANDLES, *FLAGS) as server:
+        server.wait_ready(workers=2)
+        load = "/v2/repository/models/m/load"
+        assert server.client.post(load).status_code == 200
+        assert server.predict("m", [0]).status_code == 200
+        eventually(lambda: len(destroyed()) >= 4)
+        # The first is the new model's own, which its load() lets go of: it was preloaded in the worker.
+        assert (
+            sorted(destroyed()) == ["loaded destroyed in mpserve-m-0"] * 2 + ["preloaded destroyed in mpserve-m-0"] * 2
+        )
+        (tmp_path / "broken").touch()
+        assert server.client.post(load).status_code != 200
+        eventually(lambda: len(destroyed()) == 8)
+        assert {line.partition(" in ")[2] for line in destroyed()} == {"mpserve-m-0"}
+
+
+SAMPLER = """
+import os, random
+import numpy, torch
+from mpserve import Model
+
+random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+
+class Sampler(Model):
+    name = "m"
+    def preload(self):
+        self.own = random.Random(1)
+    def load(self):
+        self.drawn = [
+            random.getrandbits(48), self.own.getrandbits(48), int(numpy.random.randint(2**48)), int(torch.randint(2**48, ())),
+        ]
+    def predict(self, payload, headers=None):
+        return {"predictions": [os.getpid(), *self.drawn]}
+"""  # fmt: skip
+
+
+@each("flags, same", [((), {1}), (("--reseed=no",), {1, 2, 3})])
+def test_workers_draw_different_numbers_in_load_and_so_does_a_successor(
+    tmp_path: Path, flags: tuple[str, ...], same: set[int]
+) -> None:
+    """Only a generator of the model's own draws the same numbers; without the seeding, numpy's and torch's do too."""
+    with serving(tmp_path, SAMPLER, "--workers=2", *flags) as server:
+        drawn = predictions_of_each_worker(server.wait_ready(workers=2))
+        kill_and_await_successor(server, next(iter(drawn)))
+        drawn |= predictions_of_each_worker(server)
+        assert len(drawn) == 3
+        different = [len(set(numbers)) for numbers in zip(*drawn.values(), strict=True)]
+        assert different == [1 if number in same else 3 for number in range(4)]

@@ -19,7 +19,7 @@ from mpserve.config.settings import Settings, ignored_variables
 from mpserve.errors import ConfigurationError, MPServeError
 from mpserve.prefork.arbiter import process_exit, torch_cuda
 from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE
-from mpserve.telemetry.logging import dict_config
+from mpserve.telemetry.logging import dict_config, mend
 
 if TYPE_CHECKING:
     from mpserve.serving.repository.loader import ModelSource  # which imports numpy
@@ -144,6 +144,7 @@ def make_app(settings: Settings, find: Find, wrap: Wrap | None = None) -> Any:
         core.preload()
     finally:
         _Preload.running = False
+        mend()
     app = build_app(core)
     return app if wrap is None else wrap(app)
 

@@ -1,10 +1,11 @@
-"""Checks the arbiter before it forks a worker: no CUDA, a warning about threads, no garbage.
+"""Checks the arbiter before it forks a worker: no CUDA, a warning about threads and connections, no garbage.
 
 After a fork every CUDA call fails if the parent has called ``cuInit`` ("Cannot re-initialize CUDA in forked subprocess",
 kserve#2690). ``torch_cuda`` stops torch from calling it. ``refuse_accelerator`` finds CUDA that was initialised in another way.
 
-Threads do not survive a fork, and the locks that they hold stay locked. Most are harmless, so ``watch_threads`` only warns.
-Native threads are not counted: numpy alone starts one. This module must not import a numerical framework.
+Threads do not survive a fork, and the locks that they hold stay locked. A connection survives in every worker, so that they
+read each other's answers. Most threads are harmless, and a connection may never be used again, so ``watch_forks`` only warns.
+This module must not import a numerical framework.
 """
 
 import functools
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mpserve.errors import ConfigurationError
-from mpserve.prefork.arbiter import torch_cuda
+from mpserve.prefork.arbiter import connections, native_threads, torch_cuda
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +61,12 @@ def refuse_accelerator(cuda_file: Path = CUDA_FILE) -> None:
 
 class _Fork:
     is_expected = False
-    reported: frozenset[str] = frozenset()  # the threads that were named in a warning
+    reported: frozenset[str] = frozenset()  # what was named in a warning
 
 
 @functools.cache
-def watch_threads() -> None:
-    """Warn once about each Python thread that is alive at a fork announced by ``expect_fork``. May be called again."""
+def watch_forks() -> None:
+    """Warn once about each thread and connection that exists at a fork announced by ``expect_fork``. May be called again."""
     os.register_at_fork(before=_before_fork)
 
 
@@ -78,15 +79,28 @@ def _before_fork() -> None:
     if not _Fork.is_expected:  # the user's code may fork too
         return
     _Fork.is_expected = False
-    threads = {_describe(thread) for thread in threading.enumerate() if thread is not threading.current_thread()}
-    if threads <= _Fork.reported:
-        return
-    _Fork.reported |= threads
-    logger.warning(
+    _warn(
+        {_describe(thread) for thread in threading.enumerate() if thread is not threading.current_thread()},
         "Threads are running in the arbiter while it forks a worker: %s. They do not exist in the worker, and a lock "
         "that a thread holds now stays locked there. Start threads in the model's load(), which runs in every worker.",
-        ", ".join(sorted(threads)),
     )
+    _warn(
+        native_threads.named(),
+        "Libraries have threads of their own in the arbiter while it forks a worker: %s. They do not exist in the worker, "
+        "where a call that waits for them hangs. Use such a library first in the model's load(), or in the function "
+        "load(device), which run in every worker; or start with --preload=no, which imports the model there too.",
+    )
+    _warn(
+        connections.named(),
+        "The arbiter has open connections while it forks a worker: %s. All workers share them and can read each other's "
+        "answers. Connect in the model's load(), which runs in every worker, or close the connection before.",
+    )
+
+
+def _warn(things: set[str], words: str) -> None:
+    if not things <= _Fork.reported:
+        _Fork.reported |= things
+        logger.warning(words, ", ".join(sorted(things)))
 
 
 def _describe(thread: threading.Thread) -> str:

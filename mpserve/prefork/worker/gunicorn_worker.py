@@ -37,7 +37,7 @@ from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import State, shared
 from mpserve.telemetry import metrics
-from mpserve.telemetry.logging import set_slot
+from mpserve.telemetry.logging import remember, set_slot
 from mpserve.version import VERSION
 
 if TYPE_CHECKING:
@@ -59,12 +59,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
         Raises ConfigurationError: mpserve does not work with the installed version of a package.
         """
         gunicorn_arbiter.check()
+        remember()
         shared()
         metrics.configure()
         _state_directory()
         threads.hold_to_one(os.environ)
         torch_cuda.arm()
-        forksafety.watch_threads()
+        forksafety.watch_forks()
         gunicorn_arbiter.spawn_without_pauses()
 
     @staticmethod

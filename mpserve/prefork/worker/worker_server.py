@@ -30,6 +30,7 @@ from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
 from mpserve.state.scoreboard import State
+from mpserve.telemetry.logging import mend
 from mpserve.telemetry.metrics import metrics
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class WorkerServer:
                 "the follow-up of loads and unloads": self.core.reconciler.kick,
                 "the follow-up of shared memory": self.core.follow_regions,
                 "the follow-up of log settings": self.log_settings.follow,
+                "the server's own log lines": mend,
                 "the end of late connections": self._expire_connections,
                 "the balance of connections": self._balance,
                 "the watch for stuck models": self._look_at_models,

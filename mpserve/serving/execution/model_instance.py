@@ -5,9 +5,12 @@ This module does not know how a model comes to be loaded, or that there are othe
 
 import asyncio
 import contextvars
+import gc
 import inspect
 import logging
 import math
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +31,9 @@ from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.metrics import metrics
 
 logger = logging.getLogger(__name__)
+
+ALONE = 2  # references to an object that only a list holds, with the argument of getrefcount
+LINGER, PAUSE = 2.0, 0.02  # seconds to wait for the last other holder of a model, and between two looks
 
 
 class ModelInstance:
@@ -132,8 +138,17 @@ class ModelInstance:
         self.in_flight.give_up()
 
     async def retire(self) -> None:
+        """Stop the model after its requests, and let go of it."""
         await self.in_flight.until_idle()
-        await self.stop()
+        await self._stop()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End the model's threads. One of them lets go of the model last, so that its destructors run there, not on the loop."""
+        if not self.stuck:
+            done = asyncio.get_running_loop().create_future()
+            self.executor.submit(contextvars.copy_context(), _outlive, done, [self.model])
+        self.executor.close()
 
     def end(self, task: "asyncio.Task[None]") -> None:
         """Cancel the task of a request, which may take its time to end."""
@@ -151,6 +166,12 @@ class ModelInstance:
 
     async def stop(self) -> None:
         """Run the model's ``stop`` in its own thread, after its last call, and end its threads. A failure is logged."""
+        try:
+            await self._stop()
+        finally:
+            self.executor.close()
+
+    async def _stop(self) -> None:
         await asyncio.gather(*(stream.aclose() for stream in self.streams))
         try:
             if self.stuck:
@@ -162,8 +183,15 @@ class ModelInstance:
                 await self.call(self.model.stop_engine)
         except Exception:
             logger.exception("stop() of model %s failed", self.label)
-        finally:
-            self.executor.close()
+
+
+def _outlive(models: list[Model]) -> None:
+    """Wait until nobody else holds the only model of the list, then let go of it."""
+    until = time.monotonic() + LINGER
+    while sys.getrefcount(models[0]) > ALONE and time.monotonic() < until:
+        time.sleep(PAUSE)
+    models.clear()
+    gc.collect()  # for a model that refers to itself; otherwise any thread might collect it
 
 
 async def call(method: Callable[[], Any], executor: Executor) -> Any:

@@ -94,12 +94,17 @@ def _checked(name: str, value: Any) -> Any:
 
 def _changed(level: int, changes: Mapping[str, Any]) -> int:
     """The level after these changes."""
+    before = level
     if "log_verbose_level" in changes:
         level = logging.DEBUG if changes["log_verbose_level"] else max(level, logging.INFO)
     for name, severity in SEVERITIES.items():
         if name in changes:
             level = min(level, severity) if changes[name] else max(level, severity + STEP)
     settings = _settings_at(level)
+    if level > max(before, logging.ERROR):
+        raise NotSupported(
+            "log setting 'log_error' cannot be set to false: clients cannot turn errors off; use --log_level critical"
+        )
     for name, value in changes.items():
         if bool(settings[name]) != bool(value):
             raise InvalidInput(

@@ -5,6 +5,8 @@ Every front end looks models up here, and holds no state of its own. This module
 
 import asyncio
 import logging
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.versions import refuse_twins
 from mpserve.serving.repository.host import ModelHost, own_directory
 from mpserve.serving.repository.loader import ModelSource
+from mpserve.serving.repository.random_state import reseed
 from mpserve.serving.repository.reconciler import Reconciler
 from mpserve.state import rundir
 from mpserve.state.scoreboard import MODELS, Row, Scoreboard, State
@@ -43,9 +46,13 @@ class ServerCore(ModelHost):
         self.managed = False  # whether a worker of ours loads and stops the models; else the ASGI lifespan does
         self.reconciler = Reconciler(self)
         self._own_directory: Path | None = None
+        self._preloaded: list[object] = []  # kept for ever in a forked worker
+        self._arbiter = 0
 
     def preload(self) -> None:
         """Find, construct and preload the models, in the arbiter. Raises ModelLoadError if a model fails."""
+        if not self.settings.preload:
+            return
         try:
             self.sources = self._find()
         except AcceleratorInArbiter as reached:
@@ -54,6 +61,16 @@ class ServerCore(ModelHost):
             return
         for source in self.sources:
             source.preload()
+        self._keep()
+
+    def _keep(self) -> None:
+        """Let no worker destroy what was preloaded: a destructor may wait for threads that the worker does not have.
+
+        The memory is the arbiter's, so a worker gains none. The models are not kept: they will hold what ``load`` makes.
+        """
+        models = (source.model for source in self.sources or ())
+        self._preloaded = [*sys.modules.values(), *(dict(vars(model)) for model in models if model is not None)]
+        self._arbiter = os.getpid()
 
     @property
     def names(self) -> list[str]:
@@ -87,13 +104,20 @@ class ServerCore(ModelHost):
         Raises ModelLoadError: a model failed; the message names the model and the reason; ConfigurationError if the models
         cannot be served together.
         """
+        if self._arbiter == os.getpid():  # nothing was forked
+            self._preloaded.clear()
         if self.plane is None:
             self.begin_alone()
         assert self.plane is not None
         if self.predictor is not None:
             self.predictor.start(lambda: self.models)
         self.desired = self.plane.read()  # for requests during the load
-        desired = await self.offload(self.plane.begin, await self._found())
+        found = await self._found()
+        if self.settings.reseed:
+            await self.offload(
+                reseed
+            )  # after all imports, so that only a seed that a load() sets holds in every worker
+        desired = await self.offload(self.plane.begin, found)
         self.desired = desired
         for name, spec in desired.models.items():
             self.models[name] = await self.bring_up(name, spec, self.helper)

@@ -27,6 +27,7 @@ from mpserve.serving.repository.loader import Library, ModelSource
 from mpserve.serving.shared_memory.regions import Regions
 from mpserve.state import rundir
 from mpserve.state.scoreboard import Row, Scoreboard
+from mpserve.telemetry.logging import mend
 from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.metrics import metrics
 
@@ -118,7 +119,7 @@ class ModelHost:
                 up.append(await self._bring_up(model, len(models) > 1, again))
         except BaseException:
             serving = set(self.models.get(name, ()))
-            await asyncio.gather(*(instance.stop() for instance in up if instance not in serving))
+            await asyncio.gather(*(instance.retire() for instance in up if instance not in serving))
             raise
         return ModelVersions(spec, up)
 
@@ -133,7 +134,7 @@ class ModelHost:
         except BaseException:
             model.ready = was_ready
             if instance is not before:
-                instance.executor.close()
+                instance.let_go()
             raise
         finally:
             model_in_log.reset(in_log)
@@ -208,8 +209,11 @@ class ModelHost:
         except (ModelLoadError, ConfigurationError):
             raise
         except Exception as error:
+            mend()
             logger.exception("%s failed", what)
             raise ModelLoadError(f"{what} failed: {type(error).__name__}: {error}") from error
+        finally:
+            mend()
 
     def publish(self) -> None:
         """Write to the scoreboard which models can answer here; a model may have changed its ``ready``."""

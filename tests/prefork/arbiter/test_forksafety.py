@@ -174,8 +174,8 @@ def fork(step):
         os._exit(0)
     os.waitpid(pid, 0)
 
-forksafety.watch_threads()
-forksafety.watch_threads()
+forksafety.watch_forks()
+forksafety.watch_forks()
 fork("no thread")
 threading.Thread(target=stop.wait, name="reloader").start()
 threading.Thread(target=functools.partial(stop.wait, 60), name="bound").start()
@@ -197,6 +197,74 @@ def test_threads_alive_at_an_expected_fork_are_named_once(tmp_path: Path) -> Non
     assert "bound (functools.partial), reloader (threading.Event.wait)." in warnings["expected"]
     assert "poller (__main__.Poller)" in warnings["one more"]
     assert "load()" in warnings["one more"]
+
+
+NATIVE = """
+import ctypes, os
+from mpserve.prefork.arbiter import native_threads
+
+libc = ctypes.CDLL(None)
+thread = ctypes.c_ulong()
+libc.pthread_create(ctypes.byref(thread), None, ctypes.cast(libc.pause, ctypes.c_void_p), None)
+print(native_threads.named())
+libc.pthread_setname_np(thread, b"reader-12")
+print(native_threads.named())
+import numpy
+print(len(os.listdir(native_threads.TASKS)), native_threads.named())
+import torch
+torch.set_num_threads(2)
+torch.rand(600, 600) @ torch.rand(600, 600)
+print(*sorted(native_threads.named()))
+"""
+
+
+def test_native_threads_are_named_with_their_library_and_those_that_openblas_ends_itself_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pool in ("OMP", "OPENBLAS", "MKL"):
+        monkeypatch.setenv(f"{pool}_NUM_THREADS", "2")
+    unnamed, named, numpy, torch = run(NATIVE, tmp_path).splitlines()
+    assert unnamed == "{'python'}"
+    assert named == "{'reader'}"
+    assert numpy == "3 {'reader'}"  # Python's own, the reader, and one of OpenBLAS
+    assert "omp" in torch
+    assert torch.endswith(" reader")
+
+
+CONNECTIONS = """
+import os, socket
+from mpserve.prefork.arbiter import connections
+
+socket.setdefaulttimeout(3)
+held = []
+for family, address in ((socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET6, ("::1", 0)), (socket.AF_UNIX, "at.sock")):
+    door, client = socket.socket(family), socket.socket(family)
+    door.bind(address)
+    door.listen()
+    client.connect(door.getsockname())
+    client.setblocking(True)
+    held += [door, client]
+    print(door.getsockname() if family == socket.AF_UNIX else door.getsockname()[1], client.fileno())
+sender = socket.socket(type=socket.SOCK_DGRAM)
+sender.connect(("127.0.0.1", 9))
+held += [sender, *socket.socketpair()]
+before = os.listdir("/proc/self/fd")
+print(*sorted(connections.named()), sep=", ")
+print(before == os.listdir("/proc/self/fd"), [os.get_blocking(sock.fileno()) for sock in held[1:6:2]])
+"""
+
+
+def test_connections_are_named_and_neither_doors_nor_datagrams_nor_pairs_are(tmp_path: Path) -> None:
+    *opened, named, untouched = run(CONNECTIONS, tmp_path).splitlines()
+    (four, fd4), (six, fd6), (path, fd) = (line.split() for line in opened)
+    assert named == ", ".join(
+        [
+            f"127.0.0.1:{four} (file descriptor {fd4})",
+            f"[::1]:{six} (file descriptor {fd6})",
+            f"{path} (file descriptor {fd})",
+        ]
+    )
+    assert untouched == "True [True, True, True]"
 
 
 FREEZE = """
