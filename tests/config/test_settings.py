@@ -29,6 +29,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "ready_when": ("all", "all", "some"), "drain_delay": ("5", 5.0, "-0.1"), "graceful_timeout": ("20", 20, "20.5"),
     "timeout": ("4", 4, "3"), "timeout_keep_alive": ("65", 65, "0"), "header_timeout": ("2.5", 2.5, "inf"),
     "body_timeout": ("2.5", 2.5, "0"), "max_body_size": ("64MiB", 64 * 1024**2, "64 apples"),
+    "max_json_size": ("1MB", 10**6, "0"), "max_json_elements": ("500", 500, "0"), "max_compression_ratio": ("0", 0, "-1"),
     "grpc_max_receive_message_length": ("64MiB", 64 * 1024**2, "64 apples"),
     "grpc_max_send_message_length": ("1GiB", 1024**3, "64 apples"), "nonfinite": ("null", "null", "zero"),
     "ce_source": ("io.mine", "io.mine", None), "ce_type": ("io.mine.answer", "io.mine.answer", None),

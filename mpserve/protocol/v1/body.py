@@ -32,7 +32,7 @@ def decode_request(body: bytes, content_type: str | None, numbers: bool = False)
     """
     if is_json(content_type):
         return read_document(body, numbers)
-    if _media_type(content_type) == "text/plain" and body.lstrip(_JSON_SPACE).startswith(b"{"):
+    if is_json_text(body, content_type):
         try:
             document = _parsed(body, numbers)
         except InvalidInput:
@@ -45,6 +45,11 @@ def is_json(content_type: str | None) -> bool:
     """Whether a body of this content type is JSON."""
     media_type = _media_type(content_type)
     return media_type in _JSON_MEDIA_TYPES or media_type.endswith("+json")
+
+
+def is_json_text(body: bytes, content_type: str | None) -> bool:
+    """Whether a body is a text that may be JSON."""
+    return _media_type(content_type) == "text/plain" and body.lstrip(_JSON_SPACE).startswith(b"{")
 
 
 def _media_type(content_type: str | None) -> str:
