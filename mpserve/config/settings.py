@@ -123,6 +123,12 @@ class Settings:
     )
     header_timeout: float = option(10.0, LIMITS, "Seconds in which the head of a request must arrive", minimum=0.1)
     body_timeout: float = option(60.0, LIMITS, "Maximum pause within a request body in seconds", minimum=0.1)
+    min_body_rate: int = option(
+        240, LIMITS, "Minimum bytes per second of a request body, after its first body_timeout seconds; 0: no minimum", minimum=0
+    )
+    write_timeout: float = option(
+        60.0, LIMITS, "Seconds after which a client that takes nothing of its answer is dropped", minimum=0.1
+    )
     max_body_size: int = option(
         128 * 1024**2, LIMITS, "Maximum bytes of a request body, such as 1048576, 64MiB or 1GB", kind=BYTES, minimum=1
     )

@@ -76,7 +76,10 @@ def test_a_bomb_stops_at_the_body_limit(size: int) -> None:
 LIMITS = {"max_json_elements": 30, "max_json_size": 400}
 ELEMENTS, SIZE = "30 lists, objects and strings that --max_json_elements", "larger than (the )?400 bytes"
 LISTS, NUMBERS, SPACE = b"[" + b"[]," * 30 + b"[]]", b"[" + b"7," * 60 + b"7]", b" " * 400
-EVENT, ATTRIBUTES = {"content-type": "application/cloudevents+json"}, b'"specversion":"1.0","id":"1","source":"s","type":"t"'
+EVENT, ATTRIBUTES = (
+    {"content-type": "application/cloudevents+json"},
+    b'"specversion":"1.0","id":"1","source":"s","type":"t"',
+)
 BINARY, ALL = "inference-header-content-length", "all"
 INFER, GENERATE, INDEX = "/v2/models/echo/infer", "/v2/models/echo/generate", "/v2/repository/index"
 TENSOR = b'{"inputs":[{"name":"x","datatype":"INT64","shape":[61],"data":%b}]}' % NUMBERS
