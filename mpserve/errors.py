@@ -74,7 +74,7 @@ class AlreadyExists(InvalidInput):
 
 
 class PayloadTooLarge(InvalidInput):
-    """The request is larger than ``max_body_size``."""
+    """The request is larger than a limit of the server, which the message names."""
 
     code = Code.TOO_LARGE
 

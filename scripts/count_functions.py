@@ -156,7 +156,7 @@ async def main(listed: str) -> None:
     counter = Counter()
     async with serving() as core:
         app = build_app(core)
-        limits = Limits(4094, 100, 8190, 10, 10, 10, core.settings.max_body_size)
+        limits = Limits(4094, 100, 8190, 10, 10, 0, 10, 10, core.settings.max_body_size)
         server = HttpServer(app, {}, app.state.direct, limits, core.row, _Balanced())
         print(f"{'kind of request':42} {'files':>5} {'functions':>9}")
         for kind, model, body in (

@@ -12,7 +12,17 @@ from mpserve.http.server.server import HttpServer
 from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Scoreboard
 
-LIMITS = Limits(line=200, fields=10, field_size=100, head_seconds=5, body_pause=7, idle_seconds=9, body=1000)
+LIMITS = Limits(
+    line=200,
+    fields=10,
+    field_size=100,
+    head_seconds=5,
+    body_pause=7,
+    body_rate=100,
+    write_seconds=8,
+    idle_seconds=9,
+    body=1000,
+)
 DATE = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 CLIENT = ("1.2.3.4", 5)
 
@@ -27,6 +37,7 @@ class Pipe(asyncio.Transport):
         self.has_ended = False
         self.was_aborted = False
         self.holds = False
+        self.unsent = 0
         self.knows_half_close = True
         self.connection: Connection | None = None
         self._closing = False
@@ -65,7 +76,7 @@ class Pipe(asyncio.Transport):
         self._closing = self.was_aborted = True
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.unsent
 
     def take(self) -> bytes:
         """What was written since the last call, without the date."""
@@ -151,12 +162,27 @@ def sending(*messages: Message) -> ASGIApp:
     return app
 
 
+class Clock:
+    """An event loop whose time a test moves on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.passed = 0.0
+
+    def time(self) -> float:
+        return self.loop.time() + self.passed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loop, name)
+
+
 class Client:
     """One client of a server: a connection and its transport."""
 
     def __init__(self, server: HttpServer) -> None:
         self.pipe = Pipe()
         self.connection = Connection(server)
+        self.connection.loop = self.clock = Clock(self.connection.loop)  # type: ignore[assignment]
         self.pipe.connection = self.connection
         self.connection.connection_made(self.pipe)
 
@@ -179,6 +205,11 @@ class Client:
         """Let so many seconds pass, as the worker's tick would find them."""
         self.connection.expire(self.connection.loop.time())
         self.connection.expire(self.connection.loop.time() + seconds)
+
+    def wait(self, seconds: float) -> None:
+        """Let so many seconds pass, for the connection too."""
+        self.clock.passed += seconds
+        self.connection.expire(self.clock.time())
 
     @property
     def is_kept(self) -> bool:

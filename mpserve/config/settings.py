@@ -157,8 +157,26 @@ class Settings:
     )
     header_timeout: float = option(10.0, LIMITS, "Seconds in which the head of a request must arrive", minimum=0.1)
     body_timeout: float = option(60.0, LIMITS, "Maximum pause within a request body in seconds", minimum=0.1)
+    min_body_rate: int = option(
+        240, LIMITS, "Minimum bytes per second of a request body, after its first body_timeout seconds; 0: no minimum", minimum=0
+    )
+    write_timeout: float = option(
+        60.0, LIMITS, "Seconds after which a client that takes nothing of its answer is dropped", minimum=0.1
+    )
     max_body_size: int = option(
         128 * 1024**2, LIMITS, "Maximum bytes of a request body, such as 1048576, 64MiB or 1GB", kind=BYTES, minimum=1
+    )
+    max_json_size: int = option(
+        32 * 1024**2, LIMITS, "Maximum bytes of JSON in a request, which takes many times its size in memory",
+        kind=BYTES, minimum=1,
+    )
+    max_json_elements: int = option(
+        2_000_000, LIMITS, "Maximum lists, objects and strings in the JSON of a request, counted by their brackets and quotes",
+        minimum=1,
+    )
+    max_compression_ratio: int = option(
+        200, LIMITS,
+        "How many times its size a compressed body may expand to, if that is more than 4 MiB; 0: any number of times", minimum=0,
     )
     grpc_max_receive_message_length: int = option(
         128 * 1024**2, LIMITS, "Maximum bytes of a gRPC message that is received, such as 1048576 or 64MiB", kind=BYTES
@@ -218,6 +236,10 @@ class Settings:
             raise ConfigurationError(
                 f"ssl_keyfile: got {self.ssl_keyfile!r} without ssl_certfile, expected both, or ssl_certfile alone"
             )
+
+    def body_limit(self, is_json: bool) -> int:
+        """Maximum bytes of a request body, which is JSON as a whole or not."""
+        return min(self.max_body_size, self.max_json_size) if is_json else self.max_body_size
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> "Settings":

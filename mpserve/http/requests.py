@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Receive
 
+from mpserve.config.settings import Settings
 from mpserve.errors import InvalidInput, PayloadTooLarge
 from mpserve.http.server.interface import Answer
 from mpserve.protocol.compression import decompress
@@ -33,19 +34,20 @@ def read_headers(raw: RawHeaders) -> dict[str, str]:
 
 
 async def read_body(core: ServerCore, headers: dict[str, str], receive: Receive) -> bytes | None:
-    """The decompressed request body, or None if the client is gone.
+    """The decompressed request body, which is JSON, or None if the client is gone.
 
     Raises:
-        PayloadTooLarge: the body is larger than ``max_body_size``, compressed or decompressed.
+        PayloadTooLarge: the body is beyond the limits of JSON, compressed or decompressed.
         InvalidInput: ``content-length`` is not a number, or the body does not have its content coding.
     """
-    limit = core.settings.max_body_size
-    body = await receive_body(headers, receive, limit)
-    if body is None or "content-encoding" not in headers:
-        return body
-    if len(body) <= INLINE:
-        return decompress(headers["content-encoding"], body, limit)
-    return await core.offload(decompress, headers["content-encoding"], body, limit)
+    settings = core.settings
+    body = await receive_body(headers, receive, settings, is_json=True)
+    if body is not None and "content-encoding" in headers:
+        coded = (headers["content-encoding"], body, settings.body_limit(is_json=True), settings.max_compression_ratio)
+        body = decompress(*coded) if len(body) <= INLINE else await core.offload(decompress, *coded)
+    if body is not None:
+        core.json_limits.check(body)
+    return body
 
 
 async def read_document(core: ServerCore, request: Request) -> dict[str, Any]:
@@ -54,16 +56,18 @@ async def read_document(core: ServerCore, request: Request) -> dict[str, Any]:
     return parse_object(body) if body and body.strip() else {}
 
 
-async def receive_body(headers: dict[str, str], receive: Receive, limit: int) -> bytes | None:
-    """The request body as it was sent, or None if the client is gone.
+async def receive_body(headers: dict[str, str], receive: Receive, settings: Settings, is_json: bool) -> bytes | None:
+    """The request body as it was sent, or None if the client is gone. ``is_json``: whether the whole body is JSON.
 
     Raises:
-        PayloadTooLarge: the body is larger than ``limit`` bytes.
+        PayloadTooLarge: the body is larger than ``max_body_size``, or is JSON and larger than ``max_json_size``.
         InvalidInput: ``content-length`` is not a number.
     """
     length = headers.get("content-length", "0")
     if not CONTENT_LENGTH.fullmatch(length):
         raise InvalidInput(f"expected a number as content-length, got {length[:40]!r}")
+    # A compressed body is JSON only after it is decompressed.
+    limit = settings.body_limit(is_json and "content-encoding" not in headers)
     chunks: list[bytes] = []
     size = 0
     while max(size, int(length)) <= limit:
@@ -74,4 +78,5 @@ async def receive_body(headers: dict[str, str], receive: Receive, limit: int) ->
         size += len(chunks[-1])
         if size <= limit and not message.get("more_body", False):
             return b"".join(chunks) if len(chunks) > 1 else chunks[0]
-    raise PayloadTooLarge(f"the request body is larger than the {limit} bytes that --max_body_size allows")
+    option = "max_json_size" if limit < settings.max_body_size else "max_body_size"
+    raise PayloadTooLarge(f"the request body is larger than the {limit} bytes that --{option} allows")

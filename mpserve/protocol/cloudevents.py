@@ -19,6 +19,7 @@ import orjson
 
 from mpserve.errors import InvalidInput, NotSupported
 from mpserve.protocol.json.documents import describe, parse_object
+from mpserve.protocol.json.limits import UNLIMITED, JsonLimits
 
 SPECVERSION = "1.0"
 STRUCTURED = "application/cloudevents+json"
@@ -60,12 +61,18 @@ def _media_type(content_type: object) -> str:
     return content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else ""
 
 
-def unwrap(headers: Mapping[str, str], body: bytes) -> Event:
-    """Read a request that ``is_event``.
+def is_json(headers: Mapping[str, str]) -> bool:
+    """Whether the body of a request that ``is_event`` is JSON: an event, or the data of one."""
+    return _is_enveloped(headers) or _holds_json({"datacontenttype": headers.get("content-type")})
+
+
+def unwrap(headers: Mapping[str, str], body: bytes, limits: JsonLimits = UNLIMITED) -> Event:
+    """Read a request that ``is_event``, whose body is within the limits.
 
     Raises:
         InvalidInput: a required attribute is missing or empty, the version is another, there is no data, the data is
             not the JSON that its media type says, not an object, or ``instances`` is there and no list.
+        PayloadTooLarge: JSON in base64 is beyond the limits.
         NotSupported: a batch of events, or an event format other than JSON.
     """
     if not _is_enveloped(headers):
@@ -81,7 +88,9 @@ def unwrap(headers: Mapping[str, str], body: bytes) -> Event:
     if data is not None and encoded is not None:
         raise InvalidInput("the event has both data and data_base64, expected one of them")
     if encoded is not None:
-        return Event(attributes, _interpreted(_decoded(encoded), attributes), True)
+        data = _decoded(encoded)
+        limits.check(data)
+        return Event(attributes, _interpreted(data, attributes), True)
     if "data" not in document:
         raise InvalidInput("the event has no data")
     if isinstance(data, str) and not _holds_json(attributes):

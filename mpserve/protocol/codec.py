@@ -129,8 +129,11 @@ class Parts(Enum):
 
 
 class Codec(Protocol):
-    """The rules of one format. ``part_fields``: the headers that an answer in parts must have."""
+    """The rules of one format. ``part_fields``: the headers that an answer in parts must have. ``is_json``: whether every body is
+    JSON as a whole.
+    """
 
+    is_json: bool = True
     parts: Parts = Parts.REFUSED
     part_fields: Mapping[str, str] = NO_FIELDS
 
@@ -139,6 +142,10 @@ class Codec(Protocol):
         Raises InvalidInput: the format does not allow the body; the message says where, what was got and what was expected;
         NotSupported: the format allows the body, and this server does not know it.
         """
+
+    def json_in(self, body: bytes) -> bytes:
+        """The part of a body that is read as JSON."""
+        return body if self.is_json else b""
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
         """The answer to these inputs. Raises InferenceError if the format cannot carry the outputs."""

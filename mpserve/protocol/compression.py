@@ -23,6 +23,9 @@ LEVEL = 1  # zlib's level: higher levels save a tenth of the bytes for several t
 _SAMPLE_SIZE = 4096
 _WORTHWHILE_RATIO = 0.9
 _SAMPLED_FROM = 65536
+_RATIO_FROM = (
+    4 * 1024**2
+)  # Bytes from which the ratio counts: constant data of this size compresses well, and costs little.
 _MAX_CODINGS = 4  # Each may multiply the work by as much as the limit allows, and nobody needs even two.
 _MAX_MEMBERS = 10_000  # 640 MB as bgzip cuts them; without an end, 20 bytes would buy a microsecond and more.
 _PIECE = 65536  # Bytes fed to zlib at once, and taken from it; any size from 16 KiB on was equally fast.
@@ -35,24 +38,29 @@ OFFERED = ", ".join(CODINGS)
 """A value for the ``Accept-Encoding`` header of the answer that refuses another coding (RFC 9110 15.5.16)."""
 
 
-def decompress(content_encoding: str, body: bytes, limit: int) -> bytes:
+def decompress(content_encoding: str, body: bytes, limit: int, ratio: int = 0) -> bytes:
     """Undo the content codings of a request body, from the last to the first.
 
     ``content_encoding`` is the header's value: names in any case, separated by commas. No coding's output is held beyond
     ``limit`` bytes and a piece of 64 KiB. Several gzip members in a row are one body (RFC 1952 2.2). A deflate body without
-    the zlib header, as .NET's DeflateStream sends it, is accepted too.
+    the zlib header, as .NET's DeflateStream sends it, is accepted too. Beyond 4 MiB no coding's output may be more than
+    ``ratio`` times the body; 0: any number of times.
 
     Raises:
         UnsupportedEncoding: an unknown coding, or too many codings.
-        PayloadTooLarge: the result has more than ``limit`` bytes.
+        PayloadTooLarge: the result has more than ``limit`` bytes, or more than ``ratio`` allows.
         InvalidInput: the body is damaged, ends early, or goes on after its end.
     """
     names = [name.strip().lower() for name in content_encoding.split(",")]
     codings = [_known(_ALIASES.get(name, name)) for name in names if name not in ("", "identity")]
     if len(codings) > _MAX_CODINGS:
         raise UnsupportedEncoding(f"got {len(codings)} content codings for one body, expected at most {_MAX_CODINGS}")
+    excess = f"the request body is larger than {limit} bytes when decompressed"
+    if ratio and max(_RATIO_FROM, ratio * len(body)) < limit:
+        limit = max(_RATIO_FROM, ratio * len(body))
+        excess = f"the request body expands to more than the {ratio} times its size that --max_compression_ratio allows"
     for coding in reversed(codings):
-        body = _undo(coding, body, limit)
+        body = _undo(coding, body, limit, excess)
     return body
 
 
@@ -63,7 +71,8 @@ def _known(name: str) -> Coding:
     raise UnsupportedEncoding(f"the content coding {name!r} is not supported, expected {OFFERED} or identity")
 
 
-def _undo(coding: Coding, body: bytes, limit: int) -> bytes:
+def _undo(coding: Coding, body: bytes, limit: int, excess: str) -> bytes:
+    """Undo one coding. ``excess``: the message for more than ``limit`` bytes."""
     window_bits = _WINDOW_BITS[coding]
     if coding == "deflate" and not _has_zlib_header(body):
         window_bits = -zlib.MAX_WBITS
@@ -82,7 +91,7 @@ def _undo(coding: Coding, body: bytes, limit: int) -> bytes:
                 # Piece by piece, since zlib copies the rest of its input whenever it stops at max_length.
                 piece = memoryview(body)[position : position + _PIECE]
                 position += len(piece)
-                _feed(stream, piece, output, limit)
+                _feed(stream, piece, output, limit, excess)
             position -= len(stream.unused_data)
     except zlib.error as error:
         raise InvalidInput(f"the body is not valid {coding}: {str(error).rpartition(': ')[2]}") from None
@@ -91,14 +100,14 @@ def _undo(coding: Coding, body: bytes, limit: int) -> bytes:
     return output.getvalue()
 
 
-def _feed(stream: Any, piece: bytes | memoryview, output: io.BytesIO, limit: int) -> None:
+def _feed(stream: Any, piece: bytes | memoryview, output: io.BytesIO, limit: int, excess: str) -> None:
     """Expand ``piece`` into ``output``. Raises zlib.error and PayloadTooLarge."""
     more = True
     while more and not stream.eof:
         allowed = min(_PIECE, limit - output.tell() + 1)
         written = output.write(stream.decompress(piece, allowed))
         if output.tell() > limit:
-            raise PayloadTooLarge(f"the request body is larger than {limit} bytes when decompressed")
+            raise PayloadTooLarge(excess)
         piece = stream.unconsumed_tail
         more = len(piece) > 0 or written == allowed
 

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from mpserve.config.settings import Settings
 from mpserve.errors import PayloadTooLarge
 from mpserve.http.requests import read_headers, receive_body
 from tests.cases import each
@@ -32,7 +33,7 @@ async def test_a_body_is_read_up_to_the_limit_of_four_bytes(
         messages.put_nowait({"type": "http.disconnect"} if chunk is None else part)
     headers = {} if announced is None else {"content-length": announced}
     try:
-        read = await receive_body(headers, messages.get, 4)
+        read = await receive_body(headers, messages.get, Settings(max_body_size=4), is_json=False)
     except PayloadTooLarge:
         read = b"too large"
     assert (read, len(chunks) - messages.qsize()) == (body, asked)

@@ -112,6 +112,23 @@ def test_a_bomb_is_stopped_at_the_limit_and_never_held(content_encoding, body):
         decompress(content_encoding, body, MIB)
 
 
+@each("codings", [["gzip"], ["deflate"], ["gzip", "gzip"], ["gzip"] * 4])
+def test_beyond_four_mebibytes_a_body_expands_only_so_many_times(codings):
+    def coded(size):
+        body = bytes(size)
+        for coding in codings:
+            body = ENCODERS[coding](body)
+        return body
+
+    content_encoding = ", ".join(codings)
+    assert len(decompress(content_encoding, coded(4 * MIB), 64 * MIB, 100)) == 4 * MIB
+    with pytest.raises(PayloadTooLarge, match="more than the 100 times its size that --max_compression_ratio allows"):
+        decompress(content_encoding, coded(8 * MIB), 64 * MIB, 100)
+    assert len(decompress(content_encoding, coded(8 * MIB), 64 * MIB)) == 8 * MIB  # without a limit of the ratio
+    with pytest.raises(PayloadTooLarge, match=f"larger than {MIB} bytes"):
+        decompress(content_encoding, coded(8 * MIB), MIB, 100)
+
+
 def test_a_body_is_held_only_once_while_it_grows():
     data = noise(16 * MIB)
     body = zipped(data, 1)

@@ -24,15 +24,14 @@ class Endpoint:
         self.route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = read_headers(scope["headers"])
+        headers, path = read_headers(scope["headers"]), scope["path_params"]
+        head = self.routes.head(self.route, path["model"], path.get("version"), headers, request_id.get())
         try:
-            body = await receive_body(headers, receive, self.core.settings.max_body_size)
+            body = await receive_body(headers, receive, self.core.settings, head.codec.is_json)
         except Exception as error:
             await failure_answer(error)(scope, receive, send)
             return
         if body is not None:
-            path = scope["path_params"]
-            head = self.routes.head(self.route, path["model"], path.get("version"), headers, request_id.get())
             answer = await self._answer(head, body)
             await answer(scope, receive, send)
 

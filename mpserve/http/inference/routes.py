@@ -11,6 +11,7 @@ from mpserve.http.requests import RawHeaders, read_headers
 from mpserve.protocol.cloudevents import is_event
 from mpserve.protocol.codec import Codec
 from mpserve.protocol.generate import GenerateCodec, GenerateStreamCodec
+from mpserve.protocol.json.limits import JsonLimits
 from mpserve.protocol.v1.body import is_json
 from mpserve.protocol.v1.codec import CloudEventCodec, V1Codec
 from mpserve.protocol.v2.codec import V2Codec
@@ -84,6 +85,7 @@ class Codecs:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.limits = JsonLimits(settings.max_json_size, settings.max_json_elements)
         nonfinite = settings.nonfinite
         self._json = V1Codec(nonfinite)
         self._codecs: dict[Format, Codec] = {
@@ -97,7 +99,8 @@ class Codecs:
         if format is Format.V1:
             if is_event(headers):
                 options = self.settings
-                return CloudEventCodec(headers, self._json, options.ce_source, options.ce_type, options.ce_merge)
+                described = (options.ce_source, options.ce_type, options.ce_merge)
+                return CloudEventCodec(headers, self._json, self.limits, *described)
             content_type = headers.get("content-type")
             return self._json if is_json(content_type) else V1Codec(self.settings.nonfinite, content_type)
         if format is Format.V2 and BINARY_HEADER in headers:
@@ -110,6 +113,7 @@ class InferenceRoutes:
 
     def __init__(self, settings: Settings, log: RequestLog) -> None:
         self.log = log
+        self._settings = settings
         self._codecs = Codecs(settings)
         self._cache: dict[bytes, RouteMatch] = {}
 
@@ -122,7 +126,11 @@ class InferenceRoutes:
         if self.log.access_log and "x-forwarded-for" in headers:  # uvicorn's middleware finds the client
             return None
         identity = accepted_id(headers.get("x-request-id", ""))
-        return DirectHead(match, self.head(match.route, match.model, match.version, headers, identity))
+        head = self.head(match.route, match.model, match.version, headers, identity)
+        limit = self._settings.body_limit(head.codec.is_json and head.content_encoding is None)
+        if int(headers.get("content-length", 0)) > limit:
+            return None  # the endpoint refuses the body before it comes
+        return DirectHead(match, head)
 
     def head(
         self, route: InferenceRoute, model: str, version: str | None, headers: dict[str, str], identity: str

@@ -22,8 +22,9 @@ from mpserve.http.server.state import FOLLOWS, State
 IDLE, HEAD, BODY, REFUSED, CLOSING, CLOSED = State
 
 LINGER = 1.0
-"""Seconds for which bytes after the last answer are read and dropped. Closing at once would reset the connection, and the client
-would lose the answer."""
+"""Seconds for which bytes after the last answer are awaited, read and dropped. Closing at once would reset the connection, and
+the client would lose the answer."""
+MAX_LINGER = 30.0  # seconds after which bytes are no longer dropped, whether the client has ended its upload or not
 
 NOT_YET = -math.inf  # the deadline of a connection that is idle since the last ``expire``, which sets its deadline
 
@@ -50,6 +51,12 @@ class Connection(asyncio.Protocol):
         self._last: Head | None = None  # the last known head
         self._refusal: tuple[int, str] | None = None
         self._deadline = math.inf  # the time of the loop at which the client is late
+        self._end = (
+            math.inf
+        )  # the time at which the bytes of a body so far have taken too long, or a lingering close ends
+        self._is_slow = False  # whether the body is late by its rate, not by a pause
+        self._unsent = 0  # bytes that the client had not taken at the last look
+        self._unsent_until = math.inf  # the time at which the client must have taken some of them
         self._can_write = True
         self._drained = asyncio.Event()  # set when the connection can write again
         self._is_reading = True
@@ -111,6 +118,8 @@ class Connection(asyncio.Protocol):
             self._receive(data)
         elif self.state not in (REFUSED, CLOSING, CLOSED):
             self._parse(data, b"")
+        elif self.state is CLOSING:
+            self._deadline = min(self.loop.time() + LINGER, self._end)
 
     def pause_writing(self) -> None:
         self._can_write = False
@@ -118,6 +127,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._can_write = True
+        self._unsent = 0
         self._drained.set()
         self._go_on()
 
@@ -130,6 +140,7 @@ class Connection(asyncio.Protocol):
         self._direct.expect(head, expects=False)
         self._receiving = self._direct
         self._missing = head.length
+        self._begin_body()
         self._take(self._direct)
         self._receive(data[head.size :])
 
@@ -139,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._missing = max(missing - len(data), 0)
         self._receiving.receive(data if len(data) <= missing else data[:missing])
         if self._missing:
-            self._deadline = self.loop.time() + self.limits.body_pause
+            self._await_body(len(data))
             return
         self.complete_body()
         if len(data) > missing:
@@ -156,7 +167,19 @@ class Connection(asyncio.Protocol):
             self._refuse(refusal.status, refusal.reason)
         self._fresh = b""
         if self.state is BODY:
-            self._deadline = self.loop.time() + self.limits.body_pause
+            self._await_body(len(data))
+
+    def _begin_body(self) -> None:
+        """Give the body ``body_pause`` seconds, from now on, before its rate counts."""
+        self._end = self.loop.time() + self.limits.body_pause if self.limits.body_rate else math.inf
+
+    def _await_body(self, size: int) -> None:
+        """Set the deadline after so many bytes have come. They give the body as long as they take at the least rate."""
+        limits = self.limits
+        pause_ends = self.loop.time() + limits.body_pause
+        self._end += size / (limits.body_rate or 1)
+        self._is_slow = self._end < pause_ends
+        self._deadline = min(pause_ends, self._end)
 
     def begin_head(self) -> None:
         if self.state is CLOSING:
@@ -171,6 +194,7 @@ class Connection(asyncio.Protocol):
         self._fresh = b""
         self._enter(BODY)
         self._receiving = exchange
+        self._begin_body()
         self._take(exchange)
 
     def _direct_exchange(self, parsed: ParsedHead) -> Exchange | None:
@@ -257,8 +281,10 @@ class Connection(asyncio.Protocol):
             self.pause_reading()
         elif self._waiting:
             self.exchange = self._waiting.popleft()
-            # Reading was paused, so the time of the body starts now.
-            self._deadline = self.loop.time() + self.limits.body_pause if self.state is BODY else math.inf
+            self._deadline = math.inf
+            if self.state is BODY:  # Reading was paused, so the time of the body starts now.
+                self._begin_body()
+                self._await_body(0)
             self.resume_reading()
             self.exchange.start()
         elif self.state is REFUSED:
@@ -319,19 +345,34 @@ class Connection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """Refuse a head or a body that is late at ``now``, or close an idle connection."""
         limits = self.limits
+        if unsent := self.transport.get_write_buffer_size():
+            self._expire_write(unsent, now)
+        else:
+            self._unsent = 0
         if self._deadline == NOT_YET:
             self._deadline = now + limits.idle_seconds
         if not self._is_reading or self._waiting:  # bytes that are not read are not late
             self._deadline = max(self._deadline, now + limits.body_pause)
+            self._end = max(self._end, now + limits.body_pause)
         if now < self._deadline or self.transport.is_closing():
             return
         self._deadline = math.inf
         if self.state is HEAD:
             self._refuse(408, f"the request head was not complete after {limits.head_seconds:g} s")
+        elif self.state is BODY and self.exchange is not None and self._is_slow:
+            self._refuse(408, f"the request body came at less than {limits.body_rate} bytes per second")
         elif self.state is BODY and self.exchange is not None:
             self._refuse(408, f"nothing more of the request body came for {limits.body_pause:g} s")
         else:
             self.close()
+
+    def _expire_write(self, unsent: int, now: float) -> None:
+        """Drop a client that has taken nothing of its answers for ``write_seconds``. Further answers are no progress."""
+        if not self._unsent or unsent < self._unsent:
+            self._unsent_until = now + self.limits.write_seconds
+        self._unsent = unsent
+        if now >= self._unsent_until:
+            self.transport.abort()
 
     def retire(self, at_once: bool) -> None:
         """Close after the next answer. Call this again until the connection is closed.
@@ -346,7 +387,7 @@ class Connection(asyncio.Protocol):
             self._close_idle()
 
     def _close_idle(self) -> None:
-        if not self.transport.is_closing():  # asyncio's TLS transport cannot be aborted after a second close()
+        if not self.transport.is_closing():
             self.close()
         # TLS waits half a minute for the close of the client, and an idle client may not send it.
         elif self.loop.time() > self._deadline and not self.transport.get_write_buffer_size():
@@ -359,21 +400,21 @@ class Connection(asyncio.Protocol):
             self._hang_up()
 
     def _hang_up(self) -> None:
-        """Close for writing. Drop what the client sends, for ``LINGER`` seconds."""
+        """Close for writing, where the transport can (TLS cannot). Drop what the client sends, until it pauses for ``LINGER``."""
         self._waiting.clear()
         self.resume_reading()
+        self._enter(CLOSING)
+        now = self.loop.time()
+        self._deadline, self._end = now + LINGER, now + MAX_LINGER
         if self.transport.can_write_eof():
-            self._enter(CLOSING)
-            self._deadline = self.loop.time() + LINGER
             self.transport.write_eof()
-        else:
-            self.close()
 
     def close(self) -> None:
         """Close the connection after all written bytes are sent."""
         self._enter(CLOSING)
         self._deadline = self.loop.time() + LINGER
-        self.transport.close()
+        if not self.transport.is_closing():  # asyncio's TLS transport cannot be looked at after a second close()
+            self.transport.close()
 
     def _enter(self, state: State) -> None:
         assert state in FOLLOWS[self.state], f"{state.name} does not follow {self.state.name}"

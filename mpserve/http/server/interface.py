@@ -76,6 +76,8 @@ class Limits:
     field_size: int
     head_seconds: float  # seconds in which a head must be complete
     body_pause: float  # maximum pause within a body in seconds
+    body_rate: int  # minimum bytes per second of a body, after the first ``body_pause`` seconds. 0: no minimum.
+    write_seconds: float  # seconds in which a client must take a part of the answers that wait for it
     idle_seconds: float  # seconds after which an idle connection is closed
     body: int  # maximum body of a direct request. The application refuses a larger body.
 

@@ -237,6 +237,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
             field_size=cfg.limit_request_field_size or sys.maxsize,
             head_seconds=self.core.settings.header_timeout,
             body_pause=self.core.settings.body_timeout,
+            body_rate=self.core.settings.min_body_rate,
+            write_seconds=self.core.settings.write_timeout,
             idle_seconds=self.cfg.keepalive,
             body=self.core.settings.max_body_size,
         )

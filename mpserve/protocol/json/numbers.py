@@ -74,7 +74,7 @@ class Numbers:
             return False
         structure = b""
         for length in reversed(shape):
-            structure = b"[" + b",".join([structure] * length) + b"]"
+            structure = _list_of(structure, length)
         return self._text.translate(None, _NO_STRUCTURE) == structure
 
 
@@ -124,10 +124,15 @@ def _of_brackets(text: bytes) -> list[int] | None:
         # The first list of this depth begins among the leading brackets, and ends where so many lists end.
         first = structure[rank - depth : structure.find(b"]" * depth) + depth]
         shape.insert(0, (len(first) - 1) // (len(unit) + 1))
-        unit = b"[" + b",".join([unit] * shape[0]) + b"]"
+        unit = _list_of(unit, shape[0])
         if unit != first:
             return None
     return shape if unit == structure else None
+
+
+def _list_of(item: bytes, length: int) -> bytes:
+    """The brackets and commas of a list of equal items. To repeat bytes takes a hundredth of joining a list of them."""
+    return b"[%b]" % ((item + b",") * length)[:-1]
 
 
 def has_more(text: bytes, byte: bytes, number: int) -> bool:

@@ -24,6 +24,8 @@ STREAMED: int = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 class ProtobufCodec(Codec):
     """The messages of ModelInfer. The state of its inputs is whether their tensors came as typed contents."""
 
+    is_json = False
+
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         inputs = plain.read(body) if speaks_arrays else None
         if inputs is None:

@@ -33,7 +33,7 @@ def decode_request(body: bytes, content_type: str | None, numbers: bool = False)
     numbered = "instances" if numbers else ""
     if is_json(content_type):
         document = parse_object(body, numbered)
-    elif _media_type(content_type) == "text/plain" and body.lstrip(_JSON_SPACE).startswith(b"{"):
+    elif is_json_text(body, content_type):
         try:
             document = parse_object(body, numbered)
         except InvalidInput:
@@ -49,6 +49,11 @@ def is_json(content_type: str | None) -> bool:
     """Whether a body of this content type is JSON."""
     media_type = _media_type(content_type)
     return media_type in _JSON_MEDIA_TYPES or media_type.endswith("+json")
+
+
+def is_json_text(body: bytes, content_type: str | None) -> bool:
+    """Whether a body is a text that may be JSON."""
+    return _media_type(content_type) == "text/plain" and body.lstrip(_JSON_SPACE).startswith(b"{")
 
 
 def _media_type(content_type: str | None) -> str:

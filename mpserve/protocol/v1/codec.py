@@ -8,6 +8,7 @@ from mpserve.protocol import cloudevents
 from mpserve.protocol.codec import JSON, Codec, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import NonFinite
 from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.json.limits import JsonLimits
 from mpserve.protocol.json.numbers import Numbers
 from mpserve.protocol.v1 import body as v1
 from mpserve.protocol.v1 import rows as v1_rows
@@ -35,6 +36,9 @@ class V1Codec(Codec):
                 return Inputs(tensors, rows=len(tensors[0][2]))
         return document_inputs(v1.decode_request(body, self.content_type, numbers=speaks_arrays))
 
+    def json_in(self, body: bytes) -> bytes:
+        return body if self.is_json or v1.is_json_text(body, self.content_type) else b""
+
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
         if outputs.tensors is None:
             return Encoded(*v1.encode_response(outputs.result, self.nonfinite))
@@ -54,12 +58,21 @@ class CloudEventCodec(Codec):
     Args:
         headers: of the request, which hold the attributes of an event in binary mode.
         answer: the codec of the answer within the event.
+        limits: of JSON within the event.
         source, event_type, merge: as ``cloudevents.wrap``.
     """
 
     def __init__(
-        self, headers: Mapping[str, str], answer: V1Codec, source: str | None, event_type: str | None, merge: bool
+        self,
+        headers: Mapping[str, str],
+        answer: V1Codec,
+        limits: JsonLimits,
+        source: str | None,
+        event_type: str | None,
+        merge: bool,
     ) -> None:
+        self.is_json = cloudevents.is_json(headers)
+        self.limits = limits
         self.headers = headers
         self.answer = answer
         self.source = source
@@ -67,7 +80,7 @@ class CloudEventCodec(Codec):
         self.merge = merge
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
-        event = cloudevents.unwrap(self.headers, body)
+        event = cloudevents.unwrap(self.headers, body, self.limits)
         inputs = document_inputs(event.data)
         inputs.state = event
         return inputs

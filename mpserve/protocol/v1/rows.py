@@ -187,7 +187,7 @@ def _kinds(values: list[Any]) -> str:
 
 
 def _holds_base64(values: list[Any]) -> bool:
-    return any(_is_base64(value) for value in values)
+    return dict in set(map(type, values)) and any(_is_base64(value) for value in values)
 
 
 def _is_base64(value: Any) -> bool:

@@ -44,6 +44,7 @@ class V2Codec(Codec):
     def __init__(self, nonfinite: NonFinite, json_length: str | None = None) -> None:
         self.nonfinite = nonfinite
         self.json_length = json_length
+        self.is_json = json_length is None
         self._length = int(json_length) if json_length and LENGTH.fullmatch(json_length) else 0
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
@@ -51,6 +52,9 @@ class V2Codec(Codec):
             return beginnings.read(body)
         plain = plain_binary.read(body, self._length) if self._length and speaks_arrays else None
         return plain or Inputs.of(decode_request(body, "", None, self.json_length, declared))
+
+    def json_in(self, body: bytes) -> bytes:
+        return body if self.is_json else body[: self._length]
 
     def write(self, inputs: Inputs, outputs: Outputs) -> Encoded:
         name, version, request_id = outputs.model_name, outputs.model_version, inputs.id

@@ -171,10 +171,13 @@ class InferenceRequest(Timed):
         """Read the body, and make the input of the first stage from it.
         Raises InvalidInput if the format or the model's declaration forbids the input; NotSupported for an unknown feature.
         """
-        instance, head, body = self.instance, self.head, self.body
+        instance, head, body, core = self.instance, self.head, self.body, self.core
         self.body = b""
         if head.content_encoding is not None:
-            body = decompress(head.content_encoding, body, self.core.settings.max_body_size)
+            limit, ratio = core.settings.body_limit(head.codec.is_json), core.settings.max_compression_ratio
+            body = decompress(head.content_encoding, body, limit, ratio)
+        if len(body) > core.json_limits.unchecked:
+            core.json_limits.check(head.codec.json_in(body))
         takes_arrays = self.stages.takes_arrays
         inputs = head.codec.read(body, instance.declared, takes_arrays)
         tensors, message = inputs.tensors, inputs.message
@@ -185,10 +188,10 @@ class InferenceRequest(Timed):
             self.rows = shape[0] if shape else 1
         self.inputs = inputs
         if message is not None:
-            fetch_inputs(message, self.core)
+            fetch_inputs(message, core)
         for wanted in inputs.requested or ():
             if wanted.parameters:
-                self.requested = take_treatments(inputs.requested or [], self.core)
+                self.requested = take_treatments(inputs.requested or [], core)
                 break
         if takes_arrays:
             self.value = fit_inputs(instance.declared, inputs.arrays(instance.declared) if tensors is None else tensors)

@@ -14,6 +14,7 @@ from typing import TypeVar
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, ModelLoadError, NotSupported
 from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.json.limits import JsonLimits
 from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models import readiness
@@ -64,6 +65,7 @@ class ModelHost:
 
     def __init__(self, settings: Settings, predictor: Predictor | None = None) -> None:
         self.settings = settings
+        self.json_limits = JsonLimits(settings.max_json_size, settings.max_json_elements)
         self.predictor = predictor
         self.board = Scoreboard(1)
         self.row = self.board.row(0)

@@ -1,5 +1,6 @@
 """The inference routes over ASGI: what of a request reaches the model, and every fault that can be told."""
 
+import base64
 import gzip
 import re
 import zlib
@@ -70,6 +71,66 @@ def test_a_bomb_stops_at_the_body_limit(size: int) -> None:
     bomb, headers = gzip.compress(bytes(size)), {"content-encoding": "gzip"}
     answer = ask(faulty.Echo(), "POST", PREDICT, content=bomb, headers=headers, options={"max_body_size": 2**20})
     assert answer.status_code == 413
+
+
+LIMITS = {"max_json_elements": 30, "max_json_size": 400}
+ELEMENTS, SIZE = "30 lists, objects and strings that --max_json_elements", "larger than (the )?400 bytes"
+LISTS, NUMBERS, SPACE = b"[" + b"[]," * 30 + b"[]]", b"[" + b"7," * 60 + b"7]", b" " * 400
+EVENT, ATTRIBUTES = (
+    {"content-type": "application/cloudevents+json"},
+    b'"specversion":"1.0","id":"1","source":"s","type":"t"',
+)
+BINARY, ALL = "inference-header-content-length", "all"
+INFER, GENERATE, INDEX = "/v2/models/echo/infer", "/v2/models/echo/generate", "/v2/repository/index"
+TENSOR = b'{"inputs":[{"name":"x","datatype":"INT64","shape":[61],"data":%b}]}' % NUMBERS
+RAW = b'{"inputs":[{"name":"x","datatype":"UINT8","shape":[400],"parameters":{"binary_data_size":400}}]}'
+
+
+@each("is_compressed", [False, True])
+@each("path, headers, body, says", [
+    (PREDICT, {}, b'{"instances":%b}' % LISTS, ELEMENTS),
+    (PREDICT, {}, b'{"instances":%b}' % LISTS.replace(b"[]", b"{}"), ELEMENTS),
+    (PREDICT, {}, b'{"instances":%b}' % LISTS.replace(b"[]", b'""'), ELEMENTS),
+    (PREDICT, {}, b'{"instances":[1]}' + SPACE, SIZE),
+    (PREDICT, {}, b'{"instances":%b}' % NUMBERS, None),
+    (PREDICT, {"content-type": "text/plain"}, b'{"instances":%b}' % LISTS, ELEMENTS),
+    (PREDICT, {"content-type": "text/plain"}, b'{"instances":[1]}' + SPACE, SIZE),
+    (PREDICT, EVENT, b'{%b,"data":{"instances":%b}}' % (ATTRIBUTES, LISTS), ELEMENTS),
+    (PREDICT, EVENT, b'{%b,"data_base64":"%b"}' % (ATTRIBUTES, base64.b64encode(b'{"instances":%b}' % LISTS)), ELEMENTS),
+    (INFER, {}, b'{"inputs":%b}' % LISTS, ELEMENTS),
+    (INFER, {}, TENSOR + SPACE, SIZE),
+    (INFER, {}, TENSOR, None),
+    (INFER, {BINARY: ALL}, b'{"inputs":%b}' % LISTS, ELEMENTS),
+    (INFER, {BINARY: ALL}, RAW + SPACE, SIZE),
+    (INFER, {BINARY: f"{len(RAW)}"}, RAW + b"[" * 400, None),
+    (GENERATE, {}, b'{"x":%b}' % LISTS, ELEMENTS),
+    (INDEX, {}, b'{"ready":%b}' % LISTS, ELEMENTS),
+    (INDEX, {}, b"{}" + SPACE, SIZE),
+])  # fmt: skip
+def test_the_limits_of_json_hold_for_json_in_every_format(
+    path: str, headers: dict[str, str], body: bytes, says: str | None, is_compressed: bool
+) -> None:
+    headers = {name: f"{len(body)}" if value is ALL else value for name, value in headers.items()}
+    if is_compressed:
+        body, headers = gzip.compress(body), {**headers, "content-encoding": "gzip"}
+    answer = ask(faulty.Echo(), "POST", path, content=body, headers=headers, options=LIMITS)
+    if says is None:
+        assert answer.status_code == 200, answer.text
+    else:
+        assert answer.status_code == 413, answer.text
+        assert re.search(says, answer.json()["error"])
+
+
+@each("content_type", ["image/png", "text/plain"])
+def test_a_body_that_is_no_json_has_only_the_limit_of_bodies(content_type: str) -> None:
+    class Size(Model):
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            return {"predictions": len(payload)}
+
+    answer = ask(
+        Size("echo"), "POST", PREDICT, content=LISTS * 9, headers={"content-type": content_type}, options=LIMITS
+    )
+    assert answer.json() == {"predictions": len(LISTS) * 9}
 
 
 async def test_a_request_whose_client_has_gone_away_before_it_was_whole_is_not_answered() -> None:

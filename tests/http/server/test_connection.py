@@ -1,6 +1,7 @@
 """What a connection reads, in which order it is answered, and how it ends. Direct requests and ASGI requests alike."""
 
 import asyncio
+import dataclasses
 import gc
 import json
 import weakref
@@ -8,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mpserve.http.server.connection import LINGER
+from mpserve.http.server.connection import LINGER, MAX_LINGER
 from mpserve.http.server.state import State
-from tests.connections import Client, House, chunked, get, post
+from tests.connections import LIMITS, Client, House, chunked, get, post
 
 DIRECT, APP = b"/direct", b"/app"
 
@@ -216,11 +217,22 @@ async def test_what_a_refusal_ends_is_not_begun_and_the_application_is_told() ->
     assert not house.server.cycles
 
 
-async def test_a_connection_without_half_close_is_closed_at_once() -> None:
+@pytest.mark.parametrize("knows_half_close", [True, False])
+@pytest.mark.parametrize("pauses", [True, False])
+async def test_an_upload_is_read_on_behind_the_last_answer_so_that_the_answer_arrives(
+    knows_half_close: bool, pauses: bool
+) -> None:
     client = House().client()
-    client.pipe.knows_half_close = False
-    assert refusal(await client.ask(b"hello\r\n\r\n"))[0] == 400
-    assert client.pipe.is_closing()
+    client.pipe.knows_half_close = knows_half_close
+    upload = post(b"x" * 2000, b"connection: close", path=APP)
+    assert b"413" in await client.ask(upload[:200])
+    for _ in range(int(MAX_LINGER / LINGER)):
+        assert not closing(client)
+        assert client.pipe.has_ended == knows_half_close
+        client.wait(LINGER * 0.9)
+        client.send(upload[200:300])
+    client.wait(LINGER + 0.1 if pauses else MAX_LINGER * 0.11)
+    assert closing(client)
 
 
 async def test_a_client_that_goes_away_has_its_request_cancelled_once_and_a_late_reply_is_ignored() -> None:
@@ -279,6 +291,24 @@ async def test_what_is_late_is_closed_or_refused() -> None:
             else:
                 assert refusal(await client.told() or told) == expected
                 assert client.pipe.has_ended
+
+
+async def test_a_body_that_comes_too_slowly_is_refused_however_steadily_it_comes() -> None:
+    """Of 1000 bytes, by a known head, and by heads that the parser reads."""
+    body = b"x" * 1000
+    for begun in (post(body)[:-1000], post(body, path=APP)[:-1000], chunked(body)[:-1007], post() + post(body)[:-1000]):
+        for rate, minimum, is_kept in ((10, 100, False), (101, 100, True), (1, 0, True)):
+            house = House(limits=dataclasses.replace(LIMITS, body_rate=minimum))
+            await house.client().ask(post(body))
+            client = house.client()
+            await client.ask(begun)
+            for second in range(10):
+                client.send(body[rate * second : rate * (second + 1)])
+                client.wait(1)
+            told = await client.told()
+            assert client.is_kept is is_kept, (begun, rate)
+            if not is_kept:
+                assert refusal(told) == (408, "the request body came at less than 100 bytes per second")
 
 
 async def test_nothing_is_late_while_an_answer_is_due() -> None:
@@ -384,6 +414,29 @@ async def test_the_next_request_waits_for_a_client_that_does_not_read() -> None:
         client.connection.resume_writing()
         assert await client.told() == usual(b"3", path)
         assert client.pipe.is_reading_now
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_is_dropped() -> None:
+    for path in (DIRECT, APP):
+        house = House()
+        client = house.client()
+        await client.ask(post(path=path))
+        for unsent in (50, 40, 39):  # it takes some
+            client.pipe.unsent = unsent
+            client.wait(7)
+        for unsent in (39, 60):  # it takes nothing, and further answers come
+            client.pipe.unsent = unsent
+            assert not client.pipe.was_aborted
+            client.wait(4.1)
+        assert client.pipe.was_aborted
+        # A buffer that was emptied in between is progress, however full it is again.
+        client = house.client()
+        await client.ask(post(path=path))
+        for _ in range(3):
+            client.pipe.unsent = 50
+            client.wait(7)
+            client.connection.resume_writing()
+        assert client.is_kept
 
 
 async def test_a_body_of_unknown_length_that_grows_too_large_goes_to_the_application() -> None:
