@@ -152,7 +152,7 @@ class WorkerServer:
                 "the end of late connections": self._expire_connections,
                 "the balance of connections": self._balance,
                 "the watch for stuck models": self._look_at_models,
-                "the count of metrics": metrics().flush,
+                "the count of metrics": self._flush_metrics,
             }
         )
         while True:
@@ -202,6 +202,13 @@ class WorkerServer:
             self.stuck = True
             self.row.restarts += 1
             logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
+
+    def _flush_metrics(self) -> None:
+        try:
+            metrics().flush_all()
+        except OSError:
+            self.row.failed_flushes += 1
+            raise
 
     async def _catch_up(self) -> None:
         """Follow the changes of models that came during the load, before the first client.
