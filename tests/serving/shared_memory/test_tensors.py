@@ -99,7 +99,7 @@ async def test_an_input_does_not_change_under_the_model() -> None:
     async with sharing(Echo(), X) as (core, path):
         output = await infer(core, given(place(8)))
         path.write_bytes(np.array([5, 6], np.float32).tobytes())
-        assert output.as_numpy().tolist() == X.tolist()
+        assert output.as_numpy().tolist() == [1, 2]
 
 
 @each("tensor, size, offset", [
