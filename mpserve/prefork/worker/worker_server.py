@@ -23,6 +23,7 @@ from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
+from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
 from mpserve.prefork.worker.upkeep import Upkeep
@@ -53,6 +54,7 @@ class Terms:
     max_requests: int | None  # requests after which the worker is replaced. None: never.
     graceful_timeout: float  # seconds in which the worker must end
     beat: Callable[[], None]  # tells the arbiter that the worker is alive
+    certificates: Certificates
 
 
 class WorkerServer:
@@ -138,7 +140,7 @@ class WorkerServer:
             connection.retiring = self.row.state == State.LOADING
             return connection
 
-        return Acceptor(listener, connect, self.application.tls, self.core.board, self.row, self.rebalancer)
+        return Acceptor(listener, connect, lambda: self.application.tls, self.core.board, self.row, self.rebalancer)
 
     async def _tick(self) -> None:
         upkeep = Upkeep(
@@ -152,6 +154,7 @@ class WorkerServer:
                 "the end of late connections": self._expire_connections,
                 "the balance of connections": self._balance,
                 "the watch for stuck models": self._look_at_models,
+                "the watch for certificates": self._look_at_certificates,
                 "the count of metrics": self._flush_metrics,
             }
         )
@@ -177,6 +180,10 @@ class WorkerServer:
         if os.getppid() != self.terms.arbiter and not self.orphaned:
             self.orphaned = True
             logger.error("the arbiter is gone; the worker finishes its requests, then ends")
+
+    def _look_at_certificates(self) -> None:
+        if self.http is not None:  # the application has read them
+            self.terms.certificates.look()
 
     def _publish(self) -> None:
         """Write to the scoreboard which models can answer here. A model may have changed its ``ready``."""
