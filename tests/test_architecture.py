@@ -210,9 +210,9 @@ def test_one_module_makes_the_models_threads() -> None:
 
 
 def test_one_module_touches_shared_memory() -> None:
-    """Of the server's own; clients' memory, which they register, is another module's affair."""
+    """Of the server's own; clients' memory is read and written, and not mapped."""
     mapping = {module for module in MODULES if "mmap" in imported(module)}
-    assert mapping == {"mpserve.state.scoreboard", "mpserve.serving.shared_memory.regions"}
+    assert mapping == {"mpserve.state.scoreboard"}
 
 
 @each("module, absent", [

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grpc
@@ -53,7 +54,7 @@ class GrpcServer:
         core: the models.
         host: address to listen on, IPv4 or IPv6.
         port: 0 means any free port, which ``self.port`` has after ``start``.
-        tls: None means no TLS.
+        tls: None means no TLS. ``self.tls`` may be replaced by another ``Tls``, which counts for new connections.
         max_receive: maximum bytes of a message that is received, after decompression.
         max_send: maximum bytes of a message that is sent.
         max_connection_age: seconds after which a client is asked to connect again. 0: never.
@@ -142,20 +143,36 @@ class GrpcServer:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), 0.1)
 
+    def _renewed_certificates(self, used: Tls) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
+        """Returns a function that grpc calls at each handshake, and that returns a certificate if there is a new one."""
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal used
+            if self.tls is None or self.tls == used:
+                return None
+            used = self.tls
+            return _certificates(used)
+
+        return renewed
+
     def _listen(self, server: grpc.aio.Server) -> int:
         address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         try:
             if self.tls is None:
                 return server.add_insecure_port(address)
-            credentials = grpc.ssl_server_credentials(
-                [(self.tls.key, self.tls.certificate)],
-                root_certificates=self.tls.client_authorities,
-                require_client_auth=self.tls.client_authorities is not None,
+            credentials = grpc.dynamic_ssl_server_credentials(
+                _certificates(self.tls),
+                self._renewed_certificates(self.tls),  # type: ignore[arg-type]  # None is allowed, as its docs say
+                require_client_authentication=self.tls.client_authorities is not None,
             )
             return server.add_secure_port(address, credentials)
         except (RuntimeError, ValueError) as error:
             tls = "" if self.tls is None else " with the given certificate and key"
             raise ConfigurationError(f"gRPC cannot listen on {address}{tls}: {error}") from error
+
+
+def _certificates(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.key, tls.certificate)], tls.client_authorities)
 
 
 def hold_port(host: str, port: int) -> socket.socket:

@@ -64,6 +64,8 @@ class Row:
     """The generation of the desired state that this worker has followed."""
     waiting = Cell(16)
     """Requests in the queues of the models, as of the last tick."""
+    failed_flushes = Cell(17)
+    """Ticks on which metrics had no room in their files."""
 
     def __init__(self, slot: int, cells: memoryview) -> None:
         self.slot = slot

@@ -63,7 +63,7 @@ def configure() -> Path:
                 f"{DIRECTORY_VARIABLE}: expected a directory that can be written in, got {users!r}: {error.strerror}"
             ) from error
         os.environ[DIRECTORY_VARIABLE] = str(_Process.directory)
-        prometheus.name_files_after(lambda: _Process.identity)
+        prometheus.keep_in_files(lambda: _Process.identity)
     return _Process.directory
 
 
@@ -143,6 +143,14 @@ class Metrics:
         for durations in self._durations.values():
             durations.flush()
 
+    def flush_all(self) -> None:
+        """Write all counts, also those that had no room in the files before. Raises OSError: some still have no room."""
+        self.flush()
+        failure = prometheus.write_late()
+        if failure is not None:
+            reason = f"metrics have no room and are kept until there is some: {failure.strerror}"
+            raise OSError(failure.errno, reason, str(_Process.directory))
+
 
 class Durations:
     """Observations of a histogram, collected in a list and counted together.
@@ -203,6 +211,9 @@ class ScoreboardCollector(Collector):
         restarts = CounterMetricFamily("mpserve_worker_restarts", "Workers replaced after an unplanned death.")
         restarts.add_metric([], sum(row.restarts for row in used))
         yield restarts
+        failed = CounterMetricFamily("mpserve_metrics_failed_flushes", "Times that metrics had no room in their files.")
+        failed.add_metric([], sum(row.failed_flushes for row in used))
+        yield failed
 
 
 def render(board: Scoreboard, accept: str) -> tuple[bytes, str]:
@@ -217,4 +228,5 @@ def render(board: Scoreboard, accept: str) -> tuple[bytes, str]:
         # OpenMetrics ends with a mark, which may appear only once.
         return encode(prometheus_client.REGISTRY).removesuffix(b"# EOF\n") + encode(registry), content_type
     multiprocess.MultiProcessCollector(registry, path=str(_Process.directory))
+    registry.register(prometheus.InProcess(_Process.identity))
     return encode(registry), content_type

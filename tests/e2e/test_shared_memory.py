@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.e2e.calls import call, speaking
@@ -65,7 +66,9 @@ def test_a_region_is_known_to_every_worker_and_to_those_that_follow(tmp_path: Pa
         for _ in range(8):  # whichever worker is asked
             assert [region.key for region in administer("Status").regions.values()] == [path.name]
         administer("Unregister")
-        eventually(lambda: not any(path.name in Path(f"/proc/{pid}/maps").read_text() for pid in later))
+        eventually(
+            lambda: not any(Path(file.path) == path for pid in later for file in psutil.Process(pid).open_files())
+        )
         for _ in range(16):
             answer = httpx.post(f"{server.url}/v2/models/m/infer", json=REQUEST, timeout=PATIENCE, verify=False)
             told = answer.json()["error"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.steered import SOURCE, let, steered, waiting_request
 from tests.e2e.wire import LIVE, wire
-from tests.running import eventually, serving
+from tests.running import eventually, free_port, serving
 
 
 class Pair(NamedTuple):
@@ -58,3 +58,31 @@ def test_a_key_that_does_not_fit_ends_the_server_with_the_reason(tmp_path: Path)
         assert server.wait_end() == 3
         assert "TLS cannot be set up with the certificate and key" in server.log
         assert "KEY_VALUES_MISMATCH" in server.log.upper().replace(" ", "_")
+
+
+def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    """By every running worker, over HTTP and gRPC, as cert-manager renews the files."""
+    pair, renewed, other = (make_pair(tmp_path, name) for name in ("ours", "renewed", "other"))
+    certificates = [each.certificate.read_text() for each in (pair, renewed)]
+    grpc_port = free_port()
+    flags = ("--workers=2", "--enable_grpc=yes", f"--grpc_port={grpc_port}", *pair.flags)
+
+    def seen() -> set[str]:
+        ports = (server.port, grpc_port)
+        return {ssl.get_server_certificate(("127.0.0.1", port), timeout=20) for port in ports for _ in range(8)}
+
+    with serving(tmp_path, "def predict(x):\n    return x\n", *flags, scheme="https") as server:
+        server.wait_ready(workers=2)
+        workers = server.workers()
+        assert seen() == {certificates[0]}
+        with httpx.Client(base_url=server.url, verify=False) as client:
+            assert client.get("/v2/health/live").status_code == 200
+            pair.key.write_bytes(other.key.read_bytes())
+            eventually(lambda: server.log.count("cannot be used, and the certificate of before serves on") == 2)
+            assert seen() == {certificates[0]}
+            for new, old in zip(renewed, pair, strict=True):
+                new.rename(old)
+            eventually(lambda: seen() == {certificates[1]})
+            assert client.get("/v2/health/live").status_code == 200
+        assert server.workers() == workers
+        assert "Traceback" not in server.log

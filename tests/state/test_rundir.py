@@ -1,5 +1,7 @@
 """Directories of one server: private, and removed by who made them."""
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpserve.state import rundir
+from tests.running import eventually
 
 
 def run(code: str, *arguments: str) -> str:
@@ -68,3 +71,36 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -
         rundir.replace(file, content)
         assert file.read_bytes() == content
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_server_has_left_is_removed_at_the_next_start_when_its_last_process_is_gone(
+    tmp_path: Path,
+) -> None:
+    code = """
+        made = rundir.make("x", sys.argv[1])
+        (made / "file").touch()
+        worker = os.fork()
+        if worker == 0:
+            import signal
+            os.close(1), os.close(2)
+            signal.pause()
+        print(made, worker, flush=True)
+        os.kill(os.getpid(), 9)
+    """
+    program = "import os, sys\nfrom mpserve.state import rundir\n" + textwrap.dedent(code)
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    made, worker = killed.stdout.split()
+    foreign = tmp_path / "mpserve-x-of-somebody"
+    foreign.mkdir()
+
+    def started() -> bool:
+        """Start another server there; returns whether the directory is left."""
+        run('rundir.make("x", sys.argv[1])', str(tmp_path))
+        return Path(made).exists()
+
+    try:
+        assert started()
+    finally:
+        os.kill(int(worker), signal.SIGKILL)
+    eventually(lambda: not started())
+    assert list(tmp_path.iterdir()) == [foreign]

@@ -44,7 +44,18 @@ def board_of(*rows: tuple[State, int, bool], wanted: int = 0) -> Scoreboard:
     return board
 
 
-NAMES = ["state", "pid", "age", "attempts", "in_flight", "connections", "restarts", "generation", "waiting"]
+NAMES = [
+    "state",
+    "pid",
+    "age",
+    "attempts",
+    "in_flight",
+    "connections",
+    "restarts",
+    "generation",
+    "waiting",
+    "failed_flushes",
+]
 
 
 def test_a_row_is_three_cache_lines_of_which_every_cell_is_named_once() -> None:
@@ -53,7 +64,7 @@ def test_a_row_is_three_cache_lines_of_which_every_cell_is_named_once() -> None:
     for number, name in enumerate(NAMES, 1):
         setattr(row, name, number)
     row.models = everything = (1 << MODELS) - 1
-    assert [getattr(row, name) for name in NAMES] == list(range(1, 10))
+    assert [getattr(row, name) for name in NAMES] == list(range(1, 11))
     assert row.models == everything
     assert row.cells.nbytes == CELLS * 8 == 192
     assert bytes(board.row(0).cells) == bytes(192)

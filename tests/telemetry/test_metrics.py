@@ -231,3 +231,113 @@ def test_durations_noted_by_several_threads_are_each_counted_once_in_their_bucke
     )
     created = ("waits_created",)
     assert counted == pytest.approx({**expected, created: counted[created]})
+
+
+def test_values_without_room_are_kept_and_written_when_there_is_room() -> None:
+    run("""
+    import errno, resource
+    first = [f"{number}{'x' * 200}" for number in range(15)]
+    later = [f"{number}{'y' * 200}" for number in range(40)]
+
+    def work():
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        for colour in (first + later) * 2:
+            users.labels(colour).inc()
+        answer(3)()
+        for _ in range(2):
+            try:
+                own.flush_all()
+            except OSError as error:
+                assert error.errno == errno.EFBIG and "metrics have no room" in str(error)
+            else:
+                raise AssertionError("there was room")
+        found = samples()
+        assert found["cats_total", first[0]] == 2
+        assert ("cats_total", later[-1]) not in found
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        own.flush_all()
+        users.labels(later[0]).inc()
+    worker(0, work)
+    found = samples()
+    assert {found["cats_total", colour] for colour in first + later[1:]} == {2}
+    assert found["cats_total", later[0]] == 3
+    assert found[ANSWERED] == 3
+    assert all(name.endswith(".db") or name == "alive" for name in os.listdir(directory))
+    """)
+
+
+def test_a_metric_that_a_later_load_makes_again_goes_on_for_both() -> None:
+    run("""
+    from mpserve.telemetry import prometheus
+
+    def load(kind=Counter, labels=()):
+        with prometheus.loading():
+            return kind("dogs", "Dogs seen.", labels)
+
+    def refused(make, words):
+        try:
+            make()
+        except ValueError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
+
+    def twice():
+        with prometheus.loading():
+            Counter("birds", "Birds."), Counter("birds", "Birds.")
+
+    def ours():
+        with prometheus.loading():
+            Counter("mpserve_requests", "Not ours.")
+
+    def work():
+        old = load()
+        old.inc(10)
+        new = load()
+        for metric in (old, new, old):
+            metric.inc()
+        load(labels=("breed",)).labels("poodle").inc(5)
+    worker(0, work)
+    worker(0, lambda: load().inc())
+    assert samples()["dogs_total",] == 14
+    assert samples()["dogs_total", "poodle"] == 5
+    load()
+    refused(lambda: load(Gauge), "expected the same kind of metric; restart the server")
+    refused(lambda: Counter("dogs", "Outside of a load."), "Duplicated")
+    refused(twice, "Duplicated")
+    refused(ours, "Duplicated")
+    """)
+
+
+@each("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_collectors_that_are_in_no_file_are_those_of_the_worker_that_is_asked(accept: str) -> None:
+    run(f"""
+    from prometheus_client import Enum, Info, REGISTRY
+    from prometheus_client.core import GaugeMetricFamily
+
+    class Cache:
+        def collect(self):
+            yield GaugeMetricFamily("cache_entries", "Entries.", 7)
+
+    class Broken:
+        def collect(self):
+            if os.getpid() != arbiter:
+                raise RuntimeError("no cache")
+            return []
+
+    arbiter = os.getpid()
+    REGISTRY.register(Cache()); REGISTRY.register(Broken())
+    Info("build", "The build.").info({{"version": "1.2"}})
+    mood = Enum("mood", "The mood.", states=["calm", "cross"])
+
+    def work():
+        mood.state("cross")
+        body, _ = metrics.render(board, {accept!r})
+        lines = body.decode().splitlines()
+        for line in ('build_info{{version="1.2"}} 1.0', 'mood{{mood="cross",pid="2"}} 1.0',
+                     'mood{{mood="calm",pid="2"}} 0.0', 'cache_entries{{pid="2"}} 7.0'):
+            assert line in lines, (line, lines)
+        assert not any(line.startswith(("python_info", "process_")) for line in lines)
+    worker(2, work)
+    """)

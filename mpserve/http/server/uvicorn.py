@@ -6,6 +6,7 @@ Undocumented names of uvicorn are checked when the application is loaded.
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -36,8 +37,8 @@ class Application:
     def __init__(
         self, app: Any, forwarded_allow_ips: list[str] | str, tls: dict[str, Any], make_context: MakeContext | None
     ) -> None:
-        self._config = Config(
-            app=app,
+        self._make_config = partial(
+            Config,
             http=asyncio.Protocol,  # not used: the protocol is ours
             ws="none",
             log_config=None,
@@ -50,6 +51,7 @@ class Application:
             ssl_ciphers=tls.get("ciphers"),
             ssl_context_factory=None if make_context is None else lambda _, default: make_context(default),
         )
+        self._config = self._make_config(app)
 
     def load(self) -> None:
         """Load the application and the certificate.
@@ -66,6 +68,12 @@ class Application:
         self.app: ASGIApp = self._config.loaded_app
         self.tls: ssl.SSLContext | None = self._config.ssl
         self.state: dict[str, Any] = self._lifespan.state
+
+    def renew_tls(self) -> None:
+        """Make the TLS context again, from the files as they are now. Raises as ``load``, and keeps the old context then."""
+        config = self._make_config(self._config.app)
+        config.load()
+        self.tls = config.ssl
 
     async def startup(self) -> bool:
         """Run the startup of the application's lifespan. Return whether it succeeded."""

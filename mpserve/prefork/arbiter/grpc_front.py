@@ -58,7 +58,7 @@ def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
         core,
         settings.host,
         settings.grpc_port if _Port.holder is None else _Port.holder.getsockname()[1],
-        tls=_tls(cfg),
+        tls=tls(cfg),
         max_receive=settings.grpc_max_receive_message_length,
         max_send=settings.grpc_max_send_message_length,
         max_connection_age=settings.grpc_max_connection_age,
@@ -66,7 +66,8 @@ def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
     )
 
 
-def _tls(cfg: Any) -> "Tls | None":
+def tls(cfg: Any) -> "Tls | None":
+    """The certificate, from gunicorn's options. Raises OSError: a file cannot be read."""
     from mpserve.grpc.server import Tls
 
     if not cfg.certfile:

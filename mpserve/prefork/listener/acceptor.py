@@ -29,14 +29,14 @@ class Acceptor:
     """Accepts on ``listener``, which the caller closes.
 
     The acceptor counts ``row.connections`` up at the accept, since a TLS connection reaches its protocol only after the
-    handshake. From then on the protocol counts.
+    handshake. From then on the protocol counts. ``tls`` returns the TLS context of a new connection.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         make_protocol: Callable[[], asyncio.Protocol],
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext | None],
         board: Scoreboard,
         row: Row,
         rebalancer: Rebalancer,
@@ -133,7 +133,7 @@ class Acceptor:
 
     async def _connect(self, client: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, client, ssl=self._tls)
+            await self._loop.connect_accepted_socket(self._make_protocol, client, ssl=self._tls())
         except OSError as error:  # the client is gone, or the TLS handshake failed (ssl.SSLError is an OSError)
             logger.debug("a connection failed before its first byte: %s", error)
         finally:

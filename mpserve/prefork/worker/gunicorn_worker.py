@@ -31,6 +31,7 @@ from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
 from mpserve.prefork.listener import listeners
 from mpserve.prefork.worker import devices, memory, threads
+from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.repository.core import ServerCore
@@ -41,6 +42,7 @@ from mpserve.telemetry.logging import remember, set_slot
 from mpserve.version import VERSION
 
 if TYPE_CHECKING:
+    from mpserve.grpc.server import GrpcServer
     from mpserve.http.inference.direct_routes import DirectRoutes
 
 logger = logging.getLogger(__name__)
@@ -192,7 +194,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
             sockets = [listener.sock for listener in self.sockets]
             grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
             http = self._application()
-            server = WorkerServer(self.core, http, sockets, self._limits(), self._routes(), self._terms(), grpc)
+            server = WorkerServer(
+                self.core, http, sockets, self._limits(), self._routes(), self._terms(http, grpc), grpc
+            )
             loop.run_until_complete(server.run())
         except LoadFailed as failure:
             if shared().ever_ready:
@@ -220,13 +224,21 @@ class Worker(BaseWorker):  # type: ignore[misc]
         context: ssl.SSLContext = self.cfg.ssl_context(self.cfg, default)  # gunicorn's hook, which a user may have set
         return context
 
-    def _terms(self) -> Terms:
+    def _terms(self, http: Application, grpc: "GrpcServer | None") -> Terms:
+        def take_up() -> None:
+            tls = grpc_front.tls(self.cfg) if grpc is not None else None  # first, since nothing may change if it fails
+            http.renew_tls()
+            if grpc is not None:
+                grpc.tls = tls
+
+        files = [file for file in (self.cfg.certfile, self.cfg.keyfile, self.cfg.ca_certs) if file]
         return Terms(
             arbiter=self.ppid,
             backlog=self.cfg.backlog,
             max_requests=self.max_requests if self.cfg.max_requests else None,
             graceful_timeout=float(self.cfg.graceful_timeout or 0),
             beat=self.notify,
+            certificates=Certificates(files, take_up),
         )
 
     def _limits(self) -> Limits:

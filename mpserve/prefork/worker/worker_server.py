@@ -23,6 +23,7 @@ from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
+from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
 from mpserve.prefork.worker.upkeep import Upkeep
@@ -54,6 +55,7 @@ class Terms:
     max_requests: int | None  # requests after which the worker is replaced. None: never.
     graceful_timeout: float  # seconds in which the worker must end
     beat: Callable[[], None]  # tells the arbiter that the worker is alive
+    certificates: Certificates
 
 
 class WorkerServer:
@@ -139,7 +141,7 @@ class WorkerServer:
             connection.retiring = self.row.state == State.LOADING
             return connection
 
-        return Acceptor(listener, connect, self.application.tls, self.core.board, self.row, self.rebalancer)
+        return Acceptor(listener, connect, lambda: self.application.tls, self.core.board, self.row, self.rebalancer)
 
     async def _tick(self) -> None:
         upkeep = Upkeep(
@@ -154,7 +156,8 @@ class WorkerServer:
                 "the end of late connections": self._expire_connections,
                 "the balance of connections": self._balance,
                 "the watch for stuck models": self._look_at_models,
-                "the count of metrics": metrics().flush,
+                "the watch for certificates": self._look_at_certificates,
+                "the count of metrics": self._flush_metrics,
             }
         )
         while True:
@@ -180,6 +183,10 @@ class WorkerServer:
             self.orphaned = True
             logger.error("the arbiter is gone; the worker finishes its requests, then ends")
 
+    def _look_at_certificates(self) -> None:
+        if self.http is not None:  # the application has read them
+            self.terms.certificates.look()
+
     def _publish(self) -> None:
         """Write to the scoreboard which models can answer here. A model may have changed its ``ready``."""
         if self.row.state == State.READY:
@@ -204,6 +211,13 @@ class WorkerServer:
             self.stuck = True
             self.row.restarts += 1
             logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
+
+    def _flush_metrics(self) -> None:
+        try:
+            metrics().flush_all()
+        except OSError:
+            self.row.failed_flushes += 1
+            raise
 
     async def _catch_up(self) -> None:
         """Follow the changes of models that came during the load, before the first client.

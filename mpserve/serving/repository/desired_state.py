@@ -6,6 +6,7 @@ worker reconciles itself to the newest generation and then reports, so a worker 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,8 +104,13 @@ class ControlPlane:
                 desired = desired._replace(models={name: ModelSpec(AT_START, bit) for bit, name in enumerate(names)})
             for name in orphans:
                 desired = desired.without_candidate(name)
-            if orphans or desired.generation == 0:
+            if desired.generation == 0:
                 desired = self._write(desired)
+            elif orphans:
+                with suppress(
+                    OSError
+                ):  # no room. A worker that starts ignores candidates, and must start nevertheless.
+                    desired = self._write(desired)
             self._announce(desired.generation)
         return desired
 
@@ -116,8 +122,14 @@ class ControlPlane:
         return desired
 
     def report(self, slot: int, generation: int, failures: Mapping[str, str]) -> None:
-        """Report that the worker in ``slot`` has finished with ``generation``; ``failures`` has the reasons by model."""
-        rundir.replace(self.directory / f"slot-{slot}.json", orjson.dumps([generation, dict(failures)]))
+        """Report that the worker in ``slot`` has finished with ``generation``; ``failures`` has the reasons by model.
+        Without failures there is no file, so a worker can start even if there is no room for a file.
+        """
+        file = self.directory / f"slot-{slot}.json"
+        if failures:
+            rundir.replace(file, orjson.dumps([generation, dict(failures)]))
+        else:
+            file.unlink(missing_ok=True)
 
     def failures(self, slot: int) -> dict[str, str]:
         """The failures in the last report of ``slot``, by model."""

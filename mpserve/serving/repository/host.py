@@ -28,6 +28,7 @@ from mpserve.serving.repository.loader import Library, ModelSource
 from mpserve.serving.shared_memory.regions import Regions
 from mpserve.state import rundir
 from mpserve.state.scoreboard import Row, Scoreboard
+from mpserve.telemetry import prometheus
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.metrics import metrics
@@ -207,7 +208,8 @@ class ModelHost:
         """Name a step of a load, for messages about a deadline or a failure."""
         self.loading, self._loading_in = what, executor
         try:
-            yield
+            with prometheus.loading():
+                yield
         except (ModelLoadError, ConfigurationError):
             raise
         except Exception as error:

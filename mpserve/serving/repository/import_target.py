@@ -15,17 +15,19 @@ from types import CodeType, ModuleType
 
 from mpserve.errors import ConfigurationError, ModelLoadError, MPServeError
 from mpserve.serving.models.model import Model
+from mpserve.telemetry import prometheus
 
 _folders: set[Path] = set()  # where the files lie that have been imported
 
 
 @contextmanager
 def telling(stage: str) -> Iterator[None]:
-    """Turn an exception of the user's code into a ModelLoadError that names the stage.
+    """Run the user's code of a load. Turn its exception into a ModelLoadError that names the stage.
     ``sys.exit()`` is such an exception, whatever its status: the server does not end in success because a model gave up.
     """
     try:
-        yield
+        with prometheus.loading():
+            yield
     except MPServeError:
         raise
     except (Exception, SystemExit) as error:

@@ -175,7 +175,12 @@ class Repository:
         plane = self.core.plane
         if plane is None or self.core.row.state != State.READY:
             raise ServerNotReady("The worker that was asked is starting or ending; ask again.")
-        return await self.core.offload(plane.change, to)
+        try:
+            return await self.core.offload(plane.change, to)
+        except OSError as error:
+            raise ModelLoadError(
+                f"nothing has changed, since the change cannot be written: {error.strerror}"
+            ) from error
 
     def _ready_workers(self) -> dict[int, int]:
         """The pids of the workers that will load a model, by slot."""

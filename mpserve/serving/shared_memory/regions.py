@@ -1,18 +1,21 @@
-"""The regions of shared memory that clients have registered with one server, and their mappings in a worker.
+"""The regions of shared memory that clients have registered with one server, and their open objects in a worker.
 
-A file that all workers share has the registered regions, so a worker that is respawned later knows them too. A worker maps a
-region when a request first names it. A mapping lives as long as it is used, so an unregistered region stays until its requests
-end. Knows bytes and no tensors.
+A file that all workers share has the registered regions, so a worker that is respawned later knows them too. A worker opens
+the object of a region when a request first names it, and keeps it open as long as it is used, so an unregistered region stays
+until its requests end. Knows bytes and no tensors.
+
+The bytes are copied by the kernel, and not mapped: a client may shrink its object at any time, and the kernel kills a process
+that touches the mapping of bytes that are gone. So a model never sees bytes that change under it, either.
 
 Source: Triton's docs/protocol/extension_shared_memory.md.
 """
 
-import mmap
 import os
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 
 from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound, shown
@@ -36,26 +39,57 @@ class Region(NamedTuple):
     inode: int
 
 
+class OpenObject:
+    """A shared memory object, open until nobody refers to it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 class RegionView:
     """A part of a region, for one tensor."""
 
-    def __init__(self, region: Region, mapping: mmap.mmap, offset: int, byte_size: int) -> None:
+    def __init__(self, region: Region, memory: OpenObject, offset: int, byte_size: int) -> None:
         self.region = region
         self.offset = offset
         self.byte_size = byte_size
-        self._mapping = mapping
+        self._memory = memory
+        self._start = region.offset + offset
 
-    def open(self) -> memoryview:
-        """The bytes of the view, which are writable.
-        Raises InvalidInput if the object has shrunk: to touch the missing bytes would kill this worker.
-        """
-        start = self.region.offset + self.offset
-        if self._mapping.size() < start + self.byte_size:
-            raise InvalidInput(
-                f"shared memory region '{self.region.name}': its object has shrunk to {self._mapping.size()} bytes,"
-                f" expected {start + self.byte_size} or more"
-            )
-        return memoryview(self._mapping)[start : start + self.byte_size]
+    def read(self) -> memoryview:
+        """A copy of the bytes of the view. Raises InvalidInput if the object has shrunk."""
+        self._check()
+        content = np.empty(self.byte_size, np.uint8).data
+        done = 0
+        while done < self.byte_size:
+            count = os.preadv(self._memory.descriptor, [content[done:]], self._start + done)
+            if not count:
+                raise self._shrunk()
+            done += count
+        return content.toreadonly()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write to the beginning of the view. Raises InvalidInput if the object has shrunk, or there is no memory for it."""
+        self._check()
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._memory.descriptor, memoryview(data)[done:], self._start + done)
+        except OSError as error:
+            raise InvalidInput(f"shared memory region '{self.region.name}': {error.strerror}") from None
+
+    def _check(self) -> None:
+        if os.fstat(self._memory.descriptor).st_size < self._start + self.byte_size:
+            raise self._shrunk()
+
+    def _shrunk(self) -> InvalidInput:
+        return InvalidInput(
+            f"shared memory region '{self.region.name}': its object has shrunk to"
+            f" {os.fstat(self._memory.descriptor).st_size} bytes, expected {self._start + self.byte_size} or more"
+        )
 
 
 class Regions:
@@ -69,7 +103,7 @@ class Regions:
         self._board = board
         self._generation = 0
         self._registered: dict[str, Region] = {}
-        self._mapped: dict[Region, mmap.mmap] = {}
+        self._open: dict[Region, OpenObject] = {}
 
     def register(self, name: str, key: Any, offset: Any, byte_size: Any) -> None:
         """Register a part of the object ``key`` as the region ``name``, for all workers.
@@ -106,11 +140,11 @@ class Regions:
         return [_found(registered, name)] if name else list(registered.values())
 
     def follow(self) -> None:
-        """Read the registered regions after a change, and drop other mappings. To be called often; costs nothing otherwise."""
+        """Read the registered regions after a change, and close other objects. To be called often; costs nothing otherwise."""
         if self._generation != self._board.regions:
             self._generation, self._registered = self._read()
-            kept = self._mapped.keys() & self._registered.values()
-            self._mapped = {region: self._mapped[region] for region in kept}
+            kept = self._open.keys() & self._registered.values()
+            self._open = {region: self._open[region] for region in kept}
 
     def window(self, name: str, offset: int, byte_size: int) -> RegionView:
         """A view on a part of a region. The view may outlive the region.
@@ -123,9 +157,9 @@ class Regions:
                 f"shared memory region '{shown(name)}' has {region.byte_size} bytes, expected {offset + byte_size} or more for"
                 f" {byte_size} bytes from offset {offset} on"
             )
-        if region not in self._mapped:
-            self._mapped[region] = _mapping(region)
-        return RegionView(region, self._mapped[region], offset, byte_size)
+        if region not in self._open:
+            self._open[region] = _object_of(region)
+        return RegionView(region, self._open[region], offset, byte_size)
 
     def _read(self) -> tuple[int, dict[str, Region]]:
         try:
@@ -166,15 +200,11 @@ def _open(key: Any) -> tuple[int, os.stat_result]:
     return descriptor, found
 
 
-def _mapping(region: Region) -> mmap.mmap:
+def _object_of(region: Region) -> OpenObject:
     descriptor, found = _open(region.key)
-    try:
-        if found.st_ino != region.inode:
-            raise InvalidInput(
-                f"shared memory object '{shown(region.key)}' is another one by now; register the region anew"
-            )
-        return mmap.mmap(descriptor, region.offset + region.byte_size)
-    except (ValueError, OSError) as error:
-        raise InvalidInput(f"shared memory region '{shown(region.name)}' cannot be mapped: {error}") from None
-    finally:
-        os.close(descriptor)
+    memory = OpenObject(descriptor)
+    if found.st_ino != region.inode:
+        raise InvalidInput(
+            f"shared memory object '{shown(region.key)}' is another one by now; register the region anew"
+        )
+    return memory

@@ -1,7 +1,7 @@
 """Tensors in shared memory, which clients name by the parameters of a tensor without data.
 
-An input becomes an ordinary input before the model sees it: a read-only view without a copy. The client must not change the
-memory before it has the answer. An output is written to the memory, and sent without data.
+An input becomes an ordinary input before the model sees it: a copy, which the model may not write to. The client must not change
+the memory before it has the answer. An output is written to the memory, and sent without data.
 
 Source: Triton's docs/protocol/extension_shared_memory.md.
 """
@@ -52,7 +52,7 @@ def fetch(given: InferInput, regions: Regions) -> None:
     """
     parameters = given.parameters or {}
     what = f"input '{given.name[:MAX_SHOWN]}'"
-    memory = window(parameters, regions, what).open().toreadonly()
+    memory = window(parameters, regions, what).read()
     given.set_data_from_numpy(decode_tensor(memory, given.datatype, given.shape, what))
     given.parameters = {name: value for name, value in parameters.items() if name not in PARAMETERS} or None
 
@@ -67,7 +67,7 @@ def put(output: InferOutput, place: RegionView) -> InferOutput:
         raise InvalidInput(
             f"output '{output.name}' has {len(data)} bytes, expected at most the {place.byte_size} of its {SIZE}"
         )
-    place.open()[: len(data)] = data
+    place.write(data)
     parameters = {**(output.parameters or {}), REGION: place.region.name, SIZE: len(data)}
     if place.offset:
         parameters[OFFSET] = place.offset

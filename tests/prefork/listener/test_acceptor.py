@@ -46,7 +46,9 @@ class Place:
             row.state, row.pid = State.READY, os.getpid()
         self.made: list[Any] = []
         self.rebalancer = Rebalancer()
-        self.acceptor = Acceptor(listener, lambda: Counted(self.row, self.made), None, board, self.row, self.rebalancer)
+        self.acceptor = Acceptor(
+            listener, lambda: Counted(self.row, self.made), lambda: None, board, self.row, self.rebalancer
+        )
         self.acceptor.open(128)
         self.clients = ExitStack()
 

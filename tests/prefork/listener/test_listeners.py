@@ -44,7 +44,7 @@ def listeners_of(*listeners: socket.socket) -> Listeners:
     board = Scoreboard(1)
 
     def acceptor(listener: socket.socket) -> Acceptor:
-        return Acceptor(listener, asyncio.Protocol, None, board, board.row(0), Rebalancer())
+        return Acceptor(listener, asyncio.Protocol, lambda: None, board, board.row(0), Rebalancer())
 
     return Listeners(listeners, acceptor, 16)
 

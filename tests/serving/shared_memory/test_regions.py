@@ -1,17 +1,20 @@
 """Regions of shared memory: what may be registered, who knows of it, and how long a mapping lasts."""
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mpserve.errors import AlreadyExists, InvalidInput, RegionNotFound
-from mpserve.serving.shared_memory.regions import Region, Regions
+from mpserve.serving.shared_memory.regions import Region, Regions, RegionView
 from mpserve.state.scoreboard import Scoreboard
 from tests.cases import each
 from tests.memory import memory
+from tests.running import eventually
 
 CONTENT = bytes(range(64))
 
@@ -32,8 +35,12 @@ def an_object() -> Iterator[Path]:
         yield path
 
 
+def is_open(path: Path) -> bool:
+    return any(os.path.realpath(open_file) == str(path) for open_file in Path("/proc/self/fd").iterdir())
+
+
 def content(regions: Regions, name: str, offset: int = 0, size: int = 4) -> bytes:
-    return bytes(regions.window(name, offset, size).open())
+    return bytes(regions.window(name, offset, size).read())
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -44,7 +51,7 @@ def test_a_region_is_a_part_of_an_object_and_its_client_sees_what_is_written(
     assert content(regions, "r") == CONTENT[8:12]
     assert content(regions, "r", 12, 4) == CONTENT[20:24]
     assert regions.status("r") == [Region("r", slash + path.name, 8, 16, path.stat().st_ino)]
-    regions.window("r", 4, 2).open()[:] = b"\xff\xfe"
+    regions.window("r", 4, 2).write(b"\xff\xfe")
     assert path.read_bytes() == CONTENT[:12] + b"\xff\xfe" + CONTENT[14:]
 
 
@@ -132,28 +139,58 @@ def test_a_worker_that_died_between_announcing_and_writing_hides_nothing(
     assert content(regions, "s") == CONTENT[4:8]
 
 
-def test_an_open_window_outlives_its_region_and_nothing_else_stays_mapped(regions: Regions, path: Path) -> None:
+def test_a_window_outlives_its_region_and_nothing_else_stays_open(regions: Regions, path: Path) -> None:
     regions.register("r", path.name, 0, 4)
     window = regions.window("r", 0, 4)
-    opened = window.open()
     regions.unregister("r")
     regions.follow()
-    assert bytes(window.open()) == bytes(opened) == CONTENT[:4]
-    del window, opened
-    assert path.name not in Path("/proc/self/maps").read_text()
+    assert bytes(window.read()) == CONTENT[:4]
+    assert is_open(path)
+    del window
+    assert not is_open(path)
 
 
-def test_an_object_that_shrank_is_not_touched(regions: Regions, path: Path) -> None:
-    """It would be a SIGBUS, and the end of the worker."""
-    for name in ("mapped", "later"):
-        regions.register(name, path.name, 8, 16)
-    window = regions.window("mapped", 0, 16)
+def test_an_object_that_shrinks_ends_no_worker(regions: Regions, path: Path) -> None:
+    """Not while it is read or written, either: to touch the mapping of bytes that are gone is a SIGBUS."""
+    regions.register("r", path.name, 8, 16)
+    window = regions.window("r", 0, 16)
+    seen = window.read()
     os.truncate(path, 16)
-    with pytest.raises(InvalidInput, match="region 'mapped': its object has shrunk to 16 bytes, expected 24 or more"):
-        window.open()
-    assert content(regions, "mapped", 0, 8) == CONTENT[8:16]
-    with pytest.raises(InvalidInput, match="region 'later' cannot be mapped: mmap length is greater than"):
-        regions.window("later", 0, 4)
+    assert bytes(seen) == CONTENT[8:24]
+    for touch in (window.read, lambda: window.write(b"1")):
+        with pytest.raises(InvalidInput, match="region 'r': its object has shrunk to 16 bytes, expected 24 or more"):
+            touch()
+    assert content(regions, "r", 0, 8) == CONTENT[8:16]
+    assert path.read_bytes() == CONTENT[:16]
+
+
+def test_a_client_that_shrinks_its_object_all_the_time_gets_its_bytes_or_is_refused(
+    regions: Regions, path: Path
+) -> None:
+    size = 1 << 22
+    os.truncate(path, size)
+    regions.register("r", path.name, 0, size)
+    shrinking = subprocess.Popen(
+        [sys.executable, "-c", f"import os\nwhile True:\n for s in (0, {size}): os.truncate({str(path)!r}, s)"]
+    )
+    outcomes = set()
+
+    def touched(touch: Callable[[RegionView], object]) -> bool:
+        try:
+            touch(regions.window("r", 0, size))
+            outcomes.add("done")
+        except InvalidInput as error:
+            outcomes.add(str(error).split(" to ")[0])
+        return len(outcomes) == 2
+
+    try:
+        for touch in (RegionView.read, lambda window: window.write(bytes(size))):
+            outcomes.clear()
+            eventually(lambda touch=touch: touched(touch), every=0)
+            assert outcomes == {"done", "shared memory region 'r': its object has shrunk"}
+    finally:
+        shrinking.kill()
+        shrinking.wait()
 
 
 def test_another_object_of_the_same_key_is_not_taken_for_the_first(regions: Regions, path: Path) -> None:
