@@ -35,7 +35,7 @@ from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
-from mpserve.state.scoreboard import State, shared
+from mpserve.state.scoreboard import STARTING, STEADY, State, shared
 from mpserve.telemetry import metrics
 from mpserve.telemetry.logging import set_slot
 from mpserve.version import VERSION
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WORKER_CLASS = "mpserve.prefork.worker.gunicorn_worker.Worker"
+CRASHES = 5  # failed workers in a row after which a server ends of which no worker has ever been steady
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -92,6 +93,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self.cpus = threads.available_cpus()
         if not shared().ever_ready:
             self._before_any_is_ready()
+        elif not shared().ever_steady:
+            self._before_any_is_steady()
         self._take_row()
         try:
             forksafety.refuse_accelerator()
@@ -105,13 +108,21 @@ class Worker(BaseWorker):  # type: ignore[misc]
         board = shared()
         if board.row(0).state == State.EMPTY:
             self._before_the_first()
-        elif any(row.state == State.LOADING and row.slot not in _slots_taken() for row in board.used()):
+        elif any(row.state in STARTING and row.slot not in _slots_taken() for row in board.used()):
             if board.stopping:
                 raise HaltServer(
                     "A worker could not load its models; the reason is above.", gunicorn_arbiter.BOOT_ERROR
                 )
             raise self._halt(
                 "A worker died while it loaded its models, before any worker was ready; its last lines are above."
+            )
+
+    def _before_any_is_steady(self) -> None:
+        failures = shared().row(self.slot).attempts
+        if failures >= CRASHES:
+            raise self._halt(
+                f"{failures} workers in a row could not load their models, or died within {STEADY:g} s of being ready, and no"
+                " worker has ever served for longer; their last lines are above."
             )
 
     def _before_the_first(self) -> None:
@@ -138,7 +149,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         board = shared()
         board.workers_wanted = self.cfg.workers
         row = board.row(self.slot)
-        if row.state in (State.LOADING, State.READY):  # the last worker in this slot was killed or crashed
+        if row.state in (*STARTING, State.READY):  # the last worker in this slot was killed or crashed
             row.restarts += 1
         metrics.forget_live(self.slot)
         row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = 0

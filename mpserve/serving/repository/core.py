@@ -118,11 +118,14 @@ class ServerCore(ModelHost):
             raise ConfigurationError(f"there are {len(self.known)} models, expected {MODELS} at most")
         return list(self.known)
 
+    def follow(self) -> None:
+        """Follow the changes of models from now on."""
+        self.row.state = State.OPENING
+
     def open(self) -> None:
-        """Tell all workers that this worker is ready."""
+        """Tell all workers that this worker is ready: clients can reach it."""
         self.publish()
         self.row.state = State.READY
-        self.row.attempts = 0
         self.board.mark_ever_ready()
 
     async def describe(self, instance: ModelInstance) -> tuple[list[Spec], list[Spec]]:

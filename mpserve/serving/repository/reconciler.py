@@ -12,7 +12,7 @@ from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.repository.desired_state import ControlPlane, DesiredState, ModelSpec
 from mpserve.serving.repository.host import ModelHost, ModelVersions
-from mpserve.state.scoreboard import State
+from mpserve.state.scoreboard import FOLLOWING
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Reconciler:
 
     def kick(self) -> None:
         """Begin to reconcile if necessary. To be called often; costs nothing otherwise."""
-        if self.is_behind and self.host.row.state == State.READY and (self._task is None or self._task.done()):
+        if self.is_behind and self.host.row.state in FOLLOWING and (self._task is None or self._task.done()):
             self._task = asyncio.ensure_future(self._reconcile())
             self._task.add_done_callback(_log_failure)
 
