@@ -67,6 +67,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         torch_cuda.arm()
         forksafety.watch_threads()
         gunicorn_arbiter.spawn_without_pauses()
+        gunicorn_arbiter.mind_workers_after_hup()
 
     @staticmethod
     def check_config(cfg: GunicornConfig, log: object) -> None:
