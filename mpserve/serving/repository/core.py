@@ -129,9 +129,9 @@ class ServerCore(ModelHost):
         self.board.mark_ever_ready()
 
     async def describe(self, instance: ModelInstance) -> tuple[list[Spec], list[Spec]]:
-        """The inputs and outputs of a model. The helper's thread asks the model: its own threads may be busy."""
+        """The inputs and outputs of a model. A thread of its own asks the model, whose threads may be busy."""
         model = instance.model
-        return await call(model.get_input_types, self.helper), await call(model.get_output_types, self.helper)
+        return await call(model.get_input_types, self.asker), await call(model.get_output_types, self.asker)
 
     async def stop(self) -> None:
         """Run the ``stop`` of every version of every model, each in its own thread. A failure is logged."""
@@ -140,6 +140,7 @@ class ServerCore(ModelHost):
         if self.predictor is not None:
             await self.predictor.close()
         self.helper.close()
+        self.asker.close()
         metrics().flush()  # for the next worker in this slot, and for a scrape of the other workers
         if self._own_directory is not None:
             rundir.remove(self._own_directory)

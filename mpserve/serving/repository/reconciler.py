@@ -79,7 +79,9 @@ class Reconciler:
         """Bring a model up as a candidate, or keep the reason of its failure."""
         host = self.host
         timeout = host.settings.load_timeout
-        loading = asyncio.ensure_future(host.bring_up(name, spec, self._helper))
+        # A thread of its own: user code that hangs must not keep the next load, or the desired state, from being followed.
+        constructor = Executor(f"load-{name}")
+        loading = asyncio.ensure_future(host.bring_up(name, spec, constructor))
         try:
             await asyncio.wait({loading}, timeout=timeout)
             if loading.done():
@@ -92,6 +94,7 @@ class Reconciler:
             reason = str(error)
         finally:
             loading.cancel()
+            constructor.close()
         logger.error("%s. What was served before is served on.", reason)
         self._failures[name] = spec.revision, reason
 
