@@ -30,7 +30,7 @@ from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_cuda
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
 from mpserve.prefork.listener import listeners
-from mpserve.prefork.worker import devices, memory, threads
+from mpserve.prefork.worker import children, devices, memory, threads
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.repository.core import ServerCore
@@ -194,6 +194,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
         memory.keep_freed()
         row = shared().row(self.slot)
         self.core.attach(shared(), row, device, threads.limit_this_thread, _state_directory())
+        children.set_free(
+            [*(children.address_of(listener.sock) for listener in self.sockets), grpc_front.port(self.core.settings)]
+        )
         process_exit.exit_with(self._serve())
 
     def _serve(self) -> int:
