@@ -134,6 +134,12 @@ class Settings:
         " no effect without request_timeout",
         minimum=0.1,
     )
+    stuck_timeout: float = option(
+        600.0,
+        OVERLOAD,
+        "Seconds at which a running predict without a request_timeout is stuck and its worker is replaced; 0: never",
+        minimum=0,
+    )
 
     load_timeout: float = option(600.0, LIFE, "Seconds in which a worker must load its models", minimum=0.1)
     ready_when: str = option(

@@ -21,6 +21,7 @@ IN_FLIGHT = 4  # the cell of ``Row.in_flight``. Each request changes it twice, a
 MODEL_CELLS = range(8, 16)
 BITS = 63  # usable bits of a cell. The 64th is the sign.
 MODELS = len(MODEL_CELLS) * BITS  # maximum models in the desired state
+STEADY = 5.0  # seconds that a worker must serve, or it counts as failed. A worker that is told to end earlier has not failed.
 SLOTS = 512  # number of rows. A HUP doubles the workers for a while, so this is enough for 256 workers.
 
 
@@ -29,9 +30,16 @@ class State(IntEnum):
 
     EMPTY = 0
     LOADING = 1
-    READY = 2
-    DRAINING = 3
-    EXITED = 4
+    OPENING = 2
+    """The models are loaded, and the worker follows changes of models. No client can reach the worker yet."""
+    READY = 3
+    DRAINING = 4
+    EXITED = 5
+
+
+STARTING = (State.LOADING, State.OPENING)
+FOLLOWING = (State.OPENING, State.READY)
+LIVING = (*STARTING, State.READY, State.DRAINING)
 
 
 class Cell:
@@ -56,7 +64,8 @@ class Row:
     age = Cell(2)
     """gunicorn's ``worker.age``: a higher age means a later fork."""
     attempts = Cell(3)
-    """Loads since the slot was last READY. Counted before the load, since a killed worker cannot count."""
+    """Workers in a row that did not come to serve for ``STEADY`` seconds. Counted before the load, since a killed worker
+    cannot count."""
     in_flight = Cell(IN_FLIGHT)
     connections = Cell(5)
     restarts = Cell(6)
@@ -83,7 +92,7 @@ class Row:
 
     def is_live(self) -> bool:
         """Whether the worker of this row exists. The row of a worker killed by SIGKILL keeps its state."""
-        if self.state not in (State.LOADING, State.READY, State.DRAINING):
+        if self.state not in LIVING:
             return False
         return self.pid == 0 or is_alive(self.pid)  # 0: the arbiter has not yet forked the worker
 
@@ -99,6 +108,9 @@ class Scoreboard:
     """The newest generation of the shared memory regions of clients, written under their lock."""
     log_level = Cell(5)
     """The level that clients have set, in the numbers of the standard library. 0: none."""
+
+    ever_steady = Cell(6)
+    """Whether any worker has ever served for ``STEADY`` seconds."""
 
     def __init__(self, slots: int = SLOTS) -> None:
         self.cells = _shared_cells((slots + 1) * CELLS)
@@ -146,7 +158,7 @@ class Scoreboard:
     def all_ready(self, models: int) -> bool:
         """Whether every worker of the server is READY and can answer for ``models``, as bits."""
         used = list(self.used())
-        serving = [row for row in used if row.state in (State.LOADING, State.READY)]
+        serving = [row for row in used if row.state in (*STARTING, State.READY)]
         live = [row for row in serving if row.is_live()]
         # A dead worker is missed only if too few are left: after a HUP gunicorn does not replace young workers that died while
         # the old workers went on.

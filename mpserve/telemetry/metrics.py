@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 
 from mpserve.errors import ConfigurationError
 from mpserve.state import rundir
-from mpserve.state.scoreboard import Scoreboard, State
+from mpserve.state.scoreboard import STARTING, Scoreboard, State
 from mpserve.telemetry import prometheus
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -205,8 +205,8 @@ class ScoreboardCollector(Collector):
         yield GaugeMetricFamily("mpserve_requests_waiting", "Inference requests in a model's queue.", waiting)
         yield GaugeMetricFamily("mpserve_connections", "Open client connections.", connections)
         workers = GaugeMetricFamily("mpserve_workers", "Live workers by state.", labels=["state"])
-        for state in (State.LOADING, State.READY, State.DRAINING):
-            workers.add_metric([state.name.lower()], sum(row.state == state for row in live))
+        for name, states in (("loading", STARTING), ("ready", [State.READY]), ("draining", [State.DRAINING])):
+            workers.add_metric([name], sum(row.state in states for row in live))
         yield workers
         restarts = CounterMetricFamily("mpserve_worker_restarts", "Workers replaced after an unplanned death.")
         restarts.add_metric([], sum(row.restarts for row in used))

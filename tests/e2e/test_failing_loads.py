@@ -44,13 +44,14 @@ def test_in_a_respawned_worker_it_is_retried_while_the_healthy_go_on(tmp_path: P
         (tmp_path / "broken").touch()
         dead, healthy = server.workers()
         kill(dead)
-        eventually(lambda: "the last 2 load(s) in this slot failed; loading again in 2 s" in server.log)
+        eventually(lambda: "the last 2 worker(s) in this slot failed; loading again in 2 s" in server.log)
         assert pids_of(server) == {healthy}
         (tmp_path / "broken").unlink()
         server.wait_ready(workers=2)
         assert healthy in server.workers()
-        assert server.metric("mpserve_worker_restarts_total") == 3
-        assert server.log.count("Booting worker") == 5
+        restarts = server.metric("mpserve_worker_restarts_total")
+        assert restarts in (2, 3)  # the killed worker counts as failed itself, unless it has served for a while
+        assert server.log.count("Booting worker") == 2 + restarts
 
 
 def test_while_another_worker_is_ready_a_loading_one_accepts_nothing(tmp_path: Path) -> None:
@@ -79,3 +80,18 @@ def test_a_hook_that_fails_in_a_respawned_worker_leaves_the_healthy_alone(tmp_pa
         server.wait_ready(workers=2)
         assert healthy in server.workers()
         assert "mpserve_requests_total{" in "".join(server.metrics())  # whose files the dead have left alone
+
+
+def test_a_worker_that_dies_soon_after_it_is_ready_is_replaced_after_pauses_and_ends_the_server(tmp_path: Path) -> None:
+    """As a native library may that aborts in a thread of its own."""
+    last_words = tmp_path / "termination-log"
+    last_words.touch()
+    load = "import threading; threading.Timer(0.2, os._exit, [1]).start()"
+    with serving(tmp_path, MODEL.format(load=load), env={"MPSERVE_TERMINATION_LOG": str(last_words)}) as server:
+        assert server.wait_end() == 3, server.log
+        assert (
+            "5 workers in a row could not load their models, or died within 5 s of being ready"
+            in last_words.read_text()
+        )
+        assert server.log.count("worker ready") == 5
+        assert [f"loading again in {seconds} s" in server.log for seconds in (1, 2, 4, 8)] == [True] * 4

@@ -177,7 +177,7 @@ def test_a_load_that_kills_its_workers_is_tried_once_by_each_at_most(server: Ser
 
     eventually(lambda: server.states().get("ready") == WORKERS and is_over())
     assert 1 <= server.metric("mpserve_worker_restarts_total") <= WORKERS
-    assert "loading again" not in server.log
+    assert "loading again in 2 s" not in server.log
     tag(tmp_path, "mended")
     change(server, "load").raise_for_status()
     assert tags(server) == {"mended"}

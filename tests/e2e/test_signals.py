@@ -69,6 +69,34 @@ def test_after_hup_the_old_workers_serve_until_the_new_ones_are_ready(tmp_path: 
         assert old <= pids(tmp_path, "stopped")
 
 
+def test_a_worker_killed_after_a_hup_that_failed_is_replaced(tmp_path: Path) -> None:
+    with steered(tmp_path, "--graceful_timeout=300") as server:
+        (tmp_path / "broken").touch()
+        server.signal(signal.SIGHUP)
+        eventually(lambda: server.log.count("it goes on serving") == 2)
+        (tmp_path / "broken").unlink()
+        killed, other = server.workers()
+        kill(killed)
+        settle(server)
+        assert other in server.workers()
+
+
+def test_a_worker_killed_while_the_old_ones_of_a_hup_drain_is_replaced(tmp_path: Path) -> None:
+    with steered(tmp_path, "--graceful_timeout=300") as server:
+        old = set(server.workers())
+        request = waiting_request(server, tmp_path)
+        server.signal(signal.SIGHUP)
+        eventually(lambda: server.states() == {"ready": 2, "loading": 0, "draining": 1})
+        killed, other = set(server.workers()) - old
+        kill(killed)
+        eventually(lambda: len(server.workers()) == 4 - 1 and killed not in server.workers())
+        eventually(lambda: server.states() == {"ready": 2, "loading": 0, "draining": 1})
+        let(tmp_path, "release")
+        assert request.result().status_code == 200
+        settle(server)
+        assert other in server.workers()
+
+
 def test_sigterm_ends_a_server_whose_hup_is_still_waiting_for_a_load(tmp_path: Path) -> None:
     with steered(tmp_path, "--graceful_timeout=30") as server:
         old = set(server.workers())

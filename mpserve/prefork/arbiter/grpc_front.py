@@ -49,6 +49,10 @@ def hold_port(settings: Settings) -> None:
     _Port.holder = hold_port(settings.host, settings.grpc_port)
 
 
+def port(settings: Settings) -> int:
+    return settings.grpc_port if _Port.holder is None else int(_Port.holder.getsockname()[1])
+
+
 def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
     """In a worker: make the server, not yet started. ``cfg`` is gunicorn's, for TLS."""
     from mpserve.grpc.server import GrpcServer
@@ -57,7 +61,7 @@ def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
     return GrpcServer(
         core,
         settings.host,
-        settings.grpc_port if _Port.holder is None else _Port.holder.getsockname()[1],
+        port(settings),
         tls=tls(cfg),
         max_receive=settings.grpc_max_receive_message_length,
         max_send=settings.grpc_max_send_message_length,

@@ -12,6 +12,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 
 from mpserve.errors import ConfigurationError
+from mpserve.state.scoreboard import State, shared
 
 TESTED = "27.0.1"
 BOOT_ERROR: int = Arbiter.WORKER_BOOT_ERROR  # the exit status of a server of which no worker became ready
@@ -22,6 +23,7 @@ USED = {
     "spawn_workers": {"num_workers", "WORKERS", "spawn_worker"},
     "manage_workers": {"num_workers", "WORKERS", "spawn_workers"},
     "reap_workers": {"WORKERS", "WORKER_BOOT_ERROR", "APP_LOAD_ERROR"},
+    "reload": {"worker_age", "spawn_worker", "manage_workers", "reap_workers"},
 }
 """Methods of the arbiter -> the names that they must use, so that this module has an effect."""
 
@@ -39,6 +41,53 @@ def spawn_without_pauses() -> None:
 
 def _spawn_workers(arbiter: Any) -> None:
     for _ in range(arbiter.num_workers - len(arbiter.WORKERS)):
+        arbiter.spawn_worker()
+
+
+class _Waits(Exception):
+    """``reload`` has begun to wait for the old workers."""
+
+
+class _Hup:
+    oldest = 0  # the age of the youngest worker before the last HUP
+
+
+def mind_workers_after_hup() -> None:
+    """Let the arbiter replace workers that die while the old workers of a HUP are still there.
+
+    gunicorn's ``reload`` waits up to ``graceful_timeout`` for them, and looks at no signal meanwhile. It wants to spare them a
+    second SIGTERM, which does no harm to ours. Afterwards an old worker that only drains is not counted as a worker.
+    """
+    if Arbiter.reload is _reload:
+        return
+    _originals.update(reload=Arbiter.reload, manage_workers=Arbiter.manage_workers)
+    Arbiter.reload, Arbiter.manage_workers = _reload, _manage_workers
+
+
+_originals: dict[str, Callable[[Any], None]] = {}
+
+
+def _reload(arbiter: Any) -> None:
+    def end_the_wait() -> None:
+        raise _Waits
+
+    _Hup.oldest = arbiter.worker_age
+    arbiter.reap_workers = end_the_wait  # of this method, only the wait calls it
+    try:
+        _originals["reload"](arbiter)
+    except _Waits:
+        pass
+    finally:
+        del arbiter.reap_workers
+
+
+def _manage_workers(arbiter: Any) -> None:
+    _originals["manage_workers"](arbiter)
+    board = shared()
+    if board.stopping:
+        return
+    leaving = [w for w in workers() if w.age <= _Hup.oldest and board.row(w.slot).state >= State.DRAINING]
+    for _ in range(arbiter.num_workers - (len(arbiter.WORKERS) - len(leaving))):
         arbiter.spawn_worker()
 
 
@@ -62,6 +111,6 @@ def check() -> None:
 
 
 def _names_in(method: str) -> set[str]:
-    function: Callable[..., object] | None = getattr(Arbiter, method, None)
+    function: Callable[..., object] | None = _originals.get(method) or getattr(Arbiter, method, None)
     code = getattr(function, "__code__", None)
     return set(code.co_names) if isinstance(code, CodeType) else set()

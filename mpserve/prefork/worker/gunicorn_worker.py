@@ -30,13 +30,13 @@ from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_cuda
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
 from mpserve.prefork.listener import listeners
-from mpserve.prefork.worker import devices, memory, threads
+from mpserve.prefork.worker import children, devices, memory, threads
 from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
-from mpserve.state.scoreboard import State, shared
+from mpserve.state.scoreboard import STARTING, STEADY, State, shared
 from mpserve.telemetry import metrics
 from mpserve.telemetry.logging import remember, set_slot
 from mpserve.version import VERSION
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WORKER_CLASS = "mpserve.prefork.worker.gunicorn_worker.Worker"
+CRASHES = 5  # failed workers in a row after which a server ends of which no worker has ever been steady
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -69,6 +70,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         torch_cuda.arm()
         forksafety.watch_forks()
         gunicorn_arbiter.spawn_without_pauses()
+        gunicorn_arbiter.mind_workers_after_hup()
 
     @staticmethod
     def check_config(cfg: GunicornConfig, log: object) -> None:
@@ -95,6 +97,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self.cpus = threads.available_cpus()
         if not shared().ever_ready:
             self._before_any_is_ready()
+        elif not shared().ever_steady:
+            self._before_any_is_steady()
         self._take_row()
         try:
             forksafety.refuse_accelerator()
@@ -108,13 +112,21 @@ class Worker(BaseWorker):  # type: ignore[misc]
         board = shared()
         if board.row(0).state == State.EMPTY:
             self._before_the_first()
-        elif any(row.state == State.LOADING and row.slot not in _slots_taken() for row in board.used()):
+        elif any(row.state in STARTING and row.slot not in _slots_taken() for row in board.used()):
             if board.stopping:
                 raise HaltServer(
                     "A worker could not load its models; the reason is above.", gunicorn_arbiter.BOOT_ERROR
                 )
             raise self._halt(
                 "A worker died while it loaded its models, before any worker was ready; its last lines are above."
+            )
+
+    def _before_any_is_steady(self) -> None:
+        failures = shared().row(self.slot).attempts
+        if failures >= CRASHES:
+            raise self._halt(
+                f"{failures} workers in a row could not load their models, or died within {STEADY:g} s of being ready, and no"
+                " worker has ever served for longer; their last lines are above."
             )
 
     def _before_the_first(self) -> None:
@@ -141,7 +153,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         board = shared()
         board.workers_wanted = self.cfg.workers
         row = board.row(self.slot)
-        if row.state in (State.LOADING, State.READY):  # the last worker in this slot was killed or crashed
+        if row.state in (*STARTING, State.READY):  # the last worker in this slot was killed or crashed
             row.restarts += 1
         metrics.forget_live(self.slot)
         row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = 0
@@ -185,6 +197,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
         memory.keep_freed()
         row = shared().row(self.slot)
         self.core.attach(shared(), row, device, threads.limit_this_thread, _state_directory())
+        children.set_free(
+            [*(children.address_of(listener.sock) for listener in self.sockets), grpc_front.port(self.core.settings)]
+        )
         process_exit.exit_with(self._serve())
 
     def _serve(self) -> int:

@@ -40,7 +40,7 @@ async def load(core: ServerCore, listeners: Listeners, stopping: asyncio.Event) 
     if failures and core.board.ever_ready:
         # The successor waits, since a killed worker cannot.
         delay = back_off(failures)
-        logger.warning("the last %d load(s) in this slot failed; loading again in %g s", failures, delay)
+        logger.warning("the last %d worker(s) in this slot failed; loading again in %g s", failures, delay)
         await _wait(core, listeners, stopping, asyncio.ensure_future(asyncio.sleep(delay)), math.inf)
     if stopping.is_set():
         return False

@@ -30,7 +30,7 @@ from mpserve.prefork.worker.upkeep import Upkeep
 from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
-from mpserve.state.scoreboard import State
+from mpserve.state.scoreboard import STARTING, STEADY, State
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.metrics import metrics
 
@@ -88,6 +88,7 @@ class WorkerServer:
         self.stuck = False  # whether a call of a model does not return, so that only a new worker can serve the model
         self.grace = Grace(terms.graceful_timeout)
         self._last_beat = -math.inf
+        self._opened = math.inf
 
     async def run(self) -> None:
         """Serve until the end. Raises LoadFailed: nothing was served."""
@@ -107,11 +108,13 @@ class WorkerServer:
             at_the_end.push_async_callback(self.grace.stop, self.application.shutdown)
             if not await self.application.startup():
                 raise LoadFailed("the ASGI application's own lifespan startup failed; its traceback is above")
-            self.core.open()
+            self.core.follow()
             await self._catch_up()
             self._beat()  # so that gunicorn notices a loop that is blocked from here on
             await self._open_grpc(at_the_end)
             listeners.open()
+            self.core.open()
+            self._opened = time.monotonic()
             logger.info("worker ready")
             await self._serve()
             await self._drain(listeners, http)
@@ -138,7 +141,7 @@ class WorkerServer:
         def connect() -> Connection:
             connection = Connection(http)
             # A client that gets 503 while the models load may reach a ready worker by its next connection.
-            connection.retiring = self.row.state == State.LOADING
+            connection.retiring = self.row.state in STARTING
             return connection
 
         return Acceptor(listener, connect, lambda: self.application.tls, self.core.board, self.row, self.rebalancer)
@@ -149,6 +152,7 @@ class WorkerServer:
                 "the heartbeat": self._beat_each_second,
                 "the watch for the arbiter": self._look_at_arbiter,
                 "the worker's row": self._publish,
+                "the proof of the worker": self._look_at_age,
                 "the follow-up of loads and unloads": self.core.reconciler.kick,
                 "the follow-up of shared memory": self.core.follow_regions,
                 "the follow-up of log settings": self.log_settings.follow,
@@ -172,7 +176,7 @@ class WorkerServer:
 
     def _beat(self) -> None:
         self._last_beat = time.monotonic()
-        if self.row.state in (State.READY, State.DRAINING):
+        if self.row.state in (State.OPENING, State.READY, State.DRAINING):
             # Not while loading: gunicorn expects beats after the first one, and a load may hold the GIL for minutes.
             self.terms.beat()
         if self.http is not None:
@@ -186,6 +190,12 @@ class WorkerServer:
     def _look_at_certificates(self) -> None:
         if self.http is not None:  # the application has read them
             self.terms.certificates.look()
+
+    def _look_at_age(self) -> None:
+        """Count this worker as good once it has served for a while: a model may kill its worker soon after the load."""
+        if self.row.attempts and time.monotonic() - self._opened >= STEADY:
+            self.row.attempts = 0
+            self.core.board.ever_steady = True
 
     def _publish(self) -> None:
         """Write to the scoreboard which models can answer here. A model may have changed its ``ready``."""
@@ -222,7 +232,7 @@ class WorkerServer:
     async def _catch_up(self) -> None:
         """Follow the changes of models that came during the load, before the first client.
 
-        The worker is READY already: a change waits for all READY workers, so that none is missed.
+        The worker follows them already: a change waits for all such workers, so that none is missed.
         """
         while self.core.reconciler.is_behind and not self.stopping.is_set():
             self.core.reconciler.kick()
@@ -267,7 +277,7 @@ class WorkerServer:
         awaited: set[int] = set()
         while not self.must_end:
             younger = [row for row in self.core.board.live() if row.age > self.row.age]
-            loading = {row.age for row in younger if row.state == State.LOADING}
+            loading = {row.age for row in younger if row.state in STARTING}
             ready = {row.age for row in younger if row.state == State.READY}
             awaited |= loading
             if len(ready) >= self.core.board.workers_wanted:
@@ -280,6 +290,7 @@ class WorkerServer:
     async def _drain(self, listeners: Listeners, http: HttpServer) -> None:
         """Say not ready, still accept for ``drain_delay``, then finish the requests that were accepted."""
         self.row.state = State.DRAINING
+        self.row.attempts = 0  # it was told to end
         self.grace.begin()
         if self.grpc is not None:
             self.grpc.retire()

@@ -100,10 +100,9 @@ class Deadline:
             begun by then ends as late.
         request: the request to end.
         late: makes the error of a late request from ``seconds``.
-        all: holds the deadline while it runs.
     """
 
-    __slots__ = ("_all", "_late", "_left", "_request", "_seconds", "_timer")
+    __slots__ = ("_late", "_left", "_request", "_seconds", "_timer")
 
     def __init__(
         self,
@@ -111,31 +110,24 @@ class Deadline:
         needed: float,
         request: Scheduled,
         late: Callable[[float], MPServeError],
-        all: "set[Deadline]",
     ) -> None:
         self._seconds = seconds
         self._left = needed if needed < seconds else 0.0
         self._request = request
         self._late = late
-        self._all = all
         self._timer = asyncio.get_running_loop().call_later(seconds - self._left, self._expire)
-        all.add(self)
 
     def _expire(self) -> None:
         if self._left and self._request.begun:
             self._timer = asyncio.get_running_loop().call_later(self._left, self._expire)
             self._left = 0.0
         else:
-            self.end(self._late(self._seconds))
-
-    def end(self, error: MPServeError) -> None:
-        self.close()
-        self._request.expire(error)
+            self.close()
+            self._request.expire(self._late(self._seconds))
 
     def close(self) -> None:
         """Stop the timer: the request is over. May be called again."""
         self._timer.cancel()
-        self._all.discard(self)
 
 
 class Admission:
@@ -159,7 +151,6 @@ class Admission:
         self.is_limited = policy != Policy(math.inf, math.inf)
         self.learns = self.is_limited  # whether the means are needed
         self._in_flight = in_flight
-        self._deadlines: set[Deadline] = set()
 
     @property
     def waiting(self) -> int:
@@ -202,17 +193,12 @@ class Admission:
 
     def deadline(self, request: Scheduled, seconds: float) -> Deadline:
         """Start the deadline of a request. The caller closes the deadline when the request is over."""
-        return Deadline(seconds, self.service.known * LAST_CALL, request, self.late, self._deadlines)
+        return Deadline(seconds, self.service.known * LAST_CALL, request, self.late)
 
     def late(self, seconds: float) -> DeadlineExceeded:
         """Count a late request, and return the error for its client."""
         metrics().count_refusal(self.model, "expired")
         return DeadlineExceeded(f"Model {self.label} did not answer within {seconds:.3g} s.")
-
-    def abandon(self, error: MPServeError) -> None:
-        """End all requests that have a deadline with ``error``: the model will never answer them."""
-        for deadline in list(self._deadlines):
-            deadline.end(error)
 
     def note(self, request: Timed, place: int) -> None:
         """Learn from an answered request, which was number ``place`` of the model's requests when it was admitted."""

@@ -24,7 +24,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -104,6 +104,14 @@ class Inbox:
             except IndexError:
                 os.eventfd_read(self._bell)
 
+    def withdraw(self) -> list[Job]:
+        """The jobs that no thread has taken."""
+        entries = []
+        with contextlib.suppress(IndexError):  # a thread may take the last one meanwhile
+            while True:
+                entries.append(self._entries.popleft())
+        return [job for jobs in entries if jobs is not None for job in jobs]
+
     def __del__(self) -> None:
         # The last thread must not close it: the thread may end before the caller of ``close`` has written to the eventfd.
         os.close(self._bell)
@@ -120,6 +128,8 @@ class Executor:
         self._started: list[threading.Thread] = []
         self.steps = [0] * threads  # for each thread: calls begun plus calls ended, so an odd number during a call
         self._home: LoopSide | None = None
+        self._taken: list[list[Job]] = [[] for _ in range(threads)]  # for each thread: its jobs, the present one last
+        self._refusal: Exception | None = None  # the answer to every job, once no thread is left
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run ``function(*args)`` in a thread, in the caller's context, and wait for its result.
@@ -156,7 +166,9 @@ class Executor:
         jobs, home.gathered = home.gathered, []
         if not jobs:  # closed meanwhile
             return
-        if self._inbox is not None:
+        if self._refusal is not None:
+            _fail(jobs, self._refusal)
+        elif self._inbox is not None:
             # With several threads each job goes to the first free thread.
             self._inbox.put([jobs] if self.threads == 1 else [[job] for job in jobs])
 
@@ -180,6 +192,20 @@ class Executor:
     def stack(self, number: int) -> str:
         frame = sys._current_frames().get(self._started[number].ident or 0)
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+    def give_up(self, stuck: Sequence[int], late: Exception, refusal: Exception) -> None:
+        """Fail the calls of these threads with ``late``, for they do not come back. May be called again.
+        If no other thread is left, fail all jobs that wait, and all later ones, with ``refusal``.
+        """
+        for number in stuck:
+            jobs = list(self._taken[number])
+            _fail(jobs[-1:], late)
+            _fail(jobs[:-1], refusal)
+        if len(stuck) == self.threads and self._inbox is not None:
+            self._refusal = refusal
+            inbox, self._inbox = self._inbox, None
+            _fail(inbox.withdraw(), refusal)
+            inbox.put([None] * self.threads)  # in case that they come back after all
 
     def close(self) -> None:
         """Let the threads end once the queue is empty. Does not wait for them."""
@@ -208,9 +234,11 @@ class Executor:
         steps = self.steps
         while (jobs := inbox.get()) is not None:
             jobs.reverse()
+            self._taken[number] = jobs
             while jobs:
-                context, function, args, outcome, home = jobs.pop()
+                context, function, args, outcome, home = jobs[-1]
                 if outcome.cancelled():
+                    jobs.pop()
                     continue
                 steps[number] += 1
                 result, failure = None, None
@@ -219,6 +247,7 @@ class Executor:
                 except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
                     failure = error
                 steps[number] += 1
+                jobs.pop()
                 home.settle(outcome, result, failure)
                 del context, function, args, outcome, home, result, failure  # and keep nothing until the next job
 
@@ -246,6 +275,11 @@ class Watchdog:
 
     def stacks(self, stuck: list[int]) -> str:
         return "\n".join(self._executor.stack(number) for number in stuck)
+
+
+def _fail(jobs: list[Job], error: Exception) -> None:
+    for _, _, _, outcome, home in jobs:
+        home.settle(outcome, None, error)
 
 
 def _place(frame: traceback.FrameSummary) -> str:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError, ServerNotReady
+from mpserve.errors import ConfigurationError, DeadlineExceeded, ServerNotReady
 from mpserve.protocol.declaration import Tensor, declared_of
-from mpserve.serving.execution.admission import Admission, InFlight, policy
+from mpserve.serving.execution.admission import Admission, InFlight, Policy, policy
 from mpserve.serving.execution.batcher import Batcher, limits
 from mpserve.serving.execution.executor import Executor, Watchdog
 from mpserve.serving.execution.model_counters import ModelCounters
@@ -72,7 +72,7 @@ class ModelInstance:
         self.context.run(model_in_log.set, self.label)
         self.declare(())
         self._stuck_threads = 0  # how many threads of the model are in calls that do not come back
-        self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)
+        self._watchdog = Watchdog(self.executor, _patience(rules, settings))
         self._own_calls = 0
         self.streams: set[ModelStream] = set()  # answers in parts that have not ended; ``stop`` closes them
         self._ending: set[asyncio.Task[None]] = set()  # tasks of cancelled requests; ``stop`` waits for their ends
@@ -115,22 +115,26 @@ class ModelInstance:
 
     def find_stuck(self, now: float) -> bool:
         """Whether a thread of the model has been in one call for too long at ``now``. To be called often.
-        A stuck thread takes the model out of service. If every thread is stuck, waiting requests are refused.
+        A stuck thread takes the model out of service, and its request is late. If every thread is stuck, waiting requests are
+        refused.
         """
+        patience = self._watchdog.patience
         stuck = self._watchdog.look(now)
         if not stuck or self._own_calls:  # a load may take its time
             return False
         if self.model.ready:
             self.model.ready = False
             logger.error(
-                "model %s: a call has run for more than %g s (request_timeout and stuck_grace); it is given up and the"
-                " model is out of service. Its thread is at:\n%s",
-                self.label, self._watchdog.patience, self._watchdog.stacks(stuck),
+                "model %s: a call has run for more than %g s (request_timeout and stuck_grace, or stuck_timeout); it is given"
+                " up and the model is out of service. Its thread is at:\n%s",
+                self.label, patience, self._watchdog.stacks(stuck),
             )  # fmt: skip
         self._stuck_threads = len(stuck)
-        if self.stuck:
-            words = f"Model {self.label} is stuck in an earlier request; this worker is being replaced."
-            self.admission.abandon(ServerNotReady(words))
+        self.executor.give_up(
+            stuck,
+            DeadlineExceeded(f"Model {self.label} did not answer within {patience:g} s; it is stuck."),
+            ServerNotReady(f"Model {self.label} is stuck in an earlier request; this worker is being replaced."),
+        )
         return True
 
     def abandon_requests(self) -> None:
@@ -192,6 +196,13 @@ def _outlive(models: list[Model]) -> None:
         time.sleep(PAUSE)
     models.clear()
     gc.collect()  # for a model that refers to itself; otherwise any thread might collect it
+
+
+def _patience(rules: Policy, settings: Settings) -> float:
+    """Seconds after which a call is stuck. Without a deadline nobody has said how long a request may take."""
+    if rules.seconds == math.inf:
+        return settings.stuck_timeout or math.inf
+    return rules.seconds + settings.stuck_grace
 
 
 async def call(method: Callable[[], Any], executor: Executor) -> Any:

@@ -142,17 +142,20 @@ class ServerCore(ModelHost):
             raise ConfigurationError(f"there are {len(self.known)} models, expected {MODELS} at most")
         return list(self.known)
 
+    def follow(self) -> None:
+        """Follow the changes of models from now on."""
+        self.row.state = State.OPENING
+
     def open(self) -> None:
-        """Tell all workers that this worker is ready."""
+        """Tell all workers that this worker is ready: clients can reach it."""
         self.publish()
         self.row.state = State.READY
-        self.row.attempts = 0
         self.board.mark_ever_ready()
 
     async def describe(self, instance: ModelInstance) -> tuple[list[Spec], list[Spec]]:
-        """The inputs and outputs of a model. The helper's thread asks the model: its own threads may be busy."""
+        """The inputs and outputs of a model. A thread of its own asks the model, whose threads may be busy."""
         model = instance.model
-        return await call(model.get_input_types, self.helper), await call(model.get_output_types, self.helper)
+        return await call(model.get_input_types, self.asker), await call(model.get_output_types, self.asker)
 
     async def stop(self) -> None:
         """Run the ``stop`` of every version of every model, each in its own thread. A failure is logged."""
@@ -161,6 +164,7 @@ class ServerCore(ModelHost):
         if self.predictor is not None:
             await self.predictor.close()
         self.helper.close()
+        self.asker.close()
         metrics().flush()  # for the next worker in this slot, and for a scrape of the other workers
         if self._own_directory is not None:
             rundir.remove(self._own_directory)

@@ -16,7 +16,7 @@ from mpserve.errors import ConfigurationError, ModelLoadError, NotSupported
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json.limits import JsonLimits
 from mpserve.serving.execution.executor import Executor
-from mpserve.serving.execution.model_instance import ModelInstance, call
+from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.models import readiness
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import Predictor
@@ -80,6 +80,7 @@ class ModelHost:
         self.loading = ""  # the present step of a load, for messages about a deadline
         self._on_thread: Callable[[], object] = lambda: None
         self.helper = Executor("helper")  # slow work that belongs to no model
+        self.asker = Executor("metadata")  # the user's code that tells about a model; it may hang
         self._loading_in = self.helper
 
     def take_place(self, board: Scoreboard, row: Row, directory: Path) -> None:
@@ -179,7 +180,7 @@ class ModelHost:
         if isinstance(instance.model, TensorModel):
             return []
         try:
-            specs = await call(instance.model.get_input_types, self.helper)
+            specs = await instance.call(instance.model.get_input_types)
             return [Tensor(spec["name"], spec["datatype"], list(spec["shape"])) for spec in specs]
         except Exception as error:
             logger.warning("model %s does not tell its inputs: %s: %s", instance.label, type(error).__name__, error)

@@ -12,7 +12,7 @@ from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.repository.desired_state import ControlPlane, DesiredState, ModelSpec
 from mpserve.serving.repository.host import ModelHost, ModelVersions
-from mpserve.state.scoreboard import State
+from mpserve.state.scoreboard import FOLLOWING
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Reconciler:
 
     def kick(self) -> None:
         """Begin to reconcile if necessary. To be called often; costs nothing otherwise."""
-        if self.is_behind and self.host.row.state == State.READY and (self._task is None or self._task.done()):
+        if self.is_behind and self.host.row.state in FOLLOWING and (self._task is None or self._task.done()):
             self._task = asyncio.ensure_future(self._reconcile())
             self._task.add_done_callback(_log_failure)
 
@@ -79,7 +79,9 @@ class Reconciler:
         """Bring a model up as a candidate, or keep the reason of its failure."""
         host = self.host
         timeout = host.settings.load_timeout
-        loading = asyncio.ensure_future(host.bring_up(name, spec, self._helper))
+        # A thread of its own: user code that hangs must not keep the next load, or the desired state, from being followed.
+        constructor = Executor(f"load-{name}")
+        loading = asyncio.ensure_future(host.bring_up(name, spec, constructor))
         try:
             await asyncio.wait({loading}, timeout=timeout)
             if loading.done():
@@ -92,6 +94,7 @@ class Reconciler:
             reason = str(error)
         finally:
             loading.cancel()
+            constructor.close()
         logger.error("%s. What was served before is served on.", reason)
         self._failures[name] = spec.revision, reason
 

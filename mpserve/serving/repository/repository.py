@@ -22,7 +22,7 @@ from mpserve.errors import (
 from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.desired_state import DesiredState, ModelSpec
-from mpserve.state.scoreboard import MODELS, State
+from mpserve.state.scoreboard import FOLLOWING, MODELS, STARTING, State
 
 TICK = 0.05
 BEING_FINISHED = "its requests in flight are being finished"
@@ -150,7 +150,7 @@ class Repository:
     def _readiness(self, ready: bool) -> tuple[str, str]:
         if ready:
             return "READY", ""
-        if any(row.state == State.LOADING for row in self.core.board.live()):
+        if any(row.state in STARTING for row in self.core.board.live()):
             return "LOADING", ""
         return "UNAVAILABLE", "it is not ready in any worker"
 
@@ -184,7 +184,7 @@ class Repository:
 
     def _ready_workers(self) -> dict[int, int]:
         """The pids of the workers that will load a model, by slot."""
-        return {row.slot: row.pid for row in self.core.board.live() if row.state == State.READY}
+        return {row.slot: row.pid for row in self.core.board.live() if row.state in FOLLOWING}
 
     async def _followed(self, generation: int, loading: Mapping[int, int] | None = None) -> dict[int, str]:
         """Wait until all READY workers have followed the desired state; returns the reasons of the others, by slot.
@@ -205,7 +205,7 @@ class Repository:
                     del watched[slot]
                 elif row.pid != pid or not row.is_live():
                     reasons[slot] = "its worker died meanwhile"
-            ready = [row for row in core.board.live() if row.state == State.READY]
+            ready = [row for row in core.board.live() if row.state in FOLLOWING]
             late = [row.slot for row in ready if row.generation < generation]
             if not late:
                 return reasons

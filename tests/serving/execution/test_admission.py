@@ -5,9 +5,19 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from mpserve.errors import ConfigurationError, DeadlineExceeded, InvalidInput, MPServeError, Overloaded, ServerNotReady
+from mpserve.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotReady,
+    MPServeError,
+    Overloaded,
+    ServerNotReady,
+)
+from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.serving.execution.admission import KNOWN, Admission, Deadline, InFlight, Policy
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER
@@ -15,6 +25,8 @@ from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.asking import ask
 from tests.cases import each
+from tests.running import PATIENCE
+from tests.serving import held
 from tests.serving.held import MANY, Held, InBatch, in_flight, request, until
 
 SOON = 0.05
@@ -149,13 +161,44 @@ async def test_the_first_part_of_an_answer_has_the_time_of_a_whole_one_and_later
         assert core.find("m").in_flight.count == 1  # until the step that is under way has come back
 
 
-async def test_what_waits_for_a_model_that_will_not_answer_any_more_is_ended() -> None:
-    async with in_flight(InThread()) as core:
-        tasks = [await queued(core, number, within=NEVER) for number in range(3)]
-        core.find("m").admission.abandon(ServerNotReady("stuck"))
-        for task in tasks:
-            with pytest.raises(ServerNotReady, match=r"^stuck$"):
-                await task
+def doubles(number: float) -> InferRequest:
+    return InferRequest("m", [InferInput("x", [1, 1], "FP64", np.array([[number]], np.float64))])
+
+
+@each("kind", [held.InThread, held.InBatch, held.AsyncBefore])
+@each("within", [math.inf, NEVER])
+async def test_what_waits_for_a_model_that_will_not_answer_any_more_is_ended(kind: type[Held], within: float) -> None:
+    model = kind()
+    async with in_flight(model) as core:
+        tasks = [await queued(core, doubles(number), within=within) for number in range(5)]
+        await model.has_begun()
+        instance = core.find("m")
+        assert [instance.find_stuck(now) for now in (0.0, 2 * NEVER)] == [False, True]
+        told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
+        begun = len(model.asked[0])
+        assert [type(error) for error in told] == [DeadlineExceeded] * begun + [ServerNotReady] * (5 - begun)
+        assert instance.in_flight.count == 0
+        with pytest.raises(ModelNotReady):
+            await ask(core, "m", doubles(6))
+    assert len(model.asked) == 1
+
+
+@each("limits, seconds", [
+    ({}, 600), ({"stuck_timeout": 5}, 5), ({"request_timeout": 1, "stuck_timeout": 5}, 31), ({"stuck_timeout": 0}, math.inf),
+])  # fmt: skip
+async def test_a_call_is_stuck_after_its_deadline_or_else_after_a_time_of_its_own(
+    limits: dict[str, float], seconds: float
+) -> None:
+    model = InThread()
+    async with in_flight(model, **limits) as core:
+        task = await queued(core, 1)
+        await model.has_begun()
+        instance = core.find("m")
+        assert not instance.find_stuck(0.0)
+        assert not instance.find_stuck(min(seconds, 1e9))
+        assert instance.find_stuck(seconds + 1) is (seconds < math.inf)
+        model.go.release(MANY)
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def admission(inside: int, slots: float = 1, pace: float = 0.0) -> Admission:
@@ -203,9 +246,8 @@ class Limited:
 
     def __init__(self, seconds: float, needed: float = 0.0, begun: bool = False) -> None:
         self.begun = begun
-        self.all: set[Deadline] = set()
         self.ended: asyncio.Future[MPServeError] = asyncio.get_running_loop().create_future()
-        self.deadline = Deadline(seconds, needed, self, lambda late: DeadlineExceeded(f"{late}"), self.all)
+        self.deadline = Deadline(seconds, needed, self, lambda late: DeadlineExceeded(f"{late}"))
 
     def expire(self, error: MPServeError) -> None:
         self.ended.set_result(error)
@@ -216,23 +258,18 @@ class Limited:
     (SOON, 2 * SOON, False),  # it never had the time that is needed, and is tried all the same
     (2 * SOON, SOON, True),
 ])  # fmt: skip
-async def test_a_request_that_is_late_is_ended_and_its_deadline_is_kept_no_more(
-    seconds: float, needed: float, begun: bool
-) -> None:
+async def test_a_request_that_is_late_is_ended(seconds: float, needed: float, begun: bool) -> None:
     limited = Limited(seconds, needed, begun)
     await asyncio.sleep(0)
-    assert (limited.ended.done(), limited.all) == (False, {limited.deadline})
+    assert not limited.ended.done()
     assert str(await limited.ended) == f"{seconds}"
-    assert limited.all == set()
     limited.deadline.close()
 
 
 async def test_a_request_that_is_done_in_time_or_has_begun_in_time_is_not_ended() -> None:
     done, running, last = Limited(SOON), Limited(NEVER, NEVER - SOON, begun=True), Limited(2 * SOON)
     done.deadline.close()
-    assert done.all == set()
     await last.ended
     assert not done.ended.done()
     assert not running.ended.done()
-    running.deadline.end(ServerNotReady("stuck"))  # before its time
-    assert str(await running.ended) == "stuck"
+    running.deadline.close()

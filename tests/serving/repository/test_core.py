@@ -207,8 +207,10 @@ def test_opening_tells_all_workers() -> None:
     row.state, row.attempts = State.LOADING, 3
     load(core)
     assert (row.models, row.state, board.ever_ready) == (0, State.LOADING, False)
+    core.follow()
+    assert (core.is_ready(), board.any_ready(), row.is_live(), board.ever_ready) == (False, False, True, False)
     core.open()
-    assert (row.models, row.state, row.attempts, board.ever_ready) == (0b11, State.READY, 0, True)
+    assert (row.models, row.state, row.attempts, board.ever_ready) == (0b11, State.READY, 3, True)
 
 
 def ready_of(core: ServerCore) -> tuple[bool, list[bool]]:

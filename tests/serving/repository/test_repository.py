@@ -22,6 +22,7 @@ from mpserve.state.scoreboard import MODELS, Scoreboard, State
 from tests.asgi import loaded
 from tests.asking import ask
 from tests.cases import each
+from tests.running import PATIENCE
 from tests.serving.repository.gate import Gate
 
 
@@ -138,15 +139,21 @@ async def test_a_load_that_fails_changes_nothing_and_says_why(kind: type[Counted
         assert core.find("m") is not instance
 
 
-async def test_a_load_that_hangs_is_given_up_with_the_line_it_is_at(kind: type[Counted]) -> None:
+@each("step", ["__init__", "preload", "load", "warmup", "start", "get_input_types"])
+async def test_a_load_that_hangs_is_given_up_with_the_line_it_is_at_and_hinders_no_other(step: str) -> None:
+    kind = type("Kind", (Counted,), {})
     gate = Gate()
     async with serving(kind, load_timeout=0.5) as (core, repository, _):
         instance = core.find("m")
-        kind.load = gate.hold  # type: ignore[method-assign]
+        setattr(kind, step, gate.hold)
         with pytest.raises(ModelLoadError, match=r"not finish within the 0.5 s of --load_timeout; it is at .* in hold"):
             await repository.load("m", {})
-        gate.open()
         assert core.find("m") is instance
+        delattr(kind, step)
+        await asyncio.wait_for(repository.load("m", {}), PATIENCE)
+        assert core.find("m") is not instance
+        await asyncio.wait_for(repository.unload("m"), PATIENCE)
+        gate.open()
 
 
 async def test_a_request_in_flight_is_answered_by_the_model_that_began_it(kind: type[Counted]) -> None:

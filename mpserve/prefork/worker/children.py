@@ -1,0 +1,80 @@
+"""Makes processes that a model forks independent of their worker: default signals, none of the server's sockets.
+
+A forked child has the worker's signal handlers and shares the descriptor by which signals wake the worker's event loop: a
+SIGTERM to the child would end the worker. A child that is left would keep the ports, and the kernel would hand it connections.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from types import FrameType
+
+OURS: dict[signal.Signals, Callable[[int, FrameType | None], None] | signal.Handlers] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGQUIT: signal.SIG_DFL,
+    signal.SIGUSR1: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+"""The signals that a worker handles, and what a child does instead."""
+
+
+class _Worker:
+    pid = 0
+    addresses: frozenset[object] = frozenset()
+
+
+_mask = threading.local()  # threads may fork at the same time
+
+
+def set_free(addresses: Iterable[object]) -> None:
+    """In a worker, once: set all processes free that are forked from now on. ``addresses``: ports, and Unix socket paths."""
+    _Worker.pid, _Worker.addresses = os.getpid(), frozenset(addresses)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_in_child)
+
+
+def _hold_signals() -> None:
+    # Else a signal to a child that is a moment old would wake the worker.
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
+def _in_child() -> None:
+    if _Worker.pid:  # not in a child of the child, which may have handlers of its own
+        _Worker.pid = 0
+        signal.set_wakeup_fd(-1)
+        for number, action in OURS.items():
+            signal.signal(number, action)
+        _close_sockets(_Worker.addresses)
+    _let_signals()
+
+
+def _close_sockets(addresses: Collection[object]) -> None:
+    """Replace the server's listeners and connections. Their numbers stay taken: objects that are left may close them."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for name in [entry.name for entry in Path("/proc/self/fd").iterdir()]:
+        with contextlib.suppress(OSError):  # no socket
+            number = int(name)
+            if _address_of(number) in addresses:
+                os.dup2(nothing, number, inheritable=False)
+    os.close(nothing)
+
+
+def address_of(listener: socket.socket) -> object:
+    """The port of a socket, or the path of a Unix socket."""
+    name = listener.getsockname()
+    return name[1] if isinstance(name, tuple) else name
+
+
+def _address_of(number: int) -> object:
+    candidate = socket.socket(fileno=number)
+    try:
+        return address_of(candidate) or None
+    finally:
+        candidate.detach()
