@@ -83,6 +83,7 @@ class WorkerServer:
         self.hurried = False
         self.orphaned = False
         self.stuck = False  # whether a call of a model does not return, so that only a new worker can serve the model
+        self.lost = False  # whether only a new worker can use the accelerator
         self.grace = Grace(terms.graceful_timeout)
         self._last_beat = -math.inf
 
@@ -124,7 +125,7 @@ class WorkerServer:
         """Whether this worker must end without waiting for its successors."""
         maximum, http = self.terms.max_requests, self.http
         reached = maximum is not None and http is not None and http.total_requests >= maximum
-        return self.hurried or self.orphaned or self.stuck or reached or self.core.board.stopping
+        return self.hurried or self.orphaned or self.stuck or self.lost or reached or self.core.board.stopping
 
     def _hurry(self) -> None:
         self.hurried = True
@@ -152,6 +153,7 @@ class WorkerServer:
                 "the end of late connections": self._expire_connections,
                 "the balance of connections": self._balance,
                 "the watch for stuck models": self._look_at_models,
+                "the watch for a lost accelerator": self._look_at_accelerator,
                 "the count of metrics": metrics().flush,
             }
         )
@@ -202,6 +204,12 @@ class WorkerServer:
             self.stuck = True
             self.row.restarts += 1
             logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
+
+    def _look_at_accelerator(self) -> None:
+        if self.core.accelerator_lost and not self.lost:
+            self.lost = True
+            self.row.restarts += 1
+            logger.error("the worker finishes its other requests and is replaced: its accelerator is lost")
 
     async def _catch_up(self) -> None:
         """Follow the changes of models that came during the load, before the first client.
@@ -267,7 +275,8 @@ class WorkerServer:
         self.grace.begin()
         if self.grpc is not None:
             self.grpc.retire()
-        await self._pause(self.core.settings.drain_delay)
+        # A client that a lost worker still accepted would get 503, and another worker could answer it.
+        await self._pause(0 if self.lost else self.core.settings.drain_delay)
         listeners.close()
         calls = asyncio.ensure_future(self._drain_grpc())
         idle_until = time.monotonic() + IDLE_GRACE

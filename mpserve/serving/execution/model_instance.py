@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError, ServerNotReady
+from mpserve.errors import AcceleratorFailed, AcceleratorOutOfMemory, ConfigurationError, ServerNotReady
 from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.serving.execution.admission import Admission, InFlight, policy
 from mpserve.serving.execution.batcher import Batcher, limits
@@ -28,6 +28,9 @@ from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.metrics import metrics
 
 logger = logging.getLogger(__name__)
+
+SHORTAGES = 5
+"""Requests in a row for which the accelerator had too little memory, after which the worker is replaced."""
 
 
 class ModelInstance:
@@ -68,6 +71,8 @@ class ModelInstance:
         self._stuck_threads = 0  # how many threads of the model are in calls that do not come back
         self._watchdog = Watchdog(self.executor, rules.seconds + settings.stuck_grace)
         self._own_calls = 0
+        self._shortages = 0  # requests in a row for which the accelerator had too little memory
+        self._answered_before = 0  # requests that were answered before the last of them
         self.streams: set[ModelStream] = set()  # answers in parts that have not ended; ``stop`` closes them
         self._ending: set[asyncio.Task[None]] = set()  # tasks of cancelled requests; ``stop`` waits for their ends
 
@@ -125,6 +130,18 @@ class ModelInstance:
         if self.stuck:
             words = f"Model {self.label} is stuck in an earlier request; this worker is being replaced."
             self.admission.abandon(ServerNotReady(words))
+        return True
+
+    def note_accelerator(self, fault: AcceleratorFailed, answered: int) -> bool:
+        """Whether only a new worker can serve the model after this failure; the model is out of service then.
+        ``answered``: the requests to the model that have been answered, from which a row of failures is told.
+        """
+        if isinstance(fault, AcceleratorOutOfMemory):
+            self._shortages = self._shortages + 1 if answered == self._answered_before else 1
+            self._answered_before = answered
+            if self._shortages < SHORTAGES:
+                return False
+        self.model.ready = False
         return True
 
     def abandon_requests(self) -> None:
