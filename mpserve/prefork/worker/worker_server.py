@@ -86,6 +86,7 @@ class WorkerServer:
         self.lost = False  # whether only a new worker can use the accelerator
         self.grace = Grace(terms.graceful_timeout)
         self._last_beat = -math.inf
+        core.on_accelerator_lost = self._lose_accelerator
 
     async def run(self) -> None:
         """Serve until the end. Raises LoadFailed: nothing was served."""
@@ -153,7 +154,6 @@ class WorkerServer:
                 "the end of late connections": self._expire_connections,
                 "the balance of connections": self._balance,
                 "the watch for stuck models": self._look_at_models,
-                "the watch for a lost accelerator": self._look_at_accelerator,
                 "the count of metrics": metrics().flush,
             }
         )
@@ -205,11 +205,13 @@ class WorkerServer:
             self.row.restarts += 1
             logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
 
-    def _look_at_accelerator(self) -> None:
-        if self.core.accelerator_lost and not self.lost:
-            self.lost = True
-            self.row.restarts += 1
-            logger.error("the worker finishes its other requests and is replaced: its accelerator is lost")
+    def _lose_accelerator(self) -> None:
+        self.lost = True
+        self.row.restarts += 1
+        self.stopping.set()
+        logger.error(
+            "the worker finishes its other requests and is replaced: only a new process can use the accelerator"
+        )
 
     async def _catch_up(self) -> None:
         """Follow the changes of models that came during the load, before the first client.

@@ -50,6 +50,9 @@ class ServerCore(ModelHost):
         self._find = find
         self.sources: Sequence[ModelSource] | None = None
         self.accelerator_lost = False  # whether only a new process can use the accelerator
+        self.on_accelerator_lost: Callable[[], object] = lambda: logger.error(
+            "only a new process can use the accelerator again: restart this one"
+        )
         self.managed = False  # whether a worker of ours loads and stops the models; else the ASGI lifespan does
         self.reconciler = Reconciler(self)
         self._own_directory: Path | None = None
@@ -138,7 +141,7 @@ class ServerCore(ModelHost):
 
     def note_accelerator(self, instance: ModelInstance, fault: AcceleratorFailed, answered: int) -> None:
         """Free the memory of a request for which the accelerator had too little. If only a new worker can go on, tell all
-        workers at once that the model does not answer here. ``answered``: as for the instance.
+        workers at once that the model does not answer here, and have this worker replaced. ``answered``: as for the instance.
         """
         if isinstance(fault, AcceleratorOutOfMemory):
             # In the helper's thread, since frameworks wait for the device meanwhile.
@@ -148,7 +151,7 @@ class ServerCore(ModelHost):
         if instance.note_accelerator(fault, answered) and not self.accelerator_lost:
             self.accelerator_lost = True
             self.publish()
-            logger.error("%s Only a new process can use the accelerator again: this one is to be replaced.", fault)
+            self.on_accelerator_lost()
 
     async def describe(self, instance: ModelInstance) -> tuple[list[Spec], list[Spec]]:
         """The inputs and outputs of a model. The helper's thread asks the model: its own threads may be busy."""

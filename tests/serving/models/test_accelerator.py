@@ -58,7 +58,9 @@ FULL: list[Exception] = [
     RuntimeError("HIP out of memory. Tried to allocate 20.00 GiB"),
     CUPY_MEMORY("Out of memory allocating 8,000,000,000 bytes (allocated so far: 0 bytes)."),
     JAX("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes."),
-    ORT("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 8589934592"),
+    ORT(
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 8589934592"
+    ),
 ]
 
 NEITHER: list[Exception] = [
@@ -85,12 +87,15 @@ def test_an_error_of_a_framework_is_recognised_and_words_of_a_client_are_not(err
 
 @each("own", [InferenceError, InvalidInput, ValueError])
 def test_a_model_cannot_hide_a_lost_accelerator_but_may_answer_a_lack_of_memory_itself(own: type[Exception]) -> None:
+    def predict(error: Exception) -> None:
+        try:
+            raise error
+        except Exception:
+            raise own("in words of its own") from None
+
     def told(error: Exception) -> Any:
         with pytest.raises(own) as raised:
-            try:
-                raise error
-            except Exception:
-                raise own("in words of its own") from None
+            predict(error)
         return type(accelerator_fault(raised.value, "m"))
 
     assert told(LOST[0]) is AcceleratorFailed
