@@ -1,8 +1,8 @@
 """Checks on a real GPU what the tests can only pretend, in less than 4 minutes, and prints a Markdown table.
 
-The arbiter stays without CUDA, two workers share one GPU, a failed assert on the device and a lack of memory are real. Memory, the
-time to READY and the throughput are measured. `--cpu` tries the script itself: the models raise the errors of a GPU. Exits with 1 if
-a check fails. Needs a torch that is built for CUDA.
+The arbiter stays without CUDA, two workers share one GPU, and a failed assert on the device and a lack of memory are real.
+Memory, the time to READY and the throughput are measured. `--cpu` tries the script itself: the models raise the errors of a GPU.
+Exits with 1 if a check fails. Needs a torch that is built for CUDA.
 """
 
 import argparse

@@ -79,6 +79,7 @@ def test_a_worker_whose_accelerator_is_lost_finishes_its_other_requests_and_is_r
         assert server.metric("mpserve_worker_restarts_total") == 2
         assert server.log.count("RuntimeError: CUDA error: an illegal memory access was encountered") == 2
         server.signal(signal.SIGINT)  # which does not wait for the drain_delay
+        assert server.wait_end(within=20) == 0
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
