@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Without the e2e tests, their folders are not even imported. The chaos suite runs only if it is asked for."""
+    """Without the e2e tests, their folders are not even imported. The chaos suite runs only if -m or the path names it."""
     expression = config.option.markexpr
     left_out = (SLOW if "not e2e" in expression else set()) | (set() if CHAOS in expression else {CHAOS})
     return True if collection_path.name in left_out and collection_path.parent == Path(__file__).parent else None
