@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench bench-peers bench-against clean
+.PHONY: help demo unit test chaos lint check bench bench-peers bench-against clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ unit: $(INSTALLED) ## run the tests that start no server and try few examples, i
 
 test: $(INSTALLED) ## run all tests, JOBS=2 files at a time
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+chaos: $(INSTALLED) ## attack servers for up to 10 minutes, and write docs/reliability.md (ROUNDS=20 of each attack)
+	CHAOS_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -m chaos -s tests/chaos $(ARGS)
 
 lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .

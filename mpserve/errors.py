@@ -3,6 +3,7 @@
     MPServeError
     ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding
     ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported, AccessDenied
+    ├── AcceleratorFailed: AcceleratorOutOfMemory
     └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
 
     AcceleratorInArbiter (a BaseException)
@@ -116,6 +117,16 @@ class ServerNotReady(MPServeError, RuntimeError):
 
     def __init__(self, message: str = "Server is not ready.") -> None:
         super().__init__(message)
+
+
+class AcceleratorFailed(MPServeError, RuntimeError):
+    """The accelerator is lost to this worker. Another worker, or the successor, can answer."""
+
+    code = Code.NOT_READY
+
+
+class AcceleratorOutOfMemory(AcceleratorFailed):
+    """The accelerator has too little memory left for the request at the moment."""
 
 
 class Overloaded(MPServeError):

@@ -10,6 +10,8 @@ from tests.cases import call
 
 SLOW = {"e2e", "clients", "conformance", "runtimes"}
 """Folders whose tests start servers, or import a framework, which takes seconds."""
+CHAOS = "chaos"
+"""The folder whose tests take minutes, and its marker."""
 
 hypothesis.settings.register_profile("unit", max_examples=10, deadline=None)
 
@@ -18,12 +20,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(Path(__file__).parent).parts[0] in SLOW:
             item.add_marker("e2e")
+        if item.path.relative_to(Path(__file__).parent).parts[0] == CHAOS:
+            item.add_marker(CHAOS)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Without the e2e tests, their folders are not even imported."""
-    left_out = "not e2e" in config.option.markexpr and collection_path.name in SLOW
-    return True if left_out and collection_path.parent == Path(__file__).parent else None
+    """Without the e2e tests, their folders are not even imported. The chaos suite runs only if -m or the path names it."""
+    expression = config.option.markexpr
+    left_out = (SLOW if "not e2e" in expression else set()) | (set() if CHAOS in expression else {CHAOS})
+    return True if collection_path.name in left_out and collection_path.parent == Path(__file__).parent else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -86,9 +86,11 @@ class WorkerServer:
         self.hurried = False
         self.orphaned = False
         self.stuck = False  # whether a call of a model does not return, so that only a new worker can serve the model
+        self.lost = False  # whether only a new worker can use the accelerator
         self.grace = Grace(terms.graceful_timeout)
         self._last_beat = -math.inf
         self._opened = math.inf
+        core.on_accelerator_lost = self._lose_accelerator
 
     async def run(self) -> None:
         """Serve until the end. Raises LoadFailed: nothing was served."""
@@ -130,7 +132,7 @@ class WorkerServer:
         """Whether this worker must end without waiting for its successors."""
         maximum, http = self.terms.max_requests, self.http
         reached = maximum is not None and http is not None and http.total_requests >= maximum
-        return self.hurried or self.orphaned or self.stuck or reached or self.core.board.stopping
+        return self.hurried or self.orphaned or self.stuck or self.lost or reached or self.core.board.stopping
 
     def _hurry(self) -> None:
         self.hurried = True
@@ -229,6 +231,14 @@ class WorkerServer:
             self.row.failed_flushes += 1
             raise
 
+    def _lose_accelerator(self) -> None:
+        self.lost = True
+        self.row.restarts += 1
+        self.stopping.set()
+        logger.error(
+            "the worker finishes its other requests and is replaced: only a new process can use the accelerator"
+        )
+
     async def _catch_up(self) -> None:
         """Follow the changes of models that came during the load, before the first client.
 
@@ -294,7 +304,8 @@ class WorkerServer:
         self.grace.begin()
         if self.grpc is not None:
             self.grpc.retire()
-        await self._pause(self.core.settings.drain_delay)
+        # A client that a lost worker still accepted would get 503, and another worker could answer it.
+        await self._pause(0 if self.lost else self.core.settings.drain_delay)
         listeners.close()
         calls = asyncio.ensure_future(self._drain_grpc())
         idle_until = time.monotonic() + IDLE_GRACE

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from mpserve.errors import InferenceError
+from mpserve.errors import AcceleratorOutOfMemory, InferenceError
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.execution.executor import as_failure
 from mpserve.serving.execution.scheduled import Batched
+from mpserve.serving.models.accelerator import accelerator_fault, free_memory
 from mpserve.serving.models.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, Timed
 from mpserve.serving.models.tensor_model import TensorModel
@@ -55,12 +56,18 @@ class Batch(Timed):
         return arrays
 
     def failed(self, error: BaseException) -> None:
-        """The model raised: halve the attempt, or fail its only request."""
+        """The model raised: halve the attempt, or fail its only request. A lost accelerator fails the whole attempt."""
         self.lap(INFER)
         members = self._attempt
         if len(members) == 1:
             self.outcomes.append((members, [as_failure(error)]))
+            return
+        fault = accelerator_fault(error, self.model.name)
+        if fault is not None and not isinstance(fault, AcceleratorOutOfMemory):
+            self.outcomes.append((members, [as_failure(error), *(_alike(as_failure(error)) for _ in members[1:])]))
         else:
+            if fault is not None:
+                free_memory(error)
             half = len(members) // 2
             self._todo += filter(awaited, (members[half:], members[:half]))
 

@@ -43,6 +43,11 @@ class ModelCounters:
         self._soon = soon
         self._noted: list[tuple[int, ...]] = []
 
+    @property
+    def successes(self) -> int:
+        """The requests that were answered, those of this turn included."""
+        return self._cells[SUCCESSES] + len(self._noted)
+
     def succeeded(self, request: Timed) -> None:
         if not self._noted:
             self._soon(self.flush)

@@ -15,7 +15,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError, DeadlineExceeded, ServerNotReady
+from mpserve.errors import (
+    AcceleratorFailed,
+    AcceleratorOutOfMemory,
+    ConfigurationError,
+    DeadlineExceeded,
+    ServerNotReady,
+)
 from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.serving.execution.admission import Admission, InFlight, Policy, policy
 from mpserve.serving.execution.batcher import Batcher, limits
@@ -34,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 ALONE = 2  # references to an object that only a list holds, with the argument of getrefcount
 LINGER, PAUSE = 2.0, 0.02  # seconds to wait for the last other holder of a model, and between two looks
+SHORTAGES = 5
+"""Requests in a row for which the accelerator had too little memory, after which the worker is replaced."""
 
 
 class ModelInstance:
@@ -74,6 +82,8 @@ class ModelInstance:
         self._stuck_threads = 0  # how many threads of the model are in calls that do not come back
         self._watchdog = Watchdog(self.executor, _patience(rules, settings))
         self._own_calls = 0
+        self._shortages = 0  # requests in a row for which the accelerator had too little memory
+        self._answered_before = 0  # requests that were answered before the last of them
         self.streams: set[ModelStream] = set()  # answers in parts that have not ended; ``stop`` closes them
         self._ending: set[asyncio.Task[None]] = set()  # tasks of cancelled requests; ``stop`` waits for their ends
 
@@ -135,6 +145,18 @@ class ModelInstance:
             DeadlineExceeded(f"Model {self.label} did not answer within {patience:g} s; it is stuck."),
             ServerNotReady(f"Model {self.label} is stuck in an earlier request; this worker is being replaced."),
         )
+        return True
+
+    def note_accelerator(self, fault: AcceleratorFailed, answered: int) -> bool:
+        """Whether only a new worker can serve the model after this failure; the model is out of service then.
+        ``answered``: the requests to the model that have been answered, from which a row of failures is told.
+        """
+        if isinstance(fault, AcceleratorOutOfMemory):
+            self._shortages = self._shortages + 1 if answered == self._answered_before else 1
+            self._answered_before = answered
+            if self._shortages < SHORTAGES:
+                return False
+        self.model.ready = False
         return True
 
     def abandon_requests(self) -> None:

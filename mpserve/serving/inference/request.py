@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
 
-from mpserve.errors import ModelNotReady, MPServeError, Overloaded
+from mpserve.errors import AcceleratorFailed, ModelNotReady, MPServeError, Overloaded
 from mpserve.protocol.codec import Encoded, Inputs, Outputs, Parts, compressed
 from mpserve.protocol.compression import decompress
 from mpserve.protocol.messages import InferResponse
@@ -325,6 +325,8 @@ class InferenceRequest(Timed):
         """Log a failure in the context of the request, and return the error for the client."""
         fault = blame(as_failure(error), self.head.model, self.head.verb)
         self.in_context(report, fault)
+        if isinstance(fault, AcceleratorFailed) and self._place:
+            self.core.note_accelerator(self.instance, fault, self._counters.successes)
         return fault
 
     def expire(self, error: MPServeError) -> None:

@@ -6,7 +6,8 @@ A front end translates the code of the error into its own status.
 import logging
 from inspect import isawaitable
 
-from mpserve.errors import Code, InferenceError, MPServeError, NotSupported, text_of
+from mpserve.errors import AcceleratorFailed, Code, InferenceError, MPServeError, NotSupported, text_of
+from mpserve.serving.models.accelerator import accelerator_fault
 
 logger = logging.getLogger(__name__)
 INTERNAL = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION})
@@ -14,10 +15,12 @@ INTERNAL = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION})
 
 
 def blame(error: Exception, model: str, verb: str) -> MPServeError:
-    """The error for the client after a model raised ``error``; an MPServeError stays as it is."""
+    """The error for the client after a model raised ``error``; an MPServeError stays as it is, unless the accelerator is lost."""
+    fault: MPServeError | None = accelerator_fault(error, model)
+    if fault is not None:
+        return fault
     if isinstance(error, MPServeError):
         return error
-    fault: MPServeError
     if isinstance(error, NotImplementedError):
         fault = NotSupported(text_of(error) or f"Model {model} does not implement {verb}.")
     else:
@@ -31,7 +34,8 @@ def report(fault: MPServeError) -> None:
     if chosen_status(fault) is not None:
         return
     # torch raises NotImplementedError for an operation that a device lacks: somebody has to find that.
-    if fault.code in INTERNAL or (fault.code is Code.NOT_SUPPORTED and fault.__cause__ is not None):
+    is_ours = fault.code in INTERNAL or isinstance(fault, AcceleratorFailed)
+    if is_ours or (fault.code is Code.NOT_SUPPORTED and fault.__cause__ is not None):
         try:
             logger.error("the model failed: %s", fault, exc_info=fault.__cause__ or fault)
         except Exception:

@@ -11,8 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mpserve.config.settings import Settings
-from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelNotFound, ModelNotReady, ServerNotReady, shown
+from mpserve.errors import (
+    AcceleratorFailed,
+    AcceleratorInArbiter,
+    AcceleratorOutOfMemory,
+    ConfigurationError,
+    ModelNotFound,
+    ModelNotReady,
+    ServerNotReady,
+    shown,
+)
 from mpserve.serving.execution.model_instance import ModelInstance, call
+from mpserve.serving.models.accelerator import free_memory
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.versions import refuse_twins
@@ -43,11 +53,16 @@ class ServerCore(ModelHost):
         super().__init__(settings, predictor)
         self._find = find
         self.sources: Sequence[ModelSource] | None = None
+        self.accelerator_lost = False  # whether only a new process can use the accelerator
+        self.on_accelerator_lost: Callable[[], object] = lambda: logger.error(
+            "only a new process can use the accelerator again: restart this one"
+        )
         self.managed = False  # whether a worker of ours loads and stops the models; else the ASGI lifespan does
         self.reconciler = Reconciler(self)
         self._own_directory: Path | None = None
         self._preloaded: list[object] = []  # kept for ever in a forked worker
         self._arbiter = 0
+        self._freeing: set[asyncio.Future[None]] = set()  # keeps the tasks until they end
 
     def preload(self) -> None:
         """Find, construct and preload the models, in the arbiter. Raises ModelLoadError if a model fails."""
@@ -151,6 +166,20 @@ class ServerCore(ModelHost):
         self.publish()
         self.row.state = State.READY
         self.board.mark_ever_ready()
+
+    def note_accelerator(self, instance: ModelInstance, fault: AcceleratorFailed, answered: int) -> None:
+        """Free the memory of a request for which the accelerator had too little. If only a new worker can go on, tell all
+        workers at once that the model does not answer here, and have this worker replaced. ``answered``: as for the instance.
+        """
+        if isinstance(fault, AcceleratorOutOfMemory):
+            # In the helper's thread, since frameworks wait for the device meanwhile.
+            freeing = asyncio.ensure_future(self.helper.run(free_memory, fault))
+            self._freeing.add(freeing)
+            freeing.add_done_callback(self._freeing.discard)
+        if instance.note_accelerator(fault, answered) and not self.accelerator_lost:
+            self.accelerator_lost = True
+            self.publish()
+            self.on_accelerator_lost()
 
     async def describe(self, instance: ModelInstance) -> tuple[list[Spec], list[Spec]]:
         """The inputs and outputs of a model. A thread of its own asks the model, whose threads may be busy."""

@@ -1,0 +1,95 @@
+"""The attacks: signals to the server, death of a worker, loads under traffic. `make chaos` writes docs/reliability.md.
+
+``CHAOS_ROUNDS`` says how often each attack is repeated.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.chaos.harness import CLIENTS, WORKERS, Attack, Row, Target, attacked, report, settled
+from tests.running import eventually
+
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "20"))
+
+
+def term(target: Target) -> None:
+    target.server.signal(signal.SIGTERM)
+    assert target.server.wait_end() == 0
+
+
+def hup(target: Target) -> None:
+    old = target.server.workers()
+    target.server.signal(signal.SIGHUP)
+    settled(target, gone=old)
+
+
+def ttin_ttou(target: Target) -> None:
+    target.server.signal(signal.SIGTTIN)
+    settled(target, WORKERS + 1)
+    target.server.signal(signal.SIGTTOU)
+    settled(target)
+
+
+def usr2(target: Target) -> None:
+    """A second server takes over the sockets, and the first one ends."""
+    server, second = target.server, target.folder / "server.pid.2"
+    server.signal(signal.SIGUSR2)
+    eventually(lambda: second.exists() and server.log.count("worker ready") == 2 * WORKERS)
+    successor = psutil.Process(int(second.read_text()))
+    server.signal(signal.SIGTERM)
+    assert server.wait_end() == 0
+    assert len(successor.children()) == WORKERS
+
+
+def kill(target: Target) -> None:
+    worker = target.server.workers()[0]
+    os.kill(worker, signal.SIGKILL)
+    settled(target, gone=[worker])
+
+
+def load(target: Target) -> None:
+    """The model that is asked is loaded anew."""
+    change(target, "served", "load")
+
+
+def unload(target: Target) -> None:
+    """The model beside the one that is asked goes and comes."""
+    change(target, "other", "unload")
+    change(target, "other", "load")
+
+
+def change(target: Target, model: str, what: str) -> None:
+    answer = target.server.client.post(f"/v2/repository/models/{model}/{what}")
+    assert answer.status_code == 200, answer.text
+
+
+ATTACKS = [
+    Attack("TERM: the server ends", term, ends=True, leaves=False),
+    Attack("HUP: all workers are replaced", hup),
+    Attack("TTIN, TTOU: a worker more, a worker less", ttin_ttou),
+    Attack("USR2, TERM: a new server takes over", usr2, ends=True),
+    Attack("SIGKILL of a worker", kill, loses=1),
+    Attack("load of the model that is asked", load),
+    Attack("unload and load of another model", unload),
+]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Iterator[list[Row]]:
+    found: list[Row] = []
+    yield found
+    report(found, [attack.name for attack in ATTACKS])
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.strike.__name__)
+def test_an_attack_costs_no_request_and_no_answer_is_wrong(attack: Attack, tmp_path: Path, rows: list[Row]) -> None:
+    found = attacked(attack, tmp_path, ROUNDS)
+    rows += found
+    for row in found:
+        assert row.wrong == 0, row
+        assert row.lost <= attack.loses * CLIENTS * ROUNDS, row
