@@ -14,6 +14,7 @@ from mpserve.http.server.direct_exchange import DirectExchange
 from mpserve.http.server.exchange import Exchange
 from mpserve.http.server.heads import Head
 from mpserve.http.server.interface import Scope
+from mpserve.http.server.pace import AnswerPace, BodyPace
 from mpserve.http.server.parser import MALFORMED, ParsedHead, Refusal, RequestParser
 from mpserve.http.server.response_head import last_response
 from mpserve.http.server.server import HttpServer
@@ -51,12 +52,9 @@ class Connection(asyncio.Protocol):
         self._last: Head | None = None  # the last known head
         self._refusal: tuple[int, str] | None = None
         self._deadline = math.inf  # the time of the loop at which the client is late
-        self._end = (
-            math.inf
-        )  # the time at which the bytes of a body so far have taken too long, or a lingering close ends
-        self._is_slow = False  # whether the body is late by its rate, not by a pause
-        self._unsent = 0  # bytes that the client had not taken at the last look
-        self._unsent_until = math.inf  # the time at which the client must have taken some of them
+        self._linger_end = math.inf  # the time of the loop at which a lingering close ends
+        self._body_pace = BodyPace(server.limits)
+        self._answer_pace = AnswerPace(server.limits.write_seconds)
         self._can_write = True
         self._drained = asyncio.Event()  # set when the connection can write again
         self._is_reading = True
@@ -119,7 +117,7 @@ class Connection(asyncio.Protocol):
         elif self.state not in (REFUSED, CLOSING, CLOSED):
             self._parse(data, b"")
         elif self.state is CLOSING:
-            self._deadline = min(self.loop.time() + LINGER, self._end)
+            self._deadline = min(self.loop.time() + LINGER, self._linger_end)
 
     def pause_writing(self) -> None:
         self._can_write = False
@@ -127,7 +125,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._can_write = True
-        self._unsent = 0
+        self._answer_pace.took_all()
         self._drained.set()
         self._go_on()
 
@@ -140,7 +138,7 @@ class Connection(asyncio.Protocol):
         self._direct.expect(head, expects=False)
         self._receiving = self._direct
         self._missing = head.length
-        self._begin_body()
+        self._body_pace.begin(self.loop.time())
         self._take(self._direct)
         self._receive(data[head.size :])
 
@@ -150,7 +148,7 @@ class Connection(asyncio.Protocol):
         self._missing = max(missing - len(data), 0)
         self._receiving.receive(data if len(data) <= missing else data[:missing])
         if self._missing:
-            self._await_body(len(data))
+            self._deadline = self._body_pace.deadline(self.loop.time(), len(data))
             return
         self.complete_body()
         if len(data) > missing:
@@ -167,19 +165,7 @@ class Connection(asyncio.Protocol):
             self._refuse(refusal.status, refusal.reason)
         self._fresh = b""
         if self.state is BODY:
-            self._await_body(len(data))
-
-    def _begin_body(self) -> None:
-        """Give the body ``body_pause`` seconds, from now on, before its rate counts."""
-        self._end = self.loop.time() + self.limits.body_pause if self.limits.body_rate else math.inf
-
-    def _await_body(self, size: int) -> None:
-        """Set the deadline after so many bytes have come. They give the body as long as they take at the least rate."""
-        limits = self.limits
-        pause_ends = self.loop.time() + limits.body_pause
-        self._end += size / (limits.body_rate or 1)
-        self._is_slow = self._end < pause_ends
-        self._deadline = min(pause_ends, self._end)
+            self._deadline = self._body_pace.deadline(self.loop.time(), len(data))
 
     def begin_head(self) -> None:
         if self.state is CLOSING:
@@ -194,7 +180,7 @@ class Connection(asyncio.Protocol):
         self._fresh = b""
         self._enter(BODY)
         self._receiving = exchange
-        self._begin_body()
+        self._body_pace.begin(self.loop.time())
         self._take(exchange)
 
     def _direct_exchange(self, parsed: ParsedHead) -> Exchange | None:
@@ -283,8 +269,8 @@ class Connection(asyncio.Protocol):
             self.exchange = self._waiting.popleft()
             self._deadline = math.inf
             if self.state is BODY:  # Reading was paused, so the time of the body starts now.
-                self._begin_body()
-                self._await_body(0)
+                self._body_pace.begin(self.loop.time())
+                self._deadline = self._body_pace.deadline(self.loop.time(), 0)
             self.resume_reading()
             self.exchange.start()
         elif self.state is REFUSED:
@@ -345,34 +331,24 @@ class Connection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """Refuse a head or a body that is late at ``now``, or close an idle connection."""
         limits = self.limits
-        if unsent := self.transport.get_write_buffer_size():
-            self._expire_write(unsent, now)
-        else:
-            self._unsent = 0
+        if self._answer_pace.is_late(self.transport.get_write_buffer_size(), now):
+            self.transport.abort()
         if self._deadline == NOT_YET:
             self._deadline = now + limits.idle_seconds
         if not self._is_reading or self._waiting:  # bytes that are not read are not late
             self._deadline = max(self._deadline, now + limits.body_pause)
-            self._end = max(self._end, now + limits.body_pause)
+            self._body_pace.postpone(now)
         if now < self._deadline or self.transport.is_closing():
             return
         self._deadline = math.inf
         if self.state is HEAD:
             self._refuse(408, f"the request head was not complete after {limits.head_seconds:g} s")
-        elif self.state is BODY and self.exchange is not None and self._is_slow:
+        elif self.state is BODY and self.exchange is not None and self._body_pace.is_slow:
             self._refuse(408, f"the request body came at less than {limits.body_rate} bytes per second")
         elif self.state is BODY and self.exchange is not None:
             self._refuse(408, f"nothing more of the request body came for {limits.body_pause:g} s")
         else:
             self.close()
-
-    def _expire_write(self, unsent: int, now: float) -> None:
-        """Drop a client that has taken nothing of its answers for ``write_seconds``. Further answers are no progress."""
-        if not self._unsent or unsent < self._unsent:
-            self._unsent_until = now + self.limits.write_seconds
-        self._unsent = unsent
-        if now >= self._unsent_until:
-            self.transport.abort()
 
     def retire(self, at_once: bool) -> None:
         """Close after the next answer. Call this again until the connection is closed.
@@ -405,7 +381,7 @@ class Connection(asyncio.Protocol):
         self.resume_reading()
         self._enter(CLOSING)
         now = self.loop.time()
-        self._deadline, self._end = now + LINGER, now + MAX_LINGER
+        self._deadline, self._linger_end = now + LINGER, now + MAX_LINGER
         if self.transport.can_write_eof():
             self.transport.write_eof()
 

@@ -97,7 +97,7 @@ async def test_a_connection_is_left_to_a_lighter_worker_but_not_for_ever() -> No
 
 @on_both_loops
 @pytest.mark.parametrize(("state", "pid"), [
-    (State.EXITED, os.getpid()), (State.LOADING, 0), pytest.param(State.READY, 2**22 + 1, id="dead"),
+    pytest.param(State.EXITED, os.getpid(), id="ended"), (State.LOADING, 0), pytest.param(State.READY, 2**22 + 1, id="dead"),
 ])  # fmt: skip
 async def test_who_cannot_accept_is_not_waited_for(state: State, pid: int) -> None:
     async with place() as here:
