@@ -65,7 +65,7 @@ class Calls:
     def __init__(self, access_log: bool, count: Count) -> None:
         self.access_log = access_log
         self.count = count
-        self.last_begun = -math.inf  # time.perf_counter of the last call
+        self.last_begun = -math.inf  # time.perf_counter of the last call for an answer of a model
 
     def answering(self, method: str, work: Work[R, T], reports: bool = True) -> Callable[[R, Context], Awaitable[T]]:
         """Make the handler of a method. An error of ``work`` ends the call with its status.
@@ -74,7 +74,9 @@ class Calls:
         """
 
         async def answer(request: R, context: Context) -> T:
-            self.last_begun = start = time.perf_counter()
+            start = time.perf_counter()
+            if method.endswith("Infer"):  # a drain does not wait for the end of health checks
+                self.last_begun = start
             headers = received_headers(context)
             identity = begin_request(headers.get(ID_HEADER, ""))
             response_headers: Headers = {}

@@ -13,7 +13,13 @@ from tests.cases import each
 from tests.e2e.wire import LIVE, SOURCE, WAYS, Wire, head, post, wire
 from tests.running import Server, eventually, serving
 
-FLAGS = ("--max_body_size=200000", "--header_timeout=2", "--body_timeout=1.5", "--timeout-keep-alive=2")
+FLAGS = (
+    "--max_body_size=200000",
+    "--header_timeout=2",
+    "--body_timeout=1.5",
+    "--min_body_rate=0",
+    "--timeout-keep-alive=2",
+)
 
 
 @pytest.fixture(scope="module", params=WAYS)
