@@ -10,7 +10,7 @@ from mpserve.compat import lending
 from mpserve.compat.repository import Library, ModelRepository, named
 from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, parse
 from mpserve.errors import ConfigurationError
-from mpserve.prefork.arbiter.application import make_app, make_app_or_end, serve
+from mpserve.prefork.arbiter.application import make_app, make_app_or_end, refuse_during_preload, serve
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import PredictorConfig
 from mpserve.serving.repository import model_directory
@@ -72,6 +72,7 @@ class ModelServer:
             ConfigurationError: an element of ``models`` is not a model, or two models have the same name.
             SystemExit: the server ended with an error. The reason is in the log.
         """
+        refuse_during_preload()
         configure(self.settings)
         for name in self._ignored:
             logger.warning("%s has no effect: %s", name, KSERVE_FLAGS_IGNORED[name])

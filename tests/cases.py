@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import itertools
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,6 +48,15 @@ def call(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
     result = test(**arguments)
     if inspect.iscoroutine(result):
         asyncio.run(asyncio.wait_for(result, PATIENCE))
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """The first true value of ``condition``; fails the test when there is none in time. The event loop goes on meanwhile."""
+    deadline = time.monotonic() + PATIENCE / 2
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {PATIENCE / 2} s: {condition}"
+        await asyncio.sleep(0.001)
+    return value
 
 
 def _failure(test: Callable[..., None], fixtures: dict[str, Any], case: dict[str, Any]) -> BaseException | None:

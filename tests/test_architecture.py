@@ -12,8 +12,6 @@ from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 import mpserve
 from tests.cases import each
 
@@ -21,7 +19,7 @@ ROOT = Path(mpserve.__file__).parent
 MAX_LINES = 400
 
 FLOORS = {
-    "errors": 0, "config": 0, "telemetry": 0, "state": 0, "version": 0, "protocol": 1, "serving": 2, "http": 3,
+    "errors": 0, "config": 0, "telemetry": 0, "state": 0, "version": 0, "descriptors": 0, "protocol": 1, "serving": 2, "http": 3,
     "grpc": 3, "runtimes": 3, "prefork": 4, "compat": 5, "server": 5, "cli": 5, "gunicorn_config": 5, "__init__": 5,
     "__main__": 5,
 }  # fmt: skip
@@ -130,10 +128,12 @@ def test_no_folder_outgrows_its_reader() -> None:
 
 
 def test_no_imports_go_in_a_circle() -> None:
+    circle: list[str] = []
     try:
-        list(TopologicalSorter({module: own_imports(module) for module in MODULES}).static_order())
+        TopologicalSorter({module: own_imports(module) for module in MODULES}).prepare()
     except CycleError as error:
-        pytest.fail(f"imports go in a circle: {' -> '.join(error.args[1])}")
+        circle = error.args[1]
+    assert not circle
 
 
 @each("module", MODULES)

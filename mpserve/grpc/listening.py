@@ -15,6 +15,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from mpserve import descriptors
+
 HANDSHAKES = 0.3
 """Seconds in which the handshakes that have begun reach gRPC, which accepts at once."""
 
@@ -39,47 +41,27 @@ async def stop_listening(port: int) -> None:
         await asyncio.sleep(HANDSHAKES)
     for listener in _listeners(port):  # again, since gRPC may have ended meanwhile
         _unwatch(listener)
-        with _borrowed(listener) as sock:
-            sock.shutdown(socket.SHUT_RD)
+        listener.shutdown(socket.SHUT_RD)
 
 
-def _listeners(port: int) -> list[int]:
-    return [int(path.name) for path in _descriptors() if _listens(path, port)]
+def _listeners(port: int) -> Iterator[socket.socket]:
+    """The listening sockets on this port, each lent until the next one is taken."""
+    return (sock for sock in descriptors.sockets() if _listens(sock, port))
 
 
-def _descriptors() -> list[Path]:
-    return list(Path("/proc/self/fd").iterdir())
-
-
-@contextlib.contextmanager
-def _borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """The socket of a descriptor, which stays open. Raises OSError: it is no socket."""
-    sock = socket.socket(fileno=descriptor)
-    try:
-        yield sock
-    finally:
-        sock.detach()
-
-
-def _listens(path: Path, port: int) -> bool:
-    try:
-        with _borrowed(int(path.name)) as sock:
-            if sock.family not in (socket.AF_INET, socket.AF_INET6):
-                return False
-            is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-            return is_listening and sock.getsockname()[1] == port
-    except OSError:  # no socket, or closed meanwhile
+def _listens(sock: socket.socket, port: int) -> bool:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) and sock.getsockname()[1] == port
 
 
-def _drop_syn(listener: int) -> None:
+def _drop_syn(listener: socket.socket) -> None:
     code = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
     program = struct.pack("@HP", len(_DROP_SYN) // 8, ctypes.addressof(code))
-    with _borrowed(listener) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
-def _unwatch(listener: int) -> None:
+def _unwatch(listener: socket.socket) -> None:
     """Take a listener out of gRPC's poller, which would accept on the closed socket and log an error."""
     for poller in _pollers():
         with poller, contextlib.suppress(OSError):  # another poller's, as the event loop's
@@ -87,7 +69,7 @@ def _unwatch(listener: int) -> None:
 
 
 def _pollers() -> Iterator[select.epoll]:
-    for path in _descriptors():
+    for number in descriptors.numbers():
         with contextlib.suppress(OSError):  # closed meanwhile
-            if str(path.readlink()) == "anon_inode:[eventpoll]":
-                yield select.epoll.fromfd(os.dup(int(path.name)))
+            if str(Path(f"/proc/self/fd/{number}").readlink()) == "anon_inode:[eventpoll]":
+                yield select.epoll.fromfd(os.dup(number))

@@ -33,7 +33,7 @@ def printed(code: str, *folders: Path, instead: bool = False) -> str:
 
 def test_every_name_that_is_lent_is_there() -> None:
     lines = [f"from {module} import {', '.join(names)}" for module, names in NAMES.items() if names]
-    printed("\n".join([*(f"import {module}" for module in NAMES), *lines]))
+    assert printed("\n".join([*(f"import {module}" for module in NAMES), *lines])) == ""
 
 
 @each("theirs, ours", [

@@ -171,11 +171,11 @@ def test_a_load_that_kills_its_workers_is_tried_once_by_each_at_most(server: Ser
 
     def is_over() -> bool:
         try:
-            return readiness(server) == UNKNOWN
+            return server.states().get("ready") == WORKERS and readiness(server) == UNKNOWN
         except (httpx.TransportError, AssertionError):  # one more has died
             return False
 
-    eventually(lambda: server.states().get("ready") == WORKERS and is_over())
+    eventually(is_over)
     assert 1 <= server.metric("mpserve_worker_restarts_total") <= WORKERS
     assert "loading again in 2 s" not in server.log
     tag(tmp_path, "mended")

@@ -4,7 +4,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.cases import each
+from tests.cases import each, until
 from tests.grpc.models import Double
 from tests.grpc.serving import Client, refusal, serving
 
@@ -63,5 +63,4 @@ async def test_a_watcher_that_goes_away_is_forgotten() -> None:
         watch = health_pb2_grpc.HealthStub(client.channel).Watch(asked())
         await watch.read()
         watch.cancel()
-        while len(asyncio.all_tasks()) > before + 1:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(asyncio.all_tasks()) <= before + 1)

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from mpserve.errors import ConfigurationError
 from mpserve.grpc.server import SERVICES, GrpcServer, Tls, hold_port
 from tests.asgi import loaded
-from tests.cases import each
+from tests.cases import each, until
 from tests.grpc.models import Double
 from tests.grpc.serving import HOST, Client, infer, refusal, serving, with_a_call_in_hand
 
@@ -65,8 +65,7 @@ async def test_what_is_left_after_the_grace_is_cancelled() -> None:
     async with with_a_call_in_hand() as (client, model, call):
         await client.server.drain(0.1)
         assert await call.code() is not grpc.StatusCode.OK
-        while not model.cancelled:
-            await asyncio.sleep(0.01)
+        await until(lambda: model.cancelled)
 
 
 async def test_stop_cuts_a_drain_short() -> None:

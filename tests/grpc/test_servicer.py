@@ -1,6 +1,5 @@
 """The calls of the inference service: metadata, ModelInfer, and what a client is told of a fault."""
 
-import asyncio
 import logging
 import re
 from typing import Any
@@ -16,7 +15,7 @@ from mpserve.grpc.servicer import SERVICE
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.extensions.names import EXTENSIONS
 from mpserve.version import VERSION
-from tests.cases import each
+from tests.cases import each, until
 from tests.grpc.models import Answering, Double, Echo, Heading, Raising
 from tests.grpc.serving import ask, infer, refusal, refused, run, serving, with_a_call_in_hand
 
@@ -182,8 +181,7 @@ async def test_a_cancelled_call_stops_waiting_for_the_model() -> None:
     async with with_a_call_in_hand() as (_, model, call):
         call.cancel()
         assert await call.code() is grpc.StatusCode.CANCELLED
-        while not model.cancelled:
-            await asyncio.sleep(0.01)
+        await until(lambda: model.cancelled)
 
 
 def test_calls_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import pytest
 from mpserve import InferRequest, InferResponse
 from mpserve.grpc.stream import MAX_CONCURRENT, Stream
 from mpserve.protocol.protobuf import inference_pb2 as pb
-from tests.cases import each
+from tests.cases import each, until
 from tests.grpc.models import Double, Held, Raising
 from tests.grpc.serving import infer, serving, streamed
 
@@ -76,8 +76,7 @@ async def test_a_client_that_goes_away_stops_the_wait_for_the_model() -> None:
         await model.begun.acquire()
         await model.begun.acquire()
         call.cancel()
-        while model.cancelled < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: model.cancelled == 2)
 
 
 @each("has_sent_all", [False, True])
@@ -90,8 +89,7 @@ async def test_a_drain_answers_what_was_sent_and_ends_a_stream_on_which_more_may
         if has_sent_all:
             await call.done_writing()
             (stream,) = client.server._servicer._streams
-            while not stream._reading.done():
-                await asyncio.sleep(0.01)
+            await until(stream._reading.done)
         draining = asyncio.ensure_future(client.server.drain(30))
         await asyncio.sleep(0)
         model.let_go.set()

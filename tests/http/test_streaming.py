@@ -12,7 +12,7 @@ import pytest
 from mpserve import InvalidInput, Model
 from mpserve.http.app import build_app
 from tests.asgi import core_of, predict
-from tests.cases import each
+from tests.cases import each, until
 
 ERRORS = {"ValueError": ValueError("bad"), "InvalidInput": InvalidInput("no cat")}
 PATH = "/v1/models/m:predict"
@@ -123,8 +123,7 @@ async def test_a_client_that_goes_away_stops_the_generator_however_the_server_te
         await sending.wait()
         if how == "a disconnect":
             await exchange.requests.put({"type": "http.disconnect"})
-            while not model.closed:
-                await asyncio.sleep(0.01)
+            await until(lambda: model.closed)
             gate.set()
         elif how == "a cancelled request":
             running.cancel()

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -119,8 +119,3 @@ def counts(core: ServerCore) -> tuple[int, int]:
     """How many requests have succeeded, and how many have failed."""
     [told] = Statistics(core).told("m")
     return told["inference_stats"]["success"]["count"], told["inference_stats"]["fail"]["count"]
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)

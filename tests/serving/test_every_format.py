@@ -210,6 +210,7 @@ async def check(core: ServerCore, format: Format, x: Any, parameters: dict[str, 
 
 async def ask_all(model: Model, formats: list[Format], parts: int) -> None:
     """Every format of many clients at once, with a timeout and without, which takes another way to the model's thread."""
+    assert formats
     random = np.random.default_rng(7)
     async with loaded(model) as core:
         await asyncio.gather(

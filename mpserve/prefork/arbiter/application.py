@@ -173,18 +173,21 @@ def make_app_or_end(settings: Settings, find: Find, wrap: Wrap | None = None) ->
         return _end(settings, str(error))
 
 
-def serve(settings: Settings, find: Find, wrap: Wrap | None = None) -> None:
-    """Preload the models that ``find`` returns and serve them in ``settings.workers`` workers until the server ends.
-
-    Raises:
-        ConfigurationError: called by a file that is imported to find its models.
-        SystemExit: the server ended with an error.
-    """
+def refuse_during_preload() -> None:
+    """Raises ConfigurationError if a file starts a server while it is imported to find its models."""
     if _Preload.running:
         raise ConfigurationError(
             "this file starts a server while it is imported to find a model in it: put ModelServer(...).start([...]) "
             'under `if __name__ == "__main__":`, or run the file as a script'
         )
+
+
+def serve(settings: Settings, find: Find, wrap: Wrap | None = None) -> None:
+    """Preload the models that ``find`` returns and serve them in ``settings.workers`` workers until the server ends.
+
+    Raises:
+        SystemExit: the server ended with an error.
+    """
     try:
         ServerApplication(settings, find, wrap).run()
     finally:

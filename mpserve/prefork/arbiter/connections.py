@@ -2,11 +2,11 @@
 
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
-STANDARD = {"0", "1", "2"}  # under systemd these may be sockets of the journal
+from mpserve import descriptors
+
+STANDARD = {0, 1, 2}  # under systemd these may be sockets of the journal
 
 
 def named() -> set[str]:
@@ -14,30 +14,19 @@ def named() -> set[str]:
 
     Left out are datagrams, which loggers and statsd only send, and pairs of sockets without a name, which an event loop has.
     """
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(None)  # otherwise Python would make the sockets non-blocking, for their owners too
-    try:
-        return set(_connections())
-    finally:
-        socket.setdefaulttimeout(timeout)
+    found = set()
+    for sock in descriptors.sockets():
+        with suppress(OSError):  # not connected
+            if sock.fileno() not in STANDARD and (peer := _peer(sock)):
+                found.add(f"{peer} (file descriptor {sock.fileno()})")
+    return found
 
 
-def _connections() -> Iterator[str]:
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile, no socket, or not connected
-            if descriptor.name not in STANDARD and (peer := _peer(int(descriptor.name))):
-                yield f"{peer} (file descriptor {descriptor.name})"
-
-
-def _peer(descriptor: int) -> str:
-    """The other end of a connection; an empty text for another socket. Raises OSError: this is no connected socket."""
-    sock = socket.socket(fileno=descriptor)
-    try:
-        if sock.type == socket.SOCK_DGRAM:
-            return ""
-        address = sock.getpeername() or sock.getsockname()  # of a Unix socket, only the server's end has a name
-    finally:
-        sock.detach()
+def _peer(sock: socket.socket) -> str:
+    """The other end of a connection; an empty text for another socket. Raises OSError: the socket is not connected."""
+    if sock.type == socket.SOCK_DGRAM:
+        return ""
+    address = sock.getpeername() or sock.getsockname()  # of a Unix socket, only the server's end has a name
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -49,7 +49,7 @@ class _Waits(Exception):
 
 
 class _Hup:
-    oldest = 0  # the age of the youngest worker before the last HUP
+    before = 0  # the age of the youngest worker before the last HUP
 
 
 def mind_workers_after_hup() -> None:
@@ -71,7 +71,7 @@ def _reload(arbiter: Any) -> None:
     def end_the_wait() -> None:
         raise _Waits
 
-    _Hup.oldest = arbiter.worker_age
+    _Hup.before = arbiter.worker_age
     arbiter.reap_workers = end_the_wait  # of this method, only the wait calls it
     try:
         _originals["reload"](arbiter)
@@ -86,7 +86,7 @@ def _manage_workers(arbiter: Any) -> None:
     board = shared()
     if board.stopping:
         return
-    leaving = [w for w in workers() if w.age <= _Hup.oldest and board.row(w.slot).state >= State.DRAINING]
+    leaving = [w for w in workers() if w.age <= _Hup.before and board.row(w.slot).state >= State.DRAINING]
     for _ in range(arbiter.num_workers - (len(arbiter.WORKERS) - len(leaving))):
         arbiter.spawn_worker()
 

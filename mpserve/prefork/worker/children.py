@@ -10,8 +10,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 from types import FrameType
+
+from mpserve import descriptors
 
 OURS: dict[signal.Signals, Callable[[int, FrameType | None], None] | signal.Handlers] = {
     signal.SIGTERM: signal.SIG_DFL,
@@ -58,23 +59,14 @@ def _in_child() -> None:
 def _close_sockets(addresses: Collection[object]) -> None:
     """Replace the server's listeners and connections. Their numbers stay taken: objects that are left may close them."""
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for name in [entry.name for entry in Path("/proc/self/fd").iterdir()]:
-        with contextlib.suppress(OSError):  # no socket
-            number = int(name)
-            if _address_of(number) in addresses:
-                os.dup2(nothing, number, inheritable=False)
+    for sock in descriptors.sockets():
+        with contextlib.suppress(OSError):  # a family without addresses
+            if address_of(sock) in addresses:
+                os.dup2(nothing, sock.fileno(), inheritable=False)
     os.close(nothing)
 
 
-def address_of(listener: socket.socket) -> object:
-    """The port of a socket, or the path of a Unix socket."""
-    name = listener.getsockname()
-    return name[1] if isinstance(name, tuple) else name
-
-
-def _address_of(number: int) -> object:
-    candidate = socket.socket(fileno=number)
-    try:
-        return address_of(candidate) or None
-    finally:
-        candidate.detach()
+def address_of(sock: socket.socket) -> object:
+    """The port of a socket, or the path of a Unix socket; None if it has none."""
+    name = sock.getsockname()
+    return (name[1] if isinstance(name, tuple) else name) or None

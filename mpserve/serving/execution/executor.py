@@ -2,7 +2,7 @@
 
 The event loop never waits for a model. The jobs of one turn of the loop go to a thread together, since to wake a thread costs
 as much as a small request. A job that is not alone waits until a turn brings no more jobs: a thread that wakes on the CPU of
-the loop interrupts the loop, which would find half of the jobs (8 % of a small request's CPU time, ``make bench-against``).
+the loop interrupts the loop in the middle of its search (``make bench-against`` shows the cost).
 Results come back one by one, so that no result waits for a slower job.
 
 An eventfd wakes a thread, not a lock. The write to an eventfd lets go of the GIL, so a thread that Linux runs at once, on the

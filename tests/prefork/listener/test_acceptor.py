@@ -15,6 +15,7 @@ import uvloop
 from mpserve.prefork.listener.acceptor import Acceptor
 from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Row, Scoreboard, State
+from tests.cases import until
 from tests.running import PATIENCE
 
 BUSY = 1000
@@ -57,8 +58,8 @@ class Place:
             self.clients.enter_context(socket.create_connection(self.listener.getsockname()))
 
     async def until(self, made: int) -> None:
-        while len(self.made) < made or self.row.connections % BUSY != made:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(self.made) >= made and self.row.connections % BUSY == made)
+        assert len(self.made) == made
 
 
 @asynccontextmanager

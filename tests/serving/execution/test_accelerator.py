@@ -9,7 +9,7 @@ from mpserve.errors import AcceleratorFailed, AcceleratorOutOfMemory, MPServeErr
 from mpserve.serving.execution.model_instance import SHORTAGES
 from mpserve.serving.repository.core import ServerCore
 from tests.asking import ask
-from tests.cases import each
+from tests.cases import each, until
 from tests.serving.held import MANY, WAYS, InBatch, InThread, in_flight, request
 
 LOST, LARGE = -1, 9  # rows that make a model fail
@@ -85,8 +85,7 @@ async def test_a_batch_without_memory_is_halved_and_one_whose_accelerator_is_los
         rest = [asyncio.ensure_future(outcome(core, row)) for row in rows]
         batcher = core.find("m").batcher
         assert batcher is not None
-        while len(batcher) < len(rest):
-            await asyncio.sleep(0)
+        await until(lambda: len(batcher) == len(rest))
         model.go.release(MANY)
         assert await first == [2]
         told = await asyncio.gather(*rest)

@@ -24,10 +24,10 @@ from mpserve.serving.models.spans import INFER
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.asking import ask
-from tests.cases import each
+from tests.cases import each, until
 from tests.running import PATIENCE
 from tests.serving import held
-from tests.serving.held import MANY, Held, InBatch, in_flight, request, until
+from tests.serving.held import MANY, Held, InBatch, in_flight, request
 
 SOON = 0.05
 """Seconds of a deadline that a test waits for."""
@@ -48,8 +48,7 @@ async def queued(core: ServerCore, payload: Any, **more: Any) -> asyncio.Task[An
     """The request, once it is counted among those within."""
     before = core.find("m").in_flight.count
     task = ask(core, "m", payload, **more)
-    while core.find("m").in_flight.count == before:
-        await asyncio.sleep(0)
+    await until(lambda: core.find("m").in_flight.count > before)
     return task
 
 

@@ -17,7 +17,7 @@ from mpserve.serving.models.tensor_model import Tensor, TensorModel
 from mpserve.serving.repository.core import ServerCore
 from tests.asgi import loaded
 from tests.asking import ask
-from tests.cases import each
+from tests.cases import each, until
 from tests.serving.held import MANY, InThread, in_flight, request
 
 
@@ -51,8 +51,7 @@ async def gathered(core: ServerCore, model: Doubling, payloads: list[Any]) -> tu
     rest = [ask(core, "m", payload) for payload in payloads]
     batcher = core.find("m").batcher
     assert batcher is not None
-    while len(batcher) < len(rest):
-        await asyncio.sleep(0)
+    await until(lambda: len(batcher) == len(rest))
     return first, rest
 
 

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 import pytest
 
 from mpserve.serving.execution.executor import Executor, Watchdog
-from tests.cases import each
+from tests.cases import each, until
 from tests.running import PATIENCE, eventually
 
 
@@ -45,8 +45,7 @@ class Calls:
         """Let all calls go, until each thread has counted its own as ended, which it does after it has told the result."""
         self.go.release(len(tasks))
         await asyncio.gather(*tasks)
-        while any(steps % 2 for steps in self.executor.steps):
-            await asyncio.sleep(0)
+        await until(lambda: not any(steps % 2 for steps in self.executor.steps))
 
 
 @pytest.fixture

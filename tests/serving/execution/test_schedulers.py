@@ -13,8 +13,8 @@ from mpserve.serving.inference.request_head import RequestHead
 from mpserve.serving.models.model import Model
 from mpserve.serving.repository.core import ServerCore
 from tests.asking import Untouched
-from tests.cases import each
-from tests.serving.held import MANY, WAYS, AsyncBefore, Held, counts, in_flight, until
+from tests.cases import each, until
+from tests.serving.held import MANY, WAYS, AsyncBefore, Held, counts, in_flight
 
 BATCH = {"instances": [[1.0], [2.0]]}
 """As many rows as a batch may have, so that no two requests are joined."""

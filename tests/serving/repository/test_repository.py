@@ -21,7 +21,7 @@ from mpserve.serving.repository.repository import Entry, Repository
 from mpserve.state.scoreboard import MODELS, Scoreboard, State
 from tests.asgi import loaded
 from tests.asking import ask
-from tests.cases import each
+from tests.cases import each, until
 from tests.running import PATIENCE
 from tests.serving.repository.gate import Gate
 
@@ -81,11 +81,6 @@ async def started(settings: Settings, find: Callable[[], list[ModelSource]]) -> 
 def serving(kind: type[Counted], **options: Any) -> AbstractAsyncContextManager[Worker]:
     """A worker that serves a model that can be constructed anew."""
     return started(Settings(**options), lambda: [ModelSource(build=kind)])
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
 
 
 def model_of(core: ServerCore) -> Counted:
