@@ -13,7 +13,10 @@ SLOW = {"e2e", "clients", "conformance", "runtimes"}
 CHAOS = "chaos"
 """The folder whose tests take minutes, and its marker."""
 
-hypothesis.settings.register_profile("unit", max_examples=10, deadline=None)
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+hypothesis.settings.register_profile("unit", max_examples=10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 import orjson
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpserve.errors import InferenceError, InvalidInput
@@ -16,9 +16,6 @@ from mpserve.protocol.v2.codec import decode_request, encode_answer, encode_resp
 from tests.arrays import arrays, same
 from tests.cases import each
 
-# How long an example takes is no property of the code.
-untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 
 def assert_same(tensor, array):
     got = tensor.as_numpy()
@@ -27,7 +24,6 @@ def assert_same(tensor, array):
 
 
 @each("datatype", DATATYPES)
-@untimed
 @given(data=st.data())
 def test_any_request_and_response_survive_the_binary_extension_bit_by_bit(datatype, data):
     array = data.draw(arrays(datatype))
@@ -42,7 +38,6 @@ def test_any_request_and_response_survive_the_binary_extension_bit_by_bit(dataty
 
 
 @each("datatype", DATATYPES)
-@untimed
 @given(data=st.data())
 def test_any_tensor_that_json_can_carry_survives_it_bit_by_bit_flat_and_nested(datatype, data):
     array = data.draw(arrays(datatype, json=True))
@@ -88,7 +83,6 @@ def changed(draw):
     return bytes(body), str(draw(st.integers(-3, 3)) + VALID_LENGTH)
 
 
-@untimed
 @given(changed() | st.tuples(st.binary(), st.integers(-2, 100).map(str) | st.text()))
 def test_any_bytes_are_read_or_refused(sent):
     decode_any(*sent)
@@ -111,7 +105,6 @@ def places(value):
             yield from places(inner)
 
 
-@untimed
 @given(st.data())
 def test_a_valid_body_with_changed_fields_is_read_or_refused(data):
     document = orjson.loads(VALID[:VALID_LENGTH])
@@ -125,7 +118,6 @@ def test_a_valid_body_with_changed_fields_is_read_or_refused(data):
     decode_any(json + VALID[VALID_LENGTH:], str(len(json)))
 
 
-@untimed
 @given(JSON)
 def test_whatever_data_is_sent_is_read_or_refused(value):
     for datatype in DATATYPES:
@@ -136,7 +128,6 @@ def test_whatever_data_is_sent_is_read_or_refused(value):
 
 
 @each("datatype", DATATYPES)
-@untimed
 @given(st.binary(max_size=40), st.lists(st.integers(-2, 5) | st.sampled_from([2**31, 2**62]), max_size=5))
 def test_any_bytes_are_a_tensor_or_refused(datatype, buffer, shape):
     with contextlib.suppress(InvalidInput):

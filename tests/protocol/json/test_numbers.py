@@ -3,7 +3,7 @@
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpserve.protocol.json import numbers
@@ -64,7 +64,6 @@ NESTINGS = st.recursive(
 ).filter(lambda value: isinstance(value, list))
 
 
-@settings(deadline=None)
 @given(NESTINGS | st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), min_size=1, max_size=4))
 def test_a_shape_is_that_of_the_nesting_or_none(value):
     assert Numbers(orjson.dumps(value)).shape == shape_of(value)

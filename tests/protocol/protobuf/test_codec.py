@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpserve.errors import InferenceError, InvalidInput
@@ -22,7 +22,6 @@ from tests.arrays import arrays, outcome, same
 from tests.cases import each
 
 CODEC = ProtobufCodec()
-untimed = settings(deadline=None)
 RAW = {"name": "x", "datatype": "FP32", "shape": [2]}
 X = {**RAW, "contents": {"fp32_contents": [1.0, 2.0]}}
 EIGHT = np.array([1, 2], np.float32).tobytes()
@@ -117,7 +116,6 @@ def changed(draw: st.DrawFn, begin: bytes = b"") -> bytes:
     return bytes(message)
 
 
-@untimed
 @given(changed() | st.binary())
 def test_any_bytes_are_read_or_refused_as_by_the_strict_reader(message: bytes) -> None:
     strict = outcome(CODEC.read, message, (), False)
@@ -136,7 +134,6 @@ CONTENTS = st.fixed_dictionaries({}, optional={name: st.lists(one, max_size=4) f
 SHAPES = st.lists(st.integers(-2, 5) | st.sampled_from([2**31, 2**62]), max_size=5)
 
 
-@untimed
 @given(st.sampled_from([*DATATYPES, "", "fp32", "FP8"]), SHAPES, CONTENTS, st.lists(st.binary(max_size=20), max_size=2))
 def test_whatever_a_tensor_claims_to_be_is_read_or_refused(
     datatype: str, shape: list[int], contents: dict[str, Any], raw_contents: list[bytes]
@@ -144,7 +141,6 @@ def test_whatever_a_tensor_claims_to_be_is_read_or_refused(
     is_plain(raw({"name": "x", "datatype": datatype, "shape": shape, "contents": contents}, contents=raw_contents))
 
 
-@untimed
 @given(st.data(), st.booleans(), st.text(max_size=3), st.lists(st.text(max_size=2), max_size=2, unique=True))
 def test_tensors_are_read_bit_for_bit(data: st.DataObject, typed: bool, request_id: str, outputs: list[str]) -> None:
     datatypes = data.draw(st.lists(st.sampled_from(list(FIXED)), min_size=1, max_size=3))
@@ -166,7 +162,6 @@ def agree_on(outputs: list[NamedArray], typed: bool, request_id: str | None = "7
     assert CODEC.write(inputs, answer).body == b"".join(encode_response(answer.response(inputs), typed))
 
 
-@untimed
 @given(st.data(), st.booleans(), st.text(max_size=3) | st.none())
 def test_answers_are_written_as_all_others_are(data: st.DataObject, typed: bool, request_id: str | None) -> None:
     datatypes = data.draw(st.lists(st.sampled_from(DATATYPES), min_size=1, max_size=3))
@@ -215,7 +210,6 @@ def test_the_model_and_its_version_are_told_by_the_last_field_of_each_wherever_i
         assert (message.model_name, message.model_version or None) == (model, version)
 
 
-@untimed
 @given(changed(VERSION))
 def test_whoever_is_named_the_strict_reader_names_the_same(message: bytes) -> None:
     with contextlib.suppress(InvalidInput):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpserve.errors import InvalidInput
@@ -155,7 +155,6 @@ NESTED = st.recursive(
 NUMERIC = st.sampled_from([None, "FP16", "FP32", "FP64", "INT32", "INT64", "UINT64"])
 
 
-@settings(deadline=None)
 @given(st.lists(NESTED, min_size=1, max_size=4), NUMERIC)
 def test_any_rows_are_taken_or_refused_alike(rows: list[Any], datatype: str | None) -> None:
     agree(";".join(orjson.dumps(row).decode() for row in rows), datatype)

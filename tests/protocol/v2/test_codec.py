@@ -351,7 +351,7 @@ def outputs_of(draw: st.DrawFn, name: str) -> InferOutput:
     return InferOutput(name, [*shape, 7] if wrong else shape, datatype, LAYOUTS[layout](array), draw(OF_OUTPUT))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(st.data(), st.sampled_from(["", "a", "a", "ab"]), st.sampled_from(["error", "null"]))
 def test_any_answer_is_written_or_refused_as_by_the_strict_writer(
     data: st.DataObject, names: str, nonfinite: Any

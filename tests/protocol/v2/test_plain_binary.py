@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpserve.errors import InvalidInput
@@ -75,7 +75,6 @@ def test_what_is_not_plain_is_read_or_refused_as_any_other(document: Any, rest: 
     assert not agree(document, bytes(range(rest)))
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.builds(

@@ -25,7 +25,7 @@ SPACES = b" " * plain.FEW_BYTES
 """Behind a body, they make it too long to be read into Python objects."""
 
 
-untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+rarely_plain = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def strictly(text: bytes) -> Inputs:
@@ -87,7 +87,7 @@ def alike(draw: st.DrawFn) -> list[bytes]:
     return [(head + "".join(map(str.__add__, text, rest))).encode() for text in texts]
 
 
-@untimed
+@rarely_plain
 @given(alike())
 def test_of_requests_that_begin_and_end_alike_each_is_read_by_itself(texts: list[bytes]) -> None:
     for text in texts:
@@ -107,7 +107,7 @@ def test_the_numbers_are_those_of_the_field_that_counts(text: str) -> None:
         assert contents == np.float32(5).tobytes()
 
 
-@untimed
+@rarely_plain
 @given(requests())
 def test_any_request_is_read_alike(text: bytes) -> None:
     agree(text)
