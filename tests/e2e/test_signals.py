@@ -124,15 +124,6 @@ def test_ttin_adds_a_worker_and_ttou_retires_the_oldest(tmp_path: Path) -> None:
         assert pids(tmp_path, "stopped") == {oldest}
 
 
-def test_with_max_requests_every_worker_is_replaced_and_no_connection_breaks(tmp_path: Path) -> None:
-    with steered(tmp_path, gunicorn="--max-requests 100 --max-requests-jitter 100") as server:
-        old = set(server.workers())
-        with Traffic(server) as traffic:
-            eventually(lambda: not old & set(server.workers()))
-        reasons = {loss.error for loss in traffic.losses}
-        assert all("is not ready" in reason for reason in reasons), reasons  # both were replaced at the same time
-
-
 def test_usr2_starts_a_second_server_on_the_same_socket_that_takes_over_if_it_can_load(tmp_path: Path) -> None:
     with steered(tmp_path, gunicorn="--pid server.pid") as server:
         old = set(server.workers())
