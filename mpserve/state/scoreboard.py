@@ -113,6 +113,8 @@ class Scoreboard:
 
     ever_steady = Cell(6)
     """Whether any worker has ever served for ``STEADY`` seconds."""
+    hurrying = Cell(7)
+    """Whether the whole server is to end at once, without waiting for requests."""
 
     def __init__(self, slots: int = SLOTS) -> None:
         self.cells = _shared_cells((slots + 1) * CELLS)

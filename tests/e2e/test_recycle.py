@@ -114,7 +114,7 @@ kept = []
 class Leaking(Steered):
     def predict(self, payload, headers=None):
         if payload["instances"][0] == "leak":
-            kept.append(b"x" * (16 << 20))
+            kept.append(b"x" * (64 << 20))
         return super().predict(payload, headers)
 """
 
@@ -156,7 +156,10 @@ def test_workers_with_a_gpu_each_end_first_and_leave_it_to_their_successors(tmp_
     gpus = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}  # no driver is asked, so no GPU is needed to see them dealt
     with serving(tmp_path, WHERE, "--workers=2", *SHARE, env=gpus) as server:
         old = set(server.wait_ready(workers=2).workers())
-        with never_more_workers_than(server, 2):
-            eventually(lambda: ask(server).raise_for_status() and not old & set(server.workers()))
-        server.wait_ready(workers=2)
-        assert {ask(server).json()["predictions"][0] for _ in range(30)} == {"GPU-a", "GPU-b"}
+        with never_more_workers_than(server, 2), Traffic(server) as traffic:
+            eventually(lambda: not old & set(server.workers()))
+            server.wait_ready(workers=2)
+            traffic.answers.clear()
+            eventually(lambda: len(traffic.answers) == 2)
+        assert not traffic.losses
+        assert set(traffic.answers) == {"GPU-a", "GPU-b"}

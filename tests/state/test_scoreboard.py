@@ -89,7 +89,7 @@ def test_a_fresh_scoreboard_holds_nobody() -> None:
 def test_the_servers_own_facts_are_kept_apart_from_the_rows() -> None:
     board = Scoreboard(1)
     board.mark_ever_ready()
-    facts = {"workers_wanted": 7, "stopping": True, "generation": 9, "regions": 4, "log_level": 10}
+    facts = {"workers_wanted": 7, "stopping": True, "generation": 9, "regions": 4, "log_level": 10, "hurrying": True}
     for name, value in (*facts.items(), ("stopping", False)):
         setattr(board, name, value)
         assert getattr(board, name) == value

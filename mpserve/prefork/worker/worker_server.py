@@ -170,6 +170,8 @@ class WorkerServer:
         )
         while True:
             upkeep.run()
+            if self.core.board.hurrying and not self.hurried:
+                self._hurry()
             if self.must_end:  # also if SIGTERM came while the worker had only the arbiter's handler, which ignores it
                 self.stopping.set()
             await asyncio.sleep(TICK)
