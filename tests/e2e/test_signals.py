@@ -58,6 +58,7 @@ def test_after_hup_the_old_workers_serve_until_the_new_ones_are_ready(tmp_path: 
             reached(server, tmp_path, "loading", before + 2)
             traffic.flow(50)
             assert set(traffic.answers) <= old
+            assert server.is_ready()
             let(tmp_path, "load")
             eventually(lambda: set(traffic.answers) - old)
             let(tmp_path, "release")
@@ -67,6 +68,7 @@ def test_after_hup_the_old_workers_serve_until_the_new_ones_are_ready(tmp_path: 
         assert request.result().json()["predictions"][0] in old
         assert not old & set(server.workers())
         assert old <= pids(tmp_path, "stopped")
+        assert "configured logging" not in server.log  # gunicorn itself has done it again
 
 
 def test_a_worker_killed_after_a_hup_that_failed_is_replaced(tmp_path: Path) -> None:
