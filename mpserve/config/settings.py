@@ -154,6 +154,18 @@ class Settings:
         " long, but at most for half of its time; 0: never, and calls may be lost when a worker stops",
         minimum=0, maximum=86400,
     )
+    max_requests: int = option(
+        0, LIFE, "Requests over HTTP and gRPC after which a worker is replaced; 0: never", minimum=0
+    )
+    max_requests_jitter: int = option(
+        0, LIFE, "Maximum random number that is added to max_requests, so that workers are replaced at different times",
+        minimum=0,
+    )
+    max_rss: int = option(
+        0, LIFE,
+        "Bytes of memory, such as 4GiB, at which a worker is replaced; memory that workers share counts in each; 0: never",
+        kind=BYTES, minimum=0,
+    )
     graceful_timeout: int = option(25, LIFE, "Seconds in which a stopping worker must finish", minimum=1)
     timeout: int = option(60, LIFE, "Seconds without a heartbeat after which a worker is killed", minimum=4)
 

@@ -106,6 +106,11 @@ class GrpcServer:
         await server.start()
         self._server = server
 
+    @property
+    def total_requests(self) -> int:
+        """Number of calls that were answered, with the requests of streams."""
+        return self._calls.total_requests
+
     def retire(self) -> None:
         """Answer NOT_SERVING in the health service, and go on answering calls."""
         self._health.retire()

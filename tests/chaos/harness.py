@@ -76,6 +76,7 @@ class Attack(NamedTuple):
         ends: the server that was started ends, so each round needs a new one.
         leaves: whether a server is left after the attack. If none is, clients may be refused.
         loses: requests that each client may lose in each round.
+        flags: options of the server.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Attack(NamedTuple):
     ends: bool = False
     leaves: bool = True
     loses: int = 0
+    flags: Sequence[str] = ()
 
 
 @dataclass
@@ -228,10 +230,10 @@ class Traffic:
 
 
 @contextlib.contextmanager
-def target(folder: Path) -> Iterator[Target]:
+def target(folder: Path, *more: str) -> Iterator[Target]:
     """A server that is ready to be attacked. Its models are classes, so that a load makes them anew."""
     port = free_port()
-    flags = (f"--workers={WORKERS}", "--enable_grpc=yes", f"--grpc_port={port}")
+    flags = (f"--workers={WORKERS}", "--enable_grpc=yes", f"--grpc_port={port}", *more)
     env = {"GUNICORN_CMD_ARGS": f"--pid {folder}/server.pid"}
     with serving(folder, SOURCE, *flags, target="model.py:models", env=env) as server:
         server.wait_ready(workers=WORKERS)
@@ -257,7 +259,7 @@ def attacked(attack: Attack, folder: Path, rounds: int) -> list[Row]:
     for number in range(rounds if attack.ends else 1):
         own = folder / f"round-{number}"
         own.mkdir()
-        with target(own) as server:
+        with target(own, *attack.flags) as server:
             strikes(attack, server, rows, 1 if attack.ends else rounds)
     return rows
 

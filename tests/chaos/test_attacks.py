@@ -52,6 +52,12 @@ def kill(target: Target) -> None:
     settled(target, gone=[worker])
 
 
+def recycle(target: Target) -> None:
+    """All workers have had their share, and are replaced one by one."""
+    old = set(target.server.workers())
+    eventually(lambda: not old & set(target.server.workers()))
+
+
 def load(target: Target) -> None:
     """The model that is asked is loaded anew."""
     change(target, "served", "load")
@@ -74,6 +80,9 @@ ATTACKS = [
     Attack("TTIN, TTOU: a worker more, a worker less", ttin_ttou),
     Attack("USR2, TERM: a new server takes over", usr2, ends=True),
     Attack("SIGKILL of a worker", kill, loses=1),
+    Attack(
+        "max_requests: all workers are replaced", recycle, flags=("--max_requests=100", "--grpc_max_connection_age=1")
+    ),
     Attack("load of the model that is asked", load),
     Attack("unload and load of another model", unload),
 ]

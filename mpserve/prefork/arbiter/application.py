@@ -43,6 +43,8 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "preload_app": True,
         "timeout": settings.timeout,
         "graceful_timeout": settings.graceful_timeout,
+        "max_requests": settings.max_requests,
+        "max_requests_jitter": settings.max_requests_jitter,
         "keepalive": settings.timeout_keep_alive,
         "certfile": settings.ssl_certfile,
         "keyfile": settings.ssl_keyfile,
