@@ -120,7 +120,7 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._headers
-        headers.append((name.lower(), value))
+        headers.append((name.lower(), value.rstrip(b" \t")))  # httptools strips the begin alone (RFC 9112, 5.1)
         if len(headers) > self._limits.fields:
             raise Refusal(431, f"the request has more than {self._limits.fields} header fields")
         if len(name) + len(value) > self._limits.field_size:

@@ -222,6 +222,16 @@ async def test_a_host_may_be_a_name_or_an_address_with_a_port() -> None:
             assert await House().client().ask(post(path=path, host=b"host: " + host)) == usual(b"body", path), host
 
 
+async def test_space_around_a_value_is_no_part_of_it() -> None:
+    for space in (b"", b" ", b"\t", b"  \t "):
+        for path in (DIRECT, APP):
+            house, host = House(), b"x:%ba b%b\r\nhost:%bh:80%b" % (space, space, space, space)
+            sent = post(path=path, host=host).replace(b"length: 4", b"length:%b4%b" % (space, space))
+            for _ in range(2):
+                assert await house.client().ask(sent) == usual(b"body", path), sent
+            assert {(b"x", b"a b"), (b"host", b"h:80"), (b"content-length", b"4")} <= set(house.routes.headers), sent
+
+
 async def test_a_field_that_has_no_end_is_refused_before_the_parser_gives_it_out() -> None:
     for begun, where in (
         (b"GET / HTTP/1.1\r\nhost: x\r\nx: ", "head is"),
