@@ -57,6 +57,7 @@ class GrpcServer:
         tls: None means no TLS. ``self.tls`` may be replaced by another ``Tls``, which counts for new connections.
         max_receive: maximum bytes of a message that is received, after decompression.
         max_send: maximum bytes of a message that is sent.
+        handshake_seconds: seconds in which a client must complete the handshakes of TLS and of HTTP/2.
         max_connection_age: seconds after which a client is asked to connect again. 0: never.
         count: called with the method and the name of the status when a call has ended.
     """
@@ -70,6 +71,7 @@ class GrpcServer:
         tls: Tls | None = None,
         max_receive: int = UNLIMITED,
         max_send: int = UNLIMITED,
+        handshake_seconds: float = 120.0,
         max_connection_age: float = 0.0,
         count: Count = lambda method, status: None,
     ) -> None:
@@ -81,6 +83,7 @@ class GrpcServer:
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", max_receive),
             ("grpc.max_send_message_length", max_send),
+            ("grpc.server_handshake_timeout_ms", min(int(handshake_seconds * 1000), WITHOUT_END)),
             ("grpc.max_connection_age_ms", int(max_connection_age * 1000) or WITHOUT_END),
             # Beyond these gRPC's core would cancel calls before we see them. The queues of models have limits of their own.
             ("grpc.server.max_pending_requests", WITHOUT_END),

@@ -65,6 +65,7 @@ def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
         tls=tls(cfg),
         max_receive=settings.grpc_max_receive_message_length,
         max_send=settings.grpc_max_send_message_length,
+        handshake_seconds=settings.header_timeout,
         max_connection_age=settings.grpc_max_connection_age,
         count=metrics().count_call,
     )
