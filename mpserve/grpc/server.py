@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -99,8 +98,6 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Listen and answer, on the running event loop. Raises ConfigurationError: the server cannot listen."""
-        # grpc reads it when its first object is made. Otherwise it prints a line for each handshake that fails.
-        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         server = grpc.aio.server(options=self.options)
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -99,6 +99,28 @@ def test_children_end_alone_and_hold_no_port(tmp_path: Path) -> None:
         assert server.workers() == [worker]
 
 
+PROGRAMS = """
+import subprocess
+from mpserve import Model
+
+class Parent(Model):
+    name = "m"
+    def predict(self, payload, headers=None):
+        # preexec_fn: Python forks, with all that is registered for a fork
+        programs = [subprocess.Popen(["sleep", "0.1"], preexec_fn=int) for _ in range(50)]
+        return {"predictions": [program.wait() for program in programs]}
+"""
+
+
+def test_grpc_does_not_abort_the_programs_that_a_model_starts(tmp_path: Path) -> None:
+    """It aborted one or two of a hundred."""
+    with serving(tmp_path, PROGRAMS, f"--grpc_port={free_port()}", env={"MPSERVE_ENABLE_GRPC": "yes"}) as server:
+        server.wait_ready()
+        for _ in range(4):
+            answer = server.client.post("/v1/models/m:predict", json={}, timeout=PATIENCE)
+            assert answer.json()["predictions"] == [0] * 50
+
+
 ENDS = [signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL]
 
 
