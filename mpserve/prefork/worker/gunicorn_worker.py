@@ -67,6 +67,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         metrics.configure()
         _state_directory()
         threads.hold_to_one(os.environ)
+        grpc_front.configure(os.environ)
         torch_cuda.arm()
         forksafety.watch_forks()
         gunicorn_arbiter.spawn_without_pauses()
