@@ -32,9 +32,10 @@ class Bucket:
         try:
             import fsspec
 
-            self._files = fsspec.filesystem(
-                address.scheme, skip_instance_cache=True, use_listings_cache=False, **options
-            )
+            kind = fsspec.get_filesystem_class(address.scheme)
+            said = kind._get_kwargs_from_urls(address.url)  # such as the account in an address of Azure
+            self._files = kind(skip_instance_cache=True, use_listings_cache=False, **said, **options)
+            self._root: str = kind._strip_protocol(address.url).rstrip("/")
         except ImportError:
             raise ConfigurationError(
                 f"{address.shown} needs {PACKAGES[extra]}, which is not installed: pip install 'mpserve[{extra}]'"
@@ -55,15 +56,13 @@ class Bucket:
 
     def _list(self) -> Iterator[RemoteFile]:
         self._files.invalidate_cache()
-        place = self._address.place
-        about = self._files.info(place.rstrip("/"))
-        if about["type"] == "file" and not place.endswith("/"):
+        about = self._files.info(self._root)
+        if about["type"] == "file" and not self._address.place.endswith("/"):
             yield _described("", about)
             return
-        root = about["name"].rstrip("/") + "/"
-        for name, each in self._files.find(place.rstrip("/"), detail=True).items():
+        for name, each in self._files.find(self._root, detail=True).items():
             if each["type"] == "file" and not name.endswith("/"):  # some tools store an empty object for each folder
-                yield _described(name.removeprefix(root), each)
+                yield _described(name.removeprefix(f"{self._root}/"), each)
 
     def copy(self, files: Sequence[RemoteFile], folder: Path, report: Report) -> None:
         targets = {file: local_path(folder, file, self._address.name) for file in files}
@@ -97,7 +96,7 @@ class Bucket:
             append(targets[part.file], content, part.start)
 
     def _path(self, file: RemoteFile) -> str:
-        return "/".join(part for part in (self._address.place.rstrip("/"), file.path) if part)
+        return f"{self._root}/{file.path}" if file.path else self._root
 
     def is_md5(self, file: RemoteFile) -> bool:
         """With a key of KMS or of the customer, S3 gives an ETag that looks like an MD5 and is none."""

@@ -151,3 +151,6 @@ def test_a_failure_is_told_in_words(client: Any, tmp_path: Path, monkeypatch: py
         ConfigurationError, match=r"there are no credentials; for a public bucket set FSSPEC_S3_ANON=true"
     ):
         path_of("s3://models/iris", str(tmp_path))
+    monkeypatch.setenv("FSSPEC_S3_ANON", "true")
+    with pytest.raises(ConfigurationError, match=r"s3://models/iris: access is denied \(403\)"):
+        path_of("s3://models/iris", str(tmp_path))

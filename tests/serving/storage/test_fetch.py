@@ -112,11 +112,13 @@ def test_an_md5_that_the_server_tells_is_checked(site: Web, tmp_path: Path) -> N
     assert kept(tmp_path) == []
 
 
-def test_two_at_once_fetch_it_once(site: Web, tmp_path: Path) -> None:
+def test_two_at_once_fetch_it_once(site: Web, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     site.gate.clear()
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(path_of, f"{site.url}/m/iris.bin", str(tmp_path)) for _ in range(2)]
         eventually(lambda: site.asked)
+        eventually(lambda: "another process is fetching" in caplog.text)
         site.gate.set()
         first, second = (each.result() for each in both)
     assert first == second
