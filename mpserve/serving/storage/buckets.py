@@ -14,7 +14,8 @@ from mpserve.serving.storage.address import BUCKETS, PACKAGES, Address
 from mpserve.serving.storage.remote import Changed, RemoteFile, Report, append, local_path, persist, size_of
 
 CHUNK = 8 << 20
-BATCH = 8  # chunks in memory at a time
+BATCH = 8 * CHUNK  # bytes in memory at a time
+REQUESTS = 64  # at a time
 
 
 class _Range(NamedTuple):
@@ -73,9 +74,11 @@ class Bucket:
 
         def attempt() -> None:
             missing = [part for file in files for part in _missing(file, size_of(targets[file]))]
-            for first in range(0, len(missing), BATCH):
-                self._bring(missing[first : first + BATCH], targets)
-                report(there(), total)
+            here = there()
+            for batch in _batches(missing):
+                self._bring(batch, targets)
+                here += sum(part.end - part.start for part in batch)
+                report(here, total)
 
         for target in targets.values():
             append(target, b"", size_of(target))
@@ -139,6 +142,17 @@ def _is_transient(error: Exception) -> bool:
         ValueError,
     )
     return not isinstance(error, lasting) and not re.search("Credential|Token|SSO", type(error).__name__)
+
+
+def _batches(parts: Sequence[_Range]) -> Iterator[list[_Range]]:
+    batch: list[_Range] = []
+    for part in parts:
+        batch.append(part)
+        if len(batch) == REQUESTS or sum(each.end - each.start for each in batch) > BATCH - CHUNK:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _missing(file: RemoteFile, here: int) -> Iterator[_Range]:
