@@ -7,7 +7,6 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from mpserve.compat import lending
@@ -32,6 +31,7 @@ TARGET is one of
   model.py                  a file that holds one model, or a pair of functions load and predict
   script.py                 a script that ends in ModelServer(...).start([...])
   package/__main__.py       the same, run as python -m package
+  https://host/model.py     or s3://, gs://, az://, hf://ORG/NAME: fetched first, and so is the address in --model_dir
 Without TARGET, --model_dir names a directory with a model.py, a TorchScript file or a torch.export archive, or with
 folders of these, named model or model@version."""
 
@@ -72,7 +72,7 @@ def _serve(arguments: Sequence[str]) -> None:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
     if unknown:
         logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _meant(unknown))
-    serve(settings, partial(find, settings), lending.wrap)
+    serve(settings, find, lending.wrap)
 
 
 def _meant(unknown: Sequence[str]) -> str:

@@ -76,7 +76,13 @@ class Settings:
     target: str | None = option(
         None, MODELS, "A model: model.py, model.py:Class, package.module:object, or a script that starts a ModelServer", flag=None
     )
-    model_dir: str | None = option(None, MODELS, "Folder of the model's files, or of a folder for each model")
+    model_dir: str | None = option(
+        None, MODELS, "Folder of the model's files, or of a folder for each model; or its address, such as s3://bucket/folder"
+    )
+    cache_dir: str | None = option(
+        None, MODELS,
+        "Folder that keeps models fetched from an address; otherwise mpserve/models in $XDG_CACHE_HOME or ~/.cache",
+    )
     model_name: str | None = option(None, MODELS, "Name under which the model is served instead of its own name")
     kserve_names: bool = option(
         False, MODELS, "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not"
