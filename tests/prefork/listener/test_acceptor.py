@@ -101,6 +101,17 @@ async def test_a_connection_is_left_to_a_lighter_worker_but_not_for_ever() -> No
 
 
 @on_both_loops
+@pytest.mark.parametrize(("own", "other", "looks"), [(BUSY, 0, 1), (0, BUSY, 0), (BUSY, BUSY, 0)])
+async def test_only_a_lighter_worker_is_waited_for(own: int, other: int, looks: int) -> None:
+    async with place() as here:
+        here.row.connections, here.other.connections = own, other
+        here.connect(1)
+        here.acceptor._look()
+        assert here.acceptor._looks == looks
+        await here.until(made=1)
+
+
+@on_both_loops
 @pytest.mark.parametrize(("state", "pid"), [
     pytest.param(State.EXITED, os.getpid(), id="ended"), (State.LOADING, 0), pytest.param(State.READY, 2**22 + 1, id="dead"),
 ])  # fmt: skip
