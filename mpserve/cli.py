@@ -19,6 +19,7 @@ from mpserve.prefork.arbiter.application import serve
 from mpserve.prefork.worker import threads
 from mpserve.server import find
 from mpserve.serving.repository.import_target import starts_server
+from mpserve.serving.repository.model_directory import taken_as_directory
 from mpserve.telemetry.logging import configure
 from mpserve.version import VERSION
 
@@ -32,8 +33,9 @@ TARGET is one of
   model.py                  a file that holds one model, or a pair of functions load and predict
   script.py                 a script that ends in ModelServer(...).start([...])
   package/__main__.py       the same, run as python -m package
-Without TARGET, --model_dir names a directory with a model.py, a TorchScript file or a torch.export archive, or with
-folders of these, named model or model@version."""
+  model.joblib              a model file of a known format (docs/files.md)
+  folder                    a folder with one of these, or with folders of these, named model, model@version or model/1
+Without TARGET, --model_dir names such a folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,6 +74,7 @@ def _serve(arguments: Sequence[str]) -> None:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
     if unknown:
         logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _meant(unknown))
+    settings = taken_as_directory(settings)
     serve(settings, partial(find, settings), lending.wrap)
 
 

@@ -110,6 +110,7 @@ def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlett
 
 def app_from_settings(settings: Settings) -> Any:
     """Make the ASGI application of ``target`` or ``model_dir``. On an error, log it and end the process."""
+    settings = model_directory.taken_as_directory(settings)
     return make_app_or_end(settings, partial(find, settings), lending.wrap)
 
 
@@ -117,7 +118,7 @@ def find(settings: Settings) -> list[ModelSource]:
     """Find the models of ``target`` or ``model_dir``. Raises ConfigurationError: there is no model."""
     lending.lend(instead=settings.kserve_names)
     if settings.target is not None:
-        return from_target(settings.target, settings.model_name)
+        return from_target(settings.target, settings.model_name, settings)
     if settings.model_dir is not None:
         return model_directory.find_all(settings)
     raise ConfigurationError("nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir")
