@@ -6,6 +6,7 @@ predict. This module knows neither the queue nor the event loop.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
@@ -39,6 +40,7 @@ class Batch(Timed):
         self.outcomes: list[tuple[list[Batched], Sequence[Any]]] = []
         self.arrived = self.mark = perf_counter_ns()
         self.durations = [0, 0, 0, 0]
+        self._invoke = partial(model.invoke_for, asked=members[0].asked()) if model.chooses_outputs else model.invoke
         self._todo = [members]
         self._attempt = members
 
@@ -92,7 +94,7 @@ class Batch(Timed):
     def run(self) -> "Batch":
         while (arrays := self.next()) is not None:
             try:
-                result = self.model.invoke(arrays)
+                result = self._invoke(arrays)
             except BaseException as error:
                 self.failed(error)
             else:
@@ -102,7 +104,7 @@ class Batch(Timed):
     async def run_async(self) -> "Batch":
         while (arrays := self.next()) is not None:
             try:
-                result = await self.model.invoke(arrays)
+                result = await self._invoke(arrays)
             except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
                 self.failed(error)
             else:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InvalidInput
+from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
@@ -94,6 +95,10 @@ class Joined(asyncio.Future[Any]):
     def mark(self) -> int:
         return int(self._request.mark)
 
+    def asked(self) -> tuple[str, ...]:
+        inputs: Inputs | None = self._request.inputs
+        return () if inputs is None else inputs.asked()
+
     def complete(self, tensors: list[NamedArray]) -> dict[str, Array]:
         return {name: array.copy() for name, _, array in tensors}
 
@@ -135,7 +140,10 @@ class Batcher:
             self._check(arrays)
         member.rows = arrays[0].shape[0]
         member.lap(INPUT)
-        kind = member.kind = self._kind(arrays)
+        kind = self._kind(arrays)
+        if self.model.chooses_outputs:
+            kind = kind, member.asked()
+        member.kind = kind
         queue = self._queues.get(kind)
         if queue is None:
             queue = self._queues[kind] = deque()

@@ -145,6 +145,10 @@ class InferenceRequest(Timed):
             self.headers, self.response_headers = self.head.headers.copy(), {}
         return self.headers, self.response_headers
 
+    def asked(self) -> tuple[str, ...]:
+        """The names of the outputs that the client asks for."""
+        return () if self.inputs is None else self.inputs.asked()
+
     def in_context(self, function: Callable[..., object], *args: object) -> None:
         """Call a function in a context whose log lines name the request. A thread may be using the request's own context."""
         context = self.context.copy() if self._place else contextvars.copy_context()

@@ -138,9 +138,18 @@ def _predict(model: TensorModel, durations: Mapping[str, Durations], join: Calla
     if join is not None:
         return Stage(join, True, None, OUTPUT)  # the batch accounts for its time, but not for the way back
     # ``load`` may set another predict, so it is looked up for each request.
+    if model.chooses_outputs:
+        return Stage(_choosing(model), is_async(model), _note(durations, "predict"), INFER)
     direct = type(model).invoke is TensorModel.invoke
     call = (lambda given, _: model.predict(*given)) if direct else (lambda given, _: model.invoke(given))
     return Stage(call, is_async(model), _note(durations, "predict"), INFER)
+
+
+def _choosing(model: TensorModel) -> Callable[[Any, Any], Any]:
+    def call(given: Any, request: Staged) -> Any:
+        return model.invoke_for(given, () if request.inputs is None else request.inputs.asked())
+
+    return call
 
 
 def _arrays_of(model: TensorModel) -> Callable[[Any, Any], list[Array]]:

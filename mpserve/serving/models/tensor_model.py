@@ -29,6 +29,8 @@ class TensorModel(Model):
         max_batch_delay: seconds that an idle model waits for a fuller batch; None: ``--max_batch_delay`` decides.
         preferred_batch_sizes: rows of a batch that does not wait for more rows, and takes no more.
         pad_value: pads requests of different shapes to the largest shape of their batch; None: joins equal shapes only.
+        chooses_outputs: whether the model computes only the outputs that a request asks for: ``invoke_for`` is called instead
+            of ``invoke``.
     """
 
     inputs: Sequence[Tensor] = ()
@@ -37,6 +39,7 @@ class TensorModel(Model):
     max_batch_delay: float | None = None
     preferred_batch_sizes: Sequence[int] = ()
     pad_value: float | None = None
+    chooses_outputs: bool = False
 
     def predict(self, *arrays: Any) -> Any:
         """Answer for the given arrays; the first dimension is the batch."""
@@ -45,6 +48,10 @@ class TensorModel(Model):
     def invoke(self, arrays: Sequence[Array]) -> Any:
         """Call ``predict``. A framework's base class moves the arrays to its device here."""
         return self.predict(*arrays)
+
+    def invoke_for(self, arrays: Sequence[Array], asked: tuple[str, ...]) -> Any:
+        """As ``invoke``, for the outputs of these names; for none, those that the model chooses."""
+        return self.invoke(arrays)
 
     def warmup(self) -> Any:
         """Predict once on ``sample``: one array, or a sequence with one array per declared input."""

@@ -1,0 +1,265 @@
+"""Model files of scikit-learn, XGBoost, LightGBM and CatBoost: served without code, they answer as their libraries do."""
+
+import json
+import logging
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import skops.io
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from mpserve.config.settings import Settings
+from mpserve.errors import ConfigurationError, InvalidInput, ModelLoadError
+from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.serving.models.model import Model
+from mpserve.serving.repository.loader import from_target
+from tests.e2e.calls import call
+from tests.running import Server, free_port, running
+from tests.runtimes.model_files import MAKERS, ROWS, SPECIES, Made, X, Y, made
+
+IRIS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Made]]:
+    folder = tmp_path_factory.mktemp("models")
+    return folder, made(folder)
+
+
+class Served:
+    """A server of all files, with two workers and batches."""
+
+    def __init__(self, server: Server, grpc_port: int) -> None:
+        self.server, self.address = server, f"127.0.0.1:{grpc_port}"
+
+    def infer(self, model: str, body: Any, **headers: str) -> Any:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.server.client.post(f"/v2/models/{model}/infer", content=content, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def served(files: tuple[Path, dict[str, Made]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    port, grpc_port = free_port(), free_port()
+    flags = (
+        f"--http_port={port}",
+        "--enable_grpc=yes",
+        f"--grpc_port={grpc_port}",
+        "--workers=2",
+        "--max_batch_size=2000",
+    )
+    command = [sys.executable, "-m", "mpserve", "serve", str(files[0]), *flags]
+    with running(command, tmp_path_factory.mktemp("server"), port, slow_stop="eleven models") as server:
+        yield Served(server.wait_ready(workers=2), grpc_port)
+
+
+def array_of(datatype: str, shape: list[int], data: Any) -> Any:
+    dtype = {"BYTES": object, "FP32": np.float32, "FP64": np.float64, "INT64": np.int64, "INT32": np.int32}[datatype]
+    return np.array(data, dtype).reshape(shape)
+
+
+def equal(got: Any, expected: Any) -> bool:
+    expected = np.asarray(expected)
+    return got.shape == expected.shape and got.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_file_answers_as_its_library_over_every_protocol(
+    served: Served, files: tuple[Path, dict[str, Made]], name: str
+) -> None:
+    outputs = files[1][name].outputs
+    default = next(iter(outputs))
+    expected = {output: np.asarray(method(ROWS)) for output, method in outputs.items()}
+
+    v1 = served.server.predict(name, ROWS.tolist())
+    assert v1.status_code == 200, v1.text
+    assert np.array(v1.json()["predictions"], expected[default].dtype).tolist() == expected[default].tolist()
+
+    tensor = {"name": "input-0", "datatype": "FP64", "shape": list(ROWS.shape)}
+    asked = [{"name": output} for output in reversed(outputs)]
+    v2 = served.infer(name, {"inputs": [{**tensor, "data": ROWS.tolist()}], "outputs": asked}).json()["outputs"]
+    assert [output["name"] for output in v2] == [output["name"] for output in asked]
+    for output in v2:
+        assert equal(array_of(output["datatype"], output["shape"], output["data"]), expected[output["name"]]), output[
+            "name"
+        ]
+
+    head = json.dumps(
+        {
+            "inputs": [{**tensor, "parameters": {"binary_data_size": ROWS.nbytes}}],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    binary = served.infer(name, head + ROWS.tobytes(), **{"inference-header-content-length": str(len(head))})
+    size = int(binary.headers["inference-header-content-length"])
+    [output] = json.loads(binary.content[:size])["outputs"]
+    assert output["name"] == default
+    if output["datatype"] != "BYTES":
+        assert binary.content[size:] == np.ascontiguousarray(expected[default]).tobytes()
+
+    request = pb.ModelInferRequest(model_name=name, raw_input_contents=[ROWS.tobytes()])
+    request.inputs.add(name="x", datatype="FP64", shape=ROWS.shape)
+    request.outputs.add(name=default)
+    answer = call(served.address, "ModelInfer", request, pb.ModelInferResponse)
+    assert [output.name for output in answer.outputs] == [default]
+    assert list(answer.outputs[0].shape) == list(expected[default].shape)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_metadata_is_that_of_the_file(served: Served, files: tuple[Path, dict[str, Made]], name: str) -> None:
+    metadata = served.server.client.get(f"/v2/models/{name}").json()
+    assert metadata["inputs"] == [{"name": "input-0", "datatype": "FP64", "shape": [-1, 4]}]
+    assert {output["name"]: output["datatype"] for output in metadata["outputs"]} == files[1][name].datatypes
+    if name in ("labels", "cat"):
+        [probabilities] = [output for output in metadata["outputs"] if output["name"] == "predict_proba"]
+        assert probabilities["shape"] == [-1, 3]
+        assert probabilities["parameters"] == {"labels": sorted(set(SPECIES))}
+    assert metadata["versions"] == [{"forest": "2"}.get(name, "1")]
+
+
+@pytest.mark.parametrize("name", ["labels", "xgb_booster", "lgb"])
+def test_the_iris_requests_of_kserve_run_unchanged(
+    served: Served, files: tuple[Path, dict[str, Made]], name: str
+) -> None:
+    v1 = served.server.client.post(f"/v1/models/{name}:predict", json={"instances": IRIS})
+    predict = files[1][name].outputs["predict"]
+    first = np.asarray(predict(np.array(IRIS)))
+    assert np.array(v1.json()["predictions"], first.dtype).tolist() == first.tolist()
+    v2 = served.infer(name, {"inputs": [{"name": "input-0", "shape": [2, 4], "datatype": "FP32", "data": IRIS}]}).json()
+    expected = np.asarray(predict(np.array(IRIS, np.float32)))
+    assert np.array(v2["outputs"][0]["data"], expected.dtype).tolist() == expected.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_wrong_inputs_are_refused_in_words(served: Served, name: str) -> None:
+    for rows, words in (([[1.0, 2.0, 3.0]], "expected rows of 4 columns, got shape [1, 3]"), (
+        [1.0, 2.0, 3.0, 4.0], "expected rows of 4 columns, got shape [4]"), ([["a", "b", "c", "d"]], ""),
+    ):  # fmt: skip
+        refused = served.server.predict(name, rows)
+        assert refused.status_code == 400, refused.text
+        assert words in refused.json()["error"]
+        assert "/" not in refused.json()["error"]
+        assert "\n" not in refused.json()["error"]
+    body = {
+        "inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 4], "data": [1, 2, 3, 4]}],
+        "outputs": [{"name": "no"}],
+    }
+    refused = served.infer(name, body)
+    assert refused.status_code == 400
+    assert "'no'" in refused.json()["error"]
+    assert "expected 'predict'" in refused.json()["error"] or "expected 'transform'" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("name", ["xgb_booster", "xgb_linear", "lgb", "cat"])
+def test_a_missing_value_is_nan_where_the_library_takes_it(
+    served: Served, files: tuple[Path, dict[str, Made]], name: str
+) -> None:
+    rows = ROWS.copy()
+    rows[::3, 1] = np.nan
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "x",
+                    "datatype": "FP64",
+                    "shape": list(rows.shape),
+                    "parameters": {"binary_data_size": rows.nbytes},
+                }
+            ]
+        }
+    ).encode()
+    answer = served.infer(name, head + rows.tobytes(), **{"inference-header-content-length": str(len(head))})
+    expected = np.asarray(files[1][name].outputs["predict"](rows))
+    [output] = answer.json()["outputs"]
+    assert equal(array_of(output["datatype"], output["shape"], output["data"]), expected)
+
+
+def loaded(file: Path, **options: Any) -> Any:
+    [source] = from_target(str(file), None, Settings(**options))
+    model = source.obtain()
+    model.native_threads = 1
+    model.load()
+    return model
+
+
+def test_probabilities_may_be_the_answer_to_clients_that_ask_for_nothing(files: tuple[Path, dict[str, Made]]) -> None:
+    folder, by_name = files
+    for name, there in by_name.items():
+        model = loaded(folder / there.file, **({} if name in ("lgb",) else {"predict_proba": True}))
+        expected = "predict_proba" if "predict_proba" in there.outputs else next(iter(there.outputs))
+        assert list(model.invoke([X[:2]])) == [expected]
+    assert Settings.from_environment({"PREDICT_PROBA": "true"}).predict_proba
+
+
+def test_the_threads_of_an_estimator_keep_to_the_budget_of_the_worker(tmp_path: Path) -> None:
+    pipeline = make_pipeline(FunctionTransformer(), RandomForestClassifier(2, n_jobs=-1)).fit(X, Y)
+    joblib.dump(pipeline, tmp_path / "a.joblib")
+    assert loaded(tmp_path / "a.joblib").estimator[-1].n_jobs == 1
+
+
+def test_a_skops_file_with_unknown_types_is_refused_until_they_are_trusted(tmp_path: Path) -> None:
+    file = tmp_path / "a.skops"
+    skops.io.dump(make_pipeline(FunctionTransformer(np.sqrt), RandomForestClassifier(2)).fit(X, Y), file)
+    pipeline = make_pipeline(FunctionTransformer(SquareRoot()), RandomForestClassifier(2)).fit(X, Y)
+    skops.io.dump(pipeline, file)
+    kind = f"{SquareRoot.__module__}.SquareRoot"
+    with pytest.raises(ConfigurationError, match=f"types that skops does not trust: .*{kind}.*--trusted_types="):
+        loaded(file)
+
+
+class SquareRoot:
+    def __call__(self, rows: Any) -> Any:
+        return np.sqrt(rows)
+
+
+def test_a_pickle_is_told_to_run_code_and_refused_if_it_holds_no_estimator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mpserve.runtimes import sklearn as runtime
+
+    monkeypatch.setattr(runtime, "_warned", [])
+    file = tmp_path / "a.pkl"
+    file.write_bytes(pickle.dumps({"weights": [1]}))
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            with pytest.raises(
+                ConfigurationError, match=r"a\.pkl holds a dict, expected an object with predict, predict_proba"
+            ):
+                loaded(file)
+    assert [
+        record.getMessage() for record in caplog.records if "run any code of its author" in record.getMessage()
+    ] == [caplog.records[0].getMessage()]
+    file.write_bytes(b"cnowhere.at_all\nThing\n.")
+    with pytest.raises(ModelLoadError, match=r"No module named 'nowhere'"):
+        loaded(file)
+
+
+def test_a_file_of_another_version_of_scikit_learn_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import sklearn
+
+    content = pickle.dumps(RandomForestClassifier(3).fit(X, Y))
+    version = sklearn.__version__.encode()
+    assert content.count(version) == 1  # pickle repeats it by reference
+    (tmp_path / "a.pkl").write_bytes(content.replace(version, b"1.0.0"[: len(version)].ljust(len(version), b"0")))
+    with caplog.at_level(logging.WARNING):
+        model = loaded(tmp_path / "a.pkl")
+    assert isinstance(model, Model)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("a.pkl was made by scikit-learn 1.0.0, and this is ")
+
+
+def test_a_batch_joins_only_requests_for_the_same_outputs(files: tuple[Path, dict[str, Made]]) -> None:
+    folder, by_name = files
+    model = loaded(folder / by_name["labels"].file)
+    assert model.max_batch_size is None  # so --max_batch_size decides
+    with pytest.raises(InvalidInput, match="Unexpected inference output 'x' for model 'model'; expected 'predict', "):
+        model.invoke_for([X], ("predict", "x"))
