@@ -18,7 +18,8 @@ class CatBoostModel(RowsModel):
         model = catboost.CatBoost()
         model.load_model(str(self.path))
         self.labels = model.classes_
-        self.features = len(model.feature_names_)
+        self.columns = model.feature_names_
+        self.features = len(self.columns)
         self.methods = {PREDICT: self._predicted}
         kind = catboost.CatBoostClassifier if len(self.labels) else catboost.CatBoostRegressor
         self.model = kind()

@@ -19,6 +19,7 @@ class LightGBMModel(RowsModel):
     def preload(self) -> None:
         self.booster = lightgbm.Booster(model_file=str(self.path))
         self.features = self.booster.num_feature()
+        self.columns = self.booster.feature_name()
         self.methods = {PREDICT: self._predicted}
 
     def _predicted(self, rows: Any) -> Array:

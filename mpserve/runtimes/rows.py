@@ -1,4 +1,8 @@
-"""The base of models from files that answer row by row: what goes in, which outputs there are, and whose fault a failure is."""
+"""The base of models from files that answer row by row: what goes in, which outputs there are, and whose fault a failure is.
+
+The rows are those of one matrix, or of a table with a column per input. A library gets a DataFrame if the model was fitted on
+named columns, or if a column is text; otherwise it gets the matrix.
+"""
 
 import logging
 import re
@@ -10,8 +14,11 @@ import numpy as np
 
 from mpserve.errors import InvalidInput, MPServeError, shown
 from mpserve.protocol.datatypes import Array, datatype_of
+from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.models.binding import Bind
 from mpserve.serving.models.fit import to_numpy
 from mpserve.serving.models.model import Spec
+from mpserve.serving.models.table import Columns, columns_of, text_of
 from mpserve.serving.models.tensor_model import TensorModel
 
 logger = logging.getLogger(__name__)
@@ -24,10 +31,12 @@ _PLACE = re.compile(
 
 
 class RowsModel(TensorModel):
-    """Serves a file whose model takes the rows of one matrix. The outputs are methods, of which a V2 client may name some.
+    """Serves a file whose model takes rows. The outputs are methods, of which a V2 client may name some.
 
     Attributes:
         features: the number of columns; None: the file does not say.
+        columns: the names of the columns, in their order; empty: the file does not say.
+        wants_frame: whether the library is to get a DataFrame even if all columns are numbers.
         labels: the classes, in the order of the probabilities.
         methods: the outputs by name; the first answers a client that names none.
         refusals: the exceptions by which the library refuses rows.
@@ -35,6 +44,8 @@ class RowsModel(TensorModel):
 
     chooses_outputs = True
     features: int | None = None
+    columns: Sequence[str] = ()
+    wants_frame: bool = False
     labels: Sequence[Any] = ()
     methods: Mapping[str, Callable[[Any], Any]] = {}
     refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
@@ -48,10 +59,10 @@ class RowsModel(TensorModel):
     def predict(self, *arrays: Any) -> Any:
         return self.invoke_for(arrays, ())
 
-    def invoke(self, arrays: Sequence[Array]) -> Any:
+    def invoke(self, arrays: Sequence[Any]) -> Any:
         return self.invoke_for(arrays, ())
 
-    def invoke_for(self, arrays: Sequence[Array], asked: tuple[str, ...]) -> dict[str, Any]:
+    def invoke_for(self, arrays: Sequence[Any], asked: tuple[str, ...]) -> dict[str, Any]:
         """The outputs of these names, or the model's own choice.
         Raises InvalidInput: there is no such output, or the model cannot take these rows.
         """
@@ -61,8 +72,8 @@ class RowsModel(TensorModel):
                 raise InvalidInput(
                     f"Unexpected inference output {shown(name)!r} for model {self.name!r}; expected {expected}"
                 )
-        rows = self.rows_of(arrays)
         try:
+            rows = self.rows_of(arrays[0])
             return {name: self.methods[name](rows) for name in asked or (self.default_output,)}
         except MPServeError:
             raise
@@ -76,14 +87,51 @@ class RowsModel(TensorModel):
             return PROBABILITIES
         return next(iter(self.methods))
 
-    def rows_of(self, arrays: Sequence[Array]) -> Any:
-        """The rows in the inputs of a request. Raises InvalidInput if they do not fit the model."""
-        if len(arrays) != 1:
-            raise InvalidInput(f"expected one input, {self._expected()}, got {len(arrays)} inputs")
-        [array] = arrays
-        if self.features is not None and (array.ndim != 2 or array.shape[1] != self.features):
-            raise InvalidInput(f"expected {self._expected()}, got shape {list(array.shape)}")
-        return array
+    def binding(self) -> Bind:
+        return self.rows_in
+
+    def takes_missing(self) -> bool:
+        """Null is NaN, or None among text. A model that takes no such value refuses it in its words."""
+        return True
+
+    def rows_in(self, given: list[NamedArray]) -> Sequence[Any]:
+        """The rows in the inputs of a request: one array, or columns. Raises InvalidInput if they do not fit the model."""
+        if not given:
+            raise InvalidInput(f"expected {self._expected()}, got no inputs")
+        if len(given) == 1 and (len(self.columns) != 1 or given[0][0] not in self.columns):
+            name, datatype, array = given[0]
+            if datatype == "BYTES":
+                array = text_of(name, array)
+            if self.features is not None and (array.ndim != 2 or array.shape[1] != self.features):
+                raise InvalidInput(f"expected {self._expected()}, got shape {list(array.shape)}")
+            return [Columns(self.columns, [array]) if self.wants_frame and array.ndim == 2 else array]
+        flat = _each_flat(given)
+        table = columns_of([(n, d, text_of(n, a) if d == "BYTES" else a) for n, d, a in flat], self.columns)
+        self._check_columns(table)
+        return [table]
+
+    def _check_columns(self, table: Columns) -> None:
+        count = table.arrays[0].shape[1] if table.is_matrix else len(table.names)
+        if isinstance(table.names, range):
+            if self.features is not None and count != self.features:
+                raise InvalidInput(f"expected {self._expected()}, got {count}")
+            return
+        missing = [name for name in self.columns if name not in table.names]
+        if missing:
+            raise InvalidInput(f"missing column {missing[0]!r}; expected {', '.join(map(repr, self.columns))}")
+        others = [name for name in table.names if name not in self.columns] if self.columns else []
+        if others:
+            raise InvalidInput(f"unexpected column {others[0]!r}; expected {', '.join(map(repr, self.columns))}")
+        if self.features is not None and count != self.features:
+            raise InvalidInput(f"expected {self._expected()}, got {count}")
+
+    def rows_of(self, rows: Any) -> Any:
+        """The rows as the library takes them."""
+        if type(rows) is not Columns:
+            return rows
+        if self.wants_frame or any(array.dtype.kind == "O" for array in rows.arrays):
+            return rows.frame("pandas")
+        return rows.arrays[0] if rows.is_matrix else np.column_stack(rows.arrays)
 
     def _expected(self) -> str:
         return f"rows of {'any number of' if self.features is None else self.features} columns"
@@ -92,11 +140,11 @@ class RowsModel(TensorModel):
         """Predict a row of zeros, which shows the datatypes of the outputs; a model that refuses it says nothing of them."""
         if self.features is None:
             return
-        row = np.zeros((1, self.features))
+        rows = self.rows_of(*self.rows_in([(INPUT, "FP64", np.zeros((1, self.features)))]))
         described = []
         for name, method in self.methods.items():
             try:
-                array = to_numpy(method(self.rows_of([row])))
+                array = to_numpy(method(rows))
                 described.append(self._describe(name, array))
             except Exception:
                 logger.debug("model %s: output %s cannot be described", self.name, name, exc_info=True)
@@ -115,6 +163,14 @@ class RowsModel(TensorModel):
 
     def get_output_types(self) -> list[Spec]:
         return self._described
+
+
+def _each_flat(given: list[NamedArray]) -> list[NamedArray]:
+    """The inputs, where each of V1's instances may have several values of each column (``DataFrame.to_dict``, in KServe)."""
+    shapes = {array.shape for _, _, array in given}
+    if len(shapes) > 1 or len(shapes.pop()) != 2:
+        return given
+    return [(name, datatype, array.reshape(-1)) for name, datatype, array in given]
 
 
 def _plain(label: Any) -> Any:

@@ -15,6 +15,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from mpserve.errors import ConfigurationError
 from mpserve.runtimes.rows import RowsModel
+from mpserve.serving.models.binding import known_columns
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class EstimatorModel(RowsModel):
                 f"{self.path.name} holds a {type(self.estimator).__name__}, expected an object with {', '.join(METHODS)}"
             )
         self.features = getattr(self.estimator, "n_features_in_", None)
+        self.columns = known_columns(self.estimator)
+        self.wants_frame = bool(self.columns)
         labels = getattr(self.estimator, "classes_", ())
         self.labels = labels if getattr(labels, "ndim", 0) == 1 else ()
 

@@ -29,6 +29,7 @@ class XGBoostModel(RowsModel):
         # From memory, since XGBoost guesses the format of a file by an ending that it does not know (.bst).
         self.booster = booster = xgboost.Booster(model_file=bytearray(self.path.read_bytes()))
         self.features = booster.num_features()
+        self.columns = booster.feature_names or ()
         learner = json.loads(booster.save_config())["learner"]
         self._is_linear = learner["gradient_booster"]["name"] == LINEAR
         wrapper = json.loads(booster.attr("scikit_learn") or "{}")

@@ -10,15 +10,21 @@ import catboost
 import joblib
 import lightgbm
 import numpy as np
+import pandas
 import skops.io
 import xgboost
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 X, Y = load_iris(return_X_y=True)
 SPECIES = load_iris().target_names[Y]
+COLUMNS = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
 ROWS = np.random.default_rng(7).uniform(0.0, 8.0, (1000, X.shape[1]))
 
 Outputs = dict[str, Callable[[Any], Any]]
@@ -35,7 +41,7 @@ class Made(NamedTuple):
 @functools.cache
 def made(folder: Path) -> dict[str, Made]:
     """A model directory with a file of every kind, by the model's name."""
-    return {name: make(folder) for name, make in MAKERS.items()}
+    return {name: make(folder) for name, make in (MAKERS | OF_TABLES).items()}
 
 
 def place(folder: Path, file: str) -> str:
@@ -127,6 +133,48 @@ def cat_counts(folder: Path) -> Made:
     return Made("cat_counts/model.cbm", {"predict": model.predict}, {"predict": "FP64"})
 
 
+def lgb_named(folder: Path) -> Made:
+    data = lightgbm.Dataset(pandas.DataFrame(X, columns=COLUMNS), Y)
+    model = lightgbm.train({"objective": "regression", "verbose": -1}, data, 10)
+    model.save_model(place(folder, "lgb_named/model.txt"))
+    return Made("lgb_named/model.txt", {"predict": model.predict}, {"predict": "FP64"})
+
+
+def xgb_named(folder: Path) -> Made:
+    model = xgboost.XGBRegressor(n_estimators=10).fit(pandas.DataFrame(X, columns=COLUMNS), Y)
+    model.save_model(place(folder, "xgb_named/model.json"))
+    return Made("xgb_named/model.json", {"predict": model.predict}, {"predict": "FP32"})
+
+
+def table(folder: Path) -> Made:
+    """A pipeline on text and numbers with gaps."""
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "city": rng.choice(["Paris", "Rome", "Oslo"], 400),
+            "plan": rng.choice(["free", "pro", None], 400),
+            "age": rng.integers(18, 80, 400),
+            "income": np.where(rng.random(400) < 0.1, np.nan, rng.normal(50000, 9000, 400)),
+        }
+    )
+    target = np.where((frame.age > 40) & (frame.plan == "pro"), "buys", "leaves")
+    prepared = ColumnTransformer([
+        ("text", OneHotEncoder(handle_unknown="ignore"), ["city", "plan"]),
+        ("numbers", make_pipeline(SimpleImputer(), StandardScaler()), ["age", "income"]),
+    ])  # fmt: skip
+    model = make_pipeline(prepared, RandomForestClassifier(20, random_state=0)).fit(frame, target)
+    joblib.dump(model, place(folder, "table/model.joblib"))
+    return Made("table/model.joblib", {"predict": model.predict}, {})
+
+
+def texts(folder: Path) -> Made:
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    model.fit(["a fine day", "a good night", "an awful day", "ein schlechter Tag"], ["+", "+", "-", "-"])
+    joblib.dump(model, place(folder, "texts/model.joblib"))
+    return Made("texts/model.joblib", {"predict": model.predict}, {})
+
+
+OF_TABLES = {make.__name__: make for make in (table, texts, lgb_named, xgb_named)}
 MAKERS = {
     make.__name__: make
     for make in (

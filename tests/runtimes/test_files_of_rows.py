@@ -10,6 +10,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pandas
 import pytest
 import skops.io
 from sklearn.ensemble import RandomForestClassifier
@@ -23,7 +24,7 @@ from mpserve.serving.models.model import Model
 from mpserve.serving.repository.loader import from_target
 from tests.e2e.calls import call
 from tests.running import Server, free_port, running
-from tests.runtimes.model_files import MAKERS, ROWS, SPECIES, Made, X, Y, made
+from tests.runtimes.model_files import COLUMNS, MAKERS, ROWS, SPECIES, Made, X, Y, made
 
 IRIS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
@@ -191,8 +192,8 @@ def loaded(file: Path, **options: Any) -> Any:
 
 def test_probabilities_may_be_the_answer_to_clients_that_ask_for_nothing(files: tuple[Path, dict[str, Made]]) -> None:
     folder, by_name = files
-    for name, there in by_name.items():
-        model = loaded(folder / there.file, **({} if name in ("lgb",) else {"predict_proba": True}))
+    for there in map(by_name.__getitem__, MAKERS):
+        model = loaded(folder / there.file, predict_proba=True)
         expected = "predict_proba" if "predict_proba" in there.outputs else next(iter(there.outputs))
         assert list(model.invoke([X[:2]])) == [expected]
     assert Settings.from_environment({"PREDICT_PROBA": "true"}).predict_proba
@@ -263,3 +264,81 @@ def test_a_batch_joins_only_requests_for_the_same_outputs(files: tuple[Path, dic
     assert model.max_batch_size is None  # so --max_batch_size decides
     with pytest.raises(InvalidInput, match="Unexpected inference output 'x' for model 'model'; expected 'predict', "):
         model.invoke_for([X], ("predict", "x"))
+
+
+TABLE = [["Paris", "pro", 50, 41000.5], ["Rome", None, 23, 52000.0], ["Oslo", "free", 71, None]]
+NAMES = ["city", "plan", "age", "income"]
+
+
+def columns_of_v2(rows: list[list[Any]], names: list[str]) -> list[dict[str, Any]]:
+    columns = dict(zip(NAMES, zip(*rows, strict=True), strict=True))
+    datatypes = {"city": "BYTES", "plan": "BYTES", "age": "INT64", "income": "FP64"}
+    return [
+        {"name": name, "datatype": datatypes[name], "shape": [len(rows)], "data": list(columns[name])} for name in names
+    ]
+
+
+def test_a_pipeline_on_text_and_numbers_gets_the_table_that_it_was_fitted_on(
+    served: Served, files: tuple[Path, dict[str, Made]]
+) -> None:
+    frame = pandas.DataFrame(TABLE, columns=NAMES)
+    expected = files[1]["table"].outputs["predict"](frame).tolist()
+    shuffled = ["income", "city", "age", "plan"]
+    objects = [dict(zip(NAMES, row, strict=True)) for row in TABLE]
+    assert {"buys", "leaves"} >= set(expected)
+    for instances in (TABLE, objects, [{name: row[name] for name in shuffled} for row in objects]):
+        answer = served.server.predict("table", instances)
+        assert answer.json() == {"predictions": expected}, instances
+    for names in (NAMES, shuffled):
+        answer = served.infer("table", {"inputs": columns_of_v2(TABLE, names)})
+        assert answer.json()["outputs"][0]["data"] == expected, names
+    for instances, words in (
+        ([{**objects[0], "sex": "f"}], "unexpected column 'sex'; expected 'city', 'plan', 'age', 'income'"),
+        (
+            [{"city": "Paris", "plan": "pro", "age": 3}],
+            "missing column 'income'; expected 'city', 'plan', 'age', 'income'",
+        ),
+        ([["Paris", "pro", 50]], "expected rows of 4 columns, got 3"),
+    ):
+        refused = served.server.predict("table", instances)
+        assert (refused.status_code, refused.json()["error"]) == (400, words)
+    refused = served.server.predict("table", [["Paris", "pro", "fifty", 3.5]])
+    assert refused.status_code == 400, refused.text
+    assert "the model refused the input: " in refused.json()["error"]
+
+
+@pytest.mark.parametrize("name", ["lgb_named", "xgb_named"])
+def test_columns_of_a_booster_come_by_name_in_any_order_and_form(
+    served: Served, files: tuple[Path, dict[str, Made]], name: str
+) -> None:
+    """KServe's lgbserver takes what ``DataFrame.to_dict`` gives."""
+    expected = np.asarray(files[1][name].outputs["predict"](pandas.DataFrame(IRIS, columns=COLUMNS)))
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in IRIS]
+    turned = [{column: row[column] for column in reversed(COLUMNS)} for row in rows]
+    indexed = {column: {str(index): row[column] for index, row in enumerate(rows)} for column in reversed(COLUMNS)}
+    listed = {column: [row[column] for row in rows] for column in COLUMNS}
+    for body in (
+        {"instances": turned},
+        {"inputs": rows},
+        {"inputs": [indexed]},
+        {"instances": [listed]},
+        {"instances": IRIS},
+    ):
+        answer = served.server.client.post(f"/v1/models/{name}:predict", json=body)
+        assert answer.status_code == 200, (body, answer.text)
+        assert np.array(answer.json()["predictions"], expected.dtype).tolist() == expected.tolist(), body
+    refused = served.server.predict(name, [{**rows[0], "petals": 3}])
+    assert refused.status_code == 400
+    missing = served.server.predict(name, [[6.8, None, 4.8, 1.4]])
+    with_gap = np.asarray(
+        files[1][name].outputs["predict"](pandas.DataFrame([[6.8, np.nan, 4.8, 1.4]], columns=COLUMNS))
+    )
+    assert np.array(missing.json()["predictions"], expected.dtype).tolist() == with_gap.tolist()
+
+
+def test_a_pipeline_on_text_alone_gets_the_texts(served: Served, files: tuple[Path, dict[str, Made]]) -> None:
+    texts = ["a fine day", "an awful night", "ein schöner Tag"]
+    expected = files[1]["texts"].outputs["predict"](texts).tolist()
+    assert served.server.predict("texts", texts).json() == {"predictions": expected}
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [3], "data": texts}
+    assert served.infer("texts", {"inputs": [tensor]}).json()["outputs"][0]["data"] == expected

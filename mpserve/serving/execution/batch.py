@@ -21,6 +21,7 @@ from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.accelerator import accelerator_fault, free_memory
 from mpserve.serving.models.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, Timed
+from mpserve.serving.models.table import Columns
 from mpserve.serving.models.tensor_model import TensorModel
 
 
@@ -117,8 +118,10 @@ def awaited(members: Sequence[Batched]) -> bool:
     return not all(member.done() for member in members)
 
 
-def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
-    """The rows of all arrays in order. Arrays of different shapes are padded at their ends to the largest."""
+def joined(arrays: Sequence[Any], pad_value: float | None) -> Any:
+    """The rows of all arrays, or columns, in order. Arrays of different shapes are padded at their ends to the largest."""
+    if type(arrays[0]) is Columns:
+        return Columns.joined(arrays)
     if pad_value is None or len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
     shape = [max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True)]

@@ -24,6 +24,7 @@ from mpserve.serving.execution.executor import Executor, as_failure
 from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, NANO, QUEUE, Timed
+from mpserve.serving.models.table import Columns
 from mpserve.serving.models.tensor_model import TensorModel, answers_in_parts, is_async
 from mpserve.telemetry.metrics import Durations
 
@@ -170,7 +171,7 @@ class Batcher:
             if len(arrays) == 1:
                 return arrays[0].dtype, arrays[0].shape[1:]
             return tuple([(array.dtype, array.shape[1:]) for array in arrays])
-        return tuple([(a.dtype, a.shape[1:] if a.dtype.kind == "O" else a.ndim) for a in arrays])
+        return tuple([(a.dtype, a.shape[1:] if type(a) is Columns or a.dtype.kind == "O" else a.ndim) for a in arrays])
 
     def _call(self) -> None:
         """Form batches at the end of this turn of the loop, when all its requests are in the queue."""
