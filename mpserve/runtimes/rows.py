@@ -37,6 +37,8 @@ class RowsModel(TensorModel):
         features: the number of columns; None: the file does not say.
         columns: the names of the columns, in their order; empty: the file does not say.
         wants_frame: whether the library is to get a DataFrame even if all columns are numbers.
+        categorical: the columns of the DataFrame that are to be categories.
+        text_is_categorical: whether columns of text are to be categories too.
         labels: the classes, in the order of the probabilities.
         methods: the outputs by name; the first answers a client that names none.
         refusals: the exceptions by which the library refuses rows.
@@ -46,6 +48,8 @@ class RowsModel(TensorModel):
     features: int | None = None
     columns: Sequence[str] = ()
     wants_frame: bool = False
+    categorical: Sequence[str] = ()
+    text_is_categorical: bool = False
     labels: Sequence[Any] = ()
     methods: Mapping[str, Callable[[Any], Any]] = {}
     refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
@@ -129,8 +133,12 @@ class RowsModel(TensorModel):
         """The rows as the library takes them."""
         if type(rows) is not Columns:
             return rows
-        if self.wants_frame or any(array.dtype.kind == "O" for array in rows.arrays):
-            return rows.frame("pandas")
+        texts = [name for name, array in zip(rows.names, rows.arrays, strict=False) if array.dtype.kind == "O"]
+        if self.wants_frame or texts:
+            frame = rows.frame("pandas")
+            for name in {*self.categorical, *(texts if self.text_is_categorical else ())}:
+                frame[name] = _categories(frame[name].tolist())
+            return frame
         return rows.arrays[0] if rows.is_matrix else np.column_stack(rows.arrays)
 
     def _expected(self) -> str:
@@ -163,6 +171,13 @@ class RowsModel(TensorModel):
 
     def get_output_types(self) -> list[Spec]:
         return self._described
+
+
+def _categories(values: list[Any]) -> Any:
+    """The values as categories; JSON and a matrix of floats do not show that a number is an integer."""
+    from pandas import Categorical
+
+    return Categorical([int(value) if isinstance(value, float) and value.is_integer() else value for value in values])
 
 
 def _each_flat(given: list[NamedArray]) -> list[NamedArray]:

@@ -14,6 +14,7 @@ from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.rows import PREDICT, PROBABILITIES, RowsModel
 
 CLASSIFIER = "classifier"
+CATEGORICAL = "c"  # a type of features
 LINEAR = "gblinear"  # predicts only by way of a DMatrix
 SOFTMAX, SOFTPROB = "multi:softmax", "multi:softprob"
 
@@ -23,6 +24,7 @@ class XGBoostModel(RowsModel):
 
     platform = "xgboost"
     refusals = (ValueError, TypeError, xgboost.core.XGBoostError)
+    text_is_categorical = True
     booster: xgboost.Booster
 
     def preload(self) -> None:
@@ -30,6 +32,10 @@ class XGBoostModel(RowsModel):
         self.booster = booster = xgboost.Booster(model_file=bytearray(self.path.read_bytes()))
         self.features = booster.num_features()
         self.columns = booster.feature_names or ()
+        types = booster.feature_types or ()
+        if CATEGORICAL in types and _holds_categories(booster):  # else its categories are codes, and numbers already
+            self.categorical = [name for name, kind in zip(self.columns, types, strict=True) if kind == CATEGORICAL]
+            self.wants_frame = True
         learner = json.loads(booster.save_config())["learner"]
         self._is_linear = learner["gradient_booster"]["name"] == LINEAR
         wrapper = json.loads(booster.attr("scikit_learn") or "{}")
@@ -58,6 +64,13 @@ class XGBoostModel(RowsModel):
     def _probabilities(self, rows: Any) -> Array:
         predicted = self._predicted(rows)
         return np.vstack((1.0 - predicted, predicted)).T if predicted.ndim == 1 else predicted
+
+
+def _holds_categories(booster: xgboost.Booster) -> bool:
+    """Whether the model knows what its categories were called, as models of XGBoost 3.1 and newer do."""
+    trees = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]
+    trees = trees.get("gbtree", trees)  # within dart
+    return bool(trees.get("model", {}).get("cats", {}).get("enc"))
 
 
 def _most_probable(probabilities: Array) -> Array:

@@ -174,6 +174,34 @@ def texts(folder: Path) -> Made:
     return Made("texts/model.joblib", {"predict": model.predict}, {})
 
 
+def categories(zones: Any) -> Any:
+    """A table with a column of categories, and what to predict of it."""
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({"zone": rng.choice(zones, 300), "age": rng.normal(50, 9, 300)})
+    return frame, (frame.zone == zones[1]) * 10.0 + frame.age
+
+
+def lgb_categories(zones: Any, file: str) -> Any:
+    frame, target = categories(zones)
+    data = lightgbm.Dataset(frame.astype({"zone": "category"}), target)
+    model = lightgbm.train({"objective": "regression", "verbose": -1}, data, 10)
+    model.save_model(file)
+    return model
+
+
+def xgb_categories(zones: Any, file: str) -> Any:
+    frame, target = categories(zones)
+    model = xgboost.XGBRegressor(n_estimators=10, enable_categorical=True)
+    model.fit(frame.astype({"zone": "category"}), target).save_model(file)
+    return model
+
+
+def cat_categories(zones: Any, file: str) -> Any:
+    model = catboost.CatBoostRegressor(iterations=10, verbose=0, cat_features=["zone"], allow_writing_files=False)
+    model.fit(*categories(zones)).save_model(file)
+    return model
+
+
 OF_TABLES = {make.__name__: make for make in (table, texts, lgb_named, xgb_named)}
 MAKERS = {
     make.__name__: make

@@ -19,12 +19,26 @@ from sklearn.preprocessing import FunctionTransformer
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InvalidInput, ModelLoadError
+from mpserve.protocol.declaration import declared_of
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.protocol.v1.rows import tensors_in
 from mpserve.serving.models.model import Model
 from mpserve.serving.repository.loader import from_target
 from tests.e2e.calls import call
 from tests.running import Server, free_port, running
-from tests.runtimes.model_files import COLUMNS, MAKERS, ROWS, SPECIES, Made, X, Y, made
+from tests.runtimes.model_files import (
+    COLUMNS,
+    MAKERS,
+    ROWS,
+    SPECIES,
+    Made,
+    X,
+    Y,
+    cat_categories,
+    lgb_categories,
+    made,
+    xgb_categories,
+)
 
 IRIS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
@@ -334,6 +348,29 @@ def test_columns_of_a_booster_come_by_name_in_any_order_and_form(
         files[1][name].outputs["predict"](pandas.DataFrame([[6.8, np.nan, 4.8, 1.4]], columns=COLUMNS))
     )
     assert np.array(missing.json()["predictions"], expected.dtype).tolist() == with_gap.tolist()
+
+
+@pytest.mark.parametrize("zones", [["Oslo", "Paris", "Rome"], [10, 20, 30]], ids=["text", "numbers"])
+@pytest.mark.parametrize(
+    ("make", "ending"), [(lgb_categories, "txt"), (xgb_categories, "json"), (cat_categories, "cbm")]
+)
+def test_categories_are_those_of_the_training_not_their_codes(
+    tmp_path: Path, make: Any, ending: str, zones: list[Any]
+) -> None:
+    trained = make(zones, str(tmp_path / f"model.{ending}"))
+    model = loaded(tmp_path / f"model.{ending}")
+    declared = declared_of((), model.takes_missing())
+    rows = [[zones[2], 40.5], [zones[0], 55.25], [zones[1], 60.5]]
+    kinds = pandas.CategoricalDtype(zones) if ending != "cbm" else object
+    expected = trained.predict(pandas.DataFrame(rows, columns=["zone", "age"]).astype({"zone": kinds})).tolist()
+    bind = model.binding()
+    for instances in (rows, [{"age": age, "zone": zone} for zone, age in rows]):
+        given = bind(tensors_in(declared, {"instances": instances}))
+        assert np.asarray(model.invoke(given)["predict"]).tolist() == expected, instances
+        one = [
+            np.asarray(model.invoke(bind(tensors_in(declared, {"instances": [row]})))["predict"]) for row in instances
+        ]
+        assert np.concatenate(one).tolist() == expected, instances
 
 
 def test_a_pipeline_on_text_alone_gets_the_texts(served: Served, files: tuple[Path, dict[str, Made]]) -> None:
