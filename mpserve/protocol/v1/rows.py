@@ -61,7 +61,9 @@ def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     if not isinstance(rows, list):
         raise InvalidInput('expected a JSON object with a list of "instances"')
     if rows and isinstance(rows[0], dict) and not _is_base64(rows[0]):
-        names = [tensor.name for tensor in declared] or list(dict.fromkeys(name for row in rows for name in row))
+        names = [tensor.name for tensor in declared] or list(
+            dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+        )
         if not names:
             raise InvalidInput("expected each of the instances to be an object with one entry per input, got {}")
         _refuse_others(rows, names)
