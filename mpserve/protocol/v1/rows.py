@@ -185,7 +185,7 @@ def _refuse_others(rows: list[Any], names: Sequence[str]) -> None:
 
 
 def _field(declared: Sequence[Tensor], row: Any, name: str, names: Sequence[str]) -> Any:
-    if not isinstance(row, dict) or (name not in row and not nullable(declared, name)):
+    if not isinstance(row, dict) or (name not in row and not (declared and nullable(declared, name))):
         raise InvalidInput(f"expected each of the instances to be an object with {', '.join(map(repr, names))}")
     return row.get(name)
 

@@ -160,6 +160,9 @@ def _positional(parameters: Parameters) -> Bind:
 def _named(parameters: Parameters, known: Sequence[str]) -> Bind:
     def bind(given: list[NamedArray]) -> Sequence[Any]:
         taken, rest = _sorted(parameters, given)
+        first = parameters.positional[: len(taken)]
+        if not parameters.by_name and all(name in taken for name in first):  # without a gap
+            return [_value(parameters, name, taken[name]) for name in first]
         values: list[Any] = []
         if parameters.frame is not None:
             if not rest:
@@ -207,11 +210,11 @@ def takes_missing(thing: object) -> bool:
     """Whether the library of a loaded object takes NaN for a missing value."""
     if type(thing).__module__.partition(".")[0] in ("xgboost", "lightgbm", "catboost"):
         return True
-    steps = getattr(thing, "steps", None) or getattr(thing, "transformers", None)
-    if isinstance(steps, list):  # of a Pipeline the first step decides, of a ColumnTransformer any
-        parts = [part[1] for part in (steps[:1] if hasattr(thing, "steps") else steps)]
-        return any(map(takes_missing, parts))
     try:
+        steps = getattr(thing, "steps", None) or getattr(thing, "transformers", None)
+        if isinstance(steps, list):  # of a Pipeline the first step decides, of a ColumnTransformer any
+            parts = [part[1] for part in (steps[:1] if hasattr(thing, "steps") else steps)]
+            return any(map(takes_missing, parts))
         return bool(thing.__sklearn_tags__().input_tags.allow_nan)  # type: ignore[attr-defined]
     except Exception:  # other libraries have no tags, and an object may compute its attributes
         return False

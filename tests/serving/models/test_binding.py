@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import pandas
 import polars
 import pytest
 
-from mpserve.errors import InvalidInput
+from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.binary import encode_tensor
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.inference.answered import answered
 from mpserve.serving.models.tensor_model import FunctionModel, TensorModel
+from mpserve.serving.repository.loader import from_target
 from tests.asgi import loaded
 from tests.cases import each
 from tests.formats import BINARY, JSON, PLAIN, Format
@@ -275,6 +277,48 @@ def test_a_class_binds_by_name_and_in_batches() -> None:
                 assert json.loads(answer)["outputs"][0]["data"] == [number]
 
     asyncio.run(ask())
+
+
+def test_objects_of_v1_have_the_same_names() -> None:
+    sent = [
+        rows([{"width": 10, "height": 1}, {"width": 10, "hight": 1}]),
+        rows([{"width": 10, "height": 1, "depth": 1}]),
+    ]
+    missing, unexpected = got(width_height, *sent)
+    assert "to be an object with 'width', 'height', 'hight'" in missing
+    assert "unexpected input 'depth'; expected 'width', 'height'" in unexpected
+    declared = (Tensor("width", "INT64", (-1,)), Tensor("height", "INT64", (-1,)))
+    for refusal in got(width_height, *sent, inputs=declared):
+        assert "expected" in refusal
+        assert "'width', 'height'" in refusal
+
+
+# Declarations
+
+
+def test_a_module_with_functions_declares_its_tensors(tmp_path: Path) -> None:
+    (tmp_path / "pair.py").write_text(
+        "from mpserve import Tensor\n"
+        "inputs = [Tensor('b', 'BYTES', (-1,), content_type='str'), Tensor('a', 'FP64', (-1,))]\n"
+        "outputs = ['not ours']\n"
+        "def predict(a, b): ...\n"
+    )
+    [source] = from_target(f"{tmp_path}/pair.py", None)
+    model = source.obtain()
+    assert model.get_input_types() == [
+        {"name": "b", "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "str"}},
+        {"name": "a", "datatype": "FP64", "shape": [-1]},
+    ]
+    assert model.get_output_types() == []
+
+
+@each("tensor, says", [
+    (Tensor("x", "FP64", (-1,), content_type="str"), "content_type 'str', expected 'str' for BYTES"),
+    (Tensor("x", "BYTES", (-1,), content_type="utf8"), "content_type 'utf8', expected 'str' for BYTES"),
+])  # fmt: skip
+def test_a_content_type_that_is_not_known_is_refused_at_load(tensor: Tensor, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        got(width_height, inputs=(tensor,))
 
 
 # Tables
