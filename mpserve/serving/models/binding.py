@@ -4,6 +4,7 @@ A model that declares its inputs gets them in their order. Any other model gets 
 ``predict``. Text is ``str`` unless the model asks for bytes. Knows no request and no format.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import Parameter, signature, unwrap
@@ -20,6 +21,7 @@ Bind = Callable[[list[NamedArray]], Sequence[Any]]
 """Makes the arguments of ``invoke`` from the inputs: arrays, or ``Columns``. Raises InvalidInput if the inputs do not fit."""
 
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+NUMBERED = re.compile(r"(.*?)([0-9]{1,9})")
 ALIASES = {"pd": "pandas", "pl": "polars"}
 
 
@@ -195,10 +197,19 @@ def _sorted(parameters: Parameters, given: list[NamedArray]) -> tuple[dict[str, 
         return taken, rest
     taken = dict(zip(parameters.positional, given, strict=False))
     rest = given[len(taken) :]
-    if any(name not in taken for name in parameters.required) or (rest and not parameters.takes_rest):
+    fits = all(name in taken for name in parameters.required) and (parameters.takes_rest or not rest)
+    if not fits or (len(taken) > 1 and not _are_numbered([name for name, _, _ in given])):
         got = ", ".join(repr(name) for name, _, _ in given)
         raise parameters.refuse(f"got {len(given)} input{'s' * (len(given) != 1)}, {got}")
     return taken, rest
+
+
+def _are_numbered(names: Sequence[str]) -> bool:
+    """Whether names tell an order, as ``input-0``, ``input-1`` do: of other names, the order may be an accident."""
+    parts = [NUMBERED.fullmatch(name) for name in names]
+    numbers = [int(part[2]) for part in parts if part]
+    in_order = len(numbers) == len(names) and numbers == list(range(numbers[0], numbers[0] + len(names)))
+    return in_order and len({part[1] for part in parts if part}) == 1
 
 
 def _value(parameters: Parameters, parameter: str, given: NamedArray) -> Array:

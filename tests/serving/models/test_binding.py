@@ -230,8 +230,8 @@ def rest(width: Any, *arrays: Any) -> Any:
 
 W, H, D = {"width": [10]}, {"height": [1]}, {"depth": [3]}
 FITS: list[tuple[Callable[..., Any], list[Any]]] = [
-    (width_height, [W | H, H | W, {"a": [10], "b": [1]}]),
-    (defaults, [W, W | H, W | D, D | W | H, {"a": [10]}, {"a": [10], "b": [1]}]),
+    (width_height, [W | H, H | W, {"input-0": [10], "input-1": [1]}]),
+    (defaults, [W, W | H, W | D, D | W | H, {"a": [10]}, {"x1": [10], "x2": [1]}]),
     (by_keyword, [W | H, H | W]),
     (others, [W, H | W, D | H | W, {"a": [10]}]),
     (everything, [W, H | D, {"a": [1]}]),
@@ -241,6 +241,9 @@ MISFITS: list[tuple[Callable[..., Any], Any, str]] = [
     (width_height, W, "missing input 'height'; expected 'width', 'height'"),
     (width_height, W | H | D, "unexpected input 'depth'; expected 'width', 'height'"),
     (width_height, W | {"foo": [1]}, "missing input 'height'"),
+    (width_height, {"a": [1], "b": [1]}, "got 2 inputs, 'a', 'b'; expected 'width', 'height'"),
+    (width_height, {"x1": [1], "x0": [1]}, "got 2 inputs, 'x1', 'x0'; expected 'width', 'height'"),
+    (width_height, {"x0": [1], "y1": [1]}, "got 2 inputs"),
     (width_height, {"a": [1]}, "got 1 input, 'a'; expected 'width', 'height'"),
     (width_height, {"a": [1], "b": [1], "c": [1]}, "got 3 inputs, 'a', 'b', 'c'; expected 'width', 'height'"),
     (defaults, H, "missing input 'width'; expected 'width', 'height' (optional), 'depth' (optional)"),
