@@ -37,22 +37,25 @@ class Declared(tuple[Tensor, ...]):
 
     Attributes:
         takes_null: whether every input may have missing values, a declared input or any other.
+        nullable: the names of the declared inputs that may.
     """
 
     takes_null: bool = False
+    nullable: frozenset[str] = frozenset()
 
 
 def declared_of(tensors: Iterable[Tensor], takes_null: bool = False) -> Declared:
     declared = Declared(tensor._replace(shape=tuple(tensor.shape)) for tensor in map(_whole, tensors))
     declared.takes_null = takes_null
+    declared.nullable = frozenset(tensor.name for tensor in declared if tensor.nullable)
     return declared
 
 
 def nullable(declared: Sequence[Tensor], name: str) -> bool:
     """Whether the input of that name may have missing values."""
-    if isinstance(declared, Declared) and declared.takes_null:
-        return True
-    return any(tensor.nullable for tensor in declared if tensor.name == name)
+    if not isinstance(declared, Declared):  # of a client's message
+        return False
+    return declared.takes_null or name in declared.nullable
 
 
 def _whole(tensor: Tensor | tuple[Any, ...]) -> Tensor:

@@ -165,7 +165,8 @@ def _guessed(name: str, value: Any, takes_null: bool) -> InferInput:
     datatype = _DATATYPES.get(types.pop()) if len(types) == 1 else None
     if datatype is None:
         raise InvalidInput(
-            f"'{name[:MAX_SHOWN]}' is {describe(value)}, expected a string, number or boolean, or a list of one kind of them"
+            f"'{name[:MAX_SHOWN]}' is {describe(value)}{' that holds null' * (None in values and values is value)}, expected a"
+            " string, number or boolean, or a list of one kind of them"
         )
     return _input(name, values, datatype, [len(values)], takes_null)
 

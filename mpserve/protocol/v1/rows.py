@@ -61,7 +61,9 @@ def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     if not isinstance(rows, list):
         raise InvalidInput('expected a JSON object with a list of "instances"')
     if rows and isinstance(rows[0], dict) and not _is_base64(rows[0]):
-        names = [tensor.name for tensor in declared] or list(dict.fromkeys(name for row in rows for name in row))
+        names = [tensor.name for tensor in declared] or list(
+            dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+        )
         if not names:
             raise InvalidInput("expected each of the instances to be an object with one entry per input, got {}")
         _refuse_others(rows, names)
@@ -183,7 +185,7 @@ def _refuse_others(rows: list[Any], names: Sequence[str]) -> None:
 
 
 def _field(declared: Sequence[Tensor], row: Any, name: str, names: Sequence[str]) -> Any:
-    if not isinstance(row, dict) or (name not in row and not nullable(declared, name)):
+    if not isinstance(row, dict) or (name not in row and not (declared and nullable(declared, name))):
         raise InvalidInput(f"expected each of the instances to be an object with {', '.join(map(repr, names))}")
     value = row.get(name)
     # What pandas' DataFrame.to_dict() gives, which KServe's servers take.

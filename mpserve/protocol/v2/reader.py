@@ -47,7 +47,7 @@ _known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[Mod
 """By beginning and end: the request's id, the input's name and datatype, the reader of the numbers, and the outputs."""
 
 
-def read(body: bytes, declared: Sequence[Tensor]) -> Inputs:
+def read(body: bytes, declared: Sequence[Tensor] = ()) -> Inputs:
     """The V2 request in a body of nothing but JSON, to a model with these declared inputs.
     Raises InvalidInput as ``wire.read_request``.
     """

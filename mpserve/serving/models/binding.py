@@ -4,6 +4,7 @@ A model that declares its inputs gets them in their order. Any other model gets 
 ``predict``. Text is ``str`` unless the model asks for bytes. Knows no request and no format.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import Parameter, signature, unwrap
@@ -20,6 +21,7 @@ Bind = Callable[[list[NamedArray]], Sequence[Any]]
 """Makes the arguments of ``invoke`` from the inputs: arrays, or ``Columns``. Raises InvalidInput if the inputs do not fit."""
 
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+NUMBERED = re.compile(r"(.*?)([0-9]{1,9})")
 ALIASES = {"pd": "pandas", "pl": "polars"}
 
 
@@ -160,6 +162,9 @@ def _positional(parameters: Parameters) -> Bind:
 def _named(parameters: Parameters, known: Sequence[str]) -> Bind:
     def bind(given: list[NamedArray]) -> Sequence[Any]:
         taken, rest = _sorted(parameters, given)
+        first = parameters.positional[: len(taken)]
+        if not parameters.by_name and all(name in taken for name in first):  # without a gap
+            return [_value(parameters, name, taken[name]) for name in first]
         values: list[Any] = []
         if parameters.frame is not None:
             if not rest:
@@ -192,10 +197,19 @@ def _sorted(parameters: Parameters, given: list[NamedArray]) -> tuple[dict[str, 
         return taken, rest
     taken = dict(zip(parameters.positional, given, strict=False))
     rest = given[len(taken) :]
-    if any(name not in taken for name in parameters.required) or (rest and not parameters.takes_rest):
+    fits = all(name in taken for name in parameters.required) and (parameters.takes_rest or not rest)
+    if not fits or (len(taken) > 1 and not _are_numbered([name for name, _, _ in given])):
         got = ", ".join(repr(name) for name, _, _ in given)
         raise parameters.refuse(f"got {len(given)} input{'s' * (len(given) != 1)}, {got}")
     return taken, rest
+
+
+def _are_numbered(names: Sequence[str]) -> bool:
+    """Whether names tell an order, as ``input-0``, ``input-1`` do: of other names, the order may be an accident."""
+    parts = [NUMBERED.fullmatch(name) for name in names]
+    numbers = [int(part[2]) for part in parts if part]
+    in_order = len(numbers) == len(names) and numbers == list(range(numbers[0], numbers[0] + len(names)))
+    return in_order and len({part[1] for part in parts if part}) == 1
 
 
 def _value(parameters: Parameters, parameter: str, given: NamedArray) -> Array:
@@ -207,11 +221,11 @@ def takes_missing(thing: object) -> bool:
     """Whether the library of a loaded object takes NaN for a missing value."""
     if type(thing).__module__.partition(".")[0] in ("xgboost", "lightgbm", "catboost"):
         return True
-    steps = getattr(thing, "steps", None) or getattr(thing, "transformers", None)
-    if isinstance(steps, list):  # of a Pipeline the first step decides, of a ColumnTransformer any
-        parts = [part[1] for part in (steps[:1] if hasattr(thing, "steps") else steps)]
-        return any(map(takes_missing, parts))
     try:
+        steps = getattr(thing, "steps", None) or getattr(thing, "transformers", None)
+        if isinstance(steps, list):  # of a Pipeline the first step decides, of a ColumnTransformer any
+            parts = [part[1] for part in (steps[:1] if hasattr(thing, "steps") else steps)]
+            return any(map(takes_missing, parts))
         return bool(thing.__sklearn_tags__().input_tags.allow_nan)  # type: ignore[attr-defined]
     except Exception:  # other libraries have no tags, and an object may compute its attributes
         return False

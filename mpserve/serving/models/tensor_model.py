@@ -112,8 +112,16 @@ class FunctionModel(TensorModel):
 
     predict: Callable[..., Any]
 
-    def __init__(self, name: str, predict: Callable[..., Any], load: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        predict: Callable[..., Any],
+        load: Callable[..., Any] | None,
+        inputs: Sequence[Tensor] = (),
+        outputs: Sequence[Tensor] = (),
+    ) -> None:
         super().__init__(name)
+        self.inputs, self.outputs = inputs, outputs
         if iscoroutinefunction(load):
             raise ConfigurationError(f"model {name}: the function load is async def, expected a plain def")
         self.predict = self._function = predict

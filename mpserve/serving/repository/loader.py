@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from mpserve.config.settings import Settings
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError
+from mpserve.protocol.declaration import Tensor
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensor_model import FunctionModel, TensorModel
 from mpserve.serving.models.versions import refuse_twins, split
@@ -193,7 +194,8 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
         load = getattr(thing, "load", None)
         if inspect.iscoroutinefunction(load):
             raise ConfigurationError(f"{target}: the function load is async, expected a plain def")
-        return [ModelSource(build=partial(FunctionModel, name, thing.predict, load))]
+        inputs, outputs = (_declared(thing, target, field) for field in ("inputs", "outputs"))
+        return [ModelSource(build=partial(FunctionModel, name, thing.predict, load, inputs, outputs))]
     if isinstance(thing, Model):
         if model_name:
             thing.name = model_name
@@ -203,6 +205,18 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
     if isinstance(thing, list | tuple) and thing:
         return from_objects(thing)
     raise ConfigurationError(f"{target} is no model: expected a subclass or instance of mpserve.Model, got {thing!r}")
+
+
+def _declared(module: ModuleType, target: str, field: str) -> tuple[Tensor, ...]:
+    """The tensors that a module with a function ``predict`` declares; none if the name is used for something else.
+    Raises ConfigurationError if only some are tensors.
+    """
+    declared = getattr(module, field, ())
+    if not isinstance(declared, list | tuple) or isinstance(declared, Tensor):
+        return ()
+    if len({isinstance(tensor, Tensor) for tensor in declared}) > 1:
+        raise ConfigurationError(f"{target}: {field} are {declared!r}, expected instances of mpserve.Tensor alone")
+    return tuple(tensor for tensor in declared if isinstance(tensor, Tensor))
 
 
 def _construct(model_class: type[Model], model_name: str | None) -> Model:
