@@ -31,9 +31,10 @@ TARGET is one of
   model.py                  a file that holds one model, or a pair of functions load and predict
   script.py                 a script that ends in ModelServer(...).start([...])
   package/__main__.py       the same, run as python -m package
+  model.joblib              a model file of a known format (docs/files.md)
+  folder                    a folder with one of these, or with folders of these, named model, model@version or model/1
   https://host/model.py     or s3://, gs://, az://, hf://ORG/NAME: fetched first, and so is the address in --model_dir
-Without TARGET, --model_dir names a directory with a model.py, a TorchScript file or a torch.export archive, or with
-folders of these, named model or model@version."""
+Without TARGET, --model_dir names such a folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -116,7 +116,7 @@ def find(settings: Settings) -> list[ModelSource]:
     """Find the models of ``target`` or ``model_dir``. Raises ConfigurationError: there is no model."""
     lending.lend(instead=settings.kserve_names)
     if settings.target is not None:
-        return from_target(settings.target, settings.model_name)
+        return from_target(settings.target, settings.model_name, settings)
     if settings.model_dir is not None:
         return model_directory.find_all(settings)
     raise ConfigurationError("nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir")

@@ -74,7 +74,9 @@ class Settings:
 
     # fmt: off
     target: str | None = option(
-        None, MODELS, "A model: model.py, model.py:Class, package.module:object, or a script that starts a ModelServer", flag=None
+        None, MODELS,
+        "A model: a model file or folder, model.py, model.py:Class, package.module:object, or a script that starts a ModelServer",
+        flag=None,
     )
     model_dir: str | None = option(
         None, MODELS, "Folder of the model's files, or of a folder for each model; or its address, such as s3://bucket/folder"
@@ -84,6 +86,16 @@ class Settings:
         "Folder that keeps models fetched from an address; otherwise mpserve/models in $XDG_CACHE_HOME or ~/.cache",
     )
     model_name: str | None = option(None, MODELS, "Name under which the model is served instead of its own name")
+    allow_pickle: bool = option(
+        True, MODELS, "Serve pickles (.joblib, .pkl, .pickle), which may run any code of their author when they are loaded"
+    )
+    trusted_types: str | None = option(
+        None, MODELS, "Types that a .skops file may hold besides those that skops trusts, separated by commas"
+    )
+    predict_proba: bool = option(
+        False, MODELS, "Answer with the probabilities of a classifier's file if a client asks for no output by name",
+        env=("PREDICT_PROBA",),
+    )
     kserve_names: bool = option(
         False, MODELS, "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not"
     )

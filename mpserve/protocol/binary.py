@@ -15,11 +15,11 @@ import numpy as np
 
 from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import Array, cast, numpy_dtype
+from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json.documents import MAX_SHOWN, show
 from mpserve.protocol.json.elements import check_shape, show_shape
 
 Buffer = bytes | memoryview
-Declared = tuple[str, str, Sequence[int]]
 HEADER = "Inference-Header-Content-Length"
 _LENGTH = Struct("<I")  # before each element of BYTES
 
@@ -122,15 +122,15 @@ class Rest:
             )
 
 
-def decode_raw(body: bytes, declared: Sequence[Declared]) -> tuple[str, str, Array]:
+def decode_raw(body: bytes, declared: Sequence[Tensor]) -> tuple[str, str, Array]:
     """Name, datatype and array of a model's only input, whose bytes are the whole body.
-    `declared` are the model's inputs as (name, datatype, shape). The length of the body decides a size of -1. A body of BYTES
+    `declared` are the model's inputs. The length of the body decides a size of -1. A body of BYTES
     is the only element, without its length, as in Triton.
     Raises InvalidInput if the declaration is ambiguous, or the body does not fit the declaration.
     """
     if len(declared) != 1:
         raise InvalidInput(f"{HEADER} is 0: a body without JSON needs a model with 1 input, it has {len(declared)}")
-    name, datatype, declared_shape = declared[0]
+    name, datatype, declared_shape, *_ = declared[0]
     what, shape = f"input '{name}'", list(declared_shape)
     if datatype == "BYTES":
         if not set(shape) <= {1, -1}:

@@ -48,6 +48,10 @@ class Inputs:
     def of(cls, message: InferRequest, state: Any = None) -> "Inputs":
         return cls(None, message.id, message.request_outputs, message.parameters, message, state=state)
 
+    def asked(self) -> tuple[str, ...]:
+        """The names of the outputs that the client asks for; empty: it leaves that to the model."""
+        return tuple([wanted.name for wanted in self.requested or ()])
+
     def arrays(self, declared: Sequence[Tensor]) -> list[NamedArray]:
         """All inputs as tensors, for a model with these declared inputs.
         Raises InvalidInput if the data of an input does not fit its datatype or shape, or there are no such inputs.

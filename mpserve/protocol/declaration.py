@@ -5,25 +5,61 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 KNOWN = 4096  # pairs of shapes that are remembered. Clients may send as many shapes as they like
+TEXT = "str"
 
 
 class Tensor(NamedTuple):
-    """A declared input or output: V2 name, datatype and shape; -1 stands for any size."""
+    """A declared input or output: V2 name, datatype and shape; -1 stands for any size.
+
+    Attributes:
+        content_type: ``"str"`` for BYTES that are UTF-8 text, which the model gets as ``str`` (MLServer's word); else None.
+        nullable: whether an input may have missing values: null in JSON is NaN among numbers, and None among text.
+    """
 
     name: str
     datatype: str
     shape: Sequence[int]
+    content_type: str | None = None
+    nullable: bool = False
 
     def fits(self, shape: Sequence[int]) -> bool:
         return allows(tuple(self.shape), tuple(shape))
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+        described: dict[str, Any] = {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+        if self.content_type is not None:
+            described["parameters"] = {"content_type": self.content_type}
+        return described
 
 
-def declared_of(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """The tensors, with shapes that ``allows`` takes."""
-    return tuple(Tensor(name, datatype, tuple(shape)) for name, datatype, shape in tensors)
+class Declared(tuple[Tensor, ...]):
+    """The declared inputs of a model, as a codec needs them; the shapes are tuples that ``allows`` takes.
+
+    Attributes:
+        takes_null: whether every input may have missing values, a declared input or any other.
+        nullable: the names of the declared inputs that may.
+    """
+
+    takes_null: bool = False
+    nullable: frozenset[str] = frozenset()
+
+
+def declared_of(tensors: Iterable[Tensor], takes_null: bool = False) -> Declared:
+    declared = Declared(tensor._replace(shape=tuple(tensor.shape)) for tensor in map(_whole, tensors))
+    declared.takes_null = takes_null
+    declared.nullable = frozenset(tensor.name for tensor in declared if tensor.nullable)
+    return declared
+
+
+def nullable(declared: Sequence[Tensor], name: str) -> bool:
+    """Whether the input of that name may have missing values."""
+    if not isinstance(declared, Declared):  # of a client's message
+        return False
+    return declared.takes_null or name in declared.nullable
+
+
+def _whole(tensor: Tensor | tuple[Any, ...]) -> Tensor:
+    return tensor if isinstance(tensor, Tensor) else Tensor(*tensor)
 
 
 @lru_cache(KNOWN)

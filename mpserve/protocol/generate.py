@@ -13,7 +13,7 @@ from typing import Any
 from mpserve.errors import InferenceError, InvalidInput, NotSupported
 from mpserve.protocol.codec import JSON, Codec, Encoded, Inputs, Outputs, Parts
 from mpserve.protocol.datatypes import NonFinite, json_values
-from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.declaration import Tensor, nullable
 from mpserve.protocol.json.documents import MAX_SHOWN, describe, parameters_of, parse_object
 from mpserve.protocol.json.elements import decode_data, show_shape
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse
@@ -86,9 +86,9 @@ def decode_request(body: bytes, declared: Sequence[Tensor]) -> InferRequest:
     if not isinstance(nested, dict | None):
         raise InvalidInput(f"parameters is {describe(nested)}, expected an object")
     fields = {name: value for name, value in document.items() if name not in RESERVED}
-    inputs, parameters = _sorted(fields, nested or {}, {name: rest for name, *rest in declared})
+    inputs, parameters = _sorted(fields, nested or {}, declared)
     if not inputs:
-        expected = ", ".join(repr(name) for name, *_ in declared) or "a field such as 'text_input'"
+        expected = ", ".join(repr(tensor.name) for tensor in declared) or "a field such as 'text_input'"
         raise InvalidInput(f"the request has no inputs, expected {expected}")
     checked = parameters_of({"parameters": parameters}) if parameters else None
     return InferRequest("", inputs, request_id or None, parameters=checked)
@@ -122,24 +122,26 @@ def text_response(model_name: str, text: str) -> InferResponse:
 
 
 def _sorted(
-    fields: dict[str, Any], nested: dict[str, Any], declared: Mapping[str, Any]
+    fields: dict[str, Any], nested: dict[str, Any], tensors: Sequence[Tensor]
 ) -> tuple[list[InferInput], dict[str, Any]]:
-    if not declared:
-        return [_guessed(name, value) for name, value in fields.items()], nested
+    if not tensors:
+        return [_guessed(name, value, nullable(tensors, name)) for name, value in fields.items()], nested
+    declared = {tensor.name: tensor for tensor in tensors}
     twice = declared.keys() & fields.keys() & nested.keys()
     if twice:
         raise InvalidInput(f"input '{min(twice)}' is there twice, also within `parameters`")
     given = fields | nested
-    inputs = [_declared(name, given[name], *declared[name]) for name in given if name in declared]
+    inputs = [_declared(declared[name], given[name], nullable(tensors, name)) for name in given if name in declared]
     return inputs, {name: value for name, value in given.items() if name not in declared}
 
 
-def _declared(name: str, value: Any, datatype: str, shape: Sequence[int]) -> InferInput:
+def _declared(tensor: Tensor, value: Any, takes_null: bool) -> InferInput:
+    name, shape = tensor.name, tensor.shape
     values = value if isinstance(value, list) else [value]
     fitted = _fitted(len(values), shape)
     if fitted is None:
         raise InvalidInput(f"input '{name}': {len(values)} elements do not fit shape {show_shape(shape)}")
-    return _input(name, values, datatype, fitted)
+    return _input(name, values, tensor.datatype, fitted, takes_null)
 
 
 def _fitted(count: int, declared: Sequence[int]) -> list[int] | None:
@@ -153,24 +155,30 @@ def _fitted(count: int, declared: Sequence[int]) -> list[int] | None:
     return shape if prod(shape) == count else None
 
 
-def _guessed(name: str, value: Any) -> InferInput:
+def _guessed(name: str, value: Any, takes_null: bool) -> InferInput:
     values = value if isinstance(value, list) else [value]
     types = set(map(type, values))
+    if takes_null:
+        types = types - {type(None)} or {float}
     if types == {int, float}:
         types = {float}
     datatype = _DATATYPES.get(types.pop()) if len(types) == 1 else None
     if datatype is None:
         raise InvalidInput(
-            f"'{name[:MAX_SHOWN]}' is {describe(value)}, expected a string, number or boolean, or a list of one kind of them"
+            f"'{name[:MAX_SHOWN]}' is {describe(value)}{' that holds null' * (None in values and values is value)}, expected a"
+            " string, number or boolean, or a list of one kind of them"
         )
-    return _input(name, values, datatype, [len(values)])
+    return _input(name, values, datatype, [len(values)], takes_null)
 
 
-def _input(name: str, values: list[Any], datatype: str, shape: list[int]) -> InferInput:
+def _input(name: str, values: list[Any], datatype: str, shape: list[int], takes_null: bool) -> InferInput:
     try:
-        return InferInput(name, shape, datatype, decode_data(values, datatype, shape))
+        tensor = InferInput(name, shape, datatype, decode_data(values, datatype, shape, takes_null))
     except InvalidInput as error:
         raise InvalidInput(f"input '{name[:MAX_SHOWN]}': {error}") from None
+    if takes_null:
+        tensor.keep_missing()
+    return tensor
 
 
 def _value(output: InferOutput, nonfinite: NonFinite) -> Any:

@@ -50,6 +50,7 @@ class _Tensor(Record):
     fault: ClassVar[type[MPServeError]]
     _data: list[Any] | Array | None
     _bytes_as_text = True
+    _missing: Array | None = None  # the data, if its missing values keep it from being of the datatype
 
     def __init__(
         self, name: str, shape: Sequence[int], datatype: str, data: Any = None, parameters: Parameters | None = None
@@ -100,6 +101,8 @@ class _Tensor(Record):
             return data
         if data is None:
             raise self.fault(f"{self.role} '{self.name}' has no data")
+        if data is self._missing and isinstance(data, np.ndarray):
+            return data
         try:
             # Objects, since numpy's own text and bytes types cut trailing zeros off.
             dtype = object if isinstance(self._data, list) and self.datatype == "BYTES" else None
@@ -141,6 +144,11 @@ class _Tensor(Record):
         except InvalidInput as error:
             raise InferenceError(f"{self.role} '{self.name}': {error}") from None
 
+    def keep_missing(self) -> None:
+        """Take the array that is the data as it is: NaN among integers, and None among text, are missing values."""
+        if isinstance(self._data, np.ndarray):
+            self._missing = self._data
+
     def to_dict(self) -> dict[str, Any]:
         """Name, shape, datatype, data (as ``data`` gives it) and parameters."""
         return {
@@ -159,7 +167,7 @@ class _Tensor(Record):
         if not isinstance(self._data, np.ndarray):
             return self._data
         array = self._data.ravel()
-        if self.datatype == "BYTES":
+        if self.datatype == "BYTES" and self._data is not self._missing:
             array = cast(array, "BYTES")
             if not self._bytes_as_text:
                 return list(array)

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from mpserve.errors import InvalidInput
+from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.generate import decode_request, encode_response, text_response
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from tests.cases import each
 
 DECLARED = [
-    ("text_input", "BYTES", [1]), ("ids", "INT32", [-1]), ("grid", "FP32", [-1, 2]), ("open", "FP32", [-1, -1]),
-    ("flag", "BOOL", []),
+    Tensor("text_input", "BYTES", [1]), Tensor("ids", "INT32", [-1]), Tensor("grid", "FP32", [-1, 2]),
+    Tensor("open", "FP32", [-1, -1]), Tensor("flag", "BOOL", []),
 ]  # fmt: skip
 
 

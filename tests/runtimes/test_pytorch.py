@@ -13,7 +13,7 @@ from mpserve import Tensor, TorchModel
 from mpserve.protocol.declaration import declared_of
 from mpserve.protocol.v1.codec import V1Codec
 from mpserve.runtimes.pytorch import ExportedModel, TorchScriptModel, declared_inputs
-from mpserve.serving.models.fit import fit_inputs, fit_outputs
+from mpserve.serving.models.fit import fit_outputs
 from tests.cases import each
 from tests.running import free_port, running
 
@@ -61,7 +61,7 @@ def test_numbers_in_json_reach_the_network_in_its_own_width(tmp_path: Path, file
     declared = declared_of(model.inputs)
     for row in ([1.0, 2.0, 3.0], [0.5, 0.5, 1.5]):
         inputs = V1Codec("error").read(orjson.dumps({"instances": [row]}), declared, True)
-        result = model.invoke(fit_inputs(declared, inputs.arrays(declared)))
+        result = model.invoke(model.binding()(inputs.arrays(declared)))
         expected = 0.5 * sum(row) + 1
         outputs = [array.tolist() for _, _, array in fit_outputs(declared_of(model.outputs), result)]
         assert outputs == [[[expected, expected + 1]], [sum(row)]]

@@ -137,6 +137,7 @@ def make_app(settings: Settings, models: Models, wrap: Wrap | None = None) -> An
     from mpserve.http.app import build_app
     from mpserve.prefork.arbiter.predictor_front import predictor
     from mpserve.serving.repository.core import ServerCore
+    from mpserve.serving.repository.model_directory import taken_as_directory
     from mpserve.serving.storage.fetch import on_this_machine
 
     _refuse_another_worker()
@@ -144,7 +145,7 @@ def make_app(settings: Settings, models: Models, wrap: Wrap | None = None) -> An
         logger.warning("%s=%s is ignored: Kubernetes has set it for a Service; rename the Service,"
                        " or set enableServiceLinks: false in the pod", name, value)  # fmt: skip
     if callable(models):
-        settings = on_this_machine(settings)
+        settings = taken_as_directory(on_this_machine(settings))
     core = ServerCore(settings, partial(_found, models, settings), predictor(settings))
     _Preload.running = True
     try:

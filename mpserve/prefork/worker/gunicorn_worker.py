@@ -200,10 +200,10 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve, then end by SystemExit, so that gunicorn runs ``worker_exit``."""
         device = devices.bind(devices.device_for(self.slot, self.plan), os.environ)
-        threads.release(self._threads(), os.environ)
+        budget = threads.release(self._threads(), os.environ)
         memory.keep_freed()
         row = shared().row(self.slot)
-        self.core.attach(shared(), row, device, threads.limit_this_thread, _state_directory())
+        self.core.attach(shared(), row, device, threads.limit_this_thread, _state_directory(), budget)
         children.set_free(
             [*(children.address_of(listener.sock) for listener in self.sockets), grpc_front.port(self.core.settings)]
         )

@@ -19,6 +19,7 @@ from mpserve.protocol.json.documents import describe, show
 from mpserve.protocol.json.numbers import Numbers
 
 MAX_ELEMENTS = 2**40  # more than any body can hold, and few enough for numpy to index
+MAX_EXACT = 2**53  # FP64 holds every integer up to here
 FEW = 64  # floats that are compared in Python: to have numpy check an array of any size costs 3 µs
 FP32_END = 3.4028235e38  # from 3.40282357e38 on a number becomes infinite
 
@@ -52,8 +53,8 @@ def show_shape(shape: Sequence[int]) -> str:
     return f"[{','.join(map(str, shape))}]"
 
 
-def decode_data(data: Any, datatype: str, shape: list[int]) -> Array:
-    """The array of a JSON `data`, which is flat or nested as the shape says.
+def decode_data(data: Any, datatype: str, shape: list[int], nullable: bool = False) -> Array:
+    """The array of a JSON `data`, which is flat or nested as the shape says. If it is `nullable`, null is a missing value.
     Raises InvalidInput: not a list, not of that shape, or an element that the datatype cannot hold.
     """
     if isinstance(data, Numbers):
@@ -64,7 +65,26 @@ def decode_data(data: Any, datatype: str, shape: list[int]) -> Array:
     if not isinstance(data, list):
         got = "missing" if data is None else describe(data)
         raise InvalidInput(f"data is {got}, expected a list of {prod(shape)} elements")
-    return _array(_flatten(data, shape), datatype).reshape(shape)
+    elements = _flatten(data, shape)
+    if nullable and None in elements:
+        present = [element for element in elements if element is not None]
+        return with_missing([element is None for element in elements], _array(present, datatype)).reshape(shape)
+    return _array(elements, datatype).reshape(shape)
+
+
+def with_missing(missing: Sequence[bool], present: Array) -> Array:
+    """The elements that are `present`, with missing elements between them: NaN among numbers, else None.
+    Integers become FP64. Raises InvalidInput if an integer is too large for that.
+    """
+    if present.dtype.kind in "iu":
+        array = present.astype(np.float64)
+        if present.size and max(abs(int(present.max())), abs(int(present.min()))) > MAX_EXACT:
+            raise InvalidInput(f"an integer beyond {MAX_EXACT} cannot be kept beside null, expected smaller integers")
+        present = array
+    is_number = present.dtype.kind not in "bO"
+    whole = np.full(len(missing), np.nan if is_number else None, present.dtype if is_number else object)
+    whole[~np.array(missing, bool)] = present
+    return whole
 
 
 def _numbers(data: Numbers, datatype: str, shape: list[int]) -> Array | None:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow
-from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow, numpy_dtype
+from mpserve.protocol.declaration import Tensor, nullable
 from mpserve.protocol.json import plain
-from mpserve.protocol.json.elements import FP32_END
+from mpserve.protocol.json.elements import FP32_END, with_missing
 from mpserve.protocol.json.numbers import UNSIGNED, Kind, Numbers
 from mpserve.protocol.tensors import NamedArray
 
@@ -61,16 +61,20 @@ def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     if not isinstance(rows, list):
         raise InvalidInput('expected a JSON object with a list of "instances"')
     if rows and isinstance(rows[0], dict) and not _is_base64(rows[0]):
-        names = [tensor.name for tensor in declared] or list(rows[0])
+        names = [tensor.name for tensor in declared] or list(
+            dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+        )
         if not names:
             raise InvalidInput("expected each of the instances to be an object with one entry per input, got {}")
+        _refuse_others(rows, names)
         return [
-            _column(declared, index, name, [_field(row, name, names) for row in rows])
+            _column(declared, index, name, [_field(declared, row, name, names) for row in rows])
             for index, name in enumerate(names)
         ]
     if len(declared) > 1:
-        expected = ", ".join(repr(tensor.name) for tensor in declared)
-        raise InvalidInput(f"expected each of the instances to be an object with {expected}")
+        return _columns(declared, rows, len(declared))
+    if not declared and _are_mixed(rows):
+        return _columns(declared, rows, len(rows[0]))
     return [_column(declared, 0, declared[0].name if declared else _UNNAMED, rows)]
 
 
@@ -139,10 +143,53 @@ def _are_few_fp32(array: Array) -> bool:
     return bool(min(elements) > -FP32_END and max(elements) < FP32_END)
 
 
-def _field(row: Any, name: str, names: Sequence[str]) -> Any:
-    if not isinstance(row, dict) or name not in row:
+def unnamed(names: Sequence[str]) -> bool:
+    """Whether these are the names of inputs that the client has not named: rows of V1."""
+    return list(names) == [str(index) for index in range(len(names))]
+
+
+def _are_mixed(rows: list[Any]) -> bool:
+    """Whether the rows hold text beside other values, so that they are the columns of a table and no tensor."""
+    if not rows or not all(isinstance(row, list) and row for row in rows):
+        return False
+    types = {type(value) for row in rows for value in row} - {type(None)}
+    return str in types and len(types) > 1 and not types & {list, dict}
+
+
+def _columns(declared: Sequence[Tensor], rows: list[Any], count: int) -> list[NamedArray]:
+    """Rows of one value for each input."""
+    names = [tensor.name for tensor in declared] or [str(index) for index in range(count)]
+    if any(len(tensor.shape) > 2 for tensor in declared) or not all(isinstance(row, list) for row in rows):
         raise InvalidInput(f"expected each of the instances to be an object with {', '.join(map(repr, names))}")
-    return row[name]
+    for row in rows:
+        if len(row) != count:
+            expected = f" ({', '.join(map(repr, names))})" if declared else ""
+            raise InvalidInput(f"expected rows of {count} values{expected}, got {len(row)}")
+    columns = [_column(declared, index, names[index], [row[index] for row in rows]) for index in range(count)]
+    return [
+        (
+            name,
+            datatype,
+            array.reshape(-1, 1) if declared and len(declared[index].shape) == 2 and array.ndim == 1 else array,
+        )
+        for index, (name, datatype, array) in enumerate(columns)
+    ]
+
+
+def _refuse_others(rows: list[Any], names: Sequence[str]) -> None:
+    known = set(names)
+    for row in rows:
+        if isinstance(row, dict) and not row.keys() <= known:
+            other = next(name for name in row if name not in known)
+            raise InvalidInput(f"unexpected input {other!r}; expected {', '.join(map(repr, names))}")
+
+
+def _field(declared: Sequence[Tensor], row: Any, name: str, names: Sequence[str]) -> Any:
+    if not isinstance(row, dict) or (name not in row and not (declared and nullable(declared, name))):
+        raise InvalidInput(f"expected each of the instances to be an object with {', '.join(map(repr, names))}")
+    value = row.get(name)
+    # What pandas' DataFrame.to_dict() gives, which KServe's servers take.
+    return list(value.values()) if isinstance(value, dict) and value and all(map(str.isdecimal, value)) else value
 
 
 def _column(declared: Sequence[Tensor], index: int, name: str, values: list[Any]) -> NamedArray:
@@ -153,6 +200,8 @@ def _column(declared: Sequence[Tensor], index: int, name: str, values: list[Any]
         array = np.array(decoded)
     except (ValueError, OverflowError) as error:
         raise InvalidInput(f"input {shown}: expected instances of one shape: numbers, booleans or strings") from error
+    if array.dtype.kind == "O" and nullable(declared, name):
+        return _with_missing(declared, index, name, array)
     if array.dtype.kind == "f" and (not declared or declared[index].datatype == "UINT64"):
         array = _unsigned(array, decoded)
     if array.dtype.kind not in "biufUS":
@@ -170,6 +219,23 @@ def _column(declared: Sequence[Tensor], index: int, name: str, values: list[Any]
     if cast_array.dtype.kind not in "biuO" and not np.isfinite(cast_array).all():
         raise InvalidInput(f"input {shown}: a value is out of range for {datatype_of(cast_array.dtype)}")
     return name, datatype_of(cast_array.dtype), cast_array
+
+
+def _with_missing(declared: Sequence[Tensor], index: int, name: str, array: Array) -> NamedArray:
+    elements = array.ravel().tolist()
+    missing = [element is None for element in elements]
+    if not any(missing):
+        raise InvalidInput(f"input {name!r}: expected numbers, booleans or strings, got {_kinds(elements)}")
+    present = [element for element in elements if element is not None]
+    if present:
+        _, datatype, held = _column(declared, index, name, present)
+    else:
+        datatype = declared[index].datatype if declared else "FP64"
+        held = np.empty(0, numpy_dtype(datatype))
+    try:
+        return name, datatype, with_missing(missing, held).reshape(array.shape)
+    except InvalidInput as error:
+        raise InvalidInput(f"input {name!r}: {error}") from None
 
 
 def _unsigned(array: Array, values: list[Any]) -> Array:

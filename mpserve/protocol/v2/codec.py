@@ -14,7 +14,7 @@ import numpy as np
 from orjson import OPT_SERIALIZE_NUMPY, dumps
 
 from mpserve.errors import NotSupported
-from mpserve.protocol.binary import HEADER, Declared, Rest, decode_raw, split
+from mpserve.protocol.binary import HEADER, Rest, decode_raw, split
 from mpserve.protocol.codec import JSON, Codec, Encoded, Inputs, Outputs
 from mpserve.protocol.datatypes import Array, NonFinite
 from mpserve.protocol.declaration import Tensor
@@ -49,7 +49,7 @@ class V2Codec(Codec):
 
     def read(self, body: bytes, declared: Sequence[Tensor], speaks_arrays: bool) -> Inputs:
         if self.json_length is None:
-            return beginnings.read(body)
+            return beginnings.read(body, declared)
         plain = plain_binary.read(body, self._length) if self._length and speaks_arrays else None
         return plain or Inputs.of(decode_request(body, "", None, self.json_length, declared))
 
@@ -109,7 +109,7 @@ def decode_request(
     model_name: str,
     model_version: str | None,
     header_length: str | None = None,
-    declared: Sequence[Declared] = (),
+    declared: Sequence[Tensor] = (),
 ) -> InferRequest:
     """The inference request in `body`; `model_name` and `model_version` are those of the address.
 
@@ -120,10 +120,14 @@ def decode_request(
     Raises InvalidInput: anything else that the protocol does not allow; the message says where, what was got and expected.
     """
     if header_length is None:
-        return InferRequest(model_name, **read_request(parse_object(body, "data"), None), model_version=model_version)
+        return InferRequest(
+            model_name, **read_request(parse_object(body, "data"), None, declared), model_version=model_version
+        )
     json, rest = split(body, header_length)
     if json:
-        return InferRequest(model_name, **read_request(parse_object(json), Rest(rest)), model_version=model_version)
+        return InferRequest(
+            model_name, **read_request(parse_object(json), Rest(rest), declared), model_version=model_version
+        )
     name, datatype, array = decode_raw(body, declared)
     tensor = InferInput(name, array.shape, datatype)
     tensor.set_data_from_numpy(array)

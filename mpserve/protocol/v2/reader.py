@@ -6,7 +6,7 @@ is not plain is read strictly, from the document that was parsed already.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from orjson import loads
 
 from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import Array
+from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json import plain
 from mpserve.protocol.json.documents import as_object, parse_object
 from mpserve.protocol.json.numbers import has_more
@@ -46,21 +47,23 @@ _known: dict[tuple[bytes, bytes], tuple[str | None, str, str, Numbers, tuple[Mod
 """By beginning and end: the request's id, the input's name and datatype, the reader of the numbers, and the outputs."""
 
 
-def read(body: bytes) -> Inputs:
-    """The V2 request in a body of nothing but JSON. Raises InvalidInput as ``wire.read_request``."""
+def read(body: bytes, declared: Sequence[Tensor] = ()) -> Inputs:
+    """The V2 request in a body of nothing but JSON, to a model with these declared inputs.
+    Raises InvalidInput as ``wire.read_request``.
+    """
     if len(body) > MEDIUM:
-        return _read_whole(body)
+        return _read_whole(body, declared)
     begin, _, rest = body.partition(DATA)
     stop = rest.find(b"]") + 1
     text, end = rest[:stop], rest[stop:]
     known = _known.get((begin, end))
     if known is None:
-        return _read_whole(body, begin, text, end)
+        return _read_whole(body, declared, begin, text, end)
     request_id, name, datatype, numbers, wanted = known
     try:
         array = numbers(text)
     except NOT_PLAIN:
-        return _read_whole(body)
+        return _read_whole(body, declared)
     return Inputs([(name, datatype, array)], request_id, _requested(wanted) if wanted else None)
 
 
@@ -71,7 +74,9 @@ def _requested(wanted: tuple[ModelSpec, ...]) -> list[RequestedOutput]:
     return requested
 
 
-def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes = b"") -> Inputs:
+def _read_whole(
+    body: bytes, declared: Sequence[Tensor], begin: bytes = b"", text: bytes = b"", end: bytes = b""
+) -> Inputs:
     """As ``read``. Remembers the beginning and the end of a plain body, around the text of its first list."""
     document: Any = None
     if len(body) < plain.FEW_BYTES or simdjson is None:
@@ -84,7 +89,7 @@ def _read_whole(body: bytes, begin: bytes = b"", text: bytes = b"", end: bytes =
         found = plain.in_text(body)
     if found is None:
         document = parse_object(body, "data") if document is None else as_object(document)
-        return Inputs.of(InferRequest("", **read_request(document, None)))
+        return Inputs.of(InferRequest("", **read_request(document, None, declared)))
     if text.startswith(LIST):
         _remember(begin, end, found)
     return Inputs(*found)

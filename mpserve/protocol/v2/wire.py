@@ -17,6 +17,8 @@ import orjson
 from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.binary import HEADER, Buffer, Rest, decode_buffer, decode_tensor, encode_tensor
 from mpserve.protocol.datatypes import NonFinite, json_values
+from mpserve.protocol.declaration import Tensor as Declared
+from mpserve.protocol.declaration import nullable
 from mpserve.protocol.json.documents import MAX_SHOWN, describe, named_objects, parameters_of
 from mpserve.protocol.json.elements import check_shape, decode_data
 from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
@@ -41,12 +43,13 @@ class Encoded(NamedTuple):
         return b"".join(self.chunks)
 
 
-def read_request(document: dict[str, Any], rest: Rest | None) -> dict[str, Any]:
+def read_request(document: dict[str, Any], rest: Rest | None, declared: Sequence[Declared] = ()) -> dict[str, Any]:
     """The arguments of ``InferRequest`` that an inference request object holds; `rest` are the bytes after it, if any.
+    `declared` are the inputs of the model, of which some may have missing values.
     Raises InvalidInput: what the protocol does not allow; the message says where, what was got and what expected.
     """
     request_id = _text(document, "id")
-    inputs = [_read_tensor(InferInput, entry, rest) for entry in named_objects(document, "inputs")]
+    inputs = [_read_tensor(InferInput, entry, rest, declared) for entry in named_objects(document, "inputs")]
     if not inputs:
         raise InvalidInput("the request has no inputs, expected `inputs` to be a non-empty list of objects")
     if rest is not None:
@@ -151,7 +154,9 @@ def _text(document: dict[str, Any], field: str) -> str | None:
     return value
 
 
-def _read_tensor(kind: type[AnyTensor], entry: dict[str, Any], rest: Rest | None) -> AnyTensor:
+def _read_tensor(
+    kind: type[AnyTensor], entry: dict[str, Any], rest: Rest | None, declared: Sequence[Declared] = ()
+) -> AnyTensor:
     try:
         parameters = parameters_of(entry) if "parameters" in entry else None
         datatype, shape = entry.get("datatype"), entry.get("shape")
@@ -166,10 +171,14 @@ def _read_tensor(kind: type[AnyTensor], entry: dict[str, Any], rest: Rest | None
             return kind(entry["name"], shape, datatype, None, parameters)
         if parameters and _SIZE in parameters:
             return _read_binary(kind, entry, parameters, rest)
-        array = decode_data(entry.get("data"), datatype.upper(), shape)
+        takes_null = nullable(declared, entry["name"])
+        array = decode_data(entry.get("data"), datatype.upper(), shape, takes_null)
     except InvalidInput as error:
         raise InvalidInput(f"{kind.role} '{entry['name'][:MAX_SHOWN]}': {error}") from None
-    return kind(entry["name"], shape, datatype, array, parameters)
+    tensor = kind(entry["name"], shape, datatype, array, parameters)
+    if takes_null:
+        tensor.keep_missing()
+    return tensor
 
 
 def _read_binary(kind: type[AnyTensor], entry: dict[str, Any], parameters: Parameters, rest: Rest | None) -> AnyTensor:

@@ -6,6 +6,7 @@ predict. This module knows neither the queue nor the event loop.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
@@ -20,6 +21,7 @@ from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.accelerator import accelerator_fault, free_memory
 from mpserve.serving.models.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, Timed
+from mpserve.serving.models.table import Columns
 from mpserve.serving.models.tensor_model import TensorModel
 
 
@@ -39,6 +41,7 @@ class Batch(Timed):
         self.outcomes: list[tuple[list[Batched], Sequence[Any]]] = []
         self.arrived = self.mark = perf_counter_ns()
         self.durations = [0, 0, 0, 0]
+        self._invoke = partial(model.invoke_for, asked=members[0].asked()) if model.chooses_outputs else model.invoke
         self._todo = [members]
         self._attempt = members
 
@@ -92,7 +95,7 @@ class Batch(Timed):
     def run(self) -> "Batch":
         while (arrays := self.next()) is not None:
             try:
-                result = self.model.invoke(arrays)
+                result = self._invoke(arrays)
             except BaseException as error:
                 self.failed(error)
             else:
@@ -102,7 +105,7 @@ class Batch(Timed):
     async def run_async(self) -> "Batch":
         while (arrays := self.next()) is not None:
             try:
-                result = await self.model.invoke(arrays)
+                result = await self._invoke(arrays)
             except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
                 self.failed(error)
             else:
@@ -115,8 +118,10 @@ def awaited(members: Sequence[Batched]) -> bool:
     return not all(member.done() for member in members)
 
 
-def joined(arrays: Sequence[Array], pad_value: float | None) -> Array:
-    """The rows of all arrays in order. Arrays of different shapes are padded at their ends to the largest."""
+def joined(arrays: Sequence[Any], pad_value: float | None) -> Any:
+    """The rows of all arrays, or columns, in order. Arrays of different shapes are padded at their ends to the largest."""
+    if type(arrays[0]) is Columns:
+        return Columns.joined(arrays)
     if pad_value is None or len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
     shape = [max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True)]

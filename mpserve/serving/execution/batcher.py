@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InvalidInput
+from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
@@ -23,6 +24,7 @@ from mpserve.serving.execution.executor import Executor, as_failure
 from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, NANO, QUEUE, Timed
+from mpserve.serving.models.table import Columns
 from mpserve.serving.models.tensor_model import TensorModel, answers_in_parts, is_async
 from mpserve.telemetry.metrics import Durations
 
@@ -94,6 +96,10 @@ class Joined(asyncio.Future[Any]):
     def mark(self) -> int:
         return int(self._request.mark)
 
+    def asked(self) -> tuple[str, ...]:
+        inputs: Inputs | None = self._request.inputs
+        return () if inputs is None else inputs.asked()
+
     def complete(self, tensors: list[NamedArray]) -> dict[str, Array]:
         return {name: array.copy() for name, _, array in tensors}
 
@@ -135,7 +141,10 @@ class Batcher:
             self._check(arrays)
         member.rows = arrays[0].shape[0]
         member.lap(INPUT)
-        kind = member.kind = self._kind(arrays)
+        kind = self._kind(arrays)
+        if self.model.chooses_outputs:
+            kind = kind, member.asked()
+        member.kind = kind
         queue = self._queues.get(kind)
         if queue is None:
             queue = self._queues[kind] = deque()
@@ -162,7 +171,7 @@ class Batcher:
             if len(arrays) == 1:
                 return arrays[0].dtype, arrays[0].shape[1:]
             return tuple([(array.dtype, array.shape[1:]) for array in arrays])
-        return tuple([(a.dtype, a.shape[1:] if a.dtype.kind == "O" else a.ndim) for a in arrays])
+        return tuple([(a.dtype, a.shape[1:] if type(a) is Columns or a.dtype.kind == "O" else a.ndim) for a in arrays])
 
     def _call(self) -> None:
         """Form batches at the end of this turn of the loop, when all its requests are in the queue."""

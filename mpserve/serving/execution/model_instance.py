@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mpserve.config.settings import Settings
@@ -22,13 +23,15 @@ from mpserve.errors import (
     DeadlineExceeded,
     ServerNotReady,
 )
-from mpserve.protocol.declaration import Tensor, declared_of
+from mpserve.protocol.declaration import Declared, Tensor, declared_of
 from mpserve.serving.execution.admission import Admission, InFlight, Policy, policy
 from mpserve.serving.execution.batcher import Batcher, limits
 from mpserve.serving.execution.executor import Executor, Watchdog
 from mpserve.serving.execution.model_counters import ModelCounters
 from mpserve.serving.execution.schedulers import BatchScheduler, LoopScheduler, Scheduler, ThreadScheduler
 from mpserve.serving.execution.stream import ModelStream
+from mpserve.serving.models.binding import Bind
+from mpserve.serving.models.fit import fit_inputs
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.stages import VERBS, Stages, absent_stages, stages_of
 from mpserve.serving.models.tensor_model import TensorModel
@@ -67,7 +70,7 @@ class ModelInstance:
             else None
         )
         join = None if self.batcher is None else self.batcher.join
-        self.stages = {verb: stages_of(model, verb, self.durations, join) for verb in VERBS}
+        self.stages = {verb: stages_of(model, verb, self.durations, self._binding, join) for verb in VERBS}
         gated = model.concurrency is not None and self.batcher is None  # the batcher keeps to the concurrency itself
         self.gate = asyncio.Semaphore(model.concurrency or 1) if gated else None  # limits asynchronous calls
         self.schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
@@ -78,7 +81,7 @@ class ModelInstance:
         self.admission = Admission(model.name, self.label, self._slots(), rules, self.in_flight)
         self.context = contextvars.copy_context()  # each request gets a copy, so its log lines name the model
         self.context.run(model_in_log.set, self.label)
-        self.declare(())
+        self._declare(declared_of(()), partial(fit_inputs, ()))
         self._stuck_threads = 0  # how many threads of the model are in calls that do not come back
         self._watchdog = Watchdog(self.executor, _patience(rules, settings))
         self._own_calls = 0
@@ -90,13 +93,23 @@ class ModelInstance:
     def declare(self, inputs: Sequence[Tensor]) -> None:
         """Keep the declared tensors, which ``load`` may have set; ``inputs`` are those of a model that is no TensorModel."""
         model = self.model
+        if isinstance(model, TensorModel):
+            self._declare(declared_of(model.inputs, model.takes_missing()), model.binding())
+        else:
+            self._declare(declared_of(inputs), self.bind)
+
+    def _declare(self, declared: Declared, bind: Bind) -> None:
+        model = self.model
         speaks_arrays = isinstance(model, TensorModel)
-        self.declared = declared_of(model.inputs if isinstance(model, TensorModel) else inputs)
+        self.declared, self.bind = declared, bind
         self.model_outputs = declared_of(model.outputs if isinstance(model, TensorModel) else ())
         self.is_batched = speaks_arrays and all(list(tensor.shape[:1]) == [-1] for tensor in self.declared)
         """Whether the first dimension of the inputs is the batch."""
         if self.batcher is not None:
             self.batcher.outputs = self.model_outputs
+
+    def _binding(self) -> tuple[Declared, Bind]:
+        return self.declared, self.bind
 
     def _scheduler(self, stages: Stages) -> Scheduler:
         if self.batcher is not None and stages.only_arrays:

@@ -26,7 +26,7 @@ from mpserve.serving.inference.answer_in_parts import AnswerInParts, close_unrea
 from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.inference.requested_outputs import NOTHING, Treatments, completed, select, take_treatments
 from mpserve.serving.models.faults import blame, refuse_promise, report
-from mpserve.serving.models.fit import STREAMS, WHOLE, fit_inputs, fit_outputs
+from mpserve.serving.models.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.models.spans import INFER, INPUT, NANO, OUTPUT, QUEUE, Timed
 from mpserve.serving.models.stages import Headers, Stage, Stages
 from mpserve.serving.repository.core import ServerCore
@@ -145,6 +145,10 @@ class InferenceRequest(Timed):
             self.headers, self.response_headers = self.head.headers.copy(), {}
         return self.headers, self.response_headers
 
+    def asked(self) -> tuple[str, ...]:
+        """The names of the outputs that the client asks for."""
+        return () if self.inputs is None else self.inputs.asked()
+
     def in_context(self, function: Callable[..., object], *args: object) -> None:
         """Call a function in a context whose log lines name the request. A thread may be using the request's own context."""
         context = self.context.copy() if self._place else contextvars.copy_context()
@@ -194,7 +198,7 @@ class InferenceRequest(Timed):
                 self.requested = take_treatments(inputs.requested or [], core)
                 break
         if takes_arrays:
-            self.value = fit_inputs(instance.declared, inputs.arrays(instance.declared) if tensors is None else tensors)
+            self.value = instance.bind(inputs.arrays(instance.declared) if tensors is None else tensors)
         else:
             self.value = inputs.given_to(instance.model.name, self.version)
         now = perf_counter_ns()

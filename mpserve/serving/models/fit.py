@@ -28,8 +28,6 @@ def fit_inputs(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Arra
     """The arrays for the model, in the order of its declaration. The declared shapes are tuples.
     Raises InvalidInput if the inputs do not fit the declaration; the message names the input, the expected and the actual.
     """
-    if not declared:
-        return [given[0][2]] if len(given) == 1 else [array for _, _, array in given]
     if len(given) == len(declared):
         arrays = []
         for number, (name, datatype, array) in enumerate(given):
@@ -75,7 +73,7 @@ def fit_outputs(declared: Sequence[Tensor], result: Any) -> list[NamedArray]:
     if not declared and type(result) is np.ndarray:
         return [(FIRST, _datatype(FIRST, result), result)]
     if len(declared) == 1 and type(result) is np.ndarray:  # most answers
-        name, datatype, shape = declared[0]
+        name, datatype, shape, *_ = declared[0]
         if result.dtype is FIXED.get(datatype) and allows(shape, result.shape):
             return [(name, datatype, result)]
     return [(name, _datatype(name, array), array) for name, array in _named(declared, result)]
@@ -108,7 +106,7 @@ def _named(declared: Sequence[Tensor], result: Any) -> list[tuple[str, Array]]:
 
 
 def _as_declared(tensor: Tensor, value: Any) -> Array:
-    name, datatype, shape = tensor
+    name, datatype, shape, *_ = tensor
     if type(value) is np.ndarray and value.dtype is FIXED.get(datatype):
         array: Array = value
     else:

@@ -28,6 +28,8 @@ class Model:
         ready: whether the model answers now. ``load()`` may set it; otherwise the model is ready when ``load()`` has
             returned. A model may clear it at any time to be taken out of service.
         device: ``"cpu"`` or ``"cuda:0"``, set before ``load()``.
+        native_threads: how many threads of its own a library may use in this worker, set before ``load()``; 0: as many as the
+            library likes.
         concurrency: calls that may run at once in one worker; None: one for synchronous models, no limit for ``async def``.
         max_queue_size: requests that may wait in one worker; 0: no limit, None: the option decides.
         request_timeout: seconds in which each request must be answered; 0: no limit, None: the option decides.
@@ -41,6 +43,7 @@ class Model:
     version: str = "1"
     ready: bool = False
     device: str = "cpu"
+    native_threads: int = 0
     concurrency: int | None = None
     max_queue_size: int | None = None
     request_timeout: float | None = None

@@ -4,7 +4,7 @@ Which methods are asynchronous, take headers or are not overridden is found out 
 the first value is the arrays or the message for the model, the last value is the model's answer.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import copy
 from inspect import Parameter, iscoroutinefunction, signature
 from typing import Any, NamedTuple, Protocol
@@ -13,11 +13,12 @@ import numpy as np
 
 from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.codec import Inputs
-from mpserve.protocol.datatypes import Array, numpy_dtype
-from mpserve.protocol.declaration import declared_of
+from mpserve.protocol.datatypes import numpy_dtype
+from mpserve.protocol.declaration import TEXT, Declared, declared_of
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.v1 import rows as v1_rows
-from mpserve.serving.models.fit import fit_inputs, fit_outputs, is_stream
+from mpserve.serving.models.binding import Bind, Parameters
+from mpserve.serving.models.fit import fit_outputs, is_stream
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT
 from mpserve.serving.models.tensor_model import TensorModel, is_async
@@ -75,9 +76,14 @@ class Stages(NamedTuple):
 
 
 def stages_of(
-    model: Model, verb: str, durations: Mapping[str, Durations], join: Callable[[Any, Any], Any] | None = None
+    model: Model,
+    verb: str,
+    durations: Mapping[str, Durations],
+    binding: Callable[[], tuple[Declared, Bind]],
+    join: Callable[[Any, Any], Any] | None = None,
 ) -> Stages:
-    """The stages of a verb. ``join`` predicts the arrays of a request in a batch.
+    """The stages of a verb. ``binding`` gives the declared inputs and their binding, once the model is loaded; ``join``
+    predicts the arrays of a request in a batch.
     Raises ConfigurationError if the model declares a datatype that does not exist here (BF16 needs ml_dtypes).
     """
     speaks_arrays = verb == "predict" and isinstance(model, TensorModel)
@@ -87,7 +93,7 @@ def stages_of(
     if speaks_arrays and isinstance(model, TensorModel):
         _refuse_datatypes(model)
         if before:
-            stages.append(Stage(_arrays_of(model), False, None, INPUT))
+            stages.append(Stage(_arrays_of(binding), False, None, INPUT))
         stages.append(_predict(model, durations, join))
         if after:
             stages.append(Stage(_response_of(model), False, None, OUTPUT))
@@ -137,21 +143,31 @@ def _own(model: Model, name: str, durations: Mapping[str, Durations], span: int)
 def _predict(model: TensorModel, durations: Mapping[str, Durations], join: Callable[[Any, Any], Any] | None) -> Stage:
     if join is not None:
         return Stage(join, True, None, OUTPUT)  # the batch accounts for its time, but not for the way back
+    if model.chooses_outputs:
+        return Stage(_choosing(model), is_async(model), _note(durations, "predict"), INFER)
     # ``load`` may set another predict, so it is looked up for each request.
-    direct = type(model).invoke is TensorModel.invoke
+    direct = type(model).invoke is TensorModel.invoke and not Parameters(model.predict).needs_call
     call = (lambda given, _: model.predict(*given)) if direct else (lambda given, _: model.invoke(given))
     return Stage(call, is_async(model), _note(durations, "predict"), INFER)
 
 
-def _arrays_of(model: TensorModel) -> Callable[[Any, Any], list[Array]]:
+def _choosing(model: TensorModel) -> Callable[[Any, Any], Any]:
+    def call(given: Any, request: Staged) -> Any:
+        return model.invoke_for(given, () if request.inputs is None else request.inputs.asked())
+
+    return call
+
+
+def _arrays_of(binding: Callable[[], tuple[Declared, Bind]]) -> Callable[[Any, Any], Sequence[Any]]:
     """The stage that makes the arrays of ``predict`` from the result of ``preprocess``."""
 
-    def arrays_of(payload: Any, request: Staged) -> list[Array]:
+    def arrays_of(payload: Any, request: Staged) -> Sequence[Any]:
+        declared, bind = binding()
         if isinstance(payload, InferRequest):
             given = [(each.name, each.datatype, each.as_numpy()) for each in payload.inputs]
         else:
-            given = v1_rows.tensors_in(model.inputs, payload)
-        return fit_inputs(declared_of(model.inputs), given)
+            given = v1_rows.tensors_in(declared, payload)
+        return bind(given)
 
     return arrays_of
 
@@ -198,6 +214,11 @@ def _refuse_datatypes(model: TensorModel) -> None:
             numpy_dtype(tensor.datatype)
         except InvalidInput as error:
             raise ConfigurationError(f"model {model.name} declares {tensor.name!r}: {error}") from error
+        if tensor.content_type is not None and (tensor.content_type, tensor.datatype) != (TEXT, "BYTES"):
+            raise ConfigurationError(
+                f"model {model.name} declares {tensor.name!r} with content_type {tensor.content_type!r}, expected"
+                f" {TEXT!r} for BYTES, or none"
+            )
 
 
 def _gives_awaitable(method: Callable[..., Any]) -> bool:

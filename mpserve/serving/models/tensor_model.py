@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import ConfigurationError, InvalidInput, NotSupported
-from mpserve.protocol.datatypes import Array, cast
-from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.datatypes import Array, cast, datatype_of
+from mpserve.protocol.declaration import Tensor, declared_of
+from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.models.binding import Bind, Parameters, binding_of, known_columns, takes_missing
 from mpserve.serving.models.model import Model, Spec
+from mpserve.serving.models.table import Columns
 
 
 class TensorModel(Model):
@@ -29,6 +32,8 @@ class TensorModel(Model):
         max_batch_delay: seconds that an idle model waits for a fuller batch; None: ``--max_batch_delay`` decides.
         preferred_batch_sizes: rows of a batch that does not wait for more rows, and takes no more.
         pad_value: pads requests of different shapes to the largest shape of their batch; None: joins equal shapes only.
+        chooses_outputs: whether the model computes only the outputs that a request asks for: ``invoke_for`` is called instead
+            of ``invoke``.
     """
 
     inputs: Sequence[Tensor] = ()
@@ -37,24 +42,52 @@ class TensorModel(Model):
     max_batch_delay: float | None = None
     preferred_batch_sizes: Sequence[int] = ()
     pad_value: float | None = None
+    chooses_outputs: bool = False
 
     def predict(self, *arrays: Any) -> Any:
         """Answer for the given arrays; the first dimension is the batch."""
         raise NotSupported(f"Model {self.name} does not implement predict.")
 
-    def invoke(self, arrays: Sequence[Array]) -> Any:
+    def invoke(self, arrays: Sequence[Any]) -> Any:
         """Call ``predict``. A framework's base class moves the arrays to its device here."""
+        first = arrays[0] if arrays else None
+        if type(first) is Columns and first.call is not None:
+            return first.call(self.predict, arrays)
         return self.predict(*arrays)
 
-    def warmup(self) -> Any:
-        """Predict once on ``sample``: one array, or a sequence with one array per declared input."""
-        if self.sample is None:
-            return None
-        given = [self.sample] if len(self.inputs) == 1 or isinstance(self.sample, np.ndarray) else self.sample
-        arrays = [np.asarray(array) for array in given]
-        if self.inputs:
-            arrays = [_checked(tensor, array) for tensor, array in zip(self.inputs, arrays, strict=True)]
+    def invoke_for(self, arrays: Sequence[Any], asked: tuple[str, ...]) -> Any:
+        """As ``invoke``, for the outputs of these names; for none, those that the model chooses."""
         return self.invoke(arrays)
+
+    def binding(self) -> Bind:
+        """How the inputs of a request become the arguments of ``invoke``. Asked once, when the model is loaded."""
+        calls_predict = type(self).invoke is TensorModel.invoke
+        return binding_of(self.predict, declared_of(self.inputs), calls_predict=calls_predict)
+
+    def takes_missing(self) -> bool:
+        """Whether null in JSON is a missing value in every input: NaN among numbers, None among text. Asked with ``binding``."""
+        return Parameters(self.predict).frame is not None
+
+    def warmup(self) -> Any:
+        """Predict once on ``sample``: one array, a sequence with one array per declared input, or a dict or DataFrame by name."""
+        return None if self.sample is None else self.invoke(self.binding()(self._sampled()))
+
+    def _sampled(self) -> list[NamedArray]:
+        sample = self.sample
+        if hasattr(sample, "keys") or hasattr(sample, "columns"):
+            names = list(getattr(sample, "columns", sample))
+        else:
+            sample = [sample] if len(self.inputs) == 1 or isinstance(sample, np.ndarray) else sample
+            names = [tensor.name for tensor in self.inputs] or [str(index) for index in range(len(sample))]
+            sample = dict(zip(names, sample, strict=True))
+        arrays = {str(name): np.asarray(sample[name]) for name in names}
+        declared = {tensor.name: tensor for tensor in self.inputs}
+        checked = [_checked(declared[name], array) if name in declared else array for name, array in arrays.items()]
+        return [
+            (name, datatype, cast(array, datatype))
+            for name, array in zip(arrays, checked, strict=True)
+            for datatype in [datatype_of(array.dtype)]
+        ]
 
     def get_input_types(self) -> list[Spec]:
         return [tensor.describe() for tensor in self.inputs]
@@ -79,22 +112,41 @@ class FunctionModel(TensorModel):
 
     predict: Callable[..., Any]
 
-    def __init__(self, name: str, predict: Callable[..., Any], load: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        predict: Callable[..., Any],
+        load: Callable[..., Any] | None,
+        inputs: Sequence[Tensor] = (),
+        outputs: Sequence[Tensor] = (),
+    ) -> None:
         super().__init__(name)
+        self.inputs, self.outputs = inputs, outputs
         if iscoroutinefunction(load):
             raise ConfigurationError(f"model {name}: the function load is async def, expected a plain def")
         self.predict = self._function = predict
         self._loader = load
+        self._loaded: object = None  # what ``load`` has returned
 
     def preload(self) -> None:
         if self._loader is not None and not _takes_device(self._loader):
-            self.predict = partial(self._function, self._loader())
+            self._keep(self._loader())
 
     def load(self) -> None:
         if self._loader is not None and _takes_device(self._loader):
             by_name = "device" in signature(self._loader).parameters
             loaded = self._loader(device=self.device) if by_name else self._loader(self.device)
-            self.predict = partial(self._function, loaded)
+            self._keep(loaded)
+
+    def _keep(self, loaded: object) -> None:
+        self._loaded = loaded
+        self.predict = partial(self._function, loaded)
+
+    def binding(self) -> Bind:
+        return binding_of(self.predict, declared_of(self.inputs), known_columns(self._loaded))
+
+    def takes_missing(self) -> bool:
+        return super().takes_missing() or takes_missing(self._loaded)
 
 
 def _takes_device(load: Callable[..., Any]) -> bool:

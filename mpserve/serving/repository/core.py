@@ -96,13 +96,20 @@ class ServerCore(ModelHost):
         return list(dict.fromkeys(model.name for model in found if model is not None))
 
     def attach(
-        self, board: Scoreboard, row: Row, device: str, on_thread: Callable[[], object], directory: Path
+        self,
+        board: Scoreboard,
+        row: Row,
+        device: str,
+        on_thread: Callable[[], object],
+        directory: Path,
+        native_threads: int = 0,
     ) -> None:
         """Serve in an mpserve worker, with its row of the shared scoreboard and its device.
         ``on_thread`` runs first in each model thread. ``directory`` holds the desired state that the workers share.
+        ``native_threads`` is how many threads a library may use here.
         """
         self.take_place(board, row, directory)
-        self.device, self.managed = device, True
+        self.device, self.managed, self.native_threads = device, True, native_threads
         self._on_thread = on_thread
 
     def begin_alone(self) -> None:

@@ -71,6 +71,7 @@ class ModelHost:
         self.board = Scoreboard(1)
         self.row = self.board.row(0)
         self.device = "cpu"
+        self.native_threads = 0
         self.plane: ControlPlane | None = None
         self._regions: Regions | None = None
         self.desired = DesiredState(0, {})  # the newest state that this worker has finished with
@@ -147,6 +148,7 @@ class ModelHost:
     async def _load(self, instance: ModelInstance, again: bool) -> None:
         model = instance.model
         model.device, model._remote_predictor = self.device, self.predictor
+        model.native_threads = self.native_threads
         start = time.monotonic()
         if again or model.deferred is not None or not model.loaded:
             readiness.forget(model)

@@ -125,12 +125,7 @@ def _forget_neighbours(folder: Path, besides: str) -> None:
 
 def _import_module(name: str) -> ModuleType:
     if "/" in name or name.startswith("."):
-        hint = f"; to serve the model in that folder: --model_dir={name}" if Path(name).is_dir() else ""
-        raise ConfigurationError(f"{name} is neither the name of a module nor a file that ends in .py{hint}")
-    if Path(name).is_file():
-        raise ConfigurationError(
-            f"{name} does not end in .py; to serve a file of weights, name its folder: --model_dir={Path(name).parent}"
-        )
+        raise ConfigurationError(f"there is no file or folder {name}")
     cwd = str(Path.cwd())
     if cwd not in sys.path:
         sys.path.insert(0, cwd)

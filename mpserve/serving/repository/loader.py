@@ -1,9 +1,5 @@
-"""Makes sources of models from a file, a class, an object or a directory, before and after the fork.
+"""Makes sources of models from a file, a class, an object or a directory, before and after the fork."""
 
-A framework is imported only when a model needs it: a table maps file endings to import strings.
-"""
-
-import importlib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -13,21 +9,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from mpserve.config.settings import Settings
 from mpserve.errors import AcceleratorInArbiter, ConfigurationError
+from mpserve.protocol.declaration import Tensor
 from mpserve.serving.models.model import Model
-from mpserve.serving.models.tensor_model import FunctionModel
+from mpserve.serving.models.tensor_model import FunctionModel, TensorModel
 from mpserve.serving.models.versions import refuse_twins, split
+from mpserve.serving.repository import formats, model_settings
 from mpserve.serving.repository import import_target as targets
 from mpserve.serving.repository.import_target import telling
+from mpserve.serving.repository.model_settings import ModelSettings
 
 logger = logging.getLogger(__name__)
-
-RUNTIMES = {
-    ".pt2": "mpserve.runtimes.pytorch:ExportedModel",
-    ".pt": "mpserve.runtimes.pytorch:TorchScriptModel",
-    ".pth": "mpserve.runtimes.pytorch:TorchScriptModel",
-}
-"""File endings in a model directory -> the class that serves such a file; the class is constructed with the file's path."""
 
 
 @dataclass
@@ -108,42 +101,91 @@ def from_objects(models: Sequence[object]) -> list[ModelSource]:
     return [source for model in models for source in _sources(model, repr(model), None)]
 
 
-def from_target(target: str, model_name: str | None) -> list[ModelSource]:
-    """Sources for ``model.py:Class``, ``model.py``, ``package.module:object``. ``model_name`` renames a single model.
+def from_target(target: str, model_name: str | None, settings: Settings | None = None) -> list[ModelSource]:
+    """Sources for ``model.py:Class``, ``model.py``, ``package.module:object``, or the file of a model, ``model.joblib``.
+    ``model_name`` renames a single model.
     Raises ConfigurationError if the file, module or object does not exist, or it holds no model or several models;
     ModelLoadError if the code cannot be imported.
     """
+    file = Path(target)
+    if file.suffix != ".py" and (file.is_file() or target.endswith(tuple(formats.endings()))):
+        return [_from_file(file, model_name, settings or Settings())]
     return _sources(targets.find(target), target, model_name)
 
 
-def from_directory(directory: Path, model_name: str | None) -> list[ModelSource]:
-    """Sources for a model directory: its ``model.py``, or the only file that a runtime serves, ``NAME[@VERSION].pt``.
+def from_directory(directory: Path, model_name: str | None, settings: Settings | None = None) -> list[ModelSource]:
+    """Sources for a model directory: its ``model.py``, or the only model in it, a file or the directory itself.
     Raises ConfigurationError if the directory holds neither, or several such files; the message lists the files.
     """
     if directory.is_file():
-        files = [directory]
-    elif (directory / "model.py").is_file():
-        file = directory / "model.py"
-        return _sources(targets.find_in_file(file), str(file), model_name)
-    elif directory.is_dir():
-        files = [path for path in sorted(directory.iterdir()) if path.suffix in RUNTIMES]
-    else:
+        return [_from_file(directory, model_name, settings or Settings())]
+    if not directory.is_dir():
         raise ConfigurationError(f"model directory {directory} does not exist")
-    if len(files) != 1 or files[0].suffix not in RUNTIMES:
-        there = ", ".join(sorted(path.name for path in directory.iterdir())) if directory.is_dir() else directory.name
+    file = directory / "model.py"
+    if file.is_file():
+        return _sources(targets.find_in_file(file), str(file), model_name)
+    return [_from_file(_only_file(directory), model_name, settings or Settings())]
+
+
+def _only_file(directory: Path) -> Path:
+    """The model in a directory: the directory itself, the file that its settings name, or its only file of a known format."""
+    declared = model_settings.read(directory)
+    if declared is not None and declared.uri is not None:
+        return declared.uri
+    if formats.format_of(directory) is not None:
+        return directory
+    there = sorted(directory.iterdir())
+    files = [path for path in there if formats.format_of(path) is not None]
+    if len(files) == 1:
+        return files[0]
+    names = ", ".join(path.name for path in there) or "nothing"
+    if not files and (told := formats.strangers([*there, *sorted(directory.glob("*/*"))])):
+        raise ConfigurationError(f"there is no model to serve in {directory}: {told}")
+    raise ConfigurationError(
+        f"expected a model.py or exactly one of *{', *'.join(formats.endings())} in {directory}, or folders that hold such; "
+        f"it holds: {names}"
+    )
+
+
+def _from_file(path: Path, model_name: str | None, settings: Settings) -> ModelSource:
+    """The source of a file or folder of a known format, with what its ``model-settings.json`` says."""
+    if not path.exists():
+        raise ConfigurationError(f"there is no file {path}")
+    declared = _declared_beside(path)
+    format_ = formats.named_by_mlserver(declared.implementation) or formats.format_of(path)
+    if format_ is None:
+        what = formats.strangers([path]) or f"{path.name} is no model of a known format"
+        of = f", which {model_settings.FILE} gives to {declared.implementation}" if declared.implementation else ""
+        raise ConfigurationError(f"{what}{of}; expected *{', *'.join(formats.endings())}")
+    if format_.runs_code and not settings.allow_pickle:
         raise ConfigurationError(
-            f"expected a model.py or exactly one of *{', *'.join(RUNTIMES)} in {directory}, or folders that hold such; "
-            f"it holds: {there or 'nothing'}"
+            f"{path} is a pickle, which may run code of its author, and --allow_pickle=no refuses it; "
+            "save the model with skops (.skops), which runs none"
         )
-    module_name, _, class_name = RUNTIMES[files[0].suffix].partition(":")
-    try:
-        runtime = getattr(importlib.import_module(module_name), class_name)
-    except ModuleNotFoundError as missing:
-        raise ConfigurationError(
-            f"{files[0].name} needs {missing.name}, which is not installed: pip install 'mpserve[torch]'"
-        ) from None
-    name, version = split(files[0].stem)
-    return [ModelSource(build=partial(runtime, model_name or name, files[0]), version=version)]
+    runtime = format_.load_class(path)
+    name, version = split(path.name if path.is_dir() else path.stem)
+    options = {option: getattr(settings, option) for option in format_.options}
+    build = partial(_build, partial(runtime, model_name or declared.name or name, path, **options), declared)
+    return ModelSource(build=build, version=version or declared.version)
+
+
+def _declared_beside(path: Path) -> ModelSettings:
+    """What the settings beside a file, or in a folder, say of it; nothing if they are of another file."""
+    declared = model_settings.read(path) if path.is_dir() else None
+    declared = declared or model_settings.read(path.parent)
+    if declared is None or (declared.uri is not None and declared.uri.resolve() != path.resolve()):
+        return ModelSettings()
+    return declared
+
+
+def _build(construct: Callable[[], Model], declared: ModelSettings) -> Model:
+    model = construct()
+    if isinstance(model, TensorModel):
+        if declared.batch_size is not None:
+            model.max_batch_size = declared.batch_size
+        if declared.batch_delay is not None:
+            model.max_batch_delay = declared.batch_delay
+    return model
 
 
 def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSource]:
@@ -152,7 +194,8 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
         load = getattr(thing, "load", None)
         if inspect.iscoroutinefunction(load):
             raise ConfigurationError(f"{target}: the function load is async, expected a plain def")
-        return [ModelSource(build=partial(FunctionModel, name, thing.predict, load))]
+        inputs, outputs = (_declared(thing, target, field) for field in ("inputs", "outputs"))
+        return [ModelSource(build=partial(FunctionModel, name, thing.predict, load, inputs, outputs))]
     if isinstance(thing, Model):
         if model_name:
             thing.name = model_name
@@ -162,6 +205,18 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
     if isinstance(thing, list | tuple) and thing:
         return from_objects(thing)
     raise ConfigurationError(f"{target} is no model: expected a subclass or instance of mpserve.Model, got {thing!r}")
+
+
+def _declared(module: ModuleType, target: str, field: str) -> tuple[Tensor, ...]:
+    """The tensors that a module with a function ``predict`` declares; none if the name is used for something else.
+    Raises ConfigurationError if only some are tensors.
+    """
+    declared = getattr(module, field, ())
+    if not isinstance(declared, list | tuple) or isinstance(declared, Tensor):
+        return ()
+    if len({isinstance(tensor, Tensor) for tensor in declared}) > 1:
+        raise ConfigurationError(f"{target}: {field} are {declared!r}, expected instances of mpserve.Tensor alone")
+    return tuple(tensor for tensor in declared if isinstance(tensor, Tensor))
 
 
 def _construct(model_class: type[Model], model_name: str | None) -> Model:

@@ -69,7 +69,7 @@ def test_an_element_is_taken_or_refused_alike(datatype: str | None, element: str
 @each("rows", [
     "[1.5,-0.5]", "[1.5];[-0.5]", "[0.1,1.5e300];[-0.0,2.5]", "1.5", "1.0;2.0;3.25", "[]", "[];[1.5]", "1;2", "1.5;2",
     "[1.5,2]", "[1.5,null]", "[1.5];[1.5,2.5]", "[1.5,2.5];[1.5]", "[[1.5,2.5]]", "[[1.5]]", "1.5;[2.5]", "[1.5];2.5",
-    "[1.5];[2]", "[1.5,2.5];[3,true]", '"1.5"', '["1.5"]', '"."', '[1.5,"."]', "null", "1e5", "[1.5,1e5]", '"a.b";1',
+    "[1.5];[2]", "[1.5,2.5];[3,true]", '"1.5"', '["1.5"]', '"."', "null", "1e5", "[1.5,1e5]", '"a.b";1',
     "-1;18446744073709551615", "9007199254740993;1.5", "1;-2", '1;"2"', "[1,2];[3,4]", "[[1,2]];[[3,4]]", "[];[]",
     '{"b64":"YQ=="}', '{"b64":"YQ=="};{"b64":1}', "[[[[1.5]]]]", "[[1,2],[]];[3,4.5]", "[];1,2",
     *("[" * depth + "1" + "]" * depth for depth in (31, 32, 33, 64, 900)),
@@ -126,7 +126,7 @@ X, N, T = ("x", "FP32"), ("n", "INT8"), ("t", "BYTES")
     ([N], {"instances": [1.5]}, "input 'n': .*float64 cannot be taken as INT8"),
     ([T], {"instances": ["a", 1]}, "input 't': .*int cannot be taken as BYTES"),
     *(([T], {"instances": [{"b64": given}]}, '"b64" holds no valid base64') for given in ("?", 5)),
-    ([X, N], {"instances": [[1, 2]]}, "each of the instances to be an object with 'x', 'n'"),
+    ([X, N], {"instances": [[1, 2, 3]]}, r"expected rows of 2 values \('x', 'n'\), got 3"),
     ([X, N], {"instances": [{"x": [1, 2]}]}, "an object with 'x', 'n'"),
     ([X], {"instances": [{"x": [1, 2]}, 5]}, "an object with 'x'"),
     ([], {"instances": [{}]}, "an object with one entry per input, got {}"),

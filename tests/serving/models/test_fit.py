@@ -22,12 +22,6 @@ def test_inputs_are_taken_by_name_in_the_declared_order() -> None:
         assert (x.tolist(), n.tolist()) == ([[1.0, 2.0]], [7])
 
 
-def test_undeclared_inputs_are_taken_as_they_come() -> None:
-    given = np.int8([7])
-    [array] = fit_inputs((), [("any", "INT8", given)])
-    assert array is given
-
-
 ROW = np.float32([[1, 2]])
 
 

@@ -52,7 +52,7 @@ def test_a_model_is_found_by_file_or_by_module(target: str) -> None:
     (ONE, "nowhere.py", r"^there is no file nowhere\.py$"), (ONE, "nowhere.py:One", r"^there is no file nowhere\.py$"),
     (ONE, "nowhere.module:One", r"^there is no module named nowhere$"),
     (ONE, "model:Won", r"^model:Won: there is no 'Won' in model; its models: One$"),
-    (ONE, "model.pt", r"^model\.pt does not end in \.py; .* name its folder: --model_dir=\.$"),
+    (ONE, "./nowhere", r"^there is no file or folder \./nowhere$"),
     (TWO, "model.py:Three", r"^model\.py:Three: there is no 'Three' in model; its models: One, Two$"),
     ("", "model.py:One", r"its models: none$"),
     (TWO, "model.py", r"^model\.py holds 2 models; name one: model\.py:One, model\.py:Two$"),
@@ -60,7 +60,6 @@ def test_a_model_is_found_by_file_or_by_module(target: str) -> None:
 ])  # fmt: skip
 def test_a_target_without_a_model_is_told_in_one_sentence(source: str, target: str, words: str) -> None:
     put(source)
-    put("", "model.pt")
     with pytest.raises(ConfigurationError, match=words):
         find(target)
 

@@ -1,0 +1,198 @@
+"""The base of models from files that answer row by row: what goes in, which outputs there are, and whose fault a failure is.
+
+The rows are those of one matrix, or of a table with a column per input. A library gets a DataFrame if the model was fitted on
+named columns, or if a column is text; otherwise it gets the matrix.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpserve.errors import InvalidInput, MPServeError, shown
+from mpserve.protocol.datatypes import Array, datatype_of
+from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.models.binding import Bind
+from mpserve.serving.models.fit import to_numpy
+from mpserve.serving.models.model import Spec
+from mpserve.serving.models.table import Columns, columns_of, text_of
+from mpserve.serving.models.tensor_model import TensorModel
+
+logger = logging.getLogger(__name__)
+
+INPUT = "input-0"
+PREDICT, PROBABILITIES = "predict", "predict_proba"
+_PLACE = re.compile(
+    r"^\[\d\d:\d\d:\d\d\] \S+:\d+: |(?:/[\w.+-]+)+/(?=[\w.+-]+)"
+)  # of a source, and folders of the server
+
+
+class RowsModel(TensorModel):
+    """Serves a file whose model takes rows. The outputs are methods, of which a V2 client may name some.
+
+    Attributes:
+        features: the number of columns; None: the file does not say.
+        columns: the names of the columns, in their order; empty: the file does not say.
+        wants_frame: whether the library is to get a DataFrame even if all columns are numbers.
+        categorical: the columns of the DataFrame that are to be categories.
+        text_is_categorical: whether columns of text are to be categories too.
+        labels: the classes, in the order of the probabilities.
+        methods: the outputs by name; the first answers a client that names none.
+        refusals: the exceptions by which the library refuses rows.
+    """
+
+    chooses_outputs = True
+    features: int | None = None
+    columns: Sequence[str] = ()
+    wants_frame: bool = False
+    categorical: Sequence[str] = ()
+    text_is_categorical: bool = False
+    labels: Sequence[Any] = ()
+    methods: Mapping[str, Callable[[Any], Any]] = {}
+    refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
+
+    def __init__(self, name: str, path: Path, predict_proba: bool = False) -> None:
+        super().__init__(name)
+        self.path = path
+        self.prefers_probabilities = predict_proba
+        self._described: list[Spec] = []
+
+    def predict(self, *arrays: Any) -> Any:
+        return self.invoke_for(arrays, ())
+
+    def invoke(self, arrays: Sequence[Any]) -> Any:
+        return self.invoke_for(arrays, ())
+
+    def invoke_for(self, arrays: Sequence[Any], asked: tuple[str, ...]) -> dict[str, Any]:
+        """The outputs of these names, or the model's own choice.
+        Raises InvalidInput: there is no such output, or the model cannot take these rows.
+        """
+        for name in asked:
+            if name not in self.methods:
+                expected = ", ".join(map(repr, self.methods))
+                raise InvalidInput(
+                    f"Unexpected inference output {shown(name)!r} for model {self.name!r}; expected {expected}"
+                )
+        try:
+            rows = self.rows_of(arrays[0])
+            return {name: self.methods[name](rows) for name in asked or (self.default_output,)}
+        except MPServeError:
+            raise
+        except self.refusals as error:
+            logger.info("model %s refused an input", self.name, exc_info=True)
+            raise InvalidInput(f"the model refused the input: {_first_line(error)}") from error
+
+    @property
+    def default_output(self) -> str:
+        if self.prefers_probabilities and PROBABILITIES in self.methods:
+            return PROBABILITIES
+        return next(iter(self.methods))
+
+    def binding(self) -> Bind:
+        return self.rows_in
+
+    def takes_missing(self) -> bool:
+        """Null is NaN, or None among text. A model that takes no such value refuses it in its words."""
+        return True
+
+    def rows_in(self, given: list[NamedArray]) -> Sequence[Any]:
+        """The rows in the inputs of a request: one array, or columns. Raises InvalidInput if they do not fit the model."""
+        if not given:
+            raise InvalidInput(f"expected {self._expected()}, got no inputs")
+        if len(given) == 1 and (len(self.columns) != 1 or given[0][0] not in self.columns):
+            name, datatype, array = given[0]
+            if datatype == "BYTES":
+                array = text_of(name, array)
+            if self.features is not None and (array.ndim != 2 or array.shape[1] != self.features):
+                raise InvalidInput(f"expected {self._expected()}, got shape {list(array.shape)}")
+            return [Columns(self.columns, [array]) if self.wants_frame and array.ndim == 2 else array]
+        flat = _each_flat(given)
+        table = columns_of([(n, d, text_of(n, a) if d == "BYTES" else a) for n, d, a in flat], self.columns)
+        self._check_columns(table)
+        return [table]
+
+    def _check_columns(self, table: Columns) -> None:
+        count = table.arrays[0].shape[1] if table.is_matrix else len(table.names)
+        if isinstance(table.names, range):
+            if self.features is not None and count != self.features:
+                raise InvalidInput(f"expected {self._expected()}, got {count}")
+            return
+        missing = [name for name in self.columns if name not in table.names]
+        if missing:
+            raise InvalidInput(f"missing column {missing[0]!r}; expected {', '.join(map(repr, self.columns))}")
+        others = [name for name in table.names if name not in self.columns] if self.columns else []
+        if others:
+            raise InvalidInput(f"unexpected column {others[0]!r}; expected {', '.join(map(repr, self.columns))}")
+        if self.features is not None and count != self.features:
+            raise InvalidInput(f"expected {self._expected()}, got {count}")
+
+    def rows_of(self, rows: Any) -> Any:
+        """The rows as the library takes them."""
+        if type(rows) is not Columns:
+            return rows
+        texts = [name for name, array in zip(rows.names, rows.arrays, strict=False) if array.dtype.kind == "O"]
+        if self.wants_frame or texts:
+            frame = rows.frame("pandas")
+            for name in {*self.categorical, *(texts if self.text_is_categorical else ())}:
+                frame[name] = _categories(frame[name].tolist())
+            return frame
+        return rows.arrays[0] if rows.is_matrix else np.column_stack(rows.arrays)
+
+    def _expected(self) -> str:
+        return f"rows of {'any number of' if self.features is None else self.features} columns"
+
+    def warmup(self) -> None:
+        """Predict a row of zeros, which shows the datatypes of the outputs; a model that refuses it says nothing of them."""
+        if self.features is None:
+            return
+        rows = self.rows_of(*self.rows_in([(INPUT, "FP64", np.zeros((1, self.features)))]))
+        described = []
+        for name, method in self.methods.items():
+            try:
+                array = to_numpy(method(rows))
+                described.append(self._describe(name, array))
+            except Exception:
+                logger.debug("model %s: output %s cannot be described", self.name, name, exc_info=True)
+        self._described = described
+
+    def _describe(self, name: str, array: Array) -> Spec:
+        spec: Spec = {"name": name, "datatype": datatype_of(array.dtype), "shape": [-1, *array.shape[1:]]}
+        if array.dtype.kind == "O":
+            spec["datatype"] = "BYTES"
+        if len(self.labels) and name == PROBABILITIES:
+            spec["parameters"] = {"labels": [_plain(label) for label in self.labels]}
+        return spec
+
+    def get_input_types(self) -> list[Spec]:
+        return [] if self.features is None else [{"name": INPUT, "datatype": "FP64", "shape": [-1, self.features]}]
+
+    def get_output_types(self) -> list[Spec]:
+        return self._described
+
+
+def _categories(values: list[Any]) -> Any:
+    """The values as categories; JSON and a matrix of floats do not show that a number is an integer."""
+    from pandas import Categorical
+
+    return Categorical([int(value) if isinstance(value, float) and value.is_integer() else value for value in values])
+
+
+def _each_flat(given: list[NamedArray]) -> list[NamedArray]:
+    """The inputs, where each of V1's instances may have several values of each column (``DataFrame.to_dict``, in KServe)."""
+    shapes = {array.shape for _, _, array in given}
+    if len(shapes) > 1 or len(shapes.pop()) != 2:
+        return given
+    return [(name, datatype, array.reshape(-1)) for name, datatype, array in given]
+
+
+def _plain(label: Any) -> Any:
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def _first_line(error: Exception) -> str:
+    """What a library says, without places of the server."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return _PLACE.sub("", lines[0].strip())

@@ -1,0 +1,131 @@
+"""Serves files of scikit-learn, and of what follows its interface: pickles (joblib), and skops, which runs no code.
+
+The outputs are the estimator's methods, as in MLServer: ``predict``, ``predict_proba``, ``transform``, ``decision_function``.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import joblib
+from sklearn.exceptions import InconsistentVersionWarning
+
+from mpserve.errors import ConfigurationError
+from mpserve.runtimes.rows import RowsModel
+from mpserve.serving.models.binding import known_columns
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("predict", "predict_proba", "transform", "decision_function")
+_OWN_THREADS = ("lightgbm",)  # packages whose estimators take all cores if nobody says how many
+
+_warned: list[str] = []
+
+
+class EstimatorModel(RowsModel):
+    """Serves an estimator, which a subclass reads from its file."""
+
+    platform = "sklearn"
+    estimator: Any
+
+    def read(self) -> Any:
+        """The object in the file."""
+        raise NotImplementedError
+
+    def preload(self) -> None:
+        with _versions_told(self.path):
+            self.estimator = self.read()
+        self.methods = {name: _dense(self.estimator, name) for name in METHODS if hasattr(self.estimator, name)}
+        if not self.methods:
+            raise ConfigurationError(
+                f"{self.path.name} holds a {type(self.estimator).__name__}, expected an object with {', '.join(METHODS)}"
+            )
+        self.features = getattr(self.estimator, "n_features_in_", None)
+        self.columns = known_columns(self.estimator)
+        self.wants_frame = bool(self.columns)
+        labels = getattr(self.estimator, "classes_", ())
+        self.labels = labels if getattr(labels, "ndim", 0) == 1 else ()
+
+    def load(self) -> None:
+        if self.native_threads:
+            limit_threads(self.estimator, self.native_threads)
+
+
+class PickledModel(EstimatorModel):
+    """Serves a pickle, made by ``joblib.dump`` or ``pickle.dump``."""
+
+    def read(self) -> Any:
+        if not _warned:
+            _warned.append(self.path.name)
+            logger.info(
+                "%s is a pickle, which may run any code of its author: serve only pickles that you trust"
+                " (--allow_pickle=no refuses them; skops files run no code)",
+                self.path.name,
+            )
+        return joblib.load(self.path)
+
+
+class SkopsModel(EstimatorModel):
+    """Serves a file of skops, whose types are those that skops trusts, or those of ``--trusted_types``."""
+
+    def __init__(self, name: str, path: Path, predict_proba: bool = False, trusted_types: str | None = None) -> None:
+        super().__init__(name, path, predict_proba)
+        self.trusted = [each.strip() for each in (trusted_types or "").split(",") if each.strip()]
+
+    def read(self) -> Any:
+        import skops.io
+
+        unknown = sorted(set(skops.io.get_untrusted_types(file=self.path)) - set(self.trusted))
+        if unknown:
+            raise ConfigurationError(
+                f"{self.path.name} holds types that skops does not trust: {', '.join(unknown)}; to trust them:"
+                f" --trusted_types={','.join([*self.trusted, *unknown])}"
+            )
+        return skops.io.load(self.path, trusted=self.trusted)
+
+
+def limit_threads(estimator: Any, threads: int) -> None:
+    """Let each part of an estimator that has threads use at most so many."""
+    try:
+        parameters = estimator.get_params(deep=True)
+    except Exception:  # an object that only looks like an estimator
+        return
+    wanted = {}
+    for name, value in parameters.items():
+        owner = parameters.get(name.rpartition("__")[0], estimator)
+        takes_all = value is None and type(owner).__module__.partition(".")[0] in _OWN_THREADS
+        is_more = isinstance(value, int) and not 0 < value <= threads
+        if name.rpartition("__")[2] == "n_jobs" and (takes_all or is_more):
+            wanted[name] = threads
+    if wanted:
+        estimator.set_params(**wanted)
+
+
+def _dense(estimator: Any, name: str) -> Any:
+    method = getattr(estimator, name)
+
+    def call(rows: Any) -> Any:
+        result = method(rows)
+        return result.toarray() if hasattr(result, "toarray") else result  # a sparse matrix
+
+    return call
+
+
+@contextmanager
+def _versions_told(path: Path) -> Iterator[None]:
+    """Tell once that another version of scikit-learn has made the file, where the library tells it for each part."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    others = [each for each in caught if not issubclass(each.category, InconsistentVersionWarning)]
+    for each in others:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    ours = [each.message for each in caught if isinstance(each.message, InconsistentVersionWarning)]
+    if ours:
+        logger.warning(
+            "%s was made by scikit-learn %s, and this is %s: its answers may differ",
+            path.name, ours[0].original_sklearn_version, ours[0].current_sklearn_version,
+        )  # fmt: skip

@@ -1,0 +1,149 @@
+"""Inputs as the columns of a table, and as a DataFrame of pandas or polars, which are imported when the first frame is made.
+
+Knows no model. A runtime for tables builds on ``columns_of`` and ``Columns.frame``.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from mpserve.errors import InvalidInput
+from mpserve.protocol.datatypes import Array, cast
+from mpserve.protocol.declaration import Tensor
+from mpserve.protocol.tensors import NamedArray
+from mpserve.protocol.v1.rows import unnamed
+
+LIBRARIES = ("pandas", "polars")
+
+
+class Columns:
+    """Arrays by name, in their order; or one matrix, whose columns have the names.
+    A batch joins the rows of its requests before the model makes a frame of them, so its schedulers see an array: the
+    ``shape`` begins with the number of rows, and an equal ``dtype`` means that rows can be joined.
+
+    Args:
+        names: of the columns; integers if nobody has named them.
+        call: calls the model's predict with the arguments of which these columns are the first; None: the model's own
+            ``invoke`` takes the columns.
+    """
+
+    __slots__ = ("arrays", "call", "names")
+
+    def __init__(
+        self, names: Sequence[str] | range, arrays: Sequence[Array], call: Callable[..., Any] | None = None
+    ) -> None:
+        self.names = names
+        self.arrays = arrays
+        self.call = call
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of rows; empty if the arrays do not agree."""
+        shapes = {array.shape[:1] for array in self.arrays}
+        return shapes.pop() if len(shapes) == 1 else ()
+
+    @property
+    def dtype(self) -> object:
+        return tuple(self.names), tuple([(array.dtype, array.shape[1:]) for array in self.arrays])
+
+    @property
+    def is_matrix(self) -> bool:
+        return len(self.arrays) == 1 and self.arrays[0].ndim == 2
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Columns]") -> "Columns":
+        """The rows of all parts, whose ``dtype`` is equal."""
+        arrays = [np.concatenate(column) for column in zip(*(part.arrays for part in parts), strict=True)]
+        return cls(parts[0].names, arrays, parts[0].call)
+
+    def frame(self, library: str) -> Any:
+        """A DataFrame of ``"pandas"`` or ``"polars"``; a missing value of polars is null, not NaN."""
+        frames = import_module(library)
+        if library == "polars":
+            columns = self.arrays[0].T if self.is_matrix else self.arrays
+            named = {
+                str(name): column.tolist() if column.dtype.kind == "O" else column
+                for name, column in zip(self.names, columns, strict=True)
+            }
+            return frames.DataFrame(named, nan_to_null=True)
+        if self.is_matrix:
+            return frames.DataFrame(self.arrays[0], columns=self.names)
+        return frames.DataFrame(dict(zip(self.names, self.arrays, strict=True)))
+
+
+def columns_of(given: Sequence[NamedArray], known: Sequence[str] = ()) -> Columns:
+    """The columns in the inputs: each input [n] or [n, 1] is a column, and a single input [n, k] has all columns.
+    ``known``: the names that the model knows, in its order. They name columns that nobody has named, and they order columns of
+    just these names.
+    Raises InvalidInput if an input is no column, or the columns differ in length.
+    """
+    if len(given) == 1 and _is_matrix(given[0][2], known):
+        matrix = given[0][2]
+        return Columns(known if len(known) == matrix.shape[1] else range(matrix.shape[1]), [matrix])
+    columns = {name: as_column(name, array) for name, _, array in given}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
+        raise InvalidInput(f"expected columns of one length; {told}")
+    if unnamed(list(columns)):
+        return Columns(known if len(known) == len(columns) else range(len(columns)), list(columns.values()))
+    if known and columns.keys() == set(known):
+        columns = {name: columns[name] for name in known}
+    return Columns(list(columns), list(columns.values()))
+
+
+def as_declared(declared: Sequence[Tensor], given: list[NamedArray]) -> list[NamedArray]:
+    """The inputs as the declared columns: a single matrix is divided into them, and each column gets the declared rank.
+    What does not fit is left as it is, for ``fit_inputs`` to refuse. Raises InvalidInput if a value does not fit its column.
+    """
+    by_name = {tensor.name: tensor for tensor in declared}
+    if len(given) == 1 and len(declared) > 1 and given[0][0] not in by_name:
+        name, _, matrix = given[0]
+        if matrix.ndim != 2 or matrix.shape[1] != len(declared):
+            raise InvalidInput(
+                f"input {name!r}: expected {len(declared)} columns ({', '.join(map(repr, by_name))}), got shape"
+                f" {list(matrix.shape)}"
+            )
+        given = [_divided(tensor, matrix[:, index]) for index, tensor in enumerate(declared)]
+    elif len(given) == len(declared) and unnamed([name for name, _, _ in given]):
+        given = [_divided(tensor, array) for tensor, (_, _, array) in zip(declared, given, strict=True)]
+    fitted = []
+    for name, datatype, array in given:
+        rank = len(by_name[name].shape) if name in by_name else 0
+        is_column = {array.ndim, rank} == {1, 2} and array.size == len(array)
+        fitted.append((name, datatype, array.reshape([len(array), 1][:rank]) if is_column else array))
+    return fitted
+
+
+def as_column(name: str, array: Array) -> Array:
+    if array.ndim == 2 and array.shape[1] == 1:
+        return array.reshape(-1)
+    if array.ndim != 1:
+        raise InvalidInput(f"input {name!r}: expected a column of shape [n] or [n,1], got {list(array.shape)}")
+    return array
+
+
+def text_of(name: str, array: Array) -> Array:
+    """An array of UTF-8 bytes as an array of ``str``; None stays None. Raises InvalidInput if they are not UTF-8."""
+    elements = array.ravel().tolist()
+    try:
+        texts = [element if element is None else element.decode() for element in elements]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"input {name!r} holds bytes that are not UTF-8 ({error}); a model gets bytes only where it declares BYTES,"
+            " or annotates the parameter of predict with bytes"
+        ) from None
+    return np.array(texts, dtype=object).reshape(array.shape)
+
+
+def _is_matrix(array: Array, known: Sequence[str]) -> bool:
+    return array.ndim == 2 and (array.shape[1] != 1 or len(known) == 1)
+
+
+def _divided(tensor: Tensor, column: Array) -> NamedArray:
+    try:
+        return tensor.name, tensor.datatype, cast(column, tensor.datatype)
+    except InvalidInput as error:
+        raise InvalidInput(f"input {tensor.name!r}: {error}") from None
