@@ -28,7 +28,7 @@ NAN = float("nan")
 BIG = 2**53 + 1
 Named = namedtuple("Named", "label score")
 StringDType = np.dtypes.StringDType  # type: ignore[attr-defined]
-UTC = datetime.UTC
+UTC = datetime.timezone.utc
 
 
 def masked(values: Any) -> Any:
