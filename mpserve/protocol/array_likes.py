@@ -130,29 +130,49 @@ def _with_gaps(objects: Array, missing: Array) -> Array:
 
 
 def _of_list(values: Sequence[Any]) -> Array:
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError):  # uneven, or tensors that want to be asked otherwise
+        return _of_mixed_list(values)
+    is_plain = array.dtype.kind in "biuf" and _are_lists(values, array.ndim)
+    return array if is_plain and (array.dtype.kind != "f" or _are_exact(values, array)) else _of_mixed_list(values)
+
+
+def _are_lists(values: Sequence[Any], rank: int) -> bool:
+    """Whether all but the elements are lists: numpy drops the mask of an array in a list."""
+    for _ in range(rank - 1):
+        if not set(map(type, values)) <= {list, tuple}:
+            return False
+        if rank > 2:
+            values = list(chain.from_iterable(values))
+    return True
+
+
+def _are_exact(values: Sequence[Any], array: Array) -> bool:
+    """Whether no integer among the values was rounded."""
+    if array.ndim < 2 and set(map(type, values)) <= {float}:
+        return True
+    return not array.size or bool(array.min() > -EXACT and array.max() < EXACT)
+
+
+def _of_mixed_list(values: Sequence[Any]) -> Array:
     kinds = _leaf_types(values)
-    if all(issubclass(kind, (*NUMBER, *TRUTH)) for kind in kinds):
-        try:
-            array = np.asarray(values)
-        except ValueError:
-            raise InvalidInput("a list of uneven lists is no array") from None
-        if array.dtype.kind in "biu" or not any(issubclass(kind, INTEGER) for kind in kinds):
-            return array
-        return (
-            array if array.dtype.kind == "f" and not (np.abs(array) >= EXACT).any() else _of_objects(_objects(values))
-        )
     if any(map(_is_array, kinds)):
         return _stacked(values)
-    return _of_objects(_objects(values))
+    objects = _objects(values)
+    if any(issubclass(kind, LISTED) for kind in set(map(type, objects.ravel().tolist()))):
+        raise InvalidInput("a list of uneven lists is no array")
+    return _of_objects(objects)
 
 
 def _leaf_types(values: Sequence[Any]) -> set[type]:
     """The types of the elements of nested lists; list is among them if the lists are uneven."""
-    level: Iterable[Any] = values
-    kinds = set(map(type, level))
+    kinds = set(map(type, values))
+    level: Sequence[Any] = values
     while kinds and kinds <= {list, tuple}:
-        level = list(chain.from_iterable(level))
-        kinds = set(map(type, level))
+        kinds = set(map(type, chain.from_iterable(level)))
+        if kinds and kinds <= {list, tuple}:
+            level = list(chain.from_iterable(level))
     return kinds
 
 

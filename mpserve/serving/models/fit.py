@@ -102,7 +102,7 @@ def _as_dict(declared: Sequence[Tensor], result: Any) -> Any:
     if isinstance(result, dict):
         return by_name(result.items())
     if isinstance(result, WHOLE):
-        if type(result) is list and result and set(map(type, result)) == {dict}:
+        if type(result) is list and result and type(result[0]) is dict and set(map(type, result)) == {dict}:
             return _of_records(result)
         fields = getattr(result, "_fields", ())  # of a named tuple
         is_by_name = fields and (not declared or set(fields) == {tensor.name for tensor in declared})

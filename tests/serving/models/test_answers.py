@@ -1,5 +1,6 @@
 """What a model may return, and what its client gets, in every format."""
 
+import asyncio
 import datetime
 import json
 from collections import namedtuple
@@ -22,6 +23,8 @@ from mpserve.protocol.v1.body import encode_response
 from mpserve.protocol.v1.codec import V1Codec
 from mpserve.protocol.v2.codec import V2Codec
 from mpserve.serving.models.fit import fit_outputs
+from mpserve.serving.models.tensor_model import FunctionModel
+from tests.asgi import serving
 from tests.cases import each
 
 NAN = float("nan")
@@ -172,3 +175,26 @@ def test_a_missing_date_is_never_the_epoch() -> None:
     with pytest.raises(InferenceError, match="NaT"):
         encode_response({"predictions": np.array(["NaT"], "M8[D]")}, "null")
     assert encode_response(np.array(["1970-01-01"], "M8[D]"))[0] == b'["1970-01-01T00:00:00"]'
+
+
+@each("answer", [
+    lambda x: pandas.DataFrame({"y": x[:, 0], "name": [f"row {value:g}" for value in x[:, 0]]}),
+    lambda x: polars.DataFrame({"y": x[:, 0], "name": [f"row {value:g}" for value in x[:, 0]]}),
+    lambda x: [{"y": value, "name": f"row {value:g}"} for value in x[:, 0].tolist()],
+    lambda x: {"y": np.ma.array(x[:, 0]), "name": pandas.Series([f"row {value:g}" for value in x[:, 0]], dtype="category")},
+])  # fmt: skip
+async def test_each_request_of_a_batch_gets_its_own_rows_of_such_an_answer(answer: Any) -> None:
+    sizes = []
+
+    def predict(x: Any) -> Any:
+        sizes.append(len(x))
+        return answer(x)
+
+    async with serving(FunctionModel("m", predict, None), max_batch_size=64, max_batch_delay=0.05) as client:
+        sent = [[[float(2 * index)], [float(2 * index + 1)]] for index in range(16)]
+        answers = await asyncio.gather(
+            *(client.post("/v1/models/m:predict", json={"instances": rows}) for rows in sent)
+        )
+    for rows, got in zip(sent, answers, strict=True):
+        assert got.json() == {"predictions": [{"y": value, "name": f"row {value:g}"} for [value] in rows]}
+    assert max(sizes) > 2
