@@ -101,12 +101,17 @@ class DirectExchange(Exchange):
     def _write(self, answer: Answer, identity: bytes) -> None:
         wire = self._wire
         body = answer.body
-        headers = [*answer.headers, (b"content-length", b"%d" % len(body))]
+        framing = b"content-length: %d\r\n" % len(body)
         if all(name != ID_HEADER for name, _ in answer.headers):
-            headers.append((ID_HEADER, identity))
+            framing += b"x-request-id: %b\r\n" % identity
         try:
             head = response_head(
-                answer.status, wire.server.server_fields, headers, keep_alive=self.keep_alive, may_chunk=False
+                answer.status,
+                wire.server.server_fields,
+                answer.headers,
+                framing,
+                keep_alive=self.keep_alive,
+                may_chunk=False,
             )
         except ValueError as error:
             logger.error("an answer cannot be sent: %s", error)

@@ -30,6 +30,7 @@ from mpserve.protocol.v2.wire import dump, read_request, write
 
 KNOWN = 1024  # outputs whose heads are remembered: the outputs of a model differ at most in shape
 OCTETS = "application/octet-stream"
+LENGTH_FIELD = HEADER.lower()
 LENGTH = re.compile("[0-9]{1,18}")  # the header where it is plain; whatever else it holds is refused in words
 
 
@@ -101,7 +102,7 @@ def _with_bytes(message: Chunks) -> Encoded:
     """The message in memory of its own: a model may use its arrays again in its next predict."""
     if message.json_length is None:
         return Encoded(message.join(), JSON)
-    return Encoded(message.join(), None, {"content-type": OCTETS, HEADER.lower(): str(message.json_length)})
+    return Encoded(message.join(), None, {"content-type": OCTETS, LENGTH_FIELD: str(message.json_length)})
 
 
 def decode_request(
