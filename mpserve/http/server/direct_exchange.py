@@ -102,7 +102,7 @@ class DirectExchange(Exchange):
         wire = self._wire
         body = answer.body
         framing = b"content-length: %d\r\n" % len(body)
-        if all(name != ID_HEADER for name, _ in answer.headers):
+        if ID_HEADER not in dict(answer.headers):
             framing += b"x-request-id: %b\r\n" % identity
         try:
             head = response_head(
@@ -127,7 +127,7 @@ class DirectExchange(Exchange):
     def _stream(self, answer: StreamedAnswer, identity: bytes) -> None:
         """Let the answer send itself. If the client is gone, the answer is told and closes its source."""
         wire = self._wire
-        if all(name != ID_HEADER for name, _ in answer.headers):
+        if ID_HEADER not in dict(answer.headers):
             answer.headers.append((ID_HEADER, identity))
         scope = {"type": "http", "method": "POST", "http_version": self.head.version}
         cycle = Cycle(wire, scope, answer, self.keep_alive, expects=False)
