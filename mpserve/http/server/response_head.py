@@ -69,7 +69,7 @@ def response_head(
         status: the status code.
         server_fields: header fields of the server itself, as bytes that end with a line end.
         headers: header fields of the response.
-        last_fields: further fields of the server itself, which do not frame the response unless ``may_chunk`` is false.
+        last_fields: as ``server_fields``, and written after the headers. The caller frames the response with them.
         keep_alive: whether the connection may stay open.
         may_chunk: whether a body of unknown length is sent in chunks.
 

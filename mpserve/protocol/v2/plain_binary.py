@@ -49,7 +49,9 @@ def read(body: bytes, length: int) -> Inputs | None:
         return None
     if not (request_id is None or type(request_id) is str) or not document.keys() <= FIELDS:
         return None
-    if at != len(body) or not tensors or len({name for name, _, _ in tensors}) < len(tensors):
+    if at != len(body) or not tensors:
+        return None
+    if len(tensors) > 1 and len({name for name, _, _ in tensors}) < len(tensors):
         return None
     return Inputs(tensors, request_id, requested, parameters)
 
