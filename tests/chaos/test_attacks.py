@@ -8,11 +8,12 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from tests.chaos.harness import CLIENTS, WORKERS, Attack, Row, Target, attacked, report, settled
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "20"))
 
@@ -64,7 +65,9 @@ def unload(target: Target) -> None:
 
 
 def change(target: Target, model: str, what: str) -> None:
-    answer = target.server.client.post(f"/v2/repository/models/{model}/{what}")
+    # On a connection of its own: a kept-alive one may belong to a worker that was killed.
+    url = f"{target.server.url}/v2/repository/models/{model}/{what}"
+    answer = httpx.post(url, timeout=PATIENCE, verify=False)
     assert answer.status_code == 200, answer.text
 
 
