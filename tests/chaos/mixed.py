@@ -5,7 +5,6 @@ A client asks one request after the other, in an order of its own, on one connec
 
 import asyncio
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -138,9 +137,9 @@ class Client:
         headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
         if headers.get("transfer-encoding") == "chunked":
             body = b""
-            while size := int(await reader.readline(), 16):
+            while size := int(await reader.readuntil(b"\r\n"), 16):
                 body += (await reader.readexactly(size + 2))[:-2]
-            await reader.readline()
+            await reader.readexactly(2)
         else:
             body = await reader.readexactly(int(headers.get("content-length", 0)))
         if headers.get("connection") == "close":

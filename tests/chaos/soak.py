@@ -1,4 +1,4 @@
-"""Serves every kind of request for MINUTES, on a server that is left alone and on one that is disturbed, and checks that nothing grows.
+"""Serves every kind of request for minutes, on a server that is left alone and on one that is disturbed. Nothing may grow.
 
 ``python -m tests.chaos.soak --minutes 30``. After each round of traffic the clients leave, and the processes of both servers are
 measured. Ends with 1 if an answer is wrong, a request is lost that no SIGKILL has taken, or memory, descriptors or threads grow.
@@ -89,9 +89,7 @@ class Soaked:
                     self.taken += self.counts.lost.total() - lost
             is_over = True
 
-        asked = mixed.traffic(
-            self.target.server, self.target.grpc_address, self.counts, CLIENTS, lambda: not is_over
-        )
+        asked = mixed.traffic(self.target.server, self.target.grpc_address, self.counts, CLIENTS, lambda: not is_over)
         await asyncio.gather(asked, disturb())
 
     def measure(self) -> None:
@@ -108,7 +106,9 @@ class Soaked:
         """What is not as it should be, in words."""
         found = [f"wrong answers: {dict(self.counts.wrong)}"] if self.counts.wrong else []
         if self.counts.lost.total() > self.taken or self.taken > self.kills * CLIENTS:
-            found.append(f"{self.counts.lost.total()} requests lost, {self.taken} while {self.kills} killed workers were replaced")
+            found.append(
+                f"{self.counts.lost.total()} requests lost, {self.taken} while {self.kills} killed workers were replaced"
+            )
         if missing := set(mixed.kinds()) - set(self.counts.right):
             found.append(f"never answered rightly: {sorted(missing)}")
         return found + [told for field in Sample._fields[:-1] if (told := self.growth(field))]
@@ -119,15 +119,23 @@ class Soaked:
         quarter = len(values) // 4
         if not quarter:
             return ""
-        before, after = (statistics.median(values[part]) for part in (slice(quarter, 2 * quarter), slice(-quarter, None)))
+        before, after = (
+            statistics.median(values[part]) for part in (slice(quarter, 2 * quarter), slice(-quarter, None))
+        )
         allowed = max(GROWTH, SHARE * before) if field.endswith("rss") else 1
         return f"{field} grew from {before:,.0f} to {after:,.0f}: {values}" if after - before > allowed else ""
 
     def report(self) -> None:
         first, last = self.samples[len(self.samples) // 4], self.samples[-1]
-        print(f"\n{self.name}: {self.counts}", f"  after a quarter of the time: {first}", f"  at the end: {last}", sep="\n")
+        print(
+            f"\n{self.name}: {self.counts}",
+            f"  after a quarter of the time: {first}",
+            f"  at the end: {last}",
+            sep="\n",
+        )
         least, count = self.counts.right.most_common()[-1]
-        print(f"  {len(self.counts.right)} kinds, the fewest {count:,} of {least}; {self.kills} SIGKILLs took {self.taken} requests")
+        print(f"  {len(self.counts.right)} kinds, the fewest {count:,} of {least}")
+        print(f"  {self.struck} disturbances, of which {self.kills} SIGKILLs took {self.taken} requests")
 
 
 def load(target: Target) -> None:
@@ -146,7 +154,9 @@ def soaked(minutes: float) -> list[str]:
         servers = []
         for name, strikes in (("left alone", [load, unload]), ("disturbed", [load, unload, hup, ttin_ttou, kill])):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            serving = speaking(folder, *flags, source=mixed.SOURCE, target=mixed.TARGET, slow_stop="gRPC clients are let go")
+            serving = speaking(
+                folder, *flags, source=mixed.SOURCE, target=mixed.TARGET, slow_stop="gRPC clients are let go"
+            )
             server, address = stack.enter_context(serving)
             server.wait_ready(workers=WORKERS).client.close()  # its connection would be counted
             servers.append(Soaked(name, server, address, strikes))

@@ -54,8 +54,9 @@ def kill(target: Target) -> None:
 
 
 def load(target: Target) -> None:
-    """The model that is asked is loaded anew."""
+    """The models that are asked are loaded anew."""
     change(target, "served", "load")
+    change(target, "streamed", "load")
 
 
 def unload(target: Target) -> None:
@@ -77,7 +78,7 @@ ATTACKS = [
     Attack("TTIN, TTOU: a worker more, a worker less", ttin_ttou),
     Attack("USR2, TERM: a new server takes over", usr2, ends=True),
     Attack("SIGKILL of a worker", kill, loses=1),
-    Attack("load of the model that is asked", load),
+    Attack("load of the models that are asked", load),
     Attack("unload and load of another model", unload),
 ]
 
