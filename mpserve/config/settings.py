@@ -161,6 +161,11 @@ class Settings:
         120, LIMITS, "Seconds after which an idle connection is closed; set more than the proxy in front of the server",
         flag="--timeout-keep-alive", minimum=1,
     )
+    max_connections: int = option(
+        10_000, LIMITS,
+        "Maximum HTTP connections of a worker, at most its limit of open files less 128; idle ones make room for new ones",
+        minimum=1,
+    )
     header_timeout: float = option(10.0, LIMITS, "Seconds in which the head of a request must arrive", minimum=0.1)
     body_timeout: float = option(60.0, LIMITS, "Maximum pause within a request body in seconds", minimum=0.1)
     min_body_rate: int = option(

@@ -1,10 +1,11 @@
-"""Processes that a model forks: they end alone and hold no port."""
+"""Processes that a model forks: they end alone or with their worker, and hold no port."""
 
 import os
 import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.running import PATIENCE, eventually, free_port, serving
 
@@ -27,6 +28,53 @@ class Parent(Model):
 """
 
 
+FAMILY = """
+import multiprocessing, os, subprocess, threading, time
+from mpserve import Model
+
+fork = multiprocessing.get_context("fork")
+
+def made(daemon):
+    child = fork.Process(target=time.sleep, args=(600,), daemon=daemon)
+    child.start()
+    return child
+
+class Parent(Model):
+    name = "m"
+
+    def load(self):
+        made_in_load = []
+        thread = threading.Thread(target=lambda: made_in_load.append(made(True)))  # a thread that ends before the child
+        thread.start()
+        thread.join()
+        self.children = [*made_in_load, made(True), made(False)]
+        return True
+
+    def predict(self, payload, headers=None):
+        pool = fork.Pool(1)
+        self.children.append(pool)
+        in_pool = pool.apply(os.getpid)
+        reading, writing = os.pipe()
+        if not os.fork():
+            detached = os.fork()
+            if detached:
+                os.write(writing, b"%d" % detached)
+                os._exit(0)
+            time.sleep(600)
+            os._exit(0)
+        detached = int(os.read(reading, 20))
+        program = subprocess.Popen(["sleep", "600"]).pid
+        return {"predictions": [*(child.pid for child in self.children[:3]), in_pool, detached, program]}
+"""
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def listening(pid: int) -> set[int]:
     return {found.laddr.port for found in psutil.Process(pid).net_connections("inet")}
 
@@ -45,9 +93,26 @@ def test_children_end_alone_and_hold_no_port(tmp_path: Path) -> None:
         assert [ask("terminate") for _ in range(20)] == [[-signal.SIGTERM, worker]] * 20
         left = ask("leave")[0]
         assert listening(worker) >= {server.port, grpc}
-        assert listening(left) == set()
-        os.kill(worker, signal.SIGTERM)
-        eventually(lambda: server.workers() not in ([worker], []))
-        assert psutil.pid_exists(left)
+        eventually(lambda: listening(left) == set())  # the fork returns in the worker before the child has begun
         os.kill(left, signal.SIGTERM)
-        eventually(lambda: not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: has_ended(left))
+        assert server.workers() == [worker]
+
+
+ENDS = [signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=[end.name for end in ENDS])
+def test_children_end_with_their_worker_however_it_ends(tmp_path: Path, end: signal.Signals) -> None:
+    with serving(tmp_path, FAMILY) as server:
+        [worker] = server.wait_ready().workers()
+        family = server.client.post("/v1/models/m:predict", json={}, timeout=PATIENCE).json()["predictions"]
+        *ending, detached, program = family
+        try:
+            assert not [pid for pid in family if has_ended(pid)]
+            os.kill(worker, end)
+            eventually(lambda: all(has_ended(pid) for pid in ending))
+            assert not [pid for pid in (detached, program) if has_ended(pid)]
+        finally:
+            os.kill(detached, signal.SIGKILL)
+            os.kill(program, signal.SIGKILL)

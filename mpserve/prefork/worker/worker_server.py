@@ -20,7 +20,7 @@ from mpserve.http.server.connection import Connection
 from mpserve.http.server.interface import Limits
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.uvicorn import Application
-from mpserve.prefork.listener.acceptor import Acceptor
+from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms, most_connections
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
 from mpserve.prefork.worker.certificates import Certificates
@@ -146,7 +146,9 @@ class WorkerServer:
             connection.retiring = self.row.state in STARTING
             return connection
 
-        return Acceptor(listener, connect, lambda: self.application.tls, self.core.board, self.row, self.rebalancer)
+        most = most_connections(self.core.settings.max_connections)
+        terms = ClientTerms(lambda: self.application.tls, self.limits.head_seconds, most, http.make_room)
+        return Acceptor(listener, connect, terms, self.core.board, self.row, self.rebalancer)
 
     async def _tick(self) -> None:
         upkeep = Upkeep(
