@@ -22,7 +22,7 @@ import httpx
 
 from tests.chaos.clients import KINDS, Kind, Refused
 from tests.documents import ROOT
-from tests.running import Server, eventually, free_port, serving
+from tests.running import PATIENCE, Server, eventually, free_port, serving
 
 CLIENTS = 4  # of each kind
 PAUSE = 0.003  # seconds between two requests of a client
@@ -67,13 +67,17 @@ BEGIN, END = "<!-- written by make chaos -->\n", "<!-- the end of the table -->"
 
 
 class Target(NamedTuple):
-    """A server under attack, the kinds of its clients, and whether its metrics tell the states of its workers."""
+    """A server under attack, the kinds of its clients, and whether its metrics tell the states of its workers.
+
+    ``patience``: seconds in which it must recover.
+    """
 
     server: Server
     grpc_address: str
     folder: Path
     kinds: Sequence[Kind] = tuple(KINDS)
     tells_states: bool = True
+    patience: float = PATIENCE
 
 
 class Attack(NamedTuple):
@@ -186,7 +190,7 @@ def settled(target: Target, workers: int = WORKERS, gone: Collection[int] = ()) 
             return not target.tells_states or target.server.states() == states
         return False
 
-    eventually(is_settled)
+    eventually(is_settled, target.patience)
 
 
 Start = Callable[[Path], contextlib.AbstractContextManager[Target]]

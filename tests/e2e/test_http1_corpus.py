@@ -5,7 +5,6 @@ there is one, answers more requests or fewer than the table says: that is how re
 """
 
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -151,9 +150,7 @@ CORPUS = {
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(serving(tmp_path_factory.mktemp("way"), SOURCE, *way)).wait_ready() for way in WAYS
-        ]
+        yield [stack.enter_context(serving(tmp_path_factory.mktemp("way"), SOURCE, *way)).wait_ready() for way in WAYS]
 
 
 def statuses(server: Server, data: bytes) -> tuple[int, ...]:
