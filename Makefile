@@ -29,7 +29,7 @@ soak: $(INSTALLED) ## serve every kind of request under signals for MINUTES=30; 
 	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30)
 
 fuzz: $(FUZZER) ## feed the codecs what atheris thinks of, for DURATION=60 seconds
-	PYTHONPATH=$(FUZZER) $(BIN)/python -m tests.chaos.fuzz -max_total_time=$(or $(DURATION),60)
+	PYTHONPATH=$(FUZZER) $(BIN)/python -m tests.chaos.fuzz -artifact_prefix=$(VENV)/ -max_total_time=$(or $(DURATION),60)
 
 lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Feeds atheris' bytes to every codec: each body is read, or is refused in words. ``make fuzz`` installs atheris and runs it.
 
-Whatever else a codec raises ends the run with 77, and the bytes are written to a file whose name begins with ``crash-``. The
-readers of V2 JSON must also agree. Arguments are those of libFuzzer.
+Whatever else a codec raises ends the run with 77, and the bytes are written to ``.venv/crash-…``. The readers of V2 JSON must
+also agree. Arguments are those of libFuzzer.
 """
 
 import sys

@@ -14,6 +14,7 @@ from tests.chaos.clients import PeerClient
 from tests.chaos.harness import WORKERS, Start, Target
 from tests.running import eventually, free_port, running
 
+START_SECONDS = 180
 OWN_NAMES = {"bare": "gunicorn + uvicorn", "kserve": "kserve SDK"}
 
 
@@ -58,5 +59,5 @@ def peer_target(server: Server, folder: Path) -> Iterator[Target]:
                 return client.ask("", [1]) == ("", [[1]])
             return False
 
-        eventually(lambda: answers() and len(process.workers()) >= WORKERS)
+        eventually(lambda: answers() and len(process.workers()) >= WORKERS, START_SECONDS)
         yield target

@@ -9,7 +9,7 @@ from tests.chaos import mixed
 from tests.e2e.calls import speaking
 from tests.running import eventually
 
-ANSWERS = 2_000
+ANSWERS = 50_000
 CLIENTS = 12
 
 
