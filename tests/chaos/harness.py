@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import psutil
 
 from tests.chaos.clients import KINDS, Kind, Refused
 from tests.documents import ROOT
@@ -78,6 +79,15 @@ class Target(NamedTuple):
     kinds: Sequence[Kind] = tuple(KINDS)
     tells_states: bool = True
     patience: float = PATIENCE
+
+    def workers(self) -> list[int]:
+        """Pids of the living workers. multiprocessing's helper, which a peer may have, is none."""
+        found = []
+        for pid in self.server.workers():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "resource_tracker" not in " ".join(psutil.Process(pid).cmdline()):
+                    found.append(pid)
+        return found
 
 
 class Attack(NamedTuple):
@@ -182,7 +192,7 @@ def settled(target: Target, workers: int = WORKERS, gone: Collection[int] = ()) 
     """Wait until so many workers are there, all are ready, none of those that are to go is left."""
 
     def is_settled() -> bool:
-        found = target.server.workers()
+        found = target.workers()
         if len(found) != workers or set(found) & set(gone):
             return False
         with contextlib.suppress(httpx.TransportError):  # the connection may have been a killed worker's
@@ -215,10 +225,16 @@ def strikes(attack: Attack, target: Target, rows: list[Row], rounds: int) -> Non
             for traffic in traffics:
                 traffic.flow()
             begin = time.monotonic()
-            attack.strike(target)
+            try:
+                attack.strike(target)
+                seconds = time.monotonic() - begin
+            except AssertionError:
+                if target.tells_states:  # only mpserve is under test
+                    raise
+                seconds = math.inf
             for row in rows:
                 row.rounds += 1
-                row.recovered = max(row.recovered, time.monotonic() - begin)
+                row.recovered = max(row.recovered, seconds)
         if attack.leaves:
             for traffic in traffics:
                 traffic.flow()

@@ -51,7 +51,7 @@ def peer_target(server: Server, folder: Path) -> Iterator[Target]:
     setup = Setup(port, free_port(), free_port(), str(folder), workers=WORKERS)
     env = setup.environment() | {"PYTHONPATH": str(APPS), "GUNICORN_CMD_ARGS": f"--pid {folder}/server.pid"}
     with running(server.command(setup), folder, port, env, slow_stop="a peer takes its own time") as process:
-        target = Target(process, "", folder, (PeerClient,), tells_states=False)
+        target = Target(process, "", folder, (PeerClient,), tells_states=False, patience=20)
 
         def answers() -> bool:
             process.check_alive()
@@ -59,5 +59,5 @@ def peer_target(server: Server, folder: Path) -> Iterator[Target]:
                 return client.ask("", [1]) == ("", [[1]])
             return False
 
-        eventually(lambda: answers() and len(process.workers()) >= WORKERS, START_SECONDS)
+        eventually(lambda: answers() and len(target.workers()) == WORKERS, START_SECONDS)
         yield target

@@ -27,7 +27,7 @@ def term(target: Target) -> None:
 
 
 def hup(target: Target) -> None:
-    old = target.server.workers()
+    old = target.workers()
     target.server.signal(signal.SIGHUP)
     settled(target, gone=old)
 
@@ -52,7 +52,7 @@ def usr2(target: Target) -> None:
 
 
 def kill(target: Target) -> None:
-    worker = target.server.workers()[0]
+    worker = target.workers()[0]
     os.kill(worker, signal.SIGKILL)
     settled(target, gone=[worker])
 
