@@ -97,6 +97,7 @@ class Attack(NamedTuple):
         ends: the server that was started ends, so each round needs a new one.
         leaves: whether a server is left after the attack. If none is, clients may be refused.
         loses: requests that each client may lose in each round.
+        flags: options of the server.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Attack(NamedTuple):
     ends: bool = False
     leaves: bool = True
     loses: int = 0
+    flags: Sequence[str] = ()
 
 
 @dataclass
@@ -177,12 +179,12 @@ class Traffic:
 
 
 @contextlib.contextmanager
-def target(folder: Path) -> Iterator[Target]:
+def target(folder: Path, *more: str) -> Iterator[Target]:
     """A server that is ready to be attacked. Its models are classes, so that a load makes them anew."""
     port = free_port()
     env = {"GUNICORN_CMD_ARGS": f"--pid {folder}/server.pid"}
     slow = "gRPC clients are let go"
-    flags = (*FLAGS, f"--grpc_port={port}")
+    flags = (*FLAGS, f"--grpc_port={port}", *more)
     with serving(folder, SOURCE, *flags, target="model.py:models", env=env, slow_stop=slow) as server:
         server.wait_ready(workers=WORKERS)
         yield Target(server, f"127.0.0.1:{port}", folder)
@@ -203,7 +205,7 @@ def settled(target: Target, workers: int = WORKERS, gone: Collection[int] = ()) 
     eventually(is_settled, target.patience)
 
 
-Start = Callable[[Path], contextlib.AbstractContextManager[Target]]
+Start = Callable[..., contextlib.AbstractContextManager[Target]]
 
 
 def attacked(attack: Attack, folder: Path, rounds: int, start: Start = target, name: str = "mpserve") -> list[Row]:
@@ -212,7 +214,7 @@ def attacked(attack: Attack, folder: Path, rounds: int, start: Start = target, n
     for number in range(rounds if attack.ends else 1):
         own = folder / f"round-{number}"
         own.mkdir()
-        with start(own) as server:
+        with start(own, *attack.flags) as server:
             rows = rows or [Row(attack.name, name, kind.protocol) for kind in server.kinds]
             strikes(attack, server, rows, 1 if attack.ends else rounds)
     return rows

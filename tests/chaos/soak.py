@@ -27,7 +27,8 @@ from tests.running import Server, eventually
 CLIENTS = 6  # of each server
 ROUNDS = 40  # of traffic, at most; a round is no shorter than SHORTEST seconds
 SHORTEST = 10.0
-GROWTH = 8_000_000  # bytes by which the memory of a process may grow from the second quarter to the last
+WARM = 60_000  # requests until the memory that a process keeps has its size
+GROWTH = 8_000_000  # bytes by which the memory of a process may grow since then
 SHARE = 0.06  # or this share of it, if that is more
 
 
@@ -115,14 +116,12 @@ class Soaked:
         return found + [told for field in Sample._fields[:-1] if (told := self.growth(field))]
 
     def growth(self, field: str) -> str:
-        """How a number has grown, if it has: the middle of the second quarter beside that of the last one."""
-        values = [getattr(sample, field) for sample in self.samples]
+        """How a number has grown since the server was warm, if it has: the middle of the first quarter beside that of the last."""
+        values = [getattr(sample, field) for sample in self.samples if sample.requests >= WARM]
         quarter = len(values) // 4
         if not quarter:
-            return ""
-        before, after = (
-            statistics.median(values[part]) for part in (slice(quarter, 2 * quarter), slice(-quarter, None))
-        )
+            return f"{field}: too short a soak, the server is warm after {WARM:,} requests"
+        before, after = (statistics.median(part) for part in (values[:quarter], values[-quarter:]))
         allowed = max(GROWTH, SHARE * before) if field.endswith("rss") else 1
         return f"{field} grew from {before:,.0f} to {after:,.0f}: {values}" if after - before > allowed else ""
 
