@@ -116,7 +116,7 @@ class Soaked:
         return found + [told for field in Sample._fields[:-1] if (told := self.growth(field))]
 
     def growth(self, field: str) -> str:
-        """How a number has grown since the server was warm, if it has: the middle of the first quarter beside that of the last."""
+        """How a number has grown since the server was warm, if it has: the middle of the last quarter beside the first one."""
         values = [getattr(sample, field) for sample in self.samples if sample.requests >= WARM]
         quarter = len(values) // 4
         if not quarter:
