@@ -118,6 +118,7 @@ FORMATS: tuple[Format, ...] = (
         "CatBoost", "mpserve.runtimes.catboost:CatBoostModel", "mpserve[catboost]", (".cbm",), options=("predict_proba",),
         implementations=("mlserver_catboost.CatboostModel", "mlserver_catboost.catboost.CatboostModel"),
     ),
+    Format("ONNX", "mpserve.runtimes.onnx:OnnxModel", "mpserve[onnx]", (".onnx",)),
 )  # fmt: skip
 """The formats that mpserve itself serves. The first that fits wins."""
 
