@@ -5,9 +5,11 @@ import logging
 import pickle
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import joblib
 import numpy as np
 import pandas
@@ -272,10 +274,35 @@ def test_a_file_of_another_version_of_scikit_learn_is_told_once(
     assert line.startswith("a.pkl was made by scikit-learn 1.0.0, and this is ")
 
 
-def test_a_batch_joins_only_requests_for_the_same_outputs(files: tuple[Path, dict[str, Made]]) -> None:
-    folder, by_name = files
-    model = loaded(folder / by_name["labels"].file)
-    assert model.max_batch_size is None  # so --max_batch_size decides
+def test_requests_for_different_outputs_at_once_get_each_its_own(
+    served: Served, files: tuple[Path, dict[str, Made]]
+) -> None:
+    """Requests that wait at the same moment are joined into batches, and a batch has one set of outputs."""
+    outputs = files[1]["labels"].outputs
+
+    def ask(number: int) -> None:
+        names = [[], ["predict"], ["predict_proba"], ["decision_function", "predict"]][number % 4]
+        row = ROWS[number : number + 1]
+        body = {
+            "inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 4], "data": row.tolist()}],
+            "outputs": [{"name": name} for name in names],
+        }
+        answer = httpx.post(f"{served.server.url}/v2/models/labels/infer", json=body, timeout=60).json()["outputs"]
+        assert [output["name"] for output in answer] == (names or ["predict"])
+        for output in answer:
+            expected = outputs[output["name"]](row)
+            assert (
+                np.allclose(output["data"], expected.reshape(-1))
+                if output["datatype"] != "BYTES"
+                else (output["data"] == expected.tolist())
+            )
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(ask, range(200)))
+
+
+def test_an_output_that_is_not_there_is_refused_before_the_model_runs(files: tuple[Path, dict[str, Made]]) -> None:
+    model = loaded(files[0] / files[1]["labels"].file)
     with pytest.raises(InvalidInput, match="Unexpected inference output 'x' for model 'model'; expected 'predict', "):
         model.invoke_for([X], ("predict", "x"))
 
