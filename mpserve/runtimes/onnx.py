@@ -16,6 +16,7 @@ from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor, declared_of
 from mpserve.protocol.tensors import NamedArray
+from mpserve.runtimes.declared import narrowed
 from mpserve.runtimes.onnx_file import Value, read
 from mpserve.runtimes.rows import first_line
 from mpserve.serving.models.binding import Bind, binding_of
@@ -46,13 +47,10 @@ class OnnxModel(TensorModel):
 
     def preload(self) -> None:
         self.file = file = read(self.path)
-        self.inputs = [_declared(self.path, value, file.takes_missing) for value in file.inputs]
-        self.served = [value for value in file.outputs if value.datatype]
-        if left_out := [f"{value.name!r} ({value.what})" for value in file.outputs if not value.datatype]:
-            told = f"{self.path.name}: outputs that V2 or onnxruntime's Python interface cannot carry: {', '.join(left_out)}"
-            if not self.served:
-                raise ConfigurationError(told)
-            logger.warning("%s; they are left out", told)
+        self.inputs = self._inputs_as(self.inputs)
+        # The file may say other shapes of its outputs than it gives, so they are described and not checked.
+        wanted, self.outputs = self.outputs, ()
+        self.served = self._outputs_as(wanted)
         self._names = [value.name for value in self.served]
         self._alike = _same_sizes(file.inputs)
         if not _is_row_wise(file.inputs, self.served):
@@ -62,6 +60,40 @@ class OnnxModel(TensorModel):
                     f" outputs in {self.path.name} is not the same dimension of any size"
                 )
             self.max_batch_size = 0
+
+    def _inputs_as(self, declared: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs of the file, as its configuration declares them if there is one."""
+        by_name = {tensor.name: tensor for tensor in declared}
+        if declared and by_name.keys() != (names := {value.name for value in self.file.inputs}):
+            raise ConfigurationError(
+                f"{self.path.name} has the inputs {', '.join(sorted(names))}, and its configuration declares"
+                f" {', '.join(sorted(by_name))}"
+            )
+        inputs = []
+        for value in self.file.inputs:
+            wanted = by_name.get(value.name)
+            shape = tuple(wanted.shape) if wanted is not None and value.shape is None else value.shape
+            own = _declared(self.path, value._replace(shape=shape), self.file.takes_missing)
+            inputs.append(own if wanted is None else narrowed(self.path.name, own, wanted))
+        return inputs
+
+    def _outputs_as(self, declared: Sequence[Tensor]) -> list[Value]:
+        """The outputs of the file, or those that its configuration declares."""
+        own = {value.name: value for value in self.file.outputs}
+        for tensor in declared:
+            if tensor.name not in own or tensor.datatype != own[tensor.name].datatype:
+                there = ", ".join(f"{value.name} ({value.datatype or value.what})" for value in own.values())
+                raise ConfigurationError(
+                    f"{self.path.name} has the outputs {there}, and its configuration declares {tensor.name} ({tensor.datatype})"
+                )
+        outputs = [own[tensor.name] for tensor in declared] or self.file.outputs
+        served = [value for value in outputs if value.datatype]
+        if left_out := [f"{value.name!r} ({value.what})" for value in outputs if not value.datatype]:
+            told = f"{self.path.name}: outputs that V2 or onnxruntime's Python interface cannot carry: {', '.join(left_out)}"
+            if not served:
+                raise ConfigurationError(told)
+            logger.warning("%s; they are left out", told)
+        return served
 
     def load(self) -> None:
         import onnxruntime

@@ -62,7 +62,7 @@ class OnnxFile(NamedTuple):
 def read(path: Path) -> OnnxFile:
     """Raises ConfigurationError if the file is no ONNX model."""
     try:
-        graphs = _messages(memoryview(np.memmap(path, np.uint8, "r")), 7)
+        graphs = _messages(np.memmap(path, np.uint8, "r").data, 7)
         if not graphs:
             raise InvalidInput("it has no graph")
         return _graph(graphs[0])
