@@ -121,35 +121,31 @@ class OnnxModel(TensorModel):
     def binding(self) -> Bind:
         fitted = binding_of(self.predict, declared_of(self.inputs), calls_predict=False)
         ranks = {tensor.name: len(tensor.shape) for tensor in self.inputs if list(tensor.shape) in ([-1], [-1, 1])}
-        if not ranks and not self._alike:
-            return fitted
-
-        def bind(given: list[NamedArray]) -> Sequence[Any]:
-            arrays = fitted([_as_column(each, ranks.get(each[0])) for each in given])
-            self._refuse_other_sizes(arrays)
-            return arrays
-
-        return bind
-
-    def _refuse_other_sizes(self, arrays: Sequence[Array]) -> None:
-        for symbol, places in self._alike:
-            if len({arrays[index].shape[axis] for index, axis in places}) > 1:
-                told = ", ".join(
-                    f"input {self.inputs[index].name!r} has {arrays[index].shape[axis]}" for index, axis in places
-                )
-                raise InvalidInput(f"expected one size for dimension {symbol!r}; {told}")
+        return (lambda given: fitted([_as_column(each, ranks.get(each[0])) for each in given])) if ranks else fitted
 
     def predict(self, *arrays: Any) -> dict[str, Array]:
         feeds = {tensor.name: array for tensor, array in zip(self.inputs, arrays, strict=True)}
         try:
             results = self.session.run(self._names, feeds, self._quiet)
-        except self._refused as error:
+        except Exception as error:
+            told = self._differing(arrays)
+            if not told and not isinstance(error, self._refused):
+                raise
             logger.info("model %s refused an input", self.name, exc_info=True)
-            raise InvalidInput(f"the model refused the input: {first_line(error)}") from error
+            raise InvalidInput(told or f"the model refused the input: {first_line(error)}") from error
         return {
             value.name: _by_class(value, result) if value.by_class else result
             for value, result in zip(self.served, results, strict=True)
         }
+
+    def _differing(self, arrays: Sequence[Array]) -> str:
+        """Which dimensions of one name differ in size; empty if none does. onnxruntime leaves that to its operators."""
+        for symbol, places in self._alike:
+            if len({arrays[index].shape[axis] for index, axis in places}) > 1:
+                sizes = [(self.inputs[index].name, arrays[index].shape[axis]) for index, axis in places]
+                told = ", ".join(f"input {name!r} has {size}" for name, size in sizes)
+                return f"expected one size for dimension {symbol!r}; {told}"
+        return ""
 
     def get_output_types(self) -> list[Spec]:
         return [_describe(value) for value in self.served]
@@ -192,9 +188,7 @@ def _is_row_wise(inputs: Sequence[Value], outputs: Sequence[Value]) -> bool:
 
 
 def _same_sizes(inputs: Sequence[Value]) -> list[tuple[str, list[tuple[int, int]]]]:
-    """The names of sizes that several dimensions have, each with its places: the number of the input and the axis.
-    onnxruntime does not compare them.
-    """
+    """The names of sizes that several dimensions have, each with its places: the number of the input and the axis."""
     places: dict[str, list[tuple[int, int]]] = {}
     for index, value in enumerate(inputs):
         for axis, symbol in enumerate(value.symbols):

@@ -112,12 +112,10 @@ class TorchScriptModel(FileModel):
         dtypes = (parameter.dtype for parameter in self.module.parameters())
         self.floating = next((dtype for dtype in dtypes if dtype.is_floating_point), None)
         self.arguments = [
-            Parameter(
-                each.name,
-                Parameter.POSITIONAL_OR_KEYWORD,
-                default=None if each.has_default_value() else Parameter.empty,
-            )
+            Parameter(each.name, Parameter.POSITIONAL_OR_KEYWORD, default=None if optional else Parameter.empty)
             for each in self.module.forward.schema.arguments[1:]
+            for optional in [each.has_default_value()]
+            if "Tensor" in str(each.type) or not optional
         ]
         self.inputs = in_order(self.inputs, [each.name for each in self.arguments])
         needed = [each.name for each in self.arguments if each.default is Parameter.empty]

@@ -1,9 +1,11 @@
 """ONNX files: served without code, they answer as ONNX Runtime does, from sessions that each worker has for itself."""
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +192,8 @@ BIAS = {"name": "bias", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 0.5]}
      "input 'x': expected datatype FP32, got FP64"),
     ("traced", [{"name": "z", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}], "unexpected input 'z'; expected 'x'"),
     ("pair", [IDS], "missing input 'bias'; expected 'ids', 'bias'"),
-    ("pair", [IDS, {**BIAS, "shape": [2, 2], "data": [1, 2, 3, 4]}],
-     "expected one size for dimension 'batch'; input 'ids' has 1, input 'bias' has 2"),
+    ("pair", [IDS, {**BIAS, "shape": [1, 3], "data": [1, 2, 3]}],
+     "expected one size for dimension 'length'; input 'ids' has 2, input 'bias' has 3"),
     ("pair", [{**IDS, "data": [1, 99]}, BIAS], "the model refused the input: "),
 ])  # fmt: skip
 def test_wrong_inputs_are_refused_in_words(
@@ -212,6 +214,30 @@ def test_a_session_is_loaded_anew_in_every_worker_while_it_answers(served: tuple
             answer = server.client.post("/v2/models/pair/infer", json=body, headers={"connection": "close"})
             assert answer.json()["outputs"][0]["data"] == [1.5, 2.5]
     assert server.states()["ready"] == 2
+
+
+def test_joined_requests_get_their_own_rows(served: tuple[Server, str], folder: Path) -> None:
+    server, _ = served
+    labels = expected(folder, "forest", X=ROWS)["label"].tolist()
+
+    def ask(index: int) -> Any:
+        return server.predict("forest", ROWS[index : index + 2].tolist()).json()["predictions"]
+
+    with ThreadPoolExecutor(16) as pool:
+        for index, answer in enumerate(pool.map(ask, range(200))):
+            assert [row["label"] for row in answer] == labels[index : index + 2]
+
+
+def test_a_worker_with_a_gpu_that_onnx_runtime_does_not_know_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = loaded(folder / "pair" / "model.onnx")
+    model.device = "cuda:0"
+    with caplog.at_level(logging.WARNING):
+        model.load()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("model model runs on the CPU, since onnxruntime has no working CUDAExecutionProvider here")
+    assert model.session.get_providers() == ["CPUExecutionProvider"]
 
 
 def loaded(file: Path) -> Any:
