@@ -47,11 +47,14 @@ def places(settings: Settings) -> dict[str, list[Place]]:
         # A mounted ConfigMap has hidden folders with its files once more (Kubernetes, AtomicWriter).
         if path.name.startswith("."):
             continue
-        if _holds_model(path) or (settings.target is not None and _is_model(path)):
-            name, version = (triton.named(directory), path.name) if path in numbered else _named(path)
-            found.setdefault(name, []).append(Place(path.name, version))
-        else:
-            found |= _versions_in(path)
+        try:
+            if _holds_model(path) or (settings.target is not None and _is_model(path)):
+                name, version = (triton.named(directory), path.name) if path in numbered else _named(path)
+                found.setdefault(name, []).append(Place(path.name, version))
+            else:
+                found |= _versions_in(path)
+        except ConfigurationError:  # told when the model is loaded: the other models can be listed and loaded
+            found.setdefault(path.name, []).append(Place(path.name, ""))
     return found
 
 
@@ -91,6 +94,7 @@ def _source(settings: Settings, entry: str, name: str) -> ModelSource:
     elif directory / entry in _numbered(directory):
         shelved, version = triton.named(directory), entry
     else:
+        _versions_in(directory / entry)  # raises what ``places`` has left to the load
         split(_title(directory / entry))
         shelved, version = _named(directory / entry)
     sources = from_directory(directory / entry, name, settings)

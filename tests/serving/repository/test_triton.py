@@ -10,7 +10,7 @@ from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
 from mpserve.protocol.declaration import Tensor
 from mpserve.serving.repository import triton
-from mpserve.serving.repository.model_directory import Place, places
+from mpserve.serving.repository.model_directory import Place, find_all, places
 
 FULL = """
 name: "net"
@@ -99,14 +99,18 @@ def test_the_policy_says_which_versions_are_served(tmp_path: Path, policy: str, 
 ])  # fmt: skip
 def test_what_is_not_served_or_wrong_is_refused_in_a_sentence(tmp_path: Path, config: str, words: str) -> None:
     lay(tmp_path / "net", config, "1")
+    settings = Settings(model_dir=str(tmp_path))
     with pytest.raises(ConfigurationError, match=f"net/config.pbtxt: .*{words}"):
-        places(Settings(model_dir=str(tmp_path)))
+        find_all(settings)
+    # Beside a running server it does not keep the other models from being listed.
+    lay(tmp_path / "other", "", "1")
+    assert places(settings) == {"net": [Place("net", "")], "other": [Place("other/1", "1")]}
 
 
 def test_a_configuration_without_a_model_is_refused(tmp_path: Path) -> None:
     lay(tmp_path / "net", "")
     with pytest.raises(ConfigurationError, match="describes a model, and there is no folder of a version beside it"):
-        places(Settings(model_dir=str(tmp_path)))
+        find_all(Settings(model_dir=str(tmp_path)))
     config = triton.read(lay(tmp_path / "torch", 'backend: "pytorch"', "1"))
     assert config is not None
     with pytest.raises(
