@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
@@ -238,6 +239,17 @@ def test_a_worker_with_a_gpu_that_onnx_runtime_does_not_know_says_so(
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("model model runs on the CPU, since onnxruntime has no working CUDAExecutionProvider here")
     assert model.session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_each_worker_has_onnx_runtime_and_maps_the_weights_and_the_arbiter_does_not(served: tuple[Server, str]) -> None:
+    server, _ = served
+
+    def mapped(pid: int) -> set[str]:
+        files = {Path(mapping.path).name for mapping in psutil.Process(pid).memory_maps()}
+        return {what for what in ("onnxruntime", "weights.bin") for file in files if file.startswith(what)}
+
+    assert mapped(server.pid) == set()
+    assert [mapped(pid) for pid in server.workers()] == [{"onnxruntime", "weights.bin"}] * 2
 
 
 def loaded(file: Path) -> Any:

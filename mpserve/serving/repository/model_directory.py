@@ -52,7 +52,8 @@ def places(settings: Settings) -> dict[str, list[Place]]:
                 name, version = (triton.named(directory), path.name) if path in numbered else _named(path)
                 found.setdefault(name, []).append(Place(path.name, version))
             else:
-                found |= _versions_in(path)
+                for name, versions in _versions_in(path).items():  # configurations may give one name to two folders
+                    found.setdefault(name, []).extend(versions)
         except ConfigurationError:  # told when the model is loaded: the other models can be listed and loaded
             found.setdefault(path.name, []).append(Place(path.name, ""))
     return found

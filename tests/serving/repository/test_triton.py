@@ -117,3 +117,10 @@ def test_a_configuration_without_a_model_is_refused(tmp_path: Path) -> None:
         ConfigurationError, match=r"there is no model\.pt or model\.pt2 in .*1, which .*config.pbtxt describes"
     ):
         config.model_in(tmp_path / "torch" / "1")
+
+
+def test_no_folder_hides_another_whose_configuration_gives_the_same_name(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        lay(tmp_path / folder, 'name: "net" backend: "pytorch"', "1", file="model.pt")
+    settings = Settings(model_dir=str(tmp_path))
+    assert places(settings) == {"net": [Place("a/1", "1"), Place("b/1", "1")]}
