@@ -19,7 +19,7 @@ from mpserve.protocol.tensors import NamedArray
 from mpserve.runtimes.declared import narrowed
 from mpserve.runtimes.onnx_file import Value, read
 from mpserve.runtimes.rows import first_line
-from mpserve.serving.models.binding import Bind, binding_of
+from mpserve.serving.fitting.binding import Bind, binding_of
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.tensor_model import TensorModel
 
