@@ -16,7 +16,7 @@ from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.protocol.tensors import NamedArray
 from mpserve.runtimes.declared import in_order, narrowed, place_of
-from mpserve.serving.models.binding import Bind, binding_of
+from mpserve.serving.fitting.binding import Bind, binding_of
 from mpserve.serving.models.tensor_model import TensorModel
 
 DATATYPES = {
