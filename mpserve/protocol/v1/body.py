@@ -133,7 +133,7 @@ def predictions(response: InferResponse, nonfinite: NonFinite = "error") -> dict
 
 def _values(name: str, array: Array, nonfinite: NonFinite) -> Any:
     if array.dtype.kind == "O" and array.ndim == 1 and array.size and type(array[0]) is Document:
-        return list(map(orjson.Fragment, array.tolist()))
+        return [orjson.Fragment(bytes(document)) for document in array.tolist()]
     try:
         return json_values(array, nonfinite)
     except ValueError as error:

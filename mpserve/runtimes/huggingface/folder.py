@@ -46,7 +46,12 @@ def read_network(path: Path, auto: Any) -> Any:
 
 
 def read_tokenizer(path: Path) -> Any:
-    return _read(path, "tokenizer", transformers.AutoTokenizer.from_pretrained)
+    """The tokenizer of a folder. Raises ConfigurationError if there is none: transformers 5 would make one that knows no word."""
+    tokenizer = _read(path, "tokenizer", transformers.AutoTokenizer.from_pretrained)
+    files = tokenizer.vocab_files_names.values()
+    if files and not any((path / file).is_file() for file in files):
+        raise ConfigurationError(f"{path.name} has no tokenizer, expected one of {', '.join(files)}")
+    return tokenizer
 
 
 def read_image_processor(path: Path) -> Any:
