@@ -27,8 +27,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline that finds sentences, cities and the category of a text."""
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer")
-    patterns = [{"label": "CITY", "pattern": city} for city in ("Paris", "Rome")]
-    nlp.add_pipe("entity_ruler").add_patterns(patterns)  # type: ignore[attr-defined]
     categories = nlp.add_pipe("textcat")
     for label in ("GOOD", "BAD"):
         categories.add_label(label)  # type: ignore[attr-defined]
@@ -37,6 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for text, is_good in (("a fine film", True), ("a bad film", False))
     ]
     nlp.initialize(lambda: examples)
+    patterns = [{"label": "CITY", "pattern": city} for city in ("Paris", "Rome")]
+    nlp.add_pipe("entity_ruler").add_patterns(patterns)  # type: ignore[attr-defined]
     there = tmp_path_factory.mktemp("models") / "finds"
     nlp.to_disk(there)
     return there
