@@ -35,6 +35,7 @@ STATUS = {
     Code.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Code.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    Code.UNSUPPORTED_MEDIA_TYPE: grpc.StatusCode.INVALID_ARGUMENT,  # HTTP alone has media types
     Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,  # grpc's own answer to a message beyond its limit
     Code.TOO_MANY: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -65,6 +66,7 @@ class Calls:
     def __init__(self, access_log: bool, count: Count) -> None:
         self.access_log = access_log
         self.count = count
+        self.total_requests = 0  # number of calls that have ended, and of requests in streams
         self.last_begun = -math.inf  # time.perf_counter of the last call for an answer of a model
 
     def answering(self, method: str, work: Work[R, T], reports: bool = True) -> Callable[[R, Context], Awaitable[T]]:
@@ -101,6 +103,7 @@ class Calls:
         return answer
 
     def _record(self, method: str, context: Context, status: grpc.StatusCode, start: float) -> None:
+        self.total_requests += 1
         self.count(method, status.name)
         if self.access_log:
             milliseconds = (time.perf_counter() - start) * 1000

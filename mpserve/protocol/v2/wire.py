@@ -8,6 +8,7 @@ docs/protocol/extension_binary_data.md.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ from mpserve.protocol.json.elements import check_shape, decode_data
 from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
 _SIZE = "binary_data_size"
+KNOWN = 1024  # outputs whose heads are remembered: the outputs of a model differ at most in shape
 SHORT = 5000  # bytes of JSON up to which a search for "null" costs less than numpy's look at the arrays
 Tensor = InferInput | InferOutput
 AnyTensor = TypeVar("AnyTensor", InferInput, InferOutput)
@@ -108,7 +110,10 @@ def write(
     holds what JSON cannot carry: bytes that are not UTF-8, and NaN or infinity unless `nonfinite` is "null".
     """
     buffers: list[Buffer] = []
-    head[field] = [_entry(tensor, binary, buffers, "null") for tensor, binary in tensors]
+    head[field] = [
+        _entry(tensor, binary, buffers, nonfinite if tensor.datatype == "BYTES" else "null")
+        for tensor, binary in tensors
+    ]
     json = dump(_present(head))
     # In a short text, a search for null costs less than a look at each array. A string may hold "null" too.
     if nonfinite == "error" and (len(json) > SHORT or b"null" in json):
@@ -208,7 +213,10 @@ def _entry(tensor: Tensor, binary: bool, buffers: list[Buffer], nonfinite: NonFi
     entry: dict[str, Any] = {"name": tensor.name, "shape": array.shape, "datatype": tensor.datatype}
     parameters = sendable(_without_size(tensor.parameters), tensor.fault) if tensor.parameters else None
     if binary:
-        buffers.append(encode_tensor(array, tensor.datatype))
+        try:
+            buffers.append(encode_tensor(array, tensor.datatype))
+        except TypeError:
+            raise tensor.missing_text() from None
         parameters = (parameters or {}) | {_SIZE: len(buffers[-1])}
     if parameters is not None:
         entry["parameters"] = parameters
@@ -238,3 +246,16 @@ def dump(value: object) -> bytes:
         return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise InferenceError(f"the message cannot be written as JSON: {error}") from error
+
+
+@lru_cache(KNOWN)
+def begin_response(model_name: str | None, model_version: str | None) -> bytes:
+    """The JSON of a response up to its id."""
+    fields = {"model_name": model_name, "model_version": model_version}
+    json = dump({name: value for name, value in fields.items() if value is not None}).removesuffix(b"}")
+    return json if json == b"{" else json + b","
+
+
+def identify(response_id: str | None) -> bytes:
+    """The id in the JSON of a response."""
+    return b"" if response_id is None else b'"id":%b,' % dump(response_id)
