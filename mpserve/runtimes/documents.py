@@ -13,7 +13,7 @@ from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import Array, Document
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.models.table import text_of
+from mpserve.serving.fitting.table import text_of
 
 
 def documents(values: Sequence[Any]) -> Array:

@@ -10,7 +10,7 @@ from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor
 from mpserve.runtimes.documents import documents, only_bytes
-from mpserve.serving.models.binding import Bind
+from mpserve.serving.fitting.binding import Bind
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.tensor_model import TensorModel
 

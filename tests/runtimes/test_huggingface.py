@@ -192,6 +192,13 @@ def test_a_folder_answers_as_transformers_over_every_protocol(served: Served, fo
         assert close(np.array(output.contents.fp32_contents).reshape(list(output.shape)).tolist(), answer)
 
 
+def test_an_image_is_posted_as_a_file(served: Served, folder: Path) -> None:
+    answer = expected(folder, "images", IMAGES)
+    for row, label in zip(IMAGES, answer, strict=True):
+        posted = served.v2("images", row, **{"content-type": "image/png"})
+        assert posted.json()["outputs"][0]["data"] == [label], posted.text
+
+
 def test_labels_and_outputs_are_in_the_metadata_and_asked_by_name(served: Served, folder: Path) -> None:
     metadata = served.server.client.get("/v2/models/texts").json()
     assert metadata["inputs"] == [

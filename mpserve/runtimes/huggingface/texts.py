@@ -13,7 +13,7 @@ from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor
 from mpserve.runtimes.documents import only_bytes
 from mpserve.runtimes.huggingface.folder import most_tokens, read_network, read_tokenizer
-from mpserve.serving.models.binding import Bind
+from mpserve.serving.fitting.binding import Bind
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.tensor_model import TensorModel
 
