@@ -19,7 +19,7 @@ from mpserve.serving.fitting.table import text_of
 def documents(values: Sequence[Any]) -> Array:
     """A document for each value, which JSON can carry."""
     column = np.empty(len(values), dtype=object)
-    column[:] = [Document(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)) for value in values]
+    column[:] = [Document(orjson.dumps(value)) for value in values]
     return column
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError, InvalidInput
+from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.models.model import Model
@@ -445,6 +445,35 @@ def test_a_folder_without_a_tokenizer_is_refused_in_words(tmp_path: Path) -> Non
         file.unlink()
     with pytest.raises(ConfigurationError, match=r"texts has no tokenizer, expected one of .*tokenizer\.json"):
         loaded(path)
+
+
+@pytest.mark.parametrize("name", ["texts", "entities", "masks", "generates"])
+def test_a_network_that_gives_nan_has_no_answer(folder: Path, name: str) -> None:
+    model = loaded(folder / name)
+    for weights in model.network.parameters():
+        weights.fill_(math.nan)
+    texts = [np.array(["the [MASK]"], dtype=object)]
+    with pytest.raises(InferenceError, match="the network gave NaN or infinity"):
+        _ = generate(model) if name == "generates" else model.invoke_for(texts, ())
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("mode", ["cls_token", "lasttoken", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens"])
+def test_tokens_are_pooled_as_sentence_transformers_says(tmp_path: Path, mode: str, padding: str) -> None:
+    """Of a text alone, the tokens are plain to pool; in a batch, padding must make no difference."""
+    path = FOLDERS["sentences"](tmp_path / "sentences")
+    (path / "1_Pooling/config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+    model = loaded(path)
+    hidden = torch.tensor([[[1.0, -2.0], [4.0, 5.0], [7.0, -9.0]], [[3.0, 1.0], [9.0, 9.0], [9.0, 9.0]]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    if padding == "left":
+        hidden[1], mask[1] = hidden[1].flip(0), mask[1].flip(0)
+    wanted = {
+        "cls_token": [[1, -2], [3, 1]], "lasttoken": [[7, -9], [3, 1]], "max_tokens": [[7, 5], [3, 1]],
+        "mean_tokens": [[4, -2], [3, 1]], "mean_sqrt_len_tokens": [[12 / 3**0.5, -6 / 3**0.5], [3, 1]],
+    }[mode]  # fmt: skip
+    [pool] = model.pools
+    assert np.allclose(pool(hidden, mask.unsqueeze(-1).float()), wanted)
 
 
 def test_a_step_of_sentence_transformers_that_is_unknown_is_refused(tmp_path: Path) -> None:

@@ -21,14 +21,17 @@ def _mean(hidden: Any, mask: Any) -> Any:
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
 
 
+def _first(hidden: Any, mask: Any) -> Any:
+    return hidden[torch.arange(len(hidden), device=mask.device), mask[:, :, 0].argmax(1)]
+
+
 def _last(hidden: Any, mask: Any) -> Any:
     places = torch.arange(mask.shape[1], device=mask.device)
-    last = (mask[:, :, 0] * places).argmax(1)
-    return hidden[torch.arange(len(hidden), device=mask.device), last]
+    return hidden[torch.arange(len(hidden), device=mask.device), (mask[:, :, 0] * places).argmax(1)]
 
 
 POOLS: dict[str, Pool] = {
-    "cls_token": lambda hidden, mask: hidden[torch.arange(len(hidden)), mask[:, :, 0].argmax(1)],
+    "cls_token": _first,
     "lasttoken": _last,
     "max_tokens": lambda hidden, mask: hidden.masked_fill(mask == 0, -1e9).max(1).values,
     "mean_tokens": _mean,

@@ -3,6 +3,7 @@
 Everything comes from the folder itself: nothing is downloaded, and no code of the folder is run.
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
 import torch
 import transformers
 
-from mpserve.errors import ConfigurationError
+from mpserve.errors import ConfigurationError, InferenceError
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _NO_LIMIT = 10**9  # a tokenizer without a limit says 10**30
@@ -68,6 +69,12 @@ def most_tokens(tokenizer: Any, network: Any) -> int | None:
         padding = getattr(table, "padding_idx", None)  # models like RoBERTa count positions from behind it
         limits.append(positions if padding is None else positions - padding - 1)
     return min(limits, default=None)
+
+
+def refuse_nan(scores: Any) -> None:
+    """Raise InferenceError for scores that are no numbers: the best of them would be a wrong answer like any other."""
+    if not bool((scores < math.inf).all()):
+        raise InferenceError("the network gave NaN or infinity")
 
 
 def _read(path: Path, what: str, read: Callable[..., Any]) -> Any:

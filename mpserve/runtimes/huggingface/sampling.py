@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from mpserve.errors import InvalidInput, shown
+from mpserve.runtimes.huggingface.folder import refuse_nan
 from mpserve.serving.execution.admission import TIMEOUT
 
 NEW_TOKENS = 256
@@ -74,6 +75,7 @@ class Chooser:
 
     def next(self, ids: Any, logits: Any) -> Any:
         """The token behind ``ids``, as a tensor of shape [1, 1]."""
+        refuse_nan(logits)
         scores = self._adjusted(ids, logits.float())
         if not self._is_random:
             return scores.argmax(-1, keepdim=True)

@@ -12,7 +12,7 @@ from mpserve.errors import InvalidInput, shown
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor
 from mpserve.runtimes.documents import only_bytes
-from mpserve.runtimes.huggingface.folder import most_tokens, read_network, read_tokenizer
+from mpserve.runtimes.huggingface.folder import most_tokens, read_network, read_tokenizer, refuse_nan
 from mpserve.serving.fitting.binding import Bind
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.tensor_model import TensorModel
@@ -85,6 +85,8 @@ class RowWise(TensorModel):
         parts: dict[str, list[Array]] = {name: [] for name in names}
         for start in range(0, len(rows), self.most_rows):
             passed = self.passed(rows[start : start + self.most_rows])
+            if "logits" in passed.out:
+                refuse_nan(passed.out.logits)
             for name, part in parts.items():
                 part.append(_array(self.methods[name](passed)))
         return {name: part[0] if len(part) == 1 else np.concatenate(part) for name, part in parts.items()}
