@@ -96,6 +96,9 @@ class Settings:
         False, MODELS, "Answer with the probabilities of a classifier's file if a client asks for no output by name",
         env=("PREDICT_PROBA",),
     )
+    return_probabilities: bool = option(
+        False, MODELS, "Answer with the probability of each label of a Hugging Face model if a client asks for no output by name"
+    )
     kserve_names: bool = option(
         False, MODELS, "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not"
     )

@@ -145,6 +145,11 @@ class InferenceRequest(Timed):
             self.headers, self.response_headers = self.head.headers.copy(), {}
         return self.headers, self.response_headers
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether the client takes any number of parts."""
+        return self.head.codec.parts is Parts.MANY
+
     def asked(self) -> tuple[str, ...]:
         """The names of the outputs that the client asks for."""
         return () if self.inputs is None else self.inputs.asked()

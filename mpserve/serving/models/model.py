@@ -37,6 +37,7 @@ class Model:
         engine: whether ``start_engine()`` is to be awaited in each worker after ``load()`` (SDK).
         required_response_headers: whether ``predict`` and ``postprocess`` take a third argument, a dict that they fill
             with headers of the response (SDK, its argument ``return_response_headers``).
+        takes_request: whether ``predict`` takes the ``Staged`` request instead of its headers, as runtimes that generate do.
     """
 
     name: str = "model"
@@ -51,6 +52,7 @@ class Model:
     engine: bool = False
     platform: str = ""
     required_response_headers: bool = False
+    takes_request: bool = False
 
     deferred: AcceleratorInArbiter | None = None  # why ``load()`` must run in the workers, after a call in the arbiter
     loaded: bool = False  # whether ``load()`` has completed, in this process or in the arbiter that it was forked from
