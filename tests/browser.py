@@ -1,5 +1,6 @@
 """A headless Chromium for tests, steered through chromedriver by plain HTTP (W3C WebDriver)."""
 
+import base64
 import contextlib
 import os
 import shutil
@@ -54,6 +55,25 @@ class Browser:
         """What a script in the page returns."""
         return self._post("execute/sync", script=script, args=[])
 
+    def look(self, width: int, height: int, dark: bool) -> None:
+        """Show the page on a screen of this size, with a dark or a light system."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._tool("Emulation.setDeviceMetricsOverride", **screen)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._tool("Emulation.setEmulatedMedia", features=[scheme])
+
+    def picture(self, file: Path) -> None:
+        """Write a PNG of the whole page."""
+        file.write_bytes(base64.b64decode(self._tool("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+
+    def complaints(self) -> list[str]:
+        """What the console has said since the last call, errors and warnings alike."""
+        return [entry["message"] for entry in self._post("se/log", type="browser")]
+
+    def _tool(self, command: str, **parameters: Any) -> Any:
+        """Chrome's DevTools protocol."""
+        return self._post("goog/cdp/execute", cmd=command, params=parameters)
+
     def _post(self, command: str, **arguments: Any) -> Any:
         return self._value(self.session.post(command, json=arguments))
 
@@ -74,7 +94,8 @@ def browsing(folder: Path) -> Iterator[Browser]:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
             eventually(lambda: _is_up(client))
             options = {"args": [*FLAGS, f"--user-data-dir={folder / 'profile'}"], "binary": shutil.which("chromium")}
-            wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
+            always = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "WARNING"}}
+            wanted = {"capabilities": {"alwaysMatch": always}}
             session = client.post("/session", json=wanted).json()["value"]["sessionId"]
             client.base_url = httpx.URL(f"http://127.0.0.1:{port}/session/{session}/")
             try:

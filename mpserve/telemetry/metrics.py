@@ -33,6 +33,8 @@ from mpserve.telemetry import prometheus
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 VERBS = ("predict", "explain")
 STAGES = ("preprocess", "predict", "postprocess", "explain")
+DURATIONS = "request_predict_seconds"
+"""The histogram from which the durations of requests are told."""
 LOAD_BUCKETS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -214,6 +216,27 @@ class ScoreboardCollector(Collector):
         failed = CounterMetricFamily("mpserve_metrics_failed_flushes", "Times that metrics had no room in their files.")
         failed.add_metric([], sum(row.failed_flushes for row in used))
         yield failed
+
+
+def request_durations() -> dict[str, dict[str, float]]:
+    """By model: the requests of all workers by how long they took: the number of those up to each bound in seconds.
+
+    This reads the files of every worker, so call it in a thread, after ``flush``.
+    """
+    if _Process.directory is None:
+        families: Iterable[Metric] = prometheus_client.REGISTRY.collect()
+    else:
+        files = map(str, _Process.directory.glob("histogram_*.db"))
+        families = multiprocess.MultiProcessCollector.merge(files)
+    found: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for family in families:
+        if family.name == DURATIONS:
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    buckets = found[sample.labels["model_name"]]
+                    bound = sample.labels["le"]
+                    buckets[bound] = buckets.get(bound, 0) + sample.value
+    return dict(found)
 
 
 def render(board: Scoreboard, accept: str) -> tuple[bytes, str]:

@@ -23,7 +23,6 @@ from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms, most_connections
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
-from mpserve.prefork.worker import memory
 from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
@@ -31,7 +30,7 @@ from mpserve.prefork.worker.upkeep import Upkeep
 from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
-from mpserve.state.scoreboard import STARTING, STEADY, State
+from mpserve.state.scoreboard import STARTING, STEADY, Ending, State, resident
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.metrics import metrics
 
@@ -171,6 +170,7 @@ class WorkerServer:
             }
         )
         while True:
+            self.row.ticked = time.monotonic_ns() // 1_000_000
             upkeep.run()
             if self.core.board.hurrying and not self.hurried:
                 self._hurry()
@@ -227,7 +227,7 @@ class WorkerServer:
         stuck = [instance.label for instance in models if instance.find_stuck(now)]
         if stuck and not self.stuck:
             self.stuck = True
-            self.row.restarts += 1
+            self.row.restart(Ending.STUCK)
             logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
 
     def _look_at_share(self) -> None:
@@ -244,7 +244,7 @@ class WorkerServer:
         if most is not None and answered >= most:
             return f"{answered} requests were answered (--max_requests)"
         allowed = self.core.settings.max_rss
-        if allowed and self._least_memory < allowed <= (used := memory.resident()):
+        if allowed and self._least_memory < allowed <= (used := resident(os.getpid())):
             return f"the worker uses {used >> 20} MiB of memory (--max_rss)"
         return ""
 
@@ -256,7 +256,7 @@ class WorkerServer:
     def _measure_memory(self) -> None:
         """Remember how much memory a new worker uses. A successor would use no less."""
         allowed = self.core.settings.max_rss
-        self._least_memory = memory.resident()
+        self._least_memory = resident(os.getpid())
         if allowed and self._least_memory >= allowed:
             logger.warning(
                 "the worker uses %d MiB of memory before its first request, and --max_rss is %d MiB:"
@@ -273,7 +273,7 @@ class WorkerServer:
 
     def _lose_accelerator(self) -> None:
         self.lost = True
-        self.row.restarts += 1
+        self.row.restart(Ending.ACCELERATOR)
         self.stopping.set()
         logger.error(
             "the worker finishes its other requests and is replaced: only a new process can use the accelerator"
