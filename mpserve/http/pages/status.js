@@ -1,5 +1,5 @@
 /* The status page: figures of all workers together, made from the totals that arrive each second. */
-import {exampleOf, make, pretty, show} from "./common.js";
+import {exampleOf, make, show} from "./common.js";
 
 const MINUTE = 60, SHOWN = 120, RECENT = 10, LOST = 4;  // seconds: of the tables, the charts, the latencies, and of silence
 const LINES = 5;  // models with a line of their own
@@ -67,10 +67,13 @@ function quantile(durations, share) {
 
 /* Texts */
 
-const number = (value, digits) => value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+const number = (value, digits, least = digits) =>
+  value.toLocaleString("en", {minimumFractionDigits: least, maximumFractionDigits: digits});
 const perSecond = value => number(value, value && value < 10 ? 1 : 0);
-const milliseconds = value => value >= 10000 ? `${number(value / 1000, 1)} s` : `${number(value, value < 1 ? 2 : value < 10 ? 1 : 0)} ms`;
-const latency = found => found ? found.sign + milliseconds(found.value) : NONE;
+const digitsOf = value => value < 1 ? 2 : value < 10 ? 1 : 0;
+const milliseconds = value => value >= 10000 ? `${number(value / 1000, 1)} s` : `${number(value, digitsOf(value))} ms`;
+const bound = value => value >= 1000 ? `${number(value / 1000, 1, 0)} s` : `${number(value, 2, 0)} ms`;
+const latency = found => !found ? NONE : found.sign ? found.sign + bound(found.value) : milliseconds(found.value);
 const bytes = value => value >= 2 ** 30 ? `${number(value / 2 ** 30, 1)} GiB` : `${number(value / 2 ** 20, 0)} MiB`;
 const clock = seconds => new Date(seconds * 1000).toLocaleTimeString("en-GB");
 const capitalised = text => text && text[0].toUpperCase() + text.slice(1);
@@ -136,7 +139,7 @@ function buildWorker() {
     const isNew = worker.sinceRestart < MINUTE;
     tell(slot, `Worker ${worker.slot}`);
     tell(pid, `pid ${worker.pid}`);
-    badge(mark, capitalised(worker.state), worker.trouble ? "bad" : worker.state === "ready" && !isNew ? "good" : "warn");
+    badge(mark, worker.trouble && worker.state === "ready" ? "Failing" : capitalised(worker.state), worker.trouble ? "bad" : worker.state === "ready" && !isNew ? "good" : "warn");
     tell(why, worker.trouble ? capitalised(worker.trouble) : isNew ? "Replaced a moment ago" : "");
     element.classList.toggle("ill", Boolean(worker.trouble));
     tell(device, worker.device);
@@ -218,10 +221,11 @@ function notice(text) {
 }
 
 function troublesOf(event) {
-  const troubles = event.workers.filter(worker => worker.trouble).map(worker => `Worker ${worker.slot}: ${worker.trouble}.`);
+  const troubles = event.workers.filter(worker => worker.trouble)
+    .map(worker => ({kind: "bad", text: `Worker ${worker.slot}: ${worker.trouble}.`}));
   const replaced = event.workers.filter(worker => !worker.trouble && worker.sinceRestart < MINUTE)
-    .map(worker => `Worker ${worker.slot} was replaced: ${worker.last_restart}.`);
-  return [...troubles, ...replaced, noticed].filter(Boolean);
+    .map(worker => ({kind: "warn", text: `Worker ${worker.slot} was replaced: ${worker.last_restart}.`}));
+  return [...troubles, ...replaced, ...(noticed ? [{kind: "bad", text: noticed}] : [])];
 }
 
 /* Charts */
@@ -229,27 +233,27 @@ function troublesOf(event) {
 const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const charts = {};
 
+/** A chart of lines with these labels. `format` tells the value of a line, counted from 1, at an index. */
 function chart(id, labels, format) {
   const holder = $(id), key = labels.join("\n");
   if (charts[id]?.key === key) return charts[id].plot;
   charts[id]?.plot.destroy();
   const line = {stroke: style("--soft"), grid: {stroke: style("--line"), width: 1}, ticks: {show: false}, font: "12px system-ui"};
-  const last = (plot, value, index, at) => at == null ? plot.data[index].at(-1) : value;
+  const told = (plot, value, index, at) => format(index, at ?? plot.data[0].length - 1);
   const plot = new uPlot({
     width: holder.clientWidth,
     height: 156,
-    padding: [8, 4, 0, 0],
+    padding: [8, 24, 0, 0],
     cursor: {points: {size: 6}, drag: {x: false, y: false}},
     scales: {y: {range: (_, __, most) => [0, Math.max(most || 0, 1) * 1.1]}},
     axes: [
-      {...line, space: 70, values: (_, ticks) => ticks.map(clock)},
+      {...line, size: 30, space: 70, values: (_, ticks) => ticks.map(clock)},
       {...line, size: 52, space: 30, values: (_, ticks) => ticks.map(tick => number(tick, tick % 1 ? 1 : 0))},
     ],
     series: [
-      {label: "at", value: (plot, value, index, at) => clock(last(plot, value, index, at) || 0)},
+      {label: "at", value: (plot, _, __, at) => clock(plot.data[0][at ?? plot.data[0].length - 1] || 0)},
       ...labels.map((label, index) => ({
-        label, stroke: style(`--series-${index % 6 + 1}`), width: 2, points: {show: false}, dash: index % 2 ? [6, 4] : [],
-        value: (...shown) => { const value = last(...shown); return value == null ? NONE : format(value); },
+        label, stroke: style(`--series-${index % 6 + 1}`), width: 2, points: {show: false}, dash: index % 2 ? [6, 4] : [], value: told,
       })),
     ],
   }, [[], ...labels.map(() => [])], holder);
@@ -272,18 +276,21 @@ function draw(event) {
     const said = plot.series.slice(1).map((series, index) => `${series.label} ${series.value(plot, null, index + 1, null)}`);
     plot.over.parentElement.setAttribute("aria-label", `${$(id).previousElementSibling.textContent}: ${said.join(", ")}`);
   };
-  put("rates", chart("rates", labels, perSecond), lines.map(some => steps.map(at => rate(at, some))));
-  put("latencies", chart("latencies", ["p50", "p99"], milliseconds), [0.5, 0.99].map(share => latencies[share]));
+  const rates = lines.map(some => steps.map(at => rate(at, some)));
+  put("rates", chart("rates", labels, (line, at) => at in steps ? perSecond(rate(steps[at], lines[line - 1])) : NONE), rates);
+  put("latencies", chart("latencies", SHARES.map(share => `p${share * 100}`), (line, at) => latency(latencies[line - 1][at])),
+    latencies.map(found => found.map(quantile => quantile?.value ?? null)));
 }
 
-const latencies = {0.5: [], 0.99: []};
+const SHARES = [0.5, 0.99];
+const latencies = SHARES.map(() => []);  // one entry for each step
 
 function noteLatencies() {
   const {durations} = sumOf(RECENT);
-  for (const share of [0.5, 0.99]) {
-    latencies[share].push(quantile(durations, share)?.value ?? null);
-    latencies[share].splice(0, latencies[share].length - steps.length);
-  }
+  SHARES.forEach((share, index) => {
+    latencies[index].push(quantile(durations, share));
+    latencies[index].splice(0, latencies[index].length - steps.length);
+  });
 }
 
 /** Draw the charts anew in the colours and the size of the page. */
@@ -299,19 +306,17 @@ let latest = null, arrived = 0;
 function update(event) {
   arrived = performance.now();
   step(event);
-  if (steps.length) noteLatencies();
+  noteLatencies();
   for (const worker of event.workers) worker.sinceRestart = sinceRestart(worker, event.time);
   const names = event.models.map(({name}) => name);
   if (event.manages && (!latest || names.some(name => !loadable.includes(name)))) readRepository();
   latest = event;
   const troubles = troublesOf(event);
   tell($("version"), event.version);
-  badge($("state"), !event.ready ? "Not ready" : troubles.length ? "Needs attention" : "Ready",
+  badge($("state"), !event.ready ? "Not ready" : troubles.length ? "Attention" : "Ready",
     !event.ready ? "bad" : troubles.length ? "warn" : "good");
-  each($("troubles"), troubles, text => text, () => {
-    const item = make("li");
-    return Object.assign(item, {fill: text => tell(item, text)});
-  });
+  each($("troubles"), troubles, ({text}) => text, ({kind, text}) =>
+    Object.assign(make("li", {className: kind, textContent: text}), {fill() {}}));
   const all = sumOf(RECENT), sumOfWorkers = field => event.workers.reduce((sum, worker) => sum + worker[field], 0);
   tell($("rate"), all.seconds ? perSecond(all.answered / all.seconds) : NONE);
   tell($("failures"), all.seconds ? perSecond(all.failed / all.seconds) : NONE);
@@ -344,7 +349,7 @@ function errorsOf(event) {
 function buildError() {
   const message = make("p"), about = make("small"), item = make("li", {}, about, message);
   const fill = ({time, slot, model, request_id: request, where, message: text}) => {
-    const places = [time && new Date(time * 1000).toLocaleString("en-GB"), slot === "-" ? "arbiter" : slot && `worker ${slot}`,
+    const places = [time && new Date(time * 1000).toLocaleString("sv"), slot === "-" ? "arbiter" : slot && `worker ${slot}`,
       model && model !== "-" && `model ${model}`, request && request !== "-" && `request ${request}`, where];
     tell(about, places.filter(Boolean).join(" · "));
     tell(message, text);
@@ -392,9 +397,12 @@ function connect() {
   source.onerror = () => { if (source?.readyState === EventSource.CLOSED) again = setTimeout(connect, 1000); };
 }
 
+/* A worker that hangs keeps its connections. Another one may answer a new connection. */
 setInterval(() => {
-  if (!document.hidden && performance.now() - arrived > LOST * 1000) badge($("state"), "No connection", "bad");
-}, 1000);
+  if (document.hidden || performance.now() - arrived < LOST * 1000) return;
+  badge($("state"), "No connection", "bad");
+  connect();
+}, LOST * 1000);
 document.addEventListener("visibilitychange", connect);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 new ResizeObserver(redraw).observe($("charts"));

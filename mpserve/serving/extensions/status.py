@@ -78,7 +78,7 @@ class Status:
             return f"the last {row.attempts - 1} in this slot failed; it loads again" if row.attempts > 1 else ""
         silence = time.monotonic_ns() // 1_000_000 - row.ticked
         if row.ticked and silence > SILENCE:
-            return f"its event loop has not run for {silence // 1000} s"
+            return f"its event loop has not run for more than {max(silence // 10_000 * 10, SILENCE // 1000)} s"
         missing = [name for name, spec in self.core.desired.models.items() if not row.models >> spec.bit & 1]
         if row.state == State.READY and missing and not _is_behind(row, self.core):
             return f"it cannot answer for {', '.join(missing)}"
