@@ -142,7 +142,8 @@ class Scoreboard:
     def __init__(self, slots: int = SLOTS) -> None:
         self.cells = _shared_cells((slots + 1) * CELLS)
         self.counters = Counters(_shared_cells(slots * SLOT))
-        self.errors = ErrorLines(_shared_cells((slots + 1) * PLACE))  # the last place is the arbiter's
+        self.arbiter = slots  # the place of the arbiter in ``errors``, behind those of the slots
+        self.errors = ErrorLines(_shared_cells((slots + 1) * PLACE))
         self._rows = [Row(slot, self.cells[(slot + 1) * CELLS : (slot + 2) * CELLS]) for slot in range(slots)]
 
     @property

@@ -7,11 +7,9 @@ from typing import Any
 import orjson
 
 from mpserve.state.error_lines import ROOM
-from mpserve.state.scoreboard import SLOTS, Scoreboard
+from mpserve.state.scoreboard import Scoreboard
 from mpserve.telemetry.logging import context_of
 
-ARBITER = SLOTS
-"""The place of the arbiter, behind those of all slots."""
 LONGEST = 100  # characters of a name or an id
 
 
@@ -25,7 +23,7 @@ class KeepErrors(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             slot = context_of(record)["slot"]
-            self.board.errors.add(slot if isinstance(slot, int) else ARBITER, _line(record))
+            self.board.errors.add(slot if isinstance(slot, int) else self.board.arbiter, _line(record))
         except Exception:
             self.handleError(record)
 
@@ -39,7 +37,7 @@ def keep_errors(board: Scoreboard) -> None:
 
 def last_errors(board: Scoreboard) -> list[dict[str, Any]]:
     """The last error lines of every process, the newest first."""
-    places = [*(row.slot for row in board.used()), ARBITER]
+    places = [*(row.slot for row in board.used()), board.arbiter]
     lines = [orjson.loads(line) for place in places for line in board.errors.of(place)]
     return sorted(lines, key=lambda line: -line["time"])
 

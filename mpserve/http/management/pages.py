@@ -10,7 +10,7 @@ from importlib.resources import files
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from mpserve.errors import AccessDenied
 from mpserve.http.management.access import check
@@ -71,10 +71,15 @@ class Pages:
         told = await asyncio.shield(self._look)
         return orjson.dumps(told if is_manager else told | PRIVATE)
 
-    def may_stream(self) -> bool:
-        """Whether a stream may go on. Under another server it may not, since that would wait for its end before it stops."""
-        is_ending = self.core.row.state in (State.DRAINING, State.EXITED)
-        return self.core.managed and not is_ending and self.streams <= STREAMS
+    @property
+    def is_ending(self) -> bool:
+        """Whether no stream may go on."""
+        return self.core.row.state in (State.DRAINING, State.EXITED)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more stream may last. Under another server none may, since that waits for its end before it stops."""
+        return self.core.managed and self.streams < STREAMS
 
     def _may_manage(self, request: Request) -> bool:
         try:
@@ -99,24 +104,27 @@ class StatusStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_disconnected(receive))
+        more = self._pages.has_room
         self._pages.streams += 1
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.headers})
-            more = True
+            await send(await self._event(more))
             while more:
-                event = b"retry: 1000\ndata: %b\n\n" % await self._pages.told(self._is_manager)
-                await send({"type": "http.response.body", "body": event, "more_body": True})
                 more = await self._pause(gone)
-            await send({"type": "http.response.body", "body": b""})
+                await send(await self._event(more) if more else {"type": "http.response.body", "body": b""})
         finally:
             self._pages.streams -= 1
             gone.cancel()
+
+    async def _event(self, more: bool) -> Message:
+        told = await self._pages.told(self._is_manager)
+        return {"type": "http.response.body", "body": b"retry: 1000\ndata: %b\n\n" % told, "more_body": more}
 
     async def _pause(self, gone: "asyncio.Future[None]") -> bool:
         """Wait until the next event is due. Return False at once if there is to be none."""
         loop = asyncio.get_running_loop()
         due = loop.time() + PERIOD
-        while self._pages.may_stream() and not gone.done():
+        while not (self._pages.is_ending or gone.done()):
             if loop.time() >= due:
                 return True
             await asyncio.wait({gone}, timeout=TICK)

@@ -34,7 +34,7 @@ export async function show(result, path, request) {
     };
     tell(false);
     result.replaceChildren(status, about, body);
-    if (/json|text/.test(type)) await read(response.body, text => { body.textContent += text; tell(false); });
+    if (!type || /json|text/.test(type)) await read(response.body, text => { body.textContent += text; tell(false); });
     else body.textContent = `${(await response.blob()).size} bytes`;
     if (/json/.test(type)) body.textContent = pretty(body.textContent);
     tell(true);

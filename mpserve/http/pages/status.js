@@ -313,6 +313,7 @@ function update(event) {
   latest = event;
   const troubles = troublesOf(event);
   tell($("version"), event.version);
+  $("docs").hidden = !event.has_docs;
   badge($("state"), !event.ready ? "Not ready" : troubles.length ? "Attention" : "Ready",
     !event.ready ? "bad" : troubles.length ? "warn" : "good");
   each($("troubles"), troubles, ({text}) => text, ({kind, text}) =>
@@ -406,5 +407,4 @@ setInterval(() => {
 document.addEventListener("visibilitychange", connect);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 new ResizeObserver(redraw).observe($("charts"));
-fetch("docs", {method: "HEAD"}).then(({ok}) => { $("docs").hidden = !ok; });
 connect();

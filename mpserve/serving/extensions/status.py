@@ -45,6 +45,7 @@ class Status:
             "time": time.time(),
             "ready": core.is_ready(),
             "manages": True,
+            "has_docs": core.settings.enable_docs_url,
             "workers": [self._worker(row) for row in core.board.used() if self._is_missed(row)],
             "models": self._models(durations),
             "errors": last_errors(core.board),

@@ -146,8 +146,6 @@ def test_the_page_is_there_when_it_is_asked_for() -> None:
     assert ask(MODELS[0], "GET", "/docs").status_code == 404
     answer = ask(MODELS[0], "GET", "/docs", options={"enable_docs_url": True})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert answer.headers["content-security-policy"].startswith("default-src 'none'; connect-src 'self'; ")
-    assert not re.search(r"https?:|//[a-z]|@import|src=", answer.text), "the page must need nothing from elsewhere"
 
 
 def v2(**changes: Any) -> dict[str, Any]:
@@ -203,5 +201,9 @@ def test_a_model_that_does_not_say_what_it_takes_costs_the_others_nothing(declar
                 raise declaration
             return declaration
 
-    paths = document_of(Odd(), MODELS[0])["paths"]
-    assert [path for path in paths if "odd" in path or "vector" in path] == OF_MODELS[:2]
+    document = document_of(Odd(), MODELS[0])
+    general = ["/v2/models/odd/infer", "/v1/models/odd:predict"]
+    assert [path for path in document["paths"] if "odd" in path or "vector" in path] == general + OF_MODELS[:2]
+    assert [body_of(path, document)["allOf"] for path in general] == [
+        [{"$ref": "#/components/schemas/InferRequest"}], [{"$ref": "#/components/schemas/PredictRequest"}],
+    ]  # fmt: skip

@@ -6,12 +6,14 @@ import sys
 from tests.cases import each
 
 PROGRAM = """
+import os
 from mpserve.prefork.worker import memory
+from mpserve.state.scoreboard import resident
 memory.keep_freed()
-before = memory.resident()
+before = resident(os.getpid())
 blocks = [bytearray(b"x" * (20 << 20)) for _ in range(4)]
 del blocks
-print((memory.resident() - before) >> 20)
+print((resident(os.getpid()) - before) >> 20)
 """
 
 
