@@ -34,6 +34,7 @@ from mpserve.prefork.worker import children, devices, memory, threads
 from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
+from mpserve.serving.execution.model_counters import PRESENT
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import STARTING, STEADY, State, shared
@@ -158,6 +159,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             row.restarts += 1
         metrics.forget_live(self.slot)
         row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = row.is_spent = 0
+        board.counters.clear(self.slot, PRESENT)
         row.age = self.age
         row.state = State.LOADING
 

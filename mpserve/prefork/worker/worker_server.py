@@ -222,7 +222,7 @@ class WorkerServer:
     def _look_at_models(self) -> None:
         """Publish how many requests wait. End the worker if a call of a model does not return."""
         models = [instance for group in self.core.models.values() for instance in group]
-        self.row.waiting = sum(instance.admission.waiting for instance in models)
+        self.core.publish_queues()
         now = time.monotonic()
         stuck = [instance.label for instance in models if instance.find_stuck(now)]
         if stuck and not self.stuck:
