@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import cache
-from pathlib import Path
 
 from mpserve.state.counters import SLOT, Counters
 from mpserve.state.error_lines import PLACE, ErrorLines
@@ -24,7 +23,6 @@ MODEL_CELLS = range(8, 16)
 BITS = 63  # usable bits of a cell. The 64th is the sign.
 MODELS = len(MODEL_CELLS) * BITS  # maximum models in the desired state
 STEADY = 5.0  # seconds that a worker must serve, or it counts as failed. A worker that is told to end earlier has not failed.
-PAGE = os.sysconf("SC_PAGE_SIZE")
 SLOTS = 512  # number of rows. A HUP doubles the workers for a while, so this is enough for 256 workers.
 
 
@@ -209,14 +207,6 @@ def is_alive(pid: int) -> bool:
     except PermissionError:  # a process of another user
         pass
     return True
-
-
-def resident(pid: int) -> int:
-    """Bytes of a process in memory (RSS), those included that it shares with other processes. 0: there is no such process."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _shared_cells(count: int) -> memoryview:

@@ -158,8 +158,8 @@ function buildWorker() {
 let loadable = [];  // names of the repository, for clients that may load them
 
 function buildModel({name}) {
-  const [element, head, state, rate, p50, p99, queue, batch, errors, actions] = row([
-    "State:state", "Requests/s:number", "p50:number", "p99:number", "In queue:number", "Batch:number", "Errors:number", ":actions"]);
+  const [element, head, state, rate, p50, p99, waiting, queue, batch, errors, actions] = row([
+    "State:state", "Requests/s:number", "p50:number", "p99:number", "Waiting:number", "In queue:number", "Batch:number", "Errors:number", ":actions"]);
   const mark = make("span"), versions = make("small");
   head.append(make("span", {textContent: name}), " ", versions);
   state.append(mark);
@@ -182,6 +182,7 @@ function buildModel({name}) {
     tell(rate, sum.seconds ? perSecond(sum.answered / sum.seconds) : NONE);
     tell(p50, latency(quantile(sum.durations, 0.5)));
     tell(p99, latency(quantile(sum.durations, 0.99)));
+    tell(waiting, number(model?.waiting || 0, 0));
     tell(queue, sum.answered ? milliseconds(sum.queue_seconds / sum.answered * 1000) : NONE);
     tell(batch, sum.executions ? number(sum.rows / sum.executions, 1) : NONE);
     tell(errors, number(sum.failed, 0));

@@ -34,6 +34,7 @@ from mpserve.prefork.worker import children, devices, memory, threads
 from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
+from mpserve.serving.execution.model_counters import PRESENT
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import STARTING, STEADY, Ending, State, shared
@@ -160,6 +161,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             row.restart(Ending.DIED)
         metrics.forget_live(self.slot)
         row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = row.is_spent = 0
+        board.counters.clear(self.slot, PRESENT)
         row.age, row.ticked = self.age, 0
         row.accelerator = devices.device_for(self.slot, self.plan).number
         row.state = State.LOADING

@@ -23,6 +23,7 @@ from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms, most_connections
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
+from mpserve.prefork.worker import memory
 from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
@@ -30,7 +31,7 @@ from mpserve.prefork.worker.upkeep import Upkeep
 from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
-from mpserve.state.scoreboard import STARTING, STEADY, Ending, State, resident
+from mpserve.state.scoreboard import STARTING, STEADY, Ending, State
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.metrics import metrics
 
@@ -222,7 +223,7 @@ class WorkerServer:
     def _look_at_models(self) -> None:
         """Publish how many requests wait. End the worker if a call of a model does not return."""
         models = [instance for group in self.core.models.values() for instance in group]
-        self.row.waiting = sum(instance.admission.waiting for instance in models)
+        self.core.publish_queues()
         now = time.monotonic()
         stuck = [instance.label for instance in models if instance.find_stuck(now)]
         if stuck and not self.stuck:
@@ -244,7 +245,7 @@ class WorkerServer:
         if most is not None and answered >= most:
             return f"{answered} requests were answered (--max_requests)"
         allowed = self.core.settings.max_rss
-        if allowed and self._least_memory < allowed <= (used := resident(os.getpid())):
+        if allowed and self._least_memory < allowed <= (used := memory.resident()):
             return f"the worker uses {used >> 20} MiB of memory (--max_rss)"
         return ""
 
@@ -256,7 +257,7 @@ class WorkerServer:
     def _measure_memory(self) -> None:
         """Remember how much memory a new worker uses. A successor would use no less."""
         allowed = self.core.settings.max_rss
-        self._least_memory = resident(os.getpid())
+        self._least_memory = memory.resident()
         if allowed and self._least_memory >= allowed:
             logger.warning(
                 "the worker uses %d MiB of memory before its first request, and --max_rss is %d MiB:"

@@ -8,7 +8,8 @@ from typing import Any
 
 from mpserve.serving.extensions.statistics import Statistics
 from mpserve.serving.repository.core import ServerCore
-from mpserve.state.scoreboard import LIVING, Ending, Row, State, resident
+from mpserve.state.scoreboard import LIVING, Ending, Row, State
+from mpserve.telemetry import processes
 from mpserve.telemetry.last_errors import last_errors
 from mpserve.telemetry.metrics import metrics, request_durations
 from mpserve.version import VERSION
@@ -57,13 +58,14 @@ class Status:
 
     def _worker(self, row: Row) -> Document:
         is_live = row.is_live()
+        process = processes.look(row.pid) if is_live and row.pid else None
         return {
             "slot": row.slot,
             "pid": row.pid,
             "state": State(row.state).name.lower() if is_live else "dead",
             "trouble": self._trouble(row, is_live),
             "device": f"cuda:{row.accelerator - 1}" if row.accelerator else "cpu",
-            "memory": resident(row.pid) if is_live else 0,
+            "memory": process.resident if process else 0,
             "in_flight": row.in_flight if is_live else 0,
             "waiting": row.waiting if is_live else 0,
             "connections": row.connections if is_live else 0,
@@ -94,6 +96,7 @@ class Status:
                 "name": name,
                 "versions": core.versions(name) if name in here else [],
                 "workers": sum(row.models >> spec.bit & 1 for row in live),
+                "waiting": sum(self.statistics.present(instance)[1] for instance in core.models.get(name, ())),
                 "durations": durations.get(name, {}),
                 "statistics": [_figures(told) for told in here.get(name, [])],
             }

@@ -6,14 +6,12 @@ import sys
 from tests.cases import each
 
 PROGRAM = """
-import os
 from mpserve.prefork.worker import memory
-from mpserve.state.scoreboard import resident
 memory.keep_freed()
-before = resident(os.getpid())
+before = memory.resident()
 blocks = [bytearray(b"x" * (20 << 20)) for _ in range(4)]
 del blocks
-print((resident(os.getpid()) - before) >> 20)
+print((memory.resident() - before) >> 20)
 """
 
 
