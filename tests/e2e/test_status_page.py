@@ -102,7 +102,7 @@ def test_figures_change_under_load_on_every_screen(server: Server, browser: Brow
 @needs_browser
 def test_the_example_of_a_model_is_tried(browser: Browser) -> None:
     browser.click("//button[@aria-label='Try iris']")
-    assert browser.run("return document.activeElement.textContent") == "Try iris"
+    eventually(lambda: browser.run("return document.activeElement.textContent") == "Try iris")
     browser.click("//button[text()='Send']")
     assert browser.text("//section[@id='trial']//p[@class='success']") == "200 OK"
     assert '"species"' in browser.text("//section[@id='trial']//pre")

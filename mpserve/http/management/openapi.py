@@ -15,6 +15,7 @@ import orjson
 from starlette.requests import Request
 from starlette.routing import Route
 
+from mpserve.http.management.examples import examples_of
 from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operation
 from mpserve.http.management.pages import page
 from mpserve.http.management.schemas import declared, infer_request, infer_response, predict_request
@@ -67,6 +68,10 @@ class OpenApi:
         rows = isinstance(instance.model, TensorModel) and all(tensor.shape for tensor in inputs)
         if with_v1 and (rows or not inputs):
             paths |= _model_path(PREDICT, model, predict_request(inputs), {})
+        examples = examples_of(instance.model)
+        for path, item in paths.items():
+            if (version := path[1:3]) in examples:
+                item["post"]["requestBody"]["content"][JSON]["schema"]["examples"] = [examples[version]]
         return paths
 
 
