@@ -150,6 +150,24 @@ def test_any_worker_tells_the_figures_of_all(tmp_path: Path) -> None:
         eventually(lambda: told() == [20] * 10)
 
 
+def test_workers_that_a_hup_has_replaced_are_not_missed(tmp_path: Path) -> None:
+    with serving(tmp_path, MODELS, "--workers=2", target="model.py:models") as server:
+        before = set(server.wait_ready(workers=2).workers())
+        server.signal(signal.SIGHUP)
+        eventually(lambda: len(server.workers()) == 2 and not before & set(server.workers()))
+        server.wait_ready(workers=2)
+        told = httpx.get(f"{server.url}/status", verify=False).json()
+        assert [(worker["state"], worker["trouble"], worker["restarts"]) for worker in told["workers"]] == [
+            ("ready", "", 0)
+        ] * 2
+        httpx.post(f"{server.url}/v1/models/fragile%2Fone:predict", json={"instances": [1]}, verify=False)
+
+        def errors() -> str:  # logging was configured anew
+            return str(httpx.get(f"{server.url}/status", verify=False).json()["errors"])
+
+        eventually(lambda: "no entry for <b>" in errors())
+
+
 def test_a_stream_ends_at_once_when_its_worker_ends(tmp_path: Path) -> None:
     """``serving`` fails if a stop takes long; the streams are open when it begins."""
     with (

@@ -362,9 +362,10 @@ function buildError() {
 /* Try a model */
 
 const form = $("trial").querySelector("form"), result = form.querySelector(".result");
-let path = "";
+let path = "", opener = null;
 
 async function openTrial(name) {
+  opener = document.activeElement;
   const api = await (await fetch("openapi.json")).json(), place = encodeURIComponent(name);
   path = [`/v2/models/${place}/infer`, `/v1/models/${place}:predict`].find(path => api.paths[path]);
   tell($("trial-title"), `Try ${name}`);
@@ -383,7 +384,7 @@ form.addEventListener("submit", async event => {
   await show(result, `.${path}`, {method: "POST", headers: {"content-type": "application/json"}, body: $("trial-body").value});
   send.disabled = false;
 });
-$("trial-close").addEventListener("click", () => { $("trial").hidden = true; });
+$("trial-close").addEventListener("click", () => { $("trial").hidden = true; opener.focus(); });
 
 /* The connection: none while nobody looks. */
 

@@ -47,14 +47,18 @@ class Status:
             "ready": core.is_ready(),
             "manages": True,
             "has_docs": core.settings.enable_docs_url,
-            "workers": [self._worker(row) for row in core.board.used() if self._is_missed(row)],
+            "workers": [self._worker(row) for row in self._rows()],
             "models": self._models(durations),
             "errors": last_errors(core.board),
         }
 
-    def _is_missed(self, row: Row) -> bool:
-        """Whether the slot has a worker, or should have one."""
-        return row.is_live() or row.slot < self.core.board.workers_wanted
+    def _rows(self) -> list[Row]:
+        """The rows of the living workers. If too few live, those of the youngest dead ones too, which have no successor yet."""
+        used = list(self.core.board.used())
+        live = [row for row in used if row.is_live()]
+        missing = max(self.core.board.workers_wanted - len(live), 0)
+        dead = sorted((row for row in used if row not in live), key=lambda row: -row.age)
+        return sorted(live + dead[:missing], key=lambda row: row.slot)
 
     def _worker(self, row: Row) -> Document:
         is_live = row.is_live()
