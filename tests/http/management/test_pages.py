@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 
 from mpserve.http.app import build_app
-from tests.asgi import core_of
+from tests.asgi import core_of, serving
 from tests.cases import each
 from tests.http.management.test_openapi import MODELS
+from tests.models import faulty
 
 PAGES = Path(str(files("mpserve"))) / "http" / "pages"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -94,3 +95,13 @@ def test_under_another_server_a_stream_is_one_event() -> None:
     (answer,) = answers("/status", accept="text/event-stream")
     assert answer.headers["content-type"] == "text/event-stream"
     assert re.fullmatch(r"retry: \d+\ndata: \{.*\}\n\n", answer.text)
+
+
+async def test_a_worker_that_cannot_answer_for_a_model_says_so() -> None:
+    async with serving(faulty.Echo()) as client:
+        instance = client._transport.app.state.core.models["echo"].newest  # type: ignore[attr-defined]
+        instance.model.ready = False
+        told = (await client.get("/status")).json()
+    assert told["workers"][0]["trouble"] == "it cannot answer for echo"
+    assert told["models"][0]["workers"] == 0
+    assert not told["ready"]
