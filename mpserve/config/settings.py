@@ -234,6 +234,9 @@ class Settings:
     ce_type: str | None = option(None, PROTOCOL, "Type of CloudEvents in answers", env=("CE_TYPE",))
     ce_merge: bool = option(False, PROTOCOL, "Copy the attributes of a CloudEvent to its answer", env=("CE_MERGE",))
     enable_docs_url: bool = option(False, PROTOCOL, "Show the API at /docs, with a form to try each route")
+    enable_status_page: bool = option(
+        True, PROTOCOL, "Show workers, models and their figures at / to a browser, and at /status to a program"
+    )
     allow_client_shm: bool = option(False, PROTOCOL, "Let clients register system shared memory and send tensors through it")
 
     predictor_host: str | None = option(

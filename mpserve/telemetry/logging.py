@@ -85,7 +85,7 @@ def set_slot(slot: int) -> None:
     _process["slot"] = slot
 
 
-def _context(record: logging.LogRecord) -> dict[str, Any]:
+def context_of(record: logging.LogRecord) -> dict[str, Any]:
     """Slot, model and request of a record. ``extra`` overrides them, for a line about another context."""
     current = {**_process, "model": model.get(), "request_id": request_id.get()}
     return {name: getattr(record, name, current[name]) for name in _CONTEXT}
@@ -96,7 +96,7 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{int(record.msecs):03d}"
-        where = "pid {} slot {slot} model {model} req {request_id}".format(record.process, **_context(record))
+        where = "pid {} slot {slot} model {model} req {request_id}".format(record.process, **context_of(record))
         return f"{time} {record.levelname:<5} [{where}] {record.name}: {record.message}"
 
 
@@ -115,7 +115,7 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "pid": record.process,
-            **_context(record),
+            **context_of(record),
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)

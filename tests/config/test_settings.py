@@ -51,7 +51,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "grpc_max_send_message_length": ("1GiB", 1024**3, "64 apples"), "nonfinite": ("null", "null", "zero"),
     "ce_source": ("io.mine", "io.mine", None), "ce_type": ("io.mine.answer", "io.mine.answer", None),
     "ce_merge": ("true", True, "perhaps"), "enable_docs_url": ("true", True, "perhaps"),
-    "allow_client_shm": ("yes", True, "perhaps"),
+    "enable_status_page": ("no", False, "perhaps"), "allow_client_shm": ("yes", True, "perhaps"),
     "predictor_host": ("m-predictor.ns:8080", "m-predictor.ns:8080", "http://m-predictor"),
     "predictor_protocol": ("GRPC-V2", "grpc-v2", "v3"), "predictor_use_ssl": ("true", True, "perhaps"),
     "predictor_ca_file": ("ca.pem", "ca.pem", None), "predictor_request_timeout_seconds": ("30", 30.0, "0"),

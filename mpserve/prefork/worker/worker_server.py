@@ -31,7 +31,7 @@ from mpserve.prefork.worker.upkeep import Upkeep
 from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
-from mpserve.state.scoreboard import STARTING, STEADY, State
+from mpserve.state.scoreboard import STARTING, STEADY, Ending, State
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.metrics import metrics
 
@@ -171,6 +171,7 @@ class WorkerServer:
             }
         )
         while True:
+            self.row.ticked = time.monotonic_ns() // 1_000_000
             upkeep.run()
             if self.core.board.hurrying and not self.hurried:
                 self._hurry()
@@ -222,12 +223,12 @@ class WorkerServer:
     def _look_at_models(self) -> None:
         """Publish how many requests wait. End the worker if a call of a model does not return."""
         models = [instance for group in self.core.models.values() for instance in group]
-        self.row.waiting = sum(instance.admission.waiting for instance in models)
+        self.core.publish_queues()
         now = time.monotonic()
         stuck = [instance.label for instance in models if instance.find_stuck(now)]
         if stuck and not self.stuck:
             self.stuck = True
-            self.row.restarts += 1
+            self.row.restart(Ending.STUCK)
             logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
 
     def _look_at_share(self) -> None:
@@ -273,7 +274,7 @@ class WorkerServer:
 
     def _lose_accelerator(self) -> None:
         self.lost = True
-        self.row.restarts += 1
+        self.row.restart(Ending.ACCELERATOR)
         self.stopping.set()
         logger.error(
             "the worker finishes its other requests and is replaced: only a new process can use the accelerator"

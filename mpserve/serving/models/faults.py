@@ -65,6 +65,12 @@ def chosen_status(fault: MPServeError) -> int | None:
         return None
 
 
+def status_of(fault: MPServeError) -> str:
+    """The status of a failed request in the metrics. A status of the client's fault that the model has chosen counts as such."""
+    chosen = chosen_status(fault)
+    return (Code.INVALID_INPUT if chosen is not None and 400 <= chosen < 500 else fault.code).value
+
+
 def refuse_promise(result: object, verb: str) -> None:
     """Refuse an answer that must be awaited. Raises InferenceError."""
     if isawaitable(result):

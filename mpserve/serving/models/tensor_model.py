@@ -70,10 +70,13 @@ class TensorModel(Model):
 
     def warmup(self) -> Any:
         """Predict once on ``sample``: one array, a sequence with one array per declared input, or a dict or DataFrame by name."""
-        return None if self.sample is None else self.invoke(self.binding()(self._sampled()))
+        return None if self.sample is None else self.invoke(self.binding()(self.sampled()))
 
-    def _sampled(self) -> list[NamedArray]:
+    def sampled(self) -> list[NamedArray]:
+        """The sample as the inputs of a request; none without a sample."""
         sample = self.sample
+        if sample is None:
+            return []
         if hasattr(sample, "keys") or hasattr(sample, "columns"):
             names = list(getattr(sample, "columns", sample))
         else:

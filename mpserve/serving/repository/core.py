@@ -164,6 +164,14 @@ class ServerCore(ModelHost):
             raise ConfigurationError(f"there are {len(self.known)} models, expected {MODELS} at most")
         return list(self.known)
 
+    def publish_queues(self) -> None:
+        """Tell all workers how many requests are in flight and wait in this worker. To be called often."""
+        instances = [instance for group in self.models.values() for instance in group]
+        self.row.waiting = sum(instance.admission.waiting for instance in instances)
+        for instance in instances:
+            if instance.counters is not None:
+                instance.counters.publish(instance.in_flight.count, instance.admission.waiting)
+
     def follow(self) -> None:
         """Follow the changes of models from now on."""
         self.row.state = State.OPENING
