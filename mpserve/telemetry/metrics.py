@@ -220,11 +220,6 @@ class ModelMetrics:
         self._noted.append(rows)
         return rows
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time to flush."""
-        return len(self.seconds.noted) > Durations.FULL
-
     def flush(self) -> None:
         """Count the observations."""
         answered = len(self.seconds.noted)
@@ -237,12 +232,9 @@ class ModelMetrics:
 class Durations:
     """Observations of a histogram, collected in a list and counted together.
 
-    ``note`` takes an observation, from any thread. One is ``unit`` of the histogram's. The caller flushes when ``noted`` has more than
-    ``FULL``. An observation is also counted as 0 in the ``untimed`` histograms: the SDK's dashboards divide by the count of every
-    stage.
+    ``note`` takes an observation in units of ``unit``, from any thread. The caller flushes before ``noted`` is large. An
+    observation is also counted as 0 in the ``untimed`` histograms: the SDK's dashboards divide by the count of every stage.
     """
-
-    FULL = 512
 
     def __init__(self, histogram: Histogram, untimed: Iterable[Histogram] = (), unit: float = 1.0) -> None:
         self._histogram = histogram

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from time import perf_counter_ns, time_ns
 
-from mpserve.serving.models.spans import Timed
+from mpserve.serving.models.spans import QUEUE, Timed
 from mpserve.state.counters import KEY, REVISION
 from mpserve.telemetry.metrics import ModelMetrics
 
@@ -15,6 +15,8 @@ IN_FLIGHT, WAITING = PRESENT = range(EXECUTIONS + 1, EXECUTIONS + 3)
 """Cells of the present numbers, as of the last tick. They mean nothing if the worker of the slot is dead."""
 
 _MAX = 2**63 - 1
+FULL = 512
+"""Answered requests after which the metrics are flushed before their time."""
 
 
 class ModelCounters:
@@ -29,7 +31,7 @@ class ModelCounters:
         soon: calls a function in the next turn of the loop.
     """
 
-    __slots__ = ("_cells", "_key", "_noted", "_observed", "_soon", "desired")
+    __slots__ = ("_cells", "_key", "_note_queue", "_noted", "_observed", "_seconds", "_soon", "desired")
 
     def __init__(
         self,
@@ -42,6 +44,8 @@ class ModelCounters:
         self._cells = cells
         self._key = cells[KEY]
         self._observed = observed
+        self._seconds = observed.seconds.noted
+        self._note_queue = observed.queue.note
         self._soon = soon
         self._noted: list[tuple[int, ...]] = []
 
@@ -53,7 +57,10 @@ class ModelCounters:
     def succeeded(self, request: Timed) -> None:
         if not self._noted:
             self._soon(self.flush)
-        self._noted.append((request.rows, request.executions, perf_counter_ns() - request.arrived, *request.durations))
+        nanoseconds, durations = perf_counter_ns() - request.arrived, request.durations
+        self._noted.append((request.rows, request.executions, nanoseconds, *durations))
+        self._seconds.append(nanoseconds)
+        self._note_queue(durations[QUEUE])
 
     def failed(self, request: Timed) -> None:
         """Count a request that was not answered, whoever's fault that is."""
@@ -72,21 +79,19 @@ class ModelCounters:
 
     def flush(self) -> None:
         """Write the requests that were counted since the last flush."""
-        cells, noted, observed = self._cells, self._noted, self._observed
+        cells, noted = self._cells, self._noted
         if not noted:
             return
         self._noted = []
-        columns = list(zip(*noted, strict=True))
-        observed.seconds.noted += columns[2]
-        observed.queue.noted += columns[3]
-        if observed.is_full:
-            observed.flush()
+        if len(self._seconds) > FULL:
+            self._observed.flush()
         # A late request may belong to a replaced model, whose block another model has by now.
         if cells[KEY] != self._key:
             return
         cells[SUCCESSES] += len(noted)
         cells[LAST] = time_ns()
-        rows, executions, duration, queue, decode, infer, output = map(sum, columns)
+        total = noted[0] if len(noted) == 1 else map(sum, zip(*noted, strict=True))
+        rows, executions, duration, queue, decode, infer, output = total
         cells[ROWS] = (cells[ROWS] + rows) & _MAX  # a tensor without elements may claim any number of rows
         cells[EXECUTIONS] += executions
         cells[SUCCESS_NS] += duration
