@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 from sklearn.exceptions import InconsistentVersionWarning
 
-from mpserve.errors import ConfigurationError
+from mpserve.errors import ConfigurationError, NotSupported
+from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.rows import RowsModel
-from mpserve.serving.fitting.binding import known_columns
+from mpserve.serving.fitting.known import is_of, known_of, takes_texts
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +45,29 @@ class EstimatorModel(RowsModel):
             raise ConfigurationError(
                 f"{self.path.name} holds a {type(self.estimator).__name__}, expected an object with {', '.join(METHODS)}"
             )
-        self.features = getattr(self.estimator, "n_features_in_", None)
-        self.columns = known_columns(self.estimator)
+        self.columns, self.gaps = known_of(self.estimator)
+        self.features = len(self.columns) or getattr(self.estimator, "n_features_in_", None)
         self.wants_frame = bool(self.columns)
+        self.only_texts = takes_texts(self.estimator)
+        self._know_categories()
         labels = getattr(self.estimator, "classes_", ())
         self.labels = labels if getattr(labels, "ndim", 0) == 1 else ()
+
+    def _know_categories(self) -> None:
+        """Of an estimator of a booster: the columns that are categories; else text would be refused, or taken for codes."""
+        estimator: Any = self.estimator
+        if is_of(estimator, ("lightgbm",)):
+            from mpserve.runtimes.lightgbm import categorical_of as categories_of_lightgbm
+
+            self.only_numbers = True
+            self.categorical = categories_of_lightgbm(estimator.booster_)
+        elif is_of(estimator, ("xgboost",)):
+            from mpserve.runtimes.xgboost import categorical_of as categories_of_xgboost
+
+            self.only_numbers = True
+            self.categorical = categories_of_xgboost(estimator.get_booster())
+        elif is_of(estimator, ("catboost",)):
+            self.categorical = [self.columns[index] for index in estimator.get_cat_feature_indices()]
 
     def load(self) -> None:
         if self.native_threads:
@@ -109,9 +129,20 @@ def _dense(estimator: Any, name: str) -> Any:
 
     def call(rows: Any) -> Any:
         result = method(rows)
-        return result.toarray() if hasattr(result, "toarray") else result  # a sparse matrix
+        if hasattr(result, "toarray"):  # a sparse matrix
+            return result.toarray()
+        return _by_row(result) if type(result) is list else result
 
     return call
+
+
+def _by_row(probabilities: list[Any]) -> Array:
+    """The probabilities of several labels, of which scikit-learn makes one array each: [rows, labels, classes]."""
+    if len({each.shape for each in probabilities}) > 1:
+        raise NotSupported(
+            "the labels of this model differ in their numbers of classes: expected one number, for a tensor"
+        )
+    return np.stack(probabilities, axis=1)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class XGBoostModel(RowsModel):
 
     platform = "xgboost"
     refusals = (ValueError, TypeError, xgboost.core.XGBoostError)
-    text_is_categorical = True
+    only_numbers = True
     booster: xgboost.Booster
 
     def preload(self) -> None:
@@ -32,10 +32,8 @@ class XGBoostModel(RowsModel):
         self.booster = booster = xgboost.Booster(model_file=bytearray(self.path.read_bytes()))
         self.features = booster.num_features()
         self.columns = booster.feature_names or ()
-        types = booster.feature_types or ()
-        if CATEGORICAL in types and _holds_categories(booster):  # else its categories are codes, and numbers already
-            self.categorical = [name for name, kind in zip(self.columns, types, strict=True) if kind == CATEGORICAL]
-            self.wants_frame = True
+        self.categorical = categorical_of(booster)
+        self.wants_frame = bool(self.categorical)
         learner = json.loads(booster.save_config())["learner"]
         self._is_linear = learner["gradient_booster"]["name"] == LINEAR
         wrapper = json.loads(booster.attr("scikit_learn") or "{}")
@@ -64,6 +62,14 @@ class XGBoostModel(RowsModel):
     def _probabilities(self, rows: Any) -> Array:
         predicted = self._predicted(rows)
         return np.vstack((1.0 - predicted, predicted)).T if predicted.ndim == 1 else predicted
+
+
+def categorical_of(booster: xgboost.Booster) -> list[str]:
+    """The columns whose categories the model knows by name. Categories of an older model are codes, which are numbers already."""
+    types = booster.feature_types or ()
+    if CATEGORICAL not in types or not _holds_categories(booster):
+        return []
+    return [name for name, kind in zip(booster.feature_names or (), types, strict=True) if kind == CATEGORICAL]
 
 
 def _holds_categories(booster: xgboost.Booster) -> bool:

@@ -25,7 +25,6 @@ from mpserve.protocol.declaration import declared_of
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.v1.rows import tensors_in
 from mpserve.serving.models.model import Model
-from mpserve.serving.repository.loader import from_target
 from tests.e2e.calls import call
 from tests.running import Server, free_port, running
 from tests.runtimes.model_files import (
@@ -38,6 +37,7 @@ from tests.runtimes.model_files import (
     Y,
     cat_categories,
     lgb_categories,
+    loaded,
     made,
     xgb_categories,
 )
@@ -196,14 +196,6 @@ def test_a_missing_value_is_nan_where_the_library_takes_it(
     expected = np.asarray(files[1][name].outputs["predict"](rows))
     [output] = answer.json()["outputs"]
     assert equal(array_of(output["datatype"], output["shape"], output["data"]), expected)
-
-
-def loaded(file: Path, **options: Any) -> Any:
-    [source] = from_target(str(file), None, Settings(**options))
-    model = source.obtain()
-    model.native_threads = 1
-    model.load()
-    return model
 
 
 def test_probabilities_may_be_the_answer_to_clients_that_ask_for_nothing(files: tuple[Path, dict[str, Made]]) -> None:
