@@ -88,6 +88,8 @@ class RowsModel(TensorModel):
         except MPServeError:
             raise
         except self.refusals as error:
+            if self.is_unfit(error):
+                raise
             raise RefusedByLibrary(f"the model refused the input: {_first_line(error)}") from error
         self._check_answers(answers, arrays[0].shape[0])
         return answers
@@ -97,6 +99,10 @@ class RowsModel(TensorModel):
         for name, answer in answers.items():
             if np.shape(answer)[:1] != (count,):
                 raise InferenceError(f"output {name!r}: expected {count} rows, got the shape {list(np.shape(answer))}")
+
+    def is_unfit(self, error: Exception) -> bool:
+        """Whether an error says that the model is at fault, whatever the rows."""
+        return False
 
     @property
     def default_output(self) -> str:

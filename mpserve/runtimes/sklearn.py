@@ -5,14 +5,16 @@ The outputs are the estimator's methods, as in MLServer: ``predict``, ``predict_
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
-from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
+from sklearn.pipeline import Pipeline
 
 from mpserve.errors import ConfigurationError, NotSupported
 from mpserve.protocol.datatypes import Array
@@ -40,7 +42,7 @@ class EstimatorModel(RowsModel):
     def preload(self) -> None:
         with _versions_told(self.path):
             self.estimator = self.read()
-        self.methods = {name: _dense(self.estimator, name) for name in METHODS if hasattr(self.estimator, name)}
+        self.methods = {name: self._method(name) for name in METHODS if hasattr(self.estimator, name)}
         if not self.methods:
             raise ConfigurationError(
                 f"{self.path.name} holds a {type(self.estimator).__name__}, expected an object with {', '.join(METHODS)}"
@@ -52,6 +54,26 @@ class EstimatorModel(RowsModel):
         self._know_categories()
         labels = getattr(self.estimator, "classes_", ())
         self.labels = labels if getattr(labels, "ndim", 0) == 1 else ()
+
+    def is_unfit(self, error: Exception) -> bool:
+        return isinstance(error, NotFittedError)
+
+    def _method(self, name: str) -> Callable[[Any], Any]:
+        """A method of the estimator as an output: an array with an entry for each row."""
+        method = getattr(self.estimator, name)
+        counts_threads = takes_thread_count(self.estimator, name)
+
+        def call(rows: Any) -> Any:
+            result = (
+                method(rows, thread_count=self.native_threads)
+                if counts_threads and self.native_threads
+                else method(rows)
+            )
+            if hasattr(result, "toarray"):  # a sparse matrix
+                return result.toarray()
+            return _by_row(result) if type(result) is list else result
+
+        return call
 
     def _know_categories(self) -> None:
         """Of an estimator of a booster: the columns that are categories; else text would be refused, or taken for codes."""
@@ -124,18 +146,6 @@ def limit_threads(estimator: Any, threads: int) -> None:
         estimator.set_params(**wanted)
 
 
-def _dense(estimator: Any, name: str) -> Any:
-    method = getattr(estimator, name)
-
-    def call(rows: Any) -> Any:
-        result = method(rows)
-        if hasattr(result, "toarray"):  # a sparse matrix
-            return result.toarray()
-        return _by_row(result) if type(result) is list else result
-
-    return call
-
-
 def _by_row(probabilities: list[Any]) -> Array:
     """The probabilities of several labels, of which scikit-learn makes one array each: [rows, labels, classes]."""
     if len({each.shape for each in probabilities}) > 1:
@@ -143,6 +153,13 @@ def _by_row(probabilities: list[Any]) -> Array:
             "the labels of this model differ in their numbers of classes: expected one number, for a tensor"
         )
     return np.stack(probabilities, axis=1)
+
+
+def takes_thread_count(estimator: Any, method: str) -> bool:
+    """Whether a method hands ``thread_count`` to CatBoost, whose fitted estimators keep no number of threads."""
+    if isinstance(estimator, Pipeline):  # which hands named arguments to its last step
+        return method != "transform" and takes_thread_count(estimator.steps[-1][1], method)
+    return is_of(estimator, ("catboost",)) and "thread_count" in signature(getattr(estimator, method)).parameters
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import catboost
 import httpx
 import joblib
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 import skops.io
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InvalidInput, ModelLoadError
@@ -126,7 +127,14 @@ def test_a_file_answers_as_its_library_over_every_protocol(
     request.outputs.add(name=default)
     answer = call(served.address, "ModelInfer", request, pb.ModelInferResponse)
     assert [output.name for output in answer.outputs] == [default]
-    assert list(answer.outputs[0].shape) == list(expected[default].shape)
+    values = expected[default]
+    assert list(answer.outputs[0].shape) == list(values.shape)
+    [raw] = answer.raw_output_contents
+    if answer.outputs[0].datatype == "BYTES":
+        texts = b"".join(len(text).to_bytes(4, "little") + text for text in map(str.encode, values.tolist()))
+        assert raw == texts
+    else:
+        assert raw == np.ascontiguousarray(values).tobytes()
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -211,6 +219,27 @@ def test_the_threads_of_an_estimator_keep_to_the_budget_of_the_worker(tmp_path: 
     pipeline = make_pipeline(FunctionTransformer(), RandomForestClassifier(2, n_jobs=-1)).fit(X, Y)
     joblib.dump(pipeline, tmp_path / "a.joblib")
     assert loaded(tmp_path / "a.joblib").estimator[-1].n_jobs == 1
+
+
+def test_catboost_in_a_pickle_predicts_with_the_threads_of_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    made_by_catboost = catboost.CatBoost._base_predict
+
+    def counted(self: Any, pool: Any, kind: str, start: int, end: int, count: int, *others: Any) -> Any:
+        threads.append(count)
+        return made_by_catboost(self, pool, kind, start, end, count, *others)
+
+    monkeypatch.setattr(catboost.CatBoost, "_base_predict", counted)
+    fitted = catboost.CatBoostClassifier(iterations=3, verbose=0, allow_writing_files=False).fit(X, Y)
+    joblib.dump(fitted, tmp_path / "a.joblib")
+    joblib.dump(make_pipeline(StandardScaler().fit(X), fitted), tmp_path / "b.joblib")
+    for name in ("a.joblib", "b.joblib"):
+        model = loaded(tmp_path / name)
+        model.native_threads = 3
+        model.invoke_for([X[:2]], ("predict", "predict_proba"))
+    assert threads == [3] * 4
 
 
 def test_a_skops_file_with_unknown_types_is_refused_until_they_are_trusted(tmp_path: Path) -> None:

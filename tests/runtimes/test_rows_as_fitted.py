@@ -13,11 +13,12 @@ import pytest
 import xgboost
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, TargetEncoder
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
 from mpserve.errors import InferenceError, InvalidInput, NotSupported
 from mpserve.protocol.declaration import declared_of
@@ -219,3 +220,8 @@ def test_an_answer_has_one_entry_for_each_row(tmp_path: Path) -> None:
 
 def first_half(rows: Any) -> Any:
     return rows[: len(rows) // 2]
+
+
+def test_a_model_that_nobody_fitted_is_not_the_clients_fault(tmp_path: Path) -> None:
+    with pytest.raises(NotFittedError):
+        answer(served(make_pipeline(StandardScaler(), LogisticRegression()), tmp_path), {"instances": [[1.0]]})

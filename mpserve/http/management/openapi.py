@@ -18,6 +18,7 @@ from starlette.routing import Route
 from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operation
 from mpserve.http.management.schemas import declared, infer_request, infer_response, predict_request
 from mpserve.http.responses import Answer, json_answer
+from mpserve.protocol.declaration import nullable
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
@@ -66,6 +67,7 @@ class OpenApi:
         except Exception:  # in the model's code, or an invalid declaration
             logger.warning("the inputs of model %s are left out of /openapi.json", instance.model.name, exc_info=True)
             return {}
+        inputs = [tensor._replace(nullable=nullable(instance.declared, tensor.name)) for tensor in inputs]
         if not inputs:
             return {}
         paths = _model_path(INFER, model, infer_request(inputs), infer_response(outputs))
