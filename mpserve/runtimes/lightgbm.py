@@ -31,9 +31,9 @@ class LightGBMModel(RowsModel):
         return np.asarray(self.booster.predict(rows, num_threads=self.native_threads))
 
 
-def categorical_of(booster: lightgbm.Booster) -> list[str]:
+def categorical_of(booster: lightgbm.Booster) -> dict[str, Any]:
     """The columns that were categories of pandas: in a matrix, they would have to be LightGBM's own codes."""
     if not booster.pandas_categorical:
-        return []
+        return {}
     ranges = booster.dump_model(num_iteration=1)["feature_infos"]
-    return [name for name in booster.feature_name() if ranges.get(name, {}).get("values")]
+    return {name: "" for name in booster.feature_name() if ranges.get(name, {}).get("values")}

@@ -39,7 +39,7 @@ class RowsModel(TensorModel):
         features: the number of columns; None: the file does not say.
         columns: the names of the columns, in their order; empty: the file does not say.
         wants_frame: whether the library is to get a DataFrame even if all columns are numbers.
-        categorical: the columns of the DataFrame that are to be categories.
+        categorical: the columns of the DataFrame that are to be categories, each with one, or with a text if any kind will do.
         only_numbers: whether all other columns must be numbers; the library would take text for the codes of categories.
         only_texts: whether the model takes one column of texts, and no table.
         gaps: what stands for a missing text, by the names of columns.
@@ -52,7 +52,7 @@ class RowsModel(TensorModel):
     features: int | None = None
     columns: Sequence[str] = ()
     wants_frame: bool = False
-    categorical: Sequence[str] = ()
+    categorical: Mapping[str, Any] = {}
     only_numbers: bool = False
     only_texts: bool = False
     gaps: Mapping[str, float | None] = {}
@@ -171,8 +171,8 @@ class RowsModel(TensorModel):
         is_named = self.features is None and not isinstance(rows.names, range)
         if self.wants_frame or has_text or is_named:
             frame = rows.frame("pandas")
-            for name in self.categorical:
-                frame[name] = _categories(frame[name].tolist())
+            for name, example in self.categorical.items():
+                frame[name] = _categories(frame[name].tolist(), example)
             return frame
         return rows.arrays[0] if rows.is_matrix else np.column_stack(rows.arrays)
 
@@ -208,11 +208,16 @@ class RowsModel(TensorModel):
         return self._described
 
 
-def _categories(values: list[Any]) -> Any:
-    """The values as categories; JSON and a matrix of floats do not show that a number is an integer."""
+def _categories(values: list[Any], example: Any) -> Any:
+    """The values as categories; JSON and a matrix of floats do not show that a number is an integer.
+    Values that are all missing are of the kind of the example.
+    """
     from pandas import Categorical
 
-    return Categorical([int(value) if isinstance(value, float) and value.is_integer() else value for value in values])
+    found = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    if all(value != value or value is None for value in found):
+        return Categorical.from_codes([-1] * len(found), categories=[example])
+    return Categorical(found)
 
 
 def _numbers(name: object, array: Array) -> Array:

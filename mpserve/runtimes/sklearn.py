@@ -89,7 +89,7 @@ class EstimatorModel(RowsModel):
             self.only_numbers = True
             self.categorical = categories_of_xgboost(estimator.get_booster())
         elif is_of(estimator, ("catboost",)):
-            self.categorical = [self.columns[index] for index in estimator.get_cat_feature_indices()]
+            self.categorical = {self.columns[index]: "" for index in estimator.get_cat_feature_indices()}
 
     def load(self) -> None:
         if self.native_threads:

@@ -64,19 +64,22 @@ class XGBoostModel(RowsModel):
         return np.vstack((1.0 - predicted, predicted)).T if predicted.ndim == 1 else predicted
 
 
-def categorical_of(booster: xgboost.Booster) -> list[str]:
-    """The columns whose categories the model knows by name. Categories of an older model are codes, which are numbers already."""
+def categorical_of(booster: xgboost.Booster) -> dict[str, Any]:
+    """The columns whose categories the model knows by name, as models of XGBoost 3.1 and newer do, each with one of them.
+    Categories of an older model are codes, which are numbers already.
+    """
     types = booster.feature_types or ()
-    if CATEGORICAL not in types or not _holds_categories(booster):
-        return []
-    return [name for name, kind in zip(booster.feature_names or (), types, strict=True) if kind == CATEGORICAL]
-
-
-def _holds_categories(booster: xgboost.Booster) -> bool:
-    """Whether the model knows what its categories were called, as models of XGBoost 3.1 and newer do."""
+    if CATEGORICAL not in types:
+        return {}
     trees = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]
     trees = trees.get("gbtree", trees)  # within dart
-    return bool(trees.get("model", {}).get("cats", {}).get("enc"))
+    known = trees.get("model", {}).get("cats", {}).get("enc") or []
+    # Texts lie in one buffer with offsets; numbers are there as they are.
+    return {
+        name: "" if "offsets" in categories else categories["values"][0]
+        for name, kind, categories in zip(booster.feature_names or (), types, known, strict=False)
+        if kind == CATEGORICAL
+    }
 
 
 def _most_probable(probabilities: Array) -> Array:

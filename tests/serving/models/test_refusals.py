@@ -12,8 +12,9 @@ import pytest
 import skl2onnx
 import xgboost
 from skl2onnx.common.data_types import FloatTensorType
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.decomposition import PCA
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
@@ -46,6 +47,11 @@ ENCODED = make_pipeline(
 XGB = xgboost.XGBClassifier(n_estimators=2).fit(X, Y)
 LGB = lightgbm.LGBMClassifier(n_estimators=2, verbose=-1).fit(X, Y)
 CAT = catboost.CatBoostClassifier(iterations=2, verbose=0, allow_writing_files=False).fit(X, Y)
+CATS = catboost.CatBoostClassifier(iterations=2, verbose=0, allow_writing_files=False, cat_features=["city"])
+CATS.fit(CITIES[["city", "n"]], [0, 1] * (len(CITIES) // 2))
+IMPUTED = make_pipeline(make_column_transformer((SimpleImputer(), ["n"])), LogisticRegression()).fit(
+    CITIES, [0, 1] * (len(CITIES) // 2)
+)
 ONNX = onnx()
 
 
@@ -67,6 +73,9 @@ def fault(predict: Callable[[Any], Any], given: Any) -> tuple[type, str]:
     (XGB.predict, THREE, "Feature shape mismatch, expected: 4, got 3"), (XGB.predict, TEXT, "could not convert string"),
     (LGB.predict, THREE, "X has 3 features"), (LGB.booster_.predict, THREE, "The number of features in data (3)"),
     (LGB.booster_.predict, FLAT, "must be 2 dimensional"), (CAT.predict, THREE, "Feature 3 is present in model but not in pool"),
+    (CATS.predict, CITIES.assign(city=1.5)[["city", "n"]], "Invalid type for cat_feature"),
+    (CATS.predict, CITIES.assign(n="q")[["city", "n"]], "Bad value for num_feature"),
+    (IMPUTED.predict, CITIES.assign(n="q"), "Cannot use mean strategy with non-numeric data:"),
     (ONNX, np.float32(THREE), "INVALID_ARGUMENT : Got invalid dimensions for input: X"), (ONNX, X, "Unexpected input data type"),
     (ONNX, np.float32(FLAT), "Invalid rank for input: X"),
 ])  # fmt: skip
