@@ -31,7 +31,7 @@ class Columns:
         gaps: what stands for a missing text in a DataFrame of pandas, by the names of columns that are known to be text.
     """
 
-    __slots__ = ("arrays", "call", "gaps", "names")
+    __slots__ = ("arrays", "call", "gaps", "made", "names")
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Columns:
         self.arrays = arrays
         self.call = call
         self.gaps = gaps
+        self.made: Any = None  # the frame, which is the client's own table
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,14 +68,19 @@ class Columns:
 
     def frame(self, library: str) -> Any:
         """A DataFrame of ``"pandas"`` or ``"polars"``; a missing value of polars is null, not NaN."""
-        frames = import_module(library)
-        if library == "polars":
-            columns = self.arrays[0].T if self.is_matrix else self.arrays
-            named = {
-                str(name): column.tolist() if column.dtype.kind == "O" else column
-                for name, column in zip(self.names, columns, strict=True)
-            }
-            return frames.DataFrame(named, nan_to_null=True)
+        self.made = self._polars() if library == "polars" else self._pandas()
+        return self.made
+
+    def _polars(self) -> Any:
+        columns = self.arrays[0].T if self.is_matrix else self.arrays
+        named = {
+            str(name): column.tolist() if column.dtype.kind == "O" else column
+            for name, column in zip(self.names, columns, strict=True)
+        }
+        return import_module("polars").DataFrame(named, nan_to_null=True)
+
+    def _pandas(self) -> Any:
+        frames = import_module("pandas")
         if self.is_matrix:
             frame = frames.DataFrame(self.arrays[0], columns=self.names)
         else:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import text_of
+from mpserve.serving.fitting.table import Columns
 
 LIBRARIES = frozenset({"sklearn", "xgboost", "lightgbm", "catboost", "onnxruntime", "mlflow"})
 CHECKS = ("sklearn.utils.validation", "mlflow.models.utils")
@@ -93,6 +94,8 @@ def _flat(value: Any) -> Iterator[Any]:
     """The tables in lists, tuples and dicts."""
     if isinstance(value, Mapping):
         value = list(value.values())
+    elif type(value) is Columns:
+        value = [*value.arrays, value.made]
     if isinstance(value, list | tuple):
         for each in value:
             yield from _flat(each)

@@ -134,3 +134,32 @@ async def test_a_client_reads_the_librarys_words_and_the_log_has_the_traceback(
     # A client cannot fill the log: the second refusal comes soon after the first.
     assert [record.levelname for record in refusals] == ["WARNING", "DEBUG"]
     assert "in _check_n_features" in caplog.text
+
+
+def predict_table(model: Any, table: pandas.DataFrame) -> Any:
+    return model.predict(table)
+
+
+def predict_arrays(model: Any, *, x: Any) -> Any:
+    return model.predict(x)
+
+
+R, P, Q = (("BYTES", np.array([letter], object)) for letter in (b"R", b"P", b"q"))
+
+
+@each("predict, model, inputs, says", [
+    (predict_table, ENCODED, [("city", *R), ("n", "INT64", np.array([1]))], "Found unknown categories"),
+    (predict_table, IMPUTED, [("n", *Q), ("city", *P)], "non-numeric"),
+    (predict_arrays, PIPELINE, [("x", "FP64", THREE)], "X has 3 features"),
+])  # fmt: skip
+def test_a_table_that_was_made_of_the_clients_columns_is_the_clients(
+    predict: Any, model: Any, inputs: Any, says: str
+) -> None:
+    served = FunctionModel("m", predict, lambda: model)
+    served.preload()
+    given = served.binding()(inputs)
+    with pytest.raises(Exception) as caught:
+        served.invoke(given)
+    found = blame(caught.value, "m", "predict", given)
+    assert isinstance(found, InvalidInput), found
+    assert says in str(found)
