@@ -117,6 +117,9 @@ class RowsModel(TensorModel):
         """Null is NaN, or None among text. A model that takes no such value refuses it in its words."""
         return True
 
+    def wants_table(self) -> bool:
+        return self.wants_frame
+
     def rows_in(self, given: list[NamedArray]) -> Sequence[Any]:
         """The rows in the inputs of a request: one array, or columns. Raises InvalidInput if they do not fit the model."""
         if not given:

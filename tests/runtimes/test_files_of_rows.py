@@ -407,7 +407,7 @@ def test_categories_are_those_of_the_training_not_their_codes(
 ) -> None:
     trained = make(zones, str(tmp_path / f"model.{ending}"))
     model = loaded(tmp_path / f"model.{ending}")
-    declared = declared_of((), model.takes_missing())
+    declared = declared_of((), model.takes_missing(), model.wants_table())
     rows = [[zones[2], 40.5], [zones[0], 55.25], [zones[1], 60.5]]
     kinds = pandas.CategoricalDtype(zones) if ending != "cbm" else object
     expected = trained.predict(pandas.DataFrame(rows, columns=["zone", "age"]).astype({"zone": kinds})).tolist()

@@ -39,7 +39,7 @@ def served(estimator: Any, folder: Path) -> Any:
 
 def answer(model: Any, body: Any, asked: tuple[str, ...] = ()) -> Any:
     """What the model answers to a body of V1 or V2 JSON."""
-    declared = declared_of(model.inputs, model.takes_missing())
+    declared = declared_of(model.inputs, model.takes_missing(), model.wants_table())
     codec = V1Codec("null", None) if "instances" in body else V2Codec("null")
     inputs = codec.read(json.dumps(body).encode(), declared, True).arrays(declared)
     result = model.invoke_for(model.binding()(inputs), asked)
@@ -96,6 +96,26 @@ def test_a_missing_text_is_what_it_was_in_training(tmp_path: Path, form: str, en
 
 def predict_table(model: Any, table: pandas.DataFrame) -> Any:
     return model.predict_proba(table)
+
+
+@pytest.mark.parametrize("form", ["file", "function"])
+def test_an_integer_beside_a_float_stays_an_integer_in_a_table(tmp_path: Path, form: str) -> None:
+    """A step that makes text of a column would make "1.0" of 1, which no encoder knows."""
+    frame = pandas.DataFrame({"zone": RNG.choice([1, 2, 3], COUNT), "age": RNG.normal(50, 9, COUNT)})
+    as_text = make_pipeline(
+        FunctionTransformer(pandas.DataFrame.astype, kw_args={"dtype": str}), OneHotEncoder(handle_unknown="ignore")
+    )
+    prepared = ColumnTransformer([("zone", as_text, ["zone"]), ("age", "passthrough", ["age"])])
+    fitted = make_pipeline(prepared, LogisticRegression(max_iter=2000)).fit(frame, frame["zone"] == 2)
+    model = served(fitted, tmp_path)
+    if form == "function":
+        model = FunctionModel("f", predict_table, lambda: fitted)
+        model.preload()
+    for count in (1, 3, 500):  # short bodies and long ones are read differently
+        rows = [[index % 3 + 1, 30.5 + index] for index in range(count)]
+        expected = fitted.predict_proba(pandas.DataFrame(rows, columns=["zone", "age"])).tolist()
+        assert answer(model, {"instances": rows}, ("predict_proba",)) == expected
+        assert answer(model, {"instances": rows, "signature_name": ""}, ("predict_proba",)) == expected
 
 
 TEXTS = ["a fine day", "good night", "awful day", "schöner Tag"]

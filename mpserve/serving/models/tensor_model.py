@@ -69,6 +69,10 @@ class TensorModel(Model):
         """Whether null in JSON is a missing value in every input: NaN among numbers, None among text. Asked with ``binding``."""
         return Parameters(self.predict).frame is not None
 
+    def wants_table(self) -> bool:
+        """Whether undeclared inputs become a DataFrame, each column with its own datatype. Asked with ``binding``."""
+        return Parameters(self.predict).frame is not None
+
     def warmup(self) -> Any:
         """Predict once on ``sample``: one array, a sequence with one array per declared input, or a dict or DataFrame by name."""
         return None if self.sample is None else self.invoke(self.binding()(self._sampled()))
