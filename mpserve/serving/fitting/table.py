@@ -81,13 +81,17 @@ class Columns:
 
     def _pandas(self) -> Any:
         frames = import_module("pandas")
-        if self.is_matrix:
-            frame = frames.DataFrame(self.arrays[0], columns=self.names)
-        else:
-            frame = frames.DataFrame(dict(zip(self.names, self.arrays, strict=True)))
-        for name in frame.columns:
-            _fill(frame, name, self.gaps)
-        return frame
+        arrays: Sequence[Any] = self.arrays
+        if self.is_matrix and not self.gaps and arrays[0].dtype.kind != "O":
+            return frames.DataFrame(arrays[0], columns=self.names)
+        columns = list(arrays[0].T) if self.is_matrix else arrays
+        named = {}
+        for name, column in zip(self.names, columns, strict=True):
+            gap = self.gaps.get(str(name), np.nan)
+            filled = _filled(column, gap, str(name) in self.gaps)
+            # Of a bare array of text, pandas 3 makes None NaN.
+            named[name] = filled if gap is not None or filled is column else frames.Series(filled, dtype=object)
+        return frames.DataFrame(named)
 
 
 def columns_of(given: Sequence[NamedArray], known: Known = NOTHING) -> Columns:
@@ -135,20 +139,22 @@ def as_declared(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Nam
     return fitted
 
 
-def _fill(frame: Any, name: str | int, gaps: Mapping[str, float | None]) -> None:
-    """Let NaN, or what the model knows, stand for each missing value of a column of text, whatever else the column holds.
+def _filled(column: Array, gap: float | None, is_text: bool) -> Array:
+    """A column in which this value stands for each that is missing, whatever else the column holds.
     A column that is known to be text came as numbers if it holds nothing.
     """
-    column = frame[name]
-    gap = gaps.get(str(name), np.nan)
-    is_text = column.dtype == object or (gap is None and column.dtype.kind == "O")
-    if not is_text and (name not in gaps or column.dtype.kind != "f"):
-        return
-    missing = column.isna()
-    if missing.any() and (is_text or missing.all()):
-        objects = column.to_numpy(object, copy=True)
-        objects[missing.to_numpy()] = gap
-        frame[name] = type(column)(objects, index=column.index, dtype=object)
+    if column.dtype.kind == "O":
+        elements = column.tolist()
+        if None not in elements:
+            return column
+        filled = [gap if element is None else element for element in elements]
+    elif is_text and column.dtype.kind == "f" and np.isnan(column).all():
+        filled = [gap] * len(column)
+    else:
+        return column
+    objects = np.empty(len(filled), object)
+    objects[:] = filled
+    return objects
 
 
 def as_column(name: str, array: Array) -> Array:
