@@ -20,6 +20,7 @@ from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operati
 from mpserve.http.management.pages import page
 from mpserve.http.management.schemas import declared, infer_request, infer_response, predict_request
 from mpserve.http.responses import Answer, json_answer
+from mpserve.protocol.declaration import nullable
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
@@ -64,6 +65,7 @@ class OpenApi:
         except Exception:  # in the model's code, or an invalid declaration
             logger.warning("the inputs of model %s are left out of /openapi.json", instance.model.name, exc_info=True)
             inputs = outputs = []
+        inputs = [tensor._replace(nullable=nullable(instance.declared, tensor.name)) for tensor in inputs]
         paths = _model_path(INFER, model, infer_request(inputs), infer_response(outputs))
         rows = isinstance(instance.model, TensorModel) and all(tensor.shape for tensor in inputs)
         if with_v1 and (rows or not inputs):

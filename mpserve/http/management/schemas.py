@@ -74,6 +74,8 @@ def _head(tensor: Tensor) -> Schema:
 
 def _row(tensor: Tensor) -> Schema:
     schema, _ = _element(tensor)
+    if tensor.nullable:
+        schema = {"anyOf": [schema, {"type": "null"}]}
     for size in reversed(tensor.shape[1:]):
         schema = {"type": "array", "items": schema} | ({"minItems": size, "maxItems": size} if size >= 0 else {})
     return schema

@@ -94,7 +94,8 @@ class ModelInstance:
         """Keep the declared tensors, which ``load`` may have set; ``inputs`` are those of a model that is no TensorModel."""
         model = self.model
         if isinstance(model, TensorModel):
-            self._declare(declared_of(model.inputs, model.takes_missing()), model.binding())
+            declared = declared_of(model.inputs, model.takes_missing(), model.wants_table())
+            self._declare(declared, model.binding())
         else:
             self._declare(declared_of(inputs), self.bind)
 

@@ -11,7 +11,8 @@ from mpserve.errors import ConfigurationError, InvalidInput, NotSupported
 from mpserve.protocol.datatypes import Array, cast, datatype_of
 from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.fitting.binding import Bind, Parameters, binding_of, known_columns, takes_missing
+from mpserve.serving.fitting.binding import Bind, Parameters, binding_of
+from mpserve.serving.fitting.known import known_of, takes_missing
 from mpserve.serving.fitting.table import Columns
 from mpserve.serving.models.model import Model, Spec
 
@@ -66,6 +67,10 @@ class TensorModel(Model):
 
     def takes_missing(self) -> bool:
         """Whether null in JSON is a missing value in every input: NaN among numbers, None among text. Asked with ``binding``."""
+        return Parameters(self.predict).frame is not None
+
+    def wants_table(self) -> bool:
+        """Whether undeclared inputs become a DataFrame, each column with its own datatype. Asked with ``binding``."""
         return Parameters(self.predict).frame is not None
 
     def warmup(self) -> Any:
@@ -146,7 +151,7 @@ class FunctionModel(TensorModel):
         self.predict = partial(self._function, loaded)
 
     def binding(self) -> Bind:
-        return binding_of(self.predict, declared_of(self.inputs), known_columns(self._loaded))
+        return binding_of(self.predict, declared_of(self.inputs), known_of(self._loaded))
 
     def takes_missing(self) -> bool:
         return super().takes_missing() or takes_missing(self._loaded)

@@ -36,6 +36,7 @@ MODELS = [
     Concatenated("pair", Tensor("ids", "INT64", (-1, -1)), Tensor("mask", "BOOL", (-1, 1))),
     Concatenated("text", Tensor("text", "BYTES", (-1,))),
     Concatenated("image", Tensor("image", "UINT8", (-1, 2, 2, 3)), Tensor("scale", "FP64", (1,))),
+    Concatenated("gaps", Tensor("x", "FP32", (-1, 2), nullable=True), Tensor("y", "FP32", (-1,))),
     Concatenated("scalar", Tensor("x", "FP16", ())), Concatenated("a {b}%", Tensor("x", "INT8", (-1,))),
 ]  # fmt: skip
 
@@ -113,6 +114,7 @@ def test_each_model_has_paths_of_its_own() -> None:
         "/v2/models/pair/infer", "/v1/models/pair:predict",
         "/v2/models/text/infer", "/v1/models/text:predict",
         "/v2/models/image/infer", "/v1/models/image:predict",
+        "/v2/models/gaps/infer", "/v1/models/gaps:predict",
         "/v2/models/scalar/infer",
         "/v2/models/a%20%7Bb%7D%25/infer", "/v1/models/a%20%7Bb%7D%25:predict",
     ]  # fmt: skip
@@ -167,6 +169,9 @@ def v2(**changes: Any) -> dict[str, Any]:
     ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2], "mask": [True]}]}, True),
     ("/v1/models/pair:predict", {"instances": [{"ids": [1, 2]}]}, False),
     ("/v1/models/pair:predict", {"instances": [{"ids": ["a"], "mask": [True]}]}, False),
+    ("/v1/models/gaps:predict", {"instances": [{"x": [None, 1], "y": 1}]}, True),
+    ("/v1/models/gaps:predict", {"instances": [{"x": [1, 1], "y": None}]}, False),
+    ("/v1/models/vector:predict", {"instances": [[1, 2, 3, None]]}, False),
     ("/v1/models/text:predict", {"instances": ["a", {"b64": "YQ=="}]}, True),
     ("/v1/models/text:predict", {"instances": [1]}, False),
 ])  # fmt: skip
