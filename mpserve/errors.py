@@ -1,7 +1,7 @@
 """Every error that mpserve raises on purpose, each with a code that no protocol owns.
 
     MPServeError
-    ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding
+    ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding, UnsupportedMediaType
     ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported, AccessDenied
     ├── AcceleratorFailed: AcceleratorOutOfMemory
     └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
@@ -22,6 +22,7 @@ class Code(str, Enum):
     ALREADY_EXISTS = "already_exists"
     TOO_LARGE = "too_large"
     UNSUPPORTED_ENCODING = "unsupported_encoding"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     TOO_MANY = "too_many"
@@ -84,6 +85,12 @@ class UnsupportedEncoding(InvalidInput):
     """The body has an unknown content coding."""
 
     code = Code.UNSUPPORTED_ENCODING
+
+
+class UnsupportedMediaType(InvalidInput):
+    """The model cannot take a body of this content type."""
+
+    code = Code.UNSUPPORTED_MEDIA_TYPE
 
 
 class ModelNotFound(MPServeError):

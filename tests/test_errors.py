@@ -16,6 +16,7 @@ CLIENTS = {
     "InvalidInput",
     "PayloadTooLarge",
     "UnsupportedEncoding",
+    "UnsupportedMediaType",
     "ModelNotFound",
     "RegionNotFound",
     "AccessDenied",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol.array_likes import columns_of, is_frame, to_numpy
 from mpserve.protocol.binary import encode_tensor, split_elements
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
@@ -71,13 +72,12 @@ def get_predict_response(payload: dict[str, Any] | InferRequest, result: Any, mo
         InvalidInput: the payload is neither a dict nor an ``InferRequest``.
         InferenceError: the result has no datatype in V2.
     """
-    is_frame = hasattr(result, "iterrows")
     if isinstance(payload, dict):
-        rows = result.to_dict(orient="records") if is_frame else result
-        return {"predictions": rows.tolist() if isinstance(rows, np.ndarray) else rows}
+        rows = result.to_dict(orient="records") if hasattr(result, "iterrows") else result
+        return {"predictions": rows.tolist() if type(rows) is np.ndarray else rows}
     if not isinstance(payload, InferRequest):
         raise InvalidInput(f"the payload is {type(payload).__name__}, expected a dict or an InferRequest")
-    columns = {name: result[name].to_numpy() for name in result.columns} if is_frame else {"output-0": result}
+    columns = columns_of(result) if is_frame(result) else {"output-0": result}
     return InferResponse(
         payload.id,
         model_name,
@@ -108,11 +108,9 @@ def _columns(row: Any) -> Any:
 
 
 def _output(name: str, values: Any) -> InferOutput:
-    if isinstance(values, list) and values and isinstance(values[0], str):
-        values = np.array(values, dtype=object)  # numpy's own text type cuts trailing zeros off
-    array = np.asarray(values)
     try:
-        output = InferOutput(str(name), array.shape, datatype_of(array.dtype))
+        array = to_numpy(values)
+        output = InferOutput(name, array.shape, datatype_of(array.dtype))
     except InvalidInput as error:
         raise InferenceError(f"output '{name}': {error}") from None
     output.set_data_from_numpy(array)

@@ -35,6 +35,7 @@ STATUS = {
     Code.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Code.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    Code.UNSUPPORTED_MEDIA_TYPE: grpc.StatusCode.INVALID_ARGUMENT,  # HTTP alone has media types
     Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,  # grpc's own answer to a message beyond its limit
     Code.TOO_MANY: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from mpserve.errors import NotSupported
 from mpserve.protocol.compression import choose, compress, worthwhile
+from mpserve.protocol.content_types import decoded
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.messages import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from mpserve.protocol.tensors import NamedArray, Parameters
@@ -54,12 +55,12 @@ class Inputs:
 
     def arrays(self, declared: Sequence[Tensor]) -> list[NamedArray]:
         """All inputs as tensors, for a model with these declared inputs.
-        Raises InvalidInput if the data of an input does not fit its datatype or shape, or there are no such inputs.
+        Raises InvalidInput if the data of an input does not fit its datatype, shape or content type, or there are no such inputs.
         """
         if self.tensors is not None:
             return self.tensors
         if self.message is not None:
-            return [(given.name, given.datatype, given.as_numpy()) for given in self.message.inputs]
+            return decoded(self.message.inputs, self.parameters)
         return tensors_in(declared, self.payload)
 
     def given_to(self, model_name: str, model_version: str | None) -> Any:

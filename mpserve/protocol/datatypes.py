@@ -34,6 +34,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 FIXED = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype != "BYTES"}
 """The datatypes whose elements have one size and a dtype of numpy itself."""
+NUMBERS = {dtype: datatype for datatype, dtype in FIXED.items()}
+"""Its inverse."""
 LITTLE = {datatype: np.dtype(dtype.newbyteorder("<").str) for datatype, dtype in FIXED.items()}
 """Little-endian dtypes. On a little-endian machine they are the same objects as in ``FIXED``."""
 
@@ -112,21 +114,30 @@ def out_of_range(index: int, value: object, datatype: str) -> InvalidInput:
     return InvalidInput(f"element {index} of data is {value}, out of range for {datatype}{limits}")
 
 
-def decode_text(array: Array) -> Array:
-    """A BYTES array as an object array of ``str`` of the same shape; UnicodeDecodeError where it is not UTF-8."""
-    return np.array(list(map(bytes.decode, array.ravel().tolist())), dtype=object).reshape(array.shape)
+def decode_text(array: Array, or_none: bool = False) -> Array:
+    """A BYTES array as an object array of ``str`` of the same shape; UnicodeDecodeError where it is not UTF-8.
+    A missing text is None, and stays so if ``or_none``, else TypeError.
+    """
+    elements = array.ravel().tolist()
+    if or_none and None in elements:
+        texts = [None if element is None else element.decode() for element in elements]
+    else:
+        texts = list(map(bytes.decode, elements))
+    return np.array(texts, dtype=object).reshape(array.shape)
 
 
 def json_values(array: Array, nonfinite: NonFinite = "error") -> Array | list[Any] | str:
     """A tensor's values as JSON can carry them: BYTES as nested lists of text (of rank 0: text), FP16 and BF16 as FP32.
-    With `nonfinite` "null", NaN and infinity are left to the JSON writer, which makes them null.
+    With `nonfinite` "null", NaN, infinity and missing texts are left to the JSON writer, which makes them null.
     Raises ValueError: it holds what JSON cannot carry; the message completes "the output ...".
     """
     if array.dtype.kind == "O":
         try:
-            texts: list[Any] | str = decode_text(array).tolist()
+            texts: list[Any] | str = decode_text(array, or_none=nonfinite == "null").tolist()
         except UnicodeDecodeError as error:
             raise ValueError(f"holds bytes that are not UTF-8, which JSON cannot carry ({error})") from None
+        except TypeError:
+            raise ValueError("holds a missing text, for which there is null if --nonfinite allows it") from None
         return texts
     if not _is_float(array.dtype):
         return array
@@ -143,7 +154,7 @@ def _cast_to_bytes(array: Array) -> Array:
     elif array.size and array.dtype.kind not in "SUO":
         raise InvalidInput(f"elements of numpy dtype {array.dtype} cannot be taken as BYTES")
     elements = array.ravel().tolist()
-    others = set(map(type, elements)) - {bytes, str}
+    others = set(map(type, elements)) - {bytes, str, type(None)}
     if others and all(issubclass(kind, date) for kind in others):  # a datetime is a date
         elements = [element.isoformat() if isinstance(element, date) else element for element in elements]
     elif others:

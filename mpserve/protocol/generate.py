@@ -138,13 +138,13 @@ def _sorted(
 def _declared(tensor: Tensor, value: Any, takes_null: bool) -> InferInput:
     name, shape = tensor.name, tensor.shape
     values = value if isinstance(value, list) else [value]
-    fitted = _fitted(len(values), shape)
-    if fitted is None:
+    sizes = fitted(len(values), shape)
+    if sizes is None:
         raise InvalidInput(f"input '{name}': {len(values)} elements do not fit shape {show_shape(shape)}")
-    return _input(name, values, tensor.datatype, fitted, takes_null)
+    return _input(name, values, tensor.datatype, sizes, takes_null)
 
 
-def _fitted(count: int, declared: Sequence[int]) -> list[int] | None:
+def fitted(count: int, declared: Sequence[int]) -> list[int] | None:
     """The declared shape for ``count`` elements. The last open dimension takes the rest; other open dimensions are 1."""
     fixed = prod(size for size in declared if size != -1)
     left = count // fixed if fixed else 0

@@ -85,7 +85,7 @@ class InferRequest(Record):
         for tensor in self.inputs:
             array = tensor.as_numpy()
             try:
-                array = decode_text(array) if tensor.datatype == "BYTES" else array
+                array = decode_text(array, or_none=True) if tensor.datatype == "BYTES" else array
             except UnicodeDecodeError as error:
                 raise InvalidInput(f"input '{tensor.name}' holds bytes that are not UTF-8 ({error})") from None
             rows = array.shape[0] if array.ndim else 1

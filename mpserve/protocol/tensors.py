@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mpserve.errors import InferenceError, InvalidInput, MPServeError
+from mpserve.protocol.array_likes import to_numpy
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, decode_text
 
 Parameters = dict[str, Any]
@@ -60,8 +61,7 @@ class _Tensor(Record):
         self.shape = list(shape)
         self.datatype = datatype if datatype in FIXED else datatype.upper()
         self.parameters = parameters
-        kept = type(data) is np.ndarray or data is None or isinstance(data, list | np.ndarray)
-        self._data = data if kept else np.asarray(data)
+        self._data = data if type(data) is np.ndarray else self._held(data)
         self._binary_data = False
 
     @property
@@ -77,8 +77,16 @@ class _Tensor(Record):
 
     @data.setter
     def data(self, data: Any) -> None:
-        self._data = data if data is None or isinstance(data, list | np.ndarray) else np.asarray(data)
+        self._data = self._held(data)
         self._binary_data = False
+
+    def _held(self, data: Any) -> list[Any] | Array | None:
+        if data is None or isinstance(data, list):
+            return data
+        try:
+            return to_numpy(data)
+        except InvalidInput as error:
+            raise self.fault(f"{self.role} '{self.name}': {error}") from error
 
     @property
     def binary_data(self) -> bool:
@@ -104,11 +112,17 @@ class _Tensor(Record):
         if data is self._missing and isinstance(data, np.ndarray):
             return data
         try:
+            if isinstance(data, np.ndarray):  # masked, perhaps
+                return cast(to_numpy(data), self.datatype).reshape(self.shape)
             # Objects, since numpy's own text and bytes types cut trailing zeros off.
-            dtype = object if isinstance(self._data, list) and self.datatype == "BYTES" else None
-            return cast(np.asarray(self._data, dtype=dtype), self.datatype).reshape(self.shape)
+            dtype = object if self.datatype == "BYTES" else None
+            return cast(np.asarray(data, dtype=dtype), self.datatype).reshape(self.shape)
         except (InvalidInput, ValueError, TypeError, OverflowError) as error:
             raise self.fault(f"{self.role} '{self.name}': {error}") from error
+
+    def missing_text(self) -> MPServeError:
+        """The error for a BYTES tensor that lacks a text, where there is no null."""
+        return self.fault(f"{self.role} '{self.name}' holds a missing text, which only JSON can carry, as null")
 
     def as_string(self) -> list[Any]:
         """The text of a BYTES tensor, nested as its shape: a 1-D one gives a list of ``str``, a 2-D one a list of rows.
@@ -117,7 +131,7 @@ class _Tensor(Record):
         if self.datatype != "BYTES":
             raise self.fault(f"{self.role} '{self.name}' is {self.datatype}, only BYTES can be read as text")
         try:
-            return list(decode_text(self.as_numpy()).tolist())
+            return list(decode_text(self.as_numpy(), or_none=True).tolist())
         except UnicodeDecodeError as error:
             raise self.fault(f"{self.role} '{self.name}' holds bytes that are not UTF-8 ({error})") from error
 
@@ -172,7 +186,7 @@ class _Tensor(Record):
             if not self._bytes_as_text:
                 return list(array)
             try:
-                array = decode_text(array)
+                array = decode_text(array, or_none=True)
             except UnicodeDecodeError:
                 return list(array)
         return list(array.tolist())

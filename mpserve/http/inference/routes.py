@@ -9,12 +9,13 @@ from mpserve.config.settings import Settings
 from mpserve.http.request_log import RequestLog
 from mpserve.http.requests import RawHeaders, read_headers
 from mpserve.protocol.cloudevents import is_event
-from mpserve.protocol.codec import Codec
+from mpserve.protocol.codec import JSON, Codec
 from mpserve.protocol.generate import GenerateCodec, GenerateStreamCodec
 from mpserve.protocol.json.limits import JsonLimits
 from mpserve.protocol.v1.body import is_json
 from mpserve.protocol.v1.codec import CloudEventCodec, V1Codec
 from mpserve.protocol.v2.codec import V2Codec
+from mpserve.protocol.v2.uploads import UploadCodec, is_upload
 from mpserve.serving.inference.request_head import RequestHead
 from mpserve.telemetry.logging import accepted_id
 
@@ -103,8 +104,12 @@ class Codecs:
                 return CloudEventCodec(headers, self._json, self.limits, *described)
             content_type = headers.get("content-type")
             return self._json if is_json(content_type) else V1Codec(self.settings.nonfinite, content_type)
-        if format is Format.V2 and BINARY_HEADER in headers:
-            return V2Codec(self.settings.nonfinite, headers[BINARY_HEADER])
+        if format is Format.V2:
+            if BINARY_HEADER in headers:
+                return V2Codec(self.settings.nonfinite, headers[BINARY_HEADER])
+            content_type = headers.get("content-type", JSON)
+            if content_type != JSON and is_upload(content_type):
+                return UploadCodec(self.settings.nonfinite, content_type)
         return self._codecs[format]
 
 

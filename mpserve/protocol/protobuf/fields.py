@@ -202,10 +202,14 @@ def _with_tensors(
         write_parameters(entry.parameters, tensor.parameters)
         if array is None:
             raw += [] if typed or isinstance(tensor, InferInput) else [b""]
-        elif typed:
-            entry.contents.MergeFromString(contents.serialised(array, tensor.datatype))
-        else:
-            raw.append(encode_tensor(array, tensor.datatype))
+            continue
+        try:
+            if typed:
+                entry.contents.MergeFromString(contents.serialised(array, tensor.datatype))
+            else:
+                raw.append(encode_tensor(array, tensor.datatype))
+        except TypeError:
+            raise tensor.missing_text() from None
     parts: Parts = [message.SerializeToString()]
     for buffer in raw:
         parts += [wire.prefix(number, len(buffer)), buffer]

@@ -5,13 +5,15 @@ Knows content types as words only: no HTTP, no routes, no status codes.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
 import orjson
 
 from mpserve.errors import InferenceError, InvalidInput
+from mpserve.protocol.array_likes import MISSING, by_name, columns_of, is_foreign, is_frame, to_numpy
 from mpserve.protocol.codec import JSON
 from mpserve.protocol.datatypes import Array, NonFinite, json_values
 from mpserve.protocol.json import plain
@@ -22,6 +24,7 @@ from mpserve.protocol.messages import InferResponse
 # The media types of JSON in practice: `curl -d` sends form-urlencoded, the kserve client octet-stream, others nothing.
 _JSON_MEDIA_TYPES = frozenset({"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"})
 _JSON_SPACE = b" \t\r\n"
+EPOCH = b"1970-01-01"
 
 
 def decode_request(body: bytes, content_type: str | None, numbers: bool = False) -> dict[str, Any] | bytes:
@@ -81,12 +84,14 @@ def encode_response(result: object, nonfinite: NonFinite = "error") -> tuple[byt
     try:
         if isinstance(result, str):
             return result.encode(), "text/plain; charset=utf-8"
-        option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-        body = orjson.dumps(result, default=_plain, option=option)
-    except (TypeError, UnicodeEncodeError) as error:
-        raise InferenceError(f"the model's result cannot be written as JSON: {error}") from error
+        body = _dump(result, nonfinite)
+    except (TypeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+        raise InferenceError(f"the model's result cannot be written as JSON: {cause}") from error
     if nonfinite == "error" and b"null" in body and _holds_non_finite(result):
         raise InferenceError("the model's result holds NaN or infinity, which JSON cannot carry")
+    if EPOCH in body and _holds(result, _is_missing_date):  # the JSON writer takes NaT of days for this day
+        raise InferenceError("the model's result holds NaT, which is no date")
     return body, JSON
 
 
@@ -138,8 +143,56 @@ def _values(name: str, array: Array, nonfinite: NonFinite) -> Any:
         raise InferenceError(f"output '{name}' {error}") from None
 
 
-def _plain(value: Any) -> Any:
+def _dump(result: object, nonfinite: NonFinite) -> bytes:
+    default = _plain if nonfinite == "null" else _plain_and_whole
+    option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    try:
+        return orjson.dumps(result, default=default, option=option)
+    except TypeError as error:
+        if not isinstance(result, dict) or error.__cause__ is not None:
+            raise
+        return orjson.dumps(_with_plain_keys(result), default=default, option=option)
+
+
+def _with_plain_keys(value: Any) -> Any:
+    """The value with Python's own keys instead of numpy's, which the JSON writer does not take."""
+    if isinstance(value, dict):
+        return by_name(
+            (key.item() if isinstance(key, np.generic) else key, _with_plain_keys(held)) for key, held in value.items()
+        )
+    return list(map(_with_plain_keys, value)) if type(value) in (list, tuple) else value
+
+
+def _plain(value: Any, nonfinite: NonFinite = "null") -> Any:
     """A value that the JSON writer cannot take, one step nearer to a value that it can."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return dict(zip(value._fields, value, strict=True))
+    if is_frame(value):
+        return _rows(value, nonfinite)
+    if is_foreign(value):
+        return json_values(to_numpy(value), nonfinite)
+    return (
+        _plain_scalar(value, nonfinite)
+        if type(value).__name__ in MISSING or isinstance(value, date)
+        else _plain_array(value)
+    )
+
+
+def _rows(frame: Any, nonfinite: NonFinite) -> list[dict[str, Any]]:
+    columns = {name: json_values(to_numpy(column), nonfinite) for name, column in columns_of(frame).items()}
+    listed = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*listed, strict=True)]
+
+
+def _plain_scalar(value: Any, nonfinite: NonFinite) -> str | None:
+    if type(value).__name__ not in MISSING:
+        return str(value.isoformat())  # pandas has datetimes of its own
+    if nonfinite == "error":
+        raise ValueError("a value is missing, for which there is null if --nonfinite allows it")
+    return None
+
+
+def _plain_array(value: Any) -> Any:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         try:
@@ -153,17 +206,37 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def _holds_non_finite(value: Any) -> bool:
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    if isinstance(value, dict):
-        return any(map(_holds_non_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_holds_non_finite, value))
+def _plain_and_whole(value: Any) -> Any:
+    """As ``_plain``. Raises ValueError if a value is missing."""
+    return _plain(value, "error")
+
+
+def _holds_non_finite(result: Any) -> bool:
+    return _holds(result, _is_non_finite)
+
+
+def _is_non_finite(value: Any) -> bool:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return not bool(np.isfinite(value).all())
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _is_missing_date(value: Any) -> bool:
+    return isinstance(value, np.ndarray | np.datetime64) and value.dtype.kind == "M" and bool(np.isnat(value).any())
+
+
+def _holds(value: Any, is_sought: Callable[[Any], bool]) -> bool:
+    """Whether a value, or a value within it, is sought."""
+    if is_sought(value):
+        return True
+    if isinstance(value, dict):
+        return any(_holds(held, is_sought) for held in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds(held, is_sought) for held in value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufM":
+        return False
     if hasattr(value, "tolist"):
-        return _holds_non_finite(value.tolist())
+        return _holds(value.tolist(), is_sought)
     if dataclasses.is_dataclass(value):
-        return any(_holds_non_finite(getattr(value, field.name)) for field in dataclasses.fields(value))
+        return any(_holds(getattr(value, field.name), is_sought) for field in dataclasses.fields(value))
     return False

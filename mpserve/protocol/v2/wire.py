@@ -108,7 +108,10 @@ def write(
     holds what JSON cannot carry: bytes that are not UTF-8, and NaN or infinity unless `nonfinite` is "null".
     """
     buffers: list[Buffer] = []
-    head[field] = [_entry(tensor, binary, buffers, "null") for tensor, binary in tensors]
+    head[field] = [
+        _entry(tensor, binary, buffers, nonfinite if tensor.datatype == "BYTES" else "null")
+        for tensor, binary in tensors
+    ]
     json = dump(_present(head))
     # In a short text, a search for null costs less than a look at each array. A string may hold "null" too.
     if nonfinite == "error" and (len(json) > SHORT or b"null" in json):
@@ -208,7 +211,10 @@ def _entry(tensor: Tensor, binary: bool, buffers: list[Buffer], nonfinite: NonFi
     entry: dict[str, Any] = {"name": tensor.name, "shape": array.shape, "datatype": tensor.datatype}
     parameters = sendable(_without_size(tensor.parameters), tensor.fault) if tensor.parameters else None
     if binary:
-        buffers.append(encode_tensor(array, tensor.datatype))
+        try:
+            buffers.append(encode_tensor(array, tensor.datatype))
+        except TypeError:
+            raise tensor.missing_text() from None
         parameters = (parameters or {}) | {_SIZE: len(buffers[-1])}
     if parameters is not None:
         entry["parameters"] = parameters

@@ -327,7 +327,7 @@ class InferenceRequest(Timed):
 
     def blame(self, error: BaseException) -> MPServeError:
         """Log a failure in the context of the request, and return the error for the client."""
-        fault = blame(as_failure(error), self.head.model, self.head.verb)
+        fault = blame(as_failure(error), self.head.model, self.head.verb, self.value)
         self.in_context(report, fault)
         if isinstance(fault, AcceleratorFailed) and self._place:
             self.core.note_accelerator(self.instance, fault, self._counters.successes)

@@ -5,17 +5,25 @@ A front end translates the code of the error into its own status.
 
 import logging
 from inspect import isawaitable
+from typing import Any
 
-from mpserve.errors import AcceleratorFailed, Code, InferenceError, MPServeError, NotSupported, text_of
+from mpserve.errors import AcceleratorFailed, Code, InferenceError, InvalidInput, MPServeError, NotSupported, text_of
 from mpserve.serving.models.accelerator import accelerator_fault
+from mpserve.serving.models.refusals import refusal
 
 logger = logging.getLogger(__name__)
 INTERNAL = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION})
 """Codes of failures that somebody has to fix here: they are logged with their traceback."""
 
 
-def blame(error: Exception, model: str, verb: str) -> MPServeError:
-    """The error for the client after a model raised ``error``; an MPServeError stays as it is, unless the accelerator is lost."""
+class RefusedByLibrary(InvalidInput):
+    """The model's library has refused the client's input."""
+
+
+def blame(error: Exception, model: str, verb: str, given: Any = None) -> MPServeError:
+    """The error for the client after a model that was handed ``given`` raised ``error``.
+    An MPServeError stays as it is, unless the accelerator is lost.
+    """
     fault: MPServeError | None = accelerator_fault(error, model)
     if fault is not None:
         return fault
@@ -24,14 +32,20 @@ def blame(error: Exception, model: str, verb: str) -> MPServeError:
     if isinstance(error, NotImplementedError):
         fault = NotSupported(text_of(error) or f"Model {model} does not implement {verb}.")
     else:
-        fault = InferenceError(f"{type(error).__name__} : {text_of(error)}")
+        words = refusal(error, given)
+        fault = RefusedByLibrary(words) if words else InferenceError(f"{type(error).__name__} : {text_of(error)}")
     fault.__cause__ = error
     return fault
 
 
 def report(fault: MPServeError) -> None:
-    """Log a failure of the model or of this server, with its traceback. Failures of the client are not logged."""
+    """Log a failure of the model or of this server, with its traceback. Failures of the client are not logged, but those that a
+    library found: the model might be at fault after all.
+    """
     if chosen_status(fault) is not None:
+        return
+    if isinstance(fault, RefusedByLibrary):
+        logger.warning("the model's library refused the input: %s", fault, exc_info=fault.__cause__)
         return
     # torch raises NotImplementedError for an operation that a device lacks: somebody has to find that.
     is_ours = fault.code in INTERNAL or isinstance(fault, AcceleratorFailed)

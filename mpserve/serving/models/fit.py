@@ -1,7 +1,6 @@
 """Checks tensors against a model's declaration: the inputs that the model gets, and the outputs that it returns.
 
-No other module checks this, for any format. Arrays of other frameworks are recognised by their methods (``detach``, ``cpu``,
-``numpy``), not by importing the framework. Knows no format and no request.
+No other module checks this, for any format. Knows no format and no request.
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of
+from mpserve.protocol.array_likes import by_name, columns_of, is_frame, to_numpy
+from mpserve.protocol.datatypes import FIXED, NUMBERS, Array, cast, datatype_of
 from mpserve.protocol.declaration import Tensor, allows
 from mpserve.protocol.tensors import NamedArray
 
@@ -66,17 +66,26 @@ def _misnamed(given: Iterable[str], declared: Sequence[Tensor]) -> InvalidInput:
 
 
 def fit_outputs(declared: Sequence[Tensor], result: Any) -> list[NamedArray]:
-    """The tensors that a model has returned: an array, a tuple of arrays or a dict by name, or nested lists of numbers.
-    The declared shapes are tuples. Raises InferenceError if the outputs do not fit the declaration, or V2 has no datatype for
-    an array; the message names the output, the expected and the actual.
+    """The tensors that a model has returned: an array or what can be made one, a tuple of them, a dict of them by name, a
+    named tuple, a table, or a list of dicts. The declared shapes are tuples. Raises InferenceError if the outputs do not fit the
+    declaration, or V2 has no datatype for an array; the message names the output, the expected and the actual.
     """
     if not declared and type(result) is np.ndarray:
-        return [(FIRST, _datatype(FIRST, result), result)]
+        datatype = NUMBERS.get(result.dtype)
+        if datatype is not None:
+            return [(FIRST, datatype, result)]
     if len(declared) == 1 and type(result) is np.ndarray:  # most answers
         name, datatype, shape, *_ = declared[0]
         if result.dtype is FIXED.get(datatype) and allows(shape, result.shape):
             return [(name, datatype, result)]
-    return [(name, _datatype(name, array), array) for name, array in _named(declared, result)]
+    if result is None:
+        raise InferenceError("the model returned None, expected an array, a tuple, a dict or a table")
+    try:
+        result = _as_dict(declared, result)
+    except InvalidInput as error:
+        raise InferenceError(f"the model's answer: {error}") from error
+    named = _declared_outputs(declared, result) if declared else _undeclared_outputs(result)
+    return [(name, _datatype(name, array), array) for name, array in named]
 
 
 def _datatype(name: str, array: Array) -> str:
@@ -86,12 +95,46 @@ def _datatype(name: str, array: Array) -> str:
         raise InferenceError(f"output {name!r}: {error}") from error
 
 
-def _named(declared: Sequence[Tensor], result: Any) -> list[tuple[str, Array]]:
-    if not declared:
-        if isinstance(result, dict):
-            return [(str(name), to_numpy(value)) for name, value in result.items()]
+def _as_dict(declared: Sequence[Tensor], result: Any) -> Any:
+    """A result that names its outputs as a dict by name; any other result as it is."""
+    if isinstance(result, dict):
+        return by_name(result.items())
+    if isinstance(result, WHOLE):
+        if type(result) is list and result and type(result[0]) is dict and set(map(type, result)) == {dict}:
+            return _of_records(result)
+        fields = getattr(result, "_fields", ())  # of a named tuple
+        is_by_name = fields and (not declared or set(fields) == {tensor.name for tensor in declared})
+        return dict(zip(fields, result, strict=True)) if is_by_name else result
+    if hasattr(result, "detach"):  # a tensor
+        return result
+    if hasattr(result, "collect") and hasattr(result, "collect_schema"):  # a lazy table of polars
+        result = result.collect()
+    if not is_frame(result):
+        return result
+    columns = columns_of(result)
+    if len(declared) != 1 or declared[0].name in columns:
+        return columns
+    return (
+        next(iter(columns.values())) if len(columns) == len(declared[0].shape) == 1 else result
+    )  # the table as a matrix
+
+
+def _of_records(records: list[dict[Any, Any]]) -> dict[str, Any]:
+    names = by_name((name, name) for name in records[0])
+    for index, record in enumerate(records):
+        if record.keys() != records[0].keys():
+            raise InvalidInput(f"element {index} of the list has the keys {list(record)}, expected {list(names)}")
+    return {name: [record[key] for record in records] for name, key in names.items()}
+
+
+def _undeclared_outputs(result: Any) -> list[tuple[str, Array]]:
+    if not isinstance(result, dict):
         values = result if isinstance(result, tuple) else (result,)
-        return [(f"{UNNAMED}{index}", to_numpy(value)) for index, value in enumerate(values)]
+        result = {f"{UNNAMED}{index}": value for index, value in enumerate(values)}
+    return [(name, _array(name, value)) for name, value in result.items()]
+
+
+def _declared_outputs(declared: Sequence[Tensor], result: Any) -> list[tuple[str, Array]]:
     names = [tensor.name for tensor in declared]
     if isinstance(result, dict):
         if set(result) != set(names):
@@ -110,10 +153,13 @@ def _as_declared(tensor: Tensor, value: Any) -> Array:
     if type(value) is np.ndarray and value.dtype is FIXED.get(datatype):
         array: Array = value
     else:
+        array = _array(name, value)
         try:
-            array = cast(to_numpy(value), datatype)
+            array = cast(array, datatype)
         except InvalidInput as error:
-            raise InferenceError(f"output {name!r} is declared {datatype}: {error}") from error
+            has_nan = array.dtype.kind == "f" and bool(np.isnan(array).any())
+            beside = "; it holds NaN, or a value is missing" if has_nan else ""
+            raise InferenceError(f"output {name!r} is declared {datatype}: {error}{beside}") from error
     if not tensor.fits(array.shape):
         raise InferenceError(
             f"output {name!r} is declared with shape {list(shape)}, the model gave {list(array.shape)}"
@@ -121,14 +167,10 @@ def _as_declared(tensor: Tensor, value: Any) -> Array:
     return array
 
 
-def to_numpy(value: Any) -> Array:
-    """A numpy array from an array-like value: numpy, torch tensors on any device, pandas, nested lists."""
-    if type(value) is np.ndarray:
-        return value
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        try:
-            return np.asarray(value.numpy())
-        except TypeError:  # bfloat16 has no numpy counterpart
-            return np.asarray(value.float().numpy())
-    return np.asarray(value)
+def _array(name: str, value: Any) -> Array:
+    if value is None:
+        raise InferenceError(f"output {name!r}: the model returned None, expected an array")
+    try:
+        return to_numpy(value)
+    except InvalidInput as error:
+        raise InferenceError(f"output {name!r}: {error}") from error

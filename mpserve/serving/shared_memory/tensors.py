@@ -62,7 +62,10 @@ def put(output: InferOutput, place: RegionView) -> InferOutput:
     Raises InvalidInput if the output is larger than the place; InferenceError if it does not fit its declaration.
     """
     array = output.as_numpy()
-    data = encode_tensor(array, output.datatype)
+    try:
+        data = encode_tensor(array, output.datatype)
+    except TypeError:
+        raise output.missing_text() from None
     if len(data) > place.byte_size:
         raise InvalidInput(
             f"output '{output.name}' has {len(data)} bytes, expected at most the {place.byte_size} of its {SIZE}"
