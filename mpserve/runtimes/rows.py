@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InvalidInput, MPServeError, shown
+from mpserve.protocol.array_likes import to_numpy
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.models.binding import Bind
-from mpserve.serving.models.fit import to_numpy
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.table import Columns, columns_of, text_of
 from mpserve.serving.models.tensor_model import TensorModel

@@ -96,7 +96,7 @@ class ModelInstance:
         if isinstance(model, TensorModel):
             self._declare(declared_of(model.inputs, model.takes_missing()), model.binding())
         else:
-            self._declare(declared_of(inputs), self.bind)
+            self._declare(declared_of(inputs, model.takes_missing()), self.bind)
 
     def _declare(self, declared: Declared, bind: Bind) -> None:
         model = self.model

@@ -126,10 +126,14 @@ def as_column(name: str, array: Array) -> Array:
 
 
 def text_of(name: str, array: Array) -> Array:
-    """An array of UTF-8 bytes as an array of ``str``; None stays None. Raises InvalidInput if they are not UTF-8."""
+    """An array of UTF-8 bytes as an array of ``str``. None stays None, and so does what a content type has decoded already.
+    Raises InvalidInput if they are not UTF-8.
+    """
+    if array.dtype.kind != "O":  # dates
+        return array
     elements = array.ravel().tolist()
     try:
-        texts = [element if element is None else element.decode() for element in elements]
+        texts = [element.decode() if isinstance(element, bytes) else element for element in elements]
     except UnicodeDecodeError as error:
         raise InvalidInput(
             f"input {name!r} holds bytes that are not UTF-8 ({error}); a model gets bytes only where it declares BYTES,"
