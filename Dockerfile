@@ -7,7 +7,7 @@
 # paths in ENV, COPY and WORKDIR. So a RUN step finds its files through the environment, not by absolute paths.
 
 FROM python:3.12-slim AS build
-# Extras of the package, comma-separated: `torch`.
+# Extras of the package, comma-separated: `sklearn,grpc`. pyproject.toml has the list.
 ARG EXTRAS
 # pip reads this variable itself: another package index, for example an index with CPU-only builds of torch.
 ARG PIP_EXTRA_INDEX_URL

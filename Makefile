@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FUZZER := $(VENV)/fuzzer
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test chaos lint check bench bench-peers bench-against clean
+.PHONY: help demo unit test chaos soak fuzz lint check bench bench-peers bench-against clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,12 @@ test: $(INSTALLED) ## run all tests, JOBS=2 files at a time
 
 chaos: $(INSTALLED) ## attack servers for up to 10 minutes, and write docs/reliability.md (ROUNDS=20 of each attack)
 	CHAOS_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -m chaos -s tests/chaos $(ARGS)
+
+soak: $(INSTALLED) ## serve every kind of request under signals for MINUTES=30; fails if anything grows or is lost
+	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30)
+
+fuzz: $(FUZZER) ## feed the codecs what atheris thinks of, for DURATION=60 seconds
+	PYTHONPATH=$(FUZZER) $(BIN)/python -m tests.chaos.fuzz -artifact_prefix=$(VENV)/ -max_total_time=$(or $(DURATION),60)
 
 lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .
@@ -49,6 +56,11 @@ clean: ## remove the environment, caches and build outputs
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf ./*.egg-info
+
+# A folder of its own: only make fuzz needs it, and it has wheels for a few versions of Python only.
+$(FUZZER): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --upgrade --target $@ 'atheris>=3,<4'
+	@touch $@
 
 # The stamp is touched last, so an installation that broke off is begun again.
 $(INSTALLED): pyproject.toml

@@ -7,7 +7,6 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from mpserve.compat import lending
@@ -19,7 +18,6 @@ from mpserve.prefork.arbiter.application import serve
 from mpserve.prefork.worker import threads
 from mpserve.server import find
 from mpserve.serving.repository.import_target import starts_server
-from mpserve.serving.repository.model_directory import taken_as_directory
 from mpserve.telemetry.logging import configure
 from mpserve.version import VERSION
 
@@ -35,6 +33,7 @@ TARGET is one of
   package/__main__.py       the same, run as python -m package
   model.joblib              a model file of a known format (docs/files.md)
   folder                    a folder with one of these, or with folders of these, named model, model@version or model/1
+  https://host/model.py     or s3://, gs://, az://, hf://ORG/NAME: fetched first, and so is the address in --model_dir
 Without TARGET, --model_dir names such a folder."""
 
 
@@ -74,8 +73,7 @@ def _serve(arguments: Sequence[str]) -> None:
         logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
     if unknown:
         logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _meant(unknown))
-    settings = taken_as_directory(settings)
-    serve(settings, partial(find, settings), lending.wrap)
+    serve(settings, find, lending.wrap)
 
 
 def _meant(unknown: Sequence[str]) -> str:

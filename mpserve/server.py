@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mpserve.compat import lending
@@ -89,7 +88,7 @@ class ModelServer:
             app.state.core.library = library
             return lending.wrap(app)
 
-        serve(self.settings, lambda: sources, wrap)
+        serve(self.settings, sources, wrap)
 
 
 def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlette":
@@ -104,14 +103,13 @@ def asgi_app(models: Sequence[Model | type[Model]], **options: Any) -> "Starlett
     """
     settings = Settings.from_environment(**options)
     sources = from_objects(list(models))
-    app: Starlette = make_app(settings, lambda: sources)
+    app: Starlette = make_app(settings, sources)
     return app
 
 
 def app_from_settings(settings: Settings) -> Any:
     """Make the ASGI application of ``target`` or ``model_dir``. On an error, log it and end the process."""
-    settings = model_directory.taken_as_directory(settings)
-    return make_app_or_end(settings, partial(find, settings), lending.wrap)
+    return make_app_or_end(settings, find, lending.wrap)
 
 
 def find(settings: Settings) -> list[ModelSource]:

@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
         print(f"{arguments[0]}: no CustomResourceDefinition in this folder", file=sys.stderr)
         return 2
     invalid = False
-    for path in [Path(name) for name in arguments[1:]] or sorted(MANIFESTS.glob("*.yaml")):
+    for path in [Path(name) for name in arguments[1:]] or sorted(MANIFESTS.rglob("*.yaml")):
         reasons = [reason for manifest in documents(path) for reason in faults(manifest, schemas)]
         invalid = invalid or bool(reasons)
         print(f"{path.name}: {'invalid' if reasons else 'valid'}", *reasons, sep="\n  ")

@@ -108,10 +108,12 @@ class Routes:
     def __init__(self) -> None:
         self.at_once = True
         self.matched = 0
+        self.headers: list[tuple[bytes, bytes]] = []  # of the last request that was matched
         self.begun: list[Begun] = []
 
     def match(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> str | None:
         self.matched += 1
+        self.headers = headers
         return "it" if target.startswith(b"/direct") else None
 
     def exchange(self, wire: Wire) -> "SteeredExchange":

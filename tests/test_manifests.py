@@ -17,6 +17,8 @@ from tests.cases import each
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKER = ROOT / "scripts" / "check_manifests.py"
+WRITER = ROOT / "scripts" / "write_manifests.py"
+FAMILIES = ("catboost", "huggingface", "lightgbm", "mlflow", "onnx", "pytorch", "sklearn", "xgboost")
 
 WIDGET_CRD = """
 apiVersion: apiextensions.k8s.io/v1
@@ -60,7 +62,11 @@ WIDGET: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def checker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_manifests", CHECKER)
+    return script(CHECKER)
+
+
+def script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -175,3 +181,32 @@ def test_the_transformer_takes_what_kserve_adds_and_speaks_the_predictors_protoc
     assert (parsed.ignored, parsed.unknown) == ([], [])
     assert (parsed.settings.predictor_protocol, parsed.settings.enable_predictor_health_check) == ("v1", True)
     assert [port["containerPort"] for port in container["ports"]] == [Settings.http_port]
+
+
+def test_the_files_of_the_families_are_what_the_script_writes() -> None:
+    ended = subprocess.run([sys.executable, WRITER, "--check"], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    written = sorted(path.stem for path in (ROOT / "deploy" / "kserve" / "runtimes").glob("*.yaml"))
+    assert written == sorted(script(WRITER).FAMILIES) == list(FAMILIES)
+
+
+@each("family", FAMILIES)
+def test_a_family_has_a_runtime_and_services_that_the_runtime_serves(family: str) -> None:
+    runtime = manifest(f"runtimes/{family}.yaml")["spec"]
+    services = list(yaml.safe_load_all((ROOT / "deploy" / "kserve" / "services" / f"{family}.yaml").read_text()))
+    (container,) = runtime["containers"]
+    project = (ROOT / "pyproject.toml").read_text()
+    assert all(f"\n{extra} = [" in project for extra in script(WRITER).FAMILIES[family].extras.split(","))
+    offered = [(each["name"], each["version"]) for each in runtime["supportedModelFormats"]]
+    protocols = []
+    for service in services:
+        model = service["spec"]["predictor"]["model"]
+        parsed = parse([*container["args"], *model["args"]], {})
+        assert (parsed.ignored, parsed.unknown) == ([], [])
+        assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in offered
+        assert model["runtime"] == manifest(f"runtimes/{family}.yaml")["metadata"]["name"]
+        ports = [port["containerPort"] for port in model.get("ports", [])]
+        assert ports == ([parsed.settings.grpc_port] if model["protocolVersion"] == "grpc-v2" else [])
+        protocols.append(model["protocolVersion"])
+    assert set(protocols) <= set(runtime["protocolVersions"])
+    assert protocols == ["v2", "grpc-v2"]

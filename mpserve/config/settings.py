@@ -78,7 +78,13 @@ class Settings:
         "A model: a model file or folder, model.py, model.py:Class, package.module:object, or a script that starts a ModelServer",
         flag=None,
     )
-    model_dir: str | None = option(None, MODELS, "Folder of the model's files, or of a folder for each model")
+    model_dir: str | None = option(
+        None, MODELS, "Folder of the model's files, or of a folder for each model; or its address, such as s3://bucket/folder"
+    )
+    cache_dir: str | None = option(
+        None, MODELS,
+        "Folder that keeps models fetched from an address; otherwise mpserve/models in $XDG_CACHE_HOME or ~/.cache",
+    )
     model_name: str | None = option(None, MODELS, "Name under which the model is served instead of its own name")
     allow_pickle: bool = option(
         True, MODELS, "Serve pickles (.joblib, .pkl, .pickle), which may run any code of their author when they are loaded"
@@ -166,12 +172,29 @@ class Settings:
         " long, but at most for half of its time; 0: never, and calls may be lost when a worker stops",
         minimum=0, maximum=86400,
     )
+    max_requests: int = option(
+        0, LIFE, "Requests over HTTP and gRPC after which a worker is replaced; 0: never", minimum=0
+    )
+    max_requests_jitter: int = option(
+        0, LIFE, "Maximum random number that is added to max_requests, so that workers are replaced at different times",
+        minimum=0,
+    )
+    max_rss: int = option(
+        0, LIFE,
+        "Bytes of memory, such as 4GiB, at which a worker is replaced; memory that workers share counts in each; 0: never",
+        kind=BYTES, minimum=0,
+    )
     graceful_timeout: int = option(25, LIFE, "Seconds in which a stopping worker must finish", minimum=1)
     timeout: int = option(60, LIFE, "Seconds without a heartbeat after which a worker is killed", minimum=4)
 
     timeout_keep_alive: int = option(
         120, LIMITS, "Seconds after which an idle connection is closed; set more than the proxy in front of the server",
         flag="--timeout-keep-alive", minimum=1,
+    )
+    max_connections: int = option(
+        10_000, LIMITS,
+        "Maximum HTTP connections of a worker, at most its limit of open files less 128; idle ones make room for new ones",
+        minimum=1,
     )
     header_timeout: float = option(10.0, LIMITS, "Seconds in which the head of a request must arrive", minimum=0.1)
     body_timeout: float = option(60.0, LIMITS, "Maximum pause within a request body in seconds", minimum=0.1)

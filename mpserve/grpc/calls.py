@@ -66,6 +66,7 @@ class Calls:
     def __init__(self, access_log: bool, count: Count) -> None:
         self.access_log = access_log
         self.count = count
+        self.total_requests = 0  # number of calls that have ended, and of requests in streams
         self.last_begun = -math.inf  # time.perf_counter of the last call for an answer of a model
 
     def answering(self, method: str, work: Work[R, T], reports: bool = True) -> Callable[[R, Context], Awaitable[T]]:
@@ -102,6 +103,7 @@ class Calls:
         return answer
 
     def _record(self, method: str, context: Context, status: grpc.StatusCode, start: float) -> None:
+        self.total_requests += 1
         self.count(method, status.name)
         if self.access_log:
             milliseconds = (time.perf_counter() - start) * 1000

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -57,6 +56,7 @@ class GrpcServer:
         tls: None means no TLS. ``self.tls`` may be replaced by another ``Tls``, which counts for new connections.
         max_receive: maximum bytes of a message that is received, after decompression.
         max_send: maximum bytes of a message that is sent.
+        handshake_seconds: seconds in which a client must complete the handshakes of TLS and of HTTP/2.
         max_connection_age: seconds after which a client is asked to connect again. 0: never.
         count: called with the method and the name of the status when a call has ended.
     """
@@ -70,6 +70,7 @@ class GrpcServer:
         tls: Tls | None = None,
         max_receive: int = UNLIMITED,
         max_send: int = UNLIMITED,
+        handshake_seconds: float = 120.0,
         max_connection_age: float = 0.0,
         count: Count = lambda method, status: None,
     ) -> None:
@@ -81,6 +82,7 @@ class GrpcServer:
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", max_receive),
             ("grpc.max_send_message_length", max_send),
+            ("grpc.server_handshake_timeout_ms", min(int(handshake_seconds * 1000), WITHOUT_END)),
             ("grpc.max_connection_age_ms", int(max_connection_age * 1000) or WITHOUT_END),
             # Beyond these gRPC's core would cancel calls before we see them. The queues of models have limits of their own.
             ("grpc.server.max_pending_requests", WITHOUT_END),
@@ -96,8 +98,6 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Listen and answer, on the running event loop. Raises ConfigurationError: the server cannot listen."""
-        # grpc reads it when its first object is made. Otherwise it prints a line for each handshake that fails.
-        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         server = grpc.aio.server(options=self.options)
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -105,6 +105,11 @@ class GrpcServer:
         self.port = self._listen(server)
         await server.start()
         self._server = server
+
+    @property
+    def total_requests(self) -> int:
+        """Number of calls that were answered, with the requests of streams."""
+        return self._calls.total_requests
 
     def retire(self) -> None:
         """Answer NOT_SERVING in the health service, and go on answering calls."""

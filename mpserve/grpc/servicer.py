@@ -6,7 +6,7 @@ Source: Open Inference Protocol, open_inference_grpc.proto; Triton's grpc_servic
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
@@ -106,7 +106,11 @@ class Servicer:
     async def _model_stream_infer(
         self, requests: AsyncIterator[bytes], context: Context, headers: Headers, response_headers: Headers
     ) -> None:
-        stream = Stream(requests, lambda data: self.inference.stream(data, headers, time_left(context)))
+        def answer(data: bytes) -> AsyncGenerator[bytes, None]:
+            self.calls.total_requests += 1
+            return self.inference.stream(data, headers, time_left(context))
+
+        stream = Stream(requests, answer)
         self._streams.add(stream)
         try:
             if self._ending:

@@ -25,10 +25,13 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 def read_headers(raw: RawHeaders) -> dict[str, str]:
-    """The headers as texts. The values of a repeated header are joined with commas (RFC 9110, 5.2)."""
+    """The headers as texts. The values of a repeated header are joined with commas (RFC 9110, 5.2).
+
+    Space around a value does not count (RFC 9110, 5.5), and some ASGI servers leave it.
+    """
     headers: dict[str, str] = {}
     for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        name, value = raw_name.decode("latin-1"), raw_value.strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 

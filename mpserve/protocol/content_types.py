@@ -1,6 +1,6 @@
 """MLServer's content types: what the elements of a V2 input mean, by the parameter ``content_type`` of the input or the request.
 
-An input's own content type comes first. ``np`` and ``pd`` leave the array as it is; ``pd`` of a request says that its inputs are
+An input's own content type comes first. A missing element stays missing. ``np`` and ``pd`` leave the array as it is; ``pd`` of a request says that its inputs are
 the columns of one table.
 
 Source: MLServer's documentation, "Content Types (and Codecs)".
@@ -42,7 +42,7 @@ def _decoded(given: InferInput, content_type: Any, array: Array) -> NamedArray:
     if given.datatype != "BYTES":
         raise InvalidInput(f"{what} is {given.datatype}, expected BYTES for the content type {content_type}")
     try:
-        elements = [decode(element) for element in array.ravel().tolist()]
+        elements = [None if element is None else decode(element) for element in array.ravel().tolist()]
     except (ValueError, binascii.Error) as error:  # UnicodeDecodeError is a ValueError
         raise InvalidInput(f"{what} is no {content_type}: {error}") from None
     if decode is _moment:

@@ -28,8 +28,8 @@ from mpserve.protocol.content_types import CONTENT_TYPE, TABLE, decoded
 from mpserve.protocol.datatypes import Array, cast, datatype_of
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.fitting.table import columns_of, text_of
 from mpserve.serving.models.model import Model, Spec
-from mpserve.serving.models.table import columns_of, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -319,7 +319,7 @@ def _tell_versions(path: Path, flavor: Mapping[str, Any]) -> None:
     if made and made.split(".")[:2] != python_version().split(".")[:2]:
         others.append(f"Python {made} (here {python_version()})")
     file = path / "requirements.txt"
-    for line in file.readtext_of().splitlines() if file.is_file() else ():
+    for line in file.read_text().splitlines() if file.is_file() else ():
         if (other := _other_version(line)) is not None:
             others.append(other)
     told = f"{path} was made with {', '.join(others)}: its answers may differ"

@@ -16,9 +16,9 @@ from mpserve.errors import InvalidInput, MPServeError, shown
 from mpserve.protocol.array_likes import to_numpy
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.models.binding import Bind
+from mpserve.serving.fitting.binding import Bind
+from mpserve.serving.fitting.table import Columns, columns_of, text_of
 from mpserve.serving.models.model import Spec
-from mpserve.serving.models.table import Columns, columns_of, text_of
 from mpserve.serving.models.tensor_model import TensorModel
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from mpserve.errors import ConfigurationError
 from mpserve.runtimes.rows import RowsModel
-from mpserve.serving.models.binding import known_columns
+from mpserve.serving.fitting.binding import known_columns
 
 logger = logging.getLogger(__name__)
 

@@ -75,6 +75,8 @@ class Row:
     """Requests in the queues of the models, as of the last tick."""
     failed_flushes = Cell(17)
     """Ticks on which metrics had no room in their files."""
+    is_spent = Cell(18)
+    """Whether the worker asks for a successor, because it has had its share of requests or of memory."""
 
     def __init__(self, slot: int, cells: memoryview) -> None:
         self.slot = slot
@@ -111,6 +113,8 @@ class Scoreboard:
 
     ever_steady = Cell(6)
     """Whether any worker has ever served for ``STEADY`` seconds."""
+    hurrying = Cell(7)
+    """Whether the whole server is to end at once, without waiting for requests."""
 
     def __init__(self, slots: int = SLOTS) -> None:
         self.cells = _shared_cells((slots + 1) * CELLS)
@@ -156,15 +160,19 @@ class Scoreboard:
         return any(row.state == State.READY and row.models >> bit & 1 and row.is_live() for row in self.used())
 
     def all_ready(self, models: int) -> bool:
-        """Whether every worker of the server is READY and can answer for ``models``, as bits."""
+        """Whether every worker of the server is READY and can answer for ``models``, as bits.
+
+        A worker that starts is missed only if too few are READY: it may be the successor of one that serves until then.
+        """
         used = list(self.used())
         serving = [row for row in used if row.state in (*STARTING, State.READY)]
         live = [row for row in serving if row.is_live()]
+        ready = [row for row in live if row.state == State.READY]
         # A dead worker is missed only if too few are left: after a HUP gunicorn does not replace young workers that died while
         # the old workers went on.
-        if len(used) < self.workers_wanted or (len(live) < len(serving) and len(live) < self.workers_wanted):
+        if len(used) < self.workers_wanted or (len(ready) < len(serving) and len(ready) < self.workers_wanted):
             return False
-        return bool(live) and all(row.state == State.READY and row.models & models == models for row in live)
+        return bool(ready) and all(row.models & models == models for row in ready)
 
 
 def is_alive(pid: int) -> bool:

@@ -213,10 +213,9 @@ class _Operator:
 
 
 def remember() -> None:
-    """Remember the present configuration as the operator's, before the user's code runs. Only the first call counts."""
+    """Remember the present configuration as the operator's: before the user's code runs, and when a HUP has read it again."""
     root = logging.getLogger()
-    if not _Operator.handlers:
-        _Operator.handlers, _Operator.level = tuple(root.handlers), root.level
+    _Operator.handlers, _Operator.level = tuple(root.handlers), root.level
     _enable()  # without a word: a script may have disabled them before it started the server
 
 

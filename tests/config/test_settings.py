@@ -26,6 +26,7 @@ OPTIONS = options_of(Settings)
 # For every option: a text, what it is read as, and a text that is refused (None: any text will do).
 SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "target": ("model.py:Digits", "model.py:Digits", None), "model_dir": ("/mnt/models", "/mnt/models", None),
+    "cache_dir": ("/models", "/models", None),
     "model_name": ("digits", "digits", None), "allow_pickle": ("no", False, "perhaps"),
     "trusted_types": ("a.B,c.D", "a.B,c.D", None), "predict_proba": ("true", True, "perhaps"),
     "kserve_names": ("yes", True, "perhaps"), "host": ("[::1]", "::1", "0.0.0.0:8080"),
@@ -38,8 +39,10 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "max_batch_size": ("32", 32, "-1"), "max_batch_delay": ("0.005", 0.005, "-1"), "max_queue_size": ("100", 100, "-1"),
     "request_timeout": ("0.5", 0.5, "-1"), "stuck_grace": ("10", 10.0, "0"), "stuck_timeout": ("0", 0.0, "-1"),
     "load_timeout": ("1.5", 1.5, "nan"), "ready_when": ("all", "all", "some"), "drain_delay": ("5", 5.0, "-0.1"),
-    "grpc_max_connection_age": ("30", 30.0, "-1"), "graceful_timeout": ("20", 20, "20.5"),
-    "timeout": ("4", 4, "3"), "timeout_keep_alive": ("65", 65, "0"), "header_timeout": ("2.5", 2.5, "inf"),
+    "grpc_max_connection_age": ("30", 30.0, "-1"), "max_requests": ("1000", 1000, "-1"),
+    "max_requests_jitter": ("50", 50, "-1"), "max_rss": ("4GiB", 4 * 1024**3, "64 apples"),
+    "graceful_timeout": ("20", 20, "20.5"), "timeout": ("4", 4, "3"), "timeout_keep_alive": ("65", 65, "0"),
+    "max_connections": ("5", 5, "0"), "header_timeout": ("2.5", 2.5, "inf"),
     "body_timeout": ("2.5", 2.5, "0"), "min_body_rate": ("0", 0, "-1"), "write_timeout": ("2.5", 2.5, "0"),
     "max_body_size": ("64MiB", 64 * 1024**2, "64 apples"),
     "max_json_size": ("1MB", 10**6, "0"), "max_json_elements": ("500", 500, "0"), "max_compression_ratio": ("0", 0, "-1"),

@@ -69,7 +69,7 @@ def steered(
         yield server.wait_ready(workers=workers)
 
 
-def body(what: str = "pid") -> bytes:
+def body(what: Any = "pid") -> bytes:
     return json.dumps({"instances": [what]}).encode()
 
 
@@ -159,7 +159,7 @@ def pinned(server: Server, among: set[int]) -> Iterator[dict[int, http.client.HT
         yield {pid: found[pid] for pid in among}
 
 
-def ask_on(connection: http.client.HTTPConnection, what: str = "pid") -> int:
+def ask_on(connection: http.client.HTTPConnection, what: Any = "pid") -> int:
     connection.request("POST", PATH, body(what))
     response = connection.getresponse()
     answer = json.loads(response.read())
@@ -183,8 +183,9 @@ class Traffic:
     asked twice.
     """
 
-    def __init__(self, server: Server, clients: int = 4) -> None:
+    def __init__(self, server: Server, clients: int = 4, what: Any = "pid") -> None:
         self.server = server
+        self._what = what
         self.losses: list[Loss] = []
         self.answers: Counter[int] = Counter()
         self._over = threading.Event()
@@ -216,7 +217,7 @@ class Traffic:
                 connection.close()
                 last = None
             try:
-                last = ask_on(connection)
+                last = ask_on(connection, self._what)
                 self.answers[last] += 1
             except Exception as error:
                 connection.close()

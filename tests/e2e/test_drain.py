@@ -75,6 +75,28 @@ def test_who_hurries_waits_neither_for_requests_nor_for_the_delay(
         assert pids(tmp_path, "exited") == workers, server.log
 
 
+BUSY = """
+import time
+from pathlib import Path
+def on_reload(server):
+    Path("busy").touch()
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
+
+
+def test_sigint_is_heard_that_the_arbiter_finds_together_with_a_sigterm(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY)
+    with steered(tmp_path, "--graceful_timeout=60", "--drain_delay=60", gunicorn="-c busy.py") as server:
+        server.signal(signal.SIGHUP)
+        eventually((tmp_path / "busy").exists)
+        server.signal(signal.SIGTERM)
+        eventually(lambda: server.client.get("/v2/health/ready").status_code == 503)
+        server.signal(signal.SIGINT)
+        let(tmp_path, "go")
+        assert server.wait_end(within=15) == 0, server.log
+
+
 def test_a_worker_that_loads_and_cannot_hear_does_not_keep_the_others_from_draining(tmp_path: Path) -> None:
     deaf = 'import ctypes; Path("deaf").touch(); ctypes.PyDLL(None).sleep(60)'  # holds the GIL
     source = SOURCE.replace('raise RuntimeError("the weights are broken")', deaf)

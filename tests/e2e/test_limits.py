@@ -6,6 +6,7 @@ Each limit by itself is told in tests/http/server; here they are options of a se
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +133,23 @@ def test_a_body_that_goes_on_is_not_late_however_long_it_takes(server: Server) -
             assert clock.response().status == 200
             conn.send(BODY[place : place + 6])
         assert conn.response().body == b'{"predictions":[1]}'
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_idle_connections_make_room_for_new_ones_and_busy_ones_do_not(tmp_path: Path, way: tuple[str, ...]) -> None:
+    with serving(tmp_path, SOURCE, "--max_connections=4", *way) as server, contextlib.ExitStack() as opened:
+        server.wait_ready()
+        clients = []
+        for _ in range(12):
+            clients.append(opened.enter_context(wire(server)))
+            clients[-1].send(LIVE)
+            assert clients[-1].response().status == 200
+        assert all(client.is_closed() for client in clients[:8])
+        busy = clients[8:]
+        for client in busy:
+            client.send(post([1], seconds=0.4))
+        with wire(server) as late:
+            late.send(LIVE)
+            assert late.response().status == 200
+            assert [client.response().status for client in busy] == [200] * 4
+        assert server.log.count("this worker has all 4 connections of --max_connections") >= 1

@@ -86,3 +86,13 @@ def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_refused(tmp_path:
             assert client.get("/v2/health/live").status_code == 200
         assert server.workers() == workers
         assert "Traceback" not in server.log
+
+
+def test_a_handshake_that_is_not_completed_ends(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "ours")
+    with steered(tmp_path, *pair.flags, "--header_timeout=1", scheme="https") as server:
+        for begun in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            with wire(server) as client:
+                client.sock.settimeout(20)
+                client.send(begun)
+                assert client.is_closed()

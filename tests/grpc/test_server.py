@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -27,6 +28,17 @@ async def live(server: GrpcServer, address: str = HOST, credentials: grpc.Channe
     channel = grpc.aio.secure_channel(target, credentials) if credentials else grpc.aio.insecure_channel(target)
     async with channel:
         return (await Client(channel, server)("ServerLive", timeout=5)).live
+
+
+def made_pair(folder: Path) -> tuple[bytes, bytes]:
+    """A certificate and its key."""
+    key_file, certificate_file = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key_file, "-out", certificate_file],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate_file.read_bytes(), key_file.read_bytes()
 
 
 def large(elements: int) -> Any:
@@ -128,13 +140,7 @@ async def test_reflection_lists_the_services_and_describes_each(version: str) ->
 
 
 async def test_with_tls_and_authorities_only_clients_that_are_known_are_answered(tmp_path: Path) -> None:
-    key_file, certificate_file = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", key_file, "-out", certificate_file],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    key, certificate = key_file.read_bytes(), certificate_file.read_bytes()
+    certificate, key = made_pair(tmp_path)
     anonymous = grpc.ssl_channel_credentials(certificate)
     known = grpc.ssl_channel_credentials(certificate, key, certificate)
     for authorities, welcome, turned_away in ((None, anonymous, None), (certificate, known, anonymous)):
@@ -142,6 +148,20 @@ async def test_with_tls_and_authorities_only_clients_that_are_known_are_answered
             assert await live(client.server, "localhost", welcome)
             code, _ = await refusal(live(client.server, "localhost", turned_away))
             assert code is UNAVAILABLE
+
+
+@each("begun", [b"", b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n"])
+@each("is_secret", [False, True])
+async def test_a_client_that_does_not_complete_its_handshake_is_hung_up_on(
+    tmp_path: Path, begun: bytes, is_secret: bool
+) -> None:
+    tls = Tls(*made_pair(tmp_path)) if is_secret else None
+    async with serving(Double(), server={"tls": tls, "handshake_seconds": 0.5}) as client:
+        reader, writer = await asyncio.open_connection(HOST, client.server.port)
+        writer.write(begun)
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()  # to the end
+        writer.close()
 
 
 async def test_a_held_port_is_refused_to_others_and_shared_with_the_workers() -> None:

@@ -14,6 +14,11 @@ def test_header_names_are_lower_case_and_repeated_headers_are_joined() -> None:
     assert read_headers(scope["headers"]) == {"x-a": "1, 2", "content-encoding": "gzip"}
 
 
+def test_space_around_a_value_does_not_count_but_what_is_no_space_does() -> None:
+    read = read_headers([(b"content-length", b" \t5 \t"), (b"a", b"1 2"), (b"b", b"5\xa0"), (b"c", b"\x0b")])
+    assert read == {"content-length": "5", "a": "1 2", "b": "5\xa0", "c": "\x0b"}
+
+
 @each("chunks, announced, body, asked", [
     ([b"ab"], "2", b"ab", 1), ([b""], None, b"", 1),
     ([b"ab", b"cd", b""], None, b"abcd", 3),  # chunked to the limit

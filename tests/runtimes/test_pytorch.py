@@ -13,7 +13,7 @@ from mpserve import Tensor, TorchModel
 from mpserve.protocol.declaration import declared_of
 from mpserve.protocol.v1.codec import V1Codec
 from mpserve.runtimes.pytorch import ExportedModel, TorchScriptModel, declared_inputs
-from mpserve.serving.models.fit import fit_outputs
+from mpserve.serving.fitting.fit import fit_outputs
 from tests.cases import each
 from tests.running import free_port, running
 

@@ -73,9 +73,9 @@ class Tagged(TensorModel):
         self.miscounted: set[int] = set()
         """Tags of all that were in a batch with one that made the model return too many rows."""
 
-    def predict(self, tags: Array, x: Array) -> Any:
-        time.sleep(self.pause(tags))
-        return self.answer(tags, x)
+    def predict(self, tag: Array, x: Array) -> Any:
+        time.sleep(self.pause(tag))
+        return self.answer(tag, x)
 
     def pause(self, tags: Array) -> float:
         """None, mostly; else so long that others come meanwhile."""
@@ -95,9 +95,9 @@ class Tagged(TensorModel):
 
 
 class AsyncTagged(Tagged):
-    async def predict(self, tags: Array, x: Array) -> Any:  # type: ignore[override]
-        await asyncio.sleep(self.pause(tags))
-        return self.answer(tags, x)
+    async def predict(self, tag: Array, x: Array) -> Any:  # type: ignore[override]
+        await asyncio.sleep(self.pause(tag))
+        return self.answer(tag, x)
 
 
 def answered(x: Array, pad_value: float | None) -> Array:

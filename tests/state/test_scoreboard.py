@@ -55,6 +55,7 @@ NAMES = [
     "generation",
     "waiting",
     "failed_flushes",
+    "is_spent",
 ]
 
 
@@ -64,7 +65,7 @@ def test_a_row_is_three_cache_lines_of_which_every_cell_is_named_once() -> None:
     for number, name in enumerate(NAMES, 1):
         setattr(row, name, number)
     row.models = everything = (1 << MODELS) - 1
-    assert [getattr(row, name) for name in NAMES] == list(range(1, 11))
+    assert [getattr(row, name) for name in NAMES] == list(range(1, 12))
     assert row.models == everything
     assert row.cells.nbytes == CELLS * 8 == 192
     assert bytes(board.row(0).cells) == bytes(192)
@@ -88,7 +89,7 @@ def test_a_fresh_scoreboard_holds_nobody() -> None:
 def test_the_servers_own_facts_are_kept_apart_from_the_rows() -> None:
     board = Scoreboard(1)
     board.mark_ever_ready()
-    facts = {"workers_wanted": 7, "stopping": True, "generation": 9, "regions": 4, "log_level": 10}
+    facts = {"workers_wanted": 7, "stopping": True, "generation": 9, "regions": 4, "log_level": 10, "hurrying": True}
     for name, value in (*facts.items(), ("stopping", False)):
         setattr(board, name, value)
         assert getattr(board, name) == value
@@ -175,7 +176,8 @@ def test_a_model_is_ready_if_a_ready_worker_can_answer_for_it(
     (2, [(READY, 0b11, True), (EXITED, 0b11, False)], True),  # one was retired (TTOU)
     (2, [(READY, 0b11, True), (DRAINING, 0b11, False)], True),  # one was retired, and killed in it
     (1, [(DRAINING, 0b11, True), (READY, 0b11, True)], True),  # its elder drains (HUP)
-    (1, [(READY, 0b11, True), (LOADING, 0, True)], False),  # its successor loads (HUP)
+    (1, [(READY, 0b11, True), (LOADING, 0, True)], True),  # its successor loads (HUP, max_requests)
+    (1, [(DRAINING, 0b11, True), (LOADING, 0, True)], False),  # its successor loads, and it serves no more
     (1, [(READY, 0b11, True), (LOADING, 0, False)], True),  # its successor died, nobody follows
     (3, [(READY, 0b11, True), (LOADING, 0, False), (READY, 0b11, True)], False),  # too few are left
     (1, [(EXITED, 0b11, False)], False),  # the last was retired

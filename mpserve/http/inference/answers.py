@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from mpserve.errors import InferenceError, MPServeError
 from mpserve.http.responses import JSON_ONLY, Answer, Headers, error_answer
@@ -11,6 +12,7 @@ from mpserve.serving.execution.stream import ModelStream
 from mpserve.serving.inference.request import InferenceRequest
 from mpserve.serving.models.faults import report
 
+KEPT = 1024  # checked headers that are remembered: most answers of a model repeat theirs
 FRAMING = ("content-length", "transfer-encoding")  # headers that only the server may set
 
 # RFC 9110, 5.1 and 5.5. Values are written as Latin-1.
@@ -58,6 +60,7 @@ def _head(default: Mapping[str, str], set_by_model: Mapping[str, str], fields: M
     return [_header(name, value) for name, value in headers.items() if name not in FRAMING]
 
 
+@lru_cache(KEPT)
 def _header(name: str, value: str) -> tuple[bytes, bytes]:
     if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
         raise InferenceError(

@@ -34,7 +34,10 @@ def predict_request(inputs: Sequence[Tensor]) -> Schema:
     """A V1 request: rows of one input, or objects with a row of each input. The first dimension is the batch."""
     several = len(inputs) > 1
     rows = {tensor.name: _row(tensor) for tensor in inputs}
-    row = {"type": "object", "required": list(rows), "properties": rows} if several else rows[inputs[0].name]
+    row: Schema = {"type": "object", "required": list(rows), "properties": rows} if several else rows[inputs[0].name]
+    if several and all(len(tensor.shape) <= 2 for tensor in inputs):  # the columns of a table
+        size = {"minItems": len(inputs), "maxItems": len(inputs)}
+        row = {"anyOf": [row, {"type": "array", "prefixItems": list(rows.values()), **size}]}
     schema: Schema = {
         "type": "object",
         "required": ["instances"],

@@ -174,7 +174,7 @@ class Cycle(Exchange):
             self.keep_alive = False
         self.expects = False
         status: int = message["status"]
-        headers: RawHeaders = message.get("headers", [])
+        headers: RawHeaders = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
         has_body = self._scope["method"] != "HEAD" and status not in BODILESS
         may_chunk = has_body and self._scope["http_version"] >= "1.1"
         fields = self._wire.server.server_fields

@@ -14,20 +14,13 @@ from mpserve.http.server.direct_exchange import DirectExchange
 from mpserve.http.server.exchange import Exchange
 from mpserve.http.server.heads import Head
 from mpserve.http.server.interface import Scope
-from mpserve.http.server.pace import AnswerPace, BodyPace
+from mpserve.http.server.pace import LINGER, MAX_LINGER, NOT_YET, AnswerPace, BodyPace
 from mpserve.http.server.parser import MALFORMED, ParsedHead, Refusal, RequestParser
 from mpserve.http.server.response_head import last_response
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.state import FOLLOWS, State
 
 IDLE, HEAD, BODY, REFUSED, CLOSING, CLOSED = State
-
-LINGER = 1.0
-"""Seconds for which bytes after the last answer are awaited, read and dropped. Closing at once would reset the connection, and
-the client would lose the answer."""
-MAX_LINGER = 30.0  # seconds after which bytes are no longer dropped, whether the client has ended its upload or not
-
-NOT_YET = -math.inf  # the deadline of a connection that is idle since the last ``expire``, which sets its deadline
 
 
 class Connection(asyncio.Protocol):
@@ -67,6 +60,15 @@ class Connection(asyncio.Protocol):
     def unanswered(self) -> int:
         """Number of requests that are not answered."""
         return len(self._waiting) + (self.exchange is not None)
+
+    @property
+    def idle_since(self) -> float:
+        """The time from which nothing was received or is to be answered; infinity if there is something, or was just now."""
+        is_idle = self.state is IDLE and self.exchange is None and not self.transport.is_closing()
+        if not is_idle or self._deadline == NOT_YET or self.transport.get_write_buffer_size():
+            return math.inf
+        has_asked = self._last is not None or self._parsed is not None
+        return self._deadline - (self.limits.idle_seconds if has_asked else self.limits.head_seconds)
 
     # Called by the transport
 

@@ -101,12 +101,17 @@ class DirectExchange(Exchange):
     def _write(self, answer: Answer, identity: bytes) -> None:
         wire = self._wire
         body = answer.body
-        headers = [*answer.headers, (b"content-length", b"%d" % len(body))]
-        if all(name != ID_HEADER for name, _ in answer.headers):
-            headers.append((ID_HEADER, identity))
+        framing = b"content-length: %d\r\n" % len(body)
+        if ID_HEADER not in dict(answer.headers):
+            framing += b"x-request-id: %b\r\n" % identity
         try:
             head = response_head(
-                answer.status, wire.server.server_fields, headers, keep_alive=self.keep_alive, may_chunk=False
+                answer.status,
+                wire.server.server_fields,
+                answer.headers,
+                framing,
+                keep_alive=self.keep_alive,
+                may_chunk=False,
             )
         except ValueError as error:
             logger.error("an answer cannot be sent: %s", error)
@@ -122,7 +127,7 @@ class DirectExchange(Exchange):
     def _stream(self, answer: StreamedAnswer, identity: bytes) -> None:
         """Let the answer send itself. If the client is gone, the answer is told and closes its source."""
         wire = self._wire
-        if all(name != ID_HEADER for name, _ in answer.headers):
+        if ID_HEADER not in dict(answer.headers):
             answer.headers.append((ID_HEADER, identity))
         scope = {"type": "http", "method": "POST", "http_version": self.head.version}
         cycle = Cycle(wire, scope, answer, self.keep_alive, expects=False)

@@ -4,6 +4,7 @@ A client writes the same head before each request of one length. A head in the c
 bytes have the same meaning.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +18,22 @@ MAX_HEADS = 1024
 MAX_HEAD_SIZE = 4096  # maximum bytes of a head in the cache
 
 
-def framing_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, int | None, bool]:
+# RFC 9110, 7.2, with the host of RFC 3986, 3.2.2: a name or an IPv4 address, or another address in brackets. It may be empty.
+HOST = re.compile(rb"(\[[0-9A-Za-z:.%_~-]+\]|([0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?")
+
+
+def framing_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], int | None, bool]:
     """Read the header fields that frame a request. The parser has refused contradictions.
 
     Returns:
-        The number of Host fields; the bytes of the body, or None for chunks; whether the client waits for ``100 Continue``.
+        The Host fields; the bytes of the body, or None for chunks; whether the client waits for ``100 Continue``.
     """
-    hosts = 0
+    hosts: list[bytes] = []
     length: int | None = 0
     expects = False
     for name, value in headers:
         if name == b"host":
-            hosts += 1
+            hosts.append(value)
         elif name == b"content-length":
             length = int(value)
         elif name == b"transfer-encoding":

@@ -1,8 +1,14 @@
-"""Finds clients that are too slow: that send a body, or take an answer, at less than a least rate."""
+"""Finds clients that are too slow: that send a body, or take an answer, at less than a least rate. How long a close lingers."""
 
 import math
 
 from mpserve.http.server.interface import Limits
+
+LINGER = 1.0
+"""Seconds for which bytes after the last answer are awaited, read and dropped. Closing at once would reset the connection, and
+the client would lose the answer."""
+MAX_LINGER = 30.0  # seconds after which bytes are no longer dropped, whether the client has ended its upload or not
+NOT_YET = -math.inf  # the deadline of a connection that is idle since the last ``expire``, which sets its deadline
 
 
 class BodyPace:

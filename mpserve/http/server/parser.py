@@ -9,12 +9,14 @@ from typing import Any, NamedTuple, Protocol
 
 import httptools
 
-from mpserve.http.server.heads import framing_of
+from mpserve.http.server.heads import HOST, framing_of
 from mpserve.http.server.interface import Limits, RawHeaders
 
 logger = logging.getLogger(__name__)
 
 MALFORMED = "the bytes received are no HTTP request"
+VERSIONS = ("1.1", "1.0")
+SHOWN = 100  # bytes of the client's own words in a refusal
 
 
 class Refusal(Exception):
@@ -118,7 +120,7 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._headers
-        headers.append((name.lower(), value))
+        headers.append((name.lower(), value.rstrip(b" \t")))  # httptools strips the begin alone (RFC 9112, 5.1)
         if len(headers) > self._limits.fields:
             raise Refusal(431, f"the request has more than {self._limits.fields} header fields")
         if len(name) + len(value) > self._limits.field_size:
@@ -132,11 +134,19 @@ class RequestParser:
         if parser.should_upgrade():  # see `_feed`
             return
         version = parser.get_http_version()
-        is_current = version >= "1.1"
+        if version not in VERSIONS:
+            # A request line without a version is malformed, a version is not (RFC 9112, 3; RFC 9110, 15.6.6).
+            raise Refusal(
+                400 if version == "0.9" else 505, f"expected a request of HTTP/1.1 or 1.0, got HTTP/{version}"
+            )
+        is_current = version == "1.1"
         headers, self._headers = self._headers, []  # the new list takes the trailers, which are not used
         hosts, length, expects = framing_of(headers)
-        if hosts > 1 or (is_current and not hosts):  # RFC 9112, 3.2
-            raise Refusal(400, f"expected one Host field in the head of the request, got {hosts}")
+        if len(hosts) > 1 or (is_current and not hosts):  # RFC 9112, 3.2
+            raise Refusal(400, f"expected one Host field in the head of the request, got {len(hosts)}")
+        if hosts and not HOST.fullmatch(hosts[0]):
+            got = hosts[0][:SHOWN].decode("latin-1")
+            raise Refusal(400, f"expected a host and perhaps a port in the Host field, got {got!r}")
         self._reads_head = False
         keep_alive = is_current and parser.should_keep_alive()
         expects = expects and is_current

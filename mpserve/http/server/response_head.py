@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ JSON_ONLY: RawHeaders = [(b"content-type", b"application/json")]
 """The headers of the usual answer. The server compares the list by identity. Never change it."""
 
 LENGTHS_KEPT = 1024
+FIELDS_KEPT = 1024  # checked header fields that are remembered: most answers repeat theirs
 
 # RFC 9110, 5.1 and 5.5.
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -44,8 +45,23 @@ def status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())
 
 
+@lru_cache(FIELDS_KEPT)
+def _field(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """The name of a header field in lower case, and its line. Raises ValueError: the field cannot be sent."""
+    if not _NAME.fullmatch(name) or _NOT_IN_A_VALUE.search(value):
+        raise ValueError(f"the response header {name!r} has the value {value!r}, which HTTP cannot carry")
+    lower = name.lower()
+    return lower, b"%b: %b\r\n" % (lower, value)
+
+
 def response_head(
-    status: int, server_fields: bytes, headers: Iterable[tuple[bytes, bytes]], *, keep_alive: bool, may_chunk: bool
+    status: int,
+    server_fields: bytes,
+    headers: Iterable[tuple[bytes, bytes]],
+    last_fields: bytes = b"",
+    *,
+    keep_alive: bool,
+    may_chunk: bool,
 ) -> ResponseHead:
     """Write a head.
 
@@ -53,6 +69,7 @@ def response_head(
         status: the status code.
         server_fields: header fields of the server itself, as bytes that end with a line end.
         headers: header fields of the response.
+        last_fields: as ``server_fields``, and written after the headers. The caller frames the response with them.
         keep_alive: whether the connection may stay open.
         may_chunk: whether a body of unknown length is sent in chunks.
 
@@ -63,16 +80,15 @@ def response_head(
     length: int | None = None
     is_chunked = closes = False
     for name, value in headers:
-        if not _NAME.fullmatch(name) or _NOT_IN_A_VALUE.search(value):
-            raise ValueError(f"the response header {name!r} has the value {value!r}, which HTTP cannot carry")
-        lower = name.lower()
+        lower, line = _field(name, value)
         if lower == b"content-length":
             length = int(value)
         elif lower == b"transfer-encoding":
             is_chunked = is_chunked or value.lower() == b"chunked"
         elif lower == b"connection":
             closes = closes or b"close" in (token.strip() for token in value.lower().split(b","))
-        parts += (lower, b": ", value, b"\r\n")
+        parts.append(line)
+    parts.append(last_fields)
     if not (keep_alive or closes):
         closes = True
         parts.append(b"connection: close\r\n")

@@ -1,5 +1,8 @@
 """The state that all HTTP connections of one worker share. The module knows no protocol."""
 
+import asyncio
+import heapq
+import math
 import time
 from email.utils import formatdate
 from typing import Any, Protocol
@@ -13,8 +16,12 @@ from mpserve.state.scoreboard import Row
 class OpenConnection(Protocol):
     """The part of ``Connection`` that the server uses."""
 
+    transport: asyncio.Transport
+
     @property
     def unanswered(self) -> int: ...
+    @property
+    def idle_since(self) -> float: ...
     def expire(self, now: float) -> None: ...
     def retire(self, at_once: bool) -> None: ...
 
@@ -65,6 +72,13 @@ class HttpServer:
         """Close each connection after its next answer. ``at_once``: close now, if nothing is to be answered."""
         for connection in list(self.connections):
             connection.retire(at_once)
+
+    def make_room(self) -> None:
+        """Close the connections that have been idle for longest: a hundredth of all, and at least one, if one is idle."""
+        number = max(len(self.connections) // 100, 1)
+        for connection in heapq.nsmallest(number, self.connections, key=lambda connection: connection.idle_since):
+            if connection.idle_since < math.inf:
+                connection.transport.abort()  # without the long goodbye of TLS
 
     @property
     def is_idle(self) -> bool:

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Find = Callable[[], Sequence["ModelSource"]]
+Models = Sequence["ModelSource"] | Callable[[Settings], Sequence["ModelSource"]]
+"""What to serve: sources, or a function that finds them by the settings. An address in these settings becomes a path before."""
 Wrap = Callable[[Any], Any]
 """Wraps an ASGI application in the user's application."""
 
@@ -43,6 +45,8 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "preload_app": True,
         "timeout": settings.timeout,
         "graceful_timeout": settings.graceful_timeout,
+        "max_requests": settings.max_requests,
+        "max_requests_jitter": settings.max_requests_jitter,
         "keepalive": settings.timeout_keep_alive,
         "certfile": settings.ssl_certfile,
         "keyfile": settings.ssl_keyfile,
@@ -62,9 +66,9 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
 class ServerApplication(Application):  # type: ignore[misc]
     """gunicorn, configured by our options instead of its command line. ``GUNICORN_CMD_ARGS`` overrides them."""
 
-    def __init__(self, settings: Settings, find: Find, wrap: Wrap | None) -> None:
+    def __init__(self, settings: Settings, models: Models, wrap: Wrap | None) -> None:
         self.settings = settings
-        self.find = find
+        self.models = models
         self.wrap = wrap
         super().__init__(prog="mpserve")
 
@@ -79,7 +83,7 @@ class ServerApplication(Application):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return make_app_or_end(self.settings, self.find, self.wrap)
+        return make_app_or_end(self.settings, self.models, self.wrap)
 
     def run(self) -> None:
         """Serve until the arbiter ends without an error.
@@ -123,22 +127,26 @@ class _Preload:
     running = False
 
 
-def make_app(settings: Settings, find: Find, wrap: Wrap | None = None) -> Any:
+def make_app(settings: Settings, models: Models, wrap: Wrap | None = None) -> Any:
     """Preload the models, build their ASGI application and wrap it.
 
     Raises:
         ConfigurationError: gunicorn has a worker class that cannot serve the application, or a package is missing.
-        MPServeError: a model could not be found, constructed or preloaded.
+        MPServeError: a model could not be fetched, found, constructed or preloaded.
     """
     from mpserve.http.app import build_app
     from mpserve.prefork.arbiter.predictor_front import predictor
     from mpserve.serving.repository.core import ServerCore
+    from mpserve.serving.repository.model_directory import taken_as_directory
+    from mpserve.serving.storage.fetch import on_this_machine
 
     _refuse_another_worker()
     for name, value in ignored_variables().items():
         logger.warning("%s=%s is ignored: Kubernetes has set it for a Service; rename the Service,"
                        " or set enableServiceLinks: false in the pod", name, value)  # fmt: skip
-    core = ServerCore(settings, find, predictor(settings))
+    if callable(models):
+        settings = taken_as_directory(on_this_machine(settings))
+    core = ServerCore(settings, partial(_found, models, settings), predictor(settings))
     _Preload.running = True
     try:
         core.preload()
@@ -147,6 +155,10 @@ def make_app(settings: Settings, find: Find, wrap: Wrap | None = None) -> Any:
         mend()
     app = build_app(core)
     return app if wrap is None else wrap(app)
+
+
+def _found(models: Models, settings: Settings) -> Sequence["ModelSource"]:
+    return models(settings) if callable(models) else models
 
 
 def _refuse_another_worker() -> None:
@@ -163,10 +175,10 @@ def _refuse_another_worker() -> None:
         )
 
 
-def make_app_or_end(settings: Settings, find: Find, wrap: Wrap | None = None) -> Any:
+def make_app_or_end(settings: Settings, models: Models, wrap: Wrap | None = None) -> Any:
     """Call ``make_app``. On an error, log its message and end the process."""
     try:
-        return make_app(settings, find, wrap)
+        return make_app(settings, models, wrap)
     except MPServeError as error:
         if error.__cause__ is not None:  # the user's code raised it, so the log needs the traceback
             logger.error("the model's code failed", exc_info=error.__cause__)
@@ -182,14 +194,14 @@ def refuse_during_preload() -> None:
         )
 
 
-def serve(settings: Settings, find: Find, wrap: Wrap | None = None) -> None:
-    """Preload the models that ``find`` returns and serve them in ``settings.workers`` workers until the server ends.
+def serve(settings: Settings, models: Models, wrap: Wrap | None = None) -> None:
+    """Preload the models and serve them in ``settings.workers`` workers until the server ends.
 
     Raises:
         SystemExit: the server ended with an error.
     """
     try:
-        ServerApplication(settings, find, wrap).run()
+        ServerApplication(settings, models, wrap).run()
     finally:
         torch_cuda.disarm()
 

@@ -1,6 +1,7 @@
 """Sets gRPC up in the arbiter and in each worker. gRPC is an extra (``mpserve[grpc]``) and imported only where it is used."""
 
 import ssl
+from collections.abc import MutableMapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +19,19 @@ if TYPE_CHECKING:
 
 DISTRIBUTIONS = ("protobuf", "grpcio", "grpcio-health-checking", "grpcio-reflection")
 PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
+VARIABLES = {"GRPC_VERBOSITY": "ERROR", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+"""Otherwise grpc prints a line for each handshake that fails, and goes on in the processes that a model forks: some of them abort
+(``epoll_wait error: Bad file descriptor``)."""
 
 
 class _Port:
     holder: "socket.socket | None" = None
+
+
+def configure(environment: MutableMapping[str, str]) -> None:
+    """Before grpc is imported, which reads these variables."""
+    for variable, value in VARIABLES.items():
+        environment.setdefault(variable, value)
 
 
 def is_offered(settings: Settings) -> bool:
@@ -65,6 +75,7 @@ def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
         tls=tls(cfg),
         max_receive=settings.grpc_max_receive_message_length,
         max_send=settings.grpc_max_send_message_length,
+        handshake_seconds=settings.header_timeout,
         max_connection_age=settings.grpc_max_connection_age,
         count=metrics().count_call,
     )

@@ -4,6 +4,7 @@ Read in gunicorn 27.0.1, arbiter.py. pyproject.toml allows no other major versio
 ``spawn_workers`` only adds pauses and that the statuses halt the server.
 """
 
+import signal
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from types import CodeType
@@ -21,7 +22,7 @@ APP_LOAD_ERROR: int = Arbiter.APP_LOAD_ERROR  # the exit status of a server that
 USED = {
     "spawn_worker": {"worker_class", "WORKERS"},
     "spawn_workers": {"num_workers", "WORKERS", "spawn_worker"},
-    "manage_workers": {"num_workers", "WORKERS", "spawn_workers"},
+    "manage_workers": {"num_workers", "WORKERS", "spawn_workers", "age", "kill_worker"},
     "reap_workers": {"WORKERS", "WORKER_BOOT_ERROR", "APP_LOAD_ERROR"},
     "reload": {"worker_age", "spawn_worker", "manage_workers", "reap_workers"},
 }
@@ -52,11 +53,18 @@ class _Hup:
     before = 0  # the age of the youngest worker before the last HUP
 
 
-def mind_workers_after_hup() -> None:
-    """Let the arbiter replace workers that die while the old workers of a HUP are still there.
+OLDEST = 0
+"""The age that a worker gets when it has asked for a successor. gunicorn retires the oldest worker when it has too many."""
+
+
+def mind_workers() -> None:
+    """Let the arbiter replace workers that die while the old workers of a HUP are still there, and workers that ask for it.
 
     gunicorn's ``reload`` waits up to ``graceful_timeout`` for them, and looks at no signal meanwhile. It wants to spare them a
     second SIGTERM, which does no harm to ours. Afterwards an old worker that only drains is not counted as a worker.
+
+    A worker that asks (``Row.is_spent``) is not counted either, so the arbiter forks one more. gunicorn then has too many
+    and sends SIGTERM to the oldest, which serves on until its successor is ready.
     """
     if Arbiter.reload is _reload:
         return
@@ -86,9 +94,29 @@ def _manage_workers(arbiter: Any) -> None:
     board = shared()
     if board.stopping:
         return
-    leaving = [w for w in workers() if w.age <= _Hup.before and board.row(w.slot).state >= State.DRAINING]
+    _let_one_go(arbiter)
+    leaving = [w for w in workers() if w.age == OLDEST or _drains_after_hup(w)]
     for _ in range(arbiter.num_workers - (len(arbiter.WORKERS) - len(leaving))):
         arbiter.spawn_worker()
+
+
+def _drains_after_hup(worker: Any) -> bool:
+    return bool(worker.age <= _Hup.before and shared().row(worker.slot).state >= State.DRAINING)
+
+
+def _let_one_go(arbiter: Any) -> None:
+    """Begin to replace a worker that asks for it, if all workers serve and so no other one is being replaced."""
+    rows = {worker: shared().row(worker.slot) for worker in workers()}
+    if len(rows) != arbiter.num_workers or any(row.state != State.READY for row in rows.values()):
+        return
+    spent = [worker for worker, row in rows.items() if row.is_spent]
+    if not spent:
+        return
+    worker = min(spent, key=lambda worker: worker.age)
+    if worker.may_overlap:
+        worker.age = OLDEST
+    else:
+        arbiter.kill_worker(worker.pid, signal.SIGTERM)
 
 
 def halt_on_no_status() -> None:
@@ -113,4 +141,9 @@ def check() -> None:
 def _names_in(method: str) -> set[str]:
     function: Callable[..., object] | None = _originals.get(method) or getattr(Arbiter, method, None)
     code = getattr(function, "__code__", None)
-    return set(code.co_names) if isinstance(code, CodeType) else set()
+    return _names_of(code) if isinstance(code, CodeType) else set()
+
+
+def _names_of(code: CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names_of, inner))

@@ -1,8 +1,8 @@
 """How processes end: the arbiter announces a stop, the reason is written for Kubernetes, and workers skip inherited handlers.
 
 A worker that gets SIGTERM cannot tell whether it is replaced (HUP, TTOU) or the whole server stops. gunicorn's arbiter does
-not say it, and does not look at its signals while it waits for old workers after a HUP. So the arbiter's signal handlers
-write a stop to shared memory first.
+not say it, and does not look at its signals while it waits for old workers after a HUP. A SIGINT that it finds together with
+a SIGTERM is lost. So the arbiter's signal handlers write a stop, and whether it is urgent, to shared memory first.
 """
 
 import atexit
@@ -77,6 +77,8 @@ def announce_stop() -> None:
             # A worker has this handler too until it sets its own. Its signals do not stop the server.
             if os.getpid() == arbiter:
                 shared().stopping = True
+                if number != signal.SIGTERM:
+                    shared().hurrying = True
             if callable(handle):
                 handle(number, frame)
 

@@ -8,9 +8,11 @@ for ever: the other worker may be held up, for example by a model that keeps the
 import asyncio
 import errno
 import logging
+import resource
 import socket
 import ssl
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mpserve.prefork.listener.rebalancer import Rebalancer, Turnover, load_of, ready_others
 from mpserve.state.scoreboard import Row, Scoreboard
@@ -20,30 +22,54 @@ logger = logging.getLogger(__name__)
 PAUSE = 0.001  # seconds between two looks at a connection that is left to another worker
 MAX_LOOKS = 20  # looks after which the worker accepts the connection itself
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+RESERVED_FILES = 128  # open files that a worker keeps for other things than connections
 EXHAUSTED_PAUSE = 1.0
 """Seconds without accepting when the process has no resources for a connection, as in asyncio's own server."""
+FULL_PAUSE = 0.1  # seconds between two looks at a connection for which there is no room
 MAX_ACCEPTS = 64  # connections that a worker accepts at one wake-up if it is the only READY worker
+
+
+class ClientTerms(NamedTuple):
+    """How an acceptor treats clients.
+
+    Attributes:
+        tls: returns the TLS context of a new connection, or None.
+        handshake_seconds: seconds in which a TLS handshake must be complete.
+        most: maximum connections of the worker.
+        make_room: closes some idle connections, if there are any. Called when there are ``most`` connections.
+    """
+
+    tls: Callable[[], ssl.SSLContext | None]
+    handshake_seconds: float
+    most: int
+    make_room: Callable[[], object]
+
+
+def most_connections(wanted: int) -> int:
+    """The connections that a worker may have, so that files are left for models, metrics and logs."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if files == resource.RLIM_INFINITY else max(min(wanted, files - RESERVED_FILES), 1)
 
 
 class Acceptor:
     """Accepts on ``listener``, which the caller closes.
 
     The acceptor counts ``row.connections`` up at the accept, since a TLS connection reaches its protocol only after the
-    handshake. From then on the protocol counts. ``tls`` returns the TLS context of a new connection.
+    handshake. From then on the protocol counts.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         make_protocol: Callable[[], asyncio.Protocol],
-        tls: Callable[[], ssl.SSLContext | None],
+        terms: ClientTerms,
         board: Scoreboard,
         row: Row,
         rebalancer: Rebalancer,
     ) -> None:
         self._listener = listener
         self._make_protocol = make_protocol
-        self._tls = tls
+        self._terms = terms
         self._board = board
         self._row = row
         self._rebalancer = rebalancer
@@ -51,6 +77,7 @@ class Acceptor:
         self._turnover = Turnover(self._loop.time())
         self._handshakes: set[asyncio.Task[object]] = set()
         self._is_open = False
+        self._was_full = False
         self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
         self._slow: dict[int, tuple[int, int]] = {}
@@ -93,11 +120,25 @@ class Acceptor:
             self._looks += 1
             self._pause(PAUSE)
             return
+        if self._is_full():
+            return
         self._slow |= {row.slot: (row.age, row.connections) for row in lighter}
         self._looks = 0
-        for _ in range(1 if others else MAX_ACCEPTS):
+        for _ in range(1 if others else min(MAX_ACCEPTS, self._terms.most - self._row.connections)):
             if not self._accept():
                 return
+
+    def _is_full(self) -> bool:
+        """Whether the worker has all connections that it may have. Then the next one waits, perhaps for another worker."""
+        terms = self._terms
+        was_full, self._was_full = self._was_full, self._row.connections >= terms.most
+        if not self._was_full:
+            return False
+        if not was_full:
+            logger.warning("this worker has all %d connections of --max_connections: it closes idle ones", terms.most)
+        terms.make_room()
+        self._pause(FULL_PAUSE)
+        return True
 
     def _lighter(self, others: list[Row]) -> list[Row]:
         """The workers with less load. While this worker gives connections up, these are all other workers."""
@@ -132,8 +173,12 @@ class Acceptor:
         return True
 
     async def _connect(self, client: socket.socket) -> None:
+        tls = self._terms.tls()
+        seconds = None if tls is None else self._terms.handshake_seconds
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, client, ssl=self._tls())
+            await self._loop.connect_accepted_socket(
+                self._make_protocol, client, ssl=tls, ssl_handshake_timeout=seconds
+            )
         except OSError as error:  # the client is gone, or the TLS handshake failed (ssl.SSLError is an OSError)
             logger.debug("a connection failed before its first byte: %s", error)
         finally:

@@ -1,10 +1,14 @@
-"""Makes processes that a model forks independent of their worker: default signals, none of the server's sockets.
+"""What processes that a model forks have of their worker: default signals, none of the server's sockets, and its end.
 
 A forked child has the worker's signal handlers and shares the descriptor by which signals wake the worker's event loop: a
 SIGTERM to the child would end the worker. A child that is left would keep the ports, and the kernel would hand it connections.
+
+A child gets SIGTERM when its worker is gone, however the worker ended. The worker has one end of a pipe, which nobody reads. The
+kernel closes it with the worker, and tells the children. (PR_SET_PDEATHSIG counts from the end of the thread that forked.)
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -26,6 +30,7 @@ OURS: dict[signal.Signals, Callable[[int, FrameType | None], None] | signal.Hand
 class _Worker:
     pid = 0
     addresses: frozenset[object] = frozenset()
+    life = -1  # the end of a pipe that is open in this process alone, as long as it lives
 
 
 _mask = threading.local()  # threads may fork at the same time
@@ -34,6 +39,8 @@ _mask = threading.local()  # threads may fork at the same time
 def set_free(addresses: Iterable[object]) -> None:
     """In a worker, once: set all processes free that are forked from now on. ``addresses``: ports, and Unix socket paths."""
     _Worker.pid, _Worker.addresses = os.getpid(), frozenset(addresses)
+    unread, _Worker.life = os.pipe()
+    os.close(unread)
     os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_in_child)
 
 
@@ -53,7 +60,18 @@ def _in_child() -> None:
         for number, action in OURS.items():
             signal.signal(number, action)
         _close_sockets(_Worker.addresses)
+        _end_with_worker()
     _let_signals()
+
+
+def _end_with_worker() -> None:
+    with contextlib.suppress(OSError):  # no /proc, or no descriptor is left
+        # An open file of its own, since an open file tells one process. A program that the child becomes does not have it.
+        pipe = os.open(f"/proc/self/fd/{_Worker.life}", os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGTERM)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, os.O_ASYNC)
+    os.close(_Worker.life)  # last: if the worker is gone already, this tells the child
 
 
 def _close_sockets(addresses: Collection[object]) -> None:

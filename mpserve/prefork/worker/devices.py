@@ -8,7 +8,7 @@ does not survive a fork (see ``forksafety``).
 """
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,17 @@ def _describe_visible(accelerators: list[str]) -> str:
 def device_for(slot: int, plan: list[Device]) -> Device:
     """The device of a worker slot. The plan repeats, and a slot keeps its device over respawns."""
     return plan[slot % len(plan)]
+
+
+def may_overlap(taken: Iterable[int], free: int, plan: list[Device]) -> bool:
+    """Whether a worker in the slot ``free`` may exist for a while beside the workers in the slots ``taken``.
+
+    It may if all workers have one device, or if its device is nobody's. Otherwise a worker with a device of its own must end
+    before its successor begins, which then has its slot.
+    """
+    used = {device_for(slot, plan) for slot in taken}
+    device = device_for(free, plan)
+    return device not in used or used == {device}
 
 
 def bind(device: Device, environ: MutableMapping[str, str]) -> str:

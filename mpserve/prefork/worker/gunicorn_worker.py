@@ -67,10 +67,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
         metrics.configure()
         _state_directory()
         threads.hold_to_one(os.environ)
+        grpc_front.configure(os.environ)
         torch_cuda.arm()
         forksafety.watch_forks()
         gunicorn_arbiter.spawn_without_pauses()
-        gunicorn_arbiter.mind_workers_after_hup()
+        gunicorn_arbiter.mind_workers()
 
     @staticmethod
     def check_config(cfg: GunicornConfig, log: object) -> None:
@@ -156,9 +157,15 @@ class Worker(BaseWorker):  # type: ignore[misc]
         if row.state in (*STARTING, State.READY):  # the last worker in this slot was killed or crashed
             row.restarts += 1
         metrics.forget_live(self.slot)
-        row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = 0
+        row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = row.is_spent = 0
         row.age = self.age
         row.state = State.LOADING
+
+    @property
+    def may_overlap(self) -> bool:
+        """In the arbiter: whether the successor of this worker may load before the worker ends."""
+        taken = _slots_taken()
+        return devices.may_overlap(taken, _free_slot(taken), self.plan)
 
     def _halt(self, reason: str) -> HaltServer:
         return HaltServer(

@@ -20,9 +20,10 @@ from mpserve.http.server.connection import Connection
 from mpserve.http.server.interface import Limits
 from mpserve.http.server.server import HttpServer
 from mpserve.http.server.uvicorn import Application
-from mpserve.prefork.listener.acceptor import Acceptor
+from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms, most_connections
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
+from mpserve.prefork.worker import memory
 from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
@@ -90,6 +91,7 @@ class WorkerServer:
         self.grace = Grace(terms.graceful_timeout)
         self._last_beat = -math.inf
         self._opened = math.inf
+        self._least_memory = 0
         core.on_accelerator_lost = self._lose_accelerator
 
     async def run(self) -> None:
@@ -115,6 +117,7 @@ class WorkerServer:
             self._beat()  # so that gunicorn notices a loop that is blocked from here on
             await self._open_grpc(at_the_end)
             listeners.open()
+            self._measure_memory()
             self.core.open()
             self._opened = time.monotonic()
             logger.info("worker ready")
@@ -130,9 +133,7 @@ class WorkerServer:
     @property
     def must_end(self) -> bool:
         """Whether this worker must end without waiting for its successors."""
-        maximum, http = self.terms.max_requests, self.http
-        reached = maximum is not None and http is not None and http.total_requests >= maximum
-        return self.hurried or self.orphaned or self.stuck or self.lost or reached or self.core.board.stopping
+        return self.hurried or self.orphaned or self.stuck or self.lost or self.core.board.stopping
 
     def _hurry(self) -> None:
         self.hurried = True
@@ -146,7 +147,9 @@ class WorkerServer:
             connection.retiring = self.row.state in STARTING
             return connection
 
-        return Acceptor(listener, connect, lambda: self.application.tls, self.core.board, self.row, self.rebalancer)
+        most = most_connections(self.core.settings.max_connections)
+        terms = ClientTerms(lambda: self.application.tls, self.limits.head_seconds, most, http.make_room)
+        return Acceptor(listener, connect, terms, self.core.board, self.row, self.rebalancer)
 
     async def _tick(self) -> None:
         upkeep = Upkeep(
@@ -162,12 +165,15 @@ class WorkerServer:
                 "the end of late connections": self._expire_connections,
                 "the balance of connections": self._balance,
                 "the watch for stuck models": self._look_at_models,
+                "the worker's share of requests and memory": self._look_at_share,
                 "the watch for certificates": self._look_at_certificates,
                 "the count of metrics": self._flush_metrics,
             }
         )
         while True:
             upkeep.run()
+            if self.core.board.hurrying and not self.hurried:
+                self._hurry()
             if self.must_end:  # also if SIGTERM came while the worker had only the arbiter's handler, which ignores it
                 self.stopping.set()
             await asyncio.sleep(TICK)
@@ -223,6 +229,40 @@ class WorkerServer:
             self.stuck = True
             self.row.restarts += 1
             logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
+
+    def _look_at_share(self) -> None:
+        """Ask the arbiter for a successor if this worker has had its share of requests, or of memory."""
+        if self.row.state != State.READY or self.row.is_spent:
+            return
+        if reason := self._spent():
+            self.row.is_spent = True
+            logger.info("%s; the worker is replaced", reason)
+
+    def _spent(self) -> str:
+        """Why the worker is to be replaced; an empty text if it is not."""
+        most, answered = self.terms.max_requests, self.total_requests
+        if most is not None and answered >= most:
+            return f"{answered} requests were answered (--max_requests)"
+        allowed = self.core.settings.max_rss
+        if allowed and self._least_memory < allowed <= (used := memory.resident()):
+            return f"the worker uses {used >> 20} MiB of memory (--max_rss)"
+        return ""
+
+    @property
+    def total_requests(self) -> int:
+        """Number of requests that were answered, over HTTP and gRPC."""
+        return (self.http.total_requests if self.http else 0) + (self.grpc.total_requests if self.grpc else 0)
+
+    def _measure_memory(self) -> None:
+        """Remember how much memory a new worker uses. A successor would use no less."""
+        allowed = self.core.settings.max_rss
+        self._least_memory = memory.resident()
+        if allowed and self._least_memory >= allowed:
+            logger.warning(
+                "the worker uses %d MiB of memory before its first request, and --max_rss is %d MiB:"
+                " a successor would use no less, so the worker is not replaced for its memory",
+                self._least_memory >> 20, allowed >> 20,
+            )  # fmt: skip
 
     def _flush_metrics(self) -> None:
         try:

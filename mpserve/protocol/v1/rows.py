@@ -1,7 +1,7 @@
 """V1's instances as the tensors of a model, which may declare its inputs.
 
 ``instances`` is the rows of the only input, or a list of objects with one entry per input. Bytes are ``{"b64": ...}``, as in
-TF-Serving. Knows no model: ``serving/models/fit.py`` compares the tensors with the declaration.
+TF-Serving. Knows no model: ``serving/fitting/fit.py`` compares the tensors with the declaration.
 
 Source: TensorFlow Serving's REST API, "Predict API", "Encoding binary values".
 """

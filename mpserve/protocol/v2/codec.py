@@ -25,11 +25,11 @@ from mpserve.protocol.tensors import NamedArray
 from mpserve.protocol.v1 import body as v1
 from mpserve.protocol.v2 import plain_binary
 from mpserve.protocol.v2 import reader as beginnings
+from mpserve.protocol.v2.wire import KNOWN, begin_response, dump, identify, read_request, write
 from mpserve.protocol.v2.wire import Encoded as Chunks
-from mpserve.protocol.v2.wire import dump, read_request, write
 
-KNOWN = 1024  # outputs whose heads are remembered: the outputs of a model differ at most in shape
 OCTETS = "application/octet-stream"
+LENGTH_FIELD = HEADER.lower()
 LENGTH = re.compile("[0-9]{1,18}")  # the header where it is plain; whatever else it holds is refused in words
 
 
@@ -101,7 +101,7 @@ def _with_bytes(message: Chunks) -> Encoded:
     """The message in memory of its own: a model may use its arrays again in its next predict."""
     if message.json_length is None:
         return Encoded(message.join(), JSON)
-    return Encoded(message.join(), None, {"content-type": OCTETS, HEADER.lower(): str(message.json_length)})
+    return Encoded(message.join(), None, {"content-type": OCTETS, LENGTH_FIELD: str(message.json_length)})
 
 
 def decode_request(
@@ -173,13 +173,13 @@ def write_plain(
     """The JSON of a response with these outputs (name, datatype, array) and nothing else.
     None if one is not plain, or a value is none of JSON's, and that is not to be null.
     """
-    identity = b"" if response_id is None else b'"id":%b,' % dump(response_id)
+    identity = identify(response_id)
     if len(outputs) == 1:  # as nearly all are
         [(name, datatype, array)] = outputs
         data = _numbers(datatype, array, nonfinite)
         begin, before = _around(model_name, model_version, name, datatype, array.shape)
         return None if data is None else b"".join((begin, identity, before, data, b"}]}"))
-    pieces = [_begin(model_name, model_version), identity, b'"outputs":[']
+    pieces = [begin_response(model_name, model_version), identity, b'"outputs":[']
     for name, datatype, array in outputs:
         data = _numbers(datatype, array, nonfinite)
         if data is None:
@@ -201,15 +201,7 @@ def _around(
     model_name: str | None, model_version: str | None, name: str, datatype: str, shape: tuple[int, ...]
 ) -> tuple[bytes, bytes]:
     """Of a response with one output: the text up to the id, and the text from there to the data."""
-    return _begin(model_name, model_version), b'"outputs":[' + _describe(name, datatype, shape)
-
-
-@lru_cache(KNOWN)
-def _begin(model_name: str | None, model_version: str | None) -> bytes:
-    """A response up to its id."""
-    fields = {"model_name": model_name, "model_version": model_version}
-    json = dump({name: value for name, value in fields.items() if value is not None}).removesuffix(b"}")
-    return json if json == b"{" else json + b","
+    return begin_response(model_name, model_version), b'"outputs":[' + _describe(name, datatype, shape)
 
 
 @lru_cache(KNOWN)

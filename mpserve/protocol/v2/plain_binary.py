@@ -5,6 +5,7 @@ names its faults. This module refuses nothing, and agrees with ``wire``.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import orjson
@@ -13,7 +14,7 @@ from mpserve.protocol.codec import Inputs
 from mpserve.protocol.datatypes import FIXED, LITTLE
 from mpserve.protocol.json.plain import NOT_PLAIN, checked, named_outputs
 from mpserve.protocol.tensors import NamedArray
-from mpserve.protocol.v2.wire import Encoded, dump
+from mpserve.protocol.v2.wire import KNOWN, Encoded, begin_response, dump, identify
 
 RAW = {datatype: dtype for datatype, dtype in LITTLE.items() if datatype != "BOOL"}
 """By datatype: the dtype of its bytes. BOOL is missing: each byte must be looked at."""
@@ -48,7 +49,9 @@ def read(body: bytes, length: int) -> Inputs | None:
         return None
     if not (request_id is None or type(request_id) is str) or not document.keys() <= FIELDS:
         return None
-    if at != len(body) or not tensors or len({name for name, _, _ in tensors}) < len(tensors):
+    if at != len(body) or not tensors:
+        return None
+    if len(tensors) > 1 and len({name for name, _, _ in tensors}) < len(tensors):
         return None
     return Inputs(tensors, request_id, requested, parameters)
 
@@ -57,16 +60,20 @@ def write_response(
     model_name: str | None, model_version: str | None, response_id: str | None, outputs: Sequence[NamedArray]
 ) -> Encoded | None:
     """The response with these outputs, all in binary; None if one is not plain."""
-    entries = []
+    described = []
     buffers: list[memoryview] = []
     for name, datatype, array in outputs:
         if array.dtype is not FIXED.get(datatype) or LITTLE[datatype] is not FIXED[datatype]:
             return None
         if not (array.size and array.flags.c_contiguous):
             return None
-        parameters = {"binary_data_size": array.nbytes}
-        entries.append({"name": name, "shape": array.shape, "datatype": datatype, "parameters": parameters})
+        described.append(_describe(name, datatype, array.shape, array.nbytes))
         buffers.append(array.data.cast("B"))
-    fields = {"model_name": model_name, "model_version": model_version, "id": response_id, "outputs": entries}
-    json = dump({name: value for name, value in fields.items() if value is not None})
+    begin, identity = begin_response(model_name, model_version), identify(response_id)
+    json = b'%b%b"outputs":[%b]}' % (begin, identity, b",".join(described))
     return Encoded([json, *buffers], len(json)) if buffers else None
+
+
+@lru_cache(KNOWN)
+def _describe(name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
+    return dump({"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": size}})

@@ -51,7 +51,7 @@ class UploadCodec(V2Codec):
         if self._media_type == OCTETS:
             return super().read(body, declared, speaks_arrays)
         expected = (
-            ", ".join(f"{name!r} {datatype} {show_shape(shape)}" for name, datatype, shape, *_ in declared) or "nothing"
+            ", ".join(f"{each.name!r} {each.datatype} {show_shape(each.shape)}" for each in declared) or "nothing"
         )
         raise UnsupportedMediaType(
             f"the body is {self._media_type[:MAX_SHOWN]}, which needs a model that declares one input, of BYTES, or a form whose"
@@ -67,9 +67,9 @@ def _inputs(declared: Sequence[Tensor], fields: Mapping[str, list[bytes]]) -> li
     by_name = {tensor.name: tensor for tensor in declared}
     tensors = []
     for name, values in fields.items():
-        _, datatype, shape, *_ = by_name.get(name, Tensor(name, "BYTES", (-1,)))
+        tensor = by_name.get(name, Tensor(name, "BYTES", (-1,)))
         try:
-            tensors.append((name, datatype, _array(values, datatype, shape)))
+            tensors.append((name, tensor.datatype, _array(values, tensor.datatype, tensor.shape)))
         except (InvalidInput, ValueError) as error:
             raise InvalidInput(f"input '{name[:MAX_SHOWN]}': {error}") from None
     if not tensors:

@@ -8,6 +8,7 @@ docs/protocol/extension_binary_data.md.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ from mpserve.protocol.json.elements import check_shape, decode_data
 from mpserve.protocol.tensors import REGION, InferInput, InferOutput, Parameters, RequestedOutput
 
 _SIZE = "binary_data_size"
+KNOWN = 1024  # outputs whose heads are remembered: the outputs of a model differ at most in shape
 SHORT = 5000  # bytes of JSON up to which a search for "null" costs less than numpy's look at the arrays
 Tensor = InferInput | InferOutput
 AnyTensor = TypeVar("AnyTensor", InferInput, InferOutput)
@@ -244,3 +246,16 @@ def dump(value: object) -> bytes:
         return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise InferenceError(f"the message cannot be written as JSON: {error}") from error
+
+
+@lru_cache(KNOWN)
+def begin_response(model_name: str | None, model_version: str | None) -> bytes:
+    """The JSON of a response up to its id."""
+    fields = {"model_name": model_name, "model_version": model_version}
+    json = dump({name: value for name, value in fields.items() if value is not None}).removesuffix(b"}")
+    return json if json == b"{" else json + b","
+
+
+def identify(response_id: str | None) -> bytes:
+    """The id in the JSON of a response."""
+    return b"" if response_id is None else b'"id":%b,' % dump(response_id)

@@ -18,10 +18,10 @@ from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.execution.executor import as_failure
 from mpserve.serving.execution.scheduled import Batched
+from mpserve.serving.fitting.fit import STREAMS, WHOLE, fit_outputs
+from mpserve.serving.fitting.table import Columns
 from mpserve.serving.models.accelerator import accelerator_fault, free_memory
-from mpserve.serving.models.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, Timed
-from mpserve.serving.models.table import Columns
 from mpserve.serving.models.tensor_model import TensorModel
 
 

@@ -22,9 +22,9 @@ from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.execution.batch import Batch, awaited
 from mpserve.serving.execution.executor import Executor, as_failure
 from mpserve.serving.execution.scheduled import Batched
+from mpserve.serving.fitting.table import Columns
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, NANO, QUEUE, Timed
-from mpserve.serving.models.table import Columns
 from mpserve.serving.models.tensor_model import TensorModel, answers_in_parts, is_async
 from mpserve.telemetry.metrics import Durations
 

@@ -30,8 +30,8 @@ from mpserve.serving.execution.executor import Executor, Watchdog
 from mpserve.serving.execution.model_counters import ModelCounters
 from mpserve.serving.execution.schedulers import BatchScheduler, LoopScheduler, Scheduler, ThreadScheduler
 from mpserve.serving.execution.stream import ModelStream
-from mpserve.serving.models.binding import Bind
-from mpserve.serving.models.fit import fit_inputs
+from mpserve.serving.fitting.binding import Bind
+from mpserve.serving.fitting.fit import fit_inputs
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.stages import VERBS, Stages, absent_stages, stages_of
 from mpserve.serving.models.tensor_model import TensorModel

@@ -8,9 +8,9 @@ from mpserve.errors import MPServeError
 from mpserve.protocol.codec import Encoded, Inputs, Outputs, Parts
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.execution.stream import ModelStream, Source
+from mpserve.serving.fitting.fit import fit_outputs
 from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.inference.requested_outputs import Treatments, select
-from mpserve.serving.models.fit import fit_outputs
 
 
 class Streamed(Protocol):

@@ -22,11 +22,11 @@ from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.execution.schedulers import Scheduler
 from mpserve.serving.execution.stream import Source
 from mpserve.serving.extensions.statistics import counters_of
+from mpserve.serving.fitting.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.inference.answer_in_parts import AnswerInParts, close_unread
 from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.inference.requested_outputs import NOTHING, Treatments, completed, select, take_treatments
 from mpserve.serving.models.faults import blame, refuse_promise, report
-from mpserve.serving.models.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.models.spans import INFER, INPUT, NANO, OUTPUT, QUEUE, Timed
 from mpserve.serving.models.stages import Headers, Stage, Stages
 from mpserve.serving.repository.core import ServerCore

@@ -17,8 +17,8 @@ from mpserve.protocol.datatypes import numpy_dtype
 from mpserve.protocol.declaration import TEXT, Declared, declared_of
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.v1 import rows as v1_rows
-from mpserve.serving.models.binding import Bind, Parameters
-from mpserve.serving.models.fit import fit_outputs, is_stream
+from mpserve.serving.fitting.binding import Bind, Parameters
+from mpserve.serving.fitting.fit import fit_outputs, is_stream
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT
 from mpserve.serving.models.tensor_model import TensorModel, is_async

@@ -11,9 +11,9 @@ from mpserve.errors import ConfigurationError, InvalidInput, NotSupported
 from mpserve.protocol.datatypes import Array, cast, datatype_of
 from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.models.binding import Bind, Parameters, binding_of, known_columns, takes_missing
+from mpserve.serving.fitting.binding import Bind, Parameters, binding_of, known_columns, takes_missing
+from mpserve.serving.fitting.table import Columns
 from mpserve.serving.models.model import Model, Spec
-from mpserve.serving.models.table import Columns
 
 
 class TensorModel(Model):

@@ -17,7 +17,7 @@ ERROR = (
 )
 
 
-def start(status: int = 200, *headers: tuple[bytes, bytes]) -> dict[str, Any]:
+def start(status: int = 200, *headers: tuple[Any, Any]) -> dict[str, Any]:
     return {"type": "http.response.start", "status": status, "headers": headers}
 
 
@@ -66,6 +66,8 @@ SENT: dict[str, tuple[bytes, ASGIApp, bytes, bool]] = {
     "a bad status": (get(), sending(start(42), part(b"")), ERROR, False),
     "a bad name": (get(), sending(start(200, (b"a b", b"")), part(b"")), ERROR, False),
     "a bad value": (get(), sending(start(200, (b"a", b"1\r\nb: 2")), part(b"")), ERROR, False),
+    "other bytes": (get(), sending(start(200, (bytearray(b"a"), memoryview(b"1")), long(0)), part(b"")),
+        OK + b"a: 1\r\ncontent-length: 0\r\n\r\n", True),
     "not the end": (get(), sending(start(), part(b"a", True)), OK + CHUNKS + b"1\r\na\r\n", False),
     "too many": (get(), sending(start(), part(b"a"), part(b"b")), OK + CHUNKS + b"1\r\na\r\n0\r\n\r\n", True),
 }  # fmt: skip

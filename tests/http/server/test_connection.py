@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mpserve.http.server.connection import LINGER, MAX_LINGER
+from mpserve.http.server.pace import LINGER, MAX_LINGER
 from mpserve.http.server.state import State
 from tests.connections import LIMITS, Client, House, chunked, get, post
 
@@ -132,7 +132,40 @@ async def test_a_thousand_requests_in_one_piece_that_are_answered_at_once() -> N
     assert client.pipe.is_reading_now
 
 
+HOSTS = [
+    b"a b",
+    b"a/b",
+    b"a@b",
+    b"http://a",
+    b"a?b",
+    b"a#b",
+    b"a:b",
+    b"a:80:80",
+    b"[::1",
+    b"::1",
+    b"[::1]8",
+    b"a%zz",
+    b"\xff",
+    b"<a>",
+]
+GOOD_HOSTS = [
+    b"",
+    b"a",
+    b"a_b.c-d",
+    b"a:80",
+    b"a:",
+    b"127.0.0.1:8080",
+    b"[::1]",
+    b"[fe80::1%25eth0]:80",
+    b"a%20b",
+    b"a,b",
+]
+
 REFUSED: list[tuple[bytes, int, str]] = [
+    *[(post(host=b"host: " + host), 400, "a host and perhaps a port in the Host field, got") for host in HOSTS],
+    (b"GET /\r\n\r\n", 400, "HTTP/1.1 or 1.0, got HTTP/0.9"), (b"GET /app\r\nhost: x\r\n\r\n", 400, "got HTTP/0.9"),
+    (get(APP, version=b"0.9"), 400, "got HTTP/0.9"), (get(APP, version=b"2.0"), 505, "got HTTP/2.0"),
+    (get(APP, version=b"1.2"), 400, "no HTTP request"),
     (b"hello\r\n\r\n", 400, "no HTTP request"), (b"\x16\x03\x01\x02\x00" + bytes(50), 400, "no HTTP request"),
     (b"GET /" + b"x" * 300 + b" HTTP/1.1\r\n", 414, "longer than 200 bytes"),
     (get(APP, b"x: " + b"y" * 100), 431, "a header field is larger than 100 bytes"),
@@ -181,6 +214,22 @@ async def test_a_request_that_breaks_a_rule_is_refused_in_words_after_the_answer
                 assert await client.told() == b""
                 client.leave()
             assert house.server.is_idle
+
+
+async def test_a_host_may_be_a_name_or_an_address_with_a_port() -> None:
+    for host in GOOD_HOSTS:
+        for path in (DIRECT, APP):
+            assert await House().client().ask(post(path=path, host=b"host: " + host)) == usual(b"body", path), host
+
+
+async def test_space_around_a_value_is_no_part_of_it() -> None:
+    for space in (b"", b" ", b"\t", b"  \t "):
+        for path in (DIRECT, APP):
+            house, host = House(), b"x:%ba b%b\r\nhost:%bh:80%b" % (space, space, space, space)
+            sent = post(path=path, host=host).replace(b"length: 4", b"length:%b4%b" % (space, space))
+            for _ in range(2):
+                assert await house.client().ask(sent) == usual(b"body", path), sent
+            assert {(b"x", b"a b"), (b"host", b"h:80"), (b"content-length", b"4")} <= set(house.routes.headers), sent
 
 
 async def test_a_field_that_has_no_end_is_refused_before_the_parser_gives_it_out() -> None:
@@ -348,6 +397,28 @@ async def test_a_body_behind_another_request_is_late_once_its_turn_has_come() ->
     assert client.is_kept
     client.later(8)
     assert refusal(await client.told())[0] == 408
+
+
+async def test_room_is_made_by_the_connection_that_was_idle_for_longest() -> None:
+    house = House()
+    house.routes.at_once = False
+    clients = {name: house.client() for name in ("answered", "busy", "begun", "silent", "unread", "new")}
+    clients["busy"].send(post())
+    clients["begun"].send(b"GET / HT")
+    for name in ("answered", "unread"):
+        clients[name].send(post())
+        house.routes.begun[-1].answer()
+    clients["unread"].pipe.unsent = 1
+    now = clients["new"].clock.time()
+    for name in ("answered", "unread"):
+        clients[name].connection.expire(now + 1)
+    clients["silent"].connection._deadline = now + 5 + 2  # connected two seconds after ...
+    clients["new"].connection._deadline = now + 5 + 3
+    dropped = []
+    for _ in range(4):
+        house.server.make_room()
+        dropped += [name for name, client in clients.items() if client.pipe.was_aborted and name not in dropped]
+    assert dropped == ["answered", "silent", "new"]
 
 
 async def test_a_connection_that_retires_answers_once_more() -> None:

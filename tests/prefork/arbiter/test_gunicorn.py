@@ -14,7 +14,7 @@ def test_the_installed_release_is_as_it_was_read() -> None:
 @pytest.mark.parametrize(("name", "changed", "told"), [
     ("WORKERS", [], r"\(WORKERS\)"),
     ("spawn_worker", lambda arbiter: arbiter.worker_class(arbiter.workers), r"\(spawn_worker: WORKERS\)"),
-    ("manage_workers", None, "manage_workers: WORKERS, manage_workers: num_workers, manage_workers: spawn_workers"),
+    ("manage_workers", None, "manage_workers: WORKERS, manage_workers: age, manage_workers: kill_worker, manage_workers: num"),
     ("reap_workers", lambda arbiter: arbiter.WORKERS.clear(), "reap_workers: APP_LOAD_ERROR"),
 ])  # fmt: skip
 def test_another_one_is_refused_with_the_names(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from mpserve.prefork.listener.acceptor import Acceptor
+from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms
 from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Row, Scoreboard, State
 from tests.cases import until
@@ -47,8 +47,9 @@ class Place:
             row.state, row.pid = State.READY, os.getpid()
         self.made: list[Any] = []
         self.rebalancer = Rebalancer()
+        self.terms = ClientTerms(lambda: None, 10, BUSY + 300, self.make_room)
         self.acceptor = Acceptor(
-            listener, lambda: Counted(self.row, self.made), lambda: None, board, self.row, self.rebalancer
+            listener, lambda: Counted(self.row, self.made), self.terms, board, self.row, self.rebalancer
         )
         self.acceptor.open(128)
         self.clients = ExitStack()
@@ -56,6 +57,9 @@ class Place:
     def connect(self, count: int) -> None:
         for _ in range(count):
             self.clients.enter_context(socket.create_connection(self.listener.getsockname()))
+
+    def make_room(self) -> None:
+        self.made.pop(0).abort()
 
     async def until(self, made: int) -> None:
         await until(lambda: len(self.made) >= made and self.row.connections % BUSY == made)
@@ -97,6 +101,17 @@ async def test_a_connection_is_left_to_a_lighter_worker_but_not_for_ever() -> No
 
 
 @on_both_loops
+@pytest.mark.parametrize(("own", "other", "looks"), [(BUSY, 0, 1), (0, BUSY, 0), (BUSY, BUSY, 0)])
+async def test_only_a_lighter_worker_is_waited_for(own: int, other: int, looks: int) -> None:
+    async with place() as here:
+        here.row.connections, here.other.connections = own, other
+        here.connect(1)
+        here.acceptor._look()
+        assert here.acceptor._looks == looks
+        await here.until(made=1)
+
+
+@on_both_loops
 @pytest.mark.parametrize(("state", "pid"), [
     pytest.param(State.EXITED, os.getpid(), id="ended"), (State.LOADING, 0), pytest.param(State.READY, 2**22 + 1, id="dead"),
 ])  # fmt: skip
@@ -117,6 +132,31 @@ async def test_what_is_queued_is_taken_in_when_the_gate_is_shut() -> None:
         here.connect(20)
         here.acceptor.close()
         await here.until(made=20)
+
+
+@on_both_loops
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_a_connection_beyond_the_most_waits_for_room(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_alone: bool
+) -> None:
+    monkeypatch.setattr("mpserve.prefork.listener.acceptor.FULL_PAUSE", 0.01)
+    async with place() as here:
+        here.other.state = State.EXITED if is_alone else State.READY
+        here.other.connections = BUSY * 2
+        here.row.connections = BUSY
+        here.connect(100)
+        await here.until(made=100)
+        before = here.made.copy()
+        caplog.clear()
+        here.row.connections += BUSY
+        here.connect(1)
+        while before[0] in here.made:
+            await asyncio.sleep(0.001)
+        assert here.made[-1] is before[-1]  # still full, so that the last one waits
+        here.row.connections -= BUSY
+        while here.made[-1] is before[-1]:
+            await asyncio.sleep(0.001)
+        assert caplog.text.count("this worker has all 1300 connections") == 1
 
 
 @on_both_loops

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpserve.prefork.listener.acceptor import Acceptor
+from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms
 from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE, Listeners, is_open, refuse_until_ready
 from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Scoreboard
@@ -44,7 +44,14 @@ def listeners_of(*listeners: socket.socket) -> Listeners:
     board = Scoreboard(1)
 
     def acceptor(listener: socket.socket) -> Acceptor:
-        return Acceptor(listener, asyncio.Protocol, lambda: None, board, board.row(0), Rebalancer())
+        return Acceptor(
+            listener,
+            asyncio.Protocol,
+            ClientTerms(lambda: None, 10, 1000, lambda: None),
+            board,
+            board.row(0),
+            Rebalancer(),
+        )
 
     return Listeners(listeners, acceptor, 16)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mpserve.errors import ConfigurationError
-from mpserve.prefork.worker.devices import Device, bind, describe, device_for, plan, visible_accelerators
+from mpserve.prefork.worker.devices import Device, bind, describe, device_for, may_overlap, plan, visible_accelerators
 from tests.cases import each
 
 CPU = Device("cpu", "")
@@ -54,6 +54,17 @@ def test_a_device_that_cannot_be_had_is_named(devices: str, accelerators: list[s
 def test_slots_are_dealt_round_and_round() -> None:
     deal = plan("cuda:0,cuda:1", ["0", "1"])
     assert [device_for(slot, deal).name for slot in range(5)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+
+
+@each("devices, taken, free, overlap", [
+    ("cpu", {0, 1}, 2, True), ("auto", {0}, 1, True),  # the worker in slot 0 has cuda:0, and nobody has cuda:1
+    ("cuda:0", {0}, 1, True), ("cuda:0", {0, 2}, 1, True),  # one GPU for all
+    ("auto", {0, 1}, 2, False), ("auto", {0, 1, 2}, 3, False), ("cuda:0,cpu", {0, 1}, 2, False),
+])  # fmt: skip
+def test_a_worker_with_a_device_of_its_own_ends_before_its_successor_begins(
+    devices: str, taken: set[int], free: int, overlap: bool
+) -> None:
+    assert may_overlap(taken, free, plan(devices, ["0", "1"])) is overlap
 
 
 @each("devices, environ, name, left", [

@@ -6,18 +6,12 @@ import sys
 from tests.cases import each
 
 PROGRAM = """
-import re
-from pathlib import Path
 from mpserve.prefork.worker import memory
-
-def resident():
-    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) * 1024
-
 memory.keep_freed()
-before = resident()
+before = memory.resident()
 blocks = [bytearray(b"x" * (20 << 20)) for _ in range(4)]
 del blocks
-print((resident() - before) >> 20)
+print((memory.resident() - before) >> 20)
 """
 
 

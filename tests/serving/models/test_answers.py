@@ -22,7 +22,7 @@ from mpserve.protocol.protobuf.codec import ProtobufCodec
 from mpserve.protocol.v1.body import encode_response
 from mpserve.protocol.v1.codec import V1Codec
 from mpserve.protocol.v2.codec import V2Codec
-from mpserve.serving.models.fit import fit_outputs
+from mpserve.serving.fitting.fit import fit_outputs
 from mpserve.serving.models.tensor_model import FunctionModel
 from tests.asgi import serving
 from tests.cases import each

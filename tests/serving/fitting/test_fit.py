@@ -8,7 +8,7 @@ import pytest
 
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.declaration import Tensor
-from mpserve.serving.models.fit import fit_inputs, fit_outputs, is_stream
+from mpserve.serving.fitting.fit import fit_inputs, fit_outputs, is_stream
 from tests.cases import each
 
 X = Tensor("x", "FP32", (-1, 2))

@@ -14,8 +14,8 @@ from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Declared, Tensor
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.models.fit import fit_inputs
-from mpserve.serving.models.table import LIBRARIES, Columns, as_declared, columns_of, text_of
+from mpserve.serving.fitting.fit import fit_inputs
+from mpserve.serving.fitting.table import LIBRARIES, Columns, as_declared, columns_of, text_of
 
 Bind = Callable[[list[NamedArray]], Sequence[Any]]
 """Makes the arguments of ``invoke`` from the inputs: arrays, or ``Columns``. Raises InvalidInput if the inputs do not fit."""

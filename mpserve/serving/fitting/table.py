@@ -126,10 +126,10 @@ def as_column(name: str, array: Array) -> Array:
 
 
 def text_of(name: str, array: Array) -> Array:
-    """An array of UTF-8 bytes as an array of ``str``. None stays None, and so does what a content type has decoded already.
-    Raises InvalidInput if they are not UTF-8.
+    """An array of UTF-8 bytes as an array of ``str``. None, and what a content type has decoded, stays as it is.
+    Raises InvalidInput if the bytes are not UTF-8.
     """
-    if array.dtype.kind != "O":  # dates
+    if array.dtype.kind != "O":  # moments
         return array
     elements = array.ravel().tolist()
     try:
