@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 FORKS_WELL = frozenset({"mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost", "mlflow.statsmodels"})
 """Loaders whose models all workers share. Other libraries, and code of the folder, may start threads that a fork would lose."""
 
+LONGEST = 300  # characters of what MLflow says
 INPUT, OUTPUT = "input-0", "output-1"  # what MLServer calls an input and an output without a name
 ALIASES = frozenset({OUTPUT, "output-0", "predict"})  # names by which a client may ask for an only output
 NUMBERS = {DataType.integer: "INT32", DataType.long: "INT64", DataType.float: "FP32", DataType.double: "FP64"}
@@ -305,7 +306,7 @@ def _status(error: Any) -> int:
 def _refusal(error: MlflowException) -> str:
     """The reason why MLflow refuses an input, without the input, which it repeats."""
     _, marker, reason = error.message.rpartition("'. Error: ")
-    return _first_line(reason if marker else error.message)
+    return _first_line(reason if marker else error.message)[:LONGEST]
 
 
 def _first_line(text: str) -> str:
@@ -341,4 +342,4 @@ def _other_version(line: str) -> str | None:
         except PackageNotFoundError:
             continue
         return None if wanted.specifier.contains(here, prereleases=True) else f"{wanted} (here {here})"
-    return f"{wanted} (not installed here)"
+    return None  # a folder also lists what the model does not need; what it does need is missed when it is loaded
