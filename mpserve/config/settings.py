@@ -32,7 +32,6 @@ from mpserve.errors import ConfigurationError
 
 _WORKERS = "WEB_CONCURRENCY"
 _TLS_PORT = 8443  # the default port of the kserve SDK (0.21) with TLS
-_HTTP_PORT = f"Port; {_TLS_PORT} if TLS is on and no port is given"
 
 
 def _device_list(text: str) -> str:
@@ -104,7 +103,7 @@ class Settings:
     )
 
     host: str = option("0.0.0.0", LISTENING, "Address to listen on", kind=_HOST)
-    http_port: int = option(8080, LISTENING, _HTTP_PORT, minimum=0, maximum=65535, env=("MLSERVER_HTTP_PORT",))
+    http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} with TLS", minimum=0, maximum=65535, env=("MLSERVER_HTTP_PORT",))
     ssl_certfile: str | None = option(None, LISTENING, "PEM file of the certificate; turns TLS on", env=("KSERVE_TLS_CERT_FILE",))
     ssl_keyfile: str | None = option(
         None, LISTENING, "PEM file of the private key, unless ssl_certfile contains it", env=("KSERVE_TLS_KEY_FILE",)
