@@ -221,7 +221,7 @@ def test_a_folder_is_loaded_anew_in_every_worker(served: Served, folders: Path) 
 def test_the_routes_of_mlflows_server_serve_an_only_model(folders: Path, tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "mpserve", "serve", str(folders / "wine"), f"--http_port={port}", "--workers=1"]
-    with running(command, tmp_path, port) as server:
+    with running(command, tmp_path, port, slow_stop="the libraries of MLflow") as server:
         client = server.wait_ready(workers=1).client
         answer = client.post("/invocations", json={"dataframe_split": QUESTIONS.to_dict("split")})
         assert answer.json() == {"predictions": of_pyfunc(folders, "wine").tolist()}
