@@ -1,7 +1,7 @@
 """MLServer's content types: what the elements of a V2 input mean, by the parameter ``content_type`` of the input or the request.
 
-An input's own content type comes first. A missing element stays missing. ``np`` and ``pd`` leave the array as it is; ``pd`` of a request says that its inputs are
-the columns of one table.
+An input's own content type comes first. A missing element stays missing. ``np`` and ``pd`` leave the array as it is; ``pd`` of a
+request says that its inputs are the columns of one table.
 
 Source: MLServer's documentation, "Content Types (and Codecs)".
 """

@@ -4,6 +4,7 @@ The only module that imports torch; it is imported only when a model needs it.
 """
 
 from collections.abc import Iterator, Sequence
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mpserve.protocol.declaration import Tensor
+from mpserve.errors import ConfigurationError, InvalidInput
+from mpserve.protocol.declaration import Tensor, declared_of
+from mpserve.protocol.tensors import NamedArray
+from mpserve.runtimes.declared import in_order, narrowed, place_of
+from mpserve.serving.fitting.binding import Bind, binding_of
 from mpserve.serving.models.tensor_model import TensorModel
 
 DATATYPES = {
@@ -26,6 +31,9 @@ DATATYPES = {
     torch.float64: "FP64",
 }
 """torch's dtypes that numpy also has -> their V2 names."""
+
+GUARD = "Guard failed"
+"""How an archive's words begin when an input is outside of the sizes that it was exported for."""
 
 
 class TorchModel(TensorModel):
@@ -57,40 +65,95 @@ def _in_steps(parts: Iterator[Any]) -> Iterator[Any]:
 
 
 class FileModel(TorchModel):
-    """The base of both kinds of file: ``module`` is called with the inputs in their order."""
+    """The base of both kinds of file: ``module`` is called with the inputs in their order.
+    A configuration may have declared inputs and outputs before ``preload``; they are told apart by Triton's names.
+    """
 
     module: Any
+    _places: Sequence[int] = ()  # of the outputs that are declared, among those that the network gives
 
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(name)
         self.path = path
 
+    def preload(self) -> None:
+        self.read()
+        places = [place_of(tensor.name) for tensor in self.outputs]
+        self._places = [index if place is None or None in places else place for index, place in enumerate(places)]
+
+    def read(self) -> None:
+        """Read the file: ``module``, and its inputs."""
+        raise NotImplementedError
+
     def predict(self, *tensors: Any) -> Any:
         result = self.module(*tensors)
-        return tuple(result) if isinstance(result, list) else result  # a list of outputs, not one output to stack
+        if isinstance(result, dict):
+            return {tensor.name: result[tensor.name] for tensor in self.outputs} if self.outputs else result
+        if isinstance(result, list):  # of outputs, not one output to stack
+            result = tuple(result)
+        if self._places and isinstance(result, tuple):
+            return tuple([result[place] for place in self._places])
+        return result
 
 
 class TorchScriptModel(FileModel):
     """Serves a TorchScript file, made by ``torch.jit.save``.
 
-    The file does not say what its inputs are. JSON numbers have no width, so floating inputs are taken in the width of
-    the network's own parameters.
+    The file says the names of its inputs, and no datatypes or shapes. JSON numbers have no width, so floating inputs are taken
+    in the width of the network's own parameters.
     """
 
     platform = "pytorch_torchscript"
     floating: torch.dtype | None = None
+    arguments: Sequence[Parameter] = ()
 
-    def preload(self) -> None:
+    def read(self) -> None:
         self.module = torch.jit.load(str(self.path), map_location="cpu").eval()
         dtypes = (parameter.dtype for parameter in self.module.parameters())
         self.floating = next((dtype for dtype in dtypes if dtype.is_floating_point), None)
+        self.arguments = [
+            Parameter(each.name, Parameter.POSITIONAL_OR_KEYWORD, default=None if optional else Parameter.empty)
+            for each in self.module.forward.schema.arguments[1:]
+            for optional in [each.has_default_value()]
+            if "Tensor" in str(each.type) or not optional
+        ]
+        self.inputs = in_order(self.inputs, [each.name for each in self.arguments])
+        needed = [each.name for each in self.arguments if each.default is Parameter.empty]
+        if self.inputs and not len(needed) <= len(self.inputs) <= len(self.arguments):
+            raise ConfigurationError(
+                f"{self.path.name} takes {', '.join(each.name for each in self.arguments)}, and its configuration declares"
+                f" {len(self.inputs)} inputs"
+            )
 
     def load(self) -> None:
         self.module = self.module.to(self.device)
 
+    def binding(self) -> Bind:
+        if self.inputs:
+            return super().binding()
+        bind = binding_of(_Signed(Signature(self.arguments)), declared_of(()), calls_predict=False)
+
+        def bind_numbers(given: list[NamedArray]) -> Sequence[Any]:
+            for name, datatype, _ in given:
+                if datatype == "BYTES":
+                    raise InvalidInput(f"input {name!r}: expected numbers, got BYTES")
+            return bind(given)
+
+        return bind_numbers
+
     def to_tensor(self, array: NDArray[Any]) -> Any:
         tensor = super().to_tensor(array)
         return tensor.to(self.floating) if self.floating and array.dtype.kind == "f" else tensor
+
+
+class _Signed:
+    """A function of a signature, which is never called."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.__signature__ = signature
+
+    def __call__(self) -> None:
+        raise NotImplementedError
 
 
 class ExportedModel(FileModel):
@@ -98,10 +161,22 @@ class ExportedModel(FileModel):
 
     platform = "pytorch_export"
 
-    def preload(self) -> None:
+    def read(self) -> None:
         self.program = torch.export.load(str(self.path))
-        self.inputs = declared_inputs(self.program)
+        self.inputs = self._inputs_as(self.inputs)
         self.module = self.program.module()
+
+    def _inputs_as(self, declared: Sequence[Tensor]) -> Sequence[Tensor]:
+        own = declared_inputs(self.program)
+        ordered = in_order(declared, [tensor.name for tensor in own])
+        if not own or not ordered:
+            return own or ordered
+        if len(own) != len(ordered):
+            raise ConfigurationError(
+                f"{self.path.name} takes {', '.join(tensor.name for tensor in own)}, and its configuration declares"
+                f" {len(ordered)} inputs"
+            )
+        return [narrowed(self.path.name, *pair) for pair in zip(own, ordered, strict=True)]
 
     def load(self) -> None:
         if self.device != "cpu":
@@ -109,6 +184,14 @@ class ExportedModel(FileModel):
             from torch.export.passes import move_to_device_pass
 
             self.module = move_to_device_pass(self.program, self.device).module()
+
+    def predict(self, *tensors: Any) -> Any:
+        try:
+            return super().predict(*tensors)
+        except AssertionError as error:
+            if not str(error).startswith(GUARD):
+                raise
+            raise InvalidInput(f"the model refused the input: {error}") from None
 
 
 def declared_inputs(program: torch.export.ExportedProgram) -> tuple[Tensor, ...]:

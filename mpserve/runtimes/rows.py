@@ -86,7 +86,7 @@ class RowsModel(TensorModel):
             raise
         except self.refusals as error:
             logger.info("model %s refused an input", self.name, exc_info=True)
-            raise InvalidInput(f"the model refused the input: {_first_line(error)}") from error
+            raise InvalidInput(f"the model refused the input: {first_line(error)}") from error
 
     @property
     def default_output(self) -> str:
@@ -197,7 +197,7 @@ def _plain(label: Any) -> Any:
     return label.item() if isinstance(label, np.generic) else label
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What a library says, without places of the server."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return _PLACE.sub("", lines[0].strip())

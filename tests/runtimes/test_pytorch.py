@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mpserve import Tensor, TorchModel
+from mpserve.errors import InvalidInput
 from mpserve.protocol.declaration import declared_of
 from mpserve.protocol.v1.codec import V1Codec
 from mpserve.runtimes.pytorch import ExportedModel, TorchScriptModel, declared_inputs
@@ -70,6 +71,32 @@ def test_numbers_in_json_reach_the_network_in_its_own_width(tmp_path: Path, file
 class Product(torch.nn.Module):
     def forward(self, x, by):  # type: ignore[no-untyped-def]
         return x * by
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, x: torch.Tensor, by: torch.Tensor, times: float = 1.0) -> torch.Tensor:
+        return x - by * times
+
+
+def test_a_script_gets_its_inputs_by_the_names_of_its_arguments(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(Scaled()), str(tmp_path / "net.pt"))
+    model = TorchScriptModel("net", tmp_path / "net.pt")
+    model.preload()
+    bind = model.binding()
+    x, by = (("x", "FP64", np.array([5.0])), ("by", "FP64", np.array([2.0])))
+    numbered = [("input-0", *x[1:]), ("input-1", *by[1:])]
+    for given in ([x, by], [by, x], numbered):
+        assert model.invoke(bind(given)).tolist() == [3.0]
+    expected = "expected 'x', 'by'"
+    for given, words in (
+        ([x], f"missing input 'by'; {expected}"),
+        ([], f"got 0 inputs, ; {expected}"),
+        ([x, by, ("z", "FP64", x[2])], f"unexpected input 'z'; {expected}"),
+        ([x, ("by", "BYTES", np.array([b"2"], object))], "input 'by': expected numbers, got BYTES"),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            bind(given)
+        assert str(refused.value) == words
 
 
 @each("example, inputs", [

@@ -7,6 +7,8 @@ no messages.
 Source: protobuf.dev, "Encoding".
 """
 
+from collections.abc import Iterator
+
 from mpserve.errors import InvalidInput
 
 MAX_FIELDS = 65536  # the most fields of one message: far more than tensors and parameters need, and soon counted
@@ -41,13 +43,37 @@ def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     return b"".join([*kept, view[kept_to:]]), taken
 
 
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a message from a file, which may be large: the number of each, and its whole number or its bytes.
+    Raises InvalidInput if it is no message.
+    """
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        begin, at = _content(message, kind, at)
+        if at > end or not tag >> 3:
+            raise InvalidInput("the message is cut short")
+        yield tag >> 3, _varint(message, begin)[0] if kind == _VARINT else message[begin:at]
+
+
+def numbers(field: int | memoryview) -> list[int]:
+    """The signed whole numbers in a repeated field, of which each occurrence holds one, or many."""
+    found = [field] if isinstance(field, int) else []
+    at = 0
+    while isinstance(field, memoryview) and at < len(field):
+        number, at = _varint(field, at)
+        found.append(number)
+    return [number - (1 << 64) if number >> 63 else number for number in found]
+
+
 def prefix(number: int, size: int) -> bytes:
     if size < 128 and number < 16:  # each is one byte then
         return bytes((number << 3 | _LENGTH, size))
     return _encoded(number << 3 | _LENGTH) + _encoded(size)
 
 
-def _content(data: bytes, kind: int, at: int) -> tuple[int, int]:
+def _content(data: bytes | memoryview, kind: int, at: int) -> tuple[int, int]:
     """The beginning and the end of the content of a field of this kind after ``at``."""
     if kind == _LENGTH:
         size, at = _varint(data, at)
@@ -59,7 +85,7 @@ def _content(data: bytes, kind: int, at: int) -> tuple[int, int]:
     raise InvalidInput(f"the message has a field of wire type {kind}, which no current protobuf writes")
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     if at < len(data) and data[at] < 128:  # most are this small
         return data[at], at + 1
     value = 0

@@ -31,7 +31,7 @@ class Format:
         endings: endings of file names.
         files: for a format of folders: patterns of file names, each of which the folder must have.
         accepts: looks at a file whose ending fits; for endings that other formats have too.
-        implementations: its names in MLServer's ``model-settings.json``.
+        implementations: its names in MLServer's ``model-settings.json``, and as a backend of Triton.
         runs_code: whether a file may run code of its author when it is loaded.
         options: names of options that the constructor takes by keyword.
     """
@@ -93,7 +93,8 @@ XGBOOST = rb'\s*\{\s*"(learner|version)"|\{L\x00{7}\x07learner|\{L\x00{7}\x07ver
 FORMATS: tuple[Format, ...] = (
     Format("torch.export", "mpserve.runtimes.pytorch:ExportedModel", "mpserve[torch]", (".pt2",)),
     Format(
-        "TorchScript", "mpserve.runtimes.pytorch:TorchScriptModel", "mpserve[torch]", (".pt", ".pth"), accepts=_is_torchscript
+        "TorchScript", "mpserve.runtimes.pytorch:TorchScriptModel", "mpserve[torch]", (".pt", ".pth"), accepts=_is_torchscript,
+        implementations=("pytorch",),
     ),
     Format(
         "scikit-learn", "mpserve.runtimes.sklearn:PickledModel", "mpserve[sklearn]", (".joblib", ".pkl", ".pickle"),
@@ -122,6 +123,7 @@ FORMATS: tuple[Format, ...] = (
         "MLflow", "mpserve.runtimes.mlflow:MLflowModel", "mpserve[mlflow]", files=("MLmodel",), runs_code=True,
         implementations=("mlserver_mlflow.MLflowRuntime", "mlserver_mlflow.runtime.MLflowRuntime"),
     ),
+    Format("ONNX", "mpserve.runtimes.onnx:OnnxModel", "mpserve[onnx]", (".onnx",), implementations=("onnxruntime",)),
 )  # fmt: skip
 """The formats that mpserve itself serves. The first that fits wins."""
 
@@ -187,8 +189,8 @@ def format_of(path: Path) -> Format | None:
     return next((each for each in formats() if each.holds(path)), None)
 
 
-def named_by_mlserver(implementation: str) -> Format | None:
-    """The format that MLServer's name of a runtime stands for."""
+def named_elsewhere(implementation: str) -> Format | None:
+    """The format that MLServer's name of a runtime, or Triton's of a backend, stands for."""
     return next((each for each in formats() if implementation in each.implementations), None)
 
 

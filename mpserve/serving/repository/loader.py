@@ -15,10 +15,11 @@ from mpserve.protocol.declaration import Tensor
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensor_model import FunctionModel, TensorModel
 from mpserve.serving.models.versions import refuse_twins, split
-from mpserve.serving.repository import formats, model_settings
+from mpserve.serving.repository import formats, model_settings, triton
 from mpserve.serving.repository import import_target as targets
 from mpserve.serving.repository.import_target import telling
 from mpserve.serving.repository.model_settings import ModelSettings
+from mpserve.serving.repository.triton import TritonConfig
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,10 @@ def from_directory(directory: Path, model_name: str | None, settings: Settings |
         return [_from_file(directory, model_name, settings or Settings())]
     if not directory.is_dir():
         raise ConfigurationError(f"model directory {directory} does not exist")
+    config = triton.beside(directory)
+    described = config.model_in(directory) if config is not None else None
+    if described is not None:
+        return [_from_file(described, model_name, settings or Settings(), config)]
     file = directory / "model.py"
     if file.is_file():
         return _sources(targets.find_in_file(file), str(file), model_name)
@@ -153,15 +158,22 @@ def _only_file(directory: Path) -> Path:
 
 
 def _from_file(
-    path: Path, model_name: str | None, settings: Settings, declared: ModelSettings | None = None
+    path: Path,
+    model_name: str | None,
+    settings: Settings,
+    config: TritonConfig | None = None,
+    declared: ModelSettings | None = None,
 ) -> ModelSource:
-    """The source of a file or folder of a known format. ``declared``: what a ``model-settings.json`` says of it, which is
-    otherwise looked for beside it.
+    """The source of a file or folder of a known format, with what its ``model-settings.json`` or ``config.pbtxt`` says.
+    ``declared``: the settings that name it, which are otherwise looked for beside it.
     """
     if not path.exists():
         raise ConfigurationError(f"there is no file {path}")
     declared = declared or _declared_beside(path)
-    format_ = formats.named_by_mlserver(declared.implementation) or formats.format_of(path)
+    config = config or triton.of_file(path)
+    format_ = formats.named_elsewhere(declared.implementation) or formats.format_of(path)
+    if format_ is None and config is not None and not path.name.endswith(tuple(formats.endings())):
+        format_ = formats.named_elsewhere(config.backend)
     if format_ is None:
         what = formats.strangers([path]) or f"{path.name} is no model of a known format"
         of = f", which {model_settings.FILE} gives to {declared.implementation}" if declared.implementation else ""
@@ -174,8 +186,9 @@ def _from_file(
         )
     runtime = format_.load_class(path)
     name, version = split(path.name if path.is_dir() else path.stem)
+    given = model_name or declared.name or (config.name if config is not None else "") or name
     options = {option: getattr(settings, option) for option in format_.options}
-    build = partial(_build, partial(runtime, model_name or declared.name or name, path, **options), declared)
+    build = partial(_build, partial(runtime, given, path, **options), declared, config)
     return ModelSource(build=build, version=version or declared.version)
 
 
@@ -188,9 +201,11 @@ def _declared_beside(path: Path) -> ModelSettings:
     return declared
 
 
-def _build(construct: Callable[[], Model], declared: ModelSettings) -> Model:
+def _build(construct: Callable[[], Model], declared: ModelSettings, config: TritonConfig | None) -> Model:
     model = construct()
     if isinstance(model, TensorModel):
+        if config is not None:
+            config.apply(model)
         if declared.batch_size is not None:
             model.max_batch_size = declared.batch_size
         if declared.batch_delay is not None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
 from mpserve.serving.models.versions import SEPARATOR, split
-from mpserve.serving.repository import formats, model_settings
+from mpserve.serving.repository import formats, model_settings, triton
 from mpserve.serving.repository.loader import ModelSource, from_directory
 
 
@@ -42,15 +42,20 @@ def places(settings: Settings) -> dict[str, list[Place]]:
     if directory is None or not directory.is_dir():
         return found
     numbered = _numbered(directory)
-    for path in sorted(directory.iterdir()):
+    # Of versions that Triton's configuration leaves out, none is a model of its own.
+    for path in numbered if (directory / triton.FILE).is_file() else sorted(directory.iterdir()):
         # A mounted ConfigMap has hidden folders with its files once more (Kubernetes, AtomicWriter).
         if path.name.startswith("."):
             continue
-        if _holds_model(path) or (settings.target is not None and _is_model(path)):
-            name, version = (directory.resolve().name, path.name) if path in numbered else _named(path)
-            found.setdefault(name, []).append(Place(path.name, version))
-        else:
-            found |= _versions_in(path)
+        try:
+            if _holds_model(path) or (settings.target is not None and _is_model(path)):
+                name, version = (triton.named(directory), path.name) if path in numbered else _named(path)
+                found.setdefault(name, []).append(Place(path.name, version))
+            else:
+                for name, versions in _versions_in(path).items():  # configurations may give one name to two folders
+                    found.setdefault(name, []).extend(versions)
+        except ConfigurationError:  # told when the model is loaded: the other models can be listed and loaded
+            found.setdefault(path.name, []).append(Place(path.name, ""))
     return found
 
 
@@ -86,10 +91,11 @@ def _source(settings: Settings, entry: str, name: str) -> ModelSource:
     directory = Path(settings.model_dir or "")
     folder, _, number = entry.partition("/")
     if number:
-        shelved, version = folder, number
+        shelved, version = triton.named(directory / folder), number
     elif directory / entry in _numbered(directory):
-        shelved, version = directory.resolve().name, entry
+        shelved, version = triton.named(directory), entry
     else:
+        _versions_in(directory / entry)  # raises what ``places`` has left to the load
         split(_title(directory / entry))
         shelved, version = _named(directory / entry)
     sources = from_directory(directory / entry, name, settings)
@@ -107,9 +113,12 @@ def _title(path: Path) -> str:
 def _named(path: Path) -> tuple[str, str]:
     """The name and version of an entry. The settings in a folder may name its model otherwise."""
     name, _, version = _title(path).partition(SEPARATOR)
-    declared = model_settings.read(path) if path.is_dir() and not version else None
-    if declared is not None:
-        return declared.name or name, declared.version
+    if path.is_dir() and not version:
+        declared = model_settings.read(path)
+        if declared is not None:
+            return declared.name or name, declared.version
+        if (path / triton.FILE).is_file():
+            return triton.named(path), version
     return name or path.name, version
 
 
@@ -126,9 +135,14 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """The folders of versions in a folder: all its folders, if their names are numbers and each holds a model."""
+    """The folders of versions in a folder: those that Triton's configuration asks for; without one, all its folders, if their
+    names are numbers and each holds a model.
+    """
     if not folder.is_dir():
         return []
+    wanted = None if _holds_model(folder) else triton.versions_in(folder)
+    if wanted is not None:
+        return [folder / version for version in wanted]
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     all_numbers = all(re.fullmatch("[0-9]+", path.name) and _holds_model(path) for path in inside)
     return inside if all_numbers else []
@@ -137,4 +151,4 @@ def _numbered(folder: Path) -> list[Path]:
 def _versions_in(folder: Path) -> dict[str, list[Place]]:
     """The places of ``NAME/1/``, ``NAME/2/``; none if the folder holds no such folders."""
     there = [Place(f"{folder.name}/{path.name}", path.name) for path in _numbered(folder)]
-    return {folder.name: there} if there else {}
+    return {triton.named(folder): there} if there else {}

@@ -115,8 +115,8 @@ def test_a_file_that_is_named_itself_is_told_alike(tmp_path: Path) -> None:
     # A folder for each model and version, as mpserve, Triton and TensorFlow Serving have them.
     ({"a/x.held": b"", "b@2/y.held": b"", "b@3/y.held": b""}, "", None,
      [("a", "1", "x.held"), ("b", "2", "y.held"), ("b", "3", "y.held")]),
-    ({"a/1/x.held": b"", "a/12/x.held": b"", "a/config.pbtxt": b""}, "", None,
-     [("a", "1", "x.held"), ("a", "12", "x.held")]),
+    ({"a/1/x.held": b"", "a/12/x.held": b""}, "", None, [("a", "1", "x.held"), ("a", "12", "x.held")]),
+    ({"a/1/x.held": b"", "a/12/x.held": b"", "a/config.pbtxt": b""}, "", None, [("a", "12", "x.held")]),
     ({"1/x.held": b"", "2/x.held": b""}, "", "iris", [("iris", "1", "x.held"), ("iris", "2", "x.held")]),
     # MLServer's settings.
     ({"a/x.held": b"", "a/y.held": b"", "a/model-settings.json": 

@@ -112,7 +112,7 @@ def test_a_model_directory_holds_a_model_file(tmp_path: Path, name: str, model_n
 
 @pytest.mark.parametrize(("files", "folder", "words"), [
     ([], ".", r"expected a model\.py or exactly one of \*\.pt2, \*\.pt, \*\.pth, .* in .*, or folders .* holds: nothing$"),
-    (["notes.txt", "model.onnx"], ".", r"it holds: model\.onnx, notes\.txt$"),
+    (["notes.txt", "model.foo"], ".", r"it holds: model\.foo, notes\.txt$"),
     (["a.pt", "b.pt2"], ".", r"it holds: a\.pt, b\.pt2$"),
     ([], "nowhere", r"model directory .*nowhere does not exist"),
 ])  # fmt: skip
