@@ -132,7 +132,7 @@ def from_directory(directory: Path, model_name: str | None, settings: Settings |
     declared = model_settings.read(directory)
     if declared is None or declared.uri is None:
         return [_from_file(_only_file(directory), model_name, settings or Settings())]
-    return [_from_file(_named_by(declared.uri), model_name, settings or Settings(), declared)]
+    return [_from_file(_named_by(declared.uri), model_name, settings or Settings(), declared=declared)]
 
 
 def _named_by(uri: Path) -> Path:
