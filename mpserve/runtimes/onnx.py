@@ -132,7 +132,7 @@ class OnnxModel(TensorModel):
             if not told and not isinstance(error, self._refused):
                 raise
             logger.info("model %s refused an input", self.name, exc_info=True)
-            raise InvalidInput(told or f"the model refused the input: {first_line(error)}") from error
+            raise InvalidInput(told or f"the model refused the input: {_words_of(error)}") from error
         return {
             value.name: _by_class(value, result) if value.by_class else result
             for value, result in zip(self.served, results, strict=True)
@@ -149,6 +149,11 @@ class OnnxModel(TensorModel):
 
     def get_output_types(self) -> list[Spec]:
         return [_describe(value) for value in self.served]
+
+
+def _words_of(error: Exception) -> str:
+    """What an operator says of the input, without the codes around it."""
+    return first_line(error).rpartition("Status Message: ")[2].rpartition("INVALID_ARGUMENT : ")[2]
 
 
 def _declared(path: Path, value: Value, takes_missing: bool) -> Tensor:

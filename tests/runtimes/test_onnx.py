@@ -195,7 +195,7 @@ BIAS = {"name": "bias", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 0.5]}
     ("pair", [IDS], "missing input 'bias'; expected 'ids', 'bias'"),
     ("pair", [IDS, {**BIAS, "shape": [1, 3], "data": [1, 2, 3]}],
      "expected one size for dimension 'length'; input 'ids' has 2, input 'bias' has 3"),
-    ("pair", [{**IDS, "data": [1, 99]}, BIAS], "the model refused the input: "),
+    ("pair", [{**IDS, "data": [1, 99]}, BIAS], "the model refused the input: indices element out of data bounds, idx=99"),
 ])  # fmt: skip
 def test_wrong_inputs_are_refused_in_words(
     served: tuple[Server, str], model: str, inputs: list[dict[str, Any]], words: str
