@@ -134,7 +134,11 @@ class MLflowModel(Model):
             return parsed.data, parsed.params, parsed.is_unified_llm_input
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type == CSV:
-            return scoring.parse_csv_input(StringIO(bytes(payload).decode()), self.schema), None, False
+            try:
+                text = bytes(payload).decode()
+            except UnicodeDecodeError as error:
+                raise InvalidInput(f"the body is no UTF-8: {error}") from None
+            return scoring.parse_csv_input(StringIO(text), self.schema), None, False
         if media_type == PARQUET:
             return scoring.parse_parquet_input(BytesIO(payload)), None, False
         raise UnsupportedMediaType(f"the body is {media_type}, expected JSON, {CSV} or {PARQUET}")
@@ -219,7 +223,12 @@ class MLflowModel(Model):
         if kind is DataType.binary:
             return array
         if kind is not None and not isinstance(kind, DataType):  # arrays, objects and maps
-            return _objects([json.loads(each) for each in array.reshape(-1)] if datatype == "BYTES" else array.tolist())
+            if datatype != "BYTES":
+                return _objects(array.tolist())
+            try:
+                return _objects([json.loads(each) for each in array.reshape(-1)])
+            except (ValueError, TypeError) as error:
+                raise InvalidInput(f"input {name!r}: expected JSON in each element: {error}") from None
         return text_of(name, array) if datatype == "BYTES" else array
 
     def _response(self, request: InferRequest, result: Any) -> InferResponse:

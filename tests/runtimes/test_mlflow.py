@@ -203,6 +203,8 @@ def test_csv_is_a_table_and_other_bodies_are_415(served: Served, folders: Path) 
     answer = post(url, content=csv, headers={"content-type": "text/csv; charset=utf-8"})
     assert answer.json()["predictions"] == of_pyfunc(folders, "wine").tolist()
     assert post(url, content=b"GIF", headers={"content-type": "image/gif"}).status_code == 415
+    for broken in (b"", b"\xff", b'a,"'):
+        assert post(url, content=broken, headers={"content-type": "text/csv"}).status_code == 400
 
 
 def test_a_folder_is_loaded_anew_in_every_worker(served: Served, folders: Path) -> None:
