@@ -23,6 +23,7 @@ from mpserve.config.options import (
     markdown,
     option,
     options_of,
+    others_of,
     read_environment,
     read_words,
     service_links,
@@ -79,13 +80,14 @@ class Settings:
         flag=None,
     )
     model_dir: str | None = option(
-        None, MODELS, "Folder of the model's files, or of a folder for each model; or its address, such as s3://bucket/folder"
+        None, MODELS, "Folder of the model's files, or of a folder for each model; or its address, such as s3://bucket/folder",
+        env=("MLSERVER_MODEL_URI",),
     )
     cache_dir: str | None = option(
         None, MODELS,
         "Folder that keeps models fetched from an address; otherwise mpserve/models in $XDG_CACHE_HOME or ~/.cache",
     )
-    model_name: str | None = option(None, MODELS, "Name under which the model is served instead of its own name")
+    model_name: str | None = option(None, MODELS, "Name to serve the model by, not its own", env=("MLSERVER_MODEL_NAME",))
     allow_pickle: bool = option(
         True, MODELS, "Serve pickles (.joblib, .pkl, .pickle), which may run any code of their author when they are loaded"
     )
@@ -104,13 +106,13 @@ class Settings:
     )
 
     host: str = option("0.0.0.0", LISTENING, "Address to listen on", kind=_HOST)
-    http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} if TLS is on and no port is given", minimum=0, maximum=65535)
+    http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} with TLS", minimum=0, maximum=65535, env=("MLSERVER_HTTP_PORT",))
     ssl_certfile: str | None = option(None, LISTENING, "PEM file of the certificate; turns TLS on", env=("KSERVE_TLS_CERT_FILE",))
     ssl_keyfile: str | None = option(
         None, LISTENING, "PEM file of the private key, unless ssl_certfile contains it", env=("KSERVE_TLS_KEY_FILE",)
     )
     enable_grpc: bool = option(True, LISTENING, "Serve gRPC too, if mpserve[grpc] is installed")
-    grpc_port: int = option(8081, LISTENING, "Port of gRPC", minimum=0, maximum=65535)
+    grpc_port: int = option(8081, LISTENING, "Port of gRPC", minimum=0, maximum=65535, env=("MLSERVER_GRPC_PORT",))
     management: str = option(
         "same-host", LISTENING,
         "Whose requests may load and unload models, register shared memory, and read and change log and trace settings",
@@ -320,6 +322,11 @@ def without_worker_variable() -> Iterator[None]:
 def ignored_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables of our options that Kubernetes has set for a Service, so that they are no options."""
     return service_links(options_of(Settings), environ)
+
+
+def unused_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The variables of MLServer that are set and are no options here."""
+    return others_of("MLSERVER_", options_of(Settings), environ)
 
 
 _OWN_THREAD = "sync models run in a thread of their own"

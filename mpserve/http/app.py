@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mpserve.errors import NotSupported
 from mpserve.http.inference.direct_routes import DirectRoutes
 from mpserve.http.inference.endpoint import Endpoint
-from mpserve.http.inference.routes import ROUTES, InferenceRoutes
+from mpserve.http.inference.routes import INVOCATIONS, ROUTES, InferenceRoutes
 from mpserve.http.management.access import guarded
 from mpserve.http.management.extensions import ExtensionRoutes
 from mpserve.http.management.health import Health
@@ -63,6 +63,10 @@ def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
         "/": pages.home if has_status else health.alive,
         **({"/status": pages.status} if has_status else {}),
         "/metrics": health.metrics,
+        # Beside /invocations, as MLflow's scoring server and SageMaker have them
+        "/ping": health.ready,
+        "/health": health.ready,
+        "/version": health.version,
         "/openapi.json": openapi.document,
         **({"/docs": openapi.page} if has_docs else {}),
         # V1
@@ -109,6 +113,7 @@ def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
     paths |= {line: guarded(core.settings, handler) for line, handler in managing.items()}
     return [
         *(SegmentRoute(path, Endpoint(core, inference, route), methods=["POST"]) for path, route in ROUTES.items()),
+        SegmentRoute(INVOCATIONS.template, Endpoint(core, inference, INVOCATIONS), methods=["POST"]),
         *(_route(line.split(), handler) for line, handler in paths.items()),
         *([Mount("/pages", send_file)] if has_docs or has_status else ()),
         *(Mount(path, _refuse(message)) for path, message in REFUSED.items()),

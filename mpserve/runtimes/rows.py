@@ -26,6 +26,7 @@ from mpserve.serving.models.tensor_model import TensorModel
 logger = logging.getLogger(__name__)
 
 INPUT = "input-0"
+UNNAMED = "output-0"  # what clients of KServe's servers call the only output
 PREDICT, PROBABILITIES = "predict", "predict_proba"
 _PLACE = re.compile(
     r"^\[\d\d:\d\d:\d\d\] \S+:\d+: |(?:/[\w.+-]+)+/(?=[\w.+-]+)"
@@ -76,15 +77,17 @@ class RowsModel(TensorModel):
         """The outputs of these names, or the model's own choice.
         Raises InvalidInput: there is no such output, or the model cannot take these rows.
         """
-        for name in asked:
-            if name not in self.methods:
+        methods = {name: self.methods.get(self.default_output if name == UNNAMED else name)
+                   for name in asked or (self.default_output,)}  # fmt: skip
+        for name, method in methods.items():
+            if method is None:
                 expected = ", ".join(map(repr, self.methods))
                 raise InvalidInput(
                     f"Unexpected inference output {shown(name)!r} for model {self.name!r}; expected {expected}"
                 )
         try:
             rows = self.rows_of(arrays[0])
-            answers = {name: self.methods[name](rows) for name in asked or (self.default_output,)}
+            answers = {name: method(rows) for name, method in methods.items() if method is not None}
         except MPServeError:
             raise
         except self.refusals as error:
@@ -106,6 +109,8 @@ class RowsModel(TensorModel):
 
     @property
     def default_output(self) -> str:
+        if self.preferred_output is not None:
+            return self.preferred_output
         if self.prefers_probabilities and PROBABILITIES in self.methods:
             return PROBABILITIES
         return next(iter(self.methods))

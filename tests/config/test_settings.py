@@ -16,6 +16,7 @@ from mpserve.config.settings import (
     documentation,
     ignored_variables,
     parse,
+    unused_variables,
 )
 from mpserve.errors import ConfigurationError
 from tests.cases import each
@@ -111,7 +112,7 @@ def test_a_bad_value_is_refused_naming_option_value_and_expectation(name: str, t
 
 
 @each("option, message", [
-    ({"http_port": 65536}, "http_port (--http_port, MPSERVE_HTTP_PORT): got 65536, expected a whole number from 0 to 65535"),
+    ({"http_port": 65536}, "MLSERVER_HTTP_PORT): got 65536, expected a whole number from 0 to 65535"),
     ({"workers": 0}, "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got 0, expected a whole number, at least 1"),
     ({"workers": True}, "got True, expected a whole number"), ({"workers": 2.0}, "got 2.0, expected a whole number"),
     ({"workers": None}, "got None, expected a whole number"), ({"workers": "9" * 5000}, "expected a whole number"),
@@ -277,3 +278,17 @@ def test_the_document_of_options_is_up_to_date() -> None:
 def test_the_module_prints_the_document() -> None:
     command = [sys.executable, "-m", "mpserve.config.settings"]
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout == documentation()
+
+
+def test_variables_of_mlserver_are_options_or_named() -> None:
+    """As KServe's runtime for MLServer sets them."""
+    environ = {
+        "MLSERVER_HTTP_PORT": "8085", "MLSERVER_GRPC_PORT": "9000", "MLSERVER_MODEL_NAME": "iris",
+        "MLSERVER_MODEL_URI": "/mnt/models", "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_sklearn.SKLearnModel",
+        "MLSERVER_HOST": "",
+    }  # fmt: skip
+    settings = Settings.from_environment(environ)
+    assert (settings.http_port, settings.grpc_port, settings.model_name, settings.model_dir) == (
+        8085, 9000, "iris", "/mnt/models",
+    )  # fmt: skip
+    assert unused_variables(environ) == ["MLSERVER_MODEL_IMPLEMENTATION"]

@@ -160,6 +160,9 @@ def test_the_iris_requests_of_kserve_run_unchanged(
     v2 = served.infer(name, {"inputs": [{"name": "input-0", "shape": [2, 4], "datatype": "FP32", "data": IRIS}]}).json()
     expected = np.asarray(predict(np.array(IRIS, np.float32)))
     assert np.array(v2["outputs"][0]["data"], expected.dtype).tolist() == expected.reshape(-1).tolist()
+    named = {"outputs": [{"name": "output-0"}]}  # as KServe's servers call it
+    body = {"inputs": [{"name": "input-0", "shape": [2, 4], "datatype": "FP32", "data": IRIS}], **named}
+    assert served.infer(name, body).json()["outputs"] == [v2["outputs"][0] | {"name": "output-0"}]
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -37,6 +37,10 @@ class Health:
         """``GET /v2``."""
         return json_answer({"name": "mpserve", "version": VERSION, "extensions": extensions(self.core.settings)})
 
+    async def version(self, request: Request) -> Answer:
+        """``GET /version``: the version of mpserve, as MLflow's scoring server tells its own."""
+        return Answer(200, [(b"content-type", b"text/plain; charset=utf-8")], VERSION.encode())
+
     async def models(self, request: Request) -> Answer:
         """``GET /v1/models`` and ``GET /v2/models``: the names of all models, loaded or not."""
         return json_answer({"models": self.core.names})

@@ -95,6 +95,11 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "GET /openapi.json": Operation("This document", _json("Any")),
     "GET /docs": Operation("A page of this document", {HTML: "Text"}),
+    # MLflow's scoring server, and SageMaker
+    "POST /invocations": PREDICT._replace(summary="Predict by the only model", takes={JSON: "Any", "text/csv": "Text"}),
+    "GET /ping": Operation("Whether every model is ready", _json("Ready"), (503,)),
+    "GET /health": Operation("Whether every model is ready", _json("Ready"), (503,)),
+    "GET /version": Operation("The version of the server", {TEXT: "Text"}),
     # V1
     "GET /v1/models": Operation("Names of all models", _json("ModelList")),
     "GET /v1/models/{model}": READY,

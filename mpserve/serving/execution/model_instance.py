@@ -97,7 +97,7 @@ class ModelInstance:
             declared = declared_of(model.inputs, model.takes_missing(), model.wants_table())
             self._declare(declared, model.binding())
         else:
-            self._declare(declared_of(inputs), self.bind)
+            self._declare(declared_of(inputs, model.takes_missing()), self.bind)
 
     def _declare(self, declared: Declared, bind: Bind) -> None:
         model = self.model

@@ -136,6 +136,10 @@ class Model:
         """Last stage: what ``predict`` gave to the answer's payload."""
         return result
 
+    def takes_missing(self) -> bool:
+        """Whether null in JSON is a missing value in every input: NaN among numbers, None among text. Asked after ``load``."""
+        return False
+
     def get_input_types(self) -> list[Spec]:
         """The inputs for the V2 metadata: dicts of ``name``, ``datatype``, ``shape`` (-1: any size)."""
         return []

@@ -35,6 +35,7 @@ class TensorModel(Model):
         pad_value: pads requests of different shapes to the largest shape of their batch; None: joins equal shapes only.
         chooses_outputs: whether the model computes only the outputs that a request asks for: ``invoke_for`` is called instead
             of ``invoke``.
+        preferred_output: the output for a client that names none, if the model chooses outputs; None: the model's own choice.
     """
 
     inputs: Sequence[Tensor] = ()
@@ -44,6 +45,7 @@ class TensorModel(Model):
     preferred_batch_sizes: Sequence[int] = ()
     pad_value: float | None = None
     chooses_outputs: bool = False
+    preferred_output: str | None = None
 
     def predict(self, *arrays: Any) -> Any:
         """Answer for the given arrays; the first dimension is the batch."""

@@ -16,6 +16,7 @@ from mpserve.errors import (
     AcceleratorInArbiter,
     AcceleratorOutOfMemory,
     ConfigurationError,
+    InvalidInput,
     ModelNotFound,
     ModelNotReady,
     ServerNotReady,
@@ -234,6 +235,19 @@ class ServerCore(ModelHost):
         if instance is None:
             raise ModelNotFound(f"{name}@{version}", f"There are: {', '.join(f'{name}@{v}' for v in group.versions)}.")
         return instance
+
+    def only_name(self) -> str:
+        """The name of the only model, for a request that names none.
+        Raises ServerNotReady if the models are not known yet; InvalidInput if there are several.
+        """
+        names = self.names
+        if len(names) == 1:
+            return names[0]
+        if not names and self.row.state == State.LOADING:
+            raise ServerNotReady("The server is not ready: its models are being loaded.")
+        raise InvalidInput(
+            f"the request names no model, which is enough for a server of one model; the models are: {', '.join(names) or 'none'}"
+        )
 
     def versions(self, name: str) -> list[str]:
         """All versions of a served model, from the oldest to the newest."""

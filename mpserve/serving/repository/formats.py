@@ -130,6 +130,10 @@ FORMATS: tuple[Format, ...] = (
         "CatBoost", "mpserve.runtimes.catboost:CatBoostModel", "mpserve[catboost]", (".cbm",), options=("predict_proba",),
         implementations=("mlserver_catboost.CatboostModel", "mlserver_catboost.catboost.CatboostModel"),
     ),
+    Format(
+        "MLflow", "mpserve.runtimes.mlflow:MLflowModel", "mpserve[mlflow]", files=("MLmodel",), runs_code=True,
+        implementations=("mlserver_mlflow.MLflowRuntime", "mlserver_mlflow.runtime.MLflowRuntime"),
+    ),
     Format("ONNX", "mpserve.runtimes.onnx:OnnxModel", "mpserve[onnx]", (".onnx",), implementations=("onnxruntime",)),
 )  # fmt: skip
 """The formats that mpserve itself serves. The first that fits wins."""
