@@ -99,6 +99,9 @@ class Settings:
     kserve_names: bool = option(
         False, MODELS, "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not"
     )
+    ignore_unknown_flags: bool = option(
+        False, MODELS, "Report and ignore flags that mpserve does not know, as the image does; otherwise they are an error"
+    )
 
     host: str = option("0.0.0.0", LISTENING, "Address to listen on", kind=_HOST)
     http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} if TLS is on and no port is given", minimum=0, maximum=65535)
@@ -346,8 +349,8 @@ class Parsed(NamedTuple):
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ, **overrides: Any) -> Parsed:
     """Parse a command line (without the program's name): defaults < ``environ`` < ``argv`` < ``overrides`` that are not None.
 
-    The first word without a flag is the target. Unknown words are no error, as in the kserve SDK. ``overrides`` may have keys of
-    KSERVE_FLAGS_IGNORED. Raises ConfigurationError.
+    The first word without a flag is the target. The caller decides whether unknown words are an error. ``overrides`` may have
+    keys of KSERVE_FLAGS_IGNORED. Raises ConfigurationError.
     """
     options, words, unknown = read_words((*options_of(Settings), *_IGNORED), argv)
     values: dict[str, Any] = {**options, **{name: value for name, value in overrides.items() if value is not None}}
@@ -376,8 +379,9 @@ Written by `python -m mpserve.config.settings > docs/options.md`.
 The value of an option comes from its default, the environment, the command line or the arguments of `ModelServer(...)`. The
 later of these wins. Flags may have underscores or dashes, and a space or a `=` before the value. An empty variable counts as
 not set, and so does one that Kubernetes sets for a Service (`MPSERVE_HTTP_PORT=tcp://10.43.7.9:80`). Of several variables the
-first that is set counts. An unknown flag is reported and ignored together with the word after it, so write
-`--flag=value` or put the target first.
+first that is set counts. An unknown flag is an error, unless the TARGET is a script that reads flags of its own. With
+`--ignore_unknown_flags`, it is reported and ignored together with the word after it, so write `--flag=value` or put the target
+first.
 
 {markdown(options_of(Settings))}
 ## Flags of the kserve SDK without effect
