@@ -34,8 +34,8 @@ def run(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
 
 def message(ended: subprocess.CompletedProcess[str]) -> str:
     """The only line, without what a log line begins with."""
-    [line] = ended.stderr.splitlines()
-    return line.partition("mpserve.prefork.arbiter.application: ")[2] or line
+    [line] = [line for line in ended.stderr.splitlines() if "] mpserve: loading " not in line]
+    return line.partition("] mpserve: ")[2] or line
 
 
 @pytest.mark.parametrize(("arguments", "mistake"), [
@@ -191,7 +191,9 @@ def test_an_exception_of_the_users_code_is_told_with_its_traceback_and_then_one_
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].endswith(words)
     assert ended.stderr.count("Traceback (most recent call last)") == 1
-    assert f'model.py", line {len(source.splitlines())}' in ended.stderr
+    _, _, frames = ended.stderr.partition("Traceback (most recent call last):\n")
+    assert re.match(rf'  File ".*model.py", line {len(source.splitlines())}', frames), "the user's code comes first"
+    assert "mpserve/" not in frames.rpartition("\n2")[0], "the server's code does not come at all"
     assert (tmp_path / "termination").read_text() == words
 
 

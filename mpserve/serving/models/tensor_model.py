@@ -70,9 +70,10 @@ class TensorModel(Model):
 
     def warmup(self) -> Any:
         """Predict once on ``sample``: one array, a sequence with one array per declared input, or a dict or DataFrame by name."""
-        return None if self.sample is None else self.invoke(self.binding()(self._sampled()))
+        return None if self.sample is None else self.invoke(self.binding()(self.sampled()))
 
-    def _sampled(self) -> list[NamedArray]:
+    def sampled(self) -> list[NamedArray]:
+        """``sample`` as the inputs of a request."""
         sample = self.sample
         if hasattr(sample, "keys") or hasattr(sample, "columns"):
             names = list(getattr(sample, "columns", sample))

@@ -237,7 +237,7 @@ def test_another_worker_counts_and_all_are_waited_for_if_that_is_asked(
 async def test_models_are_found_by_name_and_version() -> None:
     async with loaded(having(version="3")) as core:
         assert core.find("m") is core.find("m", "3")
-        with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\.$"):
+        with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\. There are: m\.$"):
             core.find("other")
         with pytest.raises(ModelNotFound, match=r"^Model with name m@4 does not exist\. There are: m@3\.$"):
             core.find("m", "4")
