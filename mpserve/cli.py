@@ -12,6 +12,7 @@ from mpserve.version import VERSION
 
 COMMANDS = {
     "serve": "Serve models until the server is stopped",
+    "test": "Load the models without a server, ask each of them, and report",
     "version": "Print the version",
 }
 """Each is a module of ``mpserve.commands`` with ``OWN``, its own options, and ``run``, which returns the exit status."""

@@ -24,12 +24,14 @@ class Line(NamedTuple):
     own: dict[str, Any]
 
 
-def read(arguments: Sequence[str], own: Sequence[Option] = ()) -> Line:
-    """Read a command line of options of the server and of the command. Raises ConfigurationError for any other word."""
+def read(arguments: Sequence[str], own: Sequence[Option] = (), **defaults: Any) -> Line:
+    """Read a command line of options of the server and of the command, with other ``defaults`` of the former.
+    Raises ConfigurationError for any other word.
+    """
     options, words, unknown = read_words((*options_of(Settings), *own), arguments)
     refuse([*unknown, *words[1:]], own)
     values = {each.name: each.check(options.pop(each.name, each.default)) for each in own}
-    overrides: dict[str, Any] = {"target": words[0] if words else None, **options}
+    overrides: dict[str, Any] = {**defaults, "target": words[0] if words else None, **options}
     return Line(Settings.from_environment(**overrides), values)
 
 
