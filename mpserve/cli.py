@@ -13,9 +13,13 @@ from mpserve.version import VERSION
 COMMANDS = {
     "serve": "Serve models until the server is stopped",
     "test": "Load the models without a server, ask each of them, and report",
+    "doctor": "Look at this machine as a server would, and say what is wrong",
     "version": "Print the version",
 }
 """Each is a module of ``mpserve.commands`` with ``OWN``, its own options, and ``run``, which returns the exit status."""
+
+UNTARGETED = ("doctor",)
+"""Commands that take no TARGET."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,7 +42,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     module = import_module(f"mpserve.commands.{command}")
     whole = "--help-all" in arguments or "--help_all" in arguments
     if whole or {"-h", "--help"} & set(arguments):
-        print(helping.of_command(command, COMMANDS[command], module.OWN, whole))
+        print(helping.of_command(command, COMMANDS[command], module.OWN, whole, command not in UNTARGETED))
         return 0
     try:
         status: int = module.run(arguments)

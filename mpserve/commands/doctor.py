@@ -18,15 +18,18 @@ from typing import NamedTuple
 from mpserve.commands.arguments import read
 from mpserve.config.options import Option
 from mpserve.config.settings import Settings
+from mpserve.errors import ConfigurationError
+from mpserve.prefork.listener.acceptor import RESERVED_FILES
 from mpserve.prefork.worker import devices, threads
 from mpserve.version import VERSION
 
 OWN: tuple[Option, ...] = ()
 
-SPARE_DESCRIPTORS = 128  # that a server needs besides its connections
-LEAST_SHARED_MEMORY = 64 << 20
-"""What Docker gives to /dev/shm: less is a mistake."""
-CGROUP = Path("/sys/fs/cgroup")
+LEAST_FILES = 1024  # the usual limit of a Linux system
+LEAST_SHARED_MEMORY = 16 << 20  # free bytes
+LEAST_MEMORY = 200 << 20
+MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # cgroup v2, v1
+UNLIMITED = 1 << 60  # bytes, from which on v1 means no limit
 
 
 class Finding(NamedTuple):
@@ -72,7 +75,9 @@ def _extras(settings: Settings) -> Iterator[Finding]:
         if found := re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", requirement):
             by_extra.setdefault(found[2], []).append(found[1])
     there = [extra for extra, names in by_extra.items() if all(map(_is_installed, names))]
-    yield Finding("extras", f"{', '.join(there) or 'none'}; not installed: {', '.join(sorted(by_extra.keys() - there)) or 'none'}")
+    yield Finding(
+        "extras", f"{', '.join(there) or 'none'}; not installed: {', '.join(sorted(by_extra.keys() - there)) or 'none'}"
+    )
 
 
 def _is_installed(name: str) -> bool:
@@ -84,8 +89,12 @@ def _is_installed(name: str) -> bool:
 
 
 def _devices(settings: Settings) -> Iterator[Finding]:
-    plan = devices.plan(settings.devices)
-    yield Finding("devices", devices.describe(plan, settings.workers))
+    try:
+        plan = devices.plan(settings.devices, devices.visible_accelerators(os.environ))
+    except ConfigurationError as error:
+        yield Finding("devices", settings.devices, str(error))
+    else:
+        yield Finding("devices", devices.describe(plan, settings.workers))
 
 
 def _processors(settings: Settings) -> Iterator[Finding]:
@@ -99,12 +108,18 @@ def _memory(settings: Settings) -> Iterator[Finding]:
     meminfo = dict(re.findall(r"(\w+): +(\d+) kB", Path("/proc/meminfo").read_text()))
     free = int(meminfo["MemAvailable"]) << 10
     found = f"{_size(free)} available of {_size(int(meminfo['MemTotal']) << 10)}"
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        bound = _number(CGROUP / limit)
-        if bound is not None and bound < 1 << 60:
-            free = min(free, bound - (_number(CGROUP / used) or 0))
-            found += f"; the cgroup has {_size(free)} left of {_size(bound)}"
-    yield Finding("memory", found, "a worker needs about 100 MiB besides its model" if free < 200 << 20 else "")
+    for folder in threads.cgroup_folders(Path("/"), "memory"):
+        for limit, used in MEMORY_FILES:
+            bound = _number(folder / limit)
+            if bound is not None and bound < UNLIMITED:
+                left = bound - (_number(folder / used) or 0)
+                free = min(free, left)
+                found += f"; the cgroup has {_size(left)} left of {_size(bound)}"
+    yield Finding(
+        "memory",
+        found,
+        "little is left for a model: stop something else, or give the container more" if free < LEAST_MEMORY else "",
+    )
 
 
 def _number(file: Path) -> int | None:
@@ -118,20 +133,22 @@ def _shared_memory(settings: Settings) -> Iterator[Finding]:
     try:
         usage = shutil.disk_usage("/dev/shm")
     except OSError as error:
-        yield Finding("/dev/shm", f"cannot be read: {error.strerror}", "mount a tmpfs there; heartbeats wait for a disk otherwise")
+        yield Finding(
+            "/dev/shm", f"cannot be read: {error.strerror}", "mount a tmpfs there; heartbeats wait for a disk otherwise"
+        )
         return
     remedy = ""
     if not os.access("/dev/shm", os.W_OK):
         remedy = "let this user write there; heartbeats wait for a disk otherwise"
-    elif usage.free < LEAST_SHARED_MEMORY // 4:
+    elif usage.free < LEAST_SHARED_MEMORY:
         remedy = "free some of it, or enlarge it (docker run --shm-size)"
     yield Finding("/dev/shm", f"{_size(usage.free)} free of {_size(usage.total)}", remedy)
 
 
 def _descriptors(settings: Settings) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = min(settings.max_connections, 1024 - SPARE_DESCRIPTORS) + SPARE_DESCRIPTORS
-    remedy = f"ulimit -n {needed} or more; a worker has at most {max(soft - SPARE_DESCRIPTORS, 1)} connections otherwise"
+    needed = min(settings.max_connections + RESERVED_FILES, LEAST_FILES)
+    remedy = f"ulimit -n {needed} or more; of fewer, a worker keeps {RESERVED_FILES} for other things than connections"
     yield Finding("open files", f"{soft} of at most {hard}", remedy if soft < needed else "")
 
 
@@ -145,7 +162,11 @@ def _ports(settings: Settings) -> Iterator[Finding]:
                 candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 candidate.bind((settings.host, port))
         except OSError as error:
-            yield Finding(f"{protocol} port", f"{settings.host} port {port}: {error.strerror}", f"choose another by {flag} or --host")
+            yield Finding(
+                f"{protocol} port",
+                f"{settings.host} port {port}: {error.strerror}",
+                f"choose another by {flag} or --host",
+            )
         else:
             yield Finding(f"{protocol} port", f"{settings.host} port {port} is free")
 
