@@ -12,6 +12,7 @@ from mpserve.version import VERSION
 
 COMMANDS = {
     "serve": "Serve models until the server is stopped",
+    "dev": "Serve models, and anew whenever a file changes",
     "test": "Load the models without a server, ask each of them, and report",
     "doctor": "Look at this machine as a server would, and say what is wrong",
     "version": "Print the version",

@@ -3,11 +3,14 @@
 import logging
 import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mpserve.serving.repository.core import ServerCore
 
 logger = logging.getLogger(__name__)
+
+when_open: list[Callable[[], object]] = []
+"""Called in the worker that tells: by ``mpserve dev``, to end the server before."""
 
 MODELS_SHOWN = 3
 MOST = 600
@@ -23,6 +26,8 @@ async def announce(core: ServerCore, sockets: Sequence[socket.socket], tls: bool
         (core.plane.directory / "announced").touch(exist_ok=False)
     except OSError:  # another worker has told; or no file can be made, which other parts report
         return
+    for tell in when_open:
+        tell()
     name = sockets[0].getsockname()
     unix = f"--unix-socket {shlex.quote(str(name))} " if sockets[0].family == socket.AF_UNIX else ""
     url = f"{'https' if tls else 'http'}://{'localhost' if unix else _host_and_port(name)}"
