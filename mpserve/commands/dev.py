@@ -172,6 +172,7 @@ class Developer:
         self._stopping = True
 
     def _begin(self) -> None:
+        self._look()  # a server that has just opened is not loading any more
         if self._loading is not None:
             self._let_go(self._loading)
         self._loading = Server(self._listener, self._arguments)

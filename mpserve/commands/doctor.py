@@ -59,6 +59,9 @@ def _versions(settings: Settings) -> Iterator[Finding]:
     yield Finding("mpserve", f"{VERSION}, Python {platform.python_version()} in {sys.prefix}, {platform.platform()}")
     for name in ("gunicorn", "uvicorn", "starlette", "numpy", "orjson", "uvloop"):
         yield _package(name)
+    for name in ("grpcio", "torch", "onnxruntime", "scikit-learn"):
+        if _is_installed(name):
+            yield _package(name)
 
 
 def _package(name: str) -> Finding:

@@ -135,6 +135,9 @@ def _begin_with_users_code(told: traceback.TracebackException | None) -> None:
         if not frame.filename.startswith((_PACKAGE, *_MACHINERY)):
             del told.stack[:number]
             break
+    else:
+        if getattr(told, "filename", None):  # of a SyntaxError, which names the user's file itself
+            told.stack.clear()
     _begin_with_users_code(told.__cause__)
     _begin_with_users_code(told.__context__)
 

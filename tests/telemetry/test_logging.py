@@ -131,6 +131,17 @@ def test_a_traceback_for_people_begins_with_the_users_code_and_one_for_machines_
     assert as_json(entry)["exception"].count("import_target.py") >= 2
 
 
+def test_a_syntax_error_is_told_without_the_servers_code(tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text("1 +\n")
+    with pytest.raises(ModelLoadError) as raised:
+        find(str(file))
+    cause = raised.value.__cause__
+    assert cause is not None
+    told = as_text(record(exc_info=(type(cause), cause, cause.__traceback__)))
+    assert f'mpserve: message\n  File "{file}", line 1\n' in told
+
+
 def test_people_do_not_read_that_the_server_listens_before_it_is_so(capsys: pytest.CaptureFixture[str]) -> None:
     for log_format in ("text", "json"):
         configure(Settings(log_format=log_format))
