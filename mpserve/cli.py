@@ -15,6 +15,7 @@ COMMANDS = {
     "dev": "Serve models, and anew whenever a file changes",
     "test": "Load the models without a server, ask each of them, and report",
     "doctor": "Look at this machine as a server would, and say what is wrong",
+    "manifest": "Print an InferenceService for KServe",
     "version": "Print the version",
 }
 """Each is a module of ``mpserve.commands`` with ``OWN``, its own options, and ``run``, which returns the exit status."""

@@ -18,10 +18,13 @@ ELSEWHERE = {
 
 
 class Line(NamedTuple):
-    """The command line of a command besides ``serve``: the server's options, and the command's own, checked."""
+    """The command line of a command besides ``serve``: the server's options and the command's own, checked, and the former
+    as they were typed.
+    """
 
     settings: Settings
     own: dict[str, Any]
+    given: dict[str, str]
 
 
 def read(arguments: Sequence[str], own: Sequence[Option] = (), **defaults: Any) -> Line:
@@ -32,7 +35,7 @@ def read(arguments: Sequence[str], own: Sequence[Option] = (), **defaults: Any) 
     refuse([*unknown, *words[1:]], own)
     values = {each.name: each.check(options.pop(each.name, each.default)) for each in own}
     overrides: dict[str, Any] = {**defaults, "target": words[0] if words else None, **options}
-    return Line(Settings.from_environment(**overrides), values)
+    return Line(Settings.from_environment(**overrides), values, options)
 
 
 def refuse(unknown: Sequence[str], own: Iterable[Option] = ()) -> None:

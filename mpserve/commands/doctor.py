@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 
 def run(arguments: Sequence[str]) -> int:
     """Report, and return the exit status."""
-    settings, _ = read(arguments)
+    settings = read(arguments).settings
     findings = [finding for look in LOOKS for finding in look(settings)]
     wrong = [finding for finding in findings if finding.remedy]
     for finding in wrong:

@@ -35,7 +35,7 @@ class Failed(Exception):
 
 def run(arguments: Sequence[str]) -> int:
     """Test the models and return the exit status. Raises ConfigurationError for a mistake in the command line."""
-    settings, own = read(arguments, OWN, log_level="warning")
+    settings, own, _ = read(arguments, OWN, log_level="warning")
     configure(settings)
     if settings.target is not None and settings.target.endswith(".py") and starts_server(Path(settings.target)):
         raise ConfigurationError(f"{settings.target} starts a server; name the model in it: {settings.target}:Class")
