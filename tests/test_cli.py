@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,20 @@ def test_the_help_of_a_command_fits_a_screen_and_help_all_has_every_option(tmp_p
         assert ended.stdout.startswith(f"Usage: mpserve {command} ")
     assert len(short.stdout.splitlines()) <= 50
     assert f"mpserve {command} --help-all" in short.stdout
-    if "--http_port N" in short.stdout:
-        text = " ".join(whole.stdout.split())
-        for option in options_of(Settings):
-            assert option.flag is None or option.flag in text
-            assert option.env[0] in text or option.flag is None
+    text = " ".join(whole.stdout.split())
+    for option in options_of(Settings):
+        assert option.flag is None or {option.flag, option.env[0]} <= set(re.findall(r"[\w-]+", text))
+    if command == "serve":
+        assert "--workers N" in short.stdout
         assert "--http_port N Port; 8443 if TLS is on and no port is given [8080] (env: MPSERVE_HTTP_PORT)" in text
+
+
+def test_each_command_is_in_the_document_and_so_are_its_own_options() -> None:
+    document = (ROOT / "docs" / "command.md").read_text()
+    for command in COMMANDS:
+        assert re.search(rf"^\| `mpserve {command}[ `]", document, re.MULTILINE), command
+        for option in import_module(f"mpserve.commands.{command}").OWN if command != "version" else ():
+            assert f"`{option.flag}`" in document, option
 
 
 def test_help_is_in_colour_on_a_terminal_unless_it_is_told_not_to_be() -> None:

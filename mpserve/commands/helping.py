@@ -45,7 +45,9 @@ def of_command(name: str, summary: str, own: Iterable[Option], all_options: bool
     lines = [f"{_heading('Usage:')} mpserve {name} {'TARGET ' if targets else ''}[options]", "", f"{summary}.", ""]
     if targets:
         lines += [_heading("TARGET"), *(line for form, what in TARGETS.items() for line in _entry(form, what)), ""]
-    options = [each for each in options_of(Settings) if each.flag and (all_options or each.name in COMMON)]
+    own = tuple(own)
+    few = COMMON[:2] if own else COMMON  # what is left of the screen
+    options = [each for each in options_of(Settings) if each.flag and (all_options or each.name in few)]
     group = ""
     for option in (*own, *options):
         if option.group != group:

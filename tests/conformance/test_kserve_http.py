@@ -26,6 +26,7 @@ NULLS = "`null` fields in V2 answers, an `id` that nobody gave"
 DIGITS = "digits of an FP32 in JSON"
 SPACES = "JSON in the answer to a CloudEvent"
 ERRORS = "unknown path, wrong method"
+UNKNOWN = "a model that is not there"
 HALF = "FP16 in JSON"
 EVENTS = "a CloudEvent whose data is bad JSON"
 MEDIA = "an attribute `content-type` of a CloudEvent"
@@ -67,7 +68,7 @@ V1 = [
     Case("liveness", V1_MODELS, "/", 200, b'{"status":"alive"}'),
     Case("model", V1_MODELS, "/v1/models/TestModel", 200, b'{"name":"TestModel","ready":true}'),
     Case("unknown model", V1_MODELS, "/v1/models/InvalidModel", 404,
-         b'{"error":"Model with name InvalidModel does not exist."}'),
+         b'{"error":"Model with name InvalidModel does not exist."}', differs=UNKNOWN),
     Case("list of models", V1_MODELS, "/v1/models", 200, b'{"models":["TestModel","DateTimeModel"]}'),
     Case("predict", V1_MODELS, "/v1/models/TestModel:predict", 200, PREDICTIONS, INSTANCES, JSON, JSON),
     Case("predict of inputs", V1_MODELS, "/v1/models/TestModel:predict", 200, PREDICTIONS,
