@@ -277,6 +277,11 @@ def is_an_error(case: Case, answer: httpx.Response) -> None:
     assert list(answer.json()) == ["error"]
 
 
+def is_the_same_error_and_more(case: Case, answer: httpx.Response) -> None:
+    assert case.body is not None
+    assert answer.json()["error"].startswith(f"{json.loads(case.body)['error']} There are: ")
+
+
 def is_flat_json(case: Case, answer: httpx.Response) -> None:
     assert [len(output["data"]) for output in answer.json()["outputs"]] == [8, 8]
 
@@ -284,6 +289,7 @@ def is_flat_json(case: Case, answer: httpx.Response) -> None:
 HOW: dict[str, Callable[[Case, httpx.Response], None]] = {
     "": is_the_same, NULLS: has_the_same_tensors, DIGITS: has_the_same_tensors, SPACES: is_the_same_json,
     ERRORS: is_an_error, EVENTS: is_an_error, MEDIA: is_an_error, LOADS: is_an_error, HALF: is_flat_json,
+    UNKNOWN: is_the_same_error_and_more,
 }  # fmt: skip
 """What must hold of an answer that differs in this way."""
 
