@@ -216,7 +216,12 @@ class ModelHost:
         try:
             with prometheus.loading():
                 yield
-        except (ModelLoadError, ConfigurationError):
+        except ModelLoadError as error:
+            if error.__cause__ is not None:  # the user's code raised it, at its import or in its constructor
+                mend()
+                logger.error("%s failed", what, exc_info=error.__cause__)
+            raise
+        except ConfigurationError:
             raise
         except Exception as error:
             mend()

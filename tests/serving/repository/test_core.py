@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
-from mpserve.serving.repository.loader import ModelSource
+from mpserve.serving.repository.loader import ModelSource, from_target
 from mpserve.state.scoreboard import Row, Scoreboard, State
 from mpserve.telemetry.logging import model as model_in_log
 from tests.asgi import core_of, loaded
@@ -359,3 +360,17 @@ def test_a_wrapped_method_that_gives_a_coroutine_is_awaited() -> None:
     awaited: list[str] = []
     load(core_of(having(warmup=lambda: asyncio.to_thread(awaited.append, "warmup"))))
     assert awaited == ["warmup"]
+
+
+async def test_the_traceback_of_an_import_that_fails_in_a_worker_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "model.py"
+    file.write_text("import nowhere_to_be_found\n")
+    core = ServerCore(Settings(preload=False), lambda: from_target(str(file), None))
+    core.begin_alone()
+    with pytest.raises(ModelLoadError, match=r"the import of .* failed: ModuleNotFoundError"):
+        await core.load()
+    await core.stop()
+    assert caplog.text.count("Traceback (most recent call last)") == 1
+    assert f'File "{file}", line 1, in <module>' in caplog.text
