@@ -28,6 +28,7 @@ from mpserve.protocol.content_types import CONTENT_TYPE, TABLE, decoded
 from mpserve.protocol.datatypes import Array, cast, datatype_of
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.fitting.known import Known
 from mpserve.serving.fitting.table import columns_of, text_of
 from mpserve.serving.models.model import Model, Spec
 
@@ -215,7 +216,7 @@ class MLflowModel(Model):
             given = [(column, datatype, _lossless(matrix[:, index], kind))
                      for index, (column, kind) in enumerate(self.columns.items())]  # fmt: skip
         plain = [(name, "", self._column(name, datatype, array)) for name, datatype, array in given]
-        frame: pandas.DataFrame = columns_of(plain, list(self.columns)).frame("pandas")
+        frame: pandas.DataFrame = columns_of(plain, Known(list(self.columns))).frame("pandas")
         return frame
 
     def _column(self, name: str, datatype: str, array: Array) -> Array:

@@ -8,16 +8,9 @@ from typing import Any
 
 import pytest
 
+from mpserve.config.command_line import KSERVE_FLAGS_IGNORED, argument_parser, documentation, parse
 from mpserve.config.options import options_of
-from mpserve.config.settings import (
-    KSERVE_FLAGS_IGNORED,
-    Settings,
-    argument_parser,
-    documentation,
-    ignored_variables,
-    parse,
-    unused_variables,
-)
+from mpserve.config.settings import Settings, ignored_variables, unused_variables
 from mpserve.errors import ConfigurationError
 from tests.cases import each
 
@@ -31,7 +24,8 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "model_name": ("digits", "digits", None), "allow_pickle": ("no", False, "perhaps"),
     "trusted_types": ("a.B,c.D", "a.B,c.D", None), "predict_proba": ("true", True, "perhaps"),
     "return_probabilities": ("true", True, "perhaps"),
-    "kserve_names": ("yes", True, "perhaps"), "host": ("[::1]", "::1", "0.0.0.0:8080"),
+    "kserve_names": ("yes", True, "perhaps"), "ignore_unknown_flags": ("yes", True, "perhaps"),
+    "host": ("[::1]", "::1", "0.0.0.0:8080"),
     "http_port": ("0", 0, "65536"), "ssl_certfile": ("tls.crt", "tls.crt", None),
     "ssl_keyfile": ("tls.key", "tls.key", None), "enable_grpc": ("no", False, "perhaps"),
     "grpc_port": ("0", 0, "65536"), "management": ("Anywhere", "anywhere", "nowhere"),
@@ -271,12 +265,12 @@ def test_the_help_names_every_flag_variable_and_group() -> None:
 
 
 def test_the_document_of_options_is_up_to_date() -> None:
-    remedy = "run python -m mpserve.config.settings > docs/options.md"
+    remedy = "run python -m mpserve.config.command_line > docs/options.md"
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == documentation(), remedy
 
 
 def test_the_module_prints_the_document() -> None:
-    command = [sys.executable, "-m", "mpserve.config.settings"]
+    command = [sys.executable, "-m", "mpserve.config.command_line"]
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout == documentation()
 
 

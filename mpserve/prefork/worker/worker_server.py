@@ -23,7 +23,7 @@ from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms, most_connections
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
-from mpserve.prefork.worker import memory
+from mpserve.prefork.worker.announcement import announce
 from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
@@ -33,6 +33,7 @@ from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
 from mpserve.state.scoreboard import STARTING, STEADY, Ending, State
 from mpserve.telemetry.logging import mend
+from mpserve.telemetry.memory import resident
 from mpserve.telemetry.metrics import metrics
 
 if TYPE_CHECKING:
@@ -121,6 +122,10 @@ class WorkerServer:
             self.core.open()
             self._opened = time.monotonic()
             logger.info("worker ready")
+            telling = asyncio.ensure_future(
+                announce(self.core, self.sockets, self.application.tls is not None, self.grpc is not None)
+            )  # beside the rest, since it asks the models for their inputs
+            at_the_end.callback(telling.cancel)
             await self._serve()
             await self._drain(listeners, http)
 
@@ -245,7 +250,7 @@ class WorkerServer:
         if most is not None and answered >= most:
             return f"{answered} requests were answered (--max_requests)"
         allowed = self.core.settings.max_rss
-        if allowed and self._least_memory < allowed <= (used := memory.resident()):
+        if allowed and self._least_memory < allowed <= (used := resident()):
             return f"the worker uses {used >> 20} MiB of memory (--max_rss)"
         return ""
 
@@ -257,7 +262,7 @@ class WorkerServer:
     def _measure_memory(self) -> None:
         """Remember how much memory a new worker uses. A successor would use no less."""
         allowed = self.core.settings.max_rss
-        self._least_memory = memory.resident()
+        self._least_memory = resident()
         if allowed and self._least_memory >= allowed:
             logger.warning(
                 "the worker uses %d MiB of memory before its first request, and --max_rss is %d MiB:"

@@ -56,6 +56,7 @@ class Model:
 
     deferred: AcceleratorInArbiter | None = None  # why ``load()`` must run in the workers, after a call in the arbiter
     loaded: bool = False  # whether ``load()`` has completed, in this process or in the arbiter that it was forked from
+    preload_seconds: float = 0.0  # the time of the constructor and of ``preload()``
     _loading: bool = False
     _remote_predictor: Predictor | None = None
 

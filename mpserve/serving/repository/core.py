@@ -21,6 +21,7 @@ from mpserve.errors import (
     ModelNotReady,
     ServerNotReady,
     shown,
+    there_are,
 )
 from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models.accelerator import free_memory
@@ -69,6 +70,7 @@ class ServerCore(ModelHost):
         """Find, construct and preload the models, in the arbiter. Raises ModelLoadError if a model fails."""
         if not self.settings.preload:
             return
+        logger.info("loading %s", self.settings.target or self.settings.model_dir or "the models")
         try:
             self.sources = self._find()
         except AcceleratorInArbiter as reached:
@@ -228,12 +230,12 @@ class ServerCore(ModelHost):
                 raise ServerNotReady(f"Model with name {shown(name)} is not ready: it is being loaded.")
             if name in self.names:
                 raise ModelNotReady(name, "It could not be loaded in the worker that was asked.")
-            raise ModelNotFound(name)
+            raise ModelNotFound(name, there_are(self.names))
         if version is None:
             return group.newest
         instance = group.find(version)
         if instance is None:
-            raise ModelNotFound(f"{name}@{version}", f"There are: {', '.join(f'{name}@{v}' for v in group.versions)}.")
+            raise ModelNotFound(f"{name}@{version}", there_are([f"{name}@{v}" for v in group.versions]))
         return instance
 
     def only_name(self) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,6 +51,7 @@ class ModelSource:
 
     def obtain(self) -> Model:
         """The model; constructed and preloaded if necessary."""
+        begin = time.monotonic()
         if self.model is None:
             assert self.build is not None
             with telling("the model's constructor"):
@@ -62,6 +64,7 @@ class ModelSource:
             with telling(f"preload() of model {self.model.name}"):
                 self.model.preload()
             self.preloaded = True
+            self.model.preload_seconds = time.monotonic() - begin
         return self.model
 
     def fresh(self) -> "ModelSource":

@@ -146,7 +146,8 @@ async def test_the_example_fits_its_schema_and_the_answer_fits_its_own(path: str
 
 
 def test_the_page_is_there_when_it_is_asked_for() -> None:
-    assert ask(MODELS[0], "GET", "/docs").status_code == 404
+    off = ask(MODELS[0], "GET", "/docs")
+    assert (off.status_code, off.json()["error"]) == (404, "there is no GET /docs; --enable_docs_url turns it on")
     answer = ask(MODELS[0], "GET", "/docs", options={"enable_docs_url": True})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
 
