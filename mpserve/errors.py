@@ -36,9 +36,8 @@ class Code(str, Enum):
     CONFIGURATION = "configuration"
 
 
-MAX_NAME = 100
+MAX_NAME = 100  # characters of a name that a message repeats
 LISTED = 10  # names of models in a message
-"""Maximum characters of a name that a message repeats."""
 
 
 def text_of(error: BaseException) -> str:
@@ -47,6 +46,12 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "its text cannot be read"
+
+
+def first_line(said: BaseException | str) -> str:
+    """The first line of a text, or of an error's text; the kind of the error if it has no text."""
+    text = said if isinstance(said, str) else text_of(said).strip() or type(said).__name__
+    return text.strip().partition("\n")[0].strip()
 
 
 def shown(name: str) -> str:

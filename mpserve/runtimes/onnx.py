@@ -18,9 +18,9 @@ from mpserve.protocol.declaration import TEXT, Tensor, declared_of
 from mpserve.protocol.tensors import NamedArray
 from mpserve.runtimes.declared import narrowed
 from mpserve.runtimes.onnx_file import Value, read
-from mpserve.runtimes.rows import first_line
 from mpserve.serving.fitting.binding import Bind, binding_of
 from mpserve.serving.models.model import Spec
+from mpserve.serving.models.refusals import words_of
 from mpserve.serving.models.tensor_model import TensorModel
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class OnnxModel(TensorModel):
 
 def _words_of(error: Exception) -> str:
     """What an operator says of the input, without the codes around it."""
-    return first_line(error).rpartition("Status Message: ")[2].rpartition("INVALID_ARGUMENT : ")[2]
+    return words_of(error).rpartition("Status Message: ")[2].rpartition("INVALID_ARGUMENT : ")[2]
 
 
 def _declared(path: Path, value: Value, takes_missing: bool) -> Tensor:

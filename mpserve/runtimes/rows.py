@@ -5,7 +5,6 @@ named columns, or if a column is text; otherwise it gets the matrix.
 """
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mpserve.serving.fitting.known import Known
 from mpserve.serving.fitting.table import Columns, columns_of, text_of
 from mpserve.serving.models.faults import RefusedByLibrary
 from mpserve.serving.models.model import Spec
+from mpserve.serving.models.refusals import words_of
 from mpserve.serving.models.tensor_model import TensorModel
 
 logger = logging.getLogger(__name__)
@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 INPUT = "input-0"
 UNNAMED = "output-0"  # what clients of KServe's servers call the only output
 PREDICT, PROBABILITIES = "predict", "predict_proba"
-_PLACE = re.compile(
-    r"^\[\d\d:\d\d:\d\d\] \S+:\d+: |(?:/[\w.+-]+)+/(?=[\w.+-]+)"
-)  # of a source, and folders of the server
 
 
 class RowsModel(TensorModel):
@@ -93,7 +90,7 @@ class RowsModel(TensorModel):
         except self.refusals as error:
             if self.is_unfit(error):
                 raise
-            raise RefusedByLibrary(f"the model refused the input: {first_line(error)}") from error
+            raise RefusedByLibrary(f"the model refused the input: {words_of(error)}") from error
         self._check_answers(answers, arrays[0].shape[0])
         return answers
 
@@ -261,9 +258,3 @@ def _each_flat(given: list[NamedArray]) -> list[NamedArray]:
 
 def _plain(label: Any) -> Any:
     return label.item() if isinstance(label, np.generic) else label
-
-
-def first_line(error: Exception) -> str:
-    """What a library says, without places of the server."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _PLACE.sub("", lines[0].strip())

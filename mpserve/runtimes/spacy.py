@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import spacy
 
-from mpserve.errors import ConfigurationError, InvalidInput
+from mpserve.errors import ConfigurationError, InvalidInput, first_line
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor
 from mpserve.runtimes.documents import documents, only_bytes
@@ -31,9 +31,8 @@ class SpacyModel(TensorModel):
         try:
             self.nlp = spacy.load(self.path)
         except (ValueError, OSError) as error:
-            first = (str(error).splitlines() or [""])[0]
             raise ConfigurationError(
-                f"{self.path.name} cannot be read by spaCy {spacy.about.__version__}: {first}"
+                f"{self.path.name} cannot be read by spaCy {spacy.about.__version__}: {first_line(error)}"
             ) from None
 
     def warmup(self) -> None:

@@ -15,7 +15,7 @@ os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
 import torch
 import transformers
 
-from mpserve.errors import ConfigurationError, InferenceError
+from mpserve.errors import ConfigurationError, InferenceError, first_line
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _NO_LIMIT = 10**9  # a tokenizer without a limit says 10**30
@@ -85,5 +85,6 @@ def _read(path: Path, what: str, read: Callable[..., Any]) -> Any:
 
 
 def _unreadable(path: Path, what: str, error: Exception) -> ConfigurationError:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ConfigurationError(f"{path.name}: transformers {transformers.__version__} cannot read its {what}: {said}")
+    return ConfigurationError(
+        f"{path.name}: transformers {transformers.__version__} cannot read its {what}: {first_line(error)}"
+    )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mpserve.errors import text_of
+from mpserve.errors import first_line, text_of
 from mpserve.serving.fitting.table import Columns
 
 LIBRARIES = frozenset({"sklearn", "xgboost", "lightgbm", "catboost", "onnxruntime", "mlflow"})
@@ -31,8 +31,14 @@ COUNTS = ("n_features_in_", "num_features", "num_feature", "n_features_")
 ONNX = {"float": "f4", "double": "f8", "float16": "f2", "bool": "b1", "string": "O"} | {
     f"{sign}int{8 * size}": f"{kind}{size}" for sign, kind in (("", "i"), ("u", "u")) for size in (1, 2, 4, 8)
 }
+SOURCE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # the time and the place before XGBoost's words
 PATH = re.compile(r"(?<![\w.])/[\w.+-]+(?:/[\w.+-]+)+")
 LONGEST = 300  # characters of a library's words
+
+
+def words_of(said: BaseException | str) -> str:
+    """What a library says, for a client: one line of bounded length, without paths of the server."""
+    return PATH.sub("...", SOURCE.sub("", first_line(said)))[:LONGEST]
 
 
 def refusal(error: BaseException, given: Any) -> str | None:
@@ -50,10 +56,9 @@ def refusal(error: BaseException, given: Any) -> str | None:
     handed = [
         value for value in _arguments(frames[first]) if not authors or any(_is_same(value, each) for each in sent)
     ]
-    words = text_of(error).strip().partition("\n")[0]
     is_no_number = "string to float" in text_of(error) and any(map(_holds_text, handed))
     if handed and (is_no_number or _failed_check(frames[first:], handed) or _differs(frames[first:], handed)):
-        return PATH.sub("...", words)[:LONGEST]
+        return words_of(error)
     return None
 
 

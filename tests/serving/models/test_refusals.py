@@ -22,6 +22,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.serving.models import faults
 from mpserve.serving.models.faults import blame
+from mpserve.serving.models.refusals import words_of
 from mpserve.serving.models.tensor_model import FunctionModel
 from tests.asgi import serving
 from tests.cases import each
@@ -163,3 +164,13 @@ def test_a_table_that_was_made_of_the_clients_columns_is_the_clients(
     found = blame(caught.value, "m", "predict", given)
     assert isinstance(found, InvalidInput), found
     assert says in str(found)
+
+
+@each("said, words", [
+    ("expected int/float/str, got NaN", "expected int/float/str, got NaN"),
+    ("[12:34:56] /workspace/src/data.cc:123: Check failed: a\nStack trace:", "Check failed: a"),
+    ("no file /home/me/model.json here", "no file ... here"),
+    ("\n  first \n second", "first"), ("x" * 999, "x" * 300), (KeyError(), "KeyError"),
+])  # fmt: skip
+def test_a_librarys_words_are_one_line_without_paths_of_the_server(said: Any, words: str) -> None:
+    assert words_of(said) == words
