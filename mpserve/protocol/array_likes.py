@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import Array
+from mpserve.protocol.datatypes import Array, array_of_objects
 
 EXACT = 2**53
 """Up to here FP64 holds every integer."""
@@ -209,7 +209,7 @@ def _of_objects(array: Array) -> Array:
         elements = [None if element != element else element for element in elements]
     kinds = set(map(type, elements)) - {type(None)}
     if kinds and _all(kinds, (*TEXT, date, np.datetime64)):
-        return _objects_of([_encoded(element) for element in elements], array.shape)
+        return array_of_objects([_encoded(element) for element in elements]).reshape(array.shape)
     if kinds and _all(kinds, LISTED):
         stacked = _stacked(elements)
         return stacked.reshape(array.shape + stacked.shape[1:])
@@ -246,9 +246,3 @@ def _encoded(element: Any) -> bytes | None:
     elif isinstance(element, date):  # a datetime is one
         element = element.isoformat()
     return element.encode() if isinstance(element, str) else element
-
-
-def _objects_of(elements: list[Any], shape: tuple[int, ...]) -> Array:
-    array = np.empty(len(elements), object)
-    array[:] = elements
-    return array.reshape(shape)

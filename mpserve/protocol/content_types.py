@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import Array
+from mpserve.protocol.datatypes import Array, array_of_objects
 from mpserve.protocol.json.documents import MAX_SHOWN, show
 from mpserve.protocol.tensors import InferInput, NamedArray, Parameters
 
@@ -47,9 +47,7 @@ def _decoded(given: InferInput, content_type: Any, array: Array) -> NamedArray:
         raise InvalidInput(f"{what} is no {content_type}: {error}") from None
     if decode is _moment:
         return given.name, given.datatype, np.array(elements, "datetime64[us]").reshape(array.shape)
-    objects = np.empty(len(elements), object)
-    objects[:] = elements
-    return given.name, given.datatype, objects.reshape(array.shape)
+    return given.name, given.datatype, array_of_objects(elements).reshape(array.shape)
 
 
 def _base64(element: bytes) -> bytes:

@@ -5,6 +5,7 @@ A conversion keeps every value or refuses: it wraps no integer and cuts no fract
 Source: Open Inference Protocol, "Tensor Data Types" (inference_rest.md).
 """
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any, Literal
 
@@ -70,6 +71,13 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     if datatype is None:
         raise InvalidInput(f"numpy dtype {dtype} has no V2 datatype, expected one of {' '.join(DATATYPES)}")
     return datatype
+
+
+def array_of_objects(elements: Sequence[Any]) -> Array:
+    """A column of these objects. It is filled, since numpy would make dimensions of elements that are lists."""
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array
 
 
 def cast(array: Array, datatype: str) -> Array:

@@ -6,11 +6,10 @@ A document is an element of BYTES that is JSON. V1 clients get the value, V2 cli
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import orjson
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import Array, Document
+from mpserve.protocol.datatypes import Array, Document, array_of_objects
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.fitting.table import text_of
@@ -18,9 +17,7 @@ from mpserve.serving.fitting.table import text_of
 
 def documents(values: Sequence[Any]) -> Array:
     """A document for each value, which JSON can carry."""
-    column = np.empty(len(values), dtype=object)
-    column[:] = [Document(orjson.dumps(value)) for value in values]
-    return column
+    return array_of_objects([Document(orjson.dumps(value)) for value in values])
 
 
 def only_bytes(tensor: Tensor, given: list[NamedArray]) -> list[Array]:

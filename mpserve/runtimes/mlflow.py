@@ -22,22 +22,22 @@ from mlflow.pyfunc import FLAVOR_NAME, load_model, scoring_server
 from mlflow.types import DataType, Schema, TensorSpec
 from packaging.requirements import InvalidRequirement, Requirement
 
-from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, UnsupportedMediaType
+from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, UnsupportedMediaType, first_line
 from mpserve.protocol.array_likes import to_numpy
 from mpserve.protocol.content_types import CONTENT_TYPE, TABLE, decoded
-from mpserve.protocol.datatypes import Array, cast, datatype_of
+from mpserve.protocol.datatypes import Array, array_of_objects, cast, datatype_of
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.fitting.known import Known
 from mpserve.serving.fitting.table import columns_of, text_of
 from mpserve.serving.models.model import Model, Spec
+from mpserve.serving.models.refusals import words_of
 
 logger = logging.getLogger(__name__)
 
 FORKS_WELL = frozenset({"mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost", "mlflow.statsmodels"})
 """Loaders whose models all workers share. Other libraries, and code of the folder, may start threads that a fork would lose."""
 
-LONGEST = 300  # characters of what MLflow says
 INPUT, OUTPUT = "input-0", "output-1"  # what MLServer calls an input and an output without a name
 ALIASES = frozenset({OUTPUT, "output-0", "predict"})  # names by which a client may ask for an only output
 NUMBERS = {DataType.integer: "INT32", DataType.long: "INT64", DataType.float: "FP32", DataType.double: "FP64"}
@@ -59,7 +59,7 @@ class MLflowModel(Model):
         try:
             self.folder: Any = Folder.load(str(path / "MLmodel"))
         except Exception as error:
-            raise ConfigurationError(f"{path / 'MLmodel'} cannot be read: {_first_line(str(error))}") from error
+            raise ConfigurationError(f"{path / 'MLmodel'} cannot be read: {first_line(error)}") from error
         self.flavor: Mapping[str, Any] = self.folder.flavors.get(FLAVOR_NAME) or {}
         if not self.flavor:
             raise ConfigurationError(
@@ -225,9 +225,9 @@ class MLflowModel(Model):
             return array
         if kind is not None and not isinstance(kind, DataType):  # arrays, objects and maps
             if datatype != "BYTES":
-                return _objects(array.tolist())
+                return array_of_objects(array.tolist())
             try:
-                return _objects([json.loads(each) for each in array.reshape(-1)])
+                return array_of_objects([json.loads(each) for each in array.reshape(-1)])
             except (ValueError, TypeError) as error:
                 raise InvalidInput(f"input {name!r}: expected JSON in each element: {error}") from None
         return text_of(name, array) if datatype == "BYTES" else array
@@ -283,12 +283,6 @@ def _lossless(column: Array, kind: Any) -> Array:
         return column
 
 
-def _objects(values: Sequence[Any]) -> Array:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
-
-
 def _records(result: Any) -> Any:
     """A Series as MLflow writes it: a table of one column."""
     return pandas.DataFrame(result) if isinstance(result, pandas.Series) else result
@@ -303,7 +297,7 @@ def _output(name: str, value: Any, in_table: bool = False) -> InferOutput:
     except InvalidInput as error:
         if not isinstance(value, list | tuple | pandas.Series):
             raise InferenceError(f"output {name!r}: {error}") from error
-        array = _objects([json.dumps(each).encode() for each in value])
+        array = array_of_objects([json.dumps(each).encode() for each in value])
         content_type = "pd_json"
     parameters = None if in_table and content_type == "np" else {CONTENT_TYPE: content_type}
     return InferOutput(name, array.shape, datatype_of(array.dtype), array, parameters)
@@ -316,11 +310,7 @@ def _status(error: Any) -> int:
 def _refusal(error: MlflowException) -> str:
     """The reason why MLflow refuses an input, without the input, which it repeats."""
     _, marker, reason = error.message.rpartition("'. Error: ")
-    return _first_line(reason if marker else error.message)[:LONGEST]
-
-
-def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0]
+    return words_of(reason if marker else error)
 
 
 def _tell_versions(path: Path, flavor: Mapping[str, Any]) -> None:

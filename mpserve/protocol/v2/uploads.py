@@ -7,13 +7,12 @@ content type.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import orjson
 
 from mpserve.errors import InvalidInput, UnsupportedMediaType
 from mpserve.protocol.binary import decode_raw
 from mpserve.protocol.codec import Inputs
-from mpserve.protocol.datatypes import NonFinite
+from mpserve.protocol.datatypes import NonFinite, array_of_objects
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.generate import fitted
 from mpserve.protocol.json.documents import MAX_SHOWN
@@ -86,9 +85,7 @@ def _array(values: list[bytes], datatype: str, shape: Sequence[int]) -> Any:
         raise InvalidInput(f"{len(elements)} elements do not fit shape {show_shape(shape)}")
     if datatype != "BYTES":
         return decode_data(elements, datatype, sizes)
-    array = np.empty(len(elements), object)
-    array[:] = elements
-    return array.reshape(sizes)
+    return array_of_objects(elements).reshape(sizes)
 
 
 def _fields(content_type: str, body: bytes) -> dict[str, list[bytes]]:

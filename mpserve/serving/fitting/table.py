@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import Array, cast
+from mpserve.protocol.datatypes import Array, array_of_objects, cast
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.protocol.v1.rows import unnamed
@@ -152,9 +152,7 @@ def _filled(column: Array, gap: float | None, is_text: bool) -> Array:
         filled = [gap] * len(column)
     else:
         return column
-    objects = np.empty(len(filled), object)
-    objects[:] = filled
-    return objects
+    return array_of_objects(filled)
 
 
 def as_column(name: str, array: Array) -> Array:
