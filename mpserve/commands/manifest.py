@@ -14,7 +14,7 @@ from mpserve.commands.arguments import read
 from mpserve.config.options import BYTES, CHOICE, TEXT, WHOLE, Option, options_of
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
-from mpserve.serving.repository.import_target import starts_server
+from mpserve.serving.repository.import_target import script_of
 from mpserve.version import VERSION
 
 _GROUP = "Manifest"
@@ -100,7 +100,7 @@ def _container(settings: Settings, own: dict[str, Any], given: dict[str, str]) -
     flags = {option.name: option.flag for option in options_of(Settings)}
     words = [settings.target] if settings.target is not None else []
     words += [f"{flags[name]}={value}" for name, value in given.items()]
-    if not _is_script(settings):
+    if script_of(settings.target) is None:
         words += ["--ignore_unknown_flags=true"]
     memory = own["memory"]
     resources: dict[str, Any] = {
@@ -127,10 +127,6 @@ def _container(settings: Settings, own: dict[str, Any], given: dict[str, str]) -
 
 def _is_fetched(settings: Settings) -> bool:
     return settings.cache_dir is None and any("://" in (place or "") for place in (settings.target, settings.model_dir))
-
-
-def _is_script(settings: Settings) -> bool:
-    return settings.target is not None and settings.target.endswith(".py") and starts_server(Path(settings.target))
 
 
 def _probes(settings: Settings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mpserve.prefork.arbiter import torch_cuda
 from mpserve.prefork.arbiter.application import serve
 from mpserve.prefork.worker import threads
 from mpserve.server import find
-from mpserve.serving.repository.import_target import starts_server
+from mpserve.serving.repository.import_target import script_of
 from mpserve.telemetry.logging import configure
 
 logger = logging.getLogger("mpserve")
@@ -27,8 +27,8 @@ def run(arguments: Sequence[str]) -> int:
     """Serve until the end. Raises ConfigurationError for a mistake in the command line."""
     settings, ignored, unknown = parse(arguments)
     configure(settings)
-    script = Path(settings.target) if settings.target is not None and settings.target.endswith(".py") else None
-    if script is not None and starts_server(script):  # it parses its own flags
+    script = script_of(settings.target)
+    if script is not None:  # it parses its own flags
         lending.lend(instead=settings.kserve_names)
         _run_script(script, arguments)
         return 0

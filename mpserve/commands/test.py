@@ -17,7 +17,7 @@ from mpserve.config.options import TEXT, Option
 from mpserve.errors import ConfigurationError, MPServeError
 from mpserve.prefork.arbiter.application import make_app
 from mpserve.server import find
-from mpserve.serving.repository.import_target import starts_server
+from mpserve.serving.repository.import_target import script_of
 from mpserve.telemetry.logging import configure
 from mpserve.testing import Client, Refused
 
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     """Test the models and return the exit status. Raises ConfigurationError for a mistake in the command line."""
     settings, own, _ = read(arguments, OWN, log_level="warning")
     configure(settings)
-    if settings.target is not None and settings.target.endswith(".py") and starts_server(Path(settings.target)):
+    if script_of(settings.target) is not None:
         raise ConfigurationError(f"{settings.target} starts a server; name the model in it: {settings.target}:Class")
     request = _read(own["input"])
     begin = time.monotonic()

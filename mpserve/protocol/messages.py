@@ -6,12 +6,12 @@ is needed: protobuf is an extra.
 Source: the kserve SDK's protocol/infer_type.py (the interface only).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mpserve.errors import InferenceError, InvalidInput
+from mpserve.errors import InferenceError, InvalidInput, shown
 from mpserve.protocol.binary import Buffer, Rest, split
 from mpserve.protocol.datatypes import decode_text
 from mpserve.protocol.json.documents import parse_object
@@ -223,7 +223,7 @@ class InferResponse(Record):
         for name in names:
             output = self.get_output_by_name(name)
             if output is None:
-                raise InvalidInput(f"Unexpected inference output '{name}' for model '{self.model_name}'")
+                raise unexpected_output(name, self.model_name, [each.name for each in self.outputs])
             outputs.append((output, wants_binary(name, self.requested_outputs, self._use_binary_outputs)))
         return to_rest(self.head(), "outputs", outputs)
 
@@ -254,6 +254,12 @@ class InferResponse(Record):
         """Id, model name, outputs and parameters as plain values."""
         outputs = [tensor.to_dict() for tensor in self.outputs]
         return {"id": self.id, "model_name": self.model_name, "outputs": outputs, "parameters": self.parameters}
+
+
+def unexpected_output(name: str, model_name: str, there: Iterable[str]) -> InvalidInput:
+    """The error for a client that asks for an output that the model does not have. ``there``: the names of those it has."""
+    expected = ", ".join(map(repr, there)) or "none"
+    return InvalidInput(f"Unexpected inference output {shown(name)!r} for model {model_name!r}; expected {expected}")
 
 
 def wants_binary(name: str, requested: list[RequestedOutput], default: bool) -> bool:

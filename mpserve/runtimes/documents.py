@@ -13,11 +13,17 @@ from mpserve.protocol.datatypes import Array, Document, array_of_objects
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.fitting.table import text_of
+from mpserve.serving.models.model import Spec
 
 
 def documents(values: Sequence[Any]) -> Array:
     """A document for each value, which JSON can carry."""
     return array_of_objects([Document(orjson.dumps(value)) for value in values])
+
+
+def described(name: str) -> Spec:
+    """The metadata of an output of documents."""
+    return {"name": name, "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "json"}}
 
 
 def only_bytes(tensor: Tensor, given: list[NamedArray]) -> list[Array]:

@@ -1,7 +1,8 @@
 """Serves folders of MLflow (``MLmodel``): what their ``python_function`` flavor predicts, as ``mlflow models serve`` has it.
 
 MLflow itself loads the model, reads V1's bodies and enforces the signature, so a folder of any flavor answers as it does there.
-The module knows MLflow 2.19 to 3.17 beyond its documentation in ``_parse_json_data``, and the words of a refused signature.
+The module knows MLflow 2.19 to 3.17 beyond its documentation in the names of ``UNDOCUMENTED``, and the words of a refused
+signature.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas
 from mlflow.exceptions import MlflowException
@@ -32,6 +34,7 @@ from mpserve.serving.fitting.known import Known
 from mpserve.serving.fitting.table import columns_of, text_of
 from mpserve.serving.models.model import Model, Spec
 from mpserve.serving.models.refusals import words_of
+from mpserve.telemetry.once import warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,8 @@ DATATYPES = {**NUMBERS, DataType.boolean: "BOOL"}  # of all other columns it is 
 CSV, PARQUET = "text/csv", "application/vnd.apache.parquet"
 
 scoring: Any = scoring_server  # has no type hints
-_told: set[str] = set()
+UNDOCUMENTED = ((scoring, "_parse_json_data"), (Folder, "_is_signature_from_type_hint"))
+"""What this module uses of MLflow that another version may not have."""
 
 
 class MLflowModel(Model):
@@ -55,6 +59,7 @@ class MLflowModel(Model):
 
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(name)
+        _refuse_other_mlflow()
         self.path = path
         try:
             self.folder: Any = Folder.load(str(path / "MLmodel"))
@@ -254,6 +259,15 @@ class MLflowModel(Model):
         return _described(self.folder.get_output_schema(), OUTPUT)
 
 
+def _refuse_other_mlflow() -> None:
+    """Raises ConfigurationError if MLflow lacks what this module uses: at the start, and not when a request comes."""
+    lacking = [name for owner, name in UNDOCUMENTED if not hasattr(owner, name)]
+    if lacking:
+        raise ConfigurationError(
+            f"MLflow {mlflow.__version__} has no {' and no '.join(lacking)}: expected MLflow 2.19 to 3.17, or a newer mpserve"
+        )
+
+
 def _described(schema: Schema | None, unnamed: str) -> list[Spec]:
     specs = [] if schema is None else schema.inputs
     prefix, _, first = unnamed.rpartition("-")
@@ -323,10 +337,8 @@ def _tell_versions(path: Path, flavor: Mapping[str, Any]) -> None:
     for line in file.read_text().splitlines() if file.is_file() else ():
         if (other := _other_version(line)) is not None:
             others.append(other)
-    told = f"{path} was made with {', '.join(others)}: its answers may differ"
-    if others and told not in _told:
-        _told.add(told)
-        logger.warning("%s", told)
+    if others:
+        warn_once(logger, "%s was made with %s: its answers may differ", path, ", ".join(others))
 
 
 def _other_version(line: str) -> str | None:

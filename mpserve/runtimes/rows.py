@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mpserve.errors import InferenceError, InvalidInput, MPServeError, shown
+from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.array_likes import to_numpy
 from mpserve.protocol.datatypes import Array, datatype_of
+from mpserve.protocol.messages import unexpected_output
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.fitting.binding import Bind, are_numbered
 from mpserve.serving.fitting.known import Known
@@ -78,10 +79,7 @@ class RowsModel(TensorModel):
                    for name in asked or (self.default_output,)}  # fmt: skip
         for name, method in methods.items():
             if method is None:
-                expected = ", ".join(map(repr, self.methods))
-                raise InvalidInput(
-                    f"Unexpected inference output {shown(name)!r} for model {self.name!r}; expected {expected}"
-                )
+                raise unexpected_output(name, self.name, self.methods)
         try:
             rows = self.rows_of(arrays[0])
             answers = {name: method(rows) for name, method in methods.items() if method is not None}

@@ -9,12 +9,11 @@ import spacy
 from mpserve.errors import ConfigurationError, InvalidInput, first_line
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor
-from mpserve.runtimes.documents import documents, only_bytes
+from mpserve.runtimes.documents import described, documents, only_bytes
+from mpserve.runtimes.rows import PREDICT
 from mpserve.serving.fitting.binding import Bind
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.tensor_model import TensorModel
-
-OUTPUT = "predict"
 
 
 class SpacyModel(TensorModel):
@@ -46,7 +45,7 @@ class SpacyModel(TensorModel):
         longest = max(map(len, texts), default=0)
         if longest > self.nlp.max_length:
             raise InvalidInput(f"a text has {longest} characters, the pipeline takes at most {self.nlp.max_length}")
-        return {OUTPUT: documents([doc.to_json() for doc in self.nlp.pipe(texts)])}
+        return {PREDICT: documents([doc.to_json() for doc in self.nlp.pipe(texts)])}
 
     def get_output_types(self) -> list[Spec]:
-        return [{"name": OUTPUT, "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "json"}}]
+        return [described(PREDICT)]

@@ -268,3 +268,13 @@ def test_a_folder_without_a_python_function_is_refused(folders: Path, tmp_path: 
     (tmp_path / "MLmodel").write_text("flavors:\n  spark:\n    code: null\n")
     with pytest.raises(Exception, match="has the flavors spark, expected python_function"):
         from_directory(tmp_path, None)[0].obtain()
+
+
+def test_an_mlflow_without_what_is_used_of_it_is_refused_at_the_start(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.pyfunc import scoring_server
+
+    monkeypatch.delattr(scoring_server, "_parse_json_data")
+    with pytest.raises(ConfigurationError, match=r"^MLflow \S+ has no _parse_json_data: expected MLflow 2\.19 to "):
+        from_directory(folders / "wine", None)[0].obtain()

@@ -12,13 +12,16 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.documents import documents
+from mpserve.runtimes.documents import described, documents
 from mpserve.runtimes.huggingface.texts import BY_LABEL, PREDICT, PROBABILITIES, Passed, RowWise, TextModel
+from mpserve.serving.models.model import Spec
 
 OUTSIDE = "O"  # the label of a token that is part of nothing
 BEST = 5  # words for a mask, as the pipeline of transformers has it
-TEXT = {"datatype": "BYTES", "shape": [-1]}
-JSON = {**TEXT, "parameters": {"content_type": "json"}}
+
+
+def _described_text(name: str) -> Spec:
+    return {"name": name, "datatype": "BYTES", "shape": [-1]}
 
 
 class Classes:
@@ -41,10 +44,10 @@ class Classes:
         chosen = self._several if self.is_multiple else self._one
         model.methods = {PREDICT: chosen, PROBABILITIES: self._probabilities, BY_LABEL: self._by_label}
         model.described = [
-            {"name": PREDICT, **(JSON if self.is_multiple else TEXT)},
+            described(PREDICT) if self.is_multiple else _described_text(PREDICT),
             {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, len(self.labels)],
              "parameters": {"labels": self.labels}},
-            {"name": BY_LABEL, **JSON},
+            described(BY_LABEL),
         ]  # fmt: skip
 
     def _probabilities(self, passed: Passed) -> Any:
@@ -88,7 +91,7 @@ class TokenClassification(TextModel):
         super().preload()
         self.labels = self.network.config.id2label
         self.methods = {PREDICT: self._entities}
-        self.described = [{"name": PREDICT, **JSON}]
+        self.described = [described(PREDICT)]
 
     @property
     def wants_offsets(self) -> bool:
@@ -130,7 +133,7 @@ class FillMask(TextModel):
             raise ConfigurationError(f"{self.path.name}: its tokenizer has no mask")
         self.sample_text = self.tokenizer.mask_token
         self.methods = {PREDICT: self._words, BY_LABEL: self._best}
-        self.described = [{"name": PREDICT, **TEXT}, {"name": BY_LABEL, **JSON}]
+        self.described = [_described_text(PREDICT), described(BY_LABEL)]
 
     def _masks(self, passed: Passed) -> list[tuple[Any, Any]]:
         """The ids of each text, and the places of its masks."""

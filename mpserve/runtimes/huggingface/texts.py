@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mpserve.errors import InvalidInput, shown
+from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor
+from mpserve.protocol.messages import unexpected_output
 from mpserve.runtimes.documents import only_bytes
 from mpserve.runtimes.huggingface.folder import most_tokens, read_network, read_tokenizer, refuse_nan
 from mpserve.serving.fitting.binding import Bind
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.tensor_model import TensorModel
 
-PREDICT, PROBABILITIES, BY_LABEL = "predict", "predict_proba", "probabilities"
+BY_LABEL = "probabilities"  # the output of huggingfaceserver with return_probabilities
 ROWS = 64  # texts or images of one pass through the network, which bounds its memory
 
 
@@ -75,10 +76,7 @@ class RowWise(TensorModel):
         names = asked or (self.default_output,)
         for name in names:
             if name not in self.methods:
-                expected = ", ".join(map(repr, self.methods))
-                raise InvalidInput(
-                    f"Unexpected inference output {shown(name)!r} for model {self.name!r}; expected {expected}"
-                )
+                raise unexpected_output(name, self.name, self.methods)
         rows = arrays[0].tolist()
         if not rows:
             raise InvalidInput("expected at least one instance, got none")

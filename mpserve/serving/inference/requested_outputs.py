@@ -9,10 +9,10 @@ Source: Open Inference Protocol, "Request Output"; Triton's classification and s
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mpserve.errors import InvalidInput, shown
+from mpserve.errors import InvalidInput
 from mpserve.protocol.codec import Inputs, Outputs
 from mpserve.protocol.json.documents import MAX_SHOWN, show
-from mpserve.protocol.messages import InferOutput, InferResponse, Parameters, RequestedOutput
+from mpserve.protocol.messages import InferOutput, InferResponse, Parameters, RequestedOutput, unexpected_output
 from mpserve.protocol.tensors import REGION
 from mpserve.serving.extensions.classification import classified
 from mpserve.serving.repository.host import ModelHost
@@ -74,7 +74,7 @@ def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> None:
         selected = []
         for wanted in requested:
             if wanted.name not in by_name:
-                raise _unexpected(wanted.name, outputs.model_name, list(by_name))
+                raise unexpected_output(wanted.name, outputs.model_name, list(by_name))
             selected.append(by_name[wanted.name])
         outputs.tensors = selected
         return
@@ -85,15 +85,10 @@ def select(inputs: Inputs, outputs: Outputs, treatments: Treatments) -> None:
     for wanted in requested:
         output = response.get_output_by_name(wanted.name)
         if output is None:
-            raise _unexpected(wanted.name, response.model_name, [output.name for output in response.outputs])
+            raise unexpected_output(wanted.name, response.model_name, [output.name for output in response.outputs])
         treated.append(treatments[wanted.name].of(output) if wanted.name in treatments else output)
     response.outputs = treated
     outputs.tensors, outputs.result = None, response
-
-
-def _unexpected(name: str, model_name: str, there: list[str]) -> InvalidInput:
-    expected = ", ".join(map(repr, there)) or "none"
-    return InvalidInput(f"Unexpected inference output {shown(name)!r} for model {model_name!r}; expected {expected}")
 
 
 def _taken(wanted: RequestedOutput, parameters: Parameters, host: ModelHost) -> Treatment:

@@ -50,6 +50,12 @@ def find_in_file(path: Path) -> object:
     return _only_model(_import_file(path), str(path))
 
 
+def script_of(target: str | None) -> Path | None:
+    """The script that a target names, if it is one that starts a server; else None."""
+    is_script = target is not None and target.endswith(".py") and starts_server(Path(target))
+    return Path(target) if target is not None and is_script else None
+
+
 def starts_server(path: Path) -> bool:
     """Whether a script calls ``ModelServer(...)``, also in a function that it calls. If so, run the script, do not search it."""
     try:

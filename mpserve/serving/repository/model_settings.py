@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from mpserve.errors import ConfigurationError
+from mpserve.telemetry.once import warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ _OUR_EXTRA = frozenset({"predict_fn"})
 _LOCAL = ("file://", "file:")
 _CONTENT_TYPES = ("np", "pd", None)  # both are what a request shows anyhow
 _DESCRIBES = frozenset({"inputs", "outputs", "platform", "versions"})  # the model file itself says more
-
-_told: set[tuple[Path, str]] = set()
 
 
 class ModelSettings(NamedTuple):
@@ -88,7 +87,5 @@ def _tell(file: Path, document: dict[str, Any], parameters: dict[str, Any], extr
         without_effect.append("parameters.content_type")
     if (file.parent / OF_SERVER).is_file():
         without_effect.append(f"the file {OF_SERVER} (docs/options.md has the options)")
-    told = ", ".join(without_effect)
-    if told and (file, told) not in _told:
-        _told.add((file, told))
-        logger.warning("%s: without effect here: %s", file, told)
+    if without_effect:
+        warn_once(logger, "%s: without effect here: %s", file, ", ".join(without_effect))

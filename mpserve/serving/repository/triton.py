@@ -14,6 +14,7 @@ from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.protobuf.text import Message, parse
 from mpserve.serving.models.tensor_model import TensorModel
+from mpserve.telemetry.once import warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,6 @@ _OF_PARTS = {
     "output": frozenset({"name", "data_type", "dims"}),
 }
 """What is followed of a part of the file."""
-
-_told: set[tuple[Path, str]] = set()
 
 
 class TritonConfig(NamedTuple):
@@ -260,7 +259,5 @@ def _tell(file: Path, message: Message) -> None:
     for part, followed in _OF_PARTS.items():
         names = {name: None for each in _all(message, part, dict) for name in each if name not in followed}
         without_effect += [f"{part}.{name}" for name in names]
-    told = ", ".join(without_effect)
-    if told and (file, told) not in _told:
-        _told.add((file, told))
-        logger.warning("%s: without effect here: %s", file, told)
+    if without_effect:
+        warn_once(logger, "%s: without effect here: %s", file, ", ".join(without_effect))
