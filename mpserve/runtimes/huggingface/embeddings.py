@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModel
 
 from mpserve.errors import ConfigurationError
-from mpserve.runtimes.huggingface.texts import PREDICT, Passed, TextModel
+from mpserve.runtimes.huggingface.texts import Passed, TextModel
+from mpserve.runtimes.rows import PREDICT
 
 Pool = Callable[[Any, Any], Any]
 
