@@ -3,6 +3,7 @@
 from starlette.requests import Request
 
 from mpserve.config.settings import Settings
+from mpserve.http.request_log import CALLER
 from mpserve.http.requests import Handler, read_headers
 from mpserve.http.responses import Answer
 from mpserve.serving.extensions.access import check_access
@@ -14,7 +15,7 @@ def guarded(settings: Settings, handler: Handler) -> Handler:
     async def answer(request: Request) -> Answer:
         # uvicorn replaces the address if there is an X-Forwarded-For header, and with that header the request is refused.
         address = None if request.client is None else request.client.host
-        check_access(settings, address, read_headers(request.scope["headers"]))
+        check_access(settings, address, read_headers(request.scope["headers"]), request.scope.get(CALLER))
         return await handler(request)
 
     return answer

@@ -21,12 +21,14 @@ from mpserve.errors import (
     ServerNotReady,
     shown,
 )
+from mpserve.serving.authentication.authenticator import Authenticator
 from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models.accelerator import free_memory
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.versions import refuse_twins
 from mpserve.serving.repository.host import ModelHost, own_directory
+from mpserve.serving.repository.import_target import find_function
 from mpserve.serving.repository.loader import ModelSource
 from mpserve.serving.repository.random_state import reseed
 from mpserve.serving.repository.reconciler import Reconciler
@@ -52,6 +54,7 @@ class ServerCore(ModelHost):
     ) -> None:
         super().__init__(settings, predictor)
         self._find = find
+        self.authenticator = _authenticator(settings)
         self.sources: Sequence[ModelSource] | None = None
         self.accelerator_lost = False  # whether only a new process can use the accelerator
         self.on_accelerator_lost: Callable[[], object] = lambda: logger.error(
@@ -148,6 +151,8 @@ class ServerCore(ModelHost):
                 for source in sources:
                     source.forget()
         self.reconciler.begin(self.plane, desired)
+        if self.authenticator is not None:
+            self.authenticator.catch_up()
 
     async def _found(self) -> list[str]:
         """Construct the models of the start, and return their names."""
@@ -243,3 +248,10 @@ class ServerCore(ModelHost):
         if self.settings.ready_when == "all":
             return self.board.all_ready(sum(1 << bit for bit in bits))
         return self.board.any_ready() and all(map(self.board.model_ready, bits))
+
+
+def _authenticator(settings: Settings) -> Authenticator | None:
+    """None: the server answers everybody."""
+    if not settings.knows_callers:
+        return None
+    return Authenticator(settings, None if settings.authenticate is None else find_function(settings.authenticate))
