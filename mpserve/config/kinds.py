@@ -28,6 +28,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _function(text: str) -> str:
+    if not re.fullmatch(r"[^:]+:[^:]+", text):
+        raise ValueError(text)
+    return text
+
+
 def _public(text: str) -> str:
     parts = [part.strip() for part in text.lower().split(",")]
     if parts != ["none"] and not set(parts) <= set(PUBLIC):
@@ -38,6 +44,7 @@ def _public(text: str) -> str:
 PUBLIC = ("health", "metrics", "docs")
 """What may answer to everybody on a server that answers known callers only."""
 
+FUNCTION = Kind(str, "model.py:function or package.module:function", _function)
 DEVICES = Kind(str, "auto, cpu or a list such as cuda:0,cuda:1", _device_list)
 HOST = Kind(str, "an address or a name without a port, such as 127.0.0.1, :: or localhost", _host)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from mpserve.config.kinds import ADDRESS, DEVICES, HOST, PUBLIC_PARTS
+from mpserve.config.kinds import ADDRESS, DEVICES, FUNCTION, HOST, PUBLIC_PARTS
 from mpserve.config.options import (
     BYTES,
     TEXT,
@@ -92,7 +92,7 @@ class Settings:
     authenticate: str | None = option(
         None, CALLERS,
         "A function, model.py:function or package.module:function, that returns the caller's name from the headers and the"
-        " address, or None; requests of callers without a name, and without a key, are refused",
+        " address, or None; requests of callers without a name, and without a key, are refused", kind=FUNCTION,
     )
     managers: str | None = option(
         None, CALLERS,
@@ -270,10 +270,6 @@ class Settings:
         if self.managers and not self.knows_callers:
             raise ConfigurationError(
                 f"managers: got {self.managers!r} without api_keys_file and authenticate, expected one of these too"
-            )
-        if self.authenticate and ":" not in self.authenticate:
-            raise ConfigurationError(
-                f"authenticate: got {self.authenticate!r}, expected model.py:function or package.module:function"
             )
 
     @property

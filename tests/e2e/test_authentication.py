@@ -1,8 +1,11 @@
 """Keys on real servers: what they let in, who sees them, and what happens when their file changes."""
 
 import hashlib
+import json
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -11,6 +14,7 @@ import pytest
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from tests.cases import each
+from tests.documents import ROOT, blocks
 from tests.running import PATIENCE, eventually, free_port, serving
 
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"
@@ -133,3 +137,42 @@ def test_a_server_that_cannot_know_callers_ends_in_words(tmp_path: Path, flags: 
         assert server.wait_end() != 0
         assert words in server.log
         assert "Traceback" not in server.log
+
+
+def test_the_documented_check_of_json_web_tokens(tmp_path: Path) -> None:
+    """The example in ``docs/security.md``, with keys that a server on loopback gives."""
+    jwt = pytest.importorskip("jwt")
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    own, other = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
+    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(own.public_key()))
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [{**public, "kid": "1", "use": "sig", "alg": "RS256"}]}))
+    example = next(block.text for block in blocks(ROOT / "docs" / "security.md") if block.text.startswith("# auth.py"))
+
+    def token(key: object = own, **claims: object) -> str:
+        whole = {"sub": "bob@example.com", "aud": "mpserve", "exp": time.time() + 600, **claims}
+        return str(jwt.encode({name: value for name, value in whole.items() if value}, key, "RS256", {"kid": "1"}))
+
+    files = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
+    threading.Thread(target=files.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{files.server_port}/jwks.json"
+    (tmp_path / "auth.py").write_text(example.replace("https://login.example.com/.well-known/jwks.json", address))
+    try:
+        with serving(tmp_path, MODEL, "--authenticate=auth.py:check", "--access_log") as server:
+            server.wait_ready()
+            for bad in (
+                "abc",
+                "a.b.c",
+                token(other),
+                token(exp=time.time() - 60),
+                token(aud="others"),
+                token(sub=None),
+            ):
+                assert ask(server.url, bad).status_code == 401, bad
+            good = ask(server.url, token())
+            assert (good.status_code, good.json()) == (200, {"predictions": [["authorization", "x-own"]]})
+            eventually(lambda: f' bob@example.com "POST {PREDICT}" 200' in server.log)
+            assert "Traceback" not in server.log
+    finally:
+        files.shutdown()
+        files.server_close()
