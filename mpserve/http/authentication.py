@@ -16,6 +16,11 @@ ROUTES = {
 }
 """The paths of what may be public. They are only read."""
 
+
+def public_paths(settings: Settings) -> set[str]:
+    return {path for what, paths in ROUTES.items() if what in public_of(settings) for path in paths}
+
+
 READING = ("GET", "HEAD")
 
 POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
@@ -27,7 +32,7 @@ class Authentication:
     def __init__(self, app: ASGIApp, authenticator: Authenticator, settings: Settings) -> None:
         self.app = app
         self.authenticator = authenticator
-        self.public = {path for what, paths in ROUTES.items() if what in public_of(settings) for path in paths}
+        self.public = public_paths(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or self._is_public(scope):

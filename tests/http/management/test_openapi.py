@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -205,3 +206,17 @@ def test_a_model_that_does_not_say_what_it_takes_costs_the_others_nothing(declar
 
     paths = document_of(Odd(), MODELS[0])["paths"]
     assert [path for path in paths if "odd" in path or "vector" in path] == OF_MODELS[:2]
+
+
+def test_the_document_tells_that_callers_must_be_known(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("alice alice-0123456789abcdef\n")
+    options = {"api_keys_file": str(tmp_path / "keys"), "public": "health,docs"}
+    document = ask(MODELS[0], "GET", "/openapi.json", options=options).json()
+    assert document["components"]["securitySchemes"].keys() == {name for each in document["security"] for name in each}
+    open_to_all = {
+        path for path, item in document["paths"].items() for each in item.values() if each.get("security") == []
+    }
+    assert open_to_all == {"/", "/v2/health/live", "/v2/health/ready", "/openapi.json"}
+    assert all(("401" in each["responses"]) != (path in open_to_all)
+               for path, item in document["paths"].items() for each in item.values())  # fmt: skip
+    assert "security" not in ask(MODELS[0], "GET", "/openapi.json").json()
