@@ -78,6 +78,9 @@ class Settings:
     ssl_keyfile: str | None = option(
         None, LISTENING, "PEM file of the private key, unless ssl_certfile contains it", env=("KSERVE_TLS_KEY_FILE",)
     )
+    ssl_ca_certs: str | None = option(
+        None, LISTENING, "PEM file of the authorities of clients' certificates; clients without a certificate are refused"
+    )
     enable_grpc: bool = option(True, LISTENING, "Serve gRPC too, if mpserve[grpc] is installed")
     grpc_port: int = option(8081, LISTENING, "Port of gRPC", minimum=0, maximum=65535)
     management: str = option(
@@ -262,10 +265,11 @@ class Settings:
     def __post_init__(self) -> None:
         for each in options_of(type(self)):
             object.__setattr__(self, each.name, each.check(getattr(self, each.name)))
-        if self.ssl_keyfile and not self.ssl_certfile:
-            raise ConfigurationError(
-                f"ssl_keyfile: got {self.ssl_keyfile!r} without ssl_certfile, expected both, or ssl_certfile alone"
-            )
+        for name in ("ssl_keyfile", "ssl_ca_certs"):
+            if getattr(self, name) and not self.ssl_certfile:
+                raise ConfigurationError(
+                    f"{name}: got {getattr(self, name)!r} without ssl_certfile, expected both, or ssl_certfile alone"
+                )
 
         if self.managers and not self.knows_callers:
             raise ConfigurationError(

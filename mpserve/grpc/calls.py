@@ -107,7 +107,7 @@ class Calls:
         self.count(method, status.name)
         if self.access_log:
             milliseconds = (time.perf_counter() - start) * 1000
-            who = quote(context.peer(), ":/[]") + shown_caller(caller_of(context))
+            who = quote(context.peer(), ":/[]") + shown_caller(caller_of(context) or _certified_name(context))
             access_logger.info('%s "%s" %s %.1f ms', who, method, status.name, milliseconds)
 
 
@@ -135,6 +135,13 @@ def address_of(peer: str) -> str | None:
 def caller_of(context: Context) -> str | None:
     """The name of whoever makes a call, if callers are known (``mpserve.grpc.authentication``)."""
     return getattr(context, "caller", None)
+
+
+def _certified_name(context: Context) -> str | None:
+    """The name in the certificate that the client has shown: its common name, or else its first alternative name."""
+    shown = context.auth_context()
+    names = (*shown.get("x509_common_name", ()), *shown.get("x509_subject_alternative_name", ()))
+    return next((name.decode(errors="replace") for name in names if name), None)
 
 
 def time_left(context: Context) -> float:

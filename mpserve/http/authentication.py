@@ -3,10 +3,10 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpserve.config.settings import Settings
-from mpserve.http.request_log import CALLER
 from mpserve.http.requests import RawHeaders, read_headers
 from mpserve.http.responses import failure_answer
 from mpserve.http.server import interface
+from mpserve.http.server.interface import CALLER
 from mpserve.serving.authentication.authenticator import Authenticator, Caller, public_of
 
 ROUTES = {

@@ -7,7 +7,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mpserve.http.request_log import CALLER, RequestLog
+from mpserve.http.request_log import RequestLog
+from mpserve.http.server.interface import CALLER
 from mpserve.telemetry.logging import begin_request
 
 ID_HEADER = b"x-request-id"

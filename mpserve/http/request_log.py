@@ -7,9 +7,6 @@ from urllib.parse import quote
 from mpserve.telemetry.logging import shown_caller
 from mpserve.telemetry.metrics import metrics
 
-CALLER = "mpserve.caller"
-"""The key of a request's ASGI scope that has the caller's name, if callers are known."""
-
 access_logger = logging.getLogger("mpserve.access")
 
 

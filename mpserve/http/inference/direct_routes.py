@@ -10,6 +10,7 @@ from mpserve.http.inference.routes import DirectHead, InferenceRoutes
 from mpserve.http.request_log import RequestLog
 from mpserve.http.requests import RawHeaders, read_headers
 from mpserve.http.responses import Answer, error_answer
+from mpserve.http.server.asgi import certified_name
 from mpserve.http.server.direct_exchange import DirectExchange
 from mpserve.http.server.exchange import Wire
 from mpserve.http.streaming import StreamedAnswer
@@ -70,6 +71,7 @@ class InferenceExchange(DirectExchange):
         (match, _, caller), log = self.head.request, self._log
         if log.access_log:
             start = request.arrived * NANO
+            caller = caller or certified_name(self._wire.transport)
             line = (match.route.template, answer.status, start, self._wire.client, "POST", match.path, caller)
             request.in_context(log.record, *line)
         else:

@@ -3,9 +3,9 @@
 from starlette.requests import Request
 
 from mpserve.config.settings import Settings
-from mpserve.http.request_log import CALLER
 from mpserve.http.requests import Handler, read_headers
 from mpserve.http.responses import Answer
+from mpserve.http.server.interface import CALLER
 from mpserve.serving.extensions.access import check_access
 
 
