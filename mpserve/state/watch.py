@@ -47,12 +47,6 @@ class Watch:
         if state == before and state != self._tried:
             self._try(state)
 
-    def catch_up(self) -> None:
-        """Take the files up at once if they have changed."""
-        self._last = self._state()
-        if self._last != self._tried:
-            self._try(self._last)
-
     def _try(self, state: State) -> None:
         self._tried = state
         names = ", ".join(map(str, self._files))

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import threading
 import time
 from functools import partial
@@ -124,6 +126,23 @@ def test_a_worker_that_comes_later_has_the_keys_of_now(tmp_path: Path) -> None:
         [worker] = server.workers()[:1]
         eventually(lambda: ask(server.url, BOB).status_code == 200 and worker not in server.workers())
         assert {ask(server.url, ALICE).status_code for _ in range(5)} == {401}
+
+
+def test_a_worker_does_not_fall_back_to_the_keys_of_the_start(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice {ALICE}\n")
+    with serving(tmp_path, MODEL, "--api_keys_file=keys") as server:
+        server.wait_ready()
+        keys.write_text(f"bob {BOB}\n")
+        eventually(lambda: ask(server.url, BOB).status_code == 200)
+        keys.write_text("broken\n")
+        eventually(lambda: "the keys of before count on" in server.log)
+        assert ask(server.url, BOB).status_code == 200
+        os.kill(server.workers()[0], signal.SIGKILL)
+        eventually(lambda: "keys, line 1: expected NAME KEY" in server.log.partition("count on")[2].partition("\n")[2])
+        keys.write_text(f"bob {BOB}\n")
+        server.wait_ready()
+        assert [ask(server.url, key).status_code for key in (ALICE, BOB)] == [401, 200]
 
 
 @each("flags, words", [

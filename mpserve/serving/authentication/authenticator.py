@@ -33,22 +33,26 @@ class Authenticator:
     """Finds out who sends a request. Raises ConfigurationError if the file of keys cannot be used."""
 
     def __init__(self, settings: Settings, hook: Hook | None) -> None:
-        file = settings.api_keys_file
-        self._watch = Watch([] if file is None else [file], self._take_up, WORDS, INTERVAL)
-        self._file = file
+        self._file = settings.api_keys_file
         self._hook = hook
-        self._keys = ApiKeys({}) if file is None else read_api_keys(file)
-        self._expected = "proof of who sends it" if file is None else WITH_KEYS
+        self._keys = ApiKeys({})
+        self._expected = "proof of who sends it" if self._file is None else WITH_KEYS
         self.on_change: Callable[[], object] = lambda: None
         """Called when the keys have changed: who was let in before may be refused now."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Read the keys. Again in each worker, since those that the arbiter has read may be revoked.
+        Raises ConfigurationError if the file cannot be used. Then nobody has a key.
+        """
+        self._keys = ApiKeys({})
+        self._watch = Watch([] if self._file is None else [self._file], self._take_up, WORDS, INTERVAL)
+        if self._file is not None:
+            self._take_up()
 
     def look(self) -> None:
         """Read the keys again if they have changed. To be called often."""
         self._watch.look()
-
-    def catch_up(self) -> None:
-        """Read the keys again at once if they have changed: the arbiter may have read them long ago."""
-        self._watch.catch_up()
 
     def by_key(self, headers: Mapping[str, str]) -> Caller | None:
         """Who has a key that these headers show, or None. This is so until ``on_change`` is called."""

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mpserve.config.settings import Settings
@@ -114,6 +115,10 @@ class ServerCore(ModelHost):
         self.take_place(board, row, directory)
         self.device, self.managed, self.native_threads = device, True, native_threads
         self._on_thread = on_thread
+        if self.authenticator is not None:
+            # Now, since clients may come during the load, and again in the load, which tells what is wrong.
+            with suppress(ConfigurationError):
+                self.authenticator.begin()
 
     def begin_alone(self) -> None:
         """Serve in a worker that is not mpserve's, with a scoreboard and a desired state of its own.
@@ -127,13 +132,15 @@ class ServerCore(ModelHost):
     async def load(self) -> None:
         """Load and warm up every model to serve, in this process.
         Raises ModelLoadError: a model failed; the message names the model and the reason; ConfigurationError if the models
-        cannot be served together.
+        cannot be served together, or the file of keys cannot be used.
         """
         if self._arbiter == os.getpid():  # nothing was forked
             self._preloaded.clear()
         if self.plane is None:
             self.begin_alone()
         assert self.plane is not None
+        if self.authenticator is not None:
+            self.authenticator.begin()
         if self.predictor is not None:
             self.predictor.start(lambda: self.models)
         self.desired = self.plane.read()  # for requests during the load
@@ -151,8 +158,6 @@ class ServerCore(ModelHost):
                 for source in sources:
                     source.forget()
         self.reconciler.begin(self.plane, desired)
-        if self.authenticator is not None:
-            self.authenticator.catch_up()
 
     async def _found(self) -> list[str]:
         """Construct the models of the start, and return their names."""
