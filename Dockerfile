@@ -28,6 +28,7 @@ ENV PATH=/opt/mpserve/bin:$PATH \
     HOME=/tmp \
     USER=mpserve \
     MPSERVE_HTTP_PORT=8080 \
+    MPSERVE_IGNORE_UNKNOWN_FLAGS=true \
     MPSERVE_DRAIN_DELAY=5
 # The folder is empty. An image may add its own model: COPY model.py . and CMD ["model.py"].
 WORKDIR /app

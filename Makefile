@@ -8,7 +8,7 @@ FUZZER := $(VENV)/fuzzer
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test chaos soak fuzz lint check bench bench-peers bench-against clean
+.PHONY: help demo unit test chaos soak fuzz lint check bench bench-peers bench-files bench-against clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ bench-peers: $(INSTALLED) ## measure mpserve beside other servers, and write doc
 	-$(BIN)/python -m benchmarks.peers install
 	$(BIN)/python -m benchmarks.peers run $(ARGS)
 	$(BIN)/python -m benchmarks.peers report
+
+bench-files: $(INSTALLED) ## measure model files beside MLServer and kserve, and write the tables of docs/files.md (needs wrk)
+	-$(BIN)/python -m benchmarks.peers install mlserver-files kserve-files
+	$(BIN)/python -m benchmarks.model_files --write $(ARGS)
 
 bench-against: $(INSTALLED) ## compare this tree with another revision of it: REV=main (needs wrk)
 	$(BIN)/python -m benchmarks.against $(REV)

@@ -1,107 +1,67 @@
-"""The ``mpserve`` command."""
+"""The ``mpserve`` command: finds the module of a command in ``mpserve/commands`` and runs it."""
 
-import argparse
 import difflib
-import logging
-import os
-import runpy
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
+from typing import NoReturn
 
-from mpserve.compat import lending
-from mpserve.config.options import options_of
-from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser, parse
-from mpserve.errors import AcceleratorInArbiter, ConfigurationError
-from mpserve.prefork.arbiter import torch_cuda
-from mpserve.prefork.arbiter.application import serve
-from mpserve.prefork.worker import threads
-from mpserve.server import find
-from mpserve.serving.repository.import_target import starts_server
-from mpserve.telemetry.logging import configure
+from mpserve.commands import helping
+from mpserve.errors import ConfigurationError
 from mpserve.version import VERSION
 
-logger = logging.getLogger("mpserve")
+COMMANDS = {
+    "serve": "Serve models until the server is stopped",
+    "dev": "Serve models, and anew whenever a file changes",
+    "test": "Load the models without a server, ask each of them, and report",
+    "doctor": "Look at this machine as a server would, and say what is wrong",
+    "manifest": "Print an InferenceService for KServe",
+    "version": "Print the version",
+}
+"""Each is a module of ``mpserve.commands`` with ``OWN``, its own options, and ``run``, which returns the exit status."""
 
-USAGE = """mpserve serve TARGET [options]
-
-TARGET is one of
-  model.py:Class            a subclass of mpserve.Model (or an instance of one)
-  package.module:object     the same, imported
-  model.py                  a file that holds one model, or a pair of functions load and predict
-  script.py                 a script that ends in ModelServer(...).start([...])
-  package/__main__.py       the same, run as python -m package
-  model.joblib              a model file of a known format (docs/files.md)
-  folder                    a folder with one of these, or with folders of these, named model, model@version or model/1
-  https://host/model.py     or s3://, gs://, az://, hf://ORG/NAME: fetched first, and so is the address in --model_dir
-Without TARGET, --model_dir names such a folder."""
+UNTARGETED = ("doctor",)
+"""Commands that take no TARGET."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Raises SystemExit, with status 2 for a mistake in the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(arguments):
-        argparse.ArgumentParser("mpserve", usage=USAGE, parents=[argument_parser()]).print_help()
-    elif arguments[:1] in (["--version"], ["-V"]):
+    command = arguments[0] if arguments else ""
+    if command in ("-h", "--help", "help"):
+        print(helping.of_commands(COMMANDS))
+    elif command in ("-V", "--version", "version"):
         print(f"mpserve {VERSION}")
-    elif arguments[:1] == ["serve"]:
-        try:
-            _serve(arguments[1:])
-        except ConfigurationError as error:
-            _fail(str(error))
+    elif command in COMMANDS:
+        status = _run(command, arguments[1:])
+        if status:
+            sys.exit(status)
     else:
-        mistake = f"there is no command {arguments[0]!r}" if arguments else "a command is missing"
-        if arguments and ".py" in arguments[0]:
-            mistake += f"; to serve it: mpserve serve {arguments[0]}"
-        _fail(f"{mistake}\n\nusage: {USAGE}\n\nmpserve --help lists the options.")
+        _fail(f"{_mistake(command)}\n\n{helping.of_commands(COMMANDS)}")
 
 
-def _fail(reason: str) -> None:
+def _run(command: str, arguments: Sequence[str]) -> int:
+    module = import_module(f"mpserve.commands.{command}")
+    whole = "--help-all" in arguments or "--help_all" in arguments
+    if whole or {"-h", "--help"} & set(arguments):
+        print(helping.of_command(command, COMMANDS[command], module.OWN, whole, command not in UNTARGETED))
+        return 0
+    try:
+        status: int = module.run(arguments)
+    except ConfigurationError as error:
+        _fail(str(error))
+    return status
+
+
+def _mistake(command: str) -> str:
+    if not command:
+        return "a command is missing"
+    if ".py" in command:
+        return f"there is no command {command!r}; to serve it: mpserve serve {command}"
+    close = difflib.get_close_matches(command, COMMANDS, n=1)
+    return f"there is no command {command!r}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _fail(reason: str) -> NoReturn:
     print(f"mpserve: {reason}", file=sys.stderr)
     sys.exit(2)
-
-
-def _serve(arguments: Sequence[str]) -> None:
-    settings, ignored, unknown = parse(arguments)
-    configure(settings)
-    script = Path(settings.target) if settings.target is not None and settings.target.endswith(".py") else None
-    if script is not None and starts_server(script):
-        lending.lend(instead=settings.kserve_names)
-        _run_script(script, arguments)
-        return
-    for flag in ignored:
-        logger.warning("--%s has no effect: %s", flag, KSERVE_FLAGS_IGNORED[flag])
-    if unknown:
-        logger.warning("unknown arguments ignored: %s%s", " ".join(unknown), _meant(unknown))
-    serve(settings, find, lending.wrap)
-
-
-def _meant(unknown: Sequence[str]) -> str:
-    """The flags that the user may have meant: flags of a similar spelling, or flags with the same last word."""
-    known = sorted({spelling for option in options_of(Settings) for spelling in option.spellings})
-    meant: list[str] = []
-    for flag in (word.partition("=")[0] for word in unknown if word.startswith("--")):
-        close = difflib.get_close_matches(flag, known, n=1, cutoff=0.8)
-        meant += close or [spelling for spelling in known if spelling.endswith(flag.replace("--", "_"))]
-    return f" (is {' or '.join(meant)} meant?)" if meant else ""
-
-
-def _run_script(script: Path, arguments: Sequence[str]) -> None:
-    """Run a script as ``python script.py`` would, or a package's ``__main__.py`` as ``python -m package`` would.
-
-    CUDA is guarded before the first line of the script.
-    """
-    threads.hold_to_one(os.environ)
-    torch_cuda.arm()
-    sys.argv = [str(script), *(argument for argument in arguments if argument != str(script))]
-    folder, package = script.resolve().parent, ""
-    while script.name == "__main__.py" and (folder / "__init__.py").is_file():
-        folder, package = folder.parent, f"{folder.name}.{package}" if package else folder.name
-    sys.path.insert(0, str(folder))
-    try:
-        if package:
-            runpy.run_module(package, run_name="__main__")
-        else:
-            runpy.run_path(str(script), run_name="__main__")
-    except AcceleratorInArbiter as error:
-        raise ConfigurationError(str(error)) from None

@@ -13,6 +13,7 @@ A front end maps ``code`` to its own status; nothing here knows HTTP or gRPC. Th
 RuntimeError) are the kserve SDK's (kserve/errors.py), so that an existing model raises and catches what it meant.
 """
 
+from collections.abc import Collection
 from enum import Enum
 
 
@@ -37,6 +38,7 @@ class Code(str, Enum):
 
 
 MAX_NAME = 100
+LISTED = 10  # names of models in a message
 """Maximum characters of a name that a message repeats."""
 
 
@@ -92,6 +94,13 @@ class UnsupportedMediaType(InvalidInput):
     """The model cannot take a body of this content type."""
 
     code = Code.UNSUPPORTED_MEDIA_TYPE
+
+
+def there_are(names: Collection[str]) -> str:
+    """The names that a client may have meant: at most ten."""
+    listed = [shown(name) for name in list(names)[:LISTED]]
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"There are: {', '.join(listed) or 'none'}{more}."
 
 
 class ModelNotFound(MPServeError):

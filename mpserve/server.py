@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpserve.compat import lending
 from mpserve.compat.repository import Library, ModelRepository, named
-from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, parse
+from mpserve.config.command_line import KSERVE_FLAGS_IGNORED, parse
+from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError
 from mpserve.prefork.arbiter.application import make_app, make_app_or_end, refuse_during_preload, serve
 from mpserve.serving.models.model import Model

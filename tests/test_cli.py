@@ -1,66 +1,144 @@
 """The `mpserve` command: what somebody reads who makes a mistake for the first time, in one sentence, and the exit status."""
 
+import os
+import pty
 import re
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from mpserve.cli import COMMANDS
+from mpserve.config.options import options_of
+from mpserve.config.settings import Settings
 from mpserve.version import VERSION
+from tests.documents import ROOT
 from tests.running import serving
 
 pytestmark = pytest.mark.e2e
 
 COMMAND = (sys.executable, "-m", "mpserve")
+PATHS = {"PATH": "/usr/bin", "PYTHONPATH": str(ROOT)}
 ONE = "from mpserve import Model\n\nclass One(Model):\n    name = 'one'\n"
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`mpserve` to its end, in a folder, with no way to listen anywhere else than on this machine."""
     (folder / "termination").touch()
-    env = {"PATH": "/usr/bin", "MPSERVE_HOST": "127.0.0.1", "MPSERVE_TERMINATION_LOG": "termination", **variables}
+    env = {**PATHS, "MPSERVE_HOST": "127.0.0.1", "MPSERVE_TERMINATION_LOG": "termination", **variables}
     command = [*COMMAND, *arguments]
     return subprocess.run(command, check=False, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
 
 
 def message(ended: subprocess.CompletedProcess[str]) -> str:
     """The only line, without what a log line begins with."""
-    [line] = ended.stderr.splitlines()
-    return line.partition("mpserve.prefork.arbiter.application: ")[2] or line
+    [line] = [line for line in ended.stderr.splitlines() if "] mpserve: loading " not in line]
+    return line.partition("] mpserve: ")[2] or line
 
 
 @pytest.mark.parametrize(("arguments", "mistake"), [
-    ((), "a command is missing"), (("serv", "m.py"), "there is no command 'serv'"),
+    ((), "a command is missing"), (("serv", "m.py"), "there is no command 'serv'; did you mean serve?"),
     (("m.py",), "there is no command 'm.py'; to serve it: mpserve serve m.py"),
+    (("launch",), "there is no command 'launch'"),
 ])  # fmt: skip
-def test_without_a_command_that_it_knows_it_says_how_it_is_used(
+def test_without_a_command_that_it_knows_it_lists_the_commands(
     tmp_path: Path, arguments: tuple[str, ...], mistake: str
 ) -> None:
     ended = run(tmp_path, *arguments)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"mpserve: {mistake}\n")
-    assert "usage: mpserve serve TARGET [options]" in ended.stderr
-    assert "mpserve --help lists the options" in ended.stderr
-    assert len(ended.stderr.splitlines()) < 15
+    assert (ended.returncode, ended.stdout) == (2, "")
+    said, _, rest = ended.stderr.partition("\n\n")
+    assert (said, rest) == (f"mpserve: {mistake}", run(tmp_path, "--help").stdout)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("serve", "m.py", "-h")])
-def test_help_lists_targets_and_options_with_their_defaults_and_variables(
-    tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    ended = run(tmp_path, *arguments)
-    assert ended.returncode == 0
-    assert "model.py:Class" in ended.stdout
-    text = " ".join(ended.stdout.split())
-    assert "--http_port HTTP_PORT, --http-port HTTP_PORT Port; 8443 if TLS is on" in text
-    assert "(default: 8080; env: MPSERVE_HTTP_PORT)" in text
-    assert ended.stderr == ""
+def test_help_lists_the_commands_each_of_which_has_a_help(tmp_path: Path) -> None:
+    ended = run(tmp_path, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(ended.stdout.splitlines()) < 24
+    for name, summary in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(summary)}$", ended.stdout, re.MULTILINE)
 
 
-def test_version(tmp_path: Path) -> None:
-    assert run(tmp_path, "--version").stdout == f"mpserve {VERSION}\n"
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "version"])
+def test_the_help_of_a_command_fits_a_screen_and_help_all_has_every_option(tmp_path: Path, command: str) -> None:
+    short = run(tmp_path, command, "--help")
+    whole = run(tmp_path, command, "m.py", "--help-all")
+    for ended in (short, whole):
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert max(map(len, ended.stdout.splitlines())) <= 100
+        assert "\033" not in ended.stdout, "no terminal, no colour"
+        assert ended.stdout.startswith(f"Usage: mpserve {command} ")
+    assert len(short.stdout.splitlines()) <= 50
+    assert f"mpserve {command} --help-all" in short.stdout
+    text = " ".join(whole.stdout.split())
+    for option in options_of(Settings):
+        assert option.flag is None or {option.flag, option.env[0]} <= set(re.findall(r"[\w-]+", text))
+    if command == "serve":
+        assert "--workers N" in short.stdout
+        assert "--http_port N Port; 8443 if TLS is on and no port is given [8080] (env: MPSERVE_HTTP_PORT)" in text
+
+
+def test_each_command_is_in_the_document_and_so_are_its_own_options() -> None:
+    document = (ROOT / "docs" / "command.md").read_text()
+    for command in COMMANDS:
+        assert re.search(rf"^\| `mpserve {command}[ `]", document, re.MULTILINE), command
+        for option in import_module(f"mpserve.commands.{command}").OWN if command != "version" else ():
+            assert f"`{option.flag}`" in document, option
+
+
+def test_help_is_in_colour_on_a_terminal_unless_it_is_told_not_to_be() -> None:
+    def shown(**variables: str) -> bytes:
+        leader, follower = pty.openpty()
+        env = {**PATHS, "TERM": "xterm", **variables}
+        subprocess.run([*COMMAND, "--help"], check=True, stdout=follower, env=env, timeout=60)
+        os.close(follower)
+        text = os.read(leader, 100_000)
+        os.close(leader)
+        return text
+
+    assert b"\033[1m" in shown()
+    assert b"\033" not in shown(NO_COLOR="1")
+    assert b"\033" not in shown(TERM="dumb")
+
+
+@pytest.mark.parametrize("spelling", ["version", "--version", "-V"])
+def test_version(tmp_path: Path, spelling: str) -> None:
+    assert run(tmp_path, spelling).stdout == f"mpserve {VERSION}\n"
+
+
+UNKNOWN = {
+    "--workres=2": "there is no flag --workres; did you mean --workers?",
+    "--port 80": "there is no flag --port; did you mean --http_port?",
+    "--limit-max-requests 80": "there is no flag --limit-max-requests; did you mean --max_requests?",
+    "-w 4": "there is no flag -w; did you mean --workers?",
+    "--reload": "there is no flag --reload; did you mean mpserve dev TARGET?",
+    "--certfile=a": "there is no flag --certfile; did you mean --ssl_certfile?",
+    "--zzz": "there is no flag --zzz;",
+}
+
+
+@pytest.mark.parametrize(("words", "said"), UNKNOWN.items(), ids=UNKNOWN)
+def test_an_unknown_flag_is_an_error_that_tells_the_flag_that_is_meant(tmp_path: Path, words: str, said: str) -> None:
+    for arguments in (("m.py", *words.split()), (*words.split(), "m.py")):
+        ended = run(tmp_path, "serve", *arguments)
+        assert ended.returncode == 2
+        assert ended.stderr == f"mpserve: {said} mpserve serve --help-all lists the flags\n"
+
+
+def test_a_second_target_is_an_error(tmp_path: Path) -> None:
+    ended = run(tmp_path, "serve", "a.py", "b.py")
+    assert (ended.returncode, ended.stderr) == (2, "mpserve: expected one TARGET, got another word: b.py\n")
+
+
+def test_a_script_reads_flags_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import sys\nfrom mpserve import ModelServer\nif __name__ == '__main__':\n"
+        "    print(sys.argv[1:])\n    sys.exit(7)\n    ModelServer().start([])\n"
+    )
+    ended = run(tmp_path, "serve", "script.py", "--own=1", "--workres", "2")
+    assert (ended.returncode, ended.stdout) == (7, "['--own=1', '--workres', '2']\n")
 
 
 def test_a_number_of_workers_that_gunicorn_would_fail_at_is_told(tmp_path: Path) -> None:
@@ -122,7 +200,9 @@ def test_an_exception_of_the_users_code_is_told_with_its_traceback_and_then_one_
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].endswith(words)
     assert ended.stderr.count("Traceback (most recent call last)") == 1
-    assert f'model.py", line {len(source.splitlines())}' in ended.stderr
+    _, _, frames = ended.stderr.partition("Traceback (most recent call last):\n")
+    assert re.match(rf'  File ".*model.py", line {len(source.splitlines())}', frames), "the user's code comes first"
+    assert "mpserve/" not in frames.rpartition("\n2")[0], "the server's code does not come at all"
     assert (tmp_path / "termination").read_text() == words
 
 
@@ -170,15 +250,17 @@ def test_a_service_of_kubernetes_that_is_named_like_an_option_is_no_option(tmp_p
             assert server.log.count(f"{name}={link} is ignored: Kubernetes has set it for a Service") == 1
 
 
-def test_flags_of_the_sdk_are_taken_and_those_without_effect_and_unknown_ones_are_reported(tmp_path: Path) -> None:
+def test_flags_of_the_sdk_are_taken_and_in_a_container_unknown_ones_are_reported(tmp_path: Path) -> None:
     flags = (
         "--max_threads=4", "--enable_docs_url", "true", "--timeout-keep-alive", "75", "--event_loop=asyncio",
         "--my_own=1", "--another", "value", "--workres=2",
     )  # fmt: skip
-    with serving(tmp_path, ONE, *flags) as server:
+    with serving(tmp_path, ONE, *flags, env={"MPSERVE_IGNORE_UNKNOWN_FLAGS": "true"}) as server:
         server.wait_ready()
         assert server.client.get("/v2/models").json() == {"models": ["one"]}
         assert "--max_threads has no effect: gRPC runs on the event loop" in server.log
         assert server.client.get("/docs").status_code == 200
-        assert "unknown arguments ignored: --my_own=1 --another value --workres=2 (is --workers meant?)" in server.log
+        assert (
+            "unknown arguments ignored: --my_own=1 --another value --workres=2; did you mean --workers?" in server.log
+        )
         assert "timeout" not in server.log

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from mpserve import Model, asgi_app
-from mpserve.config.settings import Settings, parse
+from mpserve.config.command_line import parse
+from mpserve.config.settings import Settings
 from mpserve.version import VERSION
 from tests.cases import each
 

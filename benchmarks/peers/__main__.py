@@ -25,7 +25,7 @@ def install(names: list[str]) -> int:
     if unknown := set(names) - set(environments.names()):
         sys.exit(f"no such peers: {', '.join(sorted(unknown))}; there are {', '.join(environments.names())}")
     failed = []
-    for name in names or environments.names():
+    for name in names or sorted({server.environment for server in EVERY if server.environment}):
         try:
             environments.install(name)
         except (OSError, subprocess.CalledProcessError) as error:

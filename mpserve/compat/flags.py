@@ -4,8 +4,9 @@ Other flags would conflict with the script's own (``--model_dir``). ``ModelServe
 of mpserve work with a script too.
 """
 
+from mpserve.config.command_line import KSERVE_FLAGS_IGNORED, argument_parser
 from mpserve.config.options import options_of
-from mpserve.config.settings import KSERVE_FLAGS_IGNORED, Settings, argument_parser
+from mpserve.config.settings import Settings
 
 _SDK_FLAGS = KSERVE_FLAGS_IGNORED.keys() | {
     "enable_docs_url", "enable_grpc", "enable_predictor_health_check", "event_loop", "grpc_max_receive_message_length",

@@ -5,7 +5,7 @@ import logging.config
 import sys
 from typing import Any
 
-from mpserve.config.settings import parse
+from mpserve.config.command_line import parse
 from mpserve.telemetry.logging import configure
 
 KSERVE_LOGGER_NAME = "kserve"

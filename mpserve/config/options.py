@@ -165,6 +165,12 @@ def service_links(options: Iterable[Option], environ: Mapping[str, str]) -> dict
     return {name: environ[name] for name in names if _is_service(name, environ.get(name, ""))}
 
 
+def others_of(prefix: str, options: Iterable[Option], environ: Mapping[str, str]) -> list[str]:
+    """The variables that are set and begin so, and are of no option."""
+    ours = {name for option in options for name in option.env}
+    return sorted(name for name, text in environ.items() if name.startswith(prefix) and text and name not in ours)
+
+
 def _is_service(name: str, text: str) -> bool:
     """Whether Kubernetes has set the variable: a Service called x-http gives each pod X_HTTP_PORT=tcp://10.43.7.9:80."""
     return name.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", text) is not None

@@ -1,28 +1,22 @@
 """All options of the server. Flags, environment variables, checks and ``docs/options.md`` are made from them.
 
 Only this module reads options from ``os.environ``. It must not act on an option: it opens no file and looks for no device.
-``python -m mpserve.config.settings`` prints ``docs/options.md``.
 """
 
-import argparse
 import difflib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from mpserve.config.kinds import ADDRESS, DEVICES, FUNCTION, HOST, PUBLIC_PARTS
 from mpserve.config.options import (
     BYTES,
-    TEXT,
-    Option,
-    build_parser,
-    markdown,
     option,
     options_of,
+    others_of,
     read_environment,
-    read_words,
     service_links,
 )
 from mpserve.errors import ConfigurationError
@@ -51,13 +45,14 @@ class Settings:
         flag=None,
     )
     model_dir: str | None = option(
-        None, MODELS, "Folder of the model's files, or of a folder for each model; or its address, such as s3://bucket/folder"
+        None, MODELS, "Folder of the model's files, or of a folder for each model; or its address, such as s3://bucket/folder",
+        env=("MLSERVER_MODEL_URI",),
     )
     cache_dir: str | None = option(
         None, MODELS,
         "Folder that keeps models fetched from an address; otherwise mpserve/models in $XDG_CACHE_HOME or ~/.cache",
     )
-    model_name: str | None = option(None, MODELS, "Name under which the model is served instead of its own name")
+    model_name: str | None = option(None, MODELS, "Name to serve the model by, not its own", env=("MLSERVER_MODEL_NAME",))
     allow_pickle: bool = option(
         True, MODELS, "Serve pickles (.joblib, .pkl, .pickle), which may run any code of their author when they are loaded"
     )
@@ -68,12 +63,18 @@ class Settings:
         False, MODELS, "Answer with the probabilities of a classifier's file if a client asks for no output by name",
         env=("PREDICT_PROBA",),
     )
+    return_probabilities: bool = option(
+        False, MODELS, "Answer with the probability of each label of a Hugging Face model if a client asks for no output by name"
+    )
     kserve_names: bool = option(
         False, MODELS, "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not"
     )
+    ignore_unknown_flags: bool = option(
+        False, MODELS, "Report and ignore flags that mpserve does not know, as the image does; otherwise they are an error"
+    )
 
     host: str = option("0.0.0.0", LISTENING, "Address to listen on", kind=HOST)
-    http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} if TLS is on and no port is given", minimum=0, maximum=65535)
+    http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} with TLS", minimum=0, maximum=65535, env=("MLSERVER_HTTP_PORT",))
     ssl_certfile: str | None = option(None, LISTENING, "PEM file of the certificate; turns TLS on", env=("KSERVE_TLS_CERT_FILE",))
     ssl_keyfile: str | None = option(
         None, LISTENING, "PEM file of the private key, unless ssl_certfile contains it", env=("KSERVE_TLS_KEY_FILE",)
@@ -82,7 +83,7 @@ class Settings:
         None, LISTENING, "PEM file of the authorities of clients' certificates; clients without a certificate are refused"
     )
     enable_grpc: bool = option(True, LISTENING, "Serve gRPC too, if mpserve[grpc] is installed")
-    grpc_port: int = option(8081, LISTENING, "Port of gRPC", minimum=0, maximum=65535)
+    grpc_port: int = option(8081, LISTENING, "Port of gRPC", minimum=0, maximum=65535, env=("MLSERVER_GRPC_PORT",))
     management: str = option(
         "same-host", LISTENING,
         "Whose requests may load and unload models, register shared memory, and read and change log and trace settings",
@@ -223,6 +224,9 @@ class Settings:
     ce_type: str | None = option(None, PROTOCOL, "Type of CloudEvents in answers", env=("CE_TYPE",))
     ce_merge: bool = option(False, PROTOCOL, "Copy the attributes of a CloudEvent to its answer", env=("CE_MERGE",))
     enable_docs_url: bool = option(False, PROTOCOL, "Show the API at /docs, with a form to try each route")
+    enable_status_page: bool = option(
+        True, PROTOCOL, "Show workers, models and their figures at / to a browser, and at /status to a program"
+    )
     allow_client_shm: bool = option(False, PROTOCOL, "Let clients register system shared memory and send tensors through it")
 
     predictor_host: str | None = option(
@@ -319,78 +323,6 @@ def ignored_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]
     return service_links(options_of(Settings), environ)
 
 
-_OWN_THREAD = "sync models run in a thread of their own"
-_LOGGING = "use --log_config_file, --log_format and --access_log"
-
-KSERVE_FLAGS_IGNORED: dict[str, str] = {
-    "max_threads": "gRPC runs on the event loop",
-    "max_asyncio_workers": _OWN_THREAD,
-    "enable_latency_logging": "durations are in /metrics",
-    "configure_logging": _LOGGING,
-    "access_log_format": _LOGGING,
-    "protocol": "V1 and V2 are always both offered",
-}
-"""Flags of the kserve SDK that are accepted and have no effect -> the reason."""
-
-
-_IGNORED = tuple(
-    Option(name, None, TEXT, "Without effect", reason, f"--{name}") for name, reason in KSERVE_FLAGS_IGNORED.items()
-)
-
-
-class Parsed(NamedTuple):
-    """A parsed command line. ``ignored`` are keys of KSERVE_FLAGS_IGNORED, ``unknown`` are words that mpserve does not know."""
-
-    settings: Settings
-    ignored: list[str]
-    unknown: list[str]
-
-
-def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ, **overrides: Any) -> Parsed:
-    """Parse a command line (without the program's name): defaults < ``environ`` < ``argv`` < ``overrides`` that are not None.
-
-    The first word without a flag is the target. Unknown words are no error, as in the kserve SDK. ``overrides`` may have keys of
-    KSERVE_FLAGS_IGNORED. Raises ConfigurationError.
-    """
-    options, words, unknown = read_words((*options_of(Settings), *_IGNORED), argv)
-    values: dict[str, Any] = {**options, **{name: value for name, value in overrides.items() if value is not None}}
-    if words:
-        values.setdefault("target", words[0])
-    ignored = [name for name in values if name in KSERVE_FLAGS_IGNORED]
-    settings = Settings.from_environment(environ, **{name: values[name] for name in values.keys() - set(ignored)})
-    return Parsed(settings, ignored, [*unknown, *words[1:]])
-
-
-def argument_parser(leave_out: Collection[str] = ()) -> argparse.ArgumentParser:
-    """An argparse parser of all flags but ``leave_out``, without ``--help``: for help texts, and as a parent of other parsers."""
-    parser = build_parser([each for each in (*options_of(Settings), *_IGNORED) if each.name not in leave_out])
-    if "model_name" not in leave_out:
-        parser.set_defaults(model_name="model")  # the SDK's default, which scripts read
-    return parser
-
-
-def documentation() -> str:
-    """The text of ``docs/options.md``."""
-    ignored = "".join(f"| `--{name}` | {reason} |\n" for name, reason in KSERVE_FLAGS_IGNORED.items())
-    return f"""# Options
-
-Written by `python -m mpserve.config.settings > docs/options.md`.
-
-The value of an option comes from its default, the environment, the command line or the arguments of `ModelServer(...)`. The
-later of these wins. Flags may have underscores or dashes, and a space or a `=` before the value. An empty variable counts as
-not set, and so does one that Kubernetes sets for a Service (`MPSERVE_HTTP_PORT=tcp://10.43.7.9:80`). Of several variables the
-first that is set counts. An unknown flag is reported and ignored together with the word after it, so write
-`--flag=value` or put the target first.
-
-{markdown(options_of(Settings))}
-## Flags of the kserve SDK without effect
-
-The server accepts these flags, so that a container's arguments need not change, and reports them at start.
-
-| Flag | Why |
-|---|---|
-{ignored}"""
-
-
-if __name__ == "__main__":
-    print(documentation(), end="")
+def unused_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The variables of MLServer that are set and are no options here."""
+    return others_of("MLSERVER_", options_of(Settings), environ)

@@ -18,11 +18,12 @@ from mpserve.errors import NotSupported
 from mpserve.http.authentication import Authentication
 from mpserve.http.inference.direct_routes import DirectRoutes
 from mpserve.http.inference.endpoint import Endpoint
-from mpserve.http.inference.routes import ROUTES, InferenceRoutes
+from mpserve.http.inference.routes import INVOCATIONS, ROUTES, InferenceRoutes
 from mpserve.http.management.access import guarded
 from mpserve.http.management.extensions import ExtensionRoutes
 from mpserve.http.management.health import Health
 from mpserve.http.management.openapi import OpenApi
+from mpserve.http.management.pages import Pages, send_file
 from mpserve.http.middleware import RequestContext
 from mpserve.http.request_log import RequestLog
 from mpserve.http.requests import Handler
@@ -63,11 +64,18 @@ def _authentication(core: ServerCore) -> list[Middleware]:
 
 def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
     health, extensions, openapi = Health(core), ExtensionRoutes(core), OpenApi(core)
+    pages = Pages(core, health.alive)
+    has_docs, has_status = core.settings.enable_docs_url, core.settings.enable_status_page
     paths: dict[str, Handler] = {
-        "/": health.alive,
+        "/": pages.home if has_status else health.alive,
+        **({"/status": pages.status} if has_status else {}),
         "/metrics": health.metrics,
+        # Beside /invocations, as MLflow's scoring server and SageMaker have them
+        "/ping": health.ready,
+        "/health": health.ready,
+        "/version": health.version,
         "/openapi.json": openapi.document,
-        **({"/docs": openapi.page} if core.settings.enable_docs_url else {}),
+        **({"/docs": openapi.page} if has_docs else {}),
         # V1
         "/v1/models": health.models,
         "/v1/models/{model:v1name}": health.model_status,
@@ -112,7 +120,9 @@ def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
     paths |= {line: guarded(core.settings, handler) for line, handler in managing.items()}
     return [
         *(SegmentRoute(path, Endpoint(core, inference, route), methods=["POST"]) for path, route in ROUTES.items()),
+        SegmentRoute(INVOCATIONS.template, Endpoint(core, inference, INVOCATIONS), methods=["POST"]),
         *(_route(line.split(), handler) for line, handler in paths.items()),
+        *([Mount("/pages", send_file)] if has_docs or has_status else ()),
         *(Mount(path, _refuse(message)) for path, message in REFUSED.items()),
     ]
 

@@ -10,7 +10,7 @@ from mpserve.http.server.interface import CALLER
 from mpserve.serving.authentication.authenticator import Authenticator, Caller, public_of
 
 ROUTES = {
-    "health": ("/", "/v2/health/live", "/v2/health/ready"),
+    "health": ("/", "/ping", "/health", "/v2/health/live", "/v2/health/ready"),
     "metrics": ("/metrics",),
     "docs": ("/docs", "/openapi.json"),
 }
@@ -33,6 +33,7 @@ class Authentication:
         self.app = app
         self.authenticator = authenticator
         self.public = public_paths(settings)
+        self.public_folders = ("/pages/",) if "docs" in public_of(settings) else ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or self._is_public(scope):
@@ -56,7 +57,8 @@ class Authentication:
         # An encoded path may stand for another route than its decoded text.
         if scope.get("method") not in READING or b"%" in scope.get("raw_path", b""):
             return False
-        return scope["path"].removeprefix(scope.get("root_path", "")) in self.public
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        return path in self.public or path.startswith(self.public_folders)
 
 
 def without_key(headers: RawHeaders, caller: Caller) -> interface.RawHeaders:

@@ -9,7 +9,7 @@ from starlette.types import Receive
 
 from mpserve.config.settings import Settings
 from mpserve.errors import InvalidInput, PayloadTooLarge
-from mpserve.http.server.interface import Answer
+from mpserve.http.server.interface import AnyAnswer
 from mpserve.protocol.compression import decompress
 from mpserve.protocol.json.documents import parse_object
 from mpserve.serving.repository.core import ServerCore
@@ -20,7 +20,7 @@ INLINE = 65536
 """Maximum bytes of a compressed body that is decompressed on the event loop. A larger body is decompressed in a thread."""
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[AnyAnswer]]
 """Answers a route that is no inference."""
 
 

@@ -114,6 +114,10 @@ def out_of_range(index: int, value: object, datatype: str) -> InvalidInput:
     return InvalidInput(f"element {index} of data is {value}, out of range for {datatype}{limits}")
 
 
+class Document(bytes):
+    """An element of BYTES that is JSON text. V1 has the value in its answer, and V2 the text."""
+
+
 def decode_text(array: Array, or_none: bool = False) -> Array:
     """A BYTES array as an object array of ``str`` of the same shape; UnicodeDecodeError where it is not UTF-8.
     A missing text is None, and stays so if ``or_none``, else TypeError.
@@ -154,7 +158,7 @@ def _cast_to_bytes(array: Array) -> Array:
     elif array.size and array.dtype.kind not in "SUO":
         raise InvalidInput(f"elements of numpy dtype {array.dtype} cannot be taken as BYTES")
     elements = array.ravel().tolist()
-    others = set(map(type, elements)) - {bytes, str, type(None)}
+    others = set(map(type, elements)) - {bytes, str, type(None), Document}
     if others and all(issubclass(kind, date) for kind in others):  # a datetime is a date
         elements = [element.isoformat() if isinstance(element, date) else element for element in elements]
     elif others:

@@ -38,15 +38,18 @@ class Declared(tuple[Tensor, ...]):
     Attributes:
         takes_null: whether every input may have missing values, a declared input or any other.
         nullable: the names of the declared inputs that may.
+        by_column: whether the model makes a table of undeclared inputs, in which each column keeps its own datatype.
     """
 
     takes_null: bool = False
+    by_column: bool = False
     nullable: frozenset[str] = frozenset()
 
 
-def declared_of(tensors: Iterable[Tensor], takes_null: bool = False) -> Declared:
+def declared_of(tensors: Iterable[Tensor], takes_null: bool = False, by_column: bool = False) -> Declared:
     declared = Declared(tensor._replace(shape=tuple(tensor.shape)) for tensor in map(_whole, tensors))
     declared.takes_null = takes_null
+    declared.by_column = by_column and not declared
     declared.nullable = frozenset(tensor.name for tensor in declared if tensor.nullable)
     return declared
 

@@ -20,7 +20,7 @@ class CatBoostModel(RowsModel):
         self.labels = model.classes_
         self.columns = model.feature_names_
         self.features = len(self.columns)
-        self.categorical = [self.columns[index] for index in model.get_cat_feature_indices()]
+        self.categorical = {self.columns[index]: "" for index in model.get_cat_feature_indices()}
         self.wants_frame = bool(self.categorical)  # CatBoost refuses categories in a matrix of floats
         self.methods = {PREDICT: self._predicted}
         kind = catboost.CatBoostClassifier if len(self.labels) else catboost.CatBoostRegressor

@@ -14,20 +14,26 @@ class LightGBMModel(RowsModel):
 
     platform = "lightgbm"
     refusals = (ValueError, TypeError, lightgbm.basic.LightGBMError)
-    text_is_categorical = True
+    only_numbers = True
     booster: lightgbm.Booster
 
     def preload(self) -> None:
         self.booster = lightgbm.Booster(model_file=str(self.path))
         self.features = self.booster.num_feature()
         self.columns = self.booster.feature_name()
-        if self.booster.pandas_categorical:  # of these, a matrix would have to hold LightGBM's own codes
-            ranges = self.booster.dump_model(num_iteration=1)["feature_infos"]
-            self.categorical = [name for name in self.columns if ranges.get(name, {}).get("values")]
-            self.wants_frame = True
+        self.categorical = categorical_of(self.booster)
+        self.wants_frame = bool(self.categorical)
         self.methods = {PREDICT: self._predicted}
 
     def _predicted(self, rows: Any) -> Array:
         if isinstance(rows, np.ndarray) and rows.dtype.kind in "biu":
             rows = rows.astype(np.float64)  # LightGBM would round integers to 32 bits
         return np.asarray(self.booster.predict(rows, num_threads=self.native_threads))
+
+
+def categorical_of(booster: lightgbm.Booster) -> dict[str, Any]:
+    """The columns that were categories of pandas: in a matrix, they would have to be LightGBM's own codes."""
+    if not booster.pandas_categorical:
+        return {}
+    ranges = booster.dump_model(num_iteration=1)["feature_infos"]
+    return {name: "" for name in booster.feature_name() if ranges.get(name, {}).get("values")}

@@ -12,18 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from mpserve.errors import InvalidInput, MPServeError, shown
+from mpserve.errors import InferenceError, InvalidInput, MPServeError, shown
 from mpserve.protocol.array_likes import to_numpy
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.fitting.binding import Bind
+from mpserve.serving.fitting.binding import Bind, are_numbered
+from mpserve.serving.fitting.known import Known
 from mpserve.serving.fitting.table import Columns, columns_of, text_of
+from mpserve.serving.models.faults import RefusedByLibrary
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.tensor_model import TensorModel
 
 logger = logging.getLogger(__name__)
 
 INPUT = "input-0"
+UNNAMED = "output-0"  # what clients of KServe's servers call the only output
 PREDICT, PROBABILITIES = "predict", "predict_proba"
 _PLACE = re.compile(
     r"^\[\d\d:\d\d:\d\d\] \S+:\d+: |(?:/[\w.+-]+)+/(?=[\w.+-]+)"
@@ -37,8 +40,10 @@ class RowsModel(TensorModel):
         features: the number of columns; None: the file does not say.
         columns: the names of the columns, in their order; empty: the file does not say.
         wants_frame: whether the library is to get a DataFrame even if all columns are numbers.
-        categorical: the columns of the DataFrame that are to be categories.
-        text_is_categorical: whether columns of text are to be categories too.
+        categorical: the columns of the DataFrame that are to be categories, each with one, or with a text if any kind will do.
+        only_numbers: whether all other columns must be numbers; the library would take text for the codes of categories.
+        only_texts: whether the model takes one column of texts, and no table.
+        gaps: what stands for a missing text, by the names of columns.
         labels: the classes, in the order of the probabilities.
         methods: the outputs by name; the first answers a client that names none.
         refusals: the exceptions by which the library refuses rows.
@@ -48,8 +53,10 @@ class RowsModel(TensorModel):
     features: int | None = None
     columns: Sequence[str] = ()
     wants_frame: bool = False
-    categorical: Sequence[str] = ()
-    text_is_categorical: bool = False
+    categorical: Mapping[str, Any] = {}
+    only_numbers: bool = False
+    only_texts: bool = False
+    gaps: Mapping[str, float | None] = {}
     labels: Sequence[Any] = ()
     methods: Mapping[str, Callable[[Any], Any]] = {}
     refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
@@ -70,23 +77,40 @@ class RowsModel(TensorModel):
         """The outputs of these names, or the model's own choice.
         Raises InvalidInput: there is no such output, or the model cannot take these rows.
         """
-        for name in asked:
-            if name not in self.methods:
+        methods = {name: self.methods.get(self.default_output if name == UNNAMED else name)
+                   for name in asked or (self.default_output,)}  # fmt: skip
+        for name, method in methods.items():
+            if method is None:
                 expected = ", ".join(map(repr, self.methods))
                 raise InvalidInput(
                     f"Unexpected inference output {shown(name)!r} for model {self.name!r}; expected {expected}"
                 )
         try:
             rows = self.rows_of(arrays[0])
-            return {name: self.methods[name](rows) for name in asked or (self.default_output,)}
+            answers = {name: method(rows) for name, method in methods.items() if method is not None}
         except MPServeError:
             raise
         except self.refusals as error:
-            logger.info("model %s refused an input", self.name, exc_info=True)
-            raise InvalidInput(f"the model refused the input: {first_line(error)}") from error
+            if self.is_unfit(error):
+                raise
+            raise RefusedByLibrary(f"the model refused the input: {first_line(error)}") from error
+        self._check_answers(answers, arrays[0].shape[0])
+        return answers
+
+    def _check_answers(self, answers: Mapping[str, Any], count: int) -> None:
+        """Raises InferenceError: an answer is not one of each row. A library may take a table for something else."""
+        for name, answer in answers.items():
+            if np.shape(answer)[:1] != (count,):
+                raise InferenceError(f"output {name!r}: expected {count} rows, got the shape {list(np.shape(answer))}")
+
+    def is_unfit(self, error: Exception) -> bool:
+        """Whether an error says that the model is at fault, whatever the rows."""
+        return False
 
     @property
     def default_output(self) -> str:
+        if self.preferred_output is not None:
+            return self.preferred_output
         if self.prefers_probabilities and PROBABILITIES in self.methods:
             return PROBABILITIES
         return next(iter(self.methods))
@@ -98,19 +122,26 @@ class RowsModel(TensorModel):
         """Null is NaN, or None among text. A model that takes no such value refuses it in its words."""
         return True
 
+    def wants_table(self) -> bool:
+        return self.wants_frame
+
     def rows_in(self, given: list[NamedArray]) -> Sequence[Any]:
         """The rows in the inputs of a request: one array, or columns. Raises InvalidInput if they do not fit the model."""
         if not given:
             raise InvalidInput(f"expected {self._expected()}, got no inputs")
+        if self.only_texts:
+            return [_texts(given)]
         if len(given) == 1 and (len(self.columns) != 1 or given[0][0] not in self.columns):
             name, datatype, array = given[0]
             if datatype == "BYTES":
                 array = text_of(name, array)
             if self.features is not None and (array.ndim != 2 or array.shape[1] != self.features):
                 raise InvalidInput(f"expected {self._expected()}, got shape {list(array.shape)}")
-            return [Columns(self.columns, [array]) if self.wants_frame and array.ndim == 2 else array]
+            is_table = self.wants_frame and array.ndim == 2
+            return [Columns(self.columns, [array], None, self.gaps) if is_table else array]
         flat = _each_flat(given)
-        table = columns_of([(n, d, text_of(n, a) if d == "BYTES" else a) for n, d, a in flat], self.columns)
+        known = Known(self.columns, self.gaps)
+        table = columns_of([(n, d, text_of(n, a) if d == "BYTES" else a) for n, d, a in flat], known)
         self._check_columns(table)
         return [table]
 
@@ -120,6 +151,11 @@ class RowsModel(TensorModel):
             if self.features is not None and count != self.features:
                 raise InvalidInput(f"expected {self._expected()}, got {count}")
             return
+        if self.features is not None and not self.columns and not are_numbered(table.names):
+            raise InvalidInput(
+                f"the model knows its {self.features} columns by their order alone, and named columns have none; expected"
+                " rows, one input of shape [n,columns], or numbered names (input-0, input-1)"
+            )
         missing = [name for name in self.columns if name not in table.names]
         if missing:
             raise InvalidInput(f"missing column {missing[0]!r}; expected {', '.join(map(repr, self.columns))}")
@@ -133,11 +169,18 @@ class RowsModel(TensorModel):
         """The rows as the library takes them."""
         if type(rows) is not Columns:
             return rows
-        texts = [name for name, array in zip(rows.names, rows.arrays, strict=False) if array.dtype.kind == "O"]
-        if self.wants_frame or texts:
+        if self.only_numbers and not rows.is_matrix:
+            numbers = [
+                array if name in self.categorical else _numbers(name, array)
+                for name, array in zip(rows.names, rows.arrays, strict=True)
+            ]
+            rows = Columns(rows.names, numbers, None, rows.gaps)
+        has_text = any(array.dtype.kind == "O" for array in rows.arrays)
+        is_named = self.features is None and not isinstance(rows.names, range)
+        if self.wants_frame or has_text or is_named:
             frame = rows.frame("pandas")
-            for name in {*self.categorical, *(texts if self.text_is_categorical else ())}:
-                frame[name] = _categories(frame[name].tolist())
+            for name, example in self.categorical.items():
+                frame[name] = _categories(frame[name].tolist(), example)
             return frame
         return rows.arrays[0] if rows.is_matrix else np.column_stack(rows.arrays)
 
@@ -173,11 +216,39 @@ class RowsModel(TensorModel):
         return self._described
 
 
-def _categories(values: list[Any]) -> Any:
-    """The values as categories; JSON and a matrix of floats do not show that a number is an integer."""
+def _categories(values: list[Any], example: Any) -> Any:
+    """The values as categories; JSON and a matrix of floats do not show that a number is an integer.
+    Values that are all missing are of the kind of the example.
+    """
     from pandas import Categorical
 
-    return Categorical([int(value) if isinstance(value, float) and value.is_integer() else value for value in values])
+    found = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    if all(value != value or value is None for value in found):
+        return Categorical.from_codes([-1] * len(found), categories=[example])
+    return Categorical(found)
+
+
+def _numbers(name: object, array: Array) -> Array:
+    """A column of numbers; booleans with gaps came as objects. Raises InvalidInput if it is text."""
+    if array.dtype.kind != "O":
+        return array
+    elements = array.tolist()
+    if not set(map(type, elements)) <= {bool, type(None)}:
+        raise InvalidInput(f"column {str(name)!r}: expected numbers, got text")
+    return np.array([np.nan if element is None else element for element in elements], np.float64)
+
+
+def _texts(given: list[NamedArray]) -> Array:
+    """The texts in the only input, [n] or [n, 1], as MLServer's clients send them. Raises InvalidInput if it holds no texts."""
+    name, datatype, array = given[0]
+    if len(given) > 1:
+        raise InvalidInput(f"expected one input of texts, got {', '.join(repr(each[0]) for each in given)}")
+    if datatype != "BYTES" or array.ndim not in (1, 2) or array.size != len(array):
+        raise InvalidInput(f"input {name!r}: expected texts of shape [n], got {datatype} of shape {list(array.shape)}")
+    texts = text_of(name, array.reshape(-1))
+    if None in texts.tolist():
+        raise InvalidInput(f"input {name!r}: expected texts, got null")
+    return texts
 
 
 def _each_flat(given: list[NamedArray]) -> list[NamedArray]:

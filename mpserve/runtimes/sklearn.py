@@ -5,17 +5,21 @@ The outputs are the estimator's methods, as in MLServer: ``predict``, ``predict_
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import joblib
-from sklearn.exceptions import InconsistentVersionWarning
+import numpy as np
+from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
+from sklearn.pipeline import Pipeline
 
-from mpserve.errors import ConfigurationError
+from mpserve.errors import ConfigurationError, NotSupported
+from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.rows import RowsModel
-from mpserve.serving.fitting.binding import known_columns
+from mpserve.serving.fitting.known import is_of, known_of, takes_texts
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +42,54 @@ class EstimatorModel(RowsModel):
     def preload(self) -> None:
         with _versions_told(self.path):
             self.estimator = self.read()
-        self.methods = {name: _dense(self.estimator, name) for name in METHODS if hasattr(self.estimator, name)}
+        self.methods = {name: self._method(name) for name in METHODS if hasattr(self.estimator, name)}
         if not self.methods:
             raise ConfigurationError(
                 f"{self.path.name} holds a {type(self.estimator).__name__}, expected an object with {', '.join(METHODS)}"
             )
-        self.features = getattr(self.estimator, "n_features_in_", None)
-        self.columns = known_columns(self.estimator)
+        self.columns, self.gaps = known_of(self.estimator)
+        self.features = len(self.columns) or getattr(self.estimator, "n_features_in_", None)
         self.wants_frame = bool(self.columns)
+        self.only_texts = takes_texts(self.estimator)
+        self._know_categories()
         labels = getattr(self.estimator, "classes_", ())
         self.labels = labels if getattr(labels, "ndim", 0) == 1 else ()
+
+    def is_unfit(self, error: Exception) -> bool:
+        return isinstance(error, NotFittedError)
+
+    def _method(self, name: str) -> Callable[[Any], Any]:
+        """A method of the estimator as an output: an array with an entry for each row."""
+        method = getattr(self.estimator, name)
+        counts_threads = takes_thread_count(self.estimator, name)
+
+        def call(rows: Any) -> Any:
+            result = (
+                method(rows, thread_count=self.native_threads)
+                if counts_threads and self.native_threads
+                else method(rows)
+            )
+            if hasattr(result, "toarray"):  # a sparse matrix
+                return result.toarray()
+            return _by_row(result) if type(result) is list else result
+
+        return call
+
+    def _know_categories(self) -> None:
+        """Of an estimator of a booster: the columns that are categories; else text would be refused, or taken for codes."""
+        estimator: Any = self.estimator
+        if is_of(estimator, ("lightgbm",)):
+            from mpserve.runtimes.lightgbm import categorical_of as categories_of_lightgbm
+
+            self.only_numbers = True
+            self.categorical = categories_of_lightgbm(estimator.booster_)
+        elif is_of(estimator, ("xgboost",)):
+            from mpserve.runtimes.xgboost import categorical_of as categories_of_xgboost
+
+            self.only_numbers = True
+            self.categorical = categories_of_xgboost(estimator.get_booster())
+        elif is_of(estimator, ("catboost",)):
+            self.categorical = {self.columns[index]: "" for index in estimator.get_cat_feature_indices()}
 
     def load(self) -> None:
         if self.native_threads:
@@ -104,14 +146,20 @@ def limit_threads(estimator: Any, threads: int) -> None:
         estimator.set_params(**wanted)
 
 
-def _dense(estimator: Any, name: str) -> Any:
-    method = getattr(estimator, name)
+def _by_row(probabilities: list[Any]) -> Array:
+    """The probabilities of several labels, of which scikit-learn makes one array each: [rows, labels, classes]."""
+    if len({each.shape for each in probabilities}) > 1:
+        raise NotSupported(
+            "the labels of this model differ in their numbers of classes: expected one number, for a tensor"
+        )
+    return np.stack(probabilities, axis=1)
 
-    def call(rows: Any) -> Any:
-        result = method(rows)
-        return result.toarray() if hasattr(result, "toarray") else result  # a sparse matrix
 
-    return call
+def takes_thread_count(estimator: Any, method: str) -> bool:
+    """Whether a method hands ``thread_count`` to CatBoost, whose fitted estimators keep no number of threads."""
+    if isinstance(estimator, Pipeline):  # which hands named arguments to its last step
+        return method != "transform" and takes_thread_count(estimator.steps[-1][1], method)
+    return is_of(estimator, ("catboost",)) and "thread_count" in signature(getattr(estimator, method)).parameters
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class XGBoostModel(RowsModel):
 
     platform = "xgboost"
     refusals = (ValueError, TypeError, xgboost.core.XGBoostError)
-    text_is_categorical = True
+    only_numbers = True
     booster: xgboost.Booster
 
     def preload(self) -> None:
@@ -32,10 +32,8 @@ class XGBoostModel(RowsModel):
         self.booster = booster = xgboost.Booster(model_file=bytearray(self.path.read_bytes()))
         self.features = booster.num_features()
         self.columns = booster.feature_names or ()
-        types = booster.feature_types or ()
-        if CATEGORICAL in types and _holds_categories(booster):  # else its categories are codes, and numbers already
-            self.categorical = [name for name, kind in zip(self.columns, types, strict=True) if kind == CATEGORICAL]
-            self.wants_frame = True
+        self.categorical = categorical_of(booster)
+        self.wants_frame = bool(self.categorical)
         learner = json.loads(booster.save_config())["learner"]
         self._is_linear = learner["gradient_booster"]["name"] == LINEAR
         wrapper = json.loads(booster.attr("scikit_learn") or "{}")
@@ -66,11 +64,22 @@ class XGBoostModel(RowsModel):
         return np.vstack((1.0 - predicted, predicted)).T if predicted.ndim == 1 else predicted
 
 
-def _holds_categories(booster: xgboost.Booster) -> bool:
-    """Whether the model knows what its categories were called, as models of XGBoost 3.1 and newer do."""
+def categorical_of(booster: xgboost.Booster) -> dict[str, Any]:
+    """The columns whose categories the model knows by name, as models of XGBoost 3.1 and newer do, each with one of them.
+    Categories of an older model are codes, which are numbers already.
+    """
+    types = booster.feature_types or ()
+    if CATEGORICAL not in types:
+        return {}
     trees = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]
     trees = trees.get("gbtree", trees)  # within dart
-    return bool(trees.get("model", {}).get("cats", {}).get("enc"))
+    known = trees.get("model", {}).get("cats", {}).get("enc") or []
+    # Texts lie in one buffer with offsets; numbers are there as they are.
+    return {
+        name: "" if "offsets" in categories else categories["values"][0]
+        for name, kind, categories in zip(booster.feature_names or (), types, known, strict=False)
+        if kind == CATEGORICAL
+    }
 
 
 def _most_probable(probabilities: Array) -> Array:

@@ -45,6 +45,12 @@ class Counters:
         """The cells of the blocks that count for ``key`` in these slots."""
         return [block.tolist() for slot in slots for block in self._used(slot) if block[KEY] == key]
 
+    def clear(self, slot: int, cells: Iterable[int]) -> None:
+        """Set these cells of all blocks of a slot to zero."""
+        for block in self._used(slot):
+            for cell in cells:
+                block[cell] = 0
+
     def _used(self, slot: int) -> Iterator[memoryview]:
         for number in range(BLOCKS):
             block = self._block(slot, number)

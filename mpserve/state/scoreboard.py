@@ -15,6 +15,7 @@ from enum import IntEnum
 from functools import cache
 
 from mpserve.state.counters import SLOT, Counters
+from mpserve.state.error_lines import PLACE, ErrorLines
 
 CELLS = 24
 IN_FLIGHT = 4  # the cell of ``Row.in_flight``. Each request changes it twice, and the attribute would be slower.
@@ -35,6 +36,15 @@ class State(IntEnum):
     READY = 3
     DRAINING = 4
     EXITED = 5
+
+
+class Ending(IntEnum):
+    """Why a worker ended that nobody had told to end."""
+
+    NONE = 0
+    DIED = 1
+    STUCK = 2
+    ACCELERATOR = 3
 
 
 STARTING = (State.LOADING, State.OPENING)
@@ -77,6 +87,12 @@ class Row:
     """Ticks on which metrics had no room in their files."""
     is_spent = Cell(18)
     """Whether the worker asks for a successor, because it has had its share of requests or of memory."""
+    accelerator = Cell(19)
+    """The number of the worker's GPU among the visible ones, plus 1. 0: the worker has none."""
+    ticked = Cell(20)
+    """When the event loop of the worker last ran its tick, in milliseconds of ``time.monotonic``, which all processes share."""
+    last_ending = Cell(21)
+    """An ``Ending``: why the last of the ``restarts`` of this slot was needed."""
 
     def __init__(self, slot: int, cells: memoryview) -> None:
         self.slot = slot
@@ -91,6 +107,11 @@ class Row:
     def models(self, bits: int) -> None:
         for number, cell in enumerate(MODEL_CELLS):
             self.cells[cell] = bits >> number * BITS & (1 << BITS) - 1
+
+    def restart(self, why: Ending) -> None:
+        """Count a worker of this slot that is replaced and was not told to end."""
+        self.last_ending = why
+        self.restarts += 1
 
     def is_live(self) -> bool:
         """Whether the worker of this row exists. The row of a worker killed by SIGKILL keeps its state."""
@@ -119,6 +140,8 @@ class Scoreboard:
     def __init__(self, slots: int = SLOTS) -> None:
         self.cells = _shared_cells((slots + 1) * CELLS)
         self.counters = Counters(_shared_cells(slots * SLOT))
+        self.arbiter = slots  # the place of the arbiter in ``errors``, behind those of the slots
+        self.errors = ErrorLines(_shared_cells((slots + 1) * PLACE))
         self._rows = [Row(slot, self.cells[(slot + 1) * CELLS : (slot + 2) * CELLS]) for slot in range(slots)]
 
     @property

@@ -4,12 +4,17 @@ Modules log by ``logging.getLogger(__name__)``. The starter of a server calls ``
 and ``model`` in the context of a request; a thread that runs a model needs a copy of that context.
 """
 
+import asyncio
+import importlib
 import json
 import logging
 import logging.config
 import os
 import re
+import runpy
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import datetime, timezone
@@ -93,19 +98,63 @@ def set_slot(slot: int) -> None:
     _process["slot"] = slot
 
 
-def _context(record: logging.LogRecord) -> dict[str, Any]:
+def context_of(record: logging.LogRecord) -> dict[str, Any]:
     """Slot, model and request of a record. ``extra`` overrides them, for a line about another context."""
     current = {**_process, "model": model.get(), "request_id": request_id.get()}
     return {name: getattr(record, name, current[name]) for name in _CONTEXT}
 
 
+_PACKAGE = str(Path(__file__).parents[1])
+_MACHINERY = ("<frozen ", *(str(Path(module.__file__ or "").parent) for module in (importlib, asyncio)), runpy.__file__)
+"""Files of the frames that lead from the server to the user's code."""
+
+
 class TextFormatter(logging.Formatter):
-    """``2026-11-23 18:00:00.123 INFO  [pid 12 slot 0 model digits req 5f3a] mpserve.serving: message``, in local time."""
+    """For people: ``2026-11-23 18:00:00.123 INFO  [pid 12 slot 0 model digits req 5f3a] mpserve: message``, in local time.
+
+    What is not known is left out. A terminal is spared date, pid and model: most lines have 100 columns then. A traceback begins
+    with the user's code, if there is any in it.
+    """
+
+    def __init__(self, on_terminal: bool | None = None) -> None:
+        super().__init__()
+        self._on_terminal = sys.stderr.isatty() if on_terminal is None else on_terminal
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        name = "mpserve" if record.name.startswith("mpserve.") else record.name
+        if self._on_terminal:
+            values = [str(value) for key, value in context_of(record).items() if value != "-" and key != "model"]
+            return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<5} {' '.join([name, *values])}: {record.message}"
         time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{int(record.msecs):03d}"
-        where = "pid {} slot {slot} model {model} req {request_id}".format(record.process, **_context(record))
-        return f"{time} {record.levelname:<5} [{where}] {record.name}: {record.message}"
+        context = {"slot": "slot", "model": "model", "request_id": "req"}
+        known = [f"{context[name]} {value}" for name, value in context_of(record).items() if value != "-"]
+        return f"{time} {record.levelname:<5} [{' '.join([f'pid {record.process}', *known])}] {name}: {record.message}"
+
+    def formatException(self, ei: Any) -> str:
+        told = traceback.TracebackException(*ei)
+        _begin_with_users_code(told)
+        return "".join(told.format()).rstrip("\n")
+
+
+def _begin_with_users_code(told: traceback.TracebackException | None) -> None:
+    if told is None:
+        return
+    for number, frame in enumerate(told.stack):
+        if not frame.filename.startswith((_PACKAGE, *_MACHINERY)):
+            del told.stack[:number]
+            break
+    else:
+        if getattr(told, "filename", None):  # of a SyntaxError, which names the user's file itself
+            told.stack.clear()
+    _begin_with_users_code(told.__cause__)
+    _begin_with_users_code(told.__context__)
+
+
+class BeforeTheDoor(logging.Filter):
+    """Drops gunicorn's word that it listens: the port refuses connections until the models are loaded."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name != "gunicorn.error" or not str(record.msg).startswith(("Listening at", "Using worker"))
 
 
 class JSONFormatter(logging.Formatter):
@@ -123,7 +172,7 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "pid": record.process,
-            **_context(record),
+            **context_of(record),
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
@@ -159,6 +208,9 @@ def dict_config(settings: Settings) -> dict[str, Any]:
             name: {"handlers": [], "propagate": True, "level": own_level.get(name, "NOTSET")} for name in _THROUGH_ROOT
         },
     }
+    if settings.log_format == "text":
+        config["filters"] = {"before_the_door": {"()": BeforeTheDoor}}
+        config["handlers"]["stderr"]["filters"] = ["before_the_door"]
     if settings.log_config_file is None:
         return config
     changes = _read(Path(settings.log_config_file))

@@ -15,9 +15,10 @@ from bisect import bisect_left
 from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess
@@ -28,12 +29,19 @@ from prometheus_client.registry import Collector
 from mpserve.errors import ConfigurationError
 from mpserve.state import rundir
 from mpserve.state.scoreboard import STARTING, Scoreboard, State
-from mpserve.telemetry import prometheus
+from mpserve.telemetry import processes, prometheus
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 VERBS = ("predict", "explain")
 STAGES = ("preprocess", "predict", "postprocess", "explain")
 LOAD_BUCKETS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
+SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+MODEL = ("model_name", "model_version")
+"""The labels of a metric of one version of a model. Only models that are served get there: a client's text is no label."""
+NANO = 1e-9
+OK, CANCELLED = "ok", "cancelled"
+"""Statuses of a request that is no failure: it was answered, or its client has gone. The others are those of ``errors.Code``."""
 
 
 class _Process:
@@ -91,7 +99,25 @@ class Metrics:
         self.refusals = Counter(
             "mpserve_requests_refused",
             "Inference requests not answered for lack of time or of room in the queue, by reason.",
-            ["model_name", "reason"],
+            [*MODEL, "reason"],
+        )
+        self.model_requests = Counter(
+            "mpserve_model_requests", "Inference requests ended, over HTTP and gRPC, by status.", [*MODEL, "status"]
+        )
+        self.request_seconds = Histogram(
+            "mpserve_model_request_seconds",
+            "Time from the complete body of an answered request to its encoded answer, in seconds.",
+            MODEL,
+            buckets=SECONDS_BUCKETS,
+        )
+        self.queue_seconds = Histogram(
+            "mpserve_model_queue_seconds",
+            "Time that an answered request waited for a thread, a batch or its turn, in seconds.",
+            MODEL,
+            buckets=SECONDS_BUCKETS,
+        )
+        self.batch_rows = Histogram(
+            "mpserve_model_batch_size", "Rows of the batches that the model was given.", MODEL, buckets=BATCH_BUCKETS
         )
         self.load_seconds = Histogram(
             "mpserve_model_load_seconds",
@@ -102,7 +128,16 @@ class Metrics:
         self._durations: dict[tuple[str, str, frozenset[str]], Durations] = {}
         self._answered: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._called: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._refused: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._refused: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._ended: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._models: dict[tuple[str, str, frozenset[str]], ModelMetrics] = {}
+
+    def of_model(self, name: str, version: str, absent: frozenset[str] = frozenset()) -> "ModelMetrics":
+        """What is observed of a version of a model, which has no stages in ``absent``."""
+        key = name, version, absent
+        if key not in self._models:
+            self._models[key] = ModelMetrics(self, *key)
+        return self._models[key]
 
     def stage_durations(self, model_name: str, absent: frozenset[str] = frozenset()) -> "dict[str, Durations]":
         """The histogram of each stage of this model. The model has no stages in ``absent``: their time is always 0."""
@@ -126,9 +161,13 @@ class Metrics:
         """Count a gRPC call that has ended."""
         self._called[method, status] += 1
 
-    def count_refusal(self, model_name: str, reason: str) -> None:
+    def count_refusal(self, model_name: str, version: str, reason: str) -> None:
         """Count a request that was refused, or that ran out of time."""
-        self._refused[model_name, reason] += 1
+        self._refused[model_name, version, reason] += 1
+
+    def count_ended(self, model_name: str, version: str, status: str) -> None:
+        """Count a request that was not answered as its client wished. ``ModelMetrics`` counts the others."""
+        self._ended[model_name, version, status] += 1
 
     def flush(self) -> None:
         """Write all counts to the files. Call this often."""
@@ -136,12 +175,17 @@ class Metrics:
             for status, count in answered.items():
                 self.requests.labels(route, status).inc(count)
             answered.clear()
-        for counter, counts in ((self.calls, self._called), (self.refusals, self._refused)):
+        counted: list[tuple[Counter, defaultdict[Any, int]]] = [
+            (self.calls, self._called), (self.refusals, self._refused), (self.model_requests, self._ended),
+        ]  # fmt: skip
+        for counter, counts in counted:
             for labels, count in counts.items():
                 counter.labels(*labels).inc(count)
             counts.clear()
         for durations in self._durations.values():
             durations.flush()
+        for model in self._models.values():
+            model.flush()
 
     def flush_all(self) -> None:
         """Write all counts, also those that had no room in the files before. Raises OSError: some still have no room."""
@@ -152,19 +196,51 @@ class Metrics:
             raise OSError(failure.errno, reason, str(_Process.directory))
 
 
+class ModelMetrics:
+    """The observations of one version of a model. The event loop alone uses them, but for those of ``stages``.
+
+    Attributes:
+        stages: the time of each stage.
+        seconds: nanoseconds of each answered request, from its complete body to its encoded answer. They count the request, too.
+        queue: nanoseconds that each of them waited.
+    """
+
+    def __init__(self, every: Metrics, name: str, version: str, absent: frozenset[str]) -> None:
+        self.stages = every.stage_durations(name, absent)
+        self.seconds = Durations(every.request_seconds.labels(name, version), unit=NANO)
+        self.queue = Durations(every.queue_seconds.labels(name, version), unit=NANO)
+        self._answered = every.model_requests.labels(name, version, OK)
+        self._noted = [*self.stages.values(), self.queue, self.seconds]
+        self._batches, self._labels = every.batch_rows, (name, version)
+
+    @cached_property
+    def batch_rows(self) -> "Durations":
+        """The rows of each batch. A model without batches has no series of them."""
+        rows = Durations(self._batches.labels(*self._labels))
+        self._noted.append(rows)
+        return rows
+
+    def flush(self) -> None:
+        """Count the observations."""
+        answered = len(self.seconds.noted)
+        if answered:
+            self._answered.inc(answered)
+        for durations in self._noted:
+            durations.flush()
+
+
 class Durations:
     """Observations of a histogram, collected in a list and counted together.
 
-    ``note`` takes the seconds of an observation, from any thread. The caller flushes when ``noted`` has more than ``FULL``. An
-    observation is also counted as 0 s in the ``untimed`` histograms: the SDK's dashboards divide by the count of every stage.
+    ``note`` takes an observation in units of ``unit``, from any thread. The caller flushes before ``noted`` is large. An
+    observation is also counted as 0 in the ``untimed`` histograms: the SDK's dashboards divide by the count of every stage.
     """
 
-    FULL = 512
-
-    def __init__(self, histogram: Histogram, untimed: Iterable[Histogram] = ()) -> None:
+    def __init__(self, histogram: Histogram, untimed: Iterable[Histogram] = (), unit: float = 1.0) -> None:
         self._histogram = histogram
         self._untimed = untimed
-        self._bounds = prometheus.bounds(histogram)
+        self._unit = unit
+        self._bounds = [bound / unit for bound in prometheus.bounds(histogram)]
         self.noted: list[float] = []
         self.note = self.noted.append
         self._counting = threading.Lock()
@@ -177,7 +253,9 @@ class Durations:
             number = len(self.noted)  # other threads may append meanwhile
             noted = self.noted[:number]
             del self.noted[:number]
-            prometheus.add(self._histogram, Counts(map(bisect_left, repeat(self._bounds), noted)), sum(noted))
+            prometheus.add(
+                self._histogram, Counts(map(bisect_left, repeat(self._bounds), noted)), sum(noted) * self._unit
+            )
             for other in self._untimed:
                 prometheus.add(other, {0: number}, 0)
 
@@ -214,15 +292,34 @@ class ScoreboardCollector(Collector):
         failed = CounterMetricFamily("mpserve_metrics_failed_flushes", "Times that metrics had no room in their files.")
         failed.add_metric([], sum(row.failed_flushes for row in used))
         yield failed
+        yield from processes.collect({row.slot: row.pid for row in live if row.pid})
 
 
-def render(board: Scoreboard, accept: str) -> tuple[bytes, str]:
-    """The metrics of all workers as (body, content type), in the format of the ``Accept`` header.
+def request_durations() -> dict[str, dict[str, float]]:
+    """By model: the number of answered requests, of all workers, that took no longer than each bound of the histogram.
 
     This reads the files of every worker, so call it in a thread, after ``flush``.
     """
+    if _Process.directory is None:
+        families: Iterable[Metric] = prometheus_client.REGISTRY.collect()
+    else:
+        families = multiprocess.MultiProcessCollector.merge(map(str, _Process.directory.glob("histogram_*.db")))
+    samples = next((family.samples for family in families if family.name == "mpserve_model_request_seconds"), [])
+    found: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for sample in samples:
+        if "le" in sample.labels:
+            found[sample.labels["model_name"]][sample.labels["le"]] += sample.value
+    return {name: dict(buckets) for name, buckets in found.items()}
+
+
+def render(board: Scoreboard, accept: str, *others: Collector) -> tuple[bytes, str]:
+    """The metrics of all workers as (body, content type), in the format of the ``Accept`` header.
+
+    ``others`` are asked as well. This reads the files of every worker, so call it in a thread, after ``flush``.
+    """
     registry = CollectorRegistry()
-    registry.register(ScoreboardCollector(board))
+    for collector in (ScoreboardCollector(board), *others):
+        registry.register(collector)
     encode, content_type = choose_encoder(accept)
     if _Process.directory is None:
         # OpenMetrics ends with a mark, which may appear only once.

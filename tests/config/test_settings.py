@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 
+from mpserve.config.command_line import KSERVE_FLAGS_IGNORED, argument_parser, documentation, parse
 from mpserve.config.options import options_of
-from mpserve.config.settings import (
-    KSERVE_FLAGS_IGNORED,
-    Settings,
-    argument_parser,
-    documentation,
-    ignored_variables,
-    parse,
-)
+from mpserve.config.settings import Settings, ignored_variables, unused_variables
 from mpserve.errors import ConfigurationError
 from tests.cases import each
 
@@ -29,7 +23,9 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "cache_dir": ("/models", "/models", None),
     "model_name": ("digits", "digits", None), "allow_pickle": ("no", False, "perhaps"),
     "trusted_types": ("a.B,c.D", "a.B,c.D", None), "predict_proba": ("true", True, "perhaps"),
-    "kserve_names": ("yes", True, "perhaps"), "host": ("[::1]", "::1", "0.0.0.0:8080"),
+    "return_probabilities": ("true", True, "perhaps"),
+    "kserve_names": ("yes", True, "perhaps"), "ignore_unknown_flags": ("yes", True, "perhaps"),
+    "host": ("[::1]", "::1", "0.0.0.0:8080"),
     "http_port": ("0", 0, "65536"), "ssl_certfile": ("tls.crt", "tls.crt", None),
     "ssl_keyfile": ("tls.key", "tls.key", None), "ssl_ca_certs": ("ca.crt", "ca.crt", None),
     "enable_grpc": ("no", False, "perhaps"),
@@ -53,7 +49,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "grpc_max_send_message_length": ("1GiB", 1024**3, "64 apples"), "nonfinite": ("null", "null", "zero"),
     "ce_source": ("io.mine", "io.mine", None), "ce_type": ("io.mine.answer", "io.mine.answer", None),
     "ce_merge": ("true", True, "perhaps"), "enable_docs_url": ("true", True, "perhaps"),
-    "allow_client_shm": ("yes", True, "perhaps"),
+    "enable_status_page": ("no", False, "perhaps"), "allow_client_shm": ("yes", True, "perhaps"),
     "predictor_host": ("m-predictor.ns:8080", "m-predictor.ns:8080", "http://m-predictor"),
     "predictor_protocol": ("GRPC-V2", "grpc-v2", "v3"), "predictor_use_ssl": ("true", True, "perhaps"),
     "predictor_ca_file": ("ca.pem", "ca.pem", None), "predictor_request_timeout_seconds": ("30", 30.0, "0"),
@@ -117,7 +113,7 @@ def test_a_bad_value_is_refused_naming_option_value_and_expectation(name: str, t
 
 
 @each("option, message", [
-    ({"http_port": 65536}, "http_port (--http_port, MPSERVE_HTTP_PORT): got 65536, expected a whole number from 0 to 65535"),
+    ({"http_port": 65536}, "MLSERVER_HTTP_PORT): got 65536, expected a whole number from 0 to 65535"),
     ({"workers": 0}, "workers (--workers, MPSERVE_WORKERS, WEB_CONCURRENCY): got 0, expected a whole number, at least 1"),
     ({"workers": True}, "got True, expected a whole number"), ({"workers": 2.0}, "got 2.0, expected a whole number"),
     ({"workers": None}, "got None, expected a whole number"), ({"workers": "9" * 5000}, "expected a whole number"),
@@ -276,10 +272,24 @@ def test_the_help_names_every_flag_variable_and_group() -> None:
 
 
 def test_the_document_of_options_is_up_to_date() -> None:
-    remedy = "run python -m mpserve.config.settings > docs/options.md"
+    remedy = "run python -m mpserve.config.command_line > docs/options.md"
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == documentation(), remedy
 
 
 def test_the_module_prints_the_document() -> None:
-    command = [sys.executable, "-m", "mpserve.config.settings"]
+    command = [sys.executable, "-m", "mpserve.config.command_line"]
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout == documentation()
+
+
+def test_variables_of_mlserver_are_options_or_named() -> None:
+    """As KServe's runtime for MLServer sets them."""
+    environ = {
+        "MLSERVER_HTTP_PORT": "8085", "MLSERVER_GRPC_PORT": "9000", "MLSERVER_MODEL_NAME": "iris",
+        "MLSERVER_MODEL_URI": "/mnt/models", "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_sklearn.SKLearnModel",
+        "MLSERVER_HOST": "",
+    }  # fmt: skip
+    settings = Settings.from_environment(environ)
+    assert (settings.http_port, settings.grpc_port, settings.model_name, settings.model_dir) == (
+        8085, 9000, "iris", "/mnt/models",
+    )  # fmt: skip
+    assert unused_variables(environ) == ["MLSERVER_MODEL_IMPLEMENTATION"]

@@ -26,6 +26,7 @@ NULLS = "`null` fields in V2 answers, an `id` that nobody gave"
 DIGITS = "digits of an FP32 in JSON"
 SPACES = "JSON in the answer to a CloudEvent"
 ERRORS = "unknown path, wrong method"
+UNKNOWN = "a model that is not there"
 HALF = "FP16 in JSON"
 EVENTS = "a CloudEvent whose data is bad JSON"
 MEDIA = "an attribute `content-type` of a CloudEvent"
@@ -67,7 +68,7 @@ V1 = [
     Case("liveness", V1_MODELS, "/", 200, b'{"status":"alive"}'),
     Case("model", V1_MODELS, "/v1/models/TestModel", 200, b'{"name":"TestModel","ready":true}'),
     Case("unknown model", V1_MODELS, "/v1/models/InvalidModel", 404,
-         b'{"error":"Model with name InvalidModel does not exist."}'),
+         b'{"error":"Model with name InvalidModel does not exist."}', differs=UNKNOWN),
     Case("list of models", V1_MODELS, "/v1/models", 200, b'{"models":["TestModel","DateTimeModel"]}'),
     Case("predict", V1_MODELS, "/v1/models/TestModel:predict", 200, PREDICTIONS, INSTANCES, JSON, JSON),
     Case("predict of inputs", V1_MODELS, "/v1/models/TestModel:predict", 200, PREDICTIONS,
@@ -276,6 +277,11 @@ def is_an_error(case: Case, answer: httpx.Response) -> None:
     assert list(answer.json()) == ["error"]
 
 
+def is_the_same_error_and_more(case: Case, answer: httpx.Response) -> None:
+    assert case.body is not None
+    assert answer.json()["error"].startswith(f"{json.loads(case.body)['error']} There are: ")
+
+
 def is_flat_json(case: Case, answer: httpx.Response) -> None:
     assert [len(output["data"]) for output in answer.json()["outputs"]] == [8, 8]
 
@@ -283,6 +289,7 @@ def is_flat_json(case: Case, answer: httpx.Response) -> None:
 HOW: dict[str, Callable[[Case, httpx.Response], None]] = {
     "": is_the_same, NULLS: has_the_same_tensors, DIGITS: has_the_same_tensors, SPACES: is_the_same_json,
     ERRORS: is_an_error, EVENTS: is_an_error, MEDIA: is_an_error, LOADS: is_an_error, HALF: is_flat_json,
+    UNKNOWN: is_the_same_error_and_more,
 }  # fmt: skip
 """What must hold of an answer that differs in this way."""
 

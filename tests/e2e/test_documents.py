@@ -63,6 +63,9 @@ def test_each_curl_line_is_answered_as_its_document_says(document: Path, tmp_pat
                 assert decoded(block.text) == decoded(given)
             if block.language == "text" and given:
                 assert block.text.strip() == given.strip()
+            for command in lines_of(block, "python"):
+                script = [sys.executable, *shlex.split(command)[1:]]
+                subprocess.run(script, cwd=tmp_path, check=True, timeout=120, capture_output=True)
             for command in lines_of(block, "mpserve serve"):
                 server = start(command, tmp_path, stack)
             given = ""

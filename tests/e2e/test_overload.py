@@ -94,7 +94,7 @@ def test_what_finds_the_queue_full_is_refused_cleanly_and_the_connection_goes_on
             assert first.result().status_code == second.result().status_code == 200
             assert status(client, post(["go"])) == 200
         assert "no" not in asked(tmp_path)
-        eventually(lambda: server.metric(f'{REFUSED}{{model_name="m",reason="queue_full"}}') == 4)
+        eventually(lambda: server.metric(f'{REFUSED}{{model_name="m",model_version="1",reason="queue_full"}}') == 4)
         eventually(lambda: server.metric("mpserve_requests_waiting") == 0)
 
 

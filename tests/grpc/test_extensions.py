@@ -29,7 +29,7 @@ LOAD = "RepositoryModelLoad"
     (LOAD, {}, INVALID, "expected the name of a model as model_name, got none"),
     (LOAD, {"model_name": "double", "parameters": {"config": {"string_param": "{}"}}}, UNIMPLEMENTED,
      "the parameter 'config' is not supported"),
-    ("TraceSetting", {"model_name": "nope"}, MISSING, "Model with name nope does not exist."),
+    ("TraceSetting", {"model_name": "nope"}, MISSING, "Model with name nope does not exist. There are: double."),
     ("TraceSetting", {"settings": {"trace_level": {"value": ["TIMESTAMPS"]}}}, UNIMPLEMENTED, "not traced"),
     ("TraceSetting", {"settings": {"level": {}}}, INVALID, "unknown trace setting 'level'"),
     ("LogSettings", {"settings": {"log_file": {"string_param": "x"}}}, UNIMPLEMENTED, "'log_file'"),

@@ -104,7 +104,7 @@ def test_the_version_that_the_client_names_is_that_of_the_model_here() -> None:
     (Doubling(), "invalid", 400, "The predictor answered INVALID_ARGUMENT: no cat"),
     (Doubling(), "resting", 503, "The predictor cannot be reached, or is not ready."),
     (Doubling(), "failing", 500, "The predictor answered INTERNAL: RuntimeError : boom"),
-    (Echo(), "", 404, "The predictor answered NOT_FOUND: Model with name m does not exist."),
+    (Echo(), "", 404, "The predictor answered NOT_FOUND: Model with name m does not exist. There are: echo."),
 ])  # fmt: skip
 def test_the_client_is_told_what_the_predictor_said(predictor: Model, word: str, status: int, words: str) -> None:
     answer = post(predictor, json={"inputs": [INPUT], "parameters": {"word": word}})

@@ -123,7 +123,7 @@ ANY = infer("answering")
     (Raising(), "ModelInfer", raising("invalid"), INVALID, "^expected a cat$"),
     (Raising(), "ModelInfer", raising("missing"), grpc.StatusCode.UNIMPLEMENTED, "^no such kernel$"),
     (Raising(), "ModelInfer", raising("long"), INVALID, "^ü{1000}$"),  # as far as headers go
-    (Raising(), "ModelInfer", infer("nope"), MISSING, r"^Model with name nope does not exist\.$"),
+    (Raising(), "ModelInfer", infer("nope"), MISSING, r"^Model with name nope does not exist\. There are: raising\.$"),
     (Raising(), "ModelInfer", infer("raising", model_version="7"), MISSING, "@7 does not exist. There are: raising@1."),
     (Raising(), "ModelInfer", infer("raising", inputs=[]), INVALID, "no inputs"),
     (Raising(), "ModelInfer", b"\x0a\xff", INVALID, "cut short"),

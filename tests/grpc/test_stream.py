@@ -32,7 +32,7 @@ def test_an_error_is_told_and_the_stream_goes_on() -> None:
     responses = streamed(Raising(), *requests)
     assert [response.infer_response.id for response in responses] == ["1", "2", "3", "", "5"]
     assert [response.error_message for response in responses] == [
-        "Model with name nope does not exist.",
+        "Model with name nope does not exist. There are: raising.",
         "RuntimeError : boom",
         "the request has no inputs, expected one or more",
         "the message is cut short, or has a number of more than 64 bits",

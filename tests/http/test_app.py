@@ -111,7 +111,7 @@ async def test_a_slash_in_a_name_or_version_is_sent_encoded(name: str, version: 
 
 def test_an_encoded_slash_in_an_unknown_name_is_told_as_it_is() -> None:
     answer = ask(Echo("m"), "GET", "/v2/models/a%2Fb")
-    assert (answer.status_code, answer.json()["error"]) == (404, "Model with name a/b does not exist.")
+    assert (answer.status_code, answer.json()["error"]) == (404, "Model with name a/b does not exist. There are: m.")
 
 
 def test_a_path_in_a_message_is_quoted_as_json_quotes() -> None:

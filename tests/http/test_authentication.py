@@ -15,7 +15,7 @@ from tests.asgi import client_of, core_of
 from tests.models import faulty
 
 KEY, OPS = "alice-0123456789abcdef", "ops-0123456789abcdef"
-HEALTH = {"/", "/v2/health/live", "/v2/health/ready"}
+HEALTH = {"/", "/ping", "/health", "/v2/health/live", "/v2/health/ready"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 
 
@@ -33,7 +33,7 @@ def asked(lines: list[str] | None, headers: dict[str, str], **options: Any) -> d
         app = build_app(core_of(faulty.Echo(), allow_client_shm=True, enable_docs_url=True, **options))
         app.router.routes.append(Route("/users/own", lambda request: PlainTextResponse("hello")))
         paths = [re.sub(r"{[\w:]+}", "echo", route.path) for route in app.routes]
-        paths += ["/nowhere", "/v2/", "/openai/v1/models", "/v2%2Fhealth/live", "/v2/health%2Flive", "/%6Detrics"]
+        paths += ["/nowhere", "/pages/docs.js", "/v2/", "/openai/v1/models", "/v2/health%2Flive", "/%6Detrics"]
         async with app.router.lifespan_context(app), client_of(app) as client:
             every = lines or [f"{method} {path}" for path in paths for method in METHODS]
             return {line: await client.request(*line.split(" "), headers=headers) for line in every}
@@ -42,7 +42,8 @@ def asked(lines: list[str] | None, headers: dict[str, str], **options: Any) -> d
 
 
 @pytest.mark.parametrize(("public", "free"), [
-    ("health", HEALTH), ("none", set()), ("health,metrics,docs", {*HEALTH, "/metrics", "/docs", "/openapi.json"}),
+    ("health", HEALTH), ("none", set()),
+    ("health,metrics,docs", {*HEALTH, "/metrics", "/docs", "/openapi.json", "/pages/docs.js"}),
 ])  # fmt: skip
 def test_each_method_of_each_route_is_refused_without_a_key(keys: str, public: str, free: set[str]) -> None:
     answers = asked(None, {}, api_keys_file=keys, public=public)

@@ -22,6 +22,9 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from mpserve.config.settings import Settings
+from mpserve.serving.repository.loader import from_target
+
 X, Y = load_iris(return_X_y=True)
 SPECIES = load_iris().target_names[Y]
 COLUMNS = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
@@ -42,6 +45,14 @@ class Made(NamedTuple):
 def made(folder: Path) -> dict[str, Made]:
     """A model directory with a file of every kind, by the model's name."""
     return {name: make(folder) for name, make in (MAKERS | OF_TABLES).items()}
+
+
+def loaded(file: Path, **options: Any) -> Any:
+    [source] = from_target(str(file), None, Settings(**options))
+    model = source.obtain()
+    model.native_threads = 1
+    model.load()
+    return model
 
 
 def place(folder: Path, file: str) -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import catboost
 import httpx
 import joblib
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 import skops.io
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InvalidInput, ModelLoadError
@@ -25,7 +26,6 @@ from mpserve.protocol.declaration import declared_of
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.v1.rows import tensors_in
 from mpserve.serving.models.model import Model
-from mpserve.serving.repository.loader import from_target
 from tests.e2e.calls import call
 from tests.running import Server, free_port, running
 from tests.runtimes.model_files import (
@@ -38,6 +38,7 @@ from tests.runtimes.model_files import (
     Y,
     cat_categories,
     lgb_categories,
+    loaded,
     made,
     xgb_categories,
 )
@@ -126,7 +127,14 @@ def test_a_file_answers_as_its_library_over_every_protocol(
     request.outputs.add(name=default)
     answer = call(served.address, "ModelInfer", request, pb.ModelInferResponse)
     assert [output.name for output in answer.outputs] == [default]
-    assert list(answer.outputs[0].shape) == list(expected[default].shape)
+    values = expected[default]
+    assert list(answer.outputs[0].shape) == list(values.shape)
+    [raw] = answer.raw_output_contents
+    if answer.outputs[0].datatype == "BYTES":
+        texts = b"".join(len(text).to_bytes(4, "little") + text for text in map(str.encode, values.tolist()))
+        assert raw == texts
+    else:
+        assert raw == np.ascontiguousarray(values).tobytes()
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -152,6 +160,9 @@ def test_the_iris_requests_of_kserve_run_unchanged(
     v2 = served.infer(name, {"inputs": [{"name": "input-0", "shape": [2, 4], "datatype": "FP32", "data": IRIS}]}).json()
     expected = np.asarray(predict(np.array(IRIS, np.float32)))
     assert np.array(v2["outputs"][0]["data"], expected.dtype).tolist() == expected.reshape(-1).tolist()
+    named = {"outputs": [{"name": "output-0"}]}  # as KServe's servers call it
+    body = {"inputs": [{"name": "input-0", "shape": [2, 4], "datatype": "FP32", "data": IRIS}], **named}
+    assert served.infer(name, body).json()["outputs"] == [v2["outputs"][0] | {"name": "output-0"}]
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -198,14 +209,6 @@ def test_a_missing_value_is_nan_where_the_library_takes_it(
     assert equal(array_of(output["datatype"], output["shape"], output["data"]), expected)
 
 
-def loaded(file: Path, **options: Any) -> Any:
-    [source] = from_target(str(file), None, Settings(**options))
-    model = source.obtain()
-    model.native_threads = 1
-    model.load()
-    return model
-
-
 def test_probabilities_may_be_the_answer_to_clients_that_ask_for_nothing(files: tuple[Path, dict[str, Made]]) -> None:
     folder, by_name = files
     for there in map(by_name.__getitem__, MAKERS):
@@ -219,6 +222,27 @@ def test_the_threads_of_an_estimator_keep_to_the_budget_of_the_worker(tmp_path: 
     pipeline = make_pipeline(FunctionTransformer(), RandomForestClassifier(2, n_jobs=-1)).fit(X, Y)
     joblib.dump(pipeline, tmp_path / "a.joblib")
     assert loaded(tmp_path / "a.joblib").estimator[-1].n_jobs == 1
+
+
+def test_catboost_in_a_pickle_predicts_with_the_threads_of_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    made_by_catboost = catboost.CatBoost._base_predict
+
+    def counted(self: Any, pool: Any, kind: str, start: int, end: int, count: int, *others: Any) -> Any:
+        threads.append(count)
+        return made_by_catboost(self, pool, kind, start, end, count, *others)
+
+    monkeypatch.setattr(catboost.CatBoost, "_base_predict", counted)
+    fitted = catboost.CatBoostClassifier(iterations=3, verbose=0, allow_writing_files=False).fit(X, Y)
+    joblib.dump(fitted, tmp_path / "a.joblib")
+    joblib.dump(make_pipeline(StandardScaler().fit(X), fitted), tmp_path / "b.joblib")
+    for name in ("a.joblib", "b.joblib"):
+        model = loaded(tmp_path / name)
+        model.native_threads = 3
+        model.invoke_for([X[:2]], ("predict", "predict_proba"))
+    assert threads == [3] * 4
 
 
 def test_a_skops_file_with_unknown_types_is_refused_until_they_are_trusted(tmp_path: Path) -> None:
@@ -386,7 +410,7 @@ def test_categories_are_those_of_the_training_not_their_codes(
 ) -> None:
     trained = make(zones, str(tmp_path / f"model.{ending}"))
     model = loaded(tmp_path / f"model.{ending}")
-    declared = declared_of((), model.takes_missing())
+    declared = declared_of((), model.takes_missing(), model.wants_table())
     rows = [[zones[2], 40.5], [zones[0], 55.25], [zones[1], 60.5]]
     kinds = pandas.CategoricalDtype(zones) if ending != "cbm" else object
     expected = trained.predict(pandas.DataFrame(rows, columns=["zone", "age"]).astype({"zone": kinds})).tolist()

@@ -88,7 +88,7 @@ async def test_whatever_a_model_raises_is_its_failure_with_a_traceback_and_the_n
 
 def observed(core: ServerCore) -> int:
     """How often the histogram of predict was given a value since it was last asked."""
-    durations = core.find("m").durations["predict"]
+    durations = core.find("m").observed.stages["predict"]
     count = len(durations.noted)
     durations.flush()
     return count

@@ -15,7 +15,8 @@ import yaml
 
 import mpserve.telemetry.logging as mpserve_logging
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError
+from mpserve.errors import ConfigurationError, ModelLoadError
+from mpserve.serving.repository.import_target import find
 from mpserve.telemetry.logging import JSONFormatter, TextFormatter, configure, model, request_id, set_slot
 from tests.cases import each
 
@@ -72,11 +73,18 @@ def test_a_text_line_tells_time_level_process_slot_model_request_and_logger() ->
     entry = record("loaded in %d s", args=(4,))
     entry.created, entry.msecs = datetime(2026, 11, 23, 18, 0, 0).timestamp(), 123.9
     where = f"[pid {os.getpid()} slot 3 model digits req 5f3a]"
-    assert as_text(entry) == f"2026-11-23 18:00:00.123 INFO  {where} mpserve.serving: loaded in 4 s"
+    assert as_text(entry) == f"2026-11-23 18:00:00.123 INFO  {where} mpserve: loaded in 4 s"
 
 
-def test_outside_of_a_request_and_a_worker_the_context_is_dashes() -> None:
-    assert "slot - model - req -]" in as_text(record())
+@pytest.mark.usefixtures("in_a_request")
+def test_a_terminal_is_spared_what_a_person_knows() -> None:
+    entry = record("loaded in %d s", args=(4,))
+    entry.created = datetime(2026, 11, 23, 18, 0, 0).timestamp()
+    assert TextFormatter(on_terminal=True).format(entry) == "18:00:00 INFO  mpserve 3 5f3a: loaded in 4 s"
+
+
+def test_outside_of_a_request_and_a_worker_there_is_no_context_in_a_text_and_dashes_in_json() -> None:
+    assert f"[pid {os.getpid()}] mpserve: " in as_text(record())
     assert {as_json(record())[name] for name in ("slot", "model", "request_id")} == {"-"}
 
 
@@ -104,6 +112,41 @@ def test_a_line_holds_the_traceback_and_the_stack() -> None:
     assert content["exception"].endswith("ValueError: no such digit")
     assert content["stack"] == stack
     assert as_text(entry).split("\n", 1)[1] == f"{content['exception']}\n{stack}"
+
+
+def test_a_traceback_for_people_begins_with_the_users_code_and_one_for_machines_with_the_servers(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "model.py"
+    file.write_text("try:\n    {}['first']\nexcept KeyError as error:\n    raise ValueError('second') from error\n")
+    with pytest.raises(ModelLoadError) as raised:
+        find(str(file))
+    entry = record(exc_info=(type(raised.value), raised.value, raised.value.__traceback__))
+    first, second, ours = as_text(entry).split("Traceback (most recent call last):\n")[1:]
+    for told, line, error in ((first, 2, "KeyError: 'first'"), (second, 4, "ValueError: second")):
+        assert told.startswith(f'  File "{file}", line {line}, in <module>\n')
+        assert error in told
+        assert "mpserve/" not in told
+    assert "the import of" in ours
+    assert as_json(entry)["exception"].count("import_target.py") >= 2
+
+
+def test_a_syntax_error_is_told_without_the_servers_code(tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text("1 +\n")
+    with pytest.raises(ModelLoadError) as raised:
+        find(str(file))
+    cause = raised.value.__cause__
+    assert cause is not None
+    told = as_text(record(exc_info=(type(cause), cause, cause.__traceback__)))
+    assert f'mpserve: message\n  File "{file}", line 1\n' in told
+
+
+def test_people_do_not_read_that_the_server_listens_before_it_is_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for log_format in ("text", "json"):
+        configure(Settings(log_format=log_format))
+        logging.getLogger("gunicorn.error").info("Listening at: %s (%s)", "http://h", 1)
+        assert ("Listening at" in capsys.readouterr().err) == (log_format == "json")
 
 
 @each("value, expected", [
@@ -134,7 +177,8 @@ def test_every_server_s_logger_writes_once_to_stderr(name: str, capsys: pytest.C
     logger.setLevel(logging.CRITICAL)
     configure(Settings())
     logger.warning("once")
-    assert re.fullmatch(rf".* WARNING \[pid .*\] {name}: once\n", capsys.readouterr().err)
+    shown = "mpserve" if name.startswith("mpserve") else name
+    assert re.fullmatch(rf".* WARNING \[pid .*\] {shown}: once\n", capsys.readouterr().err)
 
 
 @each("level, of_mpserve, of_uvicorn", [

@@ -214,7 +214,7 @@ def test_a_directory_that_is_not_there_is_refused_in_words(tmp_path: Path) -> No
     assert run(code, "", PROMETHEUS_MULTIPROC_DIR=missing) == f"PROMETHEUS_MULTIPROC_DIR: {words}\n"
 
 
-@each("number", [0, 1, metrics.Durations.FULL - 1, metrics.Durations.FULL, 5000])
+@each("number", [0, 1, 512, 5000])
 def test_durations_noted_by_several_threads_are_each_counted_once_in_their_bucket(number: int) -> None:
     histogram, plain = (Histogram("waits", "Waits.", buckets=(0.1, 0.5, 1.0), registry=None) for _ in range(2))
     durations = metrics.Durations(histogram)

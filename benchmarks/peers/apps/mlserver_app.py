@@ -10,6 +10,13 @@ from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceResponse
 
+RUNTIMES = {
+    ".joblib": "mlserver_sklearn.SKLearnModel",
+    ".json": "mlserver_xgboost.XGBoostModel",
+    ".txt": "mlserver_lightgbm.LightGBMModel",
+}
+"""For a file that BENCH_MODEL names."""
+
 
 class Bench(MLModel):
     async def load(self):
@@ -32,6 +39,8 @@ def write_settings(folder):
         "parallel_workers": models.WORKERS if models.WORKERS > 1 else 0,
     }
     model = {"name": "bench", "implementation": "mlserver_app.Bench"}
+    if Path(models.MODEL).suffix in RUNTIMES:
+        model |= {"implementation": RUNTIMES[Path(models.MODEL).suffix], "parameters": {"uri": models.MODEL}}
     if models.BATCH:
         model |= {"max_batch_size": models.BATCH, "max_batch_time": models.BATCH_DELAY}
     (folder / "settings.json").write_text(json.dumps(server))

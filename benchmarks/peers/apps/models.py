@@ -2,7 +2,7 @@
 
 A server is told what to do by its environment, so that each app is a few lines:
 
-    BENCH_MODEL                    identity or mlp
+    BENCH_MODEL                    identity or mlp, or the path of a model file
     BENCH_BATCH                    rows of the largest batch; 0 joins no requests
     BENCH_WORKERS, BENCH_MEGABYTES worker processes, and the size (10^6 bytes) of the weights in each
     BENCH_PORT, BENCH_GRPC_PORT, BENCH_METRICS_PORT

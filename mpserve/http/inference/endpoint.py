@@ -25,8 +25,9 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, path = read_headers(scope["headers"]), scope["path_params"]
-        head = self.routes.head(self.route, path["model"], path.get("version"), headers, request_id.get())
         try:
+            model = path["model"] if "model" in path else self.core.only_name()
+            head = self.routes.head(self.route, model, path.get("version"), headers, request_id.get())
             body = await receive_body(headers, receive, self.core.settings, head.codec.is_json)
         except Exception as error:
             await failure_answer(error)(scope, receive, send)

@@ -56,6 +56,9 @@ ROUTES = {
 }
 """By path template. ``app.py`` makes Starlette routes of them."""
 
+INVOCATIONS = InferenceRoute("/invocations", "predict", Format.V1)
+"""For the only model, as MLflow's scoring server and SageMaker have it. Starlette matches it."""
+
 # Starlette matches paths with other characters, such as percent-encoded bytes and queries.
 _SEGMENT = r"(?P<\1>[A-Za-z0-9._-]+)"
 _PATTERNS = [

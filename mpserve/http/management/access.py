@@ -4,18 +4,22 @@ from starlette.requests import Request
 
 from mpserve.config.settings import Settings
 from mpserve.http.requests import Handler, read_headers
-from mpserve.http.responses import Answer
-from mpserve.http.server.interface import CALLER
+from mpserve.http.server.interface import CALLER, AnyAnswer
 from mpserve.serving.extensions.access import check_access
 
 
 def guarded(settings: Settings, handler: Handler) -> Handler:
     """The handler, for requests that may manage the server. It raises AccessDenied for all others."""
 
-    async def answer(request: Request) -> Answer:
-        # uvicorn replaces the address if there is an X-Forwarded-For header, and with that header the request is refused.
-        address = None if request.client is None else request.client.host
-        check_access(settings, address, read_headers(request.scope["headers"]), request.scope.get(CALLER))
+    async def answer(request: Request) -> AnyAnswer:
+        check(settings, request)
         return await handler(request)
 
     return answer
+
+
+def check(settings: Settings, request: Request) -> None:
+    """Raise AccessDenied for a request that may not manage the server."""
+    # uvicorn replaces the address if there is an X-Forwarded-For header, and with that header the request is refused.
+    address = None if request.client is None else request.client.host
+    check_access(settings, address, read_headers(request.scope["headers"]), request.scope.get(CALLER))

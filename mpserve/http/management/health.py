@@ -4,6 +4,7 @@ from starlette.requests import Request
 
 from mpserve.errors import ModelNotReady
 from mpserve.http.responses import RETRY_AFTER_LOADING, Answer, json_answer
+from mpserve.serving.extensions.model_gauges import ModelGauges
 from mpserve.serving.extensions.names import extensions
 from mpserve.serving.repository.core import ServerCore
 from mpserve.telemetry.metrics import metrics, render
@@ -15,6 +16,7 @@ class Health:
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
+        self._gauges = ModelGauges(core)
 
     async def alive(self, request: Request) -> Answer:
         """``GET /``, for kserve's V1 client and the probe of the KServe agent."""
@@ -34,6 +36,10 @@ class Health:
     async def server(self, request: Request) -> Answer:
         """``GET /v2``."""
         return json_answer({"name": "mpserve", "version": VERSION, "extensions": extensions(self.core.settings)})
+
+    async def version(self, request: Request) -> Answer:
+        """``GET /version``: the version of mpserve, as MLflow's scoring server tells its own."""
+        return Answer(200, [(b"content-type", b"text/plain; charset=utf-8")], VERSION.encode())
 
     async def models(self, request: Request) -> Answer:
         """``GET /v1/models`` and ``GET /v2/models``: the names of all models, loaded or not."""
@@ -57,5 +63,7 @@ class Health:
     async def metrics(self, request: Request) -> Answer:
         """``GET /metrics``: the metrics of all workers together."""
         metrics().flush()
-        body, content_type = await self.core.offload(render, self.core.board, request.headers.get("accept", ""))
+        self.core.publish_queues()
+        accept = request.headers.get("accept", "")
+        body, content_type = await self.core.offload(render, self.core.board, accept, self._gauges)
         return Answer(200, [(b"content-type", content_type.encode())], body)

@@ -16,9 +16,12 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from mpserve.http.authentication import public_paths
+from mpserve.http.management.examples import examples_of
 from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operation
+from mpserve.http.management.pages import page
 from mpserve.http.management.schemas import declared, infer_request, infer_response, predict_request
 from mpserve.http.responses import Answer, json_answer
+from mpserve.protocol.declaration import nullable
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
@@ -35,12 +38,6 @@ SCHEMES = {
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 """How a known caller shows who it is."""
-
-PAGE_POLICY = (
-    b"default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:;"
-    b" base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""The page contains its script and style, and sends requests only to this server."""
 
 
 class OpenApi:
@@ -65,21 +62,27 @@ class OpenApi:
 
     async def page(self, request: Request) -> Answer:
         """``GET /docs``: a page of the document, with a form to try each route. The page loads nothing from other servers."""
-        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", PAGE_POLICY)]
-        return Answer(200, headers, _file("docs.html"))
+        return page("docs.html")
 
     async def _paths_of(self, instance: ModelInstance, model: str, with_v1: bool) -> Document:
-        """The routes of one version of a model, or none if it has no inputs. ``model`` replaces ``{model}`` in paths."""
+        """The routes of one version of a model. ``model`` replaces ``{model}`` in paths.
+
+        A model that does not say what it takes has the schemas of every request.
+        """
         try:
             inputs, outputs = map(declared, await self.core.describe(instance))
         except Exception:  # in the model's code, or an invalid declaration
             logger.warning("the inputs of model %s are left out of /openapi.json", instance.model.name, exc_info=True)
-            return {}
-        if not inputs:
-            return {}
+            inputs = outputs = []
+        inputs = [tensor._replace(nullable=nullable(instance.declared, tensor.name)) for tensor in inputs]
         paths = _model_path(INFER, model, infer_request(inputs), infer_response(outputs))
-        if with_v1 and isinstance(instance.model, TensorModel) and all(tensor.shape for tensor in inputs):
+        rows = isinstance(instance.model, TensorModel) and all(tensor.shape for tensor in inputs)
+        if with_v1 and (rows or not inputs):
             paths |= _model_path(PREDICT, model, predict_request(inputs), {})
+        examples = examples_of(instance.model)
+        for path, item in paths.items():
+            if (version := path[1:3]) in examples:
+                item["post"]["requestBody"]["content"][JSON]["schema"]["examples"] = [examples[version]]
         return paths
 
 

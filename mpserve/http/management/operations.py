@@ -10,6 +10,7 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 TEXT = "text/plain"
 EVENTS = "text/event-stream"
+HTML = "text/html"
 EVENT = "application/cloudevents+json"
 BINARY_LENGTH = "Inference-Header-Content-Length"
 
@@ -85,12 +86,20 @@ SET_TRACING = Operation(
 )
 
 OPERATIONS: Mapping[str, Operation] = {
-    "GET /": Operation("Whether the server is alive", _json("Alive")),
+    "GET /": Operation("Whether the server is alive; for a browser a page of its state", {JSON: "Alive", HTML: "Text"}),
+    "GET /status": Operation(
+        "Workers, models and their figures, once or as a server-sent event each second", {JSON: "Any", EVENTS: "Any"}
+    ),
     "GET /metrics": Operation(
         "Prometheus metrics of all workers", {TEXT: "Text", "application/openmetrics-text": "Text"}
     ),
     "GET /openapi.json": Operation("This document", _json("Any")),
-    "GET /docs": Operation("A page of this document", {"text/html": "Text"}),
+    "GET /docs": Operation("A page of this document", {HTML: "Text"}),
+    # MLflow's scoring server, and SageMaker
+    "POST /invocations": PREDICT._replace(summary="Predict by the only model", takes={JSON: "Any", "text/csv": "Text"}),
+    "GET /ping": Operation("Whether every model is ready", _json("Ready"), (503,)),
+    "GET /health": Operation("Whether every model is ready", _json("Ready"), (503,)),
+    "GET /version": Operation("The version of the server", {TEXT: "Text"}),
     # V1
     "GET /v1/models": Operation("Names of all models", _json("ModelList")),
     "GET /v1/models/{model}": READY,

@@ -20,7 +20,7 @@ def declared(specs: Sequence[Spec]) -> list[Tensor]:
 def infer_request(inputs: Sequence[Tensor]) -> Schema:
     """A V2 request with these inputs, in any order."""
     schema = _narrowed("InferRequest", "inputs", "InferInput", inputs)
-    if _small(inputs):
+    if inputs and _small(inputs):
         schema["examples"] = [{"inputs": [_example(tensor) for tensor in inputs]}]
     return schema
 
@@ -32,6 +32,8 @@ def infer_response(outputs: Sequence[Tensor]) -> Schema:
 
 def predict_request(inputs: Sequence[Tensor]) -> Schema:
     """A V1 request: rows of one input, or objects with a row of each input. The first dimension is the batch."""
+    if not inputs:
+        return _reference("PredictRequest")
     several = len(inputs) > 1
     rows = {tensor.name: _row(tensor) for tensor in inputs}
     row: Schema = {"type": "object", "required": list(rows), "properties": rows} if several else rows[inputs[0].name]
@@ -72,6 +74,8 @@ def _head(tensor: Tensor) -> Schema:
 
 def _row(tensor: Tensor) -> Schema:
     schema, _ = _element(tensor)
+    if tensor.nullable:
+        schema = {"anyOf": [schema, {"type": "null"}]}
     for size in reversed(tensor.shape[1:]):
         schema = {"type": "array", "items": schema} | ({"minItems": size, "maxItems": size} if size >= 0 else {})
     return schema

@@ -40,6 +40,9 @@ class StreamedAnswer(Protocol):
         """Send the response. Close the source of the parts if the client disconnects."""
 
 
+AnyAnswer = Answer | StreamedAnswer
+
+
 class Cancellable(Protocol):
     """A direct request that is being answered."""
 

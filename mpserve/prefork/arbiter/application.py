@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gunicorn.app.base import Application
 from gunicorn.util import is_ipv6
 
-from mpserve.config.settings import Settings, ignored_variables
+from mpserve.config.settings import Settings, ignored_variables, unused_variables
 from mpserve.errors import ConfigurationError, MPServeError
 from mpserve.prefork.arbiter import process_exit, torch_cuda
 from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE
@@ -147,6 +147,8 @@ def make_app(settings: Settings, models: Models, wrap: Wrap | None = None) -> An
     for name, value in ignored_variables().items():
         logger.warning("%s=%s is ignored: Kubernetes has set it for a Service; rename the Service,"
                        " or set enableServiceLinks: false in the pod", name, value)  # fmt: skip
+    if unused := unused_variables():
+        logger.warning("without effect here: %s (docs/migrating-from-mlserver.md)", ", ".join(unused))
     if callable(models):
         settings = taken_as_directory(on_this_machine(settings))
     core = ServerCore(settings, partial(_found, models, settings), predictor(settings))

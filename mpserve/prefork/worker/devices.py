@@ -29,6 +29,12 @@ class Device:
     token: str | None
     """The ``CUDA_VISIBLE_DEVICES`` of the worker: an index, a UUID, or "" for no GPU. None leaves the variable alone."""
 
+    @property
+    def number(self) -> int:
+        """For ``Row.accelerator``: the index plus 1, or 0."""
+        _, _, index = self.name.partition(":")
+        return int(index) + 1 if index else 0
+
 
 # With "cpu" every GPU is hidden, since a model that calls torch.cuda.is_available() would use one.
 _CPU = Device("cpu", "")

@@ -33,11 +33,13 @@ from mpserve.prefork.listener import listeners
 from mpserve.prefork.worker import children, devices, memory, threads
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
+from mpserve.serving.execution.model_counters import PRESENT
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
-from mpserve.state.scoreboard import STARTING, STEADY, State, shared
+from mpserve.state.scoreboard import STARTING, STEADY, Ending, State, shared
 from mpserve.state.watch import Watch, Words
 from mpserve.telemetry import metrics
+from mpserve.telemetry.last_errors import keep_errors
 from mpserve.telemetry.logging import remember, set_slot
 from mpserve.version import VERSION
 
@@ -63,6 +65,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         Raises ConfigurationError: mpserve does not work with the installed version of a package.
         """
         gunicorn_arbiter.check()
+        keep_errors(shared())
         remember()
         shared()
         metrics.configure()
@@ -156,10 +159,12 @@ class Worker(BaseWorker):  # type: ignore[misc]
         board.workers_wanted = self.cfg.workers
         row = board.row(self.slot)
         if row.state in (*STARTING, State.READY):  # the last worker in this slot was killed or crashed
-            row.restarts += 1
+            row.restart(Ending.DIED)
         metrics.forget_live(self.slot)
         row.pid = row.in_flight = row.waiting = row.connections = row.models = row.generation = row.is_spent = 0
-        row.age = self.age
+        board.counters.clear(self.slot, PRESENT)
+        row.age, row.ticked = self.age, 0
+        row.accelerator = devices.device_for(self.slot, self.plan).number
         row.state = State.LOADING
 
     @property

@@ -13,11 +13,13 @@ from typing import Any
 from mpserve.errors import MPServeError
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.serving.repository.core import ServerCore
+from mpserve.telemetry.memory import resident
 
 logger = logging.getLogger(__name__)
 
 TICK = 0.1
 BACK_OFF_LIMIT = 60.0
+FIRST_WORD = 5.0  # seconds after which a load tells that it goes on; then after twice as many, and so on
 GIL_GRACE = 5.0  # seconds after the deadline at which C code ends a load that lets no Python code run
 
 
@@ -72,10 +74,14 @@ async def _wait(
     core: ServerCore, listeners: Listeners, stopping: asyncio.Event, task: "asyncio.Future[Any]", timeout: float
 ) -> None:
     """Wait for ``task``, for ``timeout`` seconds or for ``stopping``. Accept clients that no other worker can answer."""
-    deadline = time.monotonic() + timeout
+    begin = time.monotonic()
+    deadline, told = begin + timeout, FIRST_WORD
     while not (task.done() or stopping.is_set()) and time.monotonic() < deadline:
         if listeners.clients_can_connect and not core.board.any_ready():
             listeners.open()
         else:
             listeners.pause()
+        if core.loading and (seconds := time.monotonic() - begin) > told:
+            logger.info("%s goes on: %.0f s, %d MiB", core.loading, seconds, resident() >> 20)
+            told *= 2
         await asyncio.wait({task}, timeout=TICK)

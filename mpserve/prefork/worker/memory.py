@@ -6,18 +6,11 @@ when they are freed and trims its heap, so that each such request pays for fresh
 
 import ctypes
 import os
-from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 KEPT = 128 << 20  # free bytes that are kept at the end of the heap
-PAGE = os.sysconf("SC_PAGE_SIZE")
 LARGEST = 32 << 20  # bytes from which on a block is mapped by itself: the maximum that glibc accepts
-
-
-def resident() -> int:
-    """Bytes of this process in memory (RSS), those included that it shares with other processes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def keep_freed() -> None:

@@ -36,7 +36,7 @@ def budget(workers: int, threads: int, cpus: float) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    for folder in _cgroup_folders(root):
+    for folder in cgroup_folders(root):
         # cgroup v2 (Linux, admin-guide/cgroup-v2.rst, "cpu.max"): "<quota or max> <period>". v1 has a file for each, and -1
         # for no quota (scheduler/sched-bwc.rst). All in microseconds.
         fields = _read(folder / "cpu.max").split()
@@ -46,14 +46,14 @@ def _quotas(root: Path) -> Iterator[float]:
             yield int(fields[0]) / int(fields[1])
 
 
-def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """The cgroup of the process and its parents. A quota of any of them holds for the process."""
+def cgroup_folders(root: Path, controller: str = "cpu") -> Iterator[Path]:
+    """The cgroup of the process and its parents. A limit of any of them holds for the process."""
     mount = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        base = mount / "cpu" if controllers else mount
+        base = mount / controller if controllers else mount
         # In a container the path may be the host's, of which only the root exists here, or begin with "/../". A file that
         # cannot be read sets no limit.
         parts = [part for part in path.split("/") if part not in ("", "..")]

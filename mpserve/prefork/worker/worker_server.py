@@ -23,16 +23,17 @@ from mpserve.http.server.uvicorn import Application
 from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms, most_connections
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
-from mpserve.prefork.worker import memory
+from mpserve.prefork.worker.announcement import announce
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
 from mpserve.prefork.worker.upkeep import Upkeep
 from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
-from mpserve.state.scoreboard import STARTING, STEADY, State
+from mpserve.state.scoreboard import STARTING, STEADY, Ending, State
 from mpserve.state.watch import Watch
 from mpserve.telemetry.logging import mend
+from mpserve.telemetry.memory import resident
 from mpserve.telemetry.metrics import metrics
 
 if TYPE_CHECKING:
@@ -121,6 +122,10 @@ class WorkerServer:
             self.core.open()
             self._opened = time.monotonic()
             logger.info("worker ready")
+            telling = asyncio.ensure_future(
+                announce(self.core, self.sockets, self.application.tls is not None, self.grpc is not None)
+            )  # beside the rest, since it asks the models for their inputs
+            at_the_end.callback(telling.cancel)
             await self._serve()
             await self._drain(listeners, http)
 
@@ -172,6 +177,7 @@ class WorkerServer:
             }
         )
         while True:
+            self.row.ticked = time.monotonic_ns() // 1_000_000
             upkeep.run()
             if self.core.board.hurrying and not self.hurried:
                 self._hurry()
@@ -227,12 +233,12 @@ class WorkerServer:
     def _look_at_models(self) -> None:
         """Publish how many requests wait. End the worker if a call of a model does not return."""
         models = [instance for group in self.core.models.values() for instance in group]
-        self.row.waiting = sum(instance.admission.waiting for instance in models)
+        self.core.publish_queues()
         now = time.monotonic()
         stuck = [instance.label for instance in models if instance.find_stuck(now)]
         if stuck and not self.stuck:
             self.stuck = True
-            self.row.restarts += 1
+            self.row.restart(Ending.STUCK)
             logger.error("the worker finishes its other requests and is replaced: stuck in %s", ", ".join(stuck))
 
     def _look_at_share(self) -> None:
@@ -249,7 +255,7 @@ class WorkerServer:
         if most is not None and answered >= most:
             return f"{answered} requests were answered (--max_requests)"
         allowed = self.core.settings.max_rss
-        if allowed and self._least_memory < allowed <= (used := memory.resident()):
+        if allowed and self._least_memory < allowed <= (used := resident()):
             return f"the worker uses {used >> 20} MiB of memory (--max_rss)"
         return ""
 
@@ -261,7 +267,7 @@ class WorkerServer:
     def _measure_memory(self) -> None:
         """Remember how much memory a new worker uses. A successor would use no less."""
         allowed = self.core.settings.max_rss
-        self._least_memory = memory.resident()
+        self._least_memory = resident()
         if allowed and self._least_memory >= allowed:
             logger.warning(
                 "the worker uses %d MiB of memory before its first request, and --max_rss is %d MiB:"
@@ -278,7 +284,7 @@ class WorkerServer:
 
     def _lose_accelerator(self) -> None:
         self.lost = True
-        self.row.restarts += 1
+        self.row.restart(Ending.ACCELERATOR)
         self.stopping.set()
         logger.error(
             "the worker finishes its other requests and is replaced: only a new process can use the accelerator"

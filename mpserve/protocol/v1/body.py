@@ -15,7 +15,7 @@ import orjson
 from mpserve.errors import InferenceError, InvalidInput
 from mpserve.protocol.array_likes import MISSING, by_name, columns_of, is_foreign, is_frame, to_numpy
 from mpserve.protocol.codec import JSON
-from mpserve.protocol.datatypes import Array, NonFinite, json_values
+from mpserve.protocol.datatypes import Array, Document, NonFinite, json_values
 from mpserve.protocol.json import plain
 from mpserve.protocol.json.documents import parse_object
 from mpserve.protocol.json.numbers import Numbers
@@ -137,6 +137,8 @@ def predictions(response: InferResponse, nonfinite: NonFinite = "error") -> dict
 
 
 def _values(name: str, array: Array, nonfinite: NonFinite) -> Any:
+    if array.dtype.kind == "O" and array.ndim == 1 and array.size and type(array[0]) is Document:
+        return [orjson.Fragment(bytes(document)) for document in array.tolist()]
     try:
         return json_values(array, nonfinite)
     except ValueError as error:

@@ -16,7 +16,7 @@ import numpy as np
 
 from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, narrow, numpy_dtype
-from mpserve.protocol.declaration import Tensor, nullable
+from mpserve.protocol.declaration import Declared, Tensor, nullable
 from mpserve.protocol.json import plain
 from mpserve.protocol.json.elements import FP32_END, with_missing
 from mpserve.protocol.json.numbers import UNSIGNED, Kind, Numbers
@@ -38,7 +38,15 @@ _UNNAMED = "0"
 def read_plain(declared: Sequence[Tensor], body: bytes) -> list[NamedArray] | None:
     """The tensor in a body with the rows of one input; None if the body is not plain."""
     array = _plain_rows(declared, body)
-    return None if array is None else [_named(declared, array)]
+    # In a matrix, an integer beside a float is a float. A float has a point in most texts, and an integer has none.
+    if array is None or (_is_rounded(declared, array) and body.count(b".") < array.size):
+        return None
+    return [_named(declared, array)]
+
+
+def _is_rounded(declared: Sequence[Tensor], array: Array) -> bool:
+    """Whether columns of integers may have become floats in a matrix, where the model wants columns."""
+    return isinstance(declared, Declared) and declared.by_column and array.ndim == 2 and array.dtype.kind == "f"
 
 
 def _named(declared: Sequence[Tensor], array: Array) -> NamedArray:
@@ -53,10 +61,12 @@ def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     """
     rows = document.get("instances", document.get("inputs")) if isinstance(document, dict) else None
     if isinstance(rows, Numbers):
-        if len(declared) < 2 and (array := _of_numbers(declared, rows.array)) is not None:
-            return [_named(declared, array)]
-        rows = rows.to_list()
-    elif len(declared) < 2 and (array := _of_rows(declared, rows)) is not None:
+        array = _of_numbers(declared, rows.array) if len(declared) < 2 else None
+        if array is None or _is_rounded(declared, array):
+            array, rows = None, rows.to_list()
+    else:
+        array = _of_rows(declared, rows) if len(declared) < 2 else None
+    if array is not None and not _is_rounded(declared, array):
         return [_named(declared, array)]
     if not isinstance(rows, list):
         raise InvalidInput('expected a JSON object with a list of "instances"')
@@ -73,7 +83,7 @@ def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
         ]
     if len(declared) > 1:
         return _columns(declared, rows, len(declared))
-    if not declared and _are_mixed(rows):
+    if not declared and _are_mixed(rows, isinstance(declared, Declared) and declared.by_column):
         return _columns(declared, rows, len(rows[0]))
     return [_column(declared, 0, declared[0].name if declared else _UNNAMED, rows)]
 
@@ -148,12 +158,18 @@ def unnamed(names: Sequence[str]) -> bool:
     return list(names) == [str(index) for index in range(len(names))]
 
 
-def _are_mixed(rows: list[Any]) -> bool:
-    """Whether the rows hold text beside other values, so that they are the columns of a table and no tensor."""
+def _are_mixed(rows: list[Any], by_column: bool) -> bool:
+    """Whether the rows are the columns of a table and no tensor: they hold text beside other values. For a model that wants
+    columns, anything but numbers of one kind.
+    """
     if not rows or not all(isinstance(row, list) and row for row in rows):
         return False
-    types = {type(value) for row in rows for value in row} - {type(None)}
-    return str in types and len(types) > 1 and not types & {list, dict}
+    types = {type(value) for row in rows for value in row}
+    if types & {list, dict}:
+        return False
+    if by_column:
+        return len(types) > 1 and not types <= {float, type(None)}
+    return str in types and len(types - {type(None)}) > 1
 
 
 def _columns(declared: Sequence[Tensor], rows: list[Any], count: int) -> list[NamedArray]:

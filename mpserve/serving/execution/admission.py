@@ -134,15 +134,16 @@ class Admission:
     """The admission to one model in a worker.
 
     Args:
-        model: the name of the model, for metrics.
+        model, version: the name and the version of the model, for metrics.
         label: the name of the model in errors.
         slots: requests that the model can answer at once; infinite for a model without a queue.
         policy: the limits of queue and time.
         in_flight: counts the requests of the model.
     """
 
-    def __init__(self, model: str, label: str, slots: float, policy: Policy, in_flight: InFlight) -> None:
+    def __init__(self, model: str, version: str, label: str, slots: float, policy: Policy, in_flight: InFlight) -> None:
         self.model = model
+        self.version = version
         self.label = label
         self.slots = slots
         self.policy = policy
@@ -174,7 +175,7 @@ class Admission:
         if obstacle is None:
             return seconds
         reason, words = obstacle
-        metrics().count_refusal(self.model, reason)
+        metrics().count_refusal(self.model, self.version, reason)
         # After this time the model will have worked off its present queue.
         retry_after = max(math.ceil(others * self.pace), 1)
         raise Overloaded(f"Model {self.label} is overloaded: {words}.", retry_after)
@@ -197,7 +198,7 @@ class Admission:
 
     def late(self, seconds: float) -> DeadlineExceeded:
         """Count a late request, and return the error for its client."""
-        metrics().count_refusal(self.model, "expired")
+        metrics().count_refusal(self.model, self.version, "expired")
         return DeadlineExceeded(f"Model {self.label} did not answer within {seconds:.3g} s.")
 
     def note(self, request: Timed, place: int) -> None:

@@ -19,6 +19,7 @@ from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.execution.executor import as_failure
 from mpserve.serving.execution.scheduled import Batched
 from mpserve.serving.fitting.fit import STREAMS, WHOLE, fit_outputs
+from mpserve.serving.fitting.shares import has_rows, is_settled, rows_of
 from mpserve.serving.fitting.table import Columns
 from mpserve.serving.models.accelerator import accelerator_fault, free_memory
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, Timed
@@ -79,6 +80,9 @@ class Batch(Timed):
         self.lap(INFER)
         members = self._attempt
         try:
+            if len(members) > 1 and not is_settled(result) and has_rows(result, sum(member.rows for member in members)):
+                self._answer_each(result)
+                return
             parts = split(self.declared, members, result)
         except Exception as error:
             self.outcomes.append((members, [error, *(_alike(error) for _ in members[1:])]))
@@ -90,6 +94,21 @@ class Batch(Timed):
                 except Exception as error:  # the format cannot carry the part of this request
                     outcomes.append(error)
             self.outcomes.append((members, outcomes))
+        self.lap(OUTPUT)
+
+    def _answer_each(self, result: Any) -> None:
+        """As ``answered``, where the rows of one request might change the datatype of the others, or fail them."""
+        outcomes: list[Any] = []
+        start = 0
+        for member in self._attempt:
+            end = start + member.rows
+            try:
+                [tensors] = split(self.declared, [member], rows_of(result, start, end))
+                outcomes.append(member.complete(tensors))
+            except Exception as error:
+                outcomes.append(error)
+            start = end
+        self.outcomes.append((self._attempt, outcomes))
         self.lap(OUTPUT)
 
     def run(self) -> "Batch":

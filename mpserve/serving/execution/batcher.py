@@ -26,7 +26,7 @@ from mpserve.serving.fitting.table import Columns
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, NANO, QUEUE, Timed
 from mpserve.serving.models.tensor_model import TensorModel, answers_in_parts, is_async
-from mpserve.telemetry.metrics import Durations
+from mpserve.telemetry.metrics import ModelMetrics
 
 
 class Limits(NamedTuple):
@@ -107,12 +107,12 @@ class Joined(asyncio.Future[Any]):
 class Batcher:
     """The queue of one model in a worker. Only ``Batch.run`` leaves the event loop, so nothing needs a lock."""
 
-    def __init__(self, model: TensorModel, executor: Executor, limits: Limits, durations: Durations | None) -> None:
+    def __init__(self, model: TensorModel, executor: Executor, limits: Limits, observed: ModelMetrics | None) -> None:
         self.model = model
         self.limits = limits
         self.outputs: tuple[Tensor, ...] = ()  # what the model declares of its outputs
         self._executor = executor
-        self._durations = durations
+        self._observed = observed
         self._is_async = is_async(model)
         self._idle = model.concurrency or 1  # how many more batches may run at the same time
         self._running: dict[asyncio.Future[Batch], Batch] = {}  # the batches that run on the event loop
@@ -263,12 +263,14 @@ class Batcher:
             self._call()
         seconds = batch.durations[INFER] * NANO
         for members, outcomes in batch.outcomes:
+            if self._observed is not None:
+                self._observed.batch_rows.note(sum([member.rows for member in members]))
             executions = 1
             for member, outcome in zip(members, outcomes, strict=True):
                 if member.done():  # cancelled: nobody waits for it
                     continue
-                if self._durations is not None:
-                    self._durations.note(seconds)
+                if self._observed is not None:
+                    self._observed.stages["predict"].note(seconds)
                 member.follow(batch, executions)
                 if isinstance(outcome, Exception):
                     member.set_exception(outcome)

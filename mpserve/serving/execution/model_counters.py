@@ -1,18 +1,22 @@
 """Counts the requests to one revision of a model in this worker. Knows no model, no format and no front end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter_ns, time_ns
 
-from mpserve.serving.models.spans import Timed
+from mpserve.serving.models.spans import QUEUE, Timed
 from mpserve.state.counters import KEY, REVISION
-from mpserve.telemetry.metrics import Durations
+from mpserve.telemetry.metrics import ModelMetrics
 
 SUCCESSES, FAILURES, ROWS, LAST, SUCCESS_NS, FAILURE_NS, QUEUE_NS, INPUT_NS, INFER_NS, OUTPUT_NS, EXECUTIONS = range(
     REVISION + 1, REVISION + 12
 )
 """Cells of a model's block in shared memory; durations in nanoseconds, LAST in nanoseconds since 1970."""
+IN_FLIGHT, WAITING = PRESENT = range(EXECUTIONS + 1, EXECUTIONS + 3)
+"""Cells of the present numbers, as of the last tick. They mean nothing if the worker of the slot is dead."""
 
 _MAX = 2**63 - 1
+FULL = 512
+"""Answered requests after which the metrics are flushed before their time."""
 
 
 class ModelCounters:
@@ -23,23 +27,25 @@ class ModelCounters:
     Args:
         cells: the block.
         desired: the desired state for which the block was claimed.
-        durations: the histograms of the model's stages, which are flushed here.
+        observed: the metrics of the model, which are flushed here when they are full.
         soon: calls a function in the next turn of the loop.
     """
 
-    __slots__ = ("_cells", "_durations", "_key", "_noted", "_soon", "desired")
+    __slots__ = ("_cells", "_key", "_note_queue", "_noted", "_observed", "_seconds", "_soon", "desired")
 
     def __init__(
         self,
         cells: memoryview,
         desired: object,
-        durations: Sequence[Durations],
+        observed: ModelMetrics,
         soon: Callable[[Callable[[], None]], object],
     ) -> None:
         self.desired = desired
         self._cells = cells
         self._key = cells[KEY]
-        self._durations = durations
+        self._observed = observed
+        self._seconds = observed.seconds.noted
+        self._note_queue = observed.queue.note
         self._soon = soon
         self._noted: list[tuple[int, ...]] = []
 
@@ -51,7 +57,10 @@ class ModelCounters:
     def succeeded(self, request: Timed) -> None:
         if not self._noted:
             self._soon(self.flush)
-        self._noted.append((request.rows, request.executions, perf_counter_ns() - request.arrived, *request.durations))
+        nanoseconds, durations = perf_counter_ns() - request.arrived, request.durations
+        self._noted.append((request.rows, request.executions, nanoseconds, *durations))
+        self._seconds.append(nanoseconds)
+        self._note_queue(durations[QUEUE])
 
     def failed(self, request: Timed) -> None:
         """Count a request that was not answered, whoever's fault that is."""
@@ -62,15 +71,22 @@ class ModelCounters:
         cells[LAST] = time_ns()
         cells[FAILURE_NS] += perf_counter_ns() - request.arrived
 
+    def publish(self, in_flight: int, waiting: int) -> None:
+        """Write the present numbers, for a scrape of any worker."""
+        if self._cells[KEY] == self._key:
+            self._cells[IN_FLIGHT] = in_flight
+            self._cells[WAITING] = waiting
+
     def flush(self) -> None:
         """Write the requests that were counted since the last flush."""
         cells, noted = self._cells, self._noted
+        if not noted:
+            return
         self._noted = []
-        for durations in self._durations:
-            if len(durations.noted) > durations.FULL:
-                durations.flush()
+        if len(self._seconds) > FULL:
+            self._observed.flush()
         # A late request may belong to a replaced model, whose block another model has by now.
-        if not noted or cells[KEY] != self._key:
+        if cells[KEY] != self._key:
             return
         cells[SUCCESSES] += len(noted)
         cells[LAST] = time_ns()

@@ -63,14 +63,14 @@ class ModelInstance:
         self.label = f"{model.name}{SEPARATOR}{model.version}" if one_of_several else model.name
         self.limits = limits(model, settings)
         self.executor = Executor(self.label, model.concurrency or 1, on_thread)
-        self.durations = metrics().stage_durations(model.name, absent_stages(model))
+        self.observed = metrics().of_model(model.name, model.version, absent_stages(model))
         self.batcher = (
-            Batcher(model, self.executor, self.limits, self.durations["predict"])
+            Batcher(model, self.executor, self.limits, self.observed)
             if self.limits is not None and isinstance(model, TensorModel)
             else None
         )
         join = None if self.batcher is None else self.batcher.join
-        self.stages = {verb: stages_of(model, verb, self.durations, self._binding, join) for verb in VERBS}
+        self.stages = {verb: stages_of(model, verb, self.observed.stages, self._binding, join) for verb in VERBS}
         gated = model.concurrency is not None and self.batcher is None  # the batcher keeps to the concurrency itself
         self.gate = asyncio.Semaphore(model.concurrency or 1) if gated else None  # limits asynchronous calls
         self.schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
@@ -78,7 +78,7 @@ class ModelInstance:
         self.last_infer = 0  # nanoseconds that the model took for the last request
         self.in_flight = InFlight()  # delays the stop of the model
         rules = policy(model, settings)
-        self.admission = Admission(model.name, self.label, self._slots(), rules, self.in_flight)
+        self.admission = Admission(model.name, model.version, self.label, self._slots(), rules, self.in_flight)
         self.context = contextvars.copy_context()  # each request gets a copy, so its log lines name the model
         self.context.run(model_in_log.set, self.label)
         self._declare(declared_of(()), partial(fit_inputs, ()))
@@ -94,9 +94,10 @@ class ModelInstance:
         """Keep the declared tensors, which ``load`` may have set; ``inputs`` are those of a model that is no TensorModel."""
         model = self.model
         if isinstance(model, TensorModel):
-            self._declare(declared_of(model.inputs, model.takes_missing()), model.binding())
+            declared = declared_of(model.inputs, model.takes_missing(), model.wants_table())
+            self._declare(declared, model.binding())
         else:
-            self._declare(declared_of(inputs), self.bind)
+            self._declare(declared_of(inputs, model.takes_missing()), self.bind)
 
     def _declare(self, declared: Declared, bind: Bind) -> None:
         model = self.model

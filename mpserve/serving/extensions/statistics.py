@@ -8,13 +8,14 @@ import asyncio
 import hashlib
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 from mpserve.serving.execution import model_counters
 from mpserve.serving.execution.model_counters import ModelCounters
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state.counters import CELLS
+from mpserve.telemetry.metrics import metrics
 
 SPANS = {
     "success": model_counters.SUCCESS_NS,
@@ -35,8 +36,25 @@ def counters_of(core: ServerCore, instance: ModelInstance) -> ModelCounters:
     revision = desired.models[instance.model.name].revision
     cells = core.board.counters.claim(core.row.slot, _key(core, instance), revision, live)
     soon = asyncio.get_running_loop().call_soon
-    instance.counters = ModelCounters(cells, desired, list(instance.durations.values()), soon)
+    instance.counters = ModelCounters(cells, desired, instance.observed, soon)
     return instance.counters
+
+
+class Ended(Protocol):
+    """A request that was not answered."""
+
+    core: ServerCore
+    head: Any
+    instance: ModelInstance
+
+
+def count_ended(request: Ended, status: str) -> None:
+    """Count a request that was not answered in the metrics of its model, unless no such model is served."""
+    instance = getattr(request, "instance", None)
+    if instance is not None:
+        metrics().count_ended(instance.model.name, instance.model.version, status)
+    elif request.head.model in request.core.names:  # it could not be loaded, or has no such version
+        metrics().count_ended(request.head.model, "", status)
 
 
 def _key(core: ServerCore, instance: ModelInstance) -> int:
@@ -52,6 +70,14 @@ class Statistics:
 
     def __init__(self, core: ServerCore) -> None:
         self.core = core
+
+    def present(self, instance: ModelInstance) -> tuple[int, int]:
+        """The requests to a version of a model that are in flight, and that wait, in all workers, as of their last tick."""
+        board = self.core.board
+        blocks = board.counters.of((row.slot for row in board.live()), _key(self.core, instance))
+        return sum(block[model_counters.IN_FLIGHT] for block in blocks), sum(
+            block[model_counters.WAITING] for block in blocks
+        )
 
     def told(self, name: str = "", version: str | None = None) -> list[dict[str, Any]]:
         """``model_stats`` of one version of a model, of all its versions, or, without a name, of all models.

@@ -15,6 +15,7 @@ from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Declared, Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.fitting.fit import fit_inputs
+from mpserve.serving.fitting.known import NOTHING, Known
 from mpserve.serving.fitting.table import LIBRARIES, Columns, as_declared, columns_of, text_of
 
 Bind = Callable[[list[NamedArray]], Sequence[Any]]
@@ -91,10 +92,10 @@ class Parameters:
 
 
 def binding_of(
-    predict: Callable[..., Any], declared: Declared, known: Sequence[str] = (), calls_predict: bool = True
+    predict: Callable[..., Any], declared: Declared, known: Known = NOTHING, calls_predict: bool = True
 ) -> Bind:
     """The binding of a model's inputs to the parameters of its predict.
-    ``known``: the names of columns that the model's library knows. ``calls_predict``: whether ``invoke`` is the one that knows
+    ``known``: what the model's library knows of its columns. ``calls_predict``: whether ``invoke`` is the one that knows
     ``Columns``; else every argument is an array, passed by position.
     """
     parameters = Parameters(predict)
@@ -127,7 +128,7 @@ def _fitted(declared: Sequence[Tensor], texts: set[str]) -> Callable[[list[Named
     return bind
 
 
-def _by_signature(parameters: Parameters, known: Sequence[str], calls_predict: bool) -> Bind:
+def _by_signature(parameters: Parameters, known: Known, calls_predict: bool) -> Bind:
     bind = _named(parameters, known) if parameters.needs_call and calls_predict else _positional(parameters)
     takes_one = len(parameters.names) == 1 or (not parameters.names and parameters.takes_rest)
     if not takes_one or parameters.by_name:
@@ -159,7 +160,7 @@ def _positional(parameters: Parameters) -> Bind:
     return bind
 
 
-def _named(parameters: Parameters, known: Sequence[str]) -> Bind:
+def _named(parameters: Parameters, known: Known) -> Bind:
     def bind(given: list[NamedArray]) -> Sequence[Any]:
         taken, rest = _sorted(parameters, given)
         first = parameters.positional[: len(taken)]
@@ -198,13 +199,13 @@ def _sorted(parameters: Parameters, given: list[NamedArray]) -> tuple[dict[str, 
     taken = dict(zip(parameters.positional, given, strict=False))
     rest = given[len(taken) :]
     fits = all(name in taken for name in parameters.required) and (parameters.takes_rest or not rest)
-    if not fits or (len(taken) > 1 and not _are_numbered([name for name, _, _ in given])):
+    if not fits or (len(taken) > 1 and not are_numbered([name for name, _, _ in given])):
         got = ", ".join(repr(name) for name, _, _ in given)
         raise parameters.refuse(f"got {len(given)} input{'s' * (len(given) != 1)}, {got}")
     return taken, rest
 
 
-def _are_numbered(names: Sequence[str]) -> bool:
+def are_numbered(names: Sequence[str]) -> bool:
     """Whether names tell an order, as ``input-0``, ``input-1`` do: of other names, the order may be an accident."""
     parts = [NUMBERED.fullmatch(name) for name in names]
     numbers = [int(part[2]) for part in parts if part]
@@ -215,28 +216,6 @@ def _are_numbered(names: Sequence[str]) -> bool:
 def _value(parameters: Parameters, parameter: str, given: NamedArray) -> Array:
     name, datatype, array = given
     return text_of(name, array) if datatype == "BYTES" and parameter not in parameters.as_bytes else array
-
-
-def takes_missing(thing: object) -> bool:
-    """Whether the library of a loaded object takes NaN for a missing value."""
-    if type(thing).__module__.partition(".")[0] in ("xgboost", "lightgbm", "catboost"):
-        return True
-    try:
-        steps = getattr(thing, "steps", None) or getattr(thing, "transformers", None)
-        if isinstance(steps, list):  # of a Pipeline the first step decides, of a ColumnTransformer any
-            parts = [part[1] for part in (steps[:1] if hasattr(thing, "steps") else steps)]
-            return any(map(takes_missing, parts))
-        return bool(thing.__sklearn_tags__().input_tags.allow_nan)  # type: ignore[attr-defined]
-    except Exception:  # other libraries have no tags, and an object may compute its attributes
-        return False
-
-
-def known_columns(thing: object) -> Sequence[str]:
-    """The names of the columns that a loaded object was fitted on; none if it does not know them."""
-    try:
-        return [str(name) for name in getattr(thing, "feature_names_in_", ())]
-    except Exception:
-        return ()
 
 
 def _wanted(annotation: Any, names: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Knows no model. A runtime for tables builds on ``columns_of`` and ``Columns.frame``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +14,7 @@ from mpserve.protocol.datatypes import Array, cast
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.protocol.v1.rows import unnamed
+from mpserve.serving.fitting.known import NOTHING, Known
 
 LIBRARIES = ("pandas", "polars")
 
@@ -27,16 +28,23 @@ class Columns:
         names: of the columns; integers if nobody has named them.
         call: calls the model's predict with the arguments of which these columns are the first; None: the model's own
             ``invoke`` takes the columns.
+        gaps: what stands for a missing text in a DataFrame of pandas, by the names of columns that are known to be text.
     """
 
-    __slots__ = ("arrays", "call", "names")
+    __slots__ = ("arrays", "call", "gaps", "made", "names")
 
     def __init__(
-        self, names: Sequence[str] | range, arrays: Sequence[Array], call: Callable[..., Any] | None = None
+        self,
+        names: Sequence[str] | range,
+        arrays: Sequence[Array],
+        call: Callable[..., Any] | None = None,
+        gaps: Mapping[str, float | None] = NOTHING.gaps,
     ) -> None:
         self.names = names
         self.arrays = arrays
         self.call = call
+        self.gaps = gaps
+        self.made: Any = None  # the frame, which is the client's own table
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,42 +64,56 @@ class Columns:
     def joined(cls, parts: "Sequence[Columns]") -> "Columns":
         """The rows of all parts, whose ``dtype`` is equal."""
         arrays = [np.concatenate(column) for column in zip(*(part.arrays for part in parts), strict=True)]
-        return cls(parts[0].names, arrays, parts[0].call)
+        return cls(parts[0].names, arrays, parts[0].call, parts[0].gaps)
 
     def frame(self, library: str) -> Any:
         """A DataFrame of ``"pandas"`` or ``"polars"``; a missing value of polars is null, not NaN."""
-        frames = import_module(library)
-        if library == "polars":
-            columns = self.arrays[0].T if self.is_matrix else self.arrays
-            named = {
-                str(name): column.tolist() if column.dtype.kind == "O" else column
-                for name, column in zip(self.names, columns, strict=True)
-            }
-            return frames.DataFrame(named, nan_to_null=True)
-        if self.is_matrix:
-            return frames.DataFrame(self.arrays[0], columns=self.names)
-        return frames.DataFrame(dict(zip(self.names, self.arrays, strict=True)))
+        self.made = self._polars() if library == "polars" else self._pandas()
+        return self.made
+
+    def _polars(self) -> Any:
+        columns = self.arrays[0].T if self.is_matrix else self.arrays
+        named = {
+            str(name): column.tolist() if column.dtype.kind == "O" else column
+            for name, column in zip(self.names, columns, strict=True)
+        }
+        return import_module("polars").DataFrame(named, nan_to_null=True)
+
+    def _pandas(self) -> Any:
+        frames = import_module("pandas")
+        arrays: Sequence[Any] = self.arrays
+        if self.is_matrix and not self.gaps and arrays[0].dtype.kind != "O":
+            return frames.DataFrame(arrays[0], columns=self.names)
+        columns = list(arrays[0].T) if self.is_matrix else arrays
+        named = {}
+        for name, column in zip(self.names, columns, strict=True):
+            gap = self.gaps.get(str(name), np.nan)
+            filled = _filled(column, gap, str(name) in self.gaps)
+            # Of a bare array of text, pandas 3 makes None NaN.
+            named[name] = filled if gap is not None or filled is column else frames.Series(filled, dtype=object)
+        return frames.DataFrame(named)
 
 
-def columns_of(given: Sequence[NamedArray], known: Sequence[str] = ()) -> Columns:
+def columns_of(given: Sequence[NamedArray], known: Known = NOTHING) -> Columns:
     """The columns in the inputs: each input [n] or [n, 1] is a column, and a single input [n, k] has all columns.
-    ``known``: the names that the model knows, in its order. They name columns that nobody has named, and they order columns of
-    just these names.
+    ``known``: its names name columns that nobody has named, and they order columns of just these names.
     Raises InvalidInput if an input is no column, or the columns differ in length.
     """
-    if len(given) == 1 and _is_matrix(given[0][2], known):
+    names = known.names
+    if len(given) == 1 and _is_matrix(given[0][2], names):
         matrix = given[0][2]
-        return Columns(known if len(known) == matrix.shape[1] else range(matrix.shape[1]), [matrix])
+        return Columns(names if len(names) == matrix.shape[1] else range(matrix.shape[1]), [matrix], None, known.gaps)
     columns = {name: as_column(name, array) for name, _, array in given}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
         raise InvalidInput(f"expected columns of one length; {told}")
     if unnamed(list(columns)):
-        return Columns(known if len(known) == len(columns) else range(len(columns)), list(columns.values()))
-    if known and columns.keys() == set(known):
-        columns = {name: columns[name] for name in known}
-    return Columns(list(columns), list(columns.values()))
+        named = names if len(names) == len(columns) else range(len(columns))
+        return Columns(named, list(columns.values()), None, known.gaps)
+    if names and columns.keys() == set(names):
+        columns = {name: columns[name] for name in names}
+    return Columns(list(columns), list(columns.values()), None, known.gaps)
 
 
 def as_declared(declared: Sequence[Tensor], given: list[NamedArray]) -> list[NamedArray]:
@@ -115,6 +137,24 @@ def as_declared(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Nam
         is_column = {array.ndim, rank} == {1, 2} and array.size == len(array)
         fitted.append((name, datatype, array.reshape([len(array), 1][:rank]) if is_column else array))
     return fitted
+
+
+def _filled(column: Array, gap: float | None, is_text: bool) -> Array:
+    """A column in which this value stands for each that is missing, whatever else the column holds.
+    A column that is known to be text came as numbers if it holds nothing.
+    """
+    if column.dtype.kind == "O":
+        elements = column.tolist()
+        if None not in elements:
+            return column
+        filled = [gap if element is None else element for element in elements]
+    elif is_text and column.dtype.kind == "f" and np.isnan(column).all():
+        filled = [gap] * len(column)
+    else:
+        return column
+    objects = np.empty(len(filled), object)
+    objects[:] = filled
+    return objects
 
 
 def as_column(name: str, array: Array) -> Array:
@@ -142,8 +182,8 @@ def text_of(name: str, array: Array) -> Array:
     return np.array(texts, dtype=object).reshape(array.shape)
 
 
-def _is_matrix(array: Array, known: Sequence[str]) -> bool:
-    return array.ndim == 2 and (array.shape[1] != 1 or len(known) == 1)
+def _is_matrix(array: Array, names: Sequence[str]) -> bool:
+    return array.ndim == 2 and (array.shape[1] != 1 or len(names) == 1)
 
 
 def _divided(tensor: Tensor, column: Array) -> NamedArray:

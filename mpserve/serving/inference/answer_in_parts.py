@@ -36,12 +36,16 @@ class AnswerInParts:
         instance = request.instance
         self.context = request.context
         self.label = instance.label
-        self.blame = request.blame
+        self.fault: MPServeError | None = None  # what has ended it
         self.late = instance.admission.late
         self._request = request
         self._stream = ModelStream(self, source, instance.executor, instance.gate, request.seconds)
         instance.streams.add(self._stream)
         self._opening = request.context.copy().run(asyncio.ensure_future, self._open())
+
+    def blame(self, error: BaseException) -> MPServeError:
+        self.fault = self._request.blame(error)
+        return self.fault
 
     def cancel(self) -> None:
         self._stream.close()
@@ -57,6 +61,7 @@ class AnswerInParts:
                 await stream.prime()
                 request.reply.stream(request, stream)
         except MPServeError as fault:
+            self.fault = fault
             await stream.aclose()
             request.reply.fail(request, fault)
 
@@ -66,9 +71,9 @@ class AnswerInParts:
             parts.append(part)
             if len(parts) > 1:
                 break
-        await self._stream.aclose()
         if len(parts) != 1:
             raise codec.refusal(self._request.head.model)
+        await self._stream.aclose()
         return Encoded(parts[0], None, codec.part_fields)
 
     def encode_part(self, part: Any) -> bytes:

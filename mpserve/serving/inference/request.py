@@ -21,18 +21,19 @@ from mpserve.serving.execution.executor import as_failure
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.execution.schedulers import Scheduler
 from mpserve.serving.execution.stream import Source
-from mpserve.serving.extensions.statistics import counters_of
+from mpserve.serving.extensions.statistics import count_ended, counters_of
 from mpserve.serving.fitting.fit import STREAMS, WHOLE, fit_outputs
 from mpserve.serving.inference.answer_in_parts import AnswerInParts, close_unread
 from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.inference.requested_outputs import NOTHING, Treatments, completed, select, take_treatments
-from mpserve.serving.models.faults import blame, refuse_promise, report
+from mpserve.serving.models.faults import blame, refuse_promise, report, status_of
 from mpserve.serving.models.spans import INFER, INPUT, NANO, OUTPUT, QUEUE, Timed
 from mpserve.serving.models.stages import Headers, Stage, Stages
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.shared_memory.tensors import fetch_inputs
 from mpserve.state.scoreboard import IN_FLIGHT
 from mpserve.telemetry.logging import Ids, request_id
+from mpserve.telemetry.metrics import CANCELLED
 
 INLINE = 65536  # bytes of a compressed body that the event loop expands; more bytes cost milliseconds
 
@@ -115,7 +116,7 @@ class InferenceRequest(Timed):
             Overloaded: too many others wait for the model, or it cannot answer in time.
         """
         core, head = self.core, self.head
-        instance = core.find(head.model, head.version)
+        self.instance = instance = core.find(head.model, head.version)
         if not instance.model.ready:
             raise ModelNotReady(instance.label)
         in_flight, admission = instance.in_flight, instance.admission
@@ -126,7 +127,6 @@ class InferenceRequest(Timed):
         self._counters = (
             counters if counters is not None and counters.desired is core.desired else counters_of(core, instance)
         )
-        self.instance = instance
         self.version = instance.model.version if instance.one_of_several else head.version
         self.stages = instance.stages[head.verb]
         self.infer_before = instance.last_infer
@@ -144,6 +144,11 @@ class InferenceRequest(Timed):
         if self.headers is None or self.response_headers is None:
             self.headers, self.response_headers = self.head.headers.copy(), {}
         return self.headers, self.response_headers
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the client takes any number of parts."""
+        return self.head.codec.parts is Parts.MANY
 
     def asked(self) -> tuple[str, ...]:
         """The names of the outputs that the client asks for."""
@@ -323,7 +328,9 @@ class InferenceRequest(Timed):
             self.deadline.close()
         if self._place:
             self._leave(is_answered=False, is_counted=is_counted)
-        self.reply.fail(self, self.blame(error))
+        fault = self.blame(error)
+        count_ended(self, status_of(fault))
+        self.reply.fail(self, fault)
 
     def blame(self, error: BaseException) -> MPServeError:
         """Log a failure in the context of the request, and return the error for the client."""
@@ -351,6 +358,7 @@ class InferenceRequest(Timed):
             if self.deadline is not None:
                 self.deadline.close()
             self._leave(is_answered=False)
+            count_ended(self, CANCELLED)
             if self.task is not None:
                 self.instance.end(self.task)
 
@@ -380,6 +388,9 @@ class InferenceRequest(Timed):
         self.parts = AnswerInParts(self, source)
 
     def leave_stream(self, is_whole: bool) -> None:
-        self.parts = None
+        assert self.parts is not None
+        fault, self.parts = self.parts.fault, None
         self.lap(INFER)
         self._leave(is_answered=is_whole)
+        if not is_whole:
+            count_ended(self, CANCELLED if fault is None else status_of(fault))

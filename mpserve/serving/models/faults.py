@@ -4,6 +4,7 @@ A front end translates the code of the error into its own status.
 """
 
 import logging
+import time
 from inspect import isawaitable
 from typing import Any
 
@@ -14,6 +15,13 @@ from mpserve.serving.models.refusals import refusal
 logger = logging.getLogger(__name__)
 INTERNAL = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION})
 """Codes of failures that somebody has to fix here: they are logged with their traceback."""
+
+
+QUIET = 10.0
+"""Seconds after a refusal by a library in which others are told at debug only: clients can send as many as they like."""
+
+_told: list[float] = []
+"""When a refusal was last told; empty: never."""
 
 
 class RefusedByLibrary(InvalidInput):
@@ -45,7 +53,7 @@ def report(fault: MPServeError) -> None:
     if chosen_status(fault) is not None:
         return
     if isinstance(fault, RefusedByLibrary):
-        logger.warning("the model's library refused the input: %s", fault, exc_info=fault.__cause__)
+        _tell_refusal(fault)
         return
     # torch raises NotImplementedError for an operation that a device lacks: somebody has to find that.
     is_ours = fault.code in INTERNAL or isinstance(fault, AcceleratorFailed)
@@ -56,6 +64,18 @@ def report(fault: MPServeError) -> None:
             logger.error("the model failed, and its traceback cannot be written: %s", text_of(fault))
 
 
+def _tell_refusal(fault: RefusedByLibrary) -> None:
+    now = time.monotonic()
+    is_due = not _told or now - _told[0] >= QUIET
+    if is_due:
+        _told[:] = [now]
+    logger.log(
+        logging.WARNING if is_due else logging.DEBUG,
+        "the model's library refused the input (others within %g s are told at debug): %s", QUIET, fault,
+        exc_info=fault.__cause__,
+    )  # fmt: skip
+
+
 def chosen_status(fault: MPServeError) -> int | None:
     """The HTTP status of FastAPI's or Starlette's HTTPException, if the model raised it; else None."""
     try:
@@ -63,6 +83,12 @@ def chosen_status(fault: MPServeError) -> int | None:
         return status if type(status) is int and hasattr(fault.__cause__, "detail") else None
     except Exception:  # attributes of a model's error may be computed, and fail
         return None
+
+
+def status_of(fault: MPServeError) -> str:
+    """The status of a failed request in the metrics. A status of the client's fault that the model has chosen counts as such."""
+    chosen = chosen_status(fault)
+    return (Code.INVALID_INPUT if chosen is not None and 400 <= chosen < 500 else fault.code).value
 
 
 def refuse_promise(result: object, verb: str) -> None:

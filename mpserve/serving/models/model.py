@@ -37,6 +37,7 @@ class Model:
         engine: whether ``start_engine()`` is to be awaited in each worker after ``load()`` (SDK).
         required_response_headers: whether ``predict`` and ``postprocess`` take a third argument, a dict that they fill
             with headers of the response (SDK, its argument ``return_response_headers``).
+        takes_request: whether ``predict`` takes the ``Staged`` request instead of its headers, as runtimes that generate do.
     """
 
     name: str = "model"
@@ -51,9 +52,11 @@ class Model:
     engine: bool = False
     platform: str = ""
     required_response_headers: bool = False
+    takes_request: bool = False
 
     deferred: AcceleratorInArbiter | None = None  # why ``load()`` must run in the workers, after a call in the arbiter
     loaded: bool = False  # whether ``load()`` has completed, in this process or in the arbiter that it was forked from
+    preload_seconds: float = 0.0  # the time of the constructor and of ``preload()``
     _loading: bool = False
     _remote_predictor: Predictor | None = None
 
@@ -133,6 +136,10 @@ class Model:
     def postprocess(self, result: Any, headers: Any = None) -> Any:
         """Last stage: what ``predict`` gave to the answer's payload."""
         return result
+
+    def takes_missing(self) -> bool:
+        """Whether null in JSON is a missing value in every input: NaN among numbers, None among text. Asked after ``load``."""
+        return False
 
     def get_input_types(self) -> list[Spec]:
         """The inputs for the V2 metadata: dicts of ``name``, ``datatype``, ``shape`` (-1: any size)."""

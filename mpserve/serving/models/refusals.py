@@ -9,17 +9,21 @@ Libraries are known by the names of their modules, and are never imported.
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 
 from mpserve.errors import text_of
+from mpserve.serving.fitting.table import Columns
 
 LIBRARIES = frozenset({"sklearn", "xgboost", "lightgbm", "catboost", "onnxruntime", "mlflow"})
 CHECKS = ("sklearn.utils.validation", "mlflow.models.utils")
 """Modules that check inputs. An error from deeper frames began there too: numpy's, say, for a text that is no number."""
 
+CONSTRUCTOR = "__init__"
+CATBOOST = "catboost.core"
 ENCODERS = "sklearn.preprocessing._encoders"
 COUNTS = ("n_features_in_", "num_features", "num_feature", "n_features_")
 """Attributes or methods that tell the number of features, of scikit-learn's interface, XGBoost, LightGBM and CatBoost."""
@@ -47,9 +51,7 @@ def refusal(error: BaseException, given: Any) -> str | None:
         value for value in _arguments(frames[first]) if not authors or any(_is_same(value, each) for each in sent)
     ]
     words = text_of(error).strip().partition("\n")[0]
-    is_no_number = "string to float" in words and any(
-        value.dtype.kind in "OSUT" for value in handed if hasattr(value, "dtype")
-    )
+    is_no_number = "string to float" in text_of(error) and any(map(_holds_text, handed))
     if handed and (is_no_number or _failed_check(frames[first:], handed) or _differs(frames[first:], handed)):
         return PATH.sub("...", words)[:LONGEST]
     return None
@@ -79,17 +81,25 @@ def _is_authors(frame: FrameType) -> bool:
 def _arguments(frame: FrameType) -> list[Any]:
     code = frame.f_code
     count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
-    return list(_flat([frame.f_locals.get(name) for name in code.co_varnames[:count]]))
+    names = code.co_varnames[code.co_name == CONSTRUCTOR : count]
+    return list(_flat([frame.f_locals.get(name) for name in names]))
+
+
+def _half_made(frames: Iterable[FrameType]) -> list[Any]:
+    """The objects whose constructors have not returned. To ask a half-made Pool of CatBoost for its shape ends the process."""
+    return [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == CONSTRUCTOR]
 
 
 def _flat(value: Any) -> Iterator[Any]:
     """The tables in lists, tuples and dicts."""
     if isinstance(value, Mapping):
         value = list(value.values())
+    elif type(value) is Columns:
+        value = [*value.arrays, value.made]
     if isinstance(value, list | tuple):
         for each in value:
             yield from _flat(each)
-    elif hasattr(value, "shape") or hasattr(value, "num_row"):
+    elif hasattr(type(value), "shape") or hasattr(type(value), "num_row"):  # to compute them may crash, see _half_made
         yield value
 
 
@@ -104,7 +114,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 def _failed_check(frames: Sequence[FrameType], handed: Sequence[Any]) -> bool:
     """Whether a check of inputs raised that looked at the client's own table, or at what became of its gaps."""
-    if _is_unknown_category(frames[-1], handed):
+    if _is_unknown_category(frames[-1], handed) or _is_unreadable(frames, handed):
         return True
     check = next((frame for frame in frames if _module(frame).startswith(CHECKS)), None)
     if check is None:
@@ -121,18 +131,35 @@ def _is_unknown_category(frame: FrameType, handed: Sequence[Any]) -> bool:
     return any(set(unknown) <= set(np.asarray(table, object).ravel().tolist()) for table in handed)
 
 
+def _is_unreadable(frames: Sequence[FrameType], handed: Sequence[Any]) -> bool:
+    """Whether CatBoost's own predict could not make a Pool of the client's table: it found a value that is of the wrong type."""
+    for before, frame in pairwise(frames):
+        makes_pool = frame.f_code.co_name == CONSTRUCTOR and type(frame.f_locals.get("self")).__name__ == "Pool"
+        if makes_pool and _module(frame) == _module(before) == CATBOOST:
+            return any(each is value for each in _arguments(frame) for value in handed)
+    return False
+
+
 def _has_gaps(value: Any) -> bool:
     if hasattr(value, "isna"):
         return bool(np.asarray(value.isna()).any())
     return isinstance(value, np.ndarray) and value.dtype.kind == "f" and not bool(np.isfinite(value).all())
 
 
+def _holds_text(value: Any) -> bool:
+    """Whether an array, or a column of a table, may hold text."""
+    kinds = [getattr(dtype, "kind", "O") for dtype in getattr(value, "dtypes", [getattr(value, "dtype", None)])]
+    return any(kind in "OSUT" for kind in kinds)
+
+
 def _differs(frames: Iterable[FrameType], handed: Sequence[Any]) -> bool:
     """Whether a table differs from what an object of the library knows that took it."""
+    frames = list(frames)
+    half_made = _half_made(frames)
     for frame in frames:
         owner, taken = frame.f_locals.get("self"), _arguments(frame)
         tables = [table for table in handed if any(table is value for value in taken)]
-        if owner is None or not tables:
+        if owner is None or not tables or any(owner is each for each in half_made):
             continue
         count, names = _features(owner), getattr(owner, "feature_names_in_", None)
         if count is not None and any(len(_shape(table)) != 2 or _shape(table)[1] != count for table in tables):

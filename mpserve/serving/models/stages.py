@@ -37,6 +37,13 @@ class Staged(Protocol):
     def own_headers(self) -> tuple[Headers, Headers]:
         """The headers of the request, which a model may change, and those of the answer, which it may fill."""
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether the client takes any number of parts."""
+
+    def done(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
 
 class Stage(NamedTuple):
     """One step from a request to its answer.
@@ -136,6 +143,8 @@ def _note(durations: Mapping[str, Durations], name: str) -> Callable[[float], ob
 
 def _own(model: Model, name: str, durations: Mapping[str, Durations], span: int) -> Stage:
     method = getattr(model, name)
+    if model.takes_request and name == "predict":
+        return Stage(method, False, _note(durations, name), span)
     waits = _gives_awaitable(method) or not overrides(model, name)  # Model's own predict waits for a predictor
     return Stage(_adapted(method, model.required_response_headers), waits, _note(durations, name), span)
 

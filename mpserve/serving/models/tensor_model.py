@@ -11,7 +11,8 @@ from mpserve.errors import ConfigurationError, InvalidInput, NotSupported
 from mpserve.protocol.datatypes import Array, cast, datatype_of
 from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.fitting.binding import Bind, Parameters, binding_of, known_columns, takes_missing
+from mpserve.serving.fitting.binding import Bind, Parameters, binding_of
+from mpserve.serving.fitting.known import known_of, takes_missing
 from mpserve.serving.fitting.table import Columns
 from mpserve.serving.models.model import Model, Spec
 
@@ -34,6 +35,7 @@ class TensorModel(Model):
         pad_value: pads requests of different shapes to the largest shape of their batch; None: joins equal shapes only.
         chooses_outputs: whether the model computes only the outputs that a request asks for: ``invoke_for`` is called instead
             of ``invoke``.
+        preferred_output: the output for a client that names none, if the model chooses outputs; None: the model's own choice.
     """
 
     inputs: Sequence[Tensor] = ()
@@ -43,6 +45,7 @@ class TensorModel(Model):
     preferred_batch_sizes: Sequence[int] = ()
     pad_value: float | None = None
     chooses_outputs: bool = False
+    preferred_output: str | None = None
 
     def predict(self, *arrays: Any) -> Any:
         """Answer for the given arrays; the first dimension is the batch."""
@@ -68,12 +71,19 @@ class TensorModel(Model):
         """Whether null in JSON is a missing value in every input: NaN among numbers, None among text. Asked with ``binding``."""
         return Parameters(self.predict).frame is not None
 
+    def wants_table(self) -> bool:
+        """Whether undeclared inputs become a DataFrame, each column with its own datatype. Asked with ``binding``."""
+        return Parameters(self.predict).frame is not None
+
     def warmup(self) -> Any:
         """Predict once on ``sample``: one array, a sequence with one array per declared input, or a dict or DataFrame by name."""
-        return None if self.sample is None else self.invoke(self.binding()(self._sampled()))
+        return None if self.sample is None else self.invoke(self.binding()(self.sampled()))
 
-    def _sampled(self) -> list[NamedArray]:
+    def sampled(self) -> list[NamedArray]:
+        """The sample as the inputs of a request; none without a sample."""
         sample = self.sample
+        if sample is None:
+            return []
         if hasattr(sample, "keys") or hasattr(sample, "columns"):
             names = list(getattr(sample, "columns", sample))
         else:
@@ -143,7 +153,7 @@ class FunctionModel(TensorModel):
         self.predict = partial(self._function, loaded)
 
     def binding(self) -> Bind:
-        return binding_of(self.predict, declared_of(self.inputs), known_columns(self._loaded))
+        return binding_of(self.predict, declared_of(self.inputs), known_of(self._loaded))
 
     def takes_missing(self) -> bool:
         return super().takes_missing() or takes_missing(self._loaded)

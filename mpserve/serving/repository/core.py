@@ -17,10 +17,12 @@ from mpserve.errors import (
     AcceleratorInArbiter,
     AcceleratorOutOfMemory,
     ConfigurationError,
+    InvalidInput,
     ModelNotFound,
     ModelNotReady,
     ServerNotReady,
     shown,
+    there_are,
 )
 from mpserve.serving.authentication.authenticator import Authenticator
 from mpserve.serving.execution.model_instance import ModelInstance, call
@@ -72,6 +74,7 @@ class ServerCore(ModelHost):
         """Find, construct and preload the models, in the arbiter. Raises ModelLoadError if a model fails."""
         if not self.settings.preload:
             return
+        logger.info("loading %s", self.settings.target or self.settings.model_dir or "the models")
         try:
             self.sources = self._find()
         except AcceleratorInArbiter as reached:
@@ -174,6 +177,14 @@ class ServerCore(ModelHost):
             raise ConfigurationError(f"there are {len(self.known)} models, expected {MODELS} at most")
         return list(self.known)
 
+    def publish_queues(self) -> None:
+        """Tell all workers how many requests are in flight and wait in this worker. To be called often."""
+        instances = [instance for group in self.models.values() for instance in group]
+        self.row.waiting = sum(instance.admission.waiting for instance in instances)
+        for instance in instances:
+            if instance.counters is not None:
+                instance.counters.publish(instance.in_flight.count, instance.admission.waiting)
+
     def follow(self) -> None:
         """Follow the changes of models from now on."""
         self.row.state = State.OPENING
@@ -229,13 +240,26 @@ class ServerCore(ModelHost):
                 raise ServerNotReady(f"Model with name {shown(name)} is not ready: it is being loaded.")
             if name in self.names:
                 raise ModelNotReady(name, "It could not be loaded in the worker that was asked.")
-            raise ModelNotFound(name)
+            raise ModelNotFound(name, there_are(self.names))
         if version is None:
             return group.newest
         instance = group.find(version)
         if instance is None:
-            raise ModelNotFound(f"{name}@{version}", f"There are: {', '.join(f'{name}@{v}' for v in group.versions)}.")
+            raise ModelNotFound(f"{name}@{version}", there_are([f"{name}@{v}" for v in group.versions]))
         return instance
+
+    def only_name(self) -> str:
+        """The name of the only model, for a request that names none.
+        Raises ServerNotReady if the models are not known yet; InvalidInput if there are several.
+        """
+        names = self.names
+        if len(names) == 1:
+            return names[0]
+        if not names and self.row.state == State.LOADING:
+            raise ServerNotReady("The server is not ready: its models are being loaded.")
+        raise InvalidInput(
+            f"the request names no model, which is enough for a server of one model; the models are: {', '.join(names) or 'none'}"
+        )
 
     def versions(self, name: str) -> list[str]:
         """All versions of a served model, from the oldest to the newest."""

@@ -30,7 +30,7 @@ class Format:
         extra: what has to be installed, as pip takes it.
         endings: endings of file names.
         files: for a format of folders: patterns of file names, each of which the folder must have.
-        accepts: looks at a file whose ending fits; for endings that other formats have too.
+        accepts: looks at a file whose ending fits, or a folder that has the files; for what other formats have too.
         implementations: its names in MLServer's ``model-settings.json``, and as a backend of Triton.
         runs_code: whether a file may run code of its author when it is loaded.
         options: names of options that the constructor takes by keyword.
@@ -49,7 +49,7 @@ class Format:
     def holds(self, path: Path) -> bool:
         """Whether the file or folder is of this format."""
         if self.files and path.is_dir():
-            return all(any(path.glob(pattern)) for pattern in self.files)
+            return all(any(path.glob(pattern)) for pattern in self.files) and self.accepts(path)
         return path.name.lower().endswith(self.endings or (".",)) and path.is_file() and self.accepts(path)
 
     def load_class(self, path: Path) -> Callable[..., Any]:
@@ -87,10 +87,21 @@ def _is_torchscript(path: Path) -> bool:
         return not _first_bytes(path).startswith(b"\x80")  # a pickle, as torch.save wrote before 1.6
 
 
+def _has_weights(folder: Path) -> bool:
+    """Whether a Hugging Face folder has weights that transformers reads: of several patterns, one is enough."""
+    return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin"))
+
+
 XGBOOST = rb'\s*\{\s*"(learner|version)"|\{L\x00{7}\x07learner|\{L\x00{7}\x07version|binf'
 """How files of XGBoost begin: JSON, UBJSON, and the old binary form, which XGBoost itself refuses in words."""
 
 FORMATS: tuple[Format, ...] = (
+    Format(
+        "Hugging Face", "mpserve.runtimes.huggingface.tasks:serve", "mpserve[huggingface]", files=("config.json",),
+        accepts=_has_weights, options=("return_probabilities",),
+        implementations=("mlserver_huggingface.HuggingFaceRuntime", "mlserver_huggingface.runtime.HuggingFaceRuntime"),
+    ),
+    Format("spaCy", "mpserve.runtimes.spacy:SpacyModel", "mpserve[spacy]", files=("meta.json", "config.cfg")),
     Format("torch.export", "mpserve.runtimes.pytorch:ExportedModel", "mpserve[torch]", (".pt2",)),
     Format(
         "TorchScript", "mpserve.runtimes.pytorch:TorchScriptModel", "mpserve[torch]", (".pt", ".pth"), accepts=_is_torchscript,
@@ -118,6 +129,10 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "CatBoost", "mpserve.runtimes.catboost:CatBoostModel", "mpserve[catboost]", (".cbm",), options=("predict_proba",),
         implementations=("mlserver_catboost.CatboostModel", "mlserver_catboost.catboost.CatboostModel"),
+    ),
+    Format(
+        "MLflow", "mpserve.runtimes.mlflow:MLflowModel", "mpserve[mlflow]", files=("MLmodel",), runs_code=True,
+        implementations=("mlserver_mlflow.MLflowRuntime", "mlserver_mlflow.runtime.MLflowRuntime"),
     ),
     Format("ONNX", "mpserve.runtimes.onnx:OnnxModel", "mpserve[onnx]", (".onnx",), implementations=("onnxruntime",)),
 )  # fmt: skip

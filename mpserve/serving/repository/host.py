@@ -31,6 +31,7 @@ from mpserve.state.scoreboard import Row, Scoreboard
 from mpserve.telemetry import prometheus
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.logging import model as model_in_log
+from mpserve.telemetry.memory import resident
 from mpserve.telemetry.metrics import metrics
 
 logger = logging.getLogger(__name__)
@@ -166,7 +167,9 @@ class ModelHost:
         instance.declare(await self._declared_by(instance))
         seconds = time.monotonic() - start
         metrics().load_seconds.labels(model.name).observe(seconds)
-        logger.info("model %s loaded on %s in %.2f s", instance.label, self.device, seconds)
+        preloaded = f" (preload {model.preload_seconds:.2f} s)" if model.preload_seconds >= 0.005 else ""
+        used = resident() >> 20
+        logger.info("model %s loaded on %s in %.2f s%s, %d MiB", instance.label, self.device, seconds, preloaded, used)
         if self.predictor is None and lacks_predict(model):
             logger.warning("model %s has no method predict, and there is no --predictor_host", instance.label)
         if readiness.is_awaited(model):
@@ -213,7 +216,12 @@ class ModelHost:
         try:
             with prometheus.loading():
                 yield
-        except (ModelLoadError, ConfigurationError):
+        except ModelLoadError as error:
+            if error.__cause__ is not None:  # the user's code raised it, at its import or in its constructor
+                mend()
+                logger.error("%s failed", what, exc_info=error.__cause__)
+            raise
+        except ConfigurationError:
             raise
         except Exception as error:
             mend()

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,6 +51,7 @@ class ModelSource:
 
     def obtain(self) -> Model:
         """The model; constructed and preloaded if necessary."""
+        begin = time.monotonic()
         if self.model is None:
             assert self.build is not None
             with telling("the model's constructor"):
@@ -62,6 +64,7 @@ class ModelSource:
             with telling(f"preload() of model {self.model.name}"):
                 self.model.preload()
             self.preloaded = True
+            self.model.preload_seconds = time.monotonic() - begin
         return self.model
 
     def fresh(self) -> "ModelSource":
@@ -129,14 +132,19 @@ def from_directory(directory: Path, model_name: str | None, settings: Settings |
     file = directory / "model.py"
     if file.is_file():
         return _sources(targets.find_in_file(file), str(file), model_name)
-    return [_from_file(_only_file(directory), model_name, settings or Settings())]
+    declared = model_settings.read(directory)
+    if declared is None or declared.uri is None:
+        return [_from_file(_only_file(directory), model_name, settings or Settings())]
+    return [_from_file(_named_by(declared.uri), model_name, settings or Settings(), declared=declared)]
+
+
+def _named_by(uri: Path) -> Path:
+    """The model that settings name: a file, a folder that is a model, or a folder with a file."""
+    return _only_file(uri) if uri.is_dir() else uri
 
 
 def _only_file(directory: Path) -> Path:
-    """The model in a directory: the directory itself, the file that its settings name, or its only file of a known format."""
-    declared = model_settings.read(directory)
-    if declared is not None and declared.uri is not None:
-        return declared.uri
+    """The model in a directory: the directory itself, or its only file of a known format."""
     if formats.format_of(directory) is not None:
         return directory
     there = sorted(directory.iterdir())
@@ -153,12 +161,18 @@ def _only_file(directory: Path) -> Path:
 
 
 def _from_file(
-    path: Path, model_name: str | None, settings: Settings, config: TritonConfig | None = None
+    path: Path,
+    model_name: str | None,
+    settings: Settings,
+    config: TritonConfig | None = None,
+    declared: ModelSettings | None = None,
 ) -> ModelSource:
-    """The source of a file or folder of a known format, with what its ``model-settings.json`` or ``config.pbtxt`` says."""
+    """The source of a file or folder of a known format, with what its ``model-settings.json`` or ``config.pbtxt`` says.
+    ``declared``: the settings that name it, which are otherwise looked for beside it.
+    """
     if not path.exists():
         raise ConfigurationError(f"there is no file {path}")
-    declared = _declared_beside(path)
+    declared = declared or _declared_beside(path)
     config = config or triton.of_file(path)
     format_ = formats.named_elsewhere(declared.implementation) or formats.format_of(path)
     if format_ is None and config is not None and not path.name.endswith(tuple(formats.endings())):
@@ -168,8 +182,9 @@ def _from_file(
         of = f", which {model_settings.FILE} gives to {declared.implementation}" if declared.implementation else ""
         raise ConfigurationError(f"{what}{of}; expected *{', *'.join(formats.endings())}")
     if format_.runs_code and not settings.allow_pickle:
+        what = "a pickle" if path.is_file() else f"a folder of {format_.name}"
         raise ConfigurationError(
-            f"{path} is a pickle, which may run code of its author, and --allow_pickle=no refuses it; "
+            f"{path} is {what}, which may run code of its author, and --allow_pickle=no refuses it; "
             "save the model with skops (.skops), which runs none"
         )
     runtime = format_.load_class(path)
@@ -198,6 +213,7 @@ def _build(construct: Callable[[], Model], declared: ModelSettings, config: Trit
             model.max_batch_size = declared.batch_size
         if declared.batch_delay is not None:
             model.max_batch_delay = declared.batch_delay
+        model.preferred_output = declared.output
     return model
 
 

@@ -1,20 +1,24 @@
 """MLServer's ``model-settings.json`` beside a model file: what it says of the model, and what of it has no effect here.
 
-Source: MLServer 1.7, mlserver/settings.py, ``ModelSettings`` and ``ModelParameters``.
+Source: MLServer 1.7, mlserver/settings.py, ``ModelSettings`` and ``ModelParameters``; mlserver_sklearn, ``predict_fn``.
 """
 
 import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from mpserve.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 FILE = "model-settings.json"
+OF_SERVER = "settings.json"  # MLServer's options
 _OURS = frozenset({"name", "implementation", "max_batch_size", "max_batch_time", "parameters"})
-_OUR_PARAMETERS = frozenset({"uri", "version", "content_type"})
+_OUR_PARAMETERS = frozenset({"uri", "version", "content_type", "extra"})
+_OUR_EXTRA = frozenset({"predict_fn"})
+_LOCAL = ("file://", "file:")
 _CONTENT_TYPES = ("np", "pd", None)  # both are what a request shows anyhow
 _DESCRIBES = frozenset({"inputs", "outputs", "platform", "versions"})  # the model file itself says more
 
@@ -30,6 +34,7 @@ class ModelSettings(NamedTuple):
     uri: Path | None = None
     batch_size: int | None = None
     batch_delay: float | None = None
+    output: str | None = None  # of a client that names none
 
 
 def read(folder: Path) -> ModelSettings | None:
@@ -46,8 +51,11 @@ def read(folder: Path) -> ModelSettings | None:
     if not isinstance(document, dict):
         raise ConfigurationError(f"{file}: expected a JSON object, got {type(document).__name__}")
     parameters = _value(file, document, "parameters", dict) or {}
-    _tell(file, document, parameters)
+    extra = _value(file, parameters, "extra", dict) or {}
+    _tell(file, document, parameters, extra)
     uri = _value(file, parameters, "uri", str)
+    if uri and uri.startswith(_LOCAL):
+        uri = unquote(urlsplit(uri).path)
     if uri and "://" in uri:
         raise ConfigurationError(f"{file}: parameters.uri is {uri!r}, expected a path beside the file")
     delay = _value(file, document, "max_batch_time", (int, float))
@@ -58,6 +66,7 @@ def read(folder: Path) -> ModelSettings | None:
         uri=folder / uri if uri else None,
         batch_size=_value(file, document, "max_batch_size", int),
         batch_delay=None if delay is None else float(delay),
+        output=_value(file, extra, "predict_fn", str),
     )
 
 
@@ -71,11 +80,14 @@ def _value(file: Path, document: dict[str, Any], name: str, kind: type | tuple[t
 _WORDS: dict[Any, str] = {dict: "an object", str: "a text", int: "a whole number", (int, float): "a number"}
 
 
-def _tell(file: Path, document: dict[str, Any], parameters: dict[str, Any]) -> None:
+def _tell(file: Path, document: dict[str, Any], parameters: dict[str, Any], extra: dict[str, Any]) -> None:
     without_effect = [name for name in document if name not in _OURS | _DESCRIBES and document[name] is not None]
     without_effect += [f"parameters.{name}" for name in parameters if name not in _OUR_PARAMETERS]
+    without_effect += [f"parameters.extra.{name}" for name in extra if name not in _OUR_EXTRA]
     if parameters.get("content_type") not in _CONTENT_TYPES:
         without_effect.append("parameters.content_type")
+    if (file.parent / OF_SERVER).is_file():
+        without_effect.append(f"the file {OF_SERVER} (docs/options.md has the options)")
     told = ", ".join(without_effect)
     if told and (file, told) not in _told:
         _told.add((file, told))

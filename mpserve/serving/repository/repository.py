@@ -18,6 +18,7 @@ from mpserve.errors import (
     NotSupported,
     ServerNotReady,
     shown,
+    there_are,
 )
 from mpserve.serving.repository import model_directory
 from mpserve.serving.repository.core import ServerCore
@@ -223,7 +224,7 @@ class Repository:
 
 def _check_known(name: str, names: Collection[str]) -> None:
     if name not in names:
-        raise ModelNotFound(name, f"There are: {', '.join(names) or 'none'}.")
+        raise ModelNotFound(name, there_are(names))
 
 
 def _is_current(candidate: ModelSpec, name: str, desired: DesiredState) -> bool:

@@ -7,11 +7,12 @@ from tests.cases import each
 
 PROGRAM = """
 from mpserve.prefork.worker import memory
+from mpserve.telemetry.memory import resident
 memory.keep_freed()
-before = memory.resident()
+before = resident()
 blocks = [bytearray(b"x" * (20 << 20)) for _ in range(4)]
 del blocks
-print((memory.resident() - before) >> 20)
+print((resident() - before) >> 20)
 """
 
 

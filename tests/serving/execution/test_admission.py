@@ -204,7 +204,7 @@ def admission(inside: int, slots: float = 1, pace: float = 0.0) -> Admission:
     """The door of a model that has so many requests within."""
     hold = InFlight()
     hold.count = inside
-    door = Admission("m", "m", slots, Policy(math.inf, math.inf), hold)
+    door = Admission("m", "1", "m", slots, Policy(math.inf, math.inf), hold)
     door.service.known = pace * slots
     return door
 

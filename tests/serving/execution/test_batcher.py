@@ -4,6 +4,8 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import pandas
+import polars
 import pytest
 
 from mpserve.config.settings import Settings
@@ -118,6 +120,46 @@ async def test_an_answer_that_one_member_cannot_have_is_the_error_of_that_member
     (first, error, last), _ = await together(model, request([1]), wrong, request([3]))
     assert (first, last, model.calls) == ([2], [6], [1, 3])
     assert isinstance(error, InvalidInput)
+
+
+ROWS_OF_ANSWERS: dict[str, Any] = {
+    "a list": lambda given: [None if row == 2 else int(row) for row in given.ravel()],
+    "an array of objects": lambda given: np.array([None if row == 2 else int(row) for row in given.ravel()], object),
+    "a nullable Series": lambda given: pandas.Series([None if row == 2 else int(row) for row in given.ravel()], dtype="Int64"),
+    "a table": lambda given: pandas.DataFrame({"y": ROWS_OF_ANSWERS["a nullable Series"](given)}).set_axis(given.ravel()[::-1]),
+    "a Series of polars": lambda given: polars.Series([None if row == 2 else int(row) for row in given.ravel()]),
+    "a table of polars": lambda given: polars.DataFrame({"y": ROWS_OF_ANSWERS["a Series of polars"](given)}),
+    "records": lambda given: [{"y": None if row == 2 else int(row)} for row in given.ravel()],
+    "a tuple": lambda given: (ROWS_OF_ANSWERS["a list"](given),),
+    "a masked array": lambda given: np.ma.masked_equal(given.ravel().astype(int), 2),
+}  # fmt: skip
+"""Integers, of which that of the row 2 is missing."""
+
+
+@each("way", ROWS_OF_ANSWERS)
+async def test_a_missing_integer_changes_no_datatype_of_other_members(way: str) -> None:
+    model = Doubling()
+    model.answer = ROWS_OF_ANSWERS[way]  # type: ignore[method-assign]
+    async with in_flight(model) as core:
+        first, rest = await gathered(core, model, [request([1, 3]), request([2, 4]), request([5])])
+        model.go.release(MANY)
+        _, *answers = await asyncio.gather(first, *rest)
+    assert model.calls == [1, 5]
+    outputs = [answer.outputs[0] for answer in answers]
+    assert [output.datatype for output in outputs] == ["INT64", "FP64", "INT64"]
+    assert [str(output.as_numpy().tolist()) for output in outputs] == ["[1, 3]", "[nan, 4.0]", "[5]"]
+
+
+@each("way", ["undeclared", "declared"])
+async def test_an_answer_that_is_no_tensor_fails_its_own_member_alone(way: str) -> None:
+    model = Doubling()
+    if way == "declared":
+        model.outputs = (Tensor("y", "INT64", (-1,)),)
+    nothing = None if way == "declared" else {1}
+    model.answer = lambda given: [nothing if row == 2 else int(row) for row in given.ravel()]  # type: ignore[method-assign]
+    (well, ill, also), _ = await together(model, request([1, 3]), request([2, 4]), request([5]))
+    assert (well, also) == ([1, 3], [5])
+    assert isinstance(ill, InferenceError)
 
 
 @each("answer", [np.zeros(1), np.float32(1), iter(())])

@@ -15,6 +15,7 @@ from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.desired_state import DesiredState
 from mpserve.state.counters import Counters
 from mpserve.state.scoreboard import Scoreboard
+from mpserve.telemetry.metrics import metrics
 from tests.asgi import loaded
 from tests.asking import ask
 from tests.cases import each
@@ -33,7 +34,7 @@ def counters() -> Counters:
 
 
 def new(counters: Counters, soon: Callable[[Any], None] = lambda write: None) -> ModelCounters:
-    return ModelCounters(counters.claim(0, 11, 1, {1}), DesiredState(1, {}), (), soon)
+    return ModelCounters(counters.claim(0, 11, 1, {1}), DesiredState(1, {}), metrics().of_model("counted", "1"), soon)
 
 
 def block(counters: Counters, key: int = 11) -> list[int]:

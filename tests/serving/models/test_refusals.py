@@ -12,13 +12,15 @@ import pytest
 import skl2onnx
 import xgboost
 from skl2onnx.common.data_types import FloatTensorType
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.decomposition import PCA
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from mpserve.errors import InferenceError, InvalidInput
+from mpserve.serving.models import faults
 from mpserve.serving.models.faults import blame
 from mpserve.serving.models.tensor_model import FunctionModel
 from tests.asgi import serving
@@ -45,6 +47,11 @@ ENCODED = make_pipeline(
 XGB = xgboost.XGBClassifier(n_estimators=2).fit(X, Y)
 LGB = lightgbm.LGBMClassifier(n_estimators=2, verbose=-1).fit(X, Y)
 CAT = catboost.CatBoostClassifier(iterations=2, verbose=0, allow_writing_files=False).fit(X, Y)
+CATS = catboost.CatBoostClassifier(iterations=2, verbose=0, allow_writing_files=False, cat_features=["city"])
+CATS.fit(CITIES[["city", "n"]], [0, 1] * (len(CITIES) // 2))
+IMPUTED = make_pipeline(make_column_transformer((SimpleImputer(), ["n"])), LogisticRegression()).fit(
+    CITIES, [0, 1] * (len(CITIES) // 2)
+)
 ONNX = onnx()
 
 
@@ -66,6 +73,9 @@ def fault(predict: Callable[[Any], Any], given: Any) -> tuple[type, str]:
     (XGB.predict, THREE, "Feature shape mismatch, expected: 4, got 3"), (XGB.predict, TEXT, "could not convert string"),
     (LGB.predict, THREE, "X has 3 features"), (LGB.booster_.predict, THREE, "The number of features in data (3)"),
     (LGB.booster_.predict, FLAT, "must be 2 dimensional"), (CAT.predict, THREE, "Feature 3 is present in model but not in pool"),
+    (CATS.predict, CITIES.assign(city=1.5)[["city", "n"]], "Invalid type for cat_feature"),
+    (CATS.predict, CITIES.assign(n="q")[["city", "n"]], "Bad value for num_feature"),
+    (IMPUTED.predict, CITIES.assign(n="q"), "Cannot use mean strategy with non-numeric data:"),
     (ONNX, np.float32(THREE), "INVALID_ARGUMENT : Got invalid dimensions for input: X"), (ONNX, X, "Unexpected input data type"),
     (ONNX, np.float32(FLAT), "Invalid rank for input: X"),
 ])  # fmt: skip
@@ -105,8 +115,10 @@ def test_a_table_that_the_models_own_code_made_is_the_models_fault(predict: Any,
 
 
 async def test_a_client_reads_the_librarys_words_and_the_log_has_the_traceback(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(faults, "_told", [])
+    caplog.set_level("DEBUG")
     model = FunctionModel("m", lambda model, x: model.predict(x), lambda: PIPELINE)
     async with serving(model, max_batch_size=4) as client:
         v1 = await client.post("/v1/models/m:predict", json={"instances": THREE.tolist()})
@@ -118,5 +130,36 @@ async def test_a_client_reads_the_librarys_words_and_the_log_has_the_traceback(
             400, ["X has 3 features, but StandardScaler is expecting 4 features as input."],
         )  # fmt: skip
     assert good.json() == {"predictions": PIPELINE.predict(X[:4]).tolist()}
-    assert caplog.text.count("the model's library refused the input") == 2
+    refusals = [record for record in caplog.records if "the model's library refused the input" in record.getMessage()]
+    # A client cannot fill the log: the second refusal comes soon after the first.
+    assert [record.levelname for record in refusals] == ["WARNING", "DEBUG"]
     assert "in _check_n_features" in caplog.text
+
+
+def predict_table(model: Any, table: pandas.DataFrame) -> Any:
+    return model.predict(table)
+
+
+def predict_arrays(model: Any, *, x: Any) -> Any:
+    return model.predict(x)
+
+
+R, P, Q = (("BYTES", np.array([letter], object)) for letter in (b"R", b"P", b"q"))
+
+
+@each("predict, model, inputs, says", [
+    (predict_table, ENCODED, [("city", *R), ("n", "INT64", np.array([1]))], "Found unknown categories"),
+    (predict_table, IMPUTED, [("n", *Q), ("city", *P)], "non-numeric"),
+    (predict_arrays, PIPELINE, [("x", "FP64", THREE)], "X has 3 features"),
+])  # fmt: skip
+def test_a_table_that_was_made_of_the_clients_columns_is_the_clients(
+    predict: Any, model: Any, inputs: Any, says: str
+) -> None:
+    served = FunctionModel("m", predict, lambda: model)
+    served.preload()
+    given = served.binding()(inputs)
+    with pytest.raises(Exception) as caught:
+        served.invoke(given)
+    found = blame(caught.value, "m", "predict", given)
+    assert isinstance(found, InvalidInput), found
+    assert says in str(found)

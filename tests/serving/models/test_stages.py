@@ -183,7 +183,7 @@ async def fail_async(payload: Any) -> None:
 ])  # fmt: skip
 async def test_each_stage_is_observed_once_also_if_it_fails(model: Model, stages: list[str]) -> None:
     async with loaded(model) as core:
-        durations = core.find(model.name).durations
+        durations = core.find(model.name).observed.stages
         for each_stage in durations.values():
             each_stage.noted.clear()
         with contextlib.suppress(MPServeError):

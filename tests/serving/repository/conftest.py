@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.imports import forget
+
 
 @pytest.fixture(autouse=True)
 def forgets_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What a test imports from its folder is not found by the next test that has a file of that name."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
-    for name, module in list(sys.modules.items()):
-        if str(tmp_path) in str(getattr(module, "__file__", None) or getattr(module, "__path__", "")):
-            del sys.modules[name]
+    forget(tmp_path)

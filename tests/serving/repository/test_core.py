@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mpserve.serving.models.model import Model
 from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
-from mpserve.serving.repository.loader import ModelSource
+from mpserve.serving.repository.loader import ModelSource, from_target
 from mpserve.state.scoreboard import Row, Scoreboard, State
 from mpserve.telemetry.logging import model as model_in_log
 from tests.asgi import core_of, loaded
@@ -237,7 +238,7 @@ def test_another_worker_counts_and_all_are_waited_for_if_that_is_asked(
 async def test_models_are_found_by_name_and_version() -> None:
     async with loaded(having(version="3")) as core:
         assert core.find("m") is core.find("m", "3")
-        with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\.$"):
+        with pytest.raises(ModelNotFound, match=r"^Model with name other does not exist\. There are: m\.$"):
             core.find("other")
         with pytest.raises(ModelNotFound, match=r"^Model with name m@4 does not exist\. There are: m@3\.$"):
             core.find("m", "4")
@@ -359,3 +360,17 @@ def test_a_wrapped_method_that_gives_a_coroutine_is_awaited() -> None:
     awaited: list[str] = []
     load(core_of(having(warmup=lambda: asyncio.to_thread(awaited.append, "warmup"))))
     assert awaited == ["warmup"]
+
+
+async def test_the_traceback_of_an_import_that_fails_in_a_worker_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "model.py"
+    file.write_text("import nowhere_to_be_found\n")
+    core = ServerCore(Settings(preload=False), lambda: from_target(str(file), None))
+    core.begin_alone()
+    with pytest.raises(ModelLoadError, match=r"the import of .* failed: ModuleNotFoundError"):
+        await core.load()
+    await core.stop()
+    assert caplog.text.count("Traceback (most recent call last)") == 1
+    assert f'File "{file}", line 1, in <module>' in caplog.text

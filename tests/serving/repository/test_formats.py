@@ -124,6 +124,10 @@ def test_a_file_that_is_named_itself_is_told_alike(tmp_path: Path) -> None:
      [("iris", "v1.2", "y.held")]),
     ({"x.data": b"", "model-settings.json": {"implementation": "held.Held", "parameters": {"uri": "x.data"}}},
      "", None, [("x", "1", "x.data")]),
+    ({"runs/0/model/HELD": b"", "runs/0/model/0.weights": b"", "model-settings.json":
+      {"name": "iris", "parameters": {"uri": "./runs/0/model", "version": "v2"}}}, "", None, [("iris", "v2", "model")]),
+    ({"files/x.held": b"", "a/model-settings.json": {"name": "iris", "parameters": {"uri": "../files"}}}, "a", None,
+     [("iris", "1", "x.held")]),
     ({"x.held": b"", "model-settings.json": {"name": "iris"}}, "x.held", None, [("iris", "1", "x.held")]),
     ({"x.held": b"", "model-settings.json": {"name": "iris", "parameters": {"uri": "other"}}}, "x.held", None,
      [("x", "1", "x.held")]),
@@ -144,6 +148,14 @@ def test_names_and_versions_come_from_folders_files_and_settings(
     assert [(model.name, model.version, model.path.name) for model in models] == expected  # type: ignore[attr-defined]
 
 
+def test_a_uri_may_be_absolute_or_a_file_url(tmp_path: Path) -> None:
+    lay(tmp_path, {"files/x y.held": b""})
+    for uri in (str(tmp_path / "files" / "x y.held"), f"file://{tmp_path}/files/x%20y.held"):
+        lay(tmp_path, {"a/model-settings.json": {"name": "iris", "parameters": {"uri": uri}}})
+        [source] = from_directory(tmp_path / "a", None)
+        assert (source.obtain().name, source.obtain().path.name) == ("iris", "x y.held")  # type: ignore[attr-defined]
+
+
 def test_settings_of_mlserver_set_the_batches_and_what_has_no_effect_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,9 +164,9 @@ def test_settings_of_mlserver_set_the_batches_and_what_has_no_effect_is_told_onc
         "max_batch_time": 0.05,
         "parallel_workers": 4,
         "inputs": [],
-        "parameters": {"extra": {}},
+        "parameters": {"extra": {"predict_fn": "predict_proba", "other": 1}},
     }
-    lay(tmp_path, {"a.held": b"", "model-settings.json": told})
+    lay(tmp_path, {"a.held": b"", "model-settings.json": told, "settings.json": {"debug": "true"}})
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             [source] = from_directory(tmp_path, None, Settings(predict_proba=True))
@@ -162,7 +174,11 @@ def test_settings_of_mlserver_set_the_batches_and_what_has_no_effect_is_told_onc
     assert isinstance(model, Held)
     assert (model.max_batch_size, model.max_batch_delay, model.predict_proba) == (32, 0.05, True)
     [line] = [record.getMessage() for record in caplog.records]
-    assert line.endswith("model-settings.json: without effect here: parallel_workers, parameters.extra")
+    assert model.preferred_output == "predict_proba"
+    assert line.endswith(
+        "model-settings.json: without effect here: parallel_workers, parameters.extra.other, the file settings.json"
+        " (docs/options.md has the options)"
+    )
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -186,6 +202,12 @@ def test_pickles_are_refused_if_they_are_not_allowed(tmp_path: Path) -> None:
             ConfigurationError, match=f"{file} is a pickle, which may run code .* save the model with skops"
         ):
             from_target(str(tmp_path / file), None, Settings(allow_pickle=False))
+
+
+def test_a_folder_of_mlflow_may_run_code(tmp_path: Path) -> None:
+    lay(tmp_path, {"MLmodel": "flavors: {}"})
+    with pytest.raises(ConfigurationError, match="is a folder of MLflow, which may run code of its author"):
+        from_directory(tmp_path, None, Settings(allow_pickle=False))
 
 
 def test_a_python_package_is_a_module_unless_it_is_named_as_a_folder(tmp_path: Path, monkeypatch: Any) -> None:

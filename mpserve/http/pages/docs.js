@@ -1,53 +1,5 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>API</title>
-<link rel="icon" href="data:,">
-<style>
-:root { color-scheme: light dark; --ink: #1c2330; --soft: #667085; --paper: #f6f7f9; --card: #fff; --line: #e2e6ec;
-  --get: #2563eb; --post: #0f8a5f; --bad: #c2331f; --mono: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3; --paper: #11151c; --card: #1a202b;
-  --line: #2c3442; --get: #6ea0ff; --post: #4cc38a; --bad: #ff8a75; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 1.6rem; } h1 small { color: var(--soft); font-size: .9rem; font-weight: 400; }
-h2 { margin: 2rem 0 .5rem; font-size: 1.1rem; } h2 small { color: var(--soft); font-weight: 400; margin-left: .5rem; }
-h3 { margin: 1rem 0 .3rem; font-size: .8rem; color: var(--soft); text-transform: uppercase; letter-spacing: .05em; }
-a { color: var(--get); } p { margin: .3rem 0; } code, pre, textarea, input { font: 13px/1.45 var(--mono); }
-details.row { background: var(--card); border: 1px solid var(--line); border-radius: 8px; margin: .4rem 0; }
-summary { display: flex; gap: .8rem; align-items: baseline; padding: .5rem .8rem; cursor: pointer; list-style: none; }
-summary::-webkit-details-marker { display: none; } summary:hover { background: var(--paper); border-radius: 8px; }
-summary > span { margin-left: auto; color: var(--soft); font-size: .9em; text-align: right; }
-.method { width: 3.4em; font-weight: 700; } .get { color: var(--get); } .post { color: var(--post); }
-.inside { padding: 0 .8rem .8rem; border-top: 1px solid var(--line); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem .9rem; margin: 0; } dd { margin: 0; }
-dt { font: 13px/1.6 var(--mono); } .content { display: block; } .faint { color: var(--soft); }
-pre, .content { white-space: pre-wrap; overflow-wrap: anywhere; }
-form { display: grid; gap: .5rem; } textarea { field-sizing: content; min-height: 6rem; resize: vertical; }
-label { display: flex; gap: .6rem; align-items: center; } label input { flex: 1; }
-textarea, input, pre { width: 100%; margin: 0; padding: .5rem .6rem; border: 1px solid var(--line); border-radius: 6px;
-  background: var(--paper); color: var(--ink); }
-button { justify-self: start; padding: .4rem 1.2rem; border: 0; border-radius: 6px; background: var(--get); color: var(--card);
-  font: inherit; font-weight: 600; cursor: pointer; } button:disabled { opacity: .5; }
-.fault { color: var(--bad); } .success { color: var(--post); }
-</style>
-</head>
-<body>
-<h1>API <small></small></h1>
-<p id="about" class="faint">Loading …</p>
-<main></main>
-<script>
-"use strict";
-
-/* An element: its properties, and its children, which are elements or text. */
-function make(tag, properties, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
+/* The page of /openapi.json: every route, with a form to try it. */
+import {exampleOf, make, show as showAnswer} from "./common.js";
 
 /* Text in which `this` is code. */
 function prose(text) {
@@ -88,7 +40,7 @@ function listing(entries) {
 
 function contentOf(owner) {
   return Object.entries(owner.content).map(([type, {schema}]) =>
-    make("code", {className: "content"}, make("span", {className: "faint", textContent: `${type}  `}), ...notation(schema)));
+    make("code", {className: "content"}, make("span", {className: "soft", textContent: `${type}  `}), ...notation(schema)));
 }
 
 function show(api) {
@@ -102,7 +54,7 @@ function show(api) {
     const parts = [make("h3", {textContent: "Try it"}), trial(method, path, operation, parameters)];
     if (parameters.length) {
       parts.push(make("h3", {textContent: "Parameters"}), listing(parameters.map(({name, in: place, description, schema}) =>
-        [name, ...prose(description), make("span", {className: "faint"}, ` ${place}, `, ...notation(schema))])));
+        [name, ...prose(description), make("span", {className: "soft"}, ` ${place}, `, ...notation(schema))])));
     }
     if (operation.requestBody) parts.push(make("h3", {textContent: "Body"}), ...contentOf(operation.requestBody));
     parts.push(make("h3", {textContent: "Answers"}), listing(Object.entries(operation.responses).map(response =>
@@ -114,11 +66,10 @@ function show(api) {
     const inputs = parameters.filter(({in: place}) => place === "path")
       .map(({name}) => make("input", {name, required: true, ariaLabel: name}));
     const labels = inputs.map(input => make("label", {}, make("code", {textContent: input.name}), input));
-    const schema = operation.requestBody?.content["application/json"]?.schema;
-    const example = schema && (schema.examples || resolved(schema).examples || [{}])[0];
-    const body = schema && make("textarea", {value: pretty(JSON.stringify(example)), spellcheck: false, ariaLabel: "body"});
-    const send = make("button", {textContent: "Send"});
-    const result = make("div", {className: "result"});
+    const example = exampleOf(api, operation);
+    const body = example !== undefined && make("textarea", {value: example, spellcheck: false, ariaLabel: "body"});
+    const send = make("button", {className: "primary", textContent: "Send"});
+    const result = make("div", {className: "result", role: "status"});
     const form = make("form", {}, ...labels, ...(body ? [body] : []), send, result);
     form.addEventListener("submit", async event => {
       event.preventDefault();
@@ -126,29 +77,10 @@ function show(api) {
       const filled = inputs.reduce((to, {name, value}) => to.replace(`{${name}}`, encodeURIComponent(value)), path);
       const headers = body ? {"content-type": "application/json"} : {};
       if (key.value) headers.authorization = `Bearer ${key.value}`;
-      result.replaceChildren(...await answer(new URL(`.${filled}`, location), {method, headers, body: body?.value}));
+      await showAnswer(result, `.${filled}`, {method: method.toUpperCase(), headers, body: body ? body.value : undefined});
       send.disabled = false;
     });
     return form;
-  }
-
-  async function answer(url, request) {
-    const begin = performance.now();
-    try {
-      const response = await fetch(url, request);
-      const blob = await response.blob();
-      const took = Math.round(performance.now() - begin);
-      const type = response.headers.get("content-type") || "";
-      const text = /json|text/.test(type) ? await blob.text() : `${blob.size} bytes`;
-      const line = `${response.status} ${response.statusText}`;
-      return [
-        make("p", {className: response.ok ? "success" : "fault", textContent: line}),
-        make("p", {className: "faint", textContent: `${took} ms, ${type}, x-request-id ${response.headers.get("x-request-id")}`}),
-        make("pre", {textContent: type.includes("json") ? pretty(text) : text}),
-      ];
-    } catch (error) {
-      return [make("p", {className: "fault", textContent: `There was no answer: ${error.message}`})];
-    }
   }
 
   function row(method, path, operation) {
@@ -183,17 +115,6 @@ function show(api) {
     section("Schemas", "What bodies are made of", Object.entries(api.components.schemas).map(schemaRow)));
 }
 
-/* Indented, but a list of numbers stays on one line. JavaScript would round integers of more than 15 digits. */
-function pretty(text) {
-  if (/(?<![\d.])\d{16,}(?![\d.])/.test(text)) return text;
-  try {
-    return JSON.stringify(JSON.parse(text), null, 2).replace(/\[[^[\]{}"]*\]/g, list =>
-      list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]"));
-  } catch {
-    return text;
-  }
-}
-
 /* A link to a schema opens it. */
 addEventListener("hashchange", () => {
   const target = document.getElementById(location.hash.slice(1));
@@ -202,6 +123,3 @@ addEventListener("hashchange", () => {
 
 fetch("openapi.json").then(response => response.json()).then(show)
   .catch(error => { document.querySelector("#about").textContent = `openapi.json could not be read: ${error.message}`; });
-</script>
-</body>
-</html>
