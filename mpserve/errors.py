@@ -2,7 +2,8 @@
 
     MPServeError
     ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding, UnsupportedMediaType
-    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported, AccessDenied
+    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported
+    ├── Unauthenticated, AccessDenied
     ├── AcceleratorFailed: AcceleratorOutOfMemory
     └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
 
@@ -171,6 +172,12 @@ class NotSupported(MPServeError):
     """The request is well-formed, but this model or server does not offer it."""
 
     code = Code.NOT_SUPPORTED
+
+
+class Unauthenticated(MPServeError):
+    """Who sends the request is not known, and the server answers known callers only."""
+
+    code = Code.UNAUTHENTICATED
 
 
 class AccessDenied(MPServeError):

@@ -26,7 +26,9 @@ FLOORS = {
 """The floor of each module or folder directly in the package. What is new must be given one."""
 
 ROOMS = {
-    "serving": ("fitting", "models", "execution", "shared_memory", "storage", "repository", "extensions", "inference"),
+    "serving": (
+        "fitting", "models", "execution", "shared_memory", "storage", "authentication", "repository", "extensions", "inference",
+    ),
     "http": ("server", "inference", "management"),
     "prefork": ("listener", "arbiter", "worker"),
 }  # fmt: skip

@@ -4,17 +4,15 @@ Only this module reads options from ``os.environ``. It must not act on an option
 """
 
 import difflib
-import ipaddress
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mpserve.config.kinds import ADDRESS, DEVICES, FUNCTION, HOST, PUBLIC_PARTS
 from mpserve.config.options import (
     BYTES,
-    Kind,
     option,
     options_of,
     others_of,
@@ -27,34 +25,8 @@ _WORKERS = "WEB_CONCURRENCY"
 _TLS_PORT = 8443  # the default port of the kserve SDK (0.21) with TLS
 
 
-def _device_list(text: str) -> str:
-    devices = re.sub(r"\s", "", text).lower()
-    if not re.fullmatch(r"auto|cpu|cuda:[0-9]+(,cuda:[0-9]+)*", devices):
-        raise ValueError(text)
-    return devices
-
-
-def _host(text: str) -> str:
-    host = text[1:-1] if re.fullmatch(r"\[.*:.*\]", text) else text
-    if ":" in host:
-        ipaddress.IPv6Address(host)
-    if not host or re.search(r"[\s/\[\]]", host):
-        raise ValueError(text)
-    return host
-
-
-def _address(text: str) -> str:
-    if not text or re.search(r"\s|://", text):
-        raise ValueError(text)
-    return text
-
-
-_DEVICES = Kind(str, "auto, cpu or a list such as cuda:0,cuda:1", _device_list)
-_HOST = Kind(str, "an address or a name without a port, such as 127.0.0.1, :: or localhost", _host)
-_ADDRESS = Kind(str, "a host or host:port, without http:// (--predictor_use_ssl turns TLS on)", _address)
-
-
-MODELS, LISTENING, WORKERS, BATCHING, OVERLOAD = "What to serve", "Listening", "Workers", "Batching", "Overload"
+MODELS, LISTENING, CALLERS, WORKERS = "What to serve", "Listening", "Who may", "Workers"
+BATCHING, OVERLOAD = "Batching", "Overload"
 LIFE, LIMITS, PROTOCOL, TRANSFORMER, LOGS = "Life", "Limits", "Protocol", "Transformer", "Logs"
 """The groups of options."""
 
@@ -101,11 +73,14 @@ class Settings:
         False, MODELS, "Report and ignore flags that mpserve does not know, as the image does; otherwise they are an error"
     )
 
-    host: str = option("0.0.0.0", LISTENING, "Address to listen on", kind=_HOST)
+    host: str = option("0.0.0.0", LISTENING, "Address to listen on", kind=HOST)
     http_port: int = option(8080, LISTENING, f"Port; {_TLS_PORT} with TLS", minimum=0, maximum=65535, env=("MLSERVER_HTTP_PORT",))
     ssl_certfile: str | None = option(None, LISTENING, "PEM file of the certificate; turns TLS on", env=("KSERVE_TLS_CERT_FILE",))
     ssl_keyfile: str | None = option(
         None, LISTENING, "PEM file of the private key, unless ssl_certfile contains it", env=("KSERVE_TLS_KEY_FILE",)
+    )
+    ssl_ca_certs: str | None = option(
+        None, LISTENING, "PEM file of the authorities of clients' certificates; clients without a certificate are refused"
     )
     enable_grpc: bool = option(True, LISTENING, "Serve gRPC too, if mpserve[grpc] is installed")
     grpc_port: int = option(8081, LISTENING, "Port of gRPC", minimum=0, maximum=65535, env=("MLSERVER_GRPC_PORT",))
@@ -115,9 +90,26 @@ class Settings:
         choices=("same-host", "anywhere", "off"),
     )
 
+    api_keys_file: str | None = option(
+        None, CALLERS, "File of lines NAME KEY or NAME sha256:DIGEST; requests without one of these keys are refused"
+    )
+    authenticate: str | None = option(
+        None, CALLERS,
+        "A function, model.py:function or package.module:function, that returns the caller's name from the headers and the"
+        " address, or None; requests of callers without a name, and without a key, are refused", kind=FUNCTION,
+    )
+    managers: str | None = option(
+        None, CALLERS,
+        "Names of the callers, separated by commas, that may manage the server if callers are known, as far as management allows",
+    )
+    public: str = option(
+        "health", CALLERS, "What answers to everybody if callers are known: none, or a list of health, metrics and docs",
+        kind=PUBLIC_PARTS,
+    )
+
     workers: int = option(1, WORKERS, "Number of worker processes", env=(_WORKERS,), minimum=1)
     devices: str = option(
-        "auto", WORKERS, "Devices of the workers in turn: auto, cpu, or a list such as cuda:0,cuda:1", kind=_DEVICES
+        "auto", WORKERS, "Devices of the workers in turn: auto, cpu, or a list such as cuda:0,cuda:1", kind=DEVICES
     )
     threads: int = option(0, WORKERS, "Native threads per worker; 0: an equal share of the CPUs", minimum=0)
     preload: bool = option(
@@ -239,7 +231,7 @@ class Settings:
 
     predictor_host: str | None = option(
         None, TRANSFORMER,
-        "host or host:port of the predictor, the server that answers for models without a predict of their own", kind=_ADDRESS,
+        "host or host:port of the predictor, the server that answers for models without a predict of their own", kind=ADDRESS,
     )
     predictor_protocol: str = option(
         "v1", TRANSFORMER, "Protocol of the requests to the predictor", choices=("v1", "v2", "grpc-v2")
@@ -277,10 +269,21 @@ class Settings:
     def __post_init__(self) -> None:
         for each in options_of(type(self)):
             object.__setattr__(self, each.name, each.check(getattr(self, each.name)))
-        if self.ssl_keyfile and not self.ssl_certfile:
+        for name in ("ssl_keyfile", "ssl_ca_certs"):
+            if getattr(self, name) and not self.ssl_certfile:
+                raise ConfigurationError(
+                    f"{name}: got {getattr(self, name)!r} without ssl_certfile, expected both, or ssl_certfile alone"
+                )
+
+        if self.managers and not self.knows_callers:
             raise ConfigurationError(
-                f"ssl_keyfile: got {self.ssl_keyfile!r} without ssl_certfile, expected both, or ssl_certfile alone"
+                f"managers: got {self.managers!r} without api_keys_file and authenticate, expected one of these too"
             )
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether the server answers known callers only."""
+        return bool(self.api_keys_file or self.authenticate)
 
     def body_limit(self, is_json: bool) -> int:
         """Maximum bytes of a request body, which is JSON as a whole or not."""

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from mpserve.errors import Code, MPServeError
 from mpserve.serving.models.faults import report
-from mpserve.telemetry.logging import begin_request
+from mpserve.telemetry.logging import begin_request, shown_caller
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("mpserve.access")
@@ -107,7 +107,8 @@ class Calls:
         self.count(method, status.name)
         if self.access_log:
             milliseconds = (time.perf_counter() - start) * 1000
-            access_logger.info('%s "%s" %s %.1f ms', quote(context.peer(), ":/[]"), method, status.name, milliseconds)
+            who = quote(context.peer(), ":/[]") + shown_caller(caller_of(context) or _certified_name(context))
+            access_logger.info('%s "%s" %s %.1f ms', who, method, status.name, milliseconds)
 
 
 def details(error: Exception) -> str:
@@ -129,6 +130,18 @@ def address_of(peer: str) -> str | None:
     """The address of a client, as gRPC names it, or None if it has none."""
     family, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0].strip("[]") if family in ("ipv4", "ipv6") else None
+
+
+def caller_of(context: Context) -> str | None:
+    """The name of whoever makes a call, if callers are known (``mpserve.grpc.authentication``)."""
+    return getattr(context, "caller", None)
+
+
+def _certified_name(context: Context) -> str | None:
+    """The name in the certificate that the client has shown: its common name, or else its first alternative name."""
+    shown = context.auth_context()
+    names = (*shown.get("x509_common_name", ()), *shown.get("x509_subject_alternative_name", ()))
+    return next((name.decode(errors="replace") for name in names if name), None)
 
 
 def time_left(context: Context) -> float:

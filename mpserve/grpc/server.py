@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from mpserve.errors import ConfigurationError
+from mpserve.grpc.authentication import Authentication
 from mpserve.grpc.calls import Calls, Count
 from mpserve.grpc.health import Health
 from mpserve.grpc.listening import stop_listening
@@ -93,12 +94,14 @@ class GrpcServer:
         self._calls = Calls(core.settings.access_log, count)
         self._servicer = Servicer(core, self._calls)
         self._health = Health(core, SERVICES)
+        known = core.authenticator
+        self._interceptors = () if known is None else (Authentication(known, core.settings, self._calls),)
         self._server: grpc.aio.Server | None = None
         self._stopped = asyncio.Event()
 
     async def start(self) -> None:
         """Listen and answer, on the running event loop. Raises ConfigurationError: the server cannot listen."""
-        server = grpc.aio.server(options=self.options)
+        server = grpc.aio.server(options=self.options, interceptors=self._interceptors)
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         _add_reflection(server)

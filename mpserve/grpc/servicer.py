@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from mpserve.errors import ModelNotFound, ServerNotReady
-from mpserve.grpc.calls import Answer, Calls, Context, Headers, Work, address_of, time_left
+from mpserve.grpc.calls import Answer, Calls, Context, Headers, Work, address_of, caller_of, time_left
 from mpserve.grpc.extensions import ExtensionCalls
 from mpserve.grpc.inference import InferenceCalls
 from mpserve.grpc.stream import Stream
@@ -125,7 +125,7 @@ class Servicer:
         """The work, for calls that may manage the server. It raises AccessDenied for all others."""
 
         async def guarded(data: bytes, context: Context, headers: Headers, response_headers: Headers) -> bytes:
-            check_access(self.core.settings, address_of(context.peer()), headers)
+            check_access(self.core.settings, address_of(context.peer()), headers, caller_of(context))
             return await work(data, context, headers, response_headers)
 
         return guarded

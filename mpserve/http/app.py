@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpserve.errors import NotSupported
+from mpserve.http.authentication import Authentication
 from mpserve.http.inference.direct_routes import DirectRoutes
 from mpserve.http.inference.endpoint import Endpoint
 from mpserve.http.inference.routes import INVOCATIONS, ROUTES, InferenceRoutes
@@ -44,7 +45,7 @@ def build_app(core: ServerCore) -> Starlette:
     inference = InferenceRoutes(core.settings, log)
     app = Starlette(
         routes=_routes(core, inference),
-        middleware=[Middleware(RequestContext, log=log)],
+        middleware=[Middleware(RequestContext, log=log), *_authentication(core)],
         exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
         lifespan=_lifespan,
     )
@@ -53,6 +54,12 @@ def build_app(core: ServerCore) -> Starlette:
     app.state.direct = DirectRoutes(core, inference)
     app.state.as_built = _shape(app)
     return app
+
+
+def _authentication(core: ServerCore) -> list[Middleware]:
+    if core.authenticator is None:
+        return []
+    return [Middleware(Authentication, authenticator=core.authenticator, settings=core.settings)]
 
 
 def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:

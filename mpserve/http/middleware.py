@@ -8,6 +8,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mpserve.http.request_log import RequestLog
+from mpserve.http.server.interface import CALLER
 from mpserve.telemetry.logging import begin_request
 
 ID_HEADER = b"x-request-id"
@@ -40,7 +41,7 @@ class RequestContext:
                 # Starlette 1.7 sets the route. Not the path, since clients could make any number of time series.
                 route = getattr(scope.get("route"), "path_format", "unmatched")
                 status, client = message["status"], scope.get("client")
-                self.log.record(route, status, start, client, scope["method"], scope["path"])
+                self.log.record(route, status, start, client, scope["method"], scope["path"], scope.get(CALLER))
             await send(message)
 
         await self.app(scope, receive, send_with_id)

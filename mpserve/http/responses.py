@@ -47,6 +47,7 @@ Answer = interface.Answer
 JSON_ONLY: Headers = response_head.JSON_ONLY  # the headers of most answers
 
 HINTS: dict[Code, Headers] = {
+    Code.UNAUTHENTICATED: [(b"www-authenticate", b'Bearer realm="mpserve"')],  # RFC 9110, 11.6.1; RFC 6750, 3
     Code.NOT_READY: [(b"retry-after", RETRY_AFTER_LOADING)],
     Code.UNSUPPORTED_ENCODING: [(b"accept-encoding", OFFERED.encode())],  # RFC 9110, 15.5.16
 }

@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from itertools import product, repeat
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import yaml
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 model: ContextVar[str] = ContextVar("model", default="-")
+
+MAX_CALLER = 128  # characters of a caller's name in a line
 
 # Visible ASCII only, since an id is written to a header and to log lines.
 _ACCEPTED_ID = re.compile(r"[!-~]{1,128}")
@@ -65,6 +68,11 @@ def begin_request(client_id: str) -> str:
     identity = accepted_id(client_id) or next(Ids.new)
     request_id.set(identity)
     return identity
+
+
+def shown_caller(name: str | None) -> str:
+    """The name of a caller as a part of a line of the access log, with a space before it. A user's function may give any name."""
+    return f" {quote(name, '@/:+~')[:MAX_CALLER]}" if name else ""
 
 
 _BYTES = [f"{byte:02x}" for byte in range(256)]

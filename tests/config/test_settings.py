@@ -27,8 +27,11 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "kserve_names": ("yes", True, "perhaps"), "ignore_unknown_flags": ("yes", True, "perhaps"),
     "host": ("[::1]", "::1", "0.0.0.0:8080"),
     "http_port": ("0", 0, "65536"), "ssl_certfile": ("tls.crt", "tls.crt", None),
-    "ssl_keyfile": ("tls.key", "tls.key", None), "enable_grpc": ("no", False, "perhaps"),
+    "ssl_keyfile": ("tls.key", "tls.key", None), "ssl_ca_certs": ("ca.crt", "ca.crt", None),
+    "enable_grpc": ("no", False, "perhaps"),
     "grpc_port": ("0", 0, "65536"), "management": ("Anywhere", "anywhere", "nowhere"),
+    "api_keys_file": ("keys", "keys", None), "authenticate": ("auth.py:check", "auth.py:check", "auth"),
+    "managers": ("ops, bob", "ops, bob", None), "public": ("Health, docs", "health,docs", "health,none"),
     "workers": ("4", 4, "0"), "devices": ("cuda:0, cuda:1", "cuda:0,cuda:1", "gpu"),
     "threads": ("3", 3, "-1"), "preload": ("no", False, "perhaps"), "reseed": ("no", False, "perhaps"),
     "event_loop": ("asyncio", "asyncio", "trio"), "fast_lane": ("no", False, "perhaps"),
@@ -55,7 +58,11 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "log_config_file": ("logging.yaml", "logging.yaml", None), "access_log": ("yes", True, "perhaps"),
     "termination_log": ("/tmp/reason", "/tmp/reason", None),
 }  # fmt: skip
-NEEDED_TOO = {"ssl_keyfile": {"ssl_certfile": "tls.crt"}}
+NEEDED_TOO = {
+    "ssl_keyfile": {"ssl_certfile": "tls.crt"},
+    "ssl_ca_certs": {"ssl_certfile": "tls.crt"},
+    "managers": {"api_keys_file": "keys"},
+}
 READ = [(name, text, value) for name, (text, value, _) in SAMPLES.items()]
 REFUSED = [(name, text) for name, (_, _, text) in SAMPLES.items() if text is not None]
 

@@ -102,6 +102,20 @@ def test_a_schemas_name_leads_to_it(browser: Browser) -> None:
     assert "inputs: InferInput[]" in browser.text("//details[@id='InferRequest']/div")
 
 
+def test_a_key_is_asked_for_and_sent(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("alice alice-0123456789abcdef\n")
+    flags = ("--enable_docs_url=true", "--api_keys_file=keys", "--public=health,docs")
+    with serving(tmp_path, MODELS, *flags, target="model.py:models") as server, browsing(tmp_path) as browser:
+        server.wait_ready()
+        browser.open(f"{server.url}/docs")
+        browser.click(f"{INFER}/summary")
+        browser.click(f"{INFER}//button")
+        eventually(lambda: "401" in browser.text(f"{INFER}//p[@class='fault']"))
+        browser.type("//input[@type='password']", "alice-0123456789abcdef")
+        browser.click(f"{INFER}//button")
+        assert browser.text(f"{INFER}//p[@class='success']") == "200 OK"
+
+
 def test_it_fits_every_screen_and_can_be_read(browser: Browser, tmp_path: Path) -> None:
     browser.click(f"{INFER}/summary")
     browser.click(f"{INFER}//button")

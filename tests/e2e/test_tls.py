@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+import grpc
 import httpx
 import pytest
 
@@ -96,3 +97,53 @@ def test_a_handshake_that_is_not_completed_ends(tmp_path: Path) -> None:
                 client.sock.settimeout(20)
                 client.send(begun)
                 assert client.is_closed()
+
+
+def make_client(folder: Path, authority: Pair, name: str, *, subject: str, alternative: str) -> Pair:
+    """A certificate that the authority has signed."""
+    pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", subject]
+    signed = [
+        "-CA",
+        str(authority.certificate),
+        "-CAkey",
+        str(authority.key),
+        "-addext",
+        f"subjectAltName={alternative}",
+    ]
+    files = ["-out", str(pair.certificate), "-keyout", str(pair.key)]
+    subprocess.run([*command, *signed, *files], check=True, capture_output=True)
+    return pair
+
+
+@pytest.mark.parametrize("lane", ["--fast_lane=yes", "--fast_lane=no"])
+def test_clients_show_certificates_and_their_names_are_logged(tmp_path: Path, lane: str) -> None:
+    pair, authority = make_pair(tmp_path, "ours"), make_pair(tmp_path, "authority")
+    alice = make_client(tmp_path, authority, "alice", subject="/CN=alice a", alternative="DNS:a.example")
+    mesh = make_client(tmp_path, authority, "mesh", subject="/", alternative="URI:spiffe://example/bob")
+    grpc_port = free_port()
+    flags = (*pair.flags, f"--ssl_ca_certs={authority.certificate}", "--access_log", "--enable_grpc=yes")
+    source = "def predict(x):\n    return x\n"
+    with serving(tmp_path, source, *flags, f"--grpc_port={grpc_port}", lane, scheme="https") as server:
+        eventually(lambda: "worker ready" in server.log)
+        for client in (alice, mesh):
+            shown = ssl.create_default_context(cafile=str(pair.certificate))
+            shown.load_cert_chain(client.certificate, client.key)
+            with httpx.Client(base_url=server.url, verify=shown) as known:
+                assert known.get("/v2/health/live").status_code == 200
+                answer = known.post("/v1/models/model:predict", json={"instances": [1]})
+                assert answer.json() == {"predictions": [1]}
+            own = [file.read_bytes() for file in (pair.certificate, client.key, client.certificate)]
+            with grpc.secure_channel(f"127.0.0.1:{grpc_port}", grpc.ssl_channel_credentials(*own)) as channel:
+                assert channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=20)
+        stranger = make_pair(tmp_path, "stranger")
+        for context in (ssl.create_default_context(cafile=str(pair.certificate)) for _ in range(2)):
+            with httpx.Client(base_url=server.url, verify=context) as unknown, pytest.raises(httpx.TransportError):
+                unknown.get("/v2/health/live")
+            context.load_cert_chain(stranger.certificate, stranger.key)
+            with httpx.Client(base_url=server.url, verify=context) as unknown, pytest.raises(httpx.TransportError):
+                unknown.get("/v2/health/live")
+        for line in ("GET /v2/health/live", "POST /v1/models/model:predict", "ServerLive"):
+            for name in ("alice%20a", "spiffe://example/bob"):
+                eventually(lambda asked=f' {name} "{line}"': asked in server.log)
+        assert "Traceback" not in server.log

@@ -4,11 +4,13 @@ An application with middleware or routes of the user has no direct requests, sin
 """
 
 from mpserve.errors import MPServeError
+from mpserve.http.authentication import without_key
 from mpserve.http.inference.answers import streamed, whole
 from mpserve.http.inference.routes import DirectHead, InferenceRoutes
 from mpserve.http.request_log import RequestLog
-from mpserve.http.requests import RawHeaders
+from mpserve.http.requests import RawHeaders, read_headers
 from mpserve.http.responses import Answer, error_answer
+from mpserve.http.server.asgi import certified_name
 from mpserve.http.server.direct_exchange import DirectExchange
 from mpserve.http.server.exchange import Wire
 from mpserve.http.streaming import StreamedAnswer
@@ -27,7 +29,13 @@ class DirectRoutes:
         self._routes = routes
 
     def match(self, target: bytes, headers: RawHeaders) -> DirectHead | None:
-        return self._routes.match(target, headers)
+        """As ``InferenceRoutes.match``. A request without a key of the file is not direct: the application looks at it."""
+        authenticator = self._core.authenticator
+        if authenticator is None:
+            return self._routes.match(target, headers)
+        caller = authenticator.by_key(read_headers(headers))
+        matched = caller and self._routes.match(target, without_key(headers, caller))
+        return matched._replace(caller=caller.name) if caller and matched else None
 
     def exchange(self, wire: Wire) -> "InferenceExchange":
         return InferenceExchange(wire, self._core, self._routes.log)
@@ -60,10 +68,11 @@ class InferenceExchange(DirectExchange):
         self._answer(request, error_answer(fault))
 
     def _answer(self, request: InferenceRequest, answer: Answer | StreamedAnswer) -> None:
-        match, log = self.head.request.match, self._log
+        (match, _, caller), log = self.head.request, self._log
         if log.access_log:
             start = request.arrived * NANO
-            line = (match.route.template, answer.status, start, self._wire.client, "POST", match.path)
+            caller = caller or certified_name(self._wire.transport)
+            line = (match.route.template, answer.status, start, self._wire.client, "POST", match.path, caller)
             request.in_context(log.record, *line)
         else:
             match.answered[answer.status] += 1

@@ -78,10 +78,11 @@ class RouteMatch(NamedTuple):
 
 
 class DirectHead(NamedTuple):
-    """The head of a direct request."""
+    """The head of a direct request. ``caller``: the name of whoever sends it, if callers are known."""
 
     match: RouteMatch
     head: RequestHead
+    caller: str | None = None
 
 
 class Codecs:

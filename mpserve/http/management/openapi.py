@@ -5,7 +5,7 @@ The document is made for each request from ``operations.py``, ``openapi.json``, 
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,6 +15,7 @@ import orjson
 from starlette.requests import Request
 from starlette.routing import Route
 
+from mpserve.http.authentication import public_paths
 from mpserve.http.management.examples import examples_of
 from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operation
 from mpserve.http.management.pages import page
@@ -31,6 +32,12 @@ logger = logging.getLogger(__name__)
 Document = dict[str, Any]
 
 PREDICT, INFER = "/v1/models/{model}:predict", "/v2/models/{model}/infer"
+
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""How a known caller shows who it is."""
 
 
 class OpenApi:
@@ -49,6 +56,8 @@ class OpenApi:
             for instance in group if len(group.versions) > 1 else ():
                 version = quote(instance.model.version, safe="")
                 document["paths"] |= await self._paths_of(instance, f"{path}/versions/{version}", with_v1=False)
+        if self.core.authenticator is not None:
+            _tell_of_callers(document, public_paths(self.core.settings))
         return json_answer(document)
 
     async def page(self, request: Request) -> Answer:
@@ -90,6 +99,18 @@ def described(routes: Iterable[str]) -> Document:
             method, path = route.split(" ")
             paths.setdefault(path, {})[method.lower()] = _operation(path, OPERATIONS[route])
     return document | {"paths": paths}
+
+
+def _tell_of_callers(document: Document, public: Collection[str]) -> None:
+    """Add to a document that the server answers known callers only."""
+    document["components"]["securitySchemes"] = SCHEMES
+    document["security"] = [{name: []} for name in SCHEMES]
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            if path in public:
+                operation["security"] = []
+            else:
+                operation["responses"]["401"] = _reference("responses", "401")
 
 
 @cache

@@ -16,7 +16,7 @@ BINARY_LENGTH = "Inference-Header-Content-Length"
 
 FAULTS = {
     400: "The request is invalid",
-    401: "The predictor of the model requires authentication",
+    401: "The caller is not known, or the predictor of the model requires authentication",
     403: "The client may not manage the server, or the predictor of the model denies access",
     404: "The model, or its version, does not exist",
     413: "The body is larger than the server allows",

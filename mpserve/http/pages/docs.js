@@ -76,6 +76,7 @@ function show(api) {
       send.disabled = true;
       const filled = inputs.reduce((to, {name, value}) => to.replace(`{${name}}`, encodeURIComponent(value)), path);
       const headers = body ? {"content-type": "application/json"} : {};
+      if (key.value) headers.authorization = `Bearer ${key.value}`;
       await showAnswer(result, `.${filled}`, {method: method.toUpperCase(), headers, body: body ? body.value : undefined});
       send.disabled = false;
     });
@@ -97,6 +98,7 @@ function show(api) {
     return make("details", {className: "row", id: name}, head, make("div", {className: "inside"}, make("code", {}, ...notation(schema))));
   }
 
+  const key = make("input", {type: "password", autocomplete: "off", ariaLabel: "key or token"});
   const operations = Object.entries(api.paths).flatMap(([path, item]) =>
     Object.entries(item).map(([method, operation]) => ({method, path, operation})));
   const section = (title, about, rows) =>
@@ -106,6 +108,7 @@ function show(api) {
   document.querySelector("h1 small").textContent = api.info.version;
   document.querySelector("#about").replaceChildren(
     ...prose(api.info.description), " As a document: ", make("a", {href: "openapi.json", textContent: "openapi.json"}), ".");
+  if (api.security) document.querySelector("#about").after(make("label", {}, "Key or token ", key));
   const sections = api.tags.map(({name, description}) => section(name, description, operations
     .filter(({operation}) => operation.tags.includes(name)).map(({method, path, operation}) => row(method, path, operation))));
   document.querySelector("main").replaceChildren(...sections.filter(({childElementCount}) => childElementCount > 1),

@@ -8,7 +8,7 @@ from enum import Enum, auto
 import httptools
 
 from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
-from mpserve.http.server.interface import ASGIApp, Message, RawHeaders, Scope
+from mpserve.http.server.interface import CALLER, ASGIApp, Message, RawHeaders, Scope
 from mpserve.http.server.parser import ParsedHead
 from mpserve.http.server.response_head import ResponseHead, response_head
 
@@ -21,9 +21,18 @@ BODILESS = (204, 304)
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
+def certified_name(transport: asyncio.Transport) -> str | None:
+    """The name in the certificate that the client has shown: its common name, or else its first alternative name."""
+    certificate = transport.get_extra_info("peercert") or {}
+    subject = [(key, value) for part in certificate.get("subject", ()) for key, value in part]
+    common = (value for key, value in subject if key == "commonName")
+    return next(common, None) or next((value for _, value in certificate.get("subjectAltName", ())), None)
+
+
 def connection_scope(wire: Wire) -> Scope:
     """The common part of the scopes of a connection."""
     local = wire.transport.get_extra_info("sockname")
+    name = certified_name(wire.transport)
     return {
         "type": "http",
         "asgi": ASGI,
@@ -31,6 +40,7 @@ def connection_scope(wire: Wire) -> Scope:
         "root_path": "",
         "client": wire.client,
         "server": (str(local[0]), int(local[1])) if isinstance(local, tuple) else (str(local), None),
+        **({} if name is None else {CALLER: name}),
     }
 
 

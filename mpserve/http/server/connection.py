@@ -42,7 +42,7 @@ class Connection(asyncio.Protocol):
         """The exchange of direct requests, which is used again for each."""
         self._missing = 0
         """Missing bytes of a body after a known head. They do not go through the parser, which would copy them."""
-        self._last: Head | None = None  # the last known head
+        self.last_head: Head | None = None  # the last known head
         self._refusal: tuple[int, str] | None = None
         self._deadline = math.inf  # the time of the loop at which the client is late
         self._linger_end = math.inf  # the time of the loop at which a lingering close ends
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         is_idle = self.state is IDLE and self.exchange is None and not self.transport.is_closing()
         if not is_idle or self._deadline == NOT_YET or self.transport.get_write_buffer_size():
             return math.inf
-        has_asked = self._last is not None or self._parsed is not None
+        has_asked = self.last_head is not None or self._parsed is not None
         return self._deadline - (self.limits.idle_seconds if has_asked else self.limits.head_seconds)
 
     # Called by the transport
@@ -99,10 +99,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.state is IDLE and self.exchange is None and not self._waiting:
-            head = self._last
+            head = self.last_head
             size = len(data)
             if head is None or size != head.whole or not data.startswith(head.text):
-                head = self._last = self.server.heads.find(data)
+                head = self.last_head = self.server.heads.find(data)
             if head is None or self._direct is None or size > head.whole:
                 self._parse(data, data)
             elif size < head.whole:

@@ -62,6 +62,9 @@ class Heads:
     def __init__(self) -> None:
         self._cache: dict[bytes, Head] = {}
 
+    def clear(self) -> None:
+        self._cache.clear()
+
     def find(self, data: bytes) -> Head | None:
         """Return the head at the beginning of ``data`` if it is in the cache."""
         return self._cache.get(data[: data.find(END) + 4])

@@ -12,6 +12,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+CALLER = "mpserve.caller"
+"""The key of a request's ASGI scope that has the caller's name, if callers are known, or have shown certificates."""
+
 
 class Answer(NamedTuple):
     """A whole response. It is an ASGI application too. ``headers`` have no ``content-length``."""

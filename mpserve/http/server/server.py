@@ -7,7 +7,7 @@ import time
 from email.utils import formatdate
 from typing import Any, Protocol
 
-from mpserve.http.server.heads import Heads
+from mpserve.http.server.heads import Head, Heads
 from mpserve.http.server.interface import ASGIApp, DirectRoutes, Limits, Rebalancer
 from mpserve.http.server.response_head import usual_head
 from mpserve.state.scoreboard import Row
@@ -17,6 +17,7 @@ class OpenConnection(Protocol):
     """The part of ``Connection`` that the server uses."""
 
     transport: asyncio.Transport
+    last_head: Head | None
 
     @property
     def unanswered(self) -> int: ...
@@ -62,6 +63,12 @@ class HttpServer:
         """Set the time in answers (``time.time``)."""
         self.server_fields = b"date: %b\r\n" % formatdate(now, usegmt=True).encode()
         self.usual_head = usual_head(self.server_fields)
+
+    def forget_heads(self) -> None:
+        """Match each head anew, since what the same bytes mean has changed."""
+        self.heads.clear()
+        for connection in self.connections:
+            connection.last_head = None
 
     def expire(self, now: float) -> None:
         """Close connections that are late at ``now`` (``loop.time``). Call this often, since connections have no timers."""

@@ -7,6 +7,7 @@ import atexit
 import logging
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -58,6 +59,8 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "logconfig_dict": dict_config(settings),
         "wsgi_app": "mpserve.gunicorn_config:app()",
     }
+    if settings.ssl_ca_certs:
+        options |= {"ca_certs": settings.ssl_ca_certs, "cert_reqs": ssl.CERT_REQUIRED}
     if os.access(SHARED_MEMORY, os.W_OK):
         options["worker_tmp_dir"] = SHARED_MEMORY  # so that no heartbeat waits for a disk
     return options
@@ -117,7 +120,7 @@ class ServerApplication(Application):  # type: ignore[misc]
 
     def _try_files(self) -> None:
         """End before the preload if a TLS file is missing. gunicorn would fail with a traceback."""
-        for name in ("certfile", "keyfile"):
+        for name in ("certfile", "keyfile", "ca_certs"):
             path = getattr(self.cfg, name)
             if path and not Path(path).is_file():
                 _end(self.settings, f"there is no file {path} (--ssl_{name})")

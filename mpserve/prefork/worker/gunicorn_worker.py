@@ -31,13 +31,13 @@ from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
 from mpserve.prefork.listener import listeners
 from mpserve.prefork.worker import children, devices, memory, threads
-from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.execution.model_counters import PRESENT
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import STARTING, STEADY, Ending, State, shared
+from mpserve.state.watch import Watch, Words
 from mpserve.telemetry import metrics
 from mpserve.telemetry.last_errors import keep_errors
 from mpserve.telemetry.logging import remember, set_slot
@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 WORKER_CLASS = "mpserve.prefork.worker.gunicorn_worker.Worker"
 CRASHES = 5  # failed workers in a row after which a server ends of which no worker has ever been steady
+CERTIFICATE = Words(used=" for new connections", kept="the certificate of before serves on")
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -265,7 +266,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             max_requests=self.max_requests if self.cfg.max_requests else None,
             graceful_timeout=float(self.cfg.graceful_timeout or 0),
             beat=self.notify,
-            certificates=Certificates(files, take_up),
+            certificates=Watch(files, take_up, CERTIFICATE),
         )
 
     def _limits(self) -> Limits:

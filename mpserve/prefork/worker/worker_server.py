@@ -24,7 +24,6 @@ from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms, most_connec
 from mpserve.prefork.listener.listeners import Listeners
 from mpserve.prefork.listener.rebalancer import Rebalancer, load_of, ready_others
 from mpserve.prefork.worker.announcement import announce
-from mpserve.prefork.worker.certificates import Certificates
 from mpserve.prefork.worker.grace import Grace
 from mpserve.prefork.worker.loading import LoadFailed, back_off, load
 from mpserve.prefork.worker.upkeep import Upkeep
@@ -32,6 +31,7 @@ from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
 from mpserve.state.scoreboard import STARTING, STEADY, Ending, State
+from mpserve.state.watch import Watch
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.memory import resident
 from mpserve.telemetry.metrics import metrics
@@ -57,7 +57,7 @@ class Terms:
     max_requests: int | None  # requests after which the worker is replaced. None: never.
     graceful_timeout: float  # seconds in which the worker must end
     beat: Callable[[], None]  # tells the arbiter that the worker is alive
-    certificates: Certificates
+    certificates: Watch
 
 
 class WorkerServer:
@@ -172,6 +172,7 @@ class WorkerServer:
                 "the watch for stuck models": self._look_at_models,
                 "the worker's share of requests and memory": self._look_at_share,
                 "the watch for certificates": self._look_at_certificates,
+                "the watch for keys of callers": self._look_at_keys,
                 "the count of metrics": self._flush_metrics,
             }
         )
@@ -204,6 +205,10 @@ class WorkerServer:
     def _look_at_certificates(self) -> None:
         if self.http is not None:  # the application has read them
             self.terms.certificates.look()
+
+    def _look_at_keys(self) -> None:
+        if self.core.authenticator is not None:
+            self.core.authenticator.look()
 
     def _look_at_age(self) -> None:
         """Count this worker as good once it has served for a while: a model may kill its worker soon after the load."""
@@ -305,7 +310,11 @@ class WorkerServer:
             if self.core.board.ever_ready:  # no client waits meanwhile, since without TLS nobody can connect
                 await asyncio.wait({asyncio.ensure_future(self.stopping.wait())}, timeout=back_off(self.row.attempts))
             raise LoadFailed(f"TLS cannot be set up with the certificate and key: {error}") from error
-        return HttpServer(application.app, application.state, self.routes, self.limits, self.row, self.rebalancer)
+        shared = self.routes, self.limits, self.row, self.rebalancer
+        http = HttpServer(application.app, application.state, *shared)
+        if self.core.authenticator is not None:
+            self.core.authenticator.on_change = http.forget_heads
+        return http
 
     async def _open_grpc(self, at_the_end: AsyncExitStack) -> None:
         if self.grpc is None:

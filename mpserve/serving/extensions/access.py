@@ -1,6 +1,7 @@
 """Who may manage the server: load, unload, log settings, trace settings and shared memory. One rule for every front end."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -15,21 +16,26 @@ FORWARDED = ("forwarded", "via", "x-real-ip", "x-forwarded-", "x-envoy-")
 """How the headers begin by which a proxy is known. Their values are not read, since any client may send any value."""
 
 
-def check_access(settings: Settings, address: str | None, headers: Mapping[str, str]) -> None:
-    """Refuse a request to manage the server, unless ``settings.management`` allows it.
+def check_access(
+    settings: Settings, address: str | None, headers: Mapping[str, str], caller: str | None = None
+) -> None:
+    """Refuse a request to manage the server, unless ``settings.management`` allows it, and ``settings.managers`` the caller.
 
     Args:
         settings: the options of the server.
         address: the address of the other end of the connection. None: unknown, as on a Unix socket, where a proxy may be.
         headers: the headers of the request, with names in lower case.
+        caller: the name of whoever sends the request, or None if callers have no names.
 
     Raises:
         AccessDenied: the request may not manage the server.
     """
-    if settings.management == "anywhere":
-        return
     if settings.management == "off":
         raise AccessDenied("the server was started with --management=off: its models and settings cannot be changed")
+    if settings.knows_callers and caller not in re.split(r"\s*,\s*", settings.managers or ""):
+        raise AccessDenied(f"{show(caller or '')} may not manage the server: --managers does not name this caller")
+    if settings.management == "anywhere":
+        return
     reason = _stranger(settings.host, address, headers) or _cross_site(settings.host, headers)
     if reason:
         raise AccessDenied(

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mpserve.config.settings import Settings
@@ -23,12 +24,14 @@ from mpserve.errors import (
     shown,
     there_are,
 )
+from mpserve.serving.authentication.authenticator import Authenticator
 from mpserve.serving.execution.model_instance import ModelInstance, call
 from mpserve.serving.models.accelerator import free_memory
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.predictor import Predictor
 from mpserve.serving.models.versions import refuse_twins
 from mpserve.serving.repository.host import ModelHost, own_directory
+from mpserve.serving.repository.import_target import find_function
 from mpserve.serving.repository.loader import ModelSource
 from mpserve.serving.repository.random_state import reseed
 from mpserve.serving.repository.reconciler import Reconciler
@@ -54,6 +57,7 @@ class ServerCore(ModelHost):
     ) -> None:
         super().__init__(settings, predictor)
         self._find = find
+        self.authenticator = _authenticator(settings)
         self.sources: Sequence[ModelSource] | None = None
         self.accelerator_lost = False  # whether only a new process can use the accelerator
         self.on_accelerator_lost: Callable[[], object] = lambda: logger.error(
@@ -114,6 +118,10 @@ class ServerCore(ModelHost):
         self.take_place(board, row, directory)
         self.device, self.managed, self.native_threads = device, True, native_threads
         self._on_thread = on_thread
+        if self.authenticator is not None:
+            # Now, since clients may come during the load, and again in the load, which tells what is wrong.
+            with suppress(ConfigurationError):
+                self.authenticator.begin()
 
     def begin_alone(self) -> None:
         """Serve in a worker that is not mpserve's, with a scoreboard and a desired state of its own.
@@ -127,13 +135,15 @@ class ServerCore(ModelHost):
     async def load(self) -> None:
         """Load and warm up every model to serve, in this process.
         Raises ModelLoadError: a model failed; the message names the model and the reason; ConfigurationError if the models
-        cannot be served together.
+        cannot be served together, or the file of keys cannot be used.
         """
         if self._arbiter == os.getpid():  # nothing was forked
             self._preloaded.clear()
         if self.plane is None:
             self.begin_alone()
         assert self.plane is not None
+        if self.authenticator is not None:
+            self.authenticator.begin()
         if self.predictor is not None:
             self.predictor.start(lambda: self.models)
         self.desired = self.plane.read()  # for requests during the load
@@ -267,3 +277,10 @@ class ServerCore(ModelHost):
         if self.settings.ready_when == "all":
             return self.board.all_ready(sum(1 << bit for bit in bits))
         return self.board.any_ready() and all(map(self.board.model_ready, bits))
+
+
+def _authenticator(settings: Settings) -> Authenticator | None:
+    """None: the server answers everybody."""
+    if not settings.knows_callers:
+        return None
+    return Authenticator(settings, None if settings.authenticate is None else find_function(settings.authenticate))

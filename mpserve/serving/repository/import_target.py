@@ -7,13 +7,14 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
-from mpserve.errors import ConfigurationError, ModelLoadError, MPServeError
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError, ModelLoadError, MPServeError
 from mpserve.serving.models.model import Model
 from mpserve.telemetry import prometheus
 
@@ -43,6 +44,19 @@ def find(target: str) -> object:
     place, _, attribute = target.partition(":")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     return _attribute(module, attribute, target) if attribute else _only_model(module, target)
+
+
+def find_function(target: str) -> Callable[..., Any]:
+    """The function that ``module.py:function`` or ``package.module:function`` names; raises as ``find``."""
+    try:
+        function = find(target)
+    except AcceleratorInArbiter as reached:
+        raise ConfigurationError(
+            f"{target} reaches for CUDA ({reached.where}): put the function into a module of its own"
+        ) from None
+    if not callable(function):
+        raise ConfigurationError(f"{target} is of type {type(function).__name__}, expected a function")
+    return function
 
 
 def find_in_file(path: Path) -> object:

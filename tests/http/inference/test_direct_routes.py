@@ -56,7 +56,8 @@ class Direct:
         head = self.routes.match(path.encode(), raw)
         if head is None:
             return None
-        wire: Any = SimpleNamespace(client=CLIENT, exchange=None, server=SimpleNamespace(limits=LIMITS))
+        shared = SimpleNamespace(limits=LIMITS)
+        wire: Any = SimpleNamespace(client=CLIENT, exchange=None, server=shared, transport=asyncio.Transport())
         exchange = Recorded(wire, self.core, self.routes.log)
         exchange.sent = self.sent
         exchange.expect(Head(head, "1.1", True, len(body)), expects=False)

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,3 +251,17 @@ async def test_the_sample_of_a_model_is_its_example(model: Model, rows: Any, nam
         for path, example in examples.items():
             answer = await client.post(path, json=example)
             assert answer.status_code == 200, answer.text
+
+
+def test_the_document_tells_that_callers_must_be_known(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("alice alice-0123456789abcdef\n")
+    options = {"api_keys_file": str(tmp_path / "keys"), "public": "health,docs"}
+    document = ask(MODELS[0], "GET", "/openapi.json", options=options).json()
+    assert document["components"]["securitySchemes"].keys() == {name for each in document["security"] for name in each}
+    open_to_all = {
+        path for path, item in document["paths"].items() for each in item.values() if each.get("security") == []
+    }
+    assert open_to_all == {"/", "/ping", "/health", "/v2/health/live", "/v2/health/ready", "/openapi.json"}
+    assert all(("401" in each["responses"]) != (path in open_to_all)
+               for path, item in document["paths"].items() for each in item.values())  # fmt: skip
+    assert "security" not in ask(MODELS[0], "GET", "/openapi.json").json()
