@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import struct
@@ -25,6 +26,7 @@ from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InferenceError, InvalidInput
 from mpserve.protocol.messages import InferInput, InferRequest
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from mpserve.runtimes.huggingface import generation
 from mpserve.serving.models.model import Model
 from mpserve.serving.repository.loader import from_directory
 from tests.e2e.calls import call
@@ -407,6 +409,14 @@ def test_a_client_that_goes_away_ends_the_generation(served: Served) -> None:
         answer = httpx.post(f"{url}/generate", json={**body, "max_new_tokens": 2}, timeout=PATIENCE)
         assert answer.status_code == 200
     assert "Traceback" not in served.server.log
+
+
+def test_a_generation_without_text_has_parts_between_which_it_can_be_ended() -> None:
+    """Tokens may add no text for ever: special ones, or bytes of a character that is never complete."""
+    parts = generation.rounds([itertools.repeat("")])
+    assert [next(parts) for _ in range(3)] == [[""]] * 3
+    few = generation.rounds([iter(["a", "", "", "b"]), iter(["c"])])
+    assert list(few) == [["a", "c"], ["b", ""]]
 
 
 def test_a_folder_is_loaded_anew(served: Served, folder: Path) -> None:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 PROMPT, ANSWER = "text_input", "text_output"
 CACHE_WORDS = ("cache", "past_key_values")  # what transformers 5 has renamed
 BEFORE = 5  # tokens before a piece of text with which it is decoded: a tokenizer may join them
+SILENCE = 8  # rounds without text after which an empty part is sent: a generation is ended between two parts only
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # ends a text whose last character lacks bytes
 
 
@@ -228,8 +229,9 @@ class Text:
 
 
 def rounds(texts: Sequence[Iterator[str]]) -> Iterator[list[str]]:
-    """The next pieces of all texts, until all have ended. A round in which no text has grown is left out."""
+    """The next pieces of all texts, until all have ended. Up to ``SILENCE`` rounds in which no text has grown are left out."""
     running = dict(enumerate(texts))
+    silent = 0
     try:
         while running:
             pieces = [""] * len(texts)
@@ -239,7 +241,8 @@ def rounds(texts: Sequence[Iterator[str]]) -> Iterator[list[str]]:
                     del running[number]
                 else:
                     pieces[number] = piece
-            if any(pieces):
+            silent = 0 if any(pieces) else silent + 1
+            if silent % SILENCE == 0:
                 yield pieces
     finally:
         for text in running.values():
