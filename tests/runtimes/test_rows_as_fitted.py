@@ -267,7 +267,7 @@ def test_a_table_with_text_declares_its_columns_and_has_a_sample_that_it_takes(t
         assert answer(model, example) == expected
 
 
-@pytest.mark.parametrize("content", [b"", b"just text", b"(i lines\n", b"\x80\x04\x95"])
+@pytest.mark.parametrize("content", [b"", b"just text", b"a,b\n1,2\n", b"\x80\x04\x95"])
 def test_a_file_that_is_no_pickle_is_told_in_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.joblib").write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"^model\.joblib is no pickle, or not a whole one \(.*joblib\.dump"):
