@@ -4,6 +4,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from mpserve.commands import helping
@@ -27,8 +28,10 @@ UNTARGETED = ("doctor",)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Raises SystemExit, with status 2 for a mistake in the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"]:  # "help serve" is "serve --help"
+        arguments = [*arguments[1:2], "--help"]
     command = arguments[0] if arguments else ""
-    if command in ("-h", "--help", "help"):
+    if command in ("-h", "--help"):
         print(helping.of_commands(COMMANDS))
     elif command in ("-V", "--version", "version"):
         print(f"mpserve {VERSION}")
@@ -56,7 +59,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
 def _mistake(command: str) -> str:
     if not command:
         return "a command is missing"
-    if ".py" in command:
+    if ".py" in command or Path(command).exists():
         return f"there is no command {command!r}; to serve it: mpserve serve {command}"
     close = difflib.get_close_matches(command, COMMANDS, n=1)
     return f"there is no command {command!r}" + (f"; did you mean {close[0]}?" if close else "")

@@ -77,7 +77,17 @@ def test_the_help_of_a_command_fits_a_screen_and_help_all_has_every_option(tmp_p
         assert option.flag is None or {option.flag, option.env[0]} <= set(re.findall(r"[\w-]+", text))
     if command == "serve":
         assert "--workers N" in short.stdout
-        assert "--http_port N Port; 8443 if TLS is on and no port is given [8080] (env: MPSERVE_HTTP_PORT)" in text
+        assert "--http_port N Port; 8443 with TLS [8080] (env: MPSERVE_HTTP_PORT, MLSERVER_HTTP_PORT)" in text
+
+
+def test_help_of_a_command_may_be_asked_in_two_ways(tmp_path: Path) -> None:
+    assert run(tmp_path, "help", "dev").stdout == run(tmp_path, "dev", "--help").stdout
+
+
+def test_a_file_without_a_command_is_told_the_command(tmp_path: Path) -> None:
+    (tmp_path / "m.joblib").touch()
+    first, *_ = run(tmp_path, "m.joblib").stderr.splitlines()
+    assert first == "mpserve: there is no command 'm.joblib'; to serve it: mpserve serve m.joblib"
 
 
 def test_each_command_is_in_the_document_and_so_are_its_own_options() -> None:
@@ -150,7 +160,7 @@ def test_a_number_of_workers_that_gunicorn_would_fail_at_is_told(tmp_path: Path)
 def test_a_wrong_value_is_told_with_what_was_expected(tmp_path: Path) -> None:
     ended = run(tmp_path, "serve", "model.py", "--http_port", "eighty")
     assert ended.returncode == 2
-    words = "http_port (--http_port, MPSERVE_HTTP_PORT): got 'eighty', expected a whole number"
+    words = "http_port (--http_port, MPSERVE_HTTP_PORT, MLSERVER_HTTP_PORT): got 'eighty', expected a whole number"
     assert message(ended).startswith(f"mpserve: {words}")
 
 

@@ -64,6 +64,7 @@ class RowsModel(TensorModel):
         self.path = path
         self.prefers_probabilities = predict_proba
         self._described: list[Spec] = []
+        self._is_unknown = False  # whether no row was found that the model takes
 
     def predict(self, *arrays: Any) -> Any:
         return self.invoke_for(arrays, ())
@@ -182,19 +183,31 @@ class RowsModel(TensorModel):
     def _expected(self) -> str:
         return f"rows of {'any number of' if self.features is None else self.features} columns"
 
+    def show(self, texts: Mapping[str, str]) -> None:
+        """Make a sample of a table with text: these texts and the categories; other columns are zero."""
+        texts = {**texts, **{name: each for name, each in self.categorical.items() if each and isinstance(each, str)}}
+        if not texts.keys().isdisjoint(self.columns):
+            self.sample = {name: [texts.get(name, 0.0)] for name in self.columns}
+
     def warmup(self) -> None:
-        """Predict a row of zeros, which shows the datatypes of the outputs; a model that refuses it says nothing of them."""
+        """Predict the sample, or a row of zeros, which shows the datatypes of the outputs.
+        A model that refuses it has columns of another kind, and says nothing of its inputs and outputs.
+        """
         if self.features is None:
             return
-        rows = self.rows_of(*self.rows_in([(INPUT, "FP64", np.zeros((1, self.features)))]))
         described = []
+        try:
+            rows = self.rows_of(*self.rows_in(self.sampled() or [(INPUT, "FP64", np.zeros((1, self.features)))]))
+        except InvalidInput:
+            self._is_unknown = True
+            return
         for name, method in self.methods.items():
             try:
                 array = to_numpy(method(rows))
                 described.append(self._describe(name, array))
             except Exception:
                 logger.debug("model %s: output %s cannot be described", self.name, name, exc_info=True)
-        self._described = described
+        self._described, self._is_unknown = described, not described
 
     def _describe(self, name: str, array: Array) -> Spec:
         spec: Spec = {"name": name, "datatype": datatype_of(array.dtype), "shape": [-1, *array.shape[1:]]}
@@ -205,7 +218,11 @@ class RowsModel(TensorModel):
         return spec
 
     def get_input_types(self) -> list[Spec]:
-        return [] if self.features is None else [{"name": INPUT, "datatype": "FP64", "shape": [-1, self.features]}]
+        if self.features is None or self._is_unknown:
+            return []
+        if self.sample is not None:
+            return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype, _ in self.sampled()]
+        return [{"name": INPUT, "datatype": "FP64", "shape": [-1, self.features]}]
 
     def get_output_types(self) -> list[Spec]:
         return self._described

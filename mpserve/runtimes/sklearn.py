@@ -4,6 +4,8 @@ The outputs are the estimator's methods, as in MLServer: ``predict``, ``predict_
 """
 
 import logging
+import pickle
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +20,8 @@ from sklearn.pipeline import Pipeline
 
 from mpserve.errors import ConfigurationError, NotSupported
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import RowsModel
-from mpserve.serving.fitting.known import is_of, known_of, takes_texts
+from mpserve.runtimes.rows import RowsModel, first_line
+from mpserve.serving.fitting.known import is_of, known_of, takes_texts, text_examples
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class EstimatorModel(RowsModel):
         self.wants_frame = bool(self.columns)
         self.only_texts = takes_texts(self.estimator)
         self._know_categories()
+        self.show(text_examples(self.estimator))
         labels = getattr(self.estimator, "classes_", ())
         self.labels = labels if getattr(labels, "ndim", 0) == 1 else ()
 
@@ -107,7 +110,20 @@ class PickledModel(EstimatorModel):
                 " (--allow_pickle=no refuses them; skops files run no code)",
                 self.path.name,
             )
-        return joblib.load(self.path)
+        try:
+            return joblib.load(self.path)
+        except Exception as error:  # text fails in many ways, since a letter may be an instruction of a pickle
+            is_cut = isinstance(error, pickle.UnpicklingError | EOFError | struct.error)
+            if not is_cut and (isinstance(error, ImportError | AttributeError) or not self._is_text()):
+                raise
+            raise ConfigurationError(
+                f"{self.path.name} is no pickle, or not a whole one ({type(error).__name__}: {first_line(error)});"
+                " expected a file that joblib.dump or pickle.dump has written"
+            ) from None
+
+    def _is_text(self) -> bool:
+        with self.path.open("rb") as file:
+            return all(32 <= each < 127 or each in b"\t\r\n" for each in file.read(64))
 
 
 class SkopsModel(EstimatorModel):

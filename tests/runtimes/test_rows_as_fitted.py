@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
-from mpserve.errors import InferenceError, InvalidInput, NotSupported
+from mpserve.errors import ConfigurationError, InferenceError, InvalidInput, NotSupported
+from mpserve.http.management.examples import examples_of
 from mpserve.protocol.declaration import declared_of
 from mpserve.protocol.v1.codec import V1Codec
 from mpserve.protocol.v2.codec import V2Codec
@@ -247,3 +248,27 @@ def first_half(rows: Any) -> Any:
 def test_a_model_that_nobody_fitted_is_not_the_clients_fault(tmp_path: Path) -> None:
     with pytest.raises(NotFittedError):
         answer(served(make_pipeline(StandardScaler(), LogisticRegression()), tmp_path), {"instances": [[1.0]]})
+
+
+TABLE = pandas.DataFrame({"city": ["oslo", "rome"] * 20, "rooms": [1.0, 2.0, 3.0, 4.0] * 10})
+ENCODED = ColumnTransformer([("city", OneHotEncoder(), ["city"])], remainder="passthrough")
+TOLD = [{"name": "city", "datatype": "BYTES", "shape": [-1]}, {"name": "rooms", "datatype": "FP64", "shape": [-1]}]
+
+
+def test_a_table_with_text_declares_its_columns_and_has_a_sample_that_it_takes(tmp_path: Path) -> None:
+    """The line to try at the start, ``mpserve test`` and /docs send the sample."""
+    fitted = make_pipeline(ENCODED, LogisticRegression()).fit(TABLE, ["dear", "cheap"] * 20)
+    model = served(fitted, tmp_path)
+    model.warmup()
+    assert model.get_input_types() == TOLD
+    assert {output["name"] for output in model.get_output_types()} == {"predict", "predict_proba", "decision_function"}
+    expected = fitted.predict(pandas.DataFrame({"city": ["oslo"], "rooms": [0.0]})).tolist()
+    for example in examples_of(model).values():
+        assert answer(model, example) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"just text", b"a,b\n1,2\n", b"\x80\x04\x95"])
+def test_a_file_that_is_no_pickle_is_told_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.joblib").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"^model\.joblib is no pickle, or not a whole one \(.*joblib\.dump"):
+        loaded(tmp_path / "model.joblib")

@@ -77,6 +77,16 @@ def text_gaps(thing: object) -> dict[str, float | None]:
     return gaps
 
 
+def text_examples(thing: object) -> dict[str, str]:
+    """A text of each column that an encoder within has seen as text."""
+    return {
+        name: value
+        for part, names in _parts(thing, (), set())
+        for name, values in zip(names, _texts_of(part, len(names)), strict=True)
+        for value in reversed([str(value) for value in values if isinstance(value, str)])
+    }
+
+
 def _texts_of(part: Any, count: int) -> Sequence[Any]:
     """By column, what a part has seen, if that was text; else nothing."""
     encoded, imputed = getattr(part, "categories_", None), getattr(part, "statistics_", None)

@@ -4,6 +4,7 @@ Every fault of a target is told here in one sentence. Knows nothing of the life 
 """
 
 import ast
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -155,7 +156,14 @@ def _import_module(name: str) -> ModuleType:
         except ModuleNotFoundError as missing:
             if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
                 raise
-            raise ConfigurationError(f"there is no module named {missing.name}") from None
+            raise ConfigurationError(_nothing(name, missing.name)) from None
+
+
+def _nothing(name: str, missing: str) -> str:
+    """What is not there: a module, or a file or folder whose name was mistyped."""
+    close = difflib.get_close_matches(name, [entry.name for entry in Path.cwd().iterdir()], n=1)
+    guess = f"; did you mean {close[0]}?" if close else ""
+    return f"there is no file or folder {name}, and no module named {missing}{guess}"
 
 
 def _attribute(module: ModuleType, attribute: str, target: str) -> object:

@@ -50,7 +50,8 @@ def test_a_model_is_found_by_file_or_by_module(target: str) -> None:
 
 @pytest.mark.parametrize(("source", "target", "words"), [
     (ONE, "nowhere.py", r"^there is no file nowhere\.py$"), (ONE, "nowhere.py:One", r"^there is no file nowhere\.py$"),
-    (ONE, "nowhere.module:One", r"^there is no module named nowhere$"),
+    (ONE, "nowhere.module:One", r"^there is no file or folder nowhere\.module, and no module named nowhere$"),
+    (ONE, "modle", r"^there is no file or folder modle, and no module named modle; did you mean model\.py\?$"),
     (ONE, "model:Won", r"^model:Won: there is no 'Won' in model; its models: One$"),
     (ONE, "./nowhere", r"^there is no file or folder \./nowhere$"),
     (TWO, "model.py:Three", r"^model\.py:Three: there is no 'Three' in model; its models: One, Two$"),
