@@ -413,7 +413,7 @@ def test_a_client_that_goes_away_ends_the_generation(served: Served) -> None:
 
 def test_a_generation_without_text_has_parts_between_which_it_can_be_ended() -> None:
     """Tokens may add no text for ever: special ones, or bytes of a character that is never complete."""
-    parts = generation.rounds([itertools.repeat("")])
+    parts = generation.rounds([(text for text in itertools.repeat(""))])
     assert [next(parts) for _ in range(3)] == [[""]] * 3
     few = generation.rounds([iter(["a", "", "", "b"]), iter(["c"])])
     assert list(few) == [["a", "c"], ["b", ""]]
