@@ -57,9 +57,7 @@ class ModelCounters:
     def succeeded(self, request: Timed) -> None:
         if not self._noted:
             self._soon(self.flush)
-        self._noted.append(
-            (request.rows, request.executions, perf_counter_ns() - request.arrived, *request.durations)
-        )
+        self._noted.append((request.rows, request.executions, perf_counter_ns() - request.arrived, *request.durations))
 
     def failed(self, request: Timed) -> None:
         """Count a request that was not answered, whoever's fault that is."""
