@@ -231,25 +231,29 @@ class Executor:
             self.on_start()
         except Exception:  # without the thread every request would wait for ever
             logger.exception("thread %s could not be prepared; it goes on as it is", threading.current_thread().name)
-        steps = self.steps
         while (jobs := inbox.get()) is not None:
-            jobs.reverse()
-            self._taken[number] = jobs
-            while jobs:
-                context, function, args, outcome, home = jobs[-1]
-                if outcome.cancelled():
-                    jobs.pop()
-                    continue
-                steps[number] += 1
-                result, failure = None, None
-                try:
-                    result = context.run(function, *args)
-                except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
-                    failure = error
-                steps[number] += 1
+            self._perform(number, jobs)
+
+    def _perform(self, number: int, jobs: list[Job]) -> None:
+        """Run jobs. Not a part of ``_work``: CPython 3.11 specializes a function when it is called again, not in such a loop."""
+        steps = self.steps
+        jobs.reverse()
+        self._taken[number] = jobs
+        while jobs:
+            context, function, args, outcome, home = jobs[-1]
+            if outcome.cancelled():
                 jobs.pop()
-                home.settle(outcome, result, failure)
-                del context, function, args, outcome, home, result, failure  # and keep nothing until the next job
+                continue
+            steps[number] += 1
+            result, failure = None, None
+            try:
+                result = context.run(function, *args)
+            except BaseException as error:  # a model's sys.exit() is its failure too, not the thread's end
+                failure = error
+            steps[number] += 1
+            jobs.pop()
+            home.settle(outcome, result, failure)
+            del context, function, args, outcome, home, result, failure  # and keep nothing until the next job
 
 
 class Watchdog:

@@ -1,9 +1,10 @@
 """Counts the requests to one revision of a model in this worker. Knows no model, no format and no front end."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from time import perf_counter_ns, time_ns
 
-from mpserve.serving.models.spans import QUEUE, Timed
+from mpserve.serving.models.spans import Timed
 from mpserve.state.counters import KEY, REVISION
 from mpserve.telemetry.metrics import ModelMetrics
 
@@ -15,6 +16,7 @@ IN_FLIGHT, WAITING = PRESENT = range(EXECUTIONS + 1, EXECUTIONS + 3)
 """Cells of the present numbers, as of the last tick. They mean nothing if the worker of the slot is dead."""
 
 _MAX = 2**63 - 1
+_duration, _queue = itemgetter(2), itemgetter(3)  # of what is noted of a request
 FULL = 512
 """Answered requests after which the metrics are flushed before their time."""
 
@@ -31,7 +33,7 @@ class ModelCounters:
         soon: calls a function in the next turn of the loop.
     """
 
-    __slots__ = ("_cells", "_key", "_note_queue", "_noted", "_observed", "_seconds", "_soon", "desired")
+    __slots__ = ("_cells", "_key", "_noted", "_observed", "_soon", "desired")
 
     def __init__(
         self,
@@ -44,8 +46,6 @@ class ModelCounters:
         self._cells = cells
         self._key = cells[KEY]
         self._observed = observed
-        self._seconds = observed.seconds.noted
-        self._note_queue = observed.queue.note
         self._soon = soon
         self._noted: list[tuple[int, ...]] = []
 
@@ -57,10 +57,7 @@ class ModelCounters:
     def succeeded(self, request: Timed) -> None:
         if not self._noted:
             self._soon(self.flush)
-        nanoseconds, durations = perf_counter_ns() - request.arrived, request.durations
-        self._noted.append((request.rows, request.executions, nanoseconds, *durations))
-        self._seconds.append(nanoseconds)
-        self._note_queue(durations[QUEUE])
+        self._noted.append((request.rows, request.executions, perf_counter_ns() - request.arrived, *request.durations))
 
     def failed(self, request: Timed) -> None:
         """Count a request that was not answered, whoever's fault that is."""
@@ -83,8 +80,11 @@ class ModelCounters:
         if not noted:
             return
         self._noted = []
-        if len(self._seconds) > FULL:
-            self._observed.flush()
+        observed = self._observed
+        observed.seconds.noted.extend(map(_duration, noted))
+        observed.queue.noted.extend(map(_queue, noted))
+        if len(observed.seconds.noted) > FULL:
+            observed.flush()
         # A late request may belong to a replaced model, whose block another model has by now.
         if cells[KEY] != self._key:
             return

@@ -92,11 +92,11 @@ class LoopScheduler:
         request.lap(QUEUE)
         if self._only is not None:  # nearly always
             request.begun = True
-            call, _, note, span = self._only
+            stage = self._only
             try:
-                value = await call(request.value, request)
+                value = await stage.call(request.value, request)
             finally:
-                request.spend(span, note)
+                request.spend(stage.span, stage.note)
             value = request.encode(value)
         else:
             value = await self._through(request)
@@ -120,11 +120,11 @@ class LoopScheduler:
         return request.encode(await self._await(request, stages, value))
 
     async def _await(self, request: Scheduled, stages: tuple[Stage, ...], value: Any) -> Any:
-        for call, _, note, span in stages:
+        for stage in stages:
             try:
-                value = await call(value, request)
+                value = await stage.call(value, request)
             finally:
-                request.spend(span, note)
+                request.spend(stage.span, stage.note)
         return value
 
     async def _in_thread(self, request: Scheduled, stages: tuple[Stage, ...], value: Any, are_last: bool) -> Any:

@@ -223,11 +223,12 @@ class InferenceRequest(Timed):
         return outcome if self.head.accept_encoding is None else self.compress(outcome)
 
     def run_stages(self, stages: tuple[Stage, ...], value: Any) -> Any:
-        for call, _, note, span in stages:
+        for stage in stages:
+            call = stage.call
             try:
                 value = call(value, self)
             finally:
-                self.spend(span, note)
+                self.spend(stage.span, stage.note)
         return value
 
     def spend(self, span: int, note: Callable[[float], object] | None) -> None:

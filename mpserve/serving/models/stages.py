@@ -6,8 +6,9 @@ the first value is the arrays or the message for the model, the last value is th
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from inspect import Parameter, iscoroutinefunction, signature
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,7 +46,8 @@ class Staged(Protocol):
         """Whether nobody waits for the answer any more."""
 
 
-class Stage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stage:
     """One step from a request to its answer.
 
     Attributes:
@@ -61,7 +63,8 @@ class Stage(NamedTuple):
     span: int
 
 
-class Stages(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stages:
     """All stages of a verb, in their order.
 
     Attributes:
