@@ -18,9 +18,9 @@ import numpy as np
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 from sklearn.pipeline import Pipeline
 
-from mpserve.errors import ConfigurationError, NotSupported
+from mpserve.errors import ConfigurationError, NotSupported, first_line
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import RowsModel, first_line
+from mpserve.runtimes.rows import RowsModel
 from mpserve.serving.fitting.known import is_of, known_of, takes_texts, text_examples
 
 logger = logging.getLogger(__name__)

@@ -172,7 +172,7 @@ def test_a_load_that_kills_its_workers_is_tried_once_by_each_at_most(server: Ser
     def is_over() -> bool:
         try:
             return server.states().get("ready") == WORKERS and readiness(server) == UNKNOWN
-        except (httpx.TransportError, AssertionError, KeyError):  # one more has died, or the model is not loaded again yet
+        except (httpx.TransportError, AssertionError, KeyError):  # one more has died, or is not ready again
             return False
 
     eventually(is_over)
