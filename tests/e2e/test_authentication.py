@@ -147,7 +147,7 @@ def test_a_worker_does_not_fall_back_to_the_keys_of_the_start(tmp_path: Path) ->
 
 @each("flags, words", [
     (("--api_keys_file=missing",), "api_keys_file: missing cannot be read: No such file or directory"),
-    (("--authenticate=nowhere:check",), "there is no module named nowhere"),
+    (("--authenticate=nowhere:check",), "no module named nowhere"),
     (("--authenticate=model.py:nothing",), "there is no 'nothing' in model"),
     (("--authenticate=model.py:__doc__",), "is of type NoneType, expected a function"),
 ])  # fmt: skip

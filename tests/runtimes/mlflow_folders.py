@@ -1,9 +1,11 @@
 """Folders of MLflow, made by mlflow-skinny with the libraries themselves, and what ``mlflow.pyfunc`` answers of each."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import lightgbm
 import mlflow
 import numpy as np
@@ -20,6 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from tests.runtimes.model_files import COLUMNS, ROWS, SPECIES, X, Y
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the server knows no tests
 
 PINS = ["scikit-learn"]  # else MLflow loads each model once more to find what it needs
 FRAME = pandas.DataFrame(X, columns=COLUMNS)
