@@ -63,10 +63,25 @@ def _authentication(core: ServerCore) -> list[Middleware]:
 
 
 def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
-    health, extensions, openapi = Health(core), ExtensionRoutes(core), OpenApi(core)
+    extensions, settings = ExtensionRoutes(core), core.settings
+    paths = _open(core, extensions)
+    paths |= {line: guarded(settings, handler) for line, handler in _managing(extensions).items()}
+    has_pages = settings.enable_docs_url or settings.enable_status_page
+    return [
+        *(SegmentRoute(path, Endpoint(core, inference, route), methods=["POST"]) for path, route in ROUTES.items()),
+        SegmentRoute(INVOCATIONS.template, Endpoint(core, inference, INVOCATIONS), methods=["POST"]),
+        *(_route(line.split(), handler) for line, handler in paths.items()),
+        *([Mount("/pages", send_file)] if has_pages else ()),
+        *(Mount(path, _refuse(message)) for path, message in REFUSED.items()),
+    ]
+
+
+def _open(core: ServerCore, extensions: ExtensionRoutes) -> dict[str, Handler]:
+    """The routes that change nothing."""
+    health, openapi = Health(core), OpenApi(core)
     pages = Pages(core, health.alive)
     has_docs, has_status = core.settings.enable_docs_url, core.settings.enable_status_page
-    paths: dict[str, Handler] = {
+    return {
         "/": pages.home if has_status else health.alive,
         **({"/status": pages.status} if has_status else {}),
         "/metrics": health.metrics,
@@ -97,7 +112,11 @@ def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
         # Model repository extension. Its changes are below.
         "POST /v2/repository/index": extensions.index,
     }  # fmt: skip
-    managing: dict[str, Handler] = {
+
+
+def _managing(extensions: ExtensionRoutes) -> dict[str, Handler]:
+    """The routes for those who manage the server."""
+    return {
         # Trace and logging extensions
         "GET POST /v2/trace/setting": extensions.tracing,
         "GET POST /v2/models/{model}/trace/setting": extensions.tracing,
@@ -117,14 +136,6 @@ def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
         "POST /v2/cudasharedmemory/region/{region}/unregister": extensions.cuda_unregister,
         "POST /v2/cudasharedmemory/unregister": extensions.cuda_unregister,
     }  # fmt: skip
-    paths |= {line: guarded(core.settings, handler) for line, handler in managing.items()}
-    return [
-        *(SegmentRoute(path, Endpoint(core, inference, route), methods=["POST"]) for path, route in ROUTES.items()),
-        SegmentRoute(INVOCATIONS.template, Endpoint(core, inference, INVOCATIONS), methods=["POST"]),
-        *(_route(line.split(), handler) for line, handler in paths.items()),
-        *([Mount("/pages", send_file)] if has_docs or has_status else ()),
-        *(Mount(path, _refuse(message)) for path, message in REFUSED.items()),
-    ]
 
 
 def _route(words: list[str], handler: Handler) -> SegmentRoute:

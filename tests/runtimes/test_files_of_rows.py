@@ -3,7 +3,6 @@
 import json
 import logging
 import pickle
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +26,7 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.protocol.v1.rows import tensors_in
 from mpserve.serving.models.model import Model
 from tests.e2e.calls import call
-from tests.running import Server, free_port, running
+from tests.running import Server
 from tests.runtimes.model_files import (
     COLUMNS,
     MAKERS,
@@ -42,6 +41,7 @@ from tests.runtimes.model_files import (
     made,
     xgb_categories,
 )
+from tests.runtimes.served import serving_files
 
 IRIS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
@@ -55,8 +55,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Mad
 class Served:
     """A server of all files, with two workers and batches."""
 
-    def __init__(self, server: Server, grpc_port: int) -> None:
-        self.server, self.address = server, f"127.0.0.1:{grpc_port}"
+    def __init__(self, server: Server, address: str) -> None:
+        self.server, self.address = server, address
 
     def infer(self, model: str, body: Any, **headers: str) -> Any:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -65,17 +65,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(files: tuple[Path, dict[str, Made]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    port, grpc_port = free_port(), free_port()
-    flags = (
-        f"--http_port={port}",
-        "--enable_grpc=yes",
-        f"--grpc_port={grpc_port}",
-        "--workers=2",
-        "--max_batch_size=2000",
-    )
-    command = [sys.executable, "-m", "mpserve", "serve", str(files[0]), *flags]
-    with running(command, tmp_path_factory.mktemp("server"), port, slow_stop="eleven models") as server:
-        yield Served(server.wait_ready(workers=2), grpc_port)
+    with serving_files(files[0], tmp_path_factory.mktemp("server"), 2000, "eleven models") as served:
+        yield Served(*served)
 
 
 def array_of(datatype: str, shape: list[int], data: Any) -> Any:

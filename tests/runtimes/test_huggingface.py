@@ -32,6 +32,7 @@ from mpserve.serving.repository.loader import from_directory
 from tests.e2e.calls import call
 from tests.running import PATIENCE, Server, eventually, free_port, running
 from tests.runtimes.huggingface_folders import FOLDERS, LABELS, LONGEST, WORDS
+from tests.runtimes.served import serving_files
 
 TEXTS = ["the film was good", "bad", "in paris and rome a fine long day !", "a night in rome"]
 MASKED = ["the film was [MASK]", "[MASK] day in paris and a long night !"]
@@ -60,8 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Served:
     """A server of all folders, with two workers and batches."""
 
-    def __init__(self, server: Server, grpc_port: int) -> None:
-        self.server, self.address = server, f"127.0.0.1:{grpc_port}"
+    def __init__(self, server: Server, address: str) -> None:
+        self.server, self.address = server, address
 
     def v1(self, model: str, rows: list[Any], **more: Any) -> Any:
         return self.server.client.post(f"/v1/models/{model}:predict", json={"instances": rows, **more})
@@ -73,17 +74,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    port, grpc_port = free_port(), free_port()
-    flags = (
-        f"--http_port={port}",
-        "--enable_grpc=yes",
-        f"--grpc_port={grpc_port}",
-        "--workers=2",
-        "--max_batch_size=64",
-    )
-    command = [sys.executable, "-m", "mpserve", "serve", str(folder), *flags]
-    with running(command, tmp_path_factory.mktemp("server"), port, slow_stop="ten networks") as server:
-        yield Served(server.wait_ready(workers=2), grpc_port)
+    with serving_files(folder, tmp_path_factory.mktemp("server"), 64, "ten networks") as served:
+        yield Served(*served)
 
 
 def loaded(path: Path, **options: Any) -> Any:

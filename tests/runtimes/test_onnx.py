@@ -24,8 +24,9 @@ from mpserve.protocol.v1.rows import tensors_in
 from mpserve.serving.execution.batcher import limits
 from mpserve.serving.repository.loader import from_target
 from tests.e2e.calls import call
-from tests.running import Server, free_port, running
+from tests.running import Server
 from tests.runtimes.onnx_files import CITIES, FLOAT, MAKERS, net
+from tests.runtimes.served import serving_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's exporter to ONNX
 
@@ -47,17 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    port, grpc_port = free_port(), free_port()
-    flags = (
-        f"--http_port={port}",
-        "--enable_grpc=yes",
-        f"--grpc_port={grpc_port}",
-        "--workers=2",
-        "--max_batch_size=2000",
-    )
-    command = [sys.executable, "-m", "mpserve", "serve", str(folder), *flags]
-    with running(command, tmp_path_factory.mktemp("server"), port, slow_stop="seven models") as server:
-        yield server.wait_ready(workers=2), f"127.0.0.1:{grpc_port}"
+    with serving_files(folder, tmp_path_factory.mktemp("server"), 2000, "seven models") as served:
+        yield served
 
 
 def expected(folder: Path, name: str, **inputs: Any) -> dict[str, Any]:

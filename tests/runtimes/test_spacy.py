@@ -17,7 +17,8 @@ from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.repository.loader import from_directory
 from tests.e2e.calls import call
-from tests.running import PATIENCE, Server, free_port, running
+from tests.running import PATIENCE, Server
+from tests.runtimes.served import serving_files
 
 TEXTS = ["Ada lives in Paris.", "A bad film. Really bad!", "", "Nuñez likes Rome and Paris"]
 
@@ -50,17 +51,8 @@ def expected(folder: Path) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def served(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    port, grpc_port = free_port(), free_port()
-    flags = (
-        f"--http_port={port}",
-        "--enable_grpc=yes",
-        f"--grpc_port={grpc_port}",
-        "--workers=2",
-        "--max_batch_size=16",
-    )
-    command = [sys.executable, "-m", "mpserve", "serve", str(folder.parent), *flags]
-    with running(command, tmp_path_factory.mktemp("server"), port, slow_stop="a pipeline") as server:
-        yield server.wait_ready(workers=2), f"127.0.0.1:{grpc_port}"
+    with serving_files(folder.parent, tmp_path_factory.mktemp("server"), 16, "a pipeline") as served:
+        yield served
 
 
 def close(got: Any, wanted: Any) -> bool:
