@@ -213,7 +213,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
         children.set_free(
             [*(children.address_of(listener.sock) for listener in self.sockets), grpc_front.port(self.core.settings)]
         )
-        process_exit.exit_with(self._serve())
+        try:
+            status = self._serve()
+        finally:
+            children.end_programs()
+        process_exit.exit_with(status)
 
     def _serve(self) -> int:
         loop = _new_loop(self.core.settings.event_loop)

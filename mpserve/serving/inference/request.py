@@ -310,6 +310,8 @@ class InferenceRequest(Timed):
         if self.deadline is not None:
             self.deadline.close()
         self._leave(is_answered=True)
+        if self.instance.admission.learns:
+            self.instance.admission.note(self, self._place)
         self.reply.finish(self, outcome)
 
     set_result = finish  # as a future has
@@ -372,8 +374,6 @@ class InferenceRequest(Timed):
         if is_answered:
             instance.last_infer = self.durations[INFER]
             self._counters.succeeded(self)
-            if instance.admission.learns:
-                instance.admission.note(self, self._place)
         elif is_counted:
             self._counters.failed(self)
 
