@@ -56,7 +56,7 @@ def test_a_client_that_trusts_the_certificate_is_served_and_drained(tmp_path: Pa
             if whose == "ours":
                 assert old.get("/v2/health/live").status_code == 200
             else:
-                with pytest.raises(httpx.ConnectError, match="PROTOCOL_VERSION"):
+                with pytest.raises(httpx.ConnectError):
                     old.get("/v2/health/live")
         with wire(server) as plain:  # whoever speaks plain HTTP is hung up on
             plain.send(LIVE)

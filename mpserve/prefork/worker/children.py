@@ -6,8 +6,8 @@ SIGTERM to the child would end the worker. A child that is left would keep the p
 A child gets SIGTERM when its worker is gone, however the worker ended. The worker has one end of a pipe, which nobody reads. The
 kernel closes it with the worker, and tells the children. (PR_SET_PDEATHSIG counts from the end of the thread that forked.)
 
-multiprocessing's methods ``spawn`` and ``forkserver`` start programs, which are not told. A worker that ends by itself ends them. If
-it is killed they are left, as by any Python program.
+multiprocessing's methods ``spawn`` and ``forkserver`` start programs, which are not told. A worker that ends by itself ends them.
+Those of a worker that is killed are left, as by any Python program.
 """
 
 import contextlib
