@@ -45,7 +45,7 @@ class Health(health_pb2_grpc.HealthServicer):
         return health_pb2.HealthCheckResponse(status=status)
 
     async def List(self, request: Any, context: Context) -> Any:
-        """The health of each service."""
+        """The health of each service. Releases of grpcio-health-checking that do not know this method do not ask for it."""
         status = health_pb2.HealthCheckResponse(status=self._status(""))
         answer: Any = health_pb2.HealthListResponse  # type: ignore[attr-defined]  # its stubs are older
         return answer(statuses=dict.fromkeys(("", *self.services), status))
