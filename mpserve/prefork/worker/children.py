@@ -31,7 +31,7 @@ OURS: dict[signal.Signals, Callable[[int, FrameType | None], None] | signal.Hand
 """The signals that a worker handles, and what a child does instead."""
 
 
-PROGRAMS = b"spawn_main(", b"forkserver"
+PROGRAMS = b".spawn import spawn_main", b".forkserver import main"
 """Marks in the command lines of the methods ``spawn`` and ``forkserver`` (popen_spawn_posix.py, forkserver.py)."""
 
 
