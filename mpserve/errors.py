@@ -2,7 +2,8 @@
 
     MPServeError
     ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding, UnsupportedMediaType
-    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported
+    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, DeadlineExceeded, NotSupported
+    ├── Overloaded: TooManyRequests
     ├── Unauthenticated, AccessDenied
     ├── AcceleratorFailed: AcceleratorOutOfMemory
     └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
@@ -160,6 +161,16 @@ class Overloaded(MPServeError):
         """``retry_after``: whole seconds, 1 or more."""
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyRequests(Overloaded):
+    """The caller, or the model, has as many requests as a limit allows. ``reason`` names the limit in metrics."""
+
+    code = Code.TOO_MANY
+
+    def __init__(self, message: str, retry_after: int, reason: str) -> None:
+        super().__init__(message, retry_after)
+        self.reason = reason
 
 
 class DeadlineExceeded(MPServeError):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mpserve.config.kinds import ADDRESS, DEVICES, FUNCTION, HOST, PUBLIC_PARTS
+from mpserve.config.kinds import ADDRESS, ADMIN_ADDRESS, DEVICES, FUNCTION, HOST, ORIGINS, PUBLIC_PARTS
 from mpserve.config.options import (
     BYTES,
     option,
@@ -90,6 +90,15 @@ class Settings:
         choices=("same-host", "anywhere", "off"),
     )
 
+    admin_bind: str | None = option(
+        None, LISTENING,
+        "PORT, HOST:PORT or unix:PATH at which alone metrics, management and the status page answer; the rest answers there too",
+        kind=ADMIN_ADDRESS,
+    )
+    cors_origins: str | None = option(
+        None, LISTENING, "Origins, separated by commas, whose pages may send requests from a browser (CORS); *: any", kind=ORIGINS
+    )
+
     api_keys_file: str | None = option(
         None, CALLERS, "File of lines NAME KEY or NAME sha256:DIGEST; requests without one of these keys are refused"
     )
@@ -134,6 +143,28 @@ class Settings:
     max_queue_size: int = option(
         0, OVERLOAD, "Maximum requests in the queue of a model in one worker; further requests are refused; 0: no maximum",
         minimum=0,
+    )
+    max_in_flight: int = option(
+        0, OVERLOAD, "Maximum requests of a model in flight, in all workers together; further requests get 429; 0: no maximum",
+        minimum=0,
+    )
+    max_rate: float = option(
+        0.0, OVERLOAD, "Maximum requests to a model per second, in all workers together; further requests get 429; 0: no maximum",
+        minimum=0,
+    )
+    max_in_flight_per_caller: int = option(
+        0, OVERLOAD, "As max_in_flight, of each caller, for all models together; callers must be known", minimum=0
+    )
+    max_rate_per_caller: float = option(
+        0.0, OVERLOAD, "As max_rate, of each caller, for all models together; callers must be known", minimum=0
+    )
+    priority_levels: int = option(
+        0, OVERLOAD,
+        "Levels of the request parameter priority, by which the queue of a model is in order; 1 is the first; 0: no levels",
+        minimum=0,
+    )
+    default_priority_level: int = option(
+        0, OVERLOAD, "Level of requests without the parameter priority, from 1 to priority_levels", minimum=0
     )
     request_timeout: float = option(
         0.0, OVERLOAD, "Deadline of an inference request in seconds, including its time in the queue; 0: none", minimum=0
@@ -275,15 +306,27 @@ class Settings:
                     f"{name}: got {getattr(self, name)!r} without ssl_certfile, expected both, or ssl_certfile alone"
                 )
 
-        if self.managers and not self.knows_callers:
+        if self.admin_port == self.http_port:
             raise ConfigurationError(
-                f"managers: got {self.managers!r} without api_keys_file and authenticate, expected one of these too"
+                f"admin_bind: got {self.admin_bind!r}, expected another port than that of http_port"
             )
+        for name in ("managers", "max_in_flight_per_caller", "max_rate_per_caller"):
+            if getattr(self, name) and not self.knows_callers:
+                raise ConfigurationError(
+                    f"{name}: got {getattr(self, name)!r} without api_keys_file and authenticate, expected one of these too"
+                )
 
     @property
     def knows_callers(self) -> bool:
         """Whether the server answers known callers only."""
         return bool(self.api_keys_file or self.authenticate)
+
+    @property
+    def admin_port(self) -> int | None:
+        """The port of ``admin_bind``; None: it is no port."""
+        if self.admin_bind is None or self.admin_bind.startswith("unix:"):
+            return None
+        return int(self.admin_bind.rpartition(":")[2])
 
     def body_limit(self, is_json: bool) -> int:
         """Maximum bytes of a request body, which is JSON as a whole or not."""

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 import grpc
 from google.protobuf.message import Message
 
-from mpserve.errors import Code, MPServeError
+from mpserve.errors import Code, MPServeError, Overloaded
 from mpserve.serving.models.faults import report
 from mpserve.telemetry.logging import begin_request, shown_caller
 
@@ -96,7 +96,9 @@ class Calls:
                     logger.error("unexpected error while answering a call", exc_info=error)
                 elif reports:
                     report(error)
-                return await context.abort(status, details(error), _trailing(identity, response_headers))
+                return await context.abort(
+                    status, details(error), (*_trailing(identity, response_headers), *_hints(error))
+                )
             finally:
                 self._record(method, context, status, start)
 
@@ -153,6 +155,13 @@ def time_left(context: Context) -> float:
 def _trailing(identity: str, response_headers: Headers) -> tuple[tuple[str, str], ...]:
     """The trailing metadata of an answer: its id and the headers that the model has set."""
     return sendable({ID_HEADER: identity, **response_headers}) if response_headers else ((ID_HEADER, identity),)
+
+
+def _hints(error: Exception) -> tuple[tuple[str, str], ...]:
+    """When to try again: as over HTTP, and for clients of gRPC that retry by themselves (gRPC proposal A6)."""
+    if not isinstance(error, Overloaded):
+        return ()
+    return ("retry-after", str(error.retry_after)), ("grpc-retry-pushback-ms", str(error.retry_after * 1000))
 
 
 def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,7 @@ from functools import cache
 
 from mpserve.state.counters import SLOT, Counters
 from mpserve.state.error_lines import PLACE, ErrorLines
+from mpserve.state.usage import Usage
 
 CELLS = 24
 IN_FLIGHT = 4  # the cell of ``Row.in_flight``. Each request changes it twice, and the attribute would be slower.
@@ -140,6 +141,7 @@ class Scoreboard:
     def __init__(self, slots: int = SLOTS) -> None:
         self.cells = _shared_cells((slots + 1) * CELLS)
         self.counters = Counters(_shared_cells(slots * SLOT))
+        self.usage = Usage(_shared_cells(Usage.size(slots)), slots)
         self.arbiter = slots  # the place of the arbiter in ``errors``, behind those of the slots
         self.errors = ErrorLines(_shared_cells((slots + 1) * PLACE))
         self._rows = [Row(slot, self.cells[(slot + 1) * CELLS : (slot + 2) * CELLS]) for slot in range(slots)]

@@ -21,7 +21,7 @@ FAULTS = {
     404: "The model, or its version, does not exist",
     413: "The body is larger than the server allows",
     415: "The content coding of the body is not known",
-    429: "The predictor of the model is overloaded",
+    429: "The caller, or the model, has as many requests as a limit allows; or the predictor of the model is overloaded",
     500: "The model failed",
     501: "The model or the server does not support this",
     503: "The model or the server is not ready or is overloaded",

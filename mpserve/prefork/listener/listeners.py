@@ -36,6 +36,14 @@ def is_open(listener: socket.socket) -> bool:
     return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
+def is_at(listener: socket.socket, address: str) -> bool:
+    """Whether the socket listens at ``HOST:PORT``, whatever the host, or at ``unix:PATH``."""
+    own: object = listener.getsockname()
+    return own == address.removeprefix("unix:") or (
+        isinstance(own, tuple) and str(own[1]) == address.rpartition(":")[2] and not address.startswith("unix:")
+    )
+
+
 class Listeners:
     """The listening sockets of one worker."""
 
@@ -45,7 +53,7 @@ class Listeners:
         self.listeners = listeners
         self._make_acceptor = make_acceptor
         self._backlog = backlog
-        self._acceptors: list[Acceptor] = []
+        self._acceptors: dict[socket.socket, Acceptor] = {}
         self._inherited = UPGRADE in os.environ
 
     @property
@@ -56,19 +64,18 @@ class Listeners:
         """
         return not self._inherited and any(is_open(listener) for listener in self.listeners)
 
-    def open(self) -> None:
-        """Accept connections. The first worker that does so opens the sockets for all."""
-        if self._acceptors:
-            return
-        self._acceptors = [self._make_acceptor(listener) for listener in self.listeners]
-        for acceptor in self._acceptors:
-            acceptor.open(self._backlog)
+    def open(self, early: bool = False) -> None:
+        """Accept connections. The first worker that does so opens the sockets for all. ``early``: only those that are open."""
+        for listener in self.listeners:
+            if listener not in self._acceptors and not (early and not is_open(listener)):
+                self._acceptors[listener] = acceptor = self._make_acceptor(listener)
+                acceptor.open(self._backlog)
 
     def pause(self) -> None:
         """Accept the connections that the kernel has queued, then no more until ``open``."""
-        for acceptor in self._acceptors:
+        for acceptor in self._acceptors.values():
             acceptor.close()
-        self._acceptors = []
+        self._acceptors = {}
 
     def close(self) -> None:
         """Accept no more. The address is free when every process that shares it has closed it."""

@@ -13,6 +13,7 @@ import faulthandler
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -137,6 +138,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _before_the_first(self) -> None:
         process_exit.announce_stop()
         gunicorn_arbiter.halt_on_no_status()  # `_before_any_is_ready` decides instead, by the scoreboard
+        if self.core.settings.admin_bind and self._admin_socket() is None:
+            reason = (
+                f"admin_bind: the server does not listen at {self.core.settings.admin_bind}; add it to gunicorn's bind"
+            )
+            raise self._halt(reason)
         listeners.refuse_until_ready(self.sockets, self.cfg.address)
         self._hold_grpc_port()
         logger.info(
@@ -267,7 +273,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
             graceful_timeout=float(self.cfg.graceful_timeout or 0),
             beat=self.notify,
             certificates=Watch(files, take_up, CERTIFICATE),
+            admin=self._admin_socket(),
         )
+
+    def _admin_socket(self) -> socket.socket | None:
+        address = self.core.settings.admin_bind
+        found = (listener.sock for listener in self.sockets if address and listeners.is_at(listener.sock, address))
+        return next(found, None)
 
     def _limits(self) -> Limits:
         cfg = self.cfg

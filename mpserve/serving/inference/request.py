@@ -7,7 +7,7 @@ Every front end enters by ``begin``, and every answer leaves by the ``Reply``. I
 import asyncio
 import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
@@ -76,12 +76,13 @@ class InferenceRequest(Timed):
 
     __slots__ = (
         "_counters", "_place", "begun", "body", "context", "core", "deadline", "head", "headers", "identity",
-        "infer_before", "inputs", "instance", "kind", "over", "parts", "reply", "requested", "response_headers",
+        "infer_before", "inputs", "instance", "kind", "over", "parts", "places", "reply", "requested", "response_headers",
         "seconds", "stages", "task", "value", "version",
     )  # fmt: skip
 
     instance: ModelInstance  # set by ``enter``
     kind: object  # set by the batcher
+    places: Sequence[int]  # set by the admission, if the model or the callers have limits
     stages: Stages
     version: str | None  # the version in the answer: the one that the client named, or any of several versions
 
@@ -113,7 +114,7 @@ class InferenceRequest(Timed):
         Raises:
             ModelNotFound: no such model or version.
             ModelNotReady: the model has taken itself out of service.
-            Overloaded: too many others wait for the model, or it cannot answer in time.
+            Overloaded: too many others wait for the model, or it cannot answer in time; TooManyRequests: a limit is reached.
         """
         core, head = self.core, self.head
         self.instance = instance = core.find(head.model, head.version)
@@ -122,7 +123,7 @@ class InferenceRequest(Timed):
         in_flight, admission = instance.in_flight, instance.admission
         seconds = math.inf
         if admission.is_limited or within != math.inf:
-            seconds = admission.admit(within, in_flight.count)
+            seconds = admission.enter(self, within, in_flight.count)
         counters = instance.counters
         self._counters = (
             counters if counters is not None and counters.desired is core.desired else counters_of(core, instance)
@@ -372,10 +373,10 @@ class InferenceRequest(Timed):
         if is_answered:
             instance.last_infer = self.durations[INFER]
             self._counters.succeeded(self)
-            if instance.admission.learns:
-                instance.admission.note(self, self._place)
         elif is_counted:
             self._counters.failed(self)
+        if instance.admission.learns:
+            instance.admission.leave(self, self._place, is_answered)
 
     def _begin_stream(self, source: Source) -> None:
         """Begin an answer in parts, or refuse it if the format carries none. The model is held until the last part."""
