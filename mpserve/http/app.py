@@ -86,15 +86,15 @@ def _authentication(core: ServerCore) -> list[Middleware]:
 def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
     extensions, settings = ExtensionRoutes(core), core.settings
     health = Health(core)
-    admin = _monitoring(core, health)
-    admin |= {line: guarded(settings, handler) for line, handler in _managing(extensions).items()}
+    managing = {line: guarded(settings, handler) for line, handler in _managing(extensions).items()}
     kind = SegmentRoute if settings.admin_bind is None else AdminRoute
     has_pages = settings.enable_docs_url or settings.enable_status_page
     return [
         *(SegmentRoute(path, Endpoint(core, inference, route), methods=["POST"]) for path, route in ROUTES.items()),
         SegmentRoute(INVOCATIONS.template, Endpoint(core, inference, INVOCATIONS), methods=["POST"]),
-        *(_route(line.split(), handler, kind) for line, handler in admin.items()),
+        *(_route(line.split(), handler, kind) for line, handler in _monitoring(core, health).items()),
         *(_route(line.split(), handler) for line, handler in _open(core, health, extensions).items()),
+        *(_route(line.split(), handler, kind) for line, handler in managing.items()),
         *([Mount("/pages", send_file)] if has_pages else ()),
         *(Mount(path, _refuse(message)) for path, message in REFUSED.items()),
     ]

@@ -38,10 +38,10 @@ def is_open(listener: socket.socket) -> bool:
 
 def is_at(listener: socket.socket, address: str) -> bool:
     """Whether the socket listens at ``HOST:PORT``, whatever the host, or at ``unix:PATH``."""
-    own: object = listener.getsockname()
-    return own == address.removeprefix("unix:") or (
-        isinstance(own, tuple) and str(own[1]) == address.rpartition(":")[2] and not address.startswith("unix:")
-    )
+    own = listener.getsockname()
+    if address.startswith("unix:"):
+        return bool(own == address.removeprefix("unix:"))
+    return isinstance(own, tuple) and str(own[1]) == address.rpartition(":")[2]
 
 
 class Listeners:
