@@ -1,10 +1,11 @@
-"""Requests that pages of other origins make a browser send (CORS), on real servers: the direct road and ASGI alike."""
+"""Requests that pages of other origins make a browser send (CORS), beside the direct requests of other clients."""
 
 from pathlib import Path
 
 import httpx
-import pytest
 
+from tests.asgi import ask, predict
+from tests.models import faulty
 from tests.running import PATIENCE, serving
 
 MODEL = "def predict(x):\n    return x\n"
@@ -14,10 +15,9 @@ INFER = "/v1/models/model:predict"
 ALLOWED, EXPOSED = "access-control-allow-origin", "access-control-expose-headers"
 
 
-@pytest.mark.parametrize("lane", ["--fast_lane=yes", "--fast_lane=no"])
-def test_pages_of_these_origins_alone_may_ask_and_read_also_refusals(tmp_path: Path, lane: str) -> None:
+def test_pages_of_these_origins_alone_may_ask_and_read_also_refusals(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"alice {KEY}\n")
-    flags = (f"--cors_origins={PAGE}, http://localhost:3000", "--api_keys_file=keys", lane)
+    flags = (f"--cors_origins={PAGE}, http://localhost:3000", "--api_keys_file=keys")
     with serving(tmp_path, MODEL, *flags) as server, httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         server.wait_ready()
 
@@ -55,10 +55,8 @@ def test_pages_of_these_origins_alone_may_ask_and_read_also_refusals(tmp_path: P
         assert client.options(INFER).status_code == 401
 
 
-def test_without_the_option_no_page_may(tmp_path: Path) -> None:
-    with serving(tmp_path, MODEL) as server:
-        server.wait_ready()
-        answer = server.client.post(INFER, json={"instances": [1]}, headers={"origin": PAGE})
-        assert (answer.status_code, ALLOWED in answer.headers) == (200, False)
-        wanted = {"origin": PAGE, "access-control-request-method": "POST"}
-        assert server.client.options(INFER, headers=wanted).status_code == 405
+def test_without_the_option_no_page_may() -> None:
+    answer = predict(faulty.Echo(), headers={"origin": PAGE})
+    assert (answer.status_code, ALLOWED in answer.headers) == (200, False)
+    wanted = {"origin": PAGE, "access-control-request-method": "POST"}
+    assert ask(faulty.Echo(), "OPTIONS", "/v1/models/echo:predict", headers=wanted).status_code == 405

@@ -18,7 +18,8 @@ platform: "onnxruntime_onnx"
 max_batch_size: 8
 input [ { name: "x", data_type: TYPE_FP32, dims: [ 3, -1 ] } ]
 output { name: "y" data_type: TYPE_STRING dims: 1 label_filename: "labels.txt" }
-dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 1500 priority_levels: 5 default_priority_level: 3 }
+dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 1500
+  priority_levels: 5 default_priority_level: 3 }
 instance_group [ { count: 2 kind: KIND_CPU }, { count: 1 } ]
 optimization { graph { level: 1 } }
 model_warmup [ { name: "w" } ]
