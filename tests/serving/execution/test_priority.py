@@ -3,17 +3,21 @@
 import asyncio
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, InvalidInput, Overloaded
 from mpserve.protocol.messages import InferInput, InferRequest
+from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.execution.priority import Levels, levels_of
 from mpserve.serving.models.model import Model
 from mpserve.serving.repository.core import ServerCore
+from tests.asgi import serving
 from tests.asking import ask
 from tests.cases import each
+from tests.grpc.serving import serving as over_grpc
 from tests.serving.held import MANY, WAYS, Held, InBatch, InThread, in_flight
 
 LEVELS = {"priority_levels": 3, "default_priority_level": 2}
@@ -103,6 +107,28 @@ async def test_a_priority_that_is_no_level_is_refused(asked: object) -> None:
         ):
             await ask(core, "m", request([1.0], priority=asked))
     assert not model.asked
+
+
+@each("asked, status", [(1, 200), (0, 200), (9, 200), ("high", 400), (-1, 400)])
+async def test_the_parameter_is_read_in_each_format_that_has_parameters(asked: Any, status: int) -> None:
+    model = InThread()
+    model.go.release(MANY)
+    tensor = {"name": "x", "datatype": "FP64", "shape": [1, 1]}
+    with_data = {**tensor, "data": [1.0]}
+    async with serving(model, **LEVELS) as client:
+        for path, body in (
+            ("infer", {"inputs": [with_data], "parameters": {"priority": asked}}),
+            ("generate", {"x": 1.0, "priority": asked}),
+        ):
+            answer = await client.post(f"/v2/models/m/{path}", json=body)
+            assert answer.status_code == status, (path, answer.text)
+            assert status == 200 or f"parameter priority is {asked!r}, expected a whole number" in answer.text
+    kind = "string_param" if isinstance(asked, str) else "int64_param"
+    typed = {**tensor, "contents": {"fp64_contents": [1.0]}}
+    call = pb.ModelInferRequest(model_name="m", inputs=[typed], parameters={"priority": {kind: asked}})
+    async with over_grpc(model, **LEVELS) as grpc_client:
+        code = await grpc_client("ModelInfer", call).code()
+        assert code == (grpc.StatusCode.OK if status == 200 else grpc.StatusCode.INVALID_ARGUMENT)
 
 
 async def test_without_levels_the_parameter_is_the_model_s_own() -> None:
