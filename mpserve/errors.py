@@ -2,9 +2,8 @@
 
     MPServeError
     ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding, UnsupportedMediaType
-    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, DeadlineExceeded, NotSupported
-    ├── Overloaded: TooManyRequests
-    ├── Unauthenticated, AccessDenied
+    ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported
+    ├── Unauthenticated, AccessDenied, TooManyRequests
     ├── AcceleratorFailed: AcceleratorOutOfMemory
     └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
 
@@ -62,9 +61,14 @@ def shown(name: str) -> str:
 
 
 class MPServeError(Exception):
-    """Base of all errors that are raised on purpose. ``str(error)`` is for the client."""
+    """Base of all errors that are raised on purpose. ``str(error)`` is for the client.
+
+    Attributes:
+        retry_after: whole seconds, 1 or more, after which the client may try again; None: nobody knows.
+    """
 
     code: Code = Code.MODEL_FAILED
+    retry_after: int | None = None
 
 
 class InvalidInput(MPServeError, ValueError):
@@ -158,18 +162,18 @@ class Overloaded(MPServeError):
     code = Code.OVERLOADED
 
     def __init__(self, message: str, retry_after: int) -> None:
-        """``retry_after``: whole seconds, 1 or more."""
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class TooManyRequests(Overloaded):
+class TooManyRequests(MPServeError):
     """The caller, or the model, has as many requests as a limit allows. ``reason`` names the limit in metrics."""
 
     code = Code.TOO_MANY
 
     def __init__(self, message: str, retry_after: int, reason: str) -> None:
-        super().__init__(message, retry_after)
+        super().__init__(message)
+        self.retry_after = retry_after
         self.reason = reason
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 import grpc
 from google.protobuf.message import Message
 
-from mpserve.errors import Code, MPServeError, Overloaded
+from mpserve.errors import Code, MPServeError
 from mpserve.serving.models.faults import report
 from mpserve.telemetry.logging import begin_request, shown_caller
 
@@ -159,9 +159,10 @@ def _trailing(identity: str, response_headers: Headers) -> tuple[tuple[str, str]
 
 def _hints(error: Exception) -> tuple[tuple[str, str], ...]:
     """When to try again: as over HTTP, and for clients of gRPC that retry by themselves (gRPC proposal A6)."""
-    if not isinstance(error, Overloaded):
+    seconds = error.retry_after if isinstance(error, MPServeError) else None
+    if seconds is None:
         return ()
-    return ("retry-after", str(error.retry_after)), ("grpc-retry-pushback-ms", str(error.retry_after * 1000))
+    return ("retry-after", str(seconds)), ("grpc-retry-pushback-ms", str(seconds * 1000))
 
 
 def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:
