@@ -5,10 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FUZZER := $(VENV)/fuzzer
+RELEASE := $(VENV)/release
+CYCLONEDX := $(VENV)/cyclonedx
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test chaos soak fuzz lint check bench bench-peers bench-files bench-against clean
+.PHONY: help demo unit test chaos soak fuzz lint check bench bench-peers bench-files bench-against constraints sbom clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +58,16 @@ bench-files: $(INSTALLED) ## measure model files beside MLServer and kserve, and
 bench-against: $(INSTALLED) ## compare this tree with another revision of it: REV=main (needs wrk)
 	$(BIN)/python -m benchmarks.against $(REV)
 
+constraints: $(INSTALLED) ## write deploy/constraints.txt, the versions of the packages of an image
+	$(BIN)/python scripts/write_constraints.py
+
+sbom: $(CYCLONEDX) ## write build/sbom.json, what is in an image with EXTRAS=sklearn,grpc, in the form of CycloneDX
+	$(PYTHON) -m venv --clear --without-pip $(RELEASE)
+	$(BIN)/python -m pip --python $(RELEASE)/bin/python install --quiet --constraint deploy/constraints.txt '.$(if $(EXTRAS),[$(EXTRAS)])'
+	mkdir -p build
+	$(CYCLONEDX)/bin/python -m cyclonedx_py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+		--output-file build/sbom.json $(RELEASE)/bin/python
+
 clean: ## remove the environment, caches and build outputs
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -64,6 +76,12 @@ clean: ## remove the environment, caches and build outputs
 # A folder of its own: only make fuzz needs it, and it has wheels for a few versions of Python only.
 $(FUZZER): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --upgrade --target $@ 'atheris>=3,<4'
+	@touch $@
+
+# An environment of its own, so that what cyclonedx-bom needs is not in the list.
+$(CYCLONEDX): $(INSTALLED)
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet 'cyclonedx-bom>=7,<8'
 	@touch $@
 
 # The stamp is touched last, so an installation that broke off is begun again.

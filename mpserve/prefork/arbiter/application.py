@@ -20,7 +20,7 @@ from gunicorn.util import is_ipv6
 from mpserve.config.settings import Settings, ignored_variables, unused_variables
 from mpserve.errors import ConfigurationError, MPServeError
 from mpserve.prefork.arbiter import process_exit, torch_cuda
-from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE
+from mpserve.prefork.listener.listeners import are_inherited
 from mpserve.telemetry.logging import dict_config, mend
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class ServerApplication(Application):  # type: ignore[misc]
 
     def _try_addresses(self) -> None:
         """End before the preload if the server cannot listen. gunicorn would fail after it, with 11 messages."""
-        if UPGRADE in os.environ or SYSTEMD in os.environ:  # it inherits its sockets
+        if are_inherited():
             return
         for host, port in (address for address in self.cfg.address if isinstance(address, tuple)):
             with socket.socket(socket.AF_INET6 if is_ipv6(host) else socket.AF_INET) as candidate:

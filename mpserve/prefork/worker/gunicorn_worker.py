@@ -28,7 +28,7 @@ from gunicorn.workers.base import Worker as BaseWorker
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.interface import Limits
 from mpserve.http.server.uvicorn import Application
-from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_cuda
+from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, systemd, torch_cuda
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
 from mpserve.prefork.listener import listeners
 from mpserve.prefork.worker import children, devices, memory, threads
@@ -66,6 +66,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         Raises ConfigurationError: mpserve does not work with the installed version of a package.
         """
         gunicorn_arbiter.check()
+        systemd.take_over()
         keep_errors(shared())
         remember()
         shared()
