@@ -4,16 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_DEMO := $(VENV)/.installed-demo
+LOWEST := $(VENV)/lowest
 FUZZER := $(VENV)/fuzzer
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test chaos soak fuzz lint check bench bench-peers bench-files bench-against clean
+.PHONY: help demo unit test test-lowest check-wheel chaos soak fuzz lint check bench bench-peers bench-files bench-against clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## serve the digits example on two workers and ask it (KEEP=1 leaves it running)
+demo: $(INSTALLED_DEMO) ## serve the digits example on two workers and ask it (KEEP=1 leaves it running)
 	$(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
 
 unit: $(INSTALLED) ## run the tests that start no server and try few examples, in less than 20 seconds
@@ -21,6 +23,12 @@ unit: $(INSTALLED) ## run the tests that start no server and try few examples, i
 
 test: $(INSTALLED) ## run all tests, JOBS=2 files at a time
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-lowest: $(LOWEST) ## run the unit tests and some servers with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -m "not exhaustive" --hypothesis-profile=unit $(ARGS)
+
+check-wheel: $(INSTALLED_DEMO) ## run the demo on the built wheel, alone and beside mlflow, kserve and ray (PYTHONS="python3.10 ...")
+	$(BIN)/python scripts/check_wheel.py $(PYTHONS)
 
 chaos: $(INSTALLED) ## attack servers for up to 10 minutes, and write docs/reliability.md (ROUNDS=20 of each attack)
 	CHAOS_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -m chaos -s tests/chaos $(ARGS)
@@ -66,11 +74,23 @@ $(FUZZER): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --upgrade --target $@ 'atheris>=3,<4'
 	@touch $@
 
-# The stamp is touched last, so an installation that broke off is begun again.
-$(INSTALLED): pyproject.toml
+# An environment of its own, by uv: pip does not know how to choose the lowest versions.
+$(LOWEST): pyproject.toml $(INSTALLED_DEMO)
+	$(PYTHON) -m venv --clear $@
+	$(BIN)/python -m pip install --quiet 'uv>=0.8'
+	$(BIN)/uv pip install --quiet --python $@ --resolution lowest-direct --editable '.[grpc,transformer]' --group test
+	@touch $@
+
+# The demo's environment is a part of the whole one, and is there much sooner.
+# The stamps are touched last, so an installation that broke off is begun again.
+$(INSTALLED_DEMO): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "mpserve needs Python 3.10 or newer")'
-	@echo "Installing mpserve and its development tools (torch is the largest) into $(VENV). This takes some minutes."
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable . 'scikit-learn>=1.5'
+	@touch $@
+
+$(INSTALLED): $(INSTALLED_DEMO)
+	@echo "Installing mpserve's extras and development tools (torch is the largest) into $(VENV). This takes some minutes."
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@

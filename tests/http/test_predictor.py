@@ -340,8 +340,8 @@ async def test_what_no_client_can_be_made_of_is_refused_in_words(options: dict[s
 
 
 @each("protocol, words", [
-    ("v1", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
-    ("v2", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
+    ("v1", r"needs httpx2, .* pip install 'mpserve\[transformer\]'"),
+    ("v2", r"needs httpx2, .* pip install 'mpserve\[transformer\]'"),
     ("grpc-v2", r"needs grpcio, .* pip install 'mpserve\[grpc\]'"),
 ])  # fmt: skip
 def test_a_missing_package_is_named_with_the_command(
