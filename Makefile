@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEMO := $(VENV)/.installed-demo
 LOWEST := $(VENV)/lowest
+SERVERS := $(addprefix tests/e2e/test_,boot.py drain.py recycle.py signals.py transformer.py ways_in.py)
 FUZZER := $(VENV)/fuzzer
 JOBS ?= 2
 
@@ -25,7 +26,8 @@ test: $(INSTALLED) ## run all tests, JOBS=2 files at a time
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-lowest: $(LOWEST) ## run the unit tests and some servers with the lowest versions that pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest -m "not exhaustive" --hypothesis-profile=unit $(ARGS)
+	$(LOWEST)/bin/python -m pytest -m "not e2e and not exhaustive" --hypothesis-profile=unit $(ARGS)
+	$(LOWEST)/bin/python -m pytest $(SERVERS) $(ARGS)
 
 check-wheel: $(INSTALLED_DEMO) ## run the demo on the built wheel, alone and beside mlflow, kserve and ray (PYTHONS="python3.10 ...")
 	$(BIN)/python scripts/check_wheel.py $(PYTHONS)
@@ -74,11 +76,14 @@ $(FUZZER): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --upgrade --target $@ 'atheris>=3,<4'
 	@touch $@
 
-# An environment of its own, by uv: pip does not know how to choose the lowest versions.
-$(LOWEST): pyproject.toml $(INSTALLED_DEMO)
+# An environment of its own, by uv: pip does not choose the lowest versions. Of those, the lowest with a wheel for this Python.
+$(LOWEST): pyproject.toml
 	$(PYTHON) -m venv --clear $@
-	$(BIN)/python -m pip install --quiet 'uv>=0.8'
-	$(BIN)/uv pip install --quiet --python $@ --resolution lowest-direct --editable '.[grpc,transformer]' --group test
+	$@/bin/python -m pip install --quiet 'uv>=0.8'
+	$@/bin/uv pip compile --quiet --python $@ --resolution lowest-direct --only-binary :all: \
+		--extra grpc --extra sklearn --extra transformer --group test --output-file $@/lowest.txt pyproject.toml
+	$@/bin/uv pip install --quiet --python $@ --requirement $@/lowest.txt
+	$@/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 # The demo's environment is a part of the whole one, and is there much sooner.
@@ -86,7 +91,7 @@ $(LOWEST): pyproject.toml $(INSTALLED_DEMO)
 $(INSTALLED_DEMO): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "mpserve needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable . 'scikit-learn>=1.5'
+	$(BIN)/python -m pip install --quiet --no-compile --editable . 'scikit-learn>=1.5'
 	@touch $@
 
 $(INSTALLED): $(INSTALLED_DEMO)

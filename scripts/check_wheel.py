@@ -34,7 +34,7 @@ def check(python: str, wheel: Path, beside: list[str], folder: Path) -> str:
     """Install and run the demo in this folder; return the versions that matter. Raises CalledProcessError."""
     run(python, "-m", "venv", folder / "venv", cwd=folder)
     own = folder / "venv/bin/python"
-    run(own, "-m", "pip", "install", "--quiet", wheel, NEEDED, *beside, cwd=folder)
+    run(own, "-m", "pip", "install", "--quiet", "--no-compile", wheel, NEEDED, *beside, cwd=folder)
     run(own, "-m", "pip", "check", cwd=folder)
     for name in DEMO:
         (folder / name).parent.mkdir(exist_ok=True)
