@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEMO := $(VENV)/.installed-demo
 LOWEST := $(VENV)/lowest
+UV := $(BIN)/uv
 SERVERS := $(addprefix tests/e2e/test_,boot.py drain.py recycle.py signals.py transformer.py ways_in.py)
 FUZZER := $(VENV)/fuzzer
 JOBS ?= 2
@@ -29,7 +30,7 @@ test-lowest: $(LOWEST) ## run the unit tests and some servers with the lowest ve
 	$(LOWEST)/bin/python -m pytest -m "not e2e and not exhaustive" --hypothesis-profile=unit $(ARGS)
 	$(LOWEST)/bin/python -m pytest $(SERVERS) $(ARGS)
 
-check-wheel: $(INSTALLED_DEMO) ## run the demo on the built wheel, alone and beside mlflow, kserve and ray (PYTHONS="python3.10 ...")
+check-wheel: $(UV) ## run the demo on the built wheel, alone and beside mlflow, kserve and ray (PYTHONS="python3.10 ...")
 	$(BIN)/python scripts/check_wheel.py $(PYTHONS)
 
 chaos: $(INSTALLED) ## attack servers for up to 10 minutes, and write docs/reliability.md (ROUNDS=20 of each attack)
@@ -76,14 +77,18 @@ $(FUZZER): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --upgrade --target $@ 'atheris>=3,<4'
 	@touch $@
 
-# An environment of its own, by uv: pip does not choose the lowest versions. Of those, the lowest with a wheel for this Python.
-$(LOWEST): pyproject.toml
-	$(PYTHON) -m venv --clear $@
-	$@/bin/python -m pip install --quiet 'uv>=0.8'
-	$@/bin/uv pip compile --quiet --python $@ --resolution lowest-direct --only-binary :all: \
-		--extra grpc --extra sklearn --extra transformer --group test --output-file $@/lowest.txt pyproject.toml
-	$@/bin/uv pip install --quiet --python $@ --requirement $@/lowest.txt
-	$@/bin/python -m pip install --quiet --no-deps --editable .
+# An environment of its own. It has the lowest versions that have a wheel for this Python.
+$(LOWEST): pyproject.toml $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) $@
+	$(UV) pip compile --quiet --python $@ --resolution lowest-direct --only-binary :all: --group test \
+		--extra grpc --extra sklearn --extra transformer --output-file $@/lowest.txt pyproject.toml
+	$(UV) pip install --quiet --python $@ --requirement $@/lowest.txt
+	$(UV) pip install --quiet --python $@ --no-deps --editable .
+	@touch $@
+
+# For the verbs that choose versions or make several environments, which pip cannot do or takes minutes for.
+$(UV): $(INSTALLED_DEMO)
+	$(BIN)/python -m pip install --quiet 'uv>=0.8'
 	@touch $@
 
 # The demo's environment is a part of the whole one, and is there much sooner.

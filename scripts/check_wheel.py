@@ -2,8 +2,8 @@
 
     scripts/check_wheel.py [PYTHON ...]
 
-PYTHON: interpreters, this one by default. The demo and its model are copied away from the tree, so that only the wheel can
-answer. Exits non-zero when an installation or a demo fails.
+PYTHON: interpreters, this one by default. uv, beside this one, makes the environments. The demo and its model are copied away
+from the tree, so that only the wheel can answer. Exits non-zero when an installation or a demo fails.
 """
 
 import shutil
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+UV = Path(sys.executable).with_name("uv")
 DEMO = ("scripts/demo.py", "examples/digits_sklearn", "examples/digits")
 NEEDED = "scikit-learn>=1.5"
 BESIDE = {
@@ -32,21 +33,21 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 def check(python: str, wheel: Path, beside: list[str], folder: Path) -> str:
     """Install and run the demo in this folder; return the versions that matter. Raises CalledProcessError."""
-    run(python, "-m", "venv", folder / "venv", cwd=folder)
     own = folder / "venv/bin/python"
-    run(own, "-m", "pip", "install", "--quiet", "--no-compile", wheel, NEEDED, *beside, cwd=folder)
-    run(own, "-m", "pip", "check", cwd=folder)
+    run(UV, "venv", "--python", python, folder / "venv", cwd=folder)
+    run(UV, "pip", "install", "--python", own, wheel, NEEDED, *beside, cwd=folder)
+    run(UV, "pip", "check", "--python", own, cwd=folder)
     for name in DEMO:
         (folder / name).parent.mkdir(exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
     run(own, folder / "scripts/demo.py", cwd=folder)
-    frozen = run(own, "-m", "pip", "list", "--format=freeze", cwd=folder).lower().split()
-    return ", ".join(line for line in frozen if line.startswith(("gunicorn=", "mlflow=", "kserve=", "ray=")))
+    frozen = run(UV, "pip", "freeze", "--python", own, cwd=folder).split()
+    return " ".join(line for line in frozen if line.startswith(("gunicorn=", "mlflow=", "kserve=", "ray=")))
 
 
 def checks(pythons: list[str], scratch: Path) -> Iterator[bool]:
     """Whether each installation works. Prints a line for each."""
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", scratch, ROOT, cwd=scratch)
+    run(UV, "build", "--wheel", "--out-dir", scratch, ROOT, cwd=scratch)
     [wheel] = scratch.glob("*.whl")
     for python in pythons:
         for name, beside in BESIDE.items():
