@@ -28,8 +28,8 @@ class DemoFailed(Exception):
     """The demo did not show what it promises; the message says what happened instead."""
 
 
-def free_port(preferred: int = 8080) -> int:
-    """Return `preferred` if nothing has it, else a port that the system picks."""
+def free_port(preferred: int) -> int:
+    """Return `preferred` if nothing has it, else a port that the system picks, as for 0."""
     with socket.socket() as probe:
         # As the server does: an earlier run's connections in TIME_WAIT do not hold the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -79,7 +79,7 @@ def show(url: str) -> None:
 
 def run(log: IO[bytes], keep: bool) -> None:
     """Start the server, show it, and stop it whatever happened."""
-    port = free_port()
+    port = free_port(8080 if keep else 0)  # two demos at once would both find 8080 free
     serve = ["mpserve", "serve", str(MODEL), "--workers", "2", "--http_port", str(port)]
     print("$", *serve, end=" ", flush=True)
     # A session of its own: Ctrl-C reaches this script alone, which then stops the server as Kubernetes would.
