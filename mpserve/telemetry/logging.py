@@ -46,11 +46,11 @@ _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime",
 _CONTEXT = ("slot", "model", "request_id")
 
 _THROUGH_ROOT = (
-    "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx",
+    "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx2",
 )  # fmt: skip
 
-# At INFO uvicorn repeats mpserve's lines ("Started server process"), and httpx logs each request to a predictor.
-_QUIET = ("uvicorn.error", "httpx")
+# At INFO uvicorn repeats mpserve's lines ("Started server process"), and httpx2 logs each request to a predictor.
+_QUIET = ("uvicorn.error", "httpx2")
 
 
 _FAMILIES = ("mpserve", "gunicorn", "uvicorn")

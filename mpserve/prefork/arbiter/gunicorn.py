@@ -1,6 +1,6 @@
 """All undocumented names of gunicorn's arbiter that mpserve uses, and a check that the arbiter still uses them.
 
-Read in gunicorn 27.0.1, arbiter.py. pyproject.toml allows no other major version, since the check cannot see that
+Read in gunicorn 25.1 to 27.0.1, arbiter.py. pyproject.toml allows no newer major version, since the check cannot see that
 ``spawn_workers`` only adds pauses and that the statuses halt the server.
 """
 
