@@ -14,8 +14,8 @@ CYCLONEDX := $(VENV)/cyclonedx
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test test-lowest check-wheel chaos soak fuzz lint check bench bench-peers bench-files bench-against constraints \
-	sbom clean
+.PHONY: help demo unit test test-lowest check-wheel chaos soak growth fuzz lint check bench bench-peers bench-files bench-against \
+	constraints sbom clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ chaos: $(INSTALLED) ## attack servers for up to 10 minutes, and write docs/relia
 
 soak: $(INSTALLED) ## serve every kind of request under signals for MINUTES=30; fails if anything grows or is lost
 	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30)
+
+growth: $(INSTALLED) ## ask EACH=50000 requests of each kind, one kind after the other; fails if a worker grows
+	$(BIN)/python -m tests.chaos.growth --each $(or $(EACH),50000)
 
 fuzz: $(FUZZER) ## feed the codecs what atheris thinks of, for DURATION=60 seconds
 	PYTHONPATH=$(FUZZER) $(BIN)/python -m tests.chaos.fuzz -artifact_prefix=$(VENV)/ -max_total_time=$(or $(DURATION),60)

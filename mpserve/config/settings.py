@@ -198,8 +198,8 @@ class Settings:
     )
     grpc_max_connection_age: float = option(
         10.0, LIFE,
-        "Seconds after which a gRPC client is told to use a new connection; a stopping worker answers busy clients for as"
-        " long, but at most for half of its time; 0: never, and calls may be lost when a worker stops",
+        "Seconds after which a gRPC client is told to use a new connection, or half of the time in which a worker must stop,"
+        " if that is less: it answers busy clients for as long; 0: never, and calls may be lost when a worker stops",
         minimum=0, maximum=86400,
     )
     max_requests: int = option(

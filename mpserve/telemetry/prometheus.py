@@ -177,10 +177,10 @@ def _register(register: Callable[[Collector], None], collector: Collector) -> No
         if not twins or load is None or any(_made_in.get(twin) in (None, load) for twin in twins):
             raise
         for twin in twins:
-            if type(twin).__qualname__ != type(collector).__qualname__:
+            if (change := _change(collector, twin)) is not None:
                 raise ValueError(
                     f"{collector} has the name of {twin}, which an earlier load has made: "
-                    "expected the same kind of metric; restart the server to change the kind"
+                    f"expected the same {change}; restart the server to change that"
                 ) from None
             prometheus_client.REGISTRY.unregister(twin)
             del _made_in[twin]
@@ -190,6 +190,15 @@ def _register(register: Callable[[Collector], None], collector: Collector) -> No
     _made_in[collector] = _load.get()
     if not isinstance(collector, IN_FILES):
         _own.append(collector)
+
+
+def _change(collector: Collector, twin: Collector) -> str | None:
+    """What two metrics of one name must have in common and do not, in words. Their counts are one in the files."""
+    if type(twin).__qualname__ != type(collector).__qualname__:
+        return "kind of metric"
+    if isinstance(collector, Histogram) and isinstance(twin, Histogram) and bounds(collector) != bounds(twin):
+        return f"buckets, {', '.join(map(str, bounds(twin)))}"
+    return None
 
 
 class InProcess(Collector):

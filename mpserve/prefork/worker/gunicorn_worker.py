@@ -32,6 +32,7 @@ from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, system
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
 from mpserve.prefork.listener import listeners
 from mpserve.prefork.worker import children, devices, memory, threads
+from mpserve.prefork.worker.grace import time_for_requests
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.execution.model_counters import PRESENT
@@ -220,14 +221,18 @@ class Worker(BaseWorker):  # type: ignore[misc]
         children.set_free(
             [*(children.address_of(listener.sock) for listener in self.sockets), grpc_front.port(self.core.settings)]
         )
-        process_exit.exit_with(self._serve())
+        try:
+            status = self._serve()
+        finally:
+            children.end_programs()
+        process_exit.exit_with(status)
 
     def _serve(self) -> int:
         loop = _new_loop(self.core.settings.event_loop)
         try:
             asyncio.set_event_loop(loop)
             sockets = [listener.sock for listener in self.sockets]
-            grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
+            grpc = self._grpc() if grpc_front.is_offered(self.core.settings) else None
             http = self._application()
             server = WorkerServer(
                 self.core, http, sockets, self._limits(), self._routes(), self._terms(http, grpc), grpc
@@ -245,6 +250,10 @@ class Worker(BaseWorker):  # type: ignore[misc]
             asyncio.set_event_loop(None)
             loop.close()
         return 0
+
+    def _grpc(self) -> "GrpcServer":
+        drain = time_for_requests(self.cfg.graceful_timeout or 0) - self.core.settings.drain_delay
+        return grpc_front.grpc_server(self.core, self.cfg, drain)
 
     def _routes(self) -> "DirectRoutes | None":
         from mpserve.http.app import find_direct

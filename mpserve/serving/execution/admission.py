@@ -6,7 +6,7 @@ requests that can be answered. This module knows no front end. A request without
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mpserve.config.settings import Settings
@@ -262,6 +262,13 @@ class Admission:
         durations = request.durations
         self.service.add((durations[INPUT] + durations[INFER] + durations[OUTPUT]) * NANO)
         self._passage.add((request.mark - request.arrived) * NANO / (place - 1 + self.slots))
+
+    def note_stream(self, durations: Sequence[int], step: float) -> None:
+        """Learn from an answer in parts. ``durations``: its spans until it began. ``step``: seconds for each part.
+
+        Each part waits in the queue anew, so a request waits for a part of each request before, not for the whole answers.
+        """
+        self.service.add((durations[INPUT] + durations[INFER] + durations[OUTPUT]) * NANO + step)
 
 
 def asked_seconds(timeout: object) -> float:

@@ -17,6 +17,7 @@ class Streamed(Protocol):
     """The request that is answered in parts."""
 
     context: contextvars.Context
+    durations: list[int]
     head: RequestHead
     inputs: Inputs | None
     instance: ModelInstance
@@ -90,8 +91,11 @@ class AnswerInParts:
         return request.head.codec.write_part(inputs, outputs)
 
     def stream_ended(self, is_whole: bool) -> None:
-        self._request.instance.streams.discard(self._stream)
-        self._request.leave_stream(is_whole)
+        request, instance = self._request, self._request.instance
+        instance.streams.discard(self._stream)
+        if is_whole and instance.admission.learns:
+            instance.admission.note_stream(request.durations, self._stream.mean_step)
+        request.leave_stream(is_whole)
 
 
 def close_unread(source: Source, context: contextvars.Context) -> None:

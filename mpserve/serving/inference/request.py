@@ -311,6 +311,8 @@ class InferenceRequest(Timed):
         if self.deadline is not None:
             self.deadline.close()
         self._leave(is_answered=True)
+        if self.instance.admission.learns:
+            self.instance.admission.note(self, self._place)
         self.reply.finish(self, outcome)
 
     set_result = finish  # as a future has
