@@ -207,10 +207,8 @@ class Admission:
         of_caller = [rates.of_caller(caller)] if caller and rates.of_callers.is_set else []
         return of_caller if self._quota is None else [*of_caller, self._quota]
 
-    def leave(self, request: Any, place: int, is_answered: bool) -> None:
-        """Count the end of a request, which ``note`` learns from if it was answered. Called while ``learns``."""
-        if is_answered:
-            self.note(request, place)
+    def leave(self, request: Any) -> None:
+        """Count the end of a request. Called while ``learns``."""
         if self._rates is not None:
             self._rates.leave(request.places)
         if self.line is not None:

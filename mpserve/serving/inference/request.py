@@ -378,7 +378,7 @@ class InferenceRequest(Timed):
         elif is_counted:
             self._counters.failed(self)
         if instance.admission.learns:
-            instance.admission.leave(self, self._place, is_answered)
+            instance.admission.leave(self)
 
     def _begin_stream(self, source: Source) -> None:
         """Begin an answer in parts, or refuse it if the format carries none. The model is held until the last part."""
