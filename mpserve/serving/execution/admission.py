@@ -165,9 +165,7 @@ class Admission:
         self._passage = Mean()  # seconds in the queue, for each request before
         self.is_limited = policy != Policy(math.inf, math.inf)
         self.learns = self.is_limited  # whether the means are needed
-        self.line: Waiting | None = (
-            None  # decides which requests the queue has room for, once it knows their priorities
-        )
+        self.line: Waiting | None = None  # decides for which requests there is room, once it knows their priorities
         self._in_flight = in_flight
         self._rates: Rates | None = None
         self._quota: Quota | None = None
