@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
@@ -49,6 +49,7 @@ def keep_in_files(identity: Callable[[], str]) -> None:
     making = threading.Lock()
 
     def value(*parameters: Any, multiprocess_mode: str = "", **others: Any) -> Any:
+        _refuse_bucket(*parameters[1:5])  # here, since each value that is made appears in /metrics
         # Two objects for one value would overwrite each other's counts, if a model file that makes a metric is loaded anew.
         key = *parameters, multiprocess_mode
         with making:
@@ -177,11 +178,10 @@ def _register(register: Callable[[Collector], None], collector: Collector) -> No
         if not twins or load is None or any(_made_in.get(twin) in (None, load) for twin in twins):
             raise
         for twin in twins:
-            if (change := _change(collector, twin)) is not None:
-                raise ValueError(
-                    f"{collector} has the name of {twin}, which an earlier load has made: "
-                    f"expected the same {change}; restart the server to change that"
-                ) from None
+            if type(twin).__qualname__ != type(collector).__qualname__:
+                raise _other(twin, "kind of metric") from None
+            if isinstance(collector, Histogram) and isinstance(twin, Histogram) and bounds(collector) != bounds(twin):
+                raise _other_buckets(twin) from None
             prometheus_client.REGISTRY.unregister(twin)
             del _made_in[twin]
             if twin in _own:
@@ -192,13 +192,22 @@ def _register(register: Callable[[Collector], None], collector: Collector) -> No
         _own.append(collector)
 
 
-def _change(collector: Collector, twin: Collector) -> str | None:
-    """What two metrics of one name must have in common and do not, in words. Their counts are one in the files."""
-    if type(twin).__qualname__ != type(collector).__qualname__:
-        return "kind of metric"
-    if isinstance(collector, Histogram) and isinstance(twin, Histogram) and bounds(collector) != bounds(twin):
-        return f"buckets, {', '.join(map(str, bounds(twin)))}"
-    return None
+def _refuse_bucket(metric: str, name: str, labels: Sequence[str], values: Sequence[str]) -> None:
+    """Raise ValueError for a bucket that an earlier histogram of this name does not have: their counts are one in the files."""
+    twin = prometheus_client.REGISTRY._names_to_collectors.get(metric)
+    if isinstance(twin, Histogram) and labels[-1:] == ("le",) and float(values[-1]) not in bounds(twin):
+        raise _other_buckets(twin)
+
+
+def _other_buckets(twin: Histogram) -> ValueError:
+    return _other(twin, f"buckets, {', '.join(map(str, bounds(twin)))}")
+
+
+def _other(twin: Collector, what: str) -> ValueError:
+    return ValueError(
+        f"a metric has the name of {twin}, which an earlier load has made: expected the same {what};"
+        " restart the server to change that"
+    )
 
 
 class InProcess(Collector):

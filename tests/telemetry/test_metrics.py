@@ -311,7 +311,9 @@ def test_a_metric_that_a_later_load_makes_again_goes_on_for_both() -> None:
             return Histogram("waits", "Waiting.", labels, buckets=buckets)
 
     waits((1, 2)), waits((1.0, 2, float("inf")))
-    refused(lambda: waits((1, 3), ("breed",)), "expected the same buckets, 1.0, 2.0, inf; restart the server")
+    for buckets, labels in (((1,), ()), ((1, 3), ()), ((1, 3), ("breed",))):
+        refused(lambda: waits(buckets, labels), "expected the same buckets, 1.0, 2.0, inf; restart the server")
+    assert {name[1] for name in samples() if name[0] == "waits_bucket"} == {"1.0", "2.0", "+Inf"}
     refused(lambda: Counter("dogs", "Outside of a load."), "Duplicated")
     refused(twice, "Duplicated")
     refused(ours, "Duplicated")
