@@ -103,7 +103,7 @@ $(CYCLONEDX): $(INSTALLED)
 $(LOWEST): pyproject.toml $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) $@
 	$(UV) pip compile --quiet --python $@ --resolution lowest-direct --only-binary :all: --group test \
-		--extra grpc --extra sklearn --extra transformer --output-file $@/lowest.txt pyproject.toml
+		--extra grpc --extra sklearn --extra transformer --extra uploads --output-file $@/lowest.txt pyproject.toml
 	$(UV) pip install --quiet --python $@ --requirement $@/lowest.txt
 	$(UV) pip install --quiet --python $@ --no-deps --editable .
 	@touch $@

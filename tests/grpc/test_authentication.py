@@ -16,7 +16,9 @@ from tests.grpc.serving import infer, refusal, run, serving
 
 KEY, OPS = "alice-0123456789abcdef", "ops-0123456789abcdef"
 KNOWN, MANAGER = (("x-api-key", KEY),), (("authorization", f"Bearer {OPS}"),)
-HEALTH = {"Check", "List", "Watch", "ServerLive", "ServerReady"}
+HEALTH = {"ServerLive", "ServerReady"} | {
+    method.name for method in health_pb2.DESCRIPTOR.services_by_name["Health"].methods
+}
 EVERYBODY, CALLERS, MANAGERS = "everybody", "callers", "managers"
 WHO = {
     **dict.fromkeys(HEALTH, EVERYBODY),

@@ -7,7 +7,7 @@ import pytest
 from mpserve.protocol.json import numbers, plain
 from mpserve.protocol.v2 import reader
 
-PARSERS = ["simdjson", "orjson"] if numbers.simdjson else ["orjson"]
+PARSERS = ["simdjson", pytest.param("orjson", marks=pytest.mark.exhaustive)] if numbers.simdjson else ["orjson"]
 
 
 @pytest.fixture(scope="module", params=PARSERS)
