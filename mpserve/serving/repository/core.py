@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mpserve.config.settings import Settings
 from mpserve.errors import (
@@ -37,9 +38,12 @@ from mpserve.serving.repository.random_state import reseed
 from mpserve.serving.repository.reconciler import Reconciler
 from mpserve.state import rundir
 from mpserve.state.scoreboard import MODELS, Row, Scoreboard, State
+from mpserve.telemetry import tracing
 from mpserve.telemetry.metrics import metrics
 
 logger = logging.getLogger(__name__)
+
+FLUSH = 0.5  # seconds in which the receiver of traces must take the last spans
 
 
 class ServerCore(ModelHost):
@@ -63,6 +67,7 @@ class ServerCore(ModelHost):
         self.on_accelerator_lost: Callable[[], object] = lambda: logger.error(
             "only a new process can use the accelerator again: restart this one"
         )
+        self.observer: Callable[..., Any] | None = None  # makes the objects of requests, if somebody observes them
         self.managed = False  # whether a worker of ours loads and stops the models; else the ASGI lifespan does
         self.reconciler = Reconciler(self)
         self._own_directory: Path | None = None
@@ -72,6 +77,7 @@ class ServerCore(ModelHost):
 
     def preload(self) -> None:
         """Find, construct and preload the models, in the arbiter. Raises ModelLoadError if a model fails."""
+        tracing.prepare()
         if not self.settings.preload:
             return
         logger.info("loading %s", self.settings.target or self.settings.model_dir or "the models")
@@ -220,11 +226,20 @@ class ServerCore(ModelHost):
         await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in instance))
         if self.predictor is not None:
             await self.predictor.close()
+        await self._flush_traces()
         self.helper.close()
         self.asker.close()
         metrics().flush()  # for the next worker in this slot, and for a scrape of the other workers
         if self._own_directory is not None:
             rundir.remove(self._own_directory)
+
+    async def _flush_traces(self) -> None:
+        """Send the last spans. A receiver that does not answer must not hold up the end."""
+        if tracing.tracer() is not None:
+            try:
+                await asyncio.wait_for(self.helper.run(tracing.flush), FLUSH)
+            except asyncio.TimeoutError:
+                logger.warning("the last spans were not sent within %g s and are lost", FLUSH)
 
     def find(self, name: str, version: str | None = None) -> ModelInstance:
         """The model of this name and version, or its newest version.

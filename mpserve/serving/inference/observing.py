@@ -1,0 +1,219 @@
+"""Requests that are observed: those that are traced, and those whose client has told a trace.
+
+``begin`` asks the observer for a request if there is an observer. A request that is not observed is an ``InferenceRequest`` like
+any other. A traced one notes its steps, and becomes spans after its answer.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
+
+from mpserve.errors import Code, MPServeError
+from mpserve.protocol.codec import Encoded, Inputs
+from mpserve.protocol.tensors import NamedArray
+from mpserve.serving.execution.batch import Batch
+from mpserve.serving.execution.model_instance import ModelInstance
+from mpserve.serving.execution.stream import Source
+from mpserve.serving.extensions.trace_settings import Choices
+from mpserve.serving.inference.request import InferenceRequest
+from mpserve.serving.inference.request_head import Reply, RequestHead
+from mpserve.serving.models.faults import status_of
+from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, QUEUE, Timed
+from mpserve.serving.repository.core import ServerCore
+from mpserve.telemetry import tracing
+from mpserve.telemetry.metrics import CANCELLED
+from mpserve.telemetry.tracing import Attributes
+
+if TYPE_CHECKING:
+    from mpserve.telemetry.tracer import Trace, Tracer
+
+SERVERS = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION, Code.NOT_READY, Code.OVERLOADED, Code.TIMED_OUT})
+"""Faults that are not the client's. The span of the request is marked as failed."""
+
+
+def begin_observing(core: ServerCore) -> None:
+    """In a worker, after the fork and before the load: observe the requests, if the environment asks for traces."""
+    tracer = tracing.begin(core.row.slot)
+    core.observer = None if tracer is None else Observer(core, tracer)
+
+
+class Observer:
+    """Makes the requests of a server whose requests are traced."""
+
+    def __init__(self, core: ServerCore, tracer: "Tracer") -> None:
+        self._choices = Choices(core, tracer)
+        self._tracer = tracer
+        self._carriers = tracer.carriers
+
+    def __call__(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> InferenceRequest:
+        """The object of a request that has come; a traced one is sampled."""
+        if head.headers.keys().isdisjoint(self._carriers):
+            trace_id = self._choices.of(head.model).draw()
+            if not trace_id:
+                return InferenceRequest(core, head, body, reply)
+            return TracedRequest(core, head, body, reply, self._tracer, self._tracer.begin(trace_id))
+        context, parent = self._tracer.told(head.headers)
+        choice = self._choices.of(head.model)
+        if not parent.is_valid:
+            trace_id = choice.draw()
+            trace = self._tracer.begin(trace_id) if trace_id else self._tracer.join(context, parent, False)
+        else:
+            trace = self._tracer.join(context, parent, choice.follows(parent))
+        if trace.span is None:
+            return JoinedRequest(core, head, body, reply, trace)
+        return TracedRequest(core, head, body, reply, self._tracer, trace)
+
+
+class JoinedRequest(InferenceRequest):
+    """A request in a trace: its log lines name the trace, and what it asks of other servers belongs to the trace."""
+
+    __slots__ = ("trace",)
+
+    def __init__(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply, trace: "Trace") -> None:
+        super().__init__(core, head, body, reply)
+        self.trace = trace
+
+    def enter(self, within: float) -> ModelInstance:
+        instance = super().enter(within)
+        self.context.run(self.trace.enter)
+        return instance
+
+    def in_context(self, function: Callable[..., object], *args: object) -> None:
+        def told() -> None:
+            self.trace.name_in_log()
+            function(*args)
+
+        super().in_context(told)
+
+
+class TracedRequest(JoinedRequest):
+    """A request that is sampled. Its steps are noted in the thread that runs them."""
+
+    __slots__ = ("_batch", "_fault", "_is_recorded", "_steps", "_tracer")
+
+    def __init__(
+        self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply, tracer: "Tracer", trace: "Trace"
+    ) -> None:
+        super().__init__(core, head, body, reply, trace)
+        self._tracer = tracer
+        self._steps: list[tuple[int, int, int]] = []  # a span of ``spans.py``, its begin and its end
+        self._batch: Batch | None = None
+        self._fault: MPServeError | None = None
+        self._is_recorded = False
+
+    # The steps
+
+    def _note(self, span: int, begin: int, end: int) -> None:
+        if self._steps and self._steps[-1][0] == span:
+            begin = self._steps.pop()[1]
+        self._steps.append((span, begin, end))
+
+    def decode(self) -> Inputs:
+        begin = self.mark
+        inputs = super().decode()
+        self._note(INPUT, begin, self.mark)
+        return inputs
+
+    def run(self) -> "Encoded | Source":
+        self._note(QUEUE, self.mark, perf_counter_ns())
+        return super().run()
+
+    def spend(self, span: int, note: Callable[[float], object] | None) -> None:
+        begin = self.mark
+        super().spend(span, note)
+        self._note(span, begin, self.mark)
+
+    def lap(self, span: int) -> int:
+        begin = self.mark
+        now = super().lap(span)
+        self._note(span, begin, now)
+        return now
+
+    def encode(self, result: Any, tensors: list[NamedArray] | None = None) -> "Encoded | Source":
+        begin = self.mark
+        encoded = super().encode(result, tensors)
+        if self.mark != begin:
+            self._note(OUTPUT, begin, self.mark)
+        return encoded
+
+    def follow(self, batch: Timed, executions: int) -> None:
+        self._note(QUEUE, self.mark, batch.arrived)
+        self._note(INFER, batch.arrived, batch.mark)  # the whole batch, which has a span of its own
+        super().follow(batch, executions)
+        assert isinstance(batch, Batch)
+        self._batch = batch
+
+    # The end
+
+    def blame(self, error: BaseException) -> MPServeError:
+        self._fault = super().blame(error)
+        return self._fault
+
+    def finish(self, outcome: "Encoded | Source") -> None:
+        was_over = self.over
+        super().finish(outcome)
+        if not was_over and self.parts is None:
+            self._end_trace("")
+
+    set_result = finish
+
+    def _end(self, error: BaseException, is_counted: bool) -> None:
+        was_over = self.over
+        super()._end(error, is_counted)
+        if not was_over and self._fault is not None:
+            self._end_trace(status_of(self._fault))
+
+    def cancel(self) -> None:
+        was_over = self.over
+        super().cancel()
+        if not was_over:
+            self._end_trace(CANCELLED)
+
+    def leave_stream(self, is_whole: bool) -> None:
+        super().leave_stream(is_whole)
+        fault = self._fault
+        self._end_trace("" if is_whole else CANCELLED if fault is None else status_of(fault))
+
+    def _end_trace(self, failure: str) -> None:
+        """Make the spans in the next turn of the loop, when the answer is on its way."""
+        if not self._is_recorded:
+            self._is_recorded = True
+            asyncio.get_running_loop().call_soon(self._record, failure, perf_counter_ns())
+
+    def _record(self, failure: str, end: int) -> None:
+        tracer, span = self._tracer, self.trace.span
+        assert span is not None
+        since_1970 = time_ns() - perf_counter_ns()
+        names = {QUEUE: "queue", INPUT: "preprocess", INFER: self.head.verb, OUTPUT: "postprocess"}
+        for step, begun, ended in tuple(self._steps):  # a thread may go on with a request that was cancelled
+            links = () if step != INFER or self._batch is None else (self._batch_span(self._batch, since_1970),)
+            times = begun + since_1970, ended + since_1970
+            tracer.record(names[step], tracer.below(span), span, times, links=links)
+        instance: ModelInstance | None = getattr(self, "instance", None)
+        name, attributes = self.head.verb, {"request_id": self.identity}
+        if instance is not None:  # else the client has made the name up, and would make any number of names of spans
+            name = f"{name} {instance.model.name}"
+            attributes |= {"model_name": instance.model.name, "model_version": instance.model.version}
+        if failure:
+            attributes["error.type"] = failure
+        times = self.arrived + since_1970, end + since_1970
+        told = str(self._fault) if failure in SERVERS else None
+        tracer.record(name, span, self.trace.parent, times, "SERVER", attributes, told)
+
+    def _batch_span(self, batch: Batch, since_1970: int) -> Any:
+        """The span of the batch, in the trace of the member that comes here first, with links to all members that are traced."""
+        if batch.span is None:
+            parent = self.trace.span
+            assert parent is not None
+            batch.span = self._tracer.below(parent)
+            members = [getattr(member, "request", member) for member in batch.members]
+            traced = [member.trace.span for member in members if isinstance(member, TracedRequest)]
+            links = [span for span in traced if span is not None]
+            times = batch.arrived + since_1970, batch.mark + since_1970
+            rows = sum(member.rows for member in batch.members)
+            attributes: Attributes = {"model_name": batch.model.name, "requests": len(members), "rows": rows}
+            self._tracer.record(
+                f"batch {batch.model.name}", batch.span, parent, times, attributes=attributes, links=links
+            )
+        return batch.span
