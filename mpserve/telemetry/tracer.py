@@ -1,45 +1,89 @@
 """Makes spans and sends them: the only module that knows OpenTelemetry. Importing it needs ``mpserve[otel]``.
 
-A span of ours is made when it has ended, from times that were measured anyway. So a request that is not traced costs one draw
-of a random number. The provider is for spans that the user's code makes, and for the sampling of those.
+A span of ours is made when it has ended, from times that were measured anyway, and in the bytes in which it is sent. So a
+request that is not traced costs a count. The provider is for spans that the user's code makes, and for the sampling of those.
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from random import Random
+from typing import Any
 
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from mpserve.telemetry import otlp
 from mpserve.telemetry.logging import trace_id as trace_in_log
-from mpserve.telemetry.tracing import OURS, Attributes, Sampling
+from mpserve.telemetry.tracing import OURS, Attributes, Sampling, ids_of
 from mpserve.version import VERSION
 
 logger = logging.getLogger(__name__)
 
+EXPORTER, TESTED = "opentelemetry-exporter-otlp-proto-http", "1.45.2"
 SAMPLED, NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
-SCOPE = InstrumentationScope("mpserve", VERSION)
 ALL = 1 << 64
 """A trace is sampled if the lower 64 bits of its id are less than a share of this number, in every server of OpenTelemetry."""
 BESIDE_A_TRACE = frozenset({"tracestate", "baggage"})
 """Headers that mean nothing without the header that tells the trace."""
 
 
+class Ended:
+    """Spans of one trace that have ended, in the bytes of OTLP. The SDK takes it for a span."""
+
+    __slots__ = ("context", "data")
+
+    def __init__(self, context: SpanContext, data: bytes) -> None:
+        self.context = context  # asked by the SDK, which drops what is not sampled
+        self.data = data
+
+
+class Exporter(SpanExporter):
+    """Sends spans of ours and of the user's code by the SDK's exporter, which knows the variables, TLS and retries.
+    Raises ValueError: the exporter that is installed differs inside from the one that was read.
+    """
+
+    def __init__(self, resource: Resource) -> None:
+        self._sdk = OTLPSpanExporter()
+        self._resource = otlp.resource(resource.attributes)
+        self._scope = otlp.scope("mpserve", VERSION)
+        try:
+            self._send = self._sdk._client.export
+        except AttributeError:
+            raise ValueError(
+                f"{EXPORTER} {version(EXPORTER)} is installed. Inside it differs from {TESTED}, by which mpserve sends:"
+                f" pip install '{EXPORTER}=={TESTED}'"
+            ) from None
+
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
+        ours = [span.data for span in spans if type(span) is Ended]
+        users: list[ReadableSpan] = [span for span in spans if type(span) is not Ended]
+        data = otlp.request(self._resource, self._scope, ours) if ours else b""
+        if users:
+            data += encode_spans(users).SerializePartialToString()
+        return SpanExportResult.SUCCESS if self._send(data).success else SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        self._sdk.shutdown()  # type: ignore[no-untyped-call]
+
+
 class Ids(IdGenerator):
     """Random ids from a source of their own: a model may seed the one of ``random`` alike in every worker."""
 
     def __init__(self) -> None:
-        self.bits = Random(os.urandom(16)).getrandbits
+        source = Random(os.urandom(16))
+        self.bits, self.random = source.getrandbits, source.random
 
     def generate_trace_id(self) -> int:
         return self.bits(128) or 1
@@ -81,30 +125,35 @@ class Tracer:
     """
 
     def __init__(self, exporters: Sequence[str], sampling: Sampling, protocol: str, slot: int) -> None:
+        if exporters != ["otlp"]:
+            raise ValueError(f"OTEL_TRACES_EXPORTER: got {','.join(exporters)!r}, expected otlp or none")
+        if protocol != OURS:
+            raise ValueError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL: got {protocol!r}, expected {OURS} (port 4318 of a collector)"
+            )
         self.sampling = sampling
-        self._resource = _resource(slot)
-        self._ids = Ids()
         self._bound = round(sampling.ratio * ALL)
-        self._processors = [BatchSpanProcessor(_exporter(name, protocol)) for name in exporters]
+        self._ids = Ids()
         self.carriers = frozenset(propagate.get_global_textmap().fields) - BESIDE_A_TRACE
         """The headers that tell a trace, such as traceparent."""
         self._left_out = trace.set_span_in_context(NonRecordingSpan(SpanContext(ALL - 1, ALL - 1, False, NOT_SAMPLED)))
-        self._serve_the_users_code()
-
-    def _serve_the_users_code(self) -> None:
-        provider = TracerProvider(resource=self._resource, id_generator=self._ids, shutdown_on_exit=False)
-        for processor in self._processors:
-            provider.add_span_processor(processor)
+        resource = _resource(slot)
+        self._processor = BatchSpanProcessor(Exporter(resource))
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # else the user's code has set its own
+            provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
+            provider.add_span_processor(self._processor)
             trace.set_tracer_provider(provider)
 
-    def draw(self) -> int:
-        """The id of a new trace if it is sampled, else 0."""
-        low = self._ids.bits(64)
-        return self._ids.bits(64) << 64 | low if low < self._bound else 0
+    def pause(self) -> float:
+        """How many requests are not traced before the next one that is, by chance, as the environment says."""
+        ratio = self.sampling.ratio
+        if not 0 < ratio < 1:
+            return 0 if ratio else math.inf
+        return math.log(1 - self._ids.random()) // math.log(1 - ratio)
 
     def new_id(self) -> int:
-        return self._ids.generate_trace_id()
+        """The id of a new trace, which is among those that the environment samples if it samples any."""
+        return self._ids.bits(64) << 64 | self._ids.bits(64) % (self._bound or ALL)
 
     def follows(self, parent: SpanContext) -> bool:
         """Whether a request of a trace that its client has told is sampled, as the environment says."""
@@ -112,9 +161,9 @@ class Tracer:
             return bool(parent.trace_flags.sampled)
         return parent.trace_id % ALL < self._bound
 
-    def begin(self, trace_id: int) -> Trace:
-        """Begin a trace with this id."""
-        span = SpanContext(trace_id, self._ids.generate_span_id(), False, SAMPLED)
+    def begin(self) -> Trace:
+        """Begin a trace."""
+        span = SpanContext(self.new_id(), self._ids.generate_span_id(), False, SAMPLED)
         return Trace(span, None, trace.set_span_in_context(NonRecordingSpan(span)))
 
     def told(self, headers: Mapping[str, str]) -> tuple[contexts.Context, SpanContext]:
@@ -124,51 +173,39 @@ class Tracer:
 
     def join(self, context: contexts.Context, parent: SpanContext, is_sampled: bool) -> Trace:
         """The place of a request in the trace that its client has told."""
-        if not is_sampled:
-            return Trace(None, parent, context)
-        span = self.below(parent)
+        if not is_sampled:  # nor are the spans of the user's code, and those of the servers behind this one
+            given = SpanContext(parent.trace_id, parent.span_id, True, NOT_SAMPLED, parent.trace_state)
+            return Trace(None, parent, trace.set_span_in_context(NonRecordingSpan(given), context))
+        span = self._below(parent)
         return Trace(span, parent, trace.set_span_in_context(NonRecordingSpan(span), context))
 
-    def below(self, parent: SpanContext) -> SpanContext:
+    def _below(self, parent: SpanContext) -> SpanContext:
         """A new span in the trace of ``parent``."""
         return SpanContext(parent.trace_id, self._ids.generate_span_id(), False, SAMPLED, parent.trace_state)
 
-    def record(
-        self,
-        name: str,
-        span: SpanContext,
-        parent: SpanContext | None,
-        times: tuple[int, int],
-        kind: str = "INTERNAL",
-        attributes: Attributes | None = None,
-        failure: str | None = None,
-        links: Sequence[SpanContext] = (),
-    ) -> None:
-        """Send a span that has ended. ``times``: its begin and end in nanoseconds since 1970. ``failure``: why it failed."""
-        made = ReadableSpan(
-            name,
-            span,
-            parent,
-            self._resource,
-            attributes,
-            links=[Link(linked) for linked in links],
-            kind=SpanKind[kind],
-            status=Status() if failure is None else Status(StatusCode.ERROR, failure),
-            start_time=times[0],
-            end_time=times[1],
-            instrumentation_scope=SCOPE,
-        )
-        for processor in self._processors:
-            processor.on_end(made)
+    def new_span(self) -> bytes:
+        """The id of a new span."""
+        return self._ids.generate_span_id().to_bytes(8, "big")
+
+    def send(self, span: SpanContext, data: bytes) -> None:
+        """Send spans of a trace that have ended; ``span`` is one of them."""
+        self._processor.on_end(Ended(span, data))  # type: ignore[arg-type]
+
+    def _record(
+        self, name: str, span: SpanContext, parent: SpanContext | None, begin: int, kind: int, more: Attributes,
+        failure: str | None,
+    ) -> None:  # fmt: skip
+        """Send a span that ends now."""
+        times = begin, time.time_ns()
+        self.send(span, otlp.span(name, ids_of(span, parent), times, kind, otlp.attributes(more), failure))
 
     @contextmanager
     def loading(self, name: str, attributes: Attributes) -> Iterator[None]:
         if not self._bound:
             yield
             return
-        place = self.begin(self.new_id())
+        place, begin, failure = self.begin(), time.time_ns(), None
         assert place.span is not None
-        begin, failure = time.time_ns(), None
         token = contexts.attach(place.context)
         try:
             yield
@@ -177,7 +214,7 @@ class Tracer:
             raise
         finally:
             contexts.detach(token)
-            self.record(name, place.span, None, (begin, time.time_ns()), "INTERNAL", attributes, failure)
+            self._record(name, place.span, None, begin, otlp.INTERNAL, attributes, failure)
 
     @contextmanager
     def calling(self, name: str, attributes: Attributes, headers: dict[str, str]) -> Iterator[None]:
@@ -185,11 +222,11 @@ class Tracer:
         if not parent.trace_flags.sampled:
             span = parent
             if not parent.is_valid or parent.trace_id == ALL - 1:  # else the other server would begin traces of its own
-                span = SpanContext(self.new_id(), self._ids.generate_span_id(), False, NOT_SAMPLED)
+                span = SpanContext(self._ids.generate_trace_id(), self._ids.generate_span_id(), False, NOT_SAMPLED)
             propagate.inject(headers, trace.set_span_in_context(NonRecordingSpan(span)))
             yield
             return
-        span, begin, failure = self.below(parent), time.time_ns(), None
+        span, begin, failure = self._below(parent), time.time_ns(), None
         # Not attached: an abandoned request closes its coroutine outside of its context.
         propagate.inject(headers, trace.set_span_in_context(NonRecordingSpan(span)))
         try:
@@ -198,24 +235,13 @@ class Tracer:
             failure = repr(error)
             raise
         finally:
-            self.record(name, span, parent, (begin, time.time_ns()), "CLIENT", attributes, failure)
+            self._record(name, span, parent, begin, otlp.CLIENT, attributes, failure)
 
     def leave_out(self) -> None:
         contexts.attach(self._left_out)
 
     def flush(self) -> None:
-        for processor in self._processors:
-            processor.force_flush()
-
-
-def _exporter(name: str, protocol: str) -> SpanExporter:
-    if name == "console":
-        return ConsoleSpanExporter()
-    if name != "otlp":
-        raise ValueError(f"OTEL_TRACES_EXPORTER: got {name!r}, expected otlp, console or none")
-    if protocol != OURS:
-        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL: got {protocol!r}, expected {OURS} (port 4318 of a collector)")
-    return OTLPSpanExporter()
+        self._processor.force_flush()
 
 
 def _resource(slot: int) -> Resource:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from mpserve.telemetry.tracer import Tracer
@@ -30,6 +30,15 @@ class Sampling(NamedTuple):
 
     heeds_parent: bool
     ratio: float
+
+
+class SpanIds(Protocol):
+    """A ``SpanContext`` of OpenTelemetry."""
+
+    @property
+    def trace_id(self) -> int: ...
+    @property
+    def span_id(self) -> int: ...
 
 
 class _Process:
@@ -62,6 +71,12 @@ def sampling(environ: Mapping[str, str]) -> Sampling:
         if not 0 <= ratio <= 1:
             raise ValueError(f"OTEL_TRACES_SAMPLER_ARG: got {argument!r}, expected a number from 0 to 1")
     return Sampling(name != kind, ratio)
+
+
+def ids_of(span: SpanIds, parent: SpanIds | None) -> tuple[bytes, bytes, bytes]:
+    """The ids of the trace, of the span, and of its parent, empty if it has none."""
+    above = b"" if parent is None else parent.span_id.to_bytes(8, "big")
+    return span.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big"), above
 
 
 def protocol_of(environ: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ own requests, and counts the traces that are left in the file. Knows no front en
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -15,7 +15,6 @@ from mpserve.errors import InvalidInput, NotSupported
 from mpserve.protocol.json.documents import MAX_SHOWN, show
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state import rundir
-from mpserve.state.scoreboard import TRACES
 from mpserve.telemetry import tracing
 
 if TYPE_CHECKING:
@@ -38,16 +37,6 @@ FILE = "traces.json"
 ALL_MODELS = ""
 
 Words = dict[str, list[str]]
-
-
-class Choice(Protocol):
-    """Chooses the requests that are traced."""
-
-    def draw(self) -> int:
-        """The id of a new trace, or 0 for a request that is not traced."""
-
-    def follows(self, parent: Any) -> bool:
-        """Whether a request whose client has told this trace is traced."""
 
 
 class TraceSettings:
@@ -87,49 +76,57 @@ class TraceSettings:
 
 
 class Choices:
-    """Chooses by the newest settings, for one worker."""
+    """Chooses the requests that are traced by the newest settings, for one worker."""
 
     def __init__(self, core: ServerCore, tracer: "Tracer") -> None:
         self._core = core
         self._tracer = tracer
-        self._cells = core.board.cells
-        self._generation = 0
-        self._default: Choice = tracer
-        self._of_models: dict[str, Choice] = {}
+        self._of_models: dict[str, ByClients] = {}
+        self._of_others: ByClients | None = None  # None: as the environment says
+        self.follow()
 
-    def of(self, model: str) -> Choice:
-        if self._cells[TRACES] != self._generation:
-            self._follow()
-        return self._of_models.get(model, self._default) if self._of_models else self._default
-
-    def _follow(self) -> None:
-        self._generation = self._cells[TRACES]
+    def follow(self) -> None:
+        """Follow the changes of clients."""
         changed = {name: words for name, words in _read(self._core).items() if words}
         default = _by_environment(self._tracer.sampling.ratio) | changed.get(ALL_MODELS, {})
-        choices = {
-            name: ByClients(self._core, self._tracer, name if "trace_count" in words else ALL_MODELS, default | words)
+        self._of_models = {
+            name: ByClients(self._core, name if "trace_count" in words else ALL_MODELS, default | words)
             for name, words in changed.items()
         }
-        self._default = choices.pop(ALL_MODELS, self._tracer)
-        self._of_models = dict(choices)
+        self._of_others = self._of_models.pop(ALL_MODELS, None)
+
+    def pause(self) -> float:
+        """How many requests are not traced before ``draws`` is asked again."""
+        return 0 if self._of_models or self._of_others else self._tracer.pause()
+
+    def draws(self, model: str) -> bool:
+        """Whether to begin a trace with this request."""
+        choice = self._of_models.get(model, self._of_others)
+        if choice is None:
+            return not self._of_models or self._tracer.pause() == 0
+        return choice.draws()
+
+    def follows(self, model: str, parent: Any) -> bool:
+        """Whether a request of a trace that its client has told is traced."""
+        choice = self._of_models.get(model, self._of_others)
+        return self._tracer.follows(parent) if choice is None else choice.follows(parent)
 
 
 class ByClients:
     """Chooses as clients have said: each n-th request, and those whose client traces them. ``counted``: whose count is used."""
 
-    def __init__(self, core: ServerCore, tracer: "Tracer", counted: str, words: Words) -> None:
+    def __init__(self, core: ServerCore, counted: str, words: Words) -> None:
         self._core = core
-        self._new_id = tracer.new_id
         self._counted = counted
         self._is_on = words["trace_level"] != ["OFF"]
         self._rate = int(words["trace_rate"][0])
         self._left = int(words["trace_count"][0])
         self._seen = 0
 
-    def draw(self) -> int:
+    def draws(self) -> bool:
         seen = self._seen
         self._seen = seen + 1
-        return self._new_id() if self._is_on and not seen % self._rate and self._take() else 0
+        return self._is_on and not seen % self._rate and self._take()
 
     def follows(self, parent: Any) -> bool:
         return self._is_on and bool(parent.trace_flags.sampled) and self._take()

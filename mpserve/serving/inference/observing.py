@@ -21,7 +21,8 @@ from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.models.faults import status_of
 from mpserve.serving.models.spans import INFER, INPUT, OUTPUT, QUEUE, Timed
 from mpserve.serving.repository.core import ServerCore
-from mpserve.telemetry import tracing
+from mpserve.state.scoreboard import TRACES
+from mpserve.telemetry import otlp, tracing
 from mpserve.telemetry.metrics import CANCELLED
 from mpserve.telemetry.tracing import Attributes
 
@@ -35,31 +36,58 @@ SERVERS = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION, Code.NOT_READY, Code
 def begin_observing(core: ServerCore) -> None:
     """In a worker, after the fork and before the load: observe the requests, if the environment asks for traces."""
     tracer = tracing.begin(core.row.slot)
-    core.observer = None if tracer is None else Observer(core, tracer)
+    core.observer = None if tracer is None else Observer(core, tracer).begin
 
 
 class Observer:
-    """Makes the requests of a server whose requests are traced."""
+    """Makes the requests of a server that traces."""
 
     def __init__(self, core: ServerCore, tracer: "Tracer") -> None:
-        self._choices = Choices(core, tracer)
         self._tracer = tracer
         self._carriers = tracer.carriers
+        self._choices = Choices(core, tracer)
+        self._cells = core.board.cells
+        self._known = self._cells[TRACES]
+        self._left = self._choices.pause()  # requests before the next one that may be traced
 
-    def __call__(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> InferenceRequest:
-        """The object of a request that has come; a traced one is sampled."""
-        if head.headers.keys().isdisjoint(self._carriers):
-            trace_id = self._choices.of(head.model).draw()
-            if not trace_id:
-                return InferenceRequest(core, head, body, reply)
-            return TracedRequest(core, head, body, reply, self._tracer, self._tracer.begin(trace_id))
+    def begin(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> InferenceRequest:
+        """The object of a request that has come. One that is not traced pays for a look for the header, a look at a number in
+        shared memory, and a count.
+        """
+        headers = head.headers
+        for carrier in self._carriers:
+            if carrier in headers:
+                request = self._joined(core, head, body, reply)
+                if request is not None:
+                    return request
+        if self._left > 0 and self._cells[TRACES] == self._known:
+            self._left -= 1
+            return InferenceRequest(core, head, body, reply)
+        return self._drawn(core, head, body, reply)
+
+    def _follow(self) -> None:
+        if self._cells[TRACES] != self._known:
+            self._known = self._cells[TRACES]
+            self._choices.follow()
+            self._left = self._choices.pause()
+
+    def _drawn(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> InferenceRequest:
+        self._follow()
+        if self._left > 0:
+            self._left -= 1
+            return InferenceRequest(core, head, body, reply)
+        self._left = self._choices.pause()
+        if not self._choices.draws(head.model):
+            return InferenceRequest(core, head, body, reply)
+        return TracedRequest(core, head, body, reply, self._tracer, self._tracer.begin())
+
+    def _joined(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> InferenceRequest | None:
+        """A request whose client tells a trace; None if what it tells cannot be read."""
         context, parent = self._tracer.told(head.headers)
-        choice = self._choices.of(head.model)
         if not parent.is_valid:
-            trace_id = choice.draw()
-            trace = self._tracer.begin(trace_id) if trace_id else self._tracer.join(context, parent, False)
-        else:
-            trace = self._tracer.join(context, parent, choice.follows(parent))
+            return None
+        self._follow()
+        trace = self._tracer.join(context, parent, self._choices.follows(head.model, parent))
         if trace.span is None:
             return JoinedRequest(core, head, body, reply, trace)
         return TracedRequest(core, head, body, reply, self._tracer, trace)
@@ -182,14 +210,17 @@ class TracedRequest(JoinedRequest):
             asyncio.get_running_loop().call_soon(self._record, failure, perf_counter_ns())
 
     def _record(self, failure: str, end: int) -> None:
-        tracer, span = self._tracer, self.trace.span
+        tracer, span, parent = self._tracer, self.trace.span, self.trace.parent
         assert span is not None
         since_1970 = time_ns() - perf_counter_ns()
+        trace_id, span_id, _ = ids = tracing.ids_of(span, parent)
         names = {QUEUE: "queue", INPUT: "preprocess", INFER: self.head.verb, OUTPUT: "postprocess"}
+        spans: list[bytes] = []
+        batch = b"" if self._batch is None else self._batch_link(self._batch, since_1970, spans)
         for step, begun, ended in tuple(self._steps):  # a thread may go on with a request that was cancelled
-            links = () if step != INFER or self._batch is None else (self._batch_span(self._batch, since_1970),)
             times = begun + since_1970, ended + since_1970
-            tracer.record(names[step], tracer.below(span), span, times, links=links)
+            part = trace_id, tracer.new_span(), span_id
+            spans.append(otlp.span(names[step], part, times, more=batch if step == INFER else b""))
         instance: ModelInstance | None = getattr(self, "instance", None)
         name, attributes = self.head.verb, {"request_id": self.identity}
         if instance is not None:  # else the client has made the name up, and would make any number of names of spans
@@ -199,21 +230,24 @@ class TracedRequest(JoinedRequest):
             attributes["error.type"] = failure
         times = self.arrived + since_1970, end + since_1970
         told = str(self._fault) if failure in SERVERS else None
-        tracer.record(name, span, self.trace.parent, times, "SERVER", attributes, told)
+        spans.append(otlp.span(name, ids, times, otlp.SERVER, otlp.attributes(attributes), told))
+        tracer.send(span, b"".join(spans))
 
-    def _batch_span(self, batch: Batch, since_1970: int) -> Any:
-        """The span of the batch, in the trace of the member that comes here first, with links to all members that are traced."""
+    def _batch_link(self, batch: Batch, since_1970: int, spans: list[bytes]) -> bytes:
+        """A link to the span of the batch. The member that comes here first makes that span, in its own trace, with links to all
+        members that are traced.
+        """
+        span = self.trace.span
+        assert span is not None
         if batch.span is None:
-            parent = self.trace.span
-            assert parent is not None
-            batch.span = self._tracer.below(parent)
+            trace_id, above, _ = tracing.ids_of(span, None)
+            batch.span = trace_id, self._tracer.new_span()
             members = [getattr(member, "request", member) for member in batch.members]
             traced = [member.trace.span for member in members if isinstance(member, TracedRequest)]
-            links = [span for span in traced if span is not None]
+            links = [otlp.link(*tracing.ids_of(span, None)[:2]) for span in traced if span is not None]
             times = batch.arrived + since_1970, batch.mark + since_1970
             rows = sum(member.rows for member in batch.members)
             attributes: Attributes = {"model_name": batch.model.name, "requests": len(members), "rows": rows}
-            self._tracer.record(
-                f"batch {batch.model.name}", batch.span, parent, times, attributes=attributes, links=links
-            )
-        return batch.span
+            more = otlp.attributes(attributes) + b"".join(links)
+            spans.append(otlp.span(f"batch {batch.model.name}", (*batch.span, above), times, more=more))
+        return otlp.link(*batch.span)
