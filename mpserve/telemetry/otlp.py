@@ -6,12 +6,33 @@ Source: opentelemetry-proto 1.9, trace.proto, common.proto, resource.proto.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from struct import Struct
+from typing import Protocol
 
 TIMES = Struct("<BQBQ")
 BEGIN, END = 0x39, 0x41  # the fields of a span's times
 INTERNAL, SERVER, CLIENT = 1, 2, 3
 """The kinds of spans."""
+
+
+class SpanIds(Protocol):
+    """A ``SpanContext`` of OpenTelemetry."""
+
+    @property
+    def trace_id(self) -> int: ...
+    @property
+    def span_id(self) -> int: ...
+
+
+Attributes = Mapping[str, str | int]
+"""Attributes of a span: texts, and numbers of 0 or more."""
+
+
+def ids_of(span: SpanIds, parent: SpanIds | None) -> tuple[bytes, bytes, bytes]:
+    """The ids of the trace, of the span, and of its parent, empty if it has none."""
+    above = b"" if parent is None else parent.span_id.to_bytes(8, "big")
+    return span.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big"), above
 
 
 def _number(value: int) -> bytes:
@@ -31,8 +52,7 @@ def _field(tag: bytes, content: bytes) -> bytes:
     return b"%b%c%b" % (tag, size, content) if size < 0x80 else b"%b%b%b" % (tag, _number(size), content)
 
 
-def attributes(values: Mapping[str, str | int]) -> bytes:
-    """The attributes of a span, of numbers of 0 or more and of texts."""
+def attributes(values: Attributes) -> bytes:
     return b"".join([_field(b"\x4a", _key_value(key, value)) for key, value in values.items()])
 
 
@@ -43,6 +63,17 @@ def _key_value(key: str, value: str | int) -> bytes:
 
 def _text(value: str) -> bytes:
     return value.encode(errors="replace")
+
+
+@lru_cache(maxsize=1024)
+def of_model(name: str, version: str) -> bytes:
+    """The attributes of a version of a model."""
+    return attributes({"model_name": name, "model_version": version})
+
+
+@lru_cache(maxsize=1024)
+def _name(name: str) -> bytes:
+    return _field(b"\x2a", _text(name))
 
 
 def link(trace_id: bytes, span_id: bytes) -> bytes:
@@ -73,7 +104,7 @@ def span(
         trace_id,
         span_id,
         b"\x22\x08" + parent if parent else b"",
-        _field(b"\x2a", _text(name)),
+        _name(name),
         kind,
         TIMES.pack(BEGIN, times[0], END, times[1]),
         more,

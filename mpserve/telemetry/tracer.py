@@ -26,7 +26,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from mpserve.telemetry import otlp
 from mpserve.telemetry.logging import trace_id as trace_in_log
-from mpserve.telemetry.tracing import OURS, Attributes, Sampling, ids_of
+from mpserve.telemetry.otlp import Attributes, ids_of
 from mpserve.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -121,20 +121,15 @@ class Trace:
 
 class Tracer:
     """Makes the spans of this process, and sends them. Made after the fork, since it has a thread.
-    Raises ValueError if an exporter or a protocol is unknown, which the message names.
+    Raises ValueError: the SDK's exporter cannot be used.
     """
 
-    def __init__(self, exporters: Sequence[str], sampling: Sampling, protocol: str, slot: int) -> None:
-        if exporters != ["otlp"]:
-            raise ValueError(f"OTEL_TRACES_EXPORTER: got {','.join(exporters)!r}, expected otlp or none")
-        if protocol != OURS:
-            raise ValueError(
-                f"OTEL_EXPORTER_OTLP_PROTOCOL: got {protocol!r}, expected {OURS} (port 4318 of a collector)"
-            )
-        self.sampling = sampling
-        self._bound = round(sampling.ratio * ALL)
+    def __init__(self, heeds_parent: bool, ratio: float, slot: int) -> None:
+        self.ratio = ratio
+        self._heeds_parent = heeds_parent
+        self._bound = round(ratio * ALL)
         self._ids = Ids()
-        self.carriers = frozenset(propagate.get_global_textmap().fields) - BESIDE_A_TRACE
+        self.carriers = sorted(propagate.get_global_textmap().fields - BESIDE_A_TRACE) or ["traceparent"]
         """The headers that tell a trace, such as traceparent."""
         self._left_out = trace.set_span_in_context(NonRecordingSpan(SpanContext(ALL - 1, ALL - 1, False, NOT_SAMPLED)))
         resource = _resource(slot)
@@ -146,7 +141,7 @@ class Tracer:
 
     def pause(self) -> float:
         """How many requests are not traced before the next one that is, by chance, as the environment says."""
-        ratio = self.sampling.ratio
+        ratio = self.ratio
         if not 0 < ratio < 1:
             return 0 if ratio else math.inf
         return math.log(1 - self._ids.random()) // math.log(1 - ratio)
@@ -157,7 +152,7 @@ class Tracer:
 
     def follows(self, parent: SpanContext) -> bool:
         """Whether a request of a trace that its client has told is sampled, as the environment says."""
-        if self.sampling.heeds_parent:
+        if self._heeds_parent:
             return bool(parent.trace_flags.sampled)
         return parent.trace_id % ALL < self._bound
 

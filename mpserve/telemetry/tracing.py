@@ -9,7 +9,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpserve.telemetry.otlp import Attributes
 
 if TYPE_CHECKING:
     from mpserve.telemetry.tracer import Tracer
@@ -22,23 +24,12 @@ OURS = "http/protobuf"
 SAMPLERS = ("always_on", "always_off", "traceidratio")
 PARENT_BASED = "parentbased_"
 
-Attributes = Mapping[str, str | int]
-
 
 class Sampling(NamedTuple):
     """What is traced. ``heeds_parent``: a request whose client has told a trace is traced if the client traces it."""
 
     heeds_parent: bool
     ratio: float
-
-
-class SpanIds(Protocol):
-    """A ``SpanContext`` of OpenTelemetry."""
-
-    @property
-    def trace_id(self) -> int: ...
-    @property
-    def span_id(self) -> int: ...
 
 
 class _Process:
@@ -73,14 +64,14 @@ def sampling(environ: Mapping[str, str]) -> Sampling:
     return Sampling(name != kind, ratio)
 
 
-def ids_of(span: SpanIds, parent: SpanIds | None) -> tuple[bytes, bytes, bytes]:
-    """The ids of the trace, of the span, and of its parent, empty if it has none."""
-    above = b"" if parent is None else parent.span_id.to_bytes(8, "big")
-    return span.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big"), above
-
-
-def protocol_of(environ: Mapping[str, str]) -> str:
-    return next((environ[name] for name in PROTOCOLS if environ.get(name)), OURS)
+def check_exporter(environ: Mapping[str, str]) -> None:
+    """Raises ValueError if the environment asks for an exporter or a protocol that is not offered."""
+    named = exporters(environ)
+    if named != ["otlp"]:
+        raise ValueError(f"OTEL_TRACES_EXPORTER: got {','.join(named)!r}, expected otlp or none")
+    protocol = next((environ[name] for name in PROTOCOLS if environ.get(name)), OURS)
+    if protocol != OURS:
+        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL: got {protocol!r}, expected {OURS} (port 4318 of a collector)")
 
 
 def prepare() -> None:
@@ -97,13 +88,13 @@ def prepare() -> None:
 
 def begin(slot: int) -> "Tracer | None":
     """In a worker, after the fork: make what traces, if the environment asks for it. Returns None if nothing is traced."""
-    wanted = exporters(os.environ)
-    if not wanted:
+    if not exporters(os.environ):
         return None
     try:
         from mpserve.telemetry.tracer import Tracer
 
-        _Process.tracer = Tracer(wanted, sampling(os.environ), protocol_of(os.environ), slot)
+        check_exporter(os.environ)
+        _Process.tracer = Tracer(*sampling(os.environ), slot)
     except ImportError:  # ``prepare`` has told
         return None
     except ValueError as error:  # a wrong variable must not stop a server that answers

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mpserve.telemetry.tracing import Sampling, exporters, sampling
+from mpserve.telemetry.tracing import Sampling, check_exporter, exporters, sampling
 from tests.cases import each
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
@@ -36,3 +36,19 @@ def test_the_samplers_of_opentelemetry(name: str, argument: str, expected: Any) 
             sampling(environ)
     else:
         assert sampling(environ) == expected
+
+
+@each("environ, words", [
+    ({"OTEL_TRACES_EXPORTER": "console"}, "OTEL_TRACES_EXPORTER: got 'console', expected otlp or none"),
+    ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL: got 'grpc', expected http/protobuf"),
+    ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}, ""),
+    (ENDPOINT, ""),
+])  # fmt: skip
+def test_what_cannot_be_exported_is_told(environ: dict[str, str], words: str) -> None:
+    told = ""
+    try:
+        check_exporter(environ)
+    except ValueError as error:
+        told = str(error)
+    assert told.startswith(words)
+    assert bool(told) == bool(words)

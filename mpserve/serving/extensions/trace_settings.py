@@ -50,7 +50,7 @@ class TraceSettings:
         tracer = tracing.tracer()
         told = {**SETTINGS}
         if tracer is not None:
-            told |= _by_environment(tracer.sampling.ratio)
+            told |= _by_environment(tracer.ratio)
             changed = _read(self.core)
             for name in dict.fromkeys((ALL_MODELS, model)):
                 told |= changed.get(name, {})
@@ -88,7 +88,7 @@ class Choices:
     def follow(self) -> None:
         """Follow the changes of clients."""
         changed = {name: words for name, words in _read(self._core).items() if words}
-        default = _by_environment(self._tracer.sampling.ratio) | changed.get(ALL_MODELS, {})
+        default = _by_environment(self._tracer.ratio) | changed.get(ALL_MODELS, {})
         self._of_models = {
             name: ByClients(self._core, name if "trace_count" in words else ALL_MODELS, default | words)
             for name, words in changed.items()

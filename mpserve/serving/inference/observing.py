@@ -24,7 +24,7 @@ from mpserve.serving.repository.core import ServerCore
 from mpserve.state.scoreboard import TRACES
 from mpserve.telemetry import otlp, tracing
 from mpserve.telemetry.metrics import CANCELLED
-from mpserve.telemetry.tracing import Attributes
+from mpserve.telemetry.otlp import Attributes
 
 if TYPE_CHECKING:
     from mpserve.telemetry.tracer import Trace, Tracer
@@ -44,7 +44,7 @@ class Observer:
 
     def __init__(self, core: ServerCore, tracer: "Tracer") -> None:
         self._tracer = tracer
-        self._carriers = tracer.carriers
+        self._carrier, *self._others = tracer.carriers
         self._choices = Choices(core, tracer)
         self._cells = core.board.cells
         self._known = self._cells[TRACES]
@@ -55,11 +55,10 @@ class Observer:
         shared memory, and a count.
         """
         headers = head.headers
-        for carrier in self._carriers:
-            if carrier in headers:
-                request = self._joined(core, head, body, reply)
-                if request is not None:
-                    return request
+        if self._carrier in headers or (self._others and not headers.keys().isdisjoint(self._others)):
+            request = self._joined(core, head, body, reply)
+            if request is not None:
+                return request
         if self._left > 0 and self._cells[TRACES] == self._known:
             self._left -= 1
             return InferenceRequest(core, head, body, reply)
@@ -213,7 +212,7 @@ class TracedRequest(JoinedRequest):
         tracer, span, parent = self._tracer, self.trace.span, self.trace.parent
         assert span is not None
         since_1970 = time_ns() - perf_counter_ns()
-        trace_id, span_id, _ = ids = tracing.ids_of(span, parent)
+        trace_id, span_id, _ = ids = otlp.ids_of(span, parent)
         names = {QUEUE: "queue", INPUT: "preprocess", INFER: self.head.verb, OUTPUT: "postprocess"}
         spans: list[bytes] = []
         batch = b"" if self._batch is None else self._batch_link(self._batch, since_1970, spans)
@@ -222,15 +221,15 @@ class TracedRequest(JoinedRequest):
             part = trace_id, tracer.new_span(), span_id
             spans.append(otlp.span(names[step], part, times, more=batch if step == INFER else b""))
         instance: ModelInstance | None = getattr(self, "instance", None)
-        name, attributes = self.head.verb, {"request_id": self.identity}
+        name, more = self.head.verb, otlp.attributes({"request_id": self.identity})
         if instance is not None:  # else the client has made the name up, and would make any number of names of spans
             name = f"{name} {instance.model.name}"
-            attributes |= {"model_name": instance.model.name, "model_version": instance.model.version}
+            more += otlp.of_model(instance.model.name, instance.model.version)
         if failure:
-            attributes["error.type"] = failure
+            more += otlp.attributes({"error.type": failure})
         times = self.arrived + since_1970, end + since_1970
         told = str(self._fault) if failure in SERVERS else None
-        spans.append(otlp.span(name, ids, times, otlp.SERVER, otlp.attributes(attributes), told))
+        spans.append(otlp.span(name, ids, times, otlp.SERVER, more, told))
         tracer.send(span, b"".join(spans))
 
     def _batch_link(self, batch: Batch, since_1970: int, spans: list[bytes]) -> bytes:
@@ -240,11 +239,11 @@ class TracedRequest(JoinedRequest):
         span = self.trace.span
         assert span is not None
         if batch.span is None:
-            trace_id, above, _ = tracing.ids_of(span, None)
+            trace_id, above, _ = otlp.ids_of(span, None)
             batch.span = trace_id, self._tracer.new_span()
             members = [getattr(member, "request", member) for member in batch.members]
             traced = [member.trace.span for member in members if isinstance(member, TracedRequest)]
-            links = [otlp.link(*tracing.ids_of(span, None)[:2]) for span in traced if span is not None]
+            links = [otlp.link(*otlp.ids_of(span, None)[:2]) for span in traced if span is not None]
             times = batch.arrived + since_1970, batch.mark + since_1970
             rows = sum(member.rows for member in batch.members)
             attributes: Attributes = {"model_name": batch.model.name, "requests": len(members), "rows": rows}
