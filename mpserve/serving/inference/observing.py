@@ -5,7 +5,9 @@ any other. A traced one notes its steps, and becomes spans after its answer.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from mpserve.serving.execution.batch import Batch
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.execution.stream import Source
 from mpserve.serving.extensions.trace_settings import Choices
+from mpserve.serving.inference.payload_log import LoggedReply, PayloadLog
+from mpserve.serving.inference.payload_sinks import sink_of
 from mpserve.serving.inference.request import InferenceRequest
 from mpserve.serving.inference.request_head import Reply, RequestHead
 from mpserve.serving.models.faults import status_of
@@ -29,14 +33,63 @@ from mpserve.telemetry.otlp import Attributes
 if TYPE_CHECKING:
     from mpserve.telemetry.tracer import Trace, Tracer
 
+logger = logging.getLogger(__name__)
+
 SERVERS = frozenset({Code.MODEL_FAILED, Code.CONFIGURATION, Code.NOT_READY, Code.OVERLOADED, Code.TIMED_OUT})
 """Faults that are not the client's. The span of the request is marked as failed."""
 
 
+FLUSH = 0.5
+"""Seconds in which the receivers of traces and of the payload log must take what is left at the end of the worker."""
+
+
 def begin_observing(core: ServerCore) -> None:
-    """In a worker, after the fork and before the load: observe the requests, if the environment asks for traces."""
+    """In a worker, after the fork and before the load: observe the requests, if the environment asks for traces, or the options
+    for a payload log.
+    """
     tracer = tracing.begin(core.row.slot)
-    core.observer = None if tracer is None else Observer(core, tracer).begin
+    if tracer is not None:
+        core.observer = Observer(core, tracer).begin
+    log = _payload_log(core)
+    if log is not None:
+        core.observer = partial(_begin_logged, log, core.observer or InferenceRequest)
+    if core.observer is not None:
+        core.finish_observing = partial(_finish, core, log)
+
+
+def _payload_log(core: ServerCore) -> PayloadLog | None:
+    url = core.settings.log_url
+    if url is None:
+        return None
+    try:
+        return PayloadLog(core.settings, sink_of(url, core.row.slot))
+    except OSError as error:  # requests can be answered without it
+        logger.error("there is no payload log: %s: %s", url, error)
+        return None
+
+
+def _begin_logged(
+    log: PayloadLog,
+    make: Callable[..., InferenceRequest],
+    core: ServerCore,
+    head: RequestHead,
+    body: bytes,
+    reply: Reply,
+) -> InferenceRequest:
+    if not log.draws():
+        return make(core, head, body, reply)
+    request = make(core, head, body, LoggedReply(reply, log))
+    log.note_request(request.identity, head, body)
+    return request
+
+
+async def _finish(core: ServerCore, log: PayloadLog | None) -> None:
+    """Send what is left. A receiver that does not answer must not hold up the end."""
+    work = [core.helper.run(tracing.flush), *(() if log is None else (log.finish(),))]
+    try:
+        await asyncio.wait_for(asyncio.gather(*work), FLUSH)
+    except asyncio.TimeoutError:
+        logger.warning("the last spans or payloads were not sent within %g s and are lost", FLUSH)
 
 
 class Observer:

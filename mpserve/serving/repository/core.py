@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,6 @@ from mpserve.telemetry.metrics import metrics
 
 logger = logging.getLogger(__name__)
 
-FLUSH = 0.5  # seconds in which the receiver of traces must take the last spans
-
 
 class ServerCore(ModelHost):
     """The models of one server, in this process.
@@ -68,6 +66,7 @@ class ServerCore(ModelHost):
             "only a new process can use the accelerator again: restart this one"
         )
         self.observer: Callable[..., Any] | None = None  # makes the objects of requests, if somebody observes them
+        self.finish_observing: Callable[[], Awaitable[None]] | None = None
         self.managed = False  # whether a worker of ours loads and stops the models; else the ASGI lifespan does
         self.reconciler = Reconciler(self)
         self._own_directory: Path | None = None
@@ -226,20 +225,13 @@ class ServerCore(ModelHost):
         await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in instance))
         if self.predictor is not None:
             await self.predictor.close()
-        await self._flush_traces()
+        if self.finish_observing is not None:
+            await self.finish_observing()
         self.helper.close()
         self.asker.close()
         metrics().flush()  # for the next worker in this slot, and for a scrape of the other workers
         if self._own_directory is not None:
             rundir.remove(self._own_directory)
-
-    async def _flush_traces(self) -> None:
-        """Send the last spans. A receiver that does not answer must not hold up the end."""
-        if tracing.tracer() is not None:
-            try:
-                await asyncio.wait_for(self.helper.run(tracing.flush), FLUSH)
-            except asyncio.TimeoutError:
-                logger.warning("the last spans were not sent within %g s and are lost", FLUSH)
 
     def find(self, name: str, version: str | None = None) -> ModelInstance:
         """The model of this name and version, or its newest version.
