@@ -106,6 +106,7 @@ class PayloadLog:
             while self._sending is not None:
                 await asyncio.wait({self._sending})
                 await asyncio.sleep(0)
+            self._sink.close()
         finally:
             self._executor.close()
 

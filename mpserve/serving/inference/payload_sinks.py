@@ -35,6 +35,9 @@ class Sink(Protocol):
     def send(self, event: Event) -> None:
         """Raises OSError or HTTPException: the event was not taken."""
 
+    def close(self) -> None:
+        """Close what is open."""
+
 
 def sink_of(url: str, slot: int) -> Sink:
     """The sink at an address. Raises OSError: the folder cannot be written in."""
@@ -63,6 +66,9 @@ class HttpSink:
                 raise
             self._post(event.data, headers)  # the sink had closed the connection meanwhile
 
+    def close(self) -> None:
+        self._connection.close()
+
     def _post(self, data: bytes, headers: dict[str, str]) -> None:
         try:
             self._connection.request("POST", self._path, data, headers)
@@ -87,6 +93,9 @@ class FileSink:
     def send(self, event: Event) -> None:
         line = orjson.dumps({**event.attributes, **_data(event)}).decode()
         self._file.emit(logging.makeLogRecord({"msg": line}))
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _raise(record: object) -> None:
