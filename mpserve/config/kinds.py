@@ -53,6 +53,19 @@ def _origins(text: str) -> str:
     return ",".join(origins)
 
 
+def _sink(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?|file:///\S+", text):
+        raise ValueError(text)
+    return text
+
+
+def _attributes(text: str) -> str:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[a-z0-9]{1,20}=.*", part) for part in parts):
+        raise ValueError(text)
+    return ",".join(parts)
+
+
 def _public(text: str) -> str:
     parts = [part.strip() for part in text.lower().split(",")]
     if parts != ["none"] and not set(parts) <= set(PUBLIC):
@@ -71,3 +84,5 @@ ADMIN_ADDRESS = Kind(str, "PORT, HOST:PORT or unix:PATH", _admin_address)
 ORIGINS = Kind(str, "*, or a list of origins such as https://app.example.com, without a path", _origins)
 PUBLIC_PARTS = Kind(str, "none, or a list of health, metrics and docs", _public)
 ADDRESS = Kind(str, "a host or host:port, without http:// (--predictor_use_ssl turns TLS on)", _address)
+SINK = Kind(str, "http://…, https://… or file:///folder", _sink)
+ATTRIBUTES = Kind(str, "a list NAME=VALUE,… with names of lower-case letters and digits", _attributes)

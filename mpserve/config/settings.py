@@ -10,7 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mpserve.config.kinds import ADDRESS, ADMIN_ADDRESS, DEVICES, FUNCTION, HOST, ORIGINS, PUBLIC_PARTS
+from mpserve.config.kinds import (
+    ADDRESS,
+    ADMIN_ADDRESS,
+    ATTRIBUTES,
+    DEVICES,
+    FUNCTION,
+    HOST,
+    ORIGINS,
+    PUBLIC_PARTS,
+    SINK,
+)
 from mpserve.config.options import (
     BYTES,
     WHOLE,
@@ -298,6 +308,18 @@ class Settings:
         None, LOGS, "YAML or JSON file in the form of logging.config.dictConfig, which overrides the options above"
     )
     access_log: bool = option(False, LOGS, "Log one line for each request")
+    log_url: str | None = option(
+        None, LOGS, "Where requests and answers go: as CloudEvents to http(s)://…, or as lines of JSON to file:///folder",
+        kind=SINK,
+    )
+    log_mode: str = option(
+        "all", LOGS, "What goes to log_url: all, request or response", choices=("all", "request", "response")
+    )
+    log_sampling: float = option(1.0, LOGS, "The share of requests that goes to log_url", minimum=0, maximum=1)
+    log_attributes: str | None = option(
+        None, LOGS, "Attributes of the events for log_url, such as inferenceservicename=iris,namespace=default,endpoint=default",
+        kind=ATTRIBUTES,
+    )
     termination_log: str = option(
         "/dev/termination-log", LOGS, "Existing file to which the server writes the reason when it ends with an error"
     )

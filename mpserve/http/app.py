@@ -31,6 +31,7 @@ from mpserve.http.request_log import RequestLog
 from mpserve.http.requests import Handler
 from mpserve.http.responses import error_answer, failure_answer, on_http_exception
 from mpserve.http.routing import AdminRoute, SegmentRoute, redirect_slashes
+from mpserve.serving.inference.observing import begin_observing
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state.scoreboard import State
 
@@ -222,6 +223,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "admin_bind: only mpserve's own server listens there; leave it out under another ASGI server"
         )
     core.begin_alone()
+    begin_observing(core)
     await core.load()
     core.open()
     yield

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 model: ContextVar[str] = ContextVar("model", default="-")
+trace_id: ContextVar[str] = ContextVar("trace_id", default="-")  # of the trace of a request, if requests are traced
 
 MAX_CALLER = 128  # characters of a caller's name in a line
 
@@ -43,8 +44,6 @@ _process: dict[str, int | str] = {"slot": "-"}
 
 # Attributes of every record. All others were passed as ``extra``, but for uvicorn's message in terminal colours.
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
-_CONTEXT = ("slot", "model", "request_id")
-
 _THROUGH_ROOT = (
     "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx2",
 )  # fmt: skip
@@ -99,9 +98,14 @@ def set_slot(slot: int) -> None:
 
 
 def context_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Slot, model and request of a record. ``extra`` overrides them, for a line about another context."""
+    """Slot, model and request of a record, and its trace if there is one. ``extra`` overrides them, for a line about another
+    context.
+    """
     current = {**_process, "model": model.get(), "request_id": request_id.get()}
-    return {name: getattr(record, name, current[name]) for name in _CONTEXT}
+    trace = trace_id.get()
+    if trace != "-":
+        current["trace_id"] = trace
+    return {name: getattr(record, name, value) for name, value in current.items()}
 
 
 _PACKAGE = str(Path(__file__).parents[1])
@@ -126,7 +130,7 @@ class TextFormatter(logging.Formatter):
             values = [str(value) for key, value in context_of(record).items() if value != "-" and key != "model"]
             return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<5} {' '.join([name, *values])}: {record.message}"
         time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{int(record.msecs):03d}"
-        context = {"slot": "slot", "model": "model", "request_id": "req"}
+        context = {"slot": "slot", "model": "model", "request_id": "req", "trace_id": "trace"}
         known = [f"{context[name]} {value}" for name, value in context_of(record).items() if value != "-"]
         return f"{time} {record.levelname:<5} [{' '.join([f'pid {record.process}', *known])}] {name}: {record.message}"
 
@@ -161,7 +165,7 @@ class JSONFormatter(logging.Formatter):
     """One JSON object on each line.
 
     Fields: time (ISO 8601, UTC, milliseconds), level, logger, message, pid, slot (a number, or "-" in the arbiter), model,
-    request_id, exception and stack (text, if there is one), and the fields of ``extra``.
+    request_id, trace_id, exception and stack (text, if there is one), and the fields of ``extra``.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -60,6 +60,9 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "predictor_request_retries": ("2", 2, "-1"), "enable_predictor_health_check": ("true", True, "perhaps"),
     "log_level": ("WARNING", "warning", "loud"), "log_format": ("json", "json", "xml"),
     "log_config_file": ("logging.yaml", "logging.yaml", None), "access_log": ("yes", True, "perhaps"),
+    "log_url": ("file:///logs", "file:///logs", "logs"),
+    "log_mode": ("Request", "request", "none"), "log_sampling": ("0.5", 0.5, "1.1"),
+    "log_attributes": ("a=b, c=d", "a=b,c=d", "A=b"),
     "termination_log": ("/tmp/reason", "/tmp/reason", None),
 }  # fmt: skip
 NEEDED_TOO = {

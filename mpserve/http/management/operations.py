@@ -79,7 +79,7 @@ CUDA_UNREGISTER = Operation("Unregister CUDA shared memory regions: no effect", 
 CONFIGURATION = Operation("The configuration of a model", _json("ModelConfiguration"), (*FINDING, 500))
 TRACING = Operation("The trace settings", _json("TraceSettings"), (403,))
 SET_TRACING = Operation(
-    "Set trace settings: a change is refused, since requests are not traced",
+    "Set trace settings in every worker: a change is refused if the server does not trace",
     _json("TraceSettings"),
     (*READING, 403, 501),
     _json("TraceSettingsRequest"),

@@ -36,6 +36,7 @@ from mpserve.prefork.worker.grace import time_for_requests
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.execution.model_counters import PRESENT
+from mpserve.serving.inference.observing import begin_observing
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import STARTING, STEADY, Ending, State, shared
@@ -218,6 +219,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         memory.keep_freed()
         row = shared().row(self.slot)
         self.core.attach(shared(), row, device, threads.limit_this_thread, _state_directory(), budget)
+        begin_observing(self.core)
         children.set_free(
             [*(children.address_of(listener.sock) for listener in self.sockets), grpc_front.port(self.core.settings)]
         )

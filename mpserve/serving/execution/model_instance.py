@@ -38,6 +38,7 @@ from mpserve.serving.models.model import Model
 from mpserve.serving.models.stages import VERBS, Stages, absent_stages, stages_of
 from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.models.versions import SEPARATOR
+from mpserve.telemetry import tracing
 from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.metrics import metrics
 
@@ -85,6 +86,7 @@ class ModelInstance:
         self.schedulers = self._scheduled(model, settings, rates)
         self.context = contextvars.copy_context()  # each request gets a copy, so its log lines name the model
         self.context.run(model_in_log.set, self.label)
+        tracing.leave_out(self.context)
         self._declare(declared_of(()), partial(fit_inputs, ()))
         self._stuck_threads = 0  # how many threads of the model are in calls that do not come back
         self._watchdog = Watchdog(self.executor, _patience(rules, settings))

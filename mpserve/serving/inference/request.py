@@ -44,7 +44,8 @@ def begin(
     """Begin to answer a request, on the event loop. The client waits ``within`` seconds.
     A request that is refused at once is answered before this function returns.
     """
-    request = InferenceRequest(core, head, body, reply)
+    observer = core.observer
+    request = InferenceRequest(core, head, body, reply) if observer is None else observer(core, head, body, reply)
     try:
         scheduler = request.enter(within).schedulers[head.verb]
         if head.content_encoding is not None and len(body) > INLINE:

@@ -29,7 +29,7 @@ from mpserve.serving.repository.loader import Library, ModelSource
 from mpserve.serving.shared_memory.regions import Regions
 from mpserve.state import rundir
 from mpserve.state.scoreboard import Row, Scoreboard
-from mpserve.telemetry import prometheus
+from mpserve.telemetry import prometheus, tracing
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.memory import resident
@@ -138,8 +138,10 @@ class ModelHost:
             instance = before or ModelInstance(model, self._on_thread, one_of_several, self.settings, self.rates)
         was_ready = model.ready
         in_log = model_in_log.set(instance.label)
+        described = {"model_name": model.name, "model_version": model.version}
         try:
-            await self._load(instance, again)
+            with tracing.loading(f"load {model.name}", described):
+                await self._load(instance, again)
         except BaseException:
             model.ready = was_ready
             if instance is not before:
