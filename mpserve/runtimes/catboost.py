@@ -5,7 +5,8 @@ from typing import Any
 import catboost
 
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import PREDICT, PROBABILITIES, RowsModel
+from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
+from mpserve.runtimes.rows import RowsModel
 
 
 class CatBoostModel(RowsModel):
