@@ -239,6 +239,13 @@ class ConfigurationError(MPServeError, RuntimeError):
     code = Code.CONFIGURATION
 
 
+class NothingToServe(ConfigurationError):
+    """Neither a target nor a model directory was named, to this command."""
+
+    def __init__(self, command: str = "serve") -> None:
+        super().__init__(f"nothing to serve: name a target (mpserve {command} model.py:Class) or a --model_dir")
+
+
 class AcceleratorInArbiter(BaseException):
     """Code reached for CUDA in the arbiter process, which must never initialise it.
 

@@ -14,6 +14,7 @@ from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.protobuf.text import Message, parse
 from mpserve.serving.models.tensor_model import TensorModel
+from mpserve.serving.repository.model_settings import KINDS
 from mpserve.telemetry.once import warn_once
 
 logger = logging.getLogger(__name__)
@@ -251,7 +252,7 @@ def _tensor(message: Message, is_batched: bool) -> Tensor:
 def _all(message: Message, name: str, kind: type) -> list[Any]:
     for value in message.get(name, ()):
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-            raise InvalidInput(f"{name} is {value!r}, expected {_WORDS[kind]}")
+            raise InvalidInput(f"{name} is {value!r}, expected {_KINDS[kind]}")
     return message.get(name, [])
 
 
@@ -264,7 +265,7 @@ def _one(message: Message, name: str, kind: type, default: Any) -> Any:
     return values[-1] if values else default
 
 
-_WORDS: dict[type, str] = {dict: "{ ... }", str: "a text", int: "a whole number"}
+_KINDS = KINDS | {dict: "{ ... }"}
 
 
 def _tell(file: Path, message: Message) -> None:
