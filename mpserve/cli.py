@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,7 @@ COMMANDS = {
     "test": "Load the models without a server, ask each of them, and report",
     "doctor": "Look at this machine as a server would, and say what is wrong",
     "manifest": "Print an InferenceService for KServe",
+    "completion": "Print a script that lets a shell complete the words of this command",
     "version": "Print the version",
 }
 """Each is a module of ``mpserve.commands`` with ``OWN``, its own options, and ``run``, which returns the exit status."""
@@ -47,7 +49,8 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     module = import_module(f"mpserve.commands.{command}")
     whole = "--help-all" in arguments or "--help_all" in arguments
     if whole or {"-h", "--help"} & set(arguments):
-        print(helping.of_command(command, COMMANDS[command], module.OWN, whole, command not in UNTARGETED))
+        of_servers = partial(helping.of_command, command, COMMANDS[command], module.OWN)
+        print(getattr(module, "HELP", "") or of_servers(whole, command not in UNTARGETED))
         return 0
     try:
         status: int = module.run(arguments)

@@ -53,7 +53,17 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
         return dtype
     if datatype == "BF16":
         return _bfloat16()
-    raise InvalidInput(f"unknown datatype '{datatype[:40]}', expected one of {' '.join(DATATYPES)}")
+    raise InvalidInput(f"unknown datatype '{datatype[:40]}'{_meant(datatype)}, expected one of {' '.join(DATATYPES)}")
+
+
+def _meant(name: str) -> str:
+    """The datatype of a name that numpy or Python has, such as ``float32`` or ``str``."""
+    if len(name) > len("datetime64") or not name.isalnum():
+        return ""
+    try:
+        return f" (did you mean {datatype_of(np.dtype(name.lower()))}?)"
+    except (InvalidInput, TypeError, ValueError):
+        return ""
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:

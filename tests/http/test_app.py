@@ -116,7 +116,7 @@ def test_an_encoded_slash_in_an_unknown_name_is_told_as_it_is() -> None:
 
 def test_a_path_in_a_message_is_quoted_as_json_quotes() -> None:
     answer = ask(Echo("m"), "GET", "/%22%0A%C3%A9")
-    assert answer.json() == {"error": 'there is no GET /"\né; GET /openapi.json lists the routes'}
+    assert answer.json()["error"].startswith('there is no GET /"\né; the nearest are ')
 
 
 async def test_the_lifespan_loads_and_stops_the_models() -> None:

@@ -226,7 +226,8 @@ function troublesOf(event) {
     .map(worker => ({kind: "bad", text: `Worker ${worker.slot}: ${worker.trouble}.`}));
   const replaced = event.workers.filter(worker => !worker.trouble && worker.sinceRestart < MINUTE)
     .map(worker => ({kind: "warn", text: `Worker ${worker.slot} was replaced: ${worker.last_restart}.`}));
-  return [...troubles, ...replaced, ...(noticed ? [{kind: "bad", text: noticed}] : [])];
+  const notices = event.notices.map(text => ({kind: "bad", text}));
+  return [...notices, ...troubles, ...replaced, ...(noticed ? [{kind: "bad", text: noticed}] : [])];
 }
 
 /* Charts */
