@@ -14,7 +14,7 @@ from starlette.routing import Match, Route
 
 from mpserve.errors import Code, MPServeError, Overloaded, shown
 from mpserve.http.server import interface, response_head
-from mpserve.http.unknown_paths import there_is_no
+from mpserve.http.unknown_paths import nearest, there_is_no
 from mpserve.protocol.compression import OFFERED
 from mpserve.serving.models.faults import report
 
@@ -115,6 +115,9 @@ async def on_http_exception(request: Request, error: Exception) -> Any:
         methods = filter(None, (error.headers or {}).get("Allow", "").split(", "))
         allowed = ", ".join(sorted(_methods_of(request).union(methods)))
         reason = f"{method} is not allowed on {path}; it takes {allowed}"
+        if method == "POST":  # by somebody who wants to infer
+            routes, models = request.app.routes, request.app.state.core.names
+            reason += f"; the nearest that take POST are {nearest(request.scope['path'], routes, models, method)}"
         return _error(reason, 405, [(b"allow", allowed.encode())])
     return failure_answer(error)
 

@@ -23,21 +23,27 @@ class _Way(NamedTuple):
 
 
 def there_is_no(method: str, path: str, routes: Iterable[BaseRoute], models: Sequence[str]) -> str:
-    """One sentence for a client, and the way out."""
+    """What is said of a path without a route."""
     said = f"there is no {shown(method)} {shown(path)}"
     if flag := FLAGS.get(path.strip("/")):
         return f"{said}; --{flag} turns it on"
+    return f"{said}; the nearest are {nearest(path, routes, models)} GET /openapi.json lists all routes."
+
+
+def nearest(path: str, routes: Iterable[BaseRoute], models: Sequence[str], method: str | None = None) -> str:
+    """The routes that share most words with a path, of like ones the first, with the name of the model that is meant; all
+    models if that is not known. ``method``: only routes that take it.
+    """
     name = next((model for model in models if model in path), models[0] if len(models) == 1 else "{model}")
-    near = _nearest(frozenset(_words(shown(path))), routes, name)
-    which = f" {there_are(models)}" if name == "{model}" and any(name in request for request in near) else ""
-    return f"{said}; the nearest are {', '.join(near)}.{which} GET /openapi.json lists all routes"
+    words = frozenset(_words(shown(path)))
+    ways = [_way(route, name) for route in routes if isinstance(route, Route) and _takes(route, method)]
+    near = [way.request for way in sorted(ways, key=lambda way: -len(words & way.words))[:NEAREST]]
+    which = f" {there_are(models)}" if any("{model}" in request for request in near) else ""
+    return f"{', '.join(near)}.{which}"
 
 
-def _nearest(words: frozenset[str], routes: Iterable[BaseRoute], model: str) -> list[str]:
-    """The routes that share most words with a path, of like ones the first."""
-    ways = [_way(route, model) for route in routes if isinstance(route, Route)]
-    ranked = sorted(ways, key=lambda way: -len(words & way.words))
-    return [way.request for way in ranked[:NEAREST]]
+def _takes(route: Route, method: str | None) -> bool:
+    return method is None or method in (route.methods or ())
 
 
 def _way(route: Route, model: str) -> _Way:
