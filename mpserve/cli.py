@@ -1,6 +1,7 @@
 """The ``mpserve`` command: finds the module of a command in ``mpserve/commands`` and runs it."""
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,15 @@ UNTARGETED = ("doctor",)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Raises SystemExit, with status 2 for a mistake in the command line."""
+    try:
+        _main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # mpserve --help | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _main(argv: Sequence[str] | None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:  # "help serve" is "serve --help"
         arguments = [*arguments[1:2], "--help"]

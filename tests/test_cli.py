@@ -28,7 +28,8 @@ ONE = "from mpserve import Model\n\nclass One(Model):\n    name = 'one'\n"
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`mpserve` to its end, in a folder, with no way to listen anywhere else than on this machine."""
     (folder / "termination").touch()
-    env = {**PATHS, "MPSERVE_HOST": "127.0.0.1", "MPSERVE_TERMINATION_LOG": "termination", **variables}
+    given = {"MPSERVE_HOST": "127.0.0.1", "MPSERVE_HTTP_PORT": "0", "MPSERVE_TERMINATION_LOG": "termination"}
+    env = {**PATHS, **given, **variables}
     command = [*COMMAND, *arguments]
     return subprocess.run(command, check=False, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
 
