@@ -79,5 +79,10 @@ def _mistake(command: str) -> str:
 
 
 def _fail(reason: str) -> NoReturn:
-    print(f"mpserve: {reason}", file=sys.stderr)
+    text = f"mpserve: {reason}"
+    if sys.stderr.isatty():
+        from mpserve.telemetry.logging import folded  # which imports much
+
+        text = folded(text)
+    print(text, file=sys.stderr)
     sys.exit(2)

@@ -57,6 +57,8 @@ _QUIET = ("uvicorn.error", "httpx")
 
 
 _FAMILIES = ("mpserve", "gunicorn", "uvicorn")
+_SHOWN = {"gunicorn.error": "gunicorn", "uvicorn.error": "uvicorn"}
+"""Loggers -> their names for people, since these have not errors alone."""
 _SENTINELS = (__name__, "gunicorn.error")
 """Loggers of the server. ``dictConfig`` and ``fileConfig`` disable these two if they disable any."""
 
@@ -124,11 +126,11 @@ class TextFormatter(logging.Formatter):
         self._on_terminal = sys.stderr.isatty() if on_terminal is None else on_terminal
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        name = "mpserve" if record.name.startswith("mpserve.") else record.name
+        name = "mpserve" if record.name.startswith("mpserve.") else _SHOWN.get(record.name, record.name)
         if self._on_terminal:
             values = [str(value) for key, value in context_of(record).items() if value != "-" and key != "model"]
             head = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<5} {' '.join([name, *values])}: "
-            return folded(head + record.message) if name == "mpserve" else head + record.message
+            return folded(head + record.message) if name in _FAMILIES else head + record.message
         time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{int(record.msecs):03d}"
         context = {"slot": "slot", "model": "model", "request_id": "req"}
         known = [f"{context[name]} {value}" for name, value in context_of(record).items() if value != "-"]

@@ -36,7 +36,7 @@ def _enduring(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _Enduring(stream.fileno(), "wb", closefd=False)
     buffer = raw if stream.write_through else io.BufferedWriter(raw)
     return io.TextIOWrapper(
-        buffer,  # type: ignore[arg-type]  # Python itself does so with -u
+        buffer,  # a raw file too, as Python itself has it with -u
         stream.encoding,
         stream.errors,
         line_buffering=stream.line_buffering,
@@ -53,5 +53,7 @@ class _Enduring(io.FileIO):
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
             if self.fileno() == 1:  # a line about standard error would reach nobody
-                logger.warning("what is printed from now on is lost: nobody reads the standard output (%s)", text_of(gone))
+                logger.warning(
+                    "what is printed from now on is lost: nobody reads the standard output (%s)", text_of(gone)
+                )
             return super().write(data)

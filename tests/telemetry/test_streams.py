@@ -41,6 +41,10 @@ def _finish(process: "subprocess.Popen[str]") -> str:
 
 def test_a_help_whose_reader_is_gone_ends_quietly() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m mpserve serve --help-all | head -1", shell=True, check=True, capture_output=True, text=True
+        f"{sys.executable} -m mpserve serve --help-all | head -1",
+        shell=True,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert (done.stdout, done.stderr) == ("Usage: mpserve serve TARGET [options]\n", "")
