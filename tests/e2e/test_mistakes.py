@@ -347,8 +347,8 @@ ASKED = [
     Asked(v2('"shape": [1, 3]', '"shape": [1, 2]'), 400,
         "input 'sepal': expected 3 elements for shape [1,3], got 2"),
     Asked(v2("float32", "FP32"), 400,
-        "input 'sepal': unknown datatype 'FLOAT32' (did you mean FP32?), expected one of BOOL UINT8 UINT16 "
-        "UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BYTES BF16"),
+        "input 'sepal': unknown datatype 'FLOAT32', expected one of BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 "
+        "INT32 INT64 FP16 FP32 FP64 BYTES BF16; did you mean FP32?"),
     Asked(v2("INT64", "FP32"), 400,
         "input 'sepal': expected datatype FP32, got INT64"),
     Asked(v2("", '"shape": [1, 2], '), 400,

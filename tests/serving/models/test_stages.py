@@ -232,7 +232,5 @@ async def test_asynchronous_predicts_and_steps_are_limited_only_if_the_model_say
 async def test_a_datatype_that_does_not_exist_is_found_before_serving(declared: str) -> None:
     model = TensorModel("m")
     setattr(model, declared, [Tensor("t", "float32", (-1,))])
-    with pytest.raises(
-        ConfigurationError, match=r"model m declares 't': unknown datatype 'float32' .*, expected one of"
-    ):
+    with pytest.raises(ConfigurationError, match="model m declares 't': unknown datatype 'float32', expected one of"):
         await run(model)
