@@ -78,7 +78,9 @@ class Settings:
         False, MODELS, "Answer with the probability of each label of a Hugging Face model if a client asks for no output by name"
     )
     kserve_names: bool = option(
-        False, MODELS, "Let `import kserve` import mpserve even if the kserve SDK is installed; otherwise only if it is not"
+        True, MODELS,
+        "Let `import kserve` import mpserve, and what mpserve lacks from the kserve SDK if that is installed; otherwise all of"
+        " it from the SDK",
     )
     ignore_unknown_flags: bool = option(
         False, MODELS, "Report and ignore flags that mpserve does not know, as the image does; otherwise they are an error"

@@ -6,6 +6,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
+from mpserve.http.responses import json_answer
 from mpserve.http.server.interface import ADMIN, Answer
 
 SLASH = "\udc2f"
@@ -61,7 +62,10 @@ def redirect_slashes(router: Router) -> None:
         if location is None:
             await not_found(scope, receive, send)
         else:
-            await Answer(307, [(b"location", location.encode())], b"")(scope, receive, send)
+            # A client that does not follow, as curl without -L, shows the body.
+            await json_answer({"error": f"the path is {location}"}, 307, [(b"location", location.encode())])(
+                scope, receive, send
+            )
 
     router.default = default
 

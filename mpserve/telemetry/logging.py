@@ -12,7 +12,9 @@ import logging.config
 import os
 import re
 import runpy
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator
@@ -35,6 +37,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 model: ContextVar[str] = ContextVar("model", default="-")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="-")  # of the trace of a request, if requests are traced
 
+WIDEST, NARROW = 100, 60  # columns of a line for people, at most, and of one that fits every terminal
 MAX_CALLER = 128  # characters of a caller's name in a line
 
 # Visible ASCII only, since an id is written to a header and to log lines.
@@ -53,6 +56,8 @@ _QUIET = ("uvicorn.error", "httpx2")
 
 
 _FAMILIES = ("mpserve", "gunicorn", "uvicorn")
+_SHOWN = {"gunicorn.error": "gunicorn", "uvicorn.error": "uvicorn"}
+"""Loggers -> their names for people, since these have not errors alone."""
 _SENTINELS = (__name__, "gunicorn.error")
 """Loggers of the server. ``dictConfig`` and ``fileConfig`` disable these two if they disable any."""
 
@@ -116,8 +121,8 @@ _MACHINERY = ("<frozen ", *(str(Path(module.__file__ or "").parent) for module i
 class TextFormatter(logging.Formatter):
     """For people: ``2026-11-23 18:00:00.123 INFO  [pid 12 slot 0 model digits req 5f3a] mpserve: message``, in local time.
 
-    What is not known is left out. A terminal is spared date, pid and model: most lines have 100 columns then. A traceback begins
-    with the user's code, if there is any in it.
+    What is not known is left out. A terminal is spared date, pid and model, and its lines have 100 columns at most. A traceback
+    begins with the user's code, if there is any in it.
     """
 
     def __init__(self, on_terminal: bool | None = None) -> None:
@@ -125,19 +130,34 @@ class TextFormatter(logging.Formatter):
         self._on_terminal = sys.stderr.isatty() if on_terminal is None else on_terminal
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        name = "mpserve" if record.name.startswith("mpserve.") else record.name
+        name = "mpserve" if record.name.startswith("mpserve.") else _SHOWN.get(record.name, record.name)
         if self._on_terminal:
             values = [str(value) for key, value in context_of(record).items() if value != "-" and key != "model"]
-            return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<5} {' '.join([name, *values])}: {record.message}"
+            head = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<5} {' '.join([name, *values])}: "
+            return folded(head + record.message) if name in _FAMILIES else head + record.message
         time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{int(record.msecs):03d}"
         context = {"slot": "slot", "model": "model", "request_id": "req", "trace_id": "trace"}
         known = [f"{context[name]} {value}" for name, value in context_of(record).items() if value != "-"]
         return f"{time} {record.levelname:<5} [{' '.join([f'pid {record.process}', *known])}] {name}: {record.message}"
 
     def formatException(self, ei: Any) -> str:
-        told = traceback.TracebackException(*ei)
-        _begin_with_users_code(told)
-        return "".join(told.format()).rstrip("\n")
+        return users_traceback(ei[1])
+
+
+def folded(text: str) -> str:
+    """The text with its first line folded to the width of a terminal. Further lines, such as those to try, remain whole."""
+    line, *rest = text.split("\n")
+    if len(line) <= NARROW or len(line) <= (width := min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)):
+        return text
+    lines = textwrap.wrap(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, *rest])
+
+
+def users_traceback(error: BaseException) -> str:
+    """The traceback of an error without the frames that led to the user's code."""
+    told = traceback.TracebackException.from_exception(error)
+    _begin_with_users_code(told)
+    return "".join(told.format()).rstrip("\n")
 
 
 def _begin_with_users_code(told: traceback.TracebackException | None) -> None:
@@ -240,6 +260,9 @@ def _read(path: Path) -> dict[str, Any]:
             content = json.loads(text)
         else:
             raise ConfigurationError(f"log_config_file: got {path}, expected a .yaml, .yml or .json file")
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"log_config_file: {path} cannot be read: line {line}: {error.problem}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigurationError(f"log_config_file: {path} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -24,7 +24,7 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "model_name": ("digits", "digits", None), "allow_pickle": ("no", False, "perhaps"),
     "trusted_types": ("a.B,c.D", "a.B,c.D", None), "predict_proba": ("true", True, "perhaps"),
     "return_probabilities": ("true", True, "perhaps"),
-    "kserve_names": ("yes", True, "perhaps"), "ignore_unknown_flags": ("yes", True, "perhaps"),
+    "kserve_names": ("no", False, "perhaps"), "ignore_unknown_flags": ("yes", True, "perhaps"),
     "host": ("[::1]", "::1", "0.0.0.0:8080"),
     "http_port": ("0", 0, "65536"), "ssl_certfile": ("tls.crt", "tls.crt", None),
     "ssl_keyfile": ("tls.key", "tls.key", None), "ssl_ca_certs": ("ca.crt", "ca.crt", None),

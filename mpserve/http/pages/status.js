@@ -233,7 +233,11 @@ function troublesOf(event) {
     .map(worker => ({kind: "bad", text: `Worker ${worker.slot}: ${worker.trouble}.`}));
   const replaced = event.workers.filter(worker => !worker.trouble && worker.sinceRestart < MINUTE)
     .map(worker => ({kind: "warn", text: `Worker ${worker.slot} was replaced: ${worker.last_restart}.`}));
-  return [...troubles, ...replaced, ...(noticed ? [{kind: "bad", text: noticed}] : [])];
+  const isFailing = ({failed, answered}) => failed && !answered;
+  const failing = event.models.filter(({name}) => isFailing(sumOf(MINUTE, name)))
+    .map(({name}) => ({kind: "warn", text: `Model ${name}: no request of the last minute succeeded.`}));
+  const notices = event.notices.map(text => ({kind: "bad", text}));
+  return [...notices, ...troubles, ...failing, ...replaced, ...(noticed ? [{kind: "bad", text: noticed}] : [])];
 }
 
 /* Charts */

@@ -34,6 +34,8 @@ Wrap = Callable[[Any], Any]
 """Wraps an ASGI application in the user's application."""
 
 SHARED_MEMORY = "/dev/shm"
+FAILURE, MISTAKE = 1, 2
+"""Exit statuses of a server that did not start: its code or its place failed, or what it was told to serve is wrong."""
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:
@@ -199,7 +201,7 @@ def make_app_or_end(settings: Settings, models: Models, wrap: Wrap | None = None
     except MPServeError as error:
         if error.__cause__ is not None:  # the user's code raised it, so the log needs the traceback
             logger.error("the model's code failed", exc_info=error.__cause__)
-        return _end(settings, str(error))
+        return _end(settings, str(error), MISTAKE if isinstance(error, ConfigurationError) else FAILURE)
 
 
 def refuse_during_preload() -> None:
@@ -223,6 +225,6 @@ def serve(settings: Settings, models: Models, wrap: Wrap | None = None) -> None:
         torch_cuda.disarm()
 
 
-def _end(settings: Settings, reason: str) -> NoReturn:
+def _end(settings: Settings, reason: str, status: int = FAILURE) -> NoReturn:
     logger.error("%s", process_exit.last_words(settings.termination_log, reason))
-    sys.exit(1)
+    sys.exit(status)

@@ -44,6 +44,7 @@ from mpserve.state.watch import Watch, Words
 from mpserve.telemetry import metrics
 from mpserve.telemetry.last_errors import keep_errors
 from mpserve.telemetry.logging import remember, set_slot
+from mpserve.telemetry.streams import endure
 from mpserve.version import VERSION
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         Raises ConfigurationError: mpserve does not work with the installed version of a package.
         """
         gunicorn_arbiter.check()
+        endure()
         systemd.take_over()
         keep_errors(shared())
         remember()
