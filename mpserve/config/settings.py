@@ -21,15 +21,7 @@ from mpserve.config.kinds import (
     PUBLIC_PARTS,
     SINK,
 )
-from mpserve.config.options import (
-    BYTES,
-    WHOLE,
-    option,
-    options_of,
-    others_of,
-    read_environment,
-    service_links,
-)
+from mpserve.config.options import BYTES, WHOLE, option, options_of, others_of, read_environment, service_links
 from mpserve.errors import ConfigurationError
 
 _WORKERS = "WEB_CONCURRENCY"

@@ -7,7 +7,7 @@ from starlette.routing import Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from mpserve.http.responses import json_answer
-from mpserve.http.server.interface import ADMIN, Answer
+from mpserve.http.server.interface import ADMIN
 
 SLASH = "\udc2f"
 """Replaces an encoded slash while a path is matched. No decoded path contains this half of a surrogate pair."""

@@ -328,9 +328,7 @@ class InferenceRequest(Timed):
     def _end(self, error: BaseException, is_counted: bool) -> None:
         if self.over:
             return
-        self.over = True
-        if self.deadline is not None:
-            self.deadline.close()
+        self._conclude()
         if self._place:
             self._leave(is_answered=False, is_counted=is_counted)
         fault = self.blame(error)
@@ -359,13 +357,16 @@ class InferenceRequest(Timed):
         if self.parts is not None:
             self.parts.cancel()
         elif not self.over:
-            self.over = True
-            if self.deadline is not None:
-                self.deadline.close()
+            self._conclude()
             self._leave(is_answered=False)
             count_ended(self, CANCELLED)
             if self.task is not None:
                 self.instance.end(self.task)
+
+    def _conclude(self) -> None:
+        self.over = True
+        if self.deadline is not None:
+            self.deadline.close()
 
     def _leave(self, is_answered: bool, is_counted: bool = True) -> None:
         instance, in_flight = self.instance, self.instance.in_flight
@@ -387,9 +388,7 @@ class InferenceRequest(Timed):
             close_unread(source, self.context)
             self.fail(self.head.codec.refusal(self.head.model))
             return
-        self.over = True
-        if self.deadline is not None:
-            self.deadline.close()
+        self._conclude()
         self.parts = AnswerInParts(self, source)
 
     def leave_stream(self, is_whole: bool) -> None:
