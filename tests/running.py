@@ -224,6 +224,7 @@ def running(
     env: dict[str, str] | None = None,
     scheme: str = "http",
     slow_stop: str = "",
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Server]:
     """Run ``command`` in ``folder`` until the block is left; its output is in ``folder/server.log``.
 
@@ -241,6 +242,7 @@ def running(
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a process group of its own, as a terminal would give it
+            pass_fds=pass_fds,
         )
     server = Server(process, port, log, scheme, slow_stop)
     try:

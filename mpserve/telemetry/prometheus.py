@@ -171,9 +171,9 @@ def loading() -> Iterator[None]:
 def _register(register: Callable[[Collector], None], collector: Collector) -> None:
     try:
         register(collector)
-    except ValueError as error:  # of its subclass for names that are registered already
+    except ValueError:  # for names that are registered already
         known = prometheus_client.REGISTRY._names_to_collectors
-        twins = {known[name] for name in getattr(error, "duplicates", ())}
+        twins = {known[name] for name in prometheus_client.REGISTRY._get_names(collector) if name in known}
         load = _load.get()
         if not twins or load is None or any(_made_in.get(twin) in (None, load) for twin in twins):
             raise
@@ -304,6 +304,7 @@ def _files_work() -> bool:
             and file.read_value("key") == (1.5, 0.0)
             and vars(values)[MAPPED] in (mmap_dict.MmapedDict, ValueFile)
             and isinstance(prometheus_client.REGISTRY._names_to_collectors, dict)
+            and callable(prometheus_client.REGISTRY._get_names)
         )
     finally:
         file.close()

@@ -13,6 +13,7 @@ import faulthandler
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from gunicorn.workers.base import Worker as BaseWorker
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.interface import Limits
 from mpserve.http.server.uvicorn import Application
-from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_cuda
+from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, systemd, torch_cuda
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
 from mpserve.prefork.listener import listeners
 from mpserve.prefork.worker import children, devices, memory, threads
@@ -35,6 +36,7 @@ from mpserve.prefork.worker.grace import time_for_requests
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.execution.model_counters import PRESENT
+from mpserve.serving.inference.observing import begin_observing
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import STARTING, STEADY, Ending, State, shared
@@ -42,6 +44,7 @@ from mpserve.state.watch import Watch, Words
 from mpserve.telemetry import metrics
 from mpserve.telemetry.last_errors import keep_errors
 from mpserve.telemetry.logging import remember, set_slot
+from mpserve.telemetry.streams import endure
 from mpserve.version import VERSION
 
 if TYPE_CHECKING:
@@ -66,6 +69,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         Raises ConfigurationError: mpserve does not work with the installed version of a package.
         """
         gunicorn_arbiter.check()
+        endure()
+        systemd.take_over()
         keep_errors(shared())
         remember()
         shared()
@@ -138,6 +143,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _before_the_first(self) -> None:
         process_exit.announce_stop()
         gunicorn_arbiter.halt_on_no_status()  # `_before_any_is_ready` decides instead, by the scoreboard
+        if self.core.settings.admin_bind and self._admin_socket() is None:
+            reason = (
+                f"admin_bind: the server does not listen at {self.core.settings.admin_bind}; add it to gunicorn's bind"
+            )
+            raise self._halt(reason)
         listeners.refuse_until_ready(self.sockets, self.cfg.address)
         self._hold_grpc_port()
         logger.info(
@@ -211,6 +221,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         memory.keep_freed()
         row = shared().row(self.slot)
         self.core.attach(shared(), row, device, threads.limit_this_thread, _state_directory(), budget)
+        begin_observing(self.core)
         children.set_free(
             [*(children.address_of(listener.sock) for listener in self.sockets), grpc_front.port(self.core.settings)]
         )
@@ -276,7 +287,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
             graceful_timeout=float(self.cfg.graceful_timeout or 0),
             beat=self.notify,
             certificates=Watch(files, take_up, CERTIFICATE),
+            admin=self._admin_socket(),
         )
+
+    def _admin_socket(self) -> socket.socket | None:
+        address = self.core.settings.admin_bind
+        found = (listener.sock for listener in self.sockets if address and listeners.is_at(listener.sock, address))
+        return next(found, None)
 
     def _limits(self) -> Limits:
         cfg = self.cfg

@@ -69,8 +69,11 @@ def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     if array is not None and not _is_rounded(declared, array):
         return [_named(declared, array)]
     if not isinstance(rows, list):
-        raise InvalidInput('expected a JSON object with a list of "instances"')
-    if rows and isinstance(rows[0], dict) and not _is_base64(rows[0]):
+        got = f", got {', '.join(map(repr, document)):.100}" if isinstance(document, dict) and document else ""
+        raise InvalidInput(f'expected a JSON object with a list of "instances"{got}')
+    if len(declared) != 1 and rows and isinstance(rows[0], list) and rows[0] and _is_object(rows[0][0]):
+        rows = _rows_of_tables(rows)
+    if rows and _is_object(rows[0]):
         names = [tensor.name for tensor in declared] or list(
             dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
         )
@@ -192,10 +195,21 @@ def _columns(declared: Sequence[Tensor], rows: list[Any], count: int) -> list[Na
     ]
 
 
+def _rows_of_tables(tables: list[Any]) -> list[Any]:
+    """The rows of instances that are tables: lists of objects. What an object lacks is missing, as in KServe's servers."""
+    if not all(isinstance(table, list) for table in tables):
+        raise InvalidInput("expected each of the instances to be a list of objects, as the first one is")
+    rows = [row for table in tables for row in table]
+    names = dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+    return [{**dict.fromkeys(names), **row} if isinstance(row, dict) else row for row in rows]
+
+
 def _refuse_others(rows: list[Any], names: Sequence[str]) -> None:
     known = set(names)
     for row in rows:
         if isinstance(row, dict) and not row.keys() <= known:
+            if {"name", "datatype", "data"} <= row.keys():
+                raise InvalidInput("the body is a V2 request; POST it to /v2/models/NAME/infer")
             other = next(name for name in row if name not in known)
             raise InvalidInput(f"unexpected input {other!r}; expected {', '.join(map(repr, names))}")
 
@@ -270,6 +284,11 @@ def _kinds(values: list[Any]) -> str:
 
 def _holds_base64(values: list[Any]) -> bool:
     return dict in set(map(type, values)) and any(_is_base64(value) for value in values)
+
+
+def _is_object(value: Any) -> bool:
+    """Whether a value is an object with an entry for each input."""
+    return isinstance(value, dict) and not _is_base64(value)
 
 
 def _is_base64(value: Any) -> bool:

@@ -131,7 +131,7 @@ FORMATS: tuple[Format, ...] = (
         implementations=("mlserver_catboost.CatboostModel", "mlserver_catboost.catboost.CatboostModel"),
     ),
     Format(
-        "MLflow", "mpserve.runtimes.mlflow:MLflowModel", "mpserve[mlflow]", files=("MLmodel",), runs_code=True,
+        "MLflow", "mpserve.runtimes.mlflow.model:MLflowModel", "mpserve[mlflow]", files=("MLmodel",), runs_code=True,
         implementations=("mlserver_mlflow.MLflowRuntime", "mlserver_mlflow.runtime.MLflowRuntime"),
     ),
     Format("ONNX", "mpserve.runtimes.onnx:OnnxModel", "mpserve[onnx]", (".onnx",), implementations=("onnxruntime",)),
@@ -168,6 +168,7 @@ STRANGERS = (
              "serve the .onnx file that it was made from, or " + _SCRIPT),
     Stranger(("*.mar",), "an archive of TorchServe",
              "unpack it (it is a zip file), and serve the .pt file in it or turn its handler into a model.py"),
+    Stranger(("*.ipynb",), "a notebook", "write its model into a model.py (docs/models.md)"),
     Stranger(("*.gguf",), "weights of a language model for llama.cpp", "serve them with llama.cpp or vLLM"),
     Stranger(("*.safetensors",), "weights without a network", "put the config.json of the model beside it, or " + _SCRIPT),
 )  # fmt: skip
