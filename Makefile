@@ -8,7 +8,7 @@ FUZZER := $(VENV)/fuzzer
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test chaos soak fuzz lint check bench bench-peers bench-files bench-against clean
+.PHONY: help demo unit test chaos soak fuzz lint docs check bench bench-peers bench-files bench-against clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED) ## build the site of the documents in build/site; fails if a link leads nowhere
+	$(BIN)/python scripts/build_docs.py
 
 check: lint test ## lint, then test
 

@@ -1,10 +1,13 @@
-"""The code that the documents show, to be run as they show it."""
+"""The pages, the code that they show, and which of their commands no test runs, with the reason."""
 
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+SHELLS = ("sh", "bash", "shell", "console")
 
 
 class Block(NamedTuple):
@@ -15,8 +18,13 @@ class Block(NamedTuple):
 
 
 def documents() -> list[Path]:
-    """The README and all of docs/."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    """The pages for readers: those of the root, and all of docs/."""
+    return [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(DOCS.rglob("*.md"))
+
+
+def name_of(document: Path) -> str:
+    """The path of a page, such as ``docs/models.md``."""
+    return document.relative_to(ROOT).as_posix()
 
 
 def blocks(document: Path) -> list[Block]:
@@ -25,9 +33,31 @@ def blocks(document: Path) -> list[Block]:
     ]
 
 
-def lines_of(block: Block, program: str) -> list[str]:
-    """The commands of a shell block that run the program; one that goes on behind a backslash is one."""
-    joined = block.text.replace("\\\n", " ") if block.language == "sh" else ""
-    return [
-        line.removeprefix("$ ") for line in joined.splitlines() if line.removeprefix("$ ").startswith(f"{program} ")
-    ]
+def commands_of(block: Block) -> list[str]:
+    """The commands of a shell block. One that goes on behind a backslash is one; ``&`` at its end is left out."""
+    lines = block.text.replace("\\\n", " ").splitlines() if block.language in SHELLS else []
+    lines = [re.sub(r"\s+# .*|\s*&$", "", line.removeprefix("$ ")) for line in lines]
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+RUN_BY = {
+    "docs/huggingface.md": "tests/runtimes/test_huggingface_page.py",
+    "docs/tutorial.md": "tests/e2e/test_tutorial.py",
+}
+"""Pages whose commands a test of their own runs."""
+
+NOT_RUN = {
+    r"pip install .*": "the environment of the tests has the packages; the tutorial's line is run",
+    r"make \w.*|make": "the verbs of the Makefile: .ci/run runs lint, docs and test, each night others; they take minutes",
+    r"apt-get install wrk": "what a test needs of Debian, .ci/run installs",
+    r"\.venv/bin/python scripts/\w+\.py.*": "they need a checkout of KServe, a GPU or a bare machine; a test sees that they are there",
+    r"kubectl .*": "there is no cluster; tests/test_manifests.py holds the manifests against KServe's schemas",
+    r"hf download .*": "there is no hub; tests/runtimes/test_huggingface_page.py makes folders of this form",
+    r"mpserve serve --model_dir=s3://models/iris --workers=4": "there is no such bucket; tests/serving/storage has an S3 of its own",
+    r"mpserve serve https://example.com/digits/model.py:Digits": "there is no such address; tests/serving/storage has web servers",
+}
+"""Commands that no test runs, as regular expressions, and the reason."""
+
+
+def reason_not_to_run(command: str) -> str | None:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.fullmatch(pattern, command)), None)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tests.documents import ROOT, blocks
-from tests.e2e.test_documents import decoded
+from tests.following import decoded
 from tests.running import free_port, running
 from tests.runtimes.huggingface_folders import bert, save, words
 
