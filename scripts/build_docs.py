@@ -1,7 +1,7 @@
 """Builds the site of the documents in build/site (``make docs``). Fails if a link or an anchor leads nowhere.
 
-On GitHub the pages are read where they stand: in docs/ and in the root of the repository. zensical wants all pages in one folder, so they
-are copied to build/pages, and links between the two are set right on the way.
+On GitHub the pages are read where they stand: in docs/ and in the root of the repository. zensical wants all pages in one
+folder, so they are copied to build/pages, and links between the two are set right on the way.
 """
 
 import re
@@ -47,8 +47,8 @@ def up(place: Path) -> str:
 def relinked(text: str, page: Path, known: dict[Path, Path]) -> str:
     """The text of a page with the links that it needs in the site.
 
-    A link to a file of the repository leads to a copy in files/. A link to a folder becomes plain text, since a site shows no folders.
-    Raises LinkError.
+    A link to a file of the repository leads to a copy in files/. A link to a folder becomes plain text, since a site shows no
+    folders. Raises LinkError.
     """
     root = up(known[page])
 
@@ -92,7 +92,9 @@ def main() -> int:
     except LinkError as error:
         print(error, file=sys.stderr)
         return 1
-    return subprocess.run([sys.executable, "-m", "zensical", "build", "--clean", "--strict"], cwd=ROOT, check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--clean", "--strict"], cwd=ROOT, check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -47,14 +47,14 @@ RUN_BY = {
 """Pages whose commands a test of their own runs."""
 
 NOT_RUN = {
-    r"pip install .*": "the environment of the tests has the packages; the tutorial's line is run",
+    r"pip install (?!--target).*": "the environment of the tests has the packages; the tutorial's line is run",
     r"make \w.*|make": "the verbs of the Makefile: .ci/run runs lint, docs and test, each night others; they take minutes",
     r"apt-get install wrk": "what a test needs of Debian, .ci/run installs",
-    r"\.venv/bin/python scripts/\w+\.py.*": "they need a checkout of KServe, a GPU or a bare machine; a test sees that they are there",
+    r"\.venv/bin/python scripts/\w+\.py.*": "they need a checkout of KServe, a GPU or a bare machine",
     r"kubectl .*": "there is no cluster; tests/test_manifests.py holds the manifests against KServe's schemas",
     r"hf download .*": "there is no hub; tests/runtimes/test_huggingface_page.py makes folders of this form",
-    r"mpserve serve --model_dir=s3://models/iris --workers=4": "there is no such bucket; tests/serving/storage has an S3 of its own",
-    r"mpserve serve https://example.com/digits/model.py:Digits": "there is no such address; tests/serving/storage has web servers",
+    r"mpserve serve --model_dir=s3://models/iris --workers=4": "no such bucket; tests/serving/storage has an S3",
+    r"mpserve serve https://example.com/digits/model.py:Digits": "no such address; tests/serving/storage has one",
 }
 """Commands that no test runs, as regular expressions, and the reason."""
 

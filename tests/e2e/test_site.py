@@ -16,6 +16,7 @@ pytest.importorskip("zensical")
 
 TOO_WIDE = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 ASKED = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+SCHEME = "return document.body.dataset.mdColorScheme"
 DIAGRAMS = "return document.querySelectorAll('div.mermaid').length"
 
 
@@ -43,6 +44,7 @@ def test_pages_fit_every_screen_and_ask_no_other_host(url: str, tmp_path: Path) 
             for width, dark in ((390, False), (1280, True)):
                 browser.look(width, 844, dark)
                 browser.open(f"{url}/{page}.html")
+                assert browser.run(SCHEME) == ("slate" if dark else "default")
                 if page == "architecture":
                     eventually(lambda: browser.run(DIAGRAMS))
                 browser.picture(tmp_path / f"{page}-{width}.png")
@@ -52,11 +54,14 @@ def test_pages_fit_every_screen_and_ask_no_other_host(url: str, tmp_path: Path) 
         find(browser, "preload", "models.html")
 
 
+TYPE = "document.activeElement.value = %r; document.activeElement.dispatchEvent(new Event('input', {bubbles: true}))"
+
+
 def find(browser: Browser, word: str, page: str) -> None:
     """Search for a word, and find a page."""
     browser.look(1280, 844, dark=False)
     browser.click("//button[contains(@class, 'md-search__button')]")
-    browser.run(f"document.activeElement.value = {word!r}; document.activeElement.dispatchEvent(new Event('input', {{bubbles: true}}))")
+    browser.run(TYPE % word)
     browser.find(f"//a[contains(@href, {page!r})]")
 
 

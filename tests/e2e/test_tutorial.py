@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import sysconfig
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,8 +22,8 @@ def build_wheel(folder: Path) -> None:
 def libraries(folder: Path) -> None:
     """All packages of the tests' environment but mpserve, so that pip has to download none."""
     folder.mkdir()
-    for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if "mpserve" not in entry.name and entry.suffix != ".pth":
+    for entry in [entry for place in sys.path if place.endswith("site-packages") for entry in Path(place).iterdir()]:
+        if "mpserve" not in entry.name and entry.suffix != ".pth" and not (folder / entry.name).exists():
             (folder / entry.name).symlink_to(entry)
 
 
