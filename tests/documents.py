@@ -18,8 +18,14 @@ class Block(NamedTuple):
 
 
 def documents() -> list[Path]:
-    """The pages for readers: those of the root, and all of docs/."""
-    return [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(DOCS.rglob("*.md"))
+    """The pages for readers: those of the root, all of docs/, and what each example says."""
+    return [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *sorted(DOCS.rglob("*.md")), *examples(),
+    ]  # fmt: skip
+
+
+def examples() -> list[Path]:
+    return sorted((ROOT / "examples").glob("*/README.md"))
 
 
 def name_of(document: Path) -> str:
@@ -33,6 +39,12 @@ def blocks(document: Path) -> list[Block]:
     ]
 
 
+def own_blocks(document: Path) -> list[Block]:
+    """The blocks of a page, without those of an example that it shows: the example is followed itself."""
+    shown = {block for example in examples() if example != document for block in blocks(example)}
+    return [block for block in blocks(document) if block not in shown]
+
+
 def commands_of(block: Block) -> list[str]:
     """The commands of a shell block. One that goes on behind a backslash is one; ``&`` at its end is left out."""
     lines = block.text.replace("\\\n", " ").splitlines() if block.language in SHELLS else []
@@ -41,10 +53,18 @@ def commands_of(block: Block) -> list[str]:
 
 
 RUN_BY = {
+    "docs/capacity.md": "tests/test_places.py",
+    "docs/docker.md": "tests/test_places.py",
     "docs/huggingface.md": "tests/runtimes/test_huggingface_page.py",
+    "docs/kserve.md": "tests/test_places.py",
+    "docs/kubernetes.md": "tests/test_places.py",
+    "docs/nginx.md": "tests/test_places.py",
+    "docs/observability.md": "tests/e2e/test_tracing.py",
+    "docs/systemd.md": "tests/test_places.py",
     "docs/tutorial.md": "tests/e2e/test_tutorial.py",
+    "docs/upgrades.md": "tests/test_places.py",
 }
-"""Pages whose commands a test of their own runs."""
+"""Pages that have a test of their own, which runs their commands, or checks them as far as a bare machine can."""
 
 NOT_RUN = {
     r"pip install (?!--target).*": "the environment of the tests has the packages; the tutorial's line is run",
@@ -52,7 +72,6 @@ NOT_RUN = {
     r"apt-get install wrk": "what a test needs of Debian, .ci/run installs",
     r"\.venv/bin/python scripts/\w+\.py.*": "they need a checkout of KServe, a GPU or a bare machine",
     r"kubectl .*": "there is no cluster; tests/test_manifests.py holds the manifests against KServe's schemas",
-    r"hf download .*": "there is no hub; tests/runtimes/test_huggingface_page.py makes folders of this form",
     r"mpserve serve --model_dir=s3://models/iris --workers=4": "no such bucket; tests/serving/storage has an S3",
     r"mpserve serve https://example.com/digits/model.py:Digits": "no such address; tests/serving/storage has one",
 }

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.documents import ROOT, Block, blocks, commands_of, reason_not_to_run
+from tests.documents import ROOT, Block, commands_of, own_blocks, reason_not_to_run
 from tests.running import Server, eventually, free_port, running
 
 FILE = re.compile(r"# ([\w-]+\.(?:py|toml|yaml|conf))(?:[:,].*)?$", re.MULTILINE)
@@ -61,7 +61,7 @@ class Reader:
         }
 
     def follow(self, page: Path) -> None:
-        shown = blocks(page)
+        shown = own_blocks(page)
         for index, block in enumerate(shown):
             if name := FILE.match(block.text):
                 (self.folder / name[1]).write_text(self.local(block.text))
@@ -91,9 +91,10 @@ class Reader:
             return
         last = commands_of(block)[-1]
         if self.is_dev or "/metrics" in last:  # these take a moment: the reader asks again
-            eventually(lambda: is_as_shown(self.call(self.local(last)), shown))
-        else:
-            assert is_as_shown(printed, shown), f"{block.text}\nshown:\n{shown.text}\nprinted:\n{printed}"
+            with contextlib.suppress(AssertionError):
+                eventually(lambda: is_as_shown(self.call(self.local(last)), shown), within=20)
+            printed = self.call(self.local(last))
+        assert is_as_shown(printed, shown), f"{block.text}\nshown:\n{shown.text}\nprinted:\n{printed}"
 
     def call(self, command: str, may_be_refused: bool = False) -> str:
         """What a command prints. Its variables are there for the next one."""

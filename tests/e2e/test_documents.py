@@ -1,11 +1,12 @@
 """What the pages tell to type: their files, their servers, their commands, and the answers that they show."""
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, RUN_BY, blocks, commands_of, documents, name_of, reason_not_to_run
+from tests.documents import ROOT, RUN_BY, blocks, commands_of, documents, name_of, own_blocks, reason_not_to_run
 from tests.following import Reader
 
 
@@ -14,7 +15,7 @@ def documents_with_commands() -> list[Path]:
         document
         for document in documents()
         if name_of(document) not in RUN_BY
-        for commands in [[command for block in blocks(document) for command in commands_of(block)]]
+        for commands in [[command for block in own_blocks(document) for command in commands_of(block)]]
         if any(reason_not_to_run(command) is None for command in commands)
     ]
 
@@ -53,7 +54,7 @@ HAS = {"README.md": have_flats, "docs/files.md": have_iris, "docs/security.md": 
 
 @pytest.mark.parametrize("document", documents_with_commands(), ids=name_of)
 def test_each_command_is_run_and_answered_as_its_page_says(document: Path, tmp_path: Path) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     HAS.get(name_of(document), lambda folder: None)(tmp_path)
     with ExitStack() as stack:
         Reader(tmp_path, stack).follow(document)

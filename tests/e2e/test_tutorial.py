@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.documents import DOCS, ROOT
+from tests.documents import DOCS, ROOT, reason_not_to_run
 from tests.following import Reader
 
 
@@ -27,12 +27,16 @@ def libraries(folder: Path) -> None:
             (folder / entry.name).symlink_to(entry)
 
 
+def is_run(command: str) -> bool:
+    return command.startswith("pip ") or reason_not_to_run(command) is None
+
+
 def test_the_tutorial_leads_to_what_it_shows(tmp_path: Path) -> None:
     build_wheel(tmp_path / "wheels")
     libraries(tmp_path / "libraries")
     (tmp_path / "reader").mkdir()
     with ExitStack() as stack:
-        reader = Reader(tmp_path / "reader", stack, runs=lambda command: not command.startswith("kubectl"))
+        reader = Reader(tmp_path / "reader", stack, runs=is_run)
         for name in ("mpserve", "pip"):
             (reader.programs / name).unlink()  # the page installs them
         reader.environment |= {
