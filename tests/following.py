@@ -92,7 +92,7 @@ class Reader:
         last = commands_of(block)[-1]
         if self.is_dev or "/metrics" in last:  # these take a moment: the reader asks again
             with contextlib.suppress(AssertionError):
-                eventually(lambda: is_as_shown(self.call(self.local(last)), shown), within=20)
+                eventually(lambda: is_as_shown(self.call(self.local(last)), shown))
             printed = self.call(self.local(last))
         assert is_as_shown(printed, shown), f"{block.text}\nshown:\n{shown.text}\nprinted:\n{printed}"
 
