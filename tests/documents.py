@@ -68,7 +68,7 @@ RUN_BY = {
 
 NOT_RUN = {
     r"pip install (?!--target).*": "the environment of the tests has the packages; the tutorial's line is run",
-    r"make \w.*|make": "the verbs of the Makefile: .ci/run runs lint, docs and test, each night others; they take minutes",
+    r"make \w.*|make": "the verbs of the Makefile: .ci/run runs lint and test, and each night others",
     r"apt-get install wrk": "what a test needs of Debian, .ci/run installs",
     r"\.venv/bin/python scripts/\w+\.py.*": "they need a checkout of KServe, a GPU or a bare machine",
     r"kubectl .*": "there is no cluster; tests/test_manifests.py holds the manifests against KServe's schemas",
