@@ -5,13 +5,14 @@ from typing import Any
 import catboost
 
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import PREDICT, PROBABILITIES, RowsModel
+from mpserve.runtimes.rows import JOINED, PREDICT, PROBABILITIES, RowsModel
 
 
 class CatBoostModel(RowsModel):
     """Serves a model of CatBoost. A missing value is NaN."""
 
     platform = "catboost"
+    rows_joined = JOINED
     refusals = (ValueError, TypeError, catboost.CatBoostError)
 
     def preload(self) -> None:

@@ -6,13 +6,14 @@ import lightgbm
 import numpy as np
 
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import PREDICT, RowsModel
+from mpserve.runtimes.rows import JOINED, PREDICT, RowsModel
 
 
 class LightGBMModel(RowsModel):
     """Serves a booster. A missing value is NaN."""
 
     platform = "lightgbm"
+    rows_joined = JOINED
     refusals = (ValueError, TypeError, lightgbm.basic.LightGBMError)
     only_numbers = True
     booster: lightgbm.Booster

@@ -11,7 +11,7 @@ import numpy as np
 import xgboost
 
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import PREDICT, PROBABILITIES, RowsModel
+from mpserve.runtimes.rows import JOINED, PREDICT, PROBABILITIES, RowsModel
 
 CLASSIFIER = "classifier"
 CATEGORICAL = "c"  # a type of features
@@ -23,6 +23,7 @@ class XGBoostModel(RowsModel):
     """Serves a booster. A missing value is NaN."""
 
     platform = "xgboost"
+    rows_joined = JOINED
     refusals = (ValueError, TypeError, xgboost.core.XGBoostError)
     only_numbers = True
     booster: xgboost.Booster
