@@ -55,7 +55,6 @@ def commands_of(block: Block) -> list[str]:
 RUN_BY = {
     "docs/capacity.md": "tests/test_places.py",
     "docs/docker.md": "tests/test_places.py",
-    "docs/huggingface.md": "tests/runtimes/test_huggingface_page.py",
     "docs/kserve.md": "tests/test_places.py",
     "docs/kubernetes.md": "tests/test_places.py",
     "docs/nginx.md": "tests/test_places.py",
