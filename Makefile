@@ -14,7 +14,7 @@ CYCLONEDX := $(VENV)/cyclonedx
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test test-lowest check-wheel chaos soak growth fuzz lint check bench bench-peers bench-files bench-against \
+.PHONY: help demo unit test test-lowest check-wheel chaos soak growth fuzz lint docs check bench bench-peers bench-files bench-against \
 	constraints sbom clean
 
 help: ## list the verbs
@@ -52,6 +52,9 @@ lint: $(INSTALLED) ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED) ## build the site of the documents in build/site; fails if a link leads nowhere
+	$(BIN)/python scripts/build_docs.py
 
 check: lint test ## lint, then test
 
