@@ -13,6 +13,7 @@ from typing import Any, Literal
 from mpserve.config.kinds import ADDRESS, DEVICES, FUNCTION, HOST, PUBLIC_PARTS
 from mpserve.config.options import (
     BYTES,
+    WHOLE,
     option,
     options_of,
     others_of,
@@ -128,7 +129,12 @@ class Settings:
         True, WORKERS, "Answer inference requests without ASGI, unless the application has middleware of its own"
     )
 
-    max_batch_size: int = option(0, BATCHING, "Maximum rows per batch; 0 disables batching", minimum=0)
+    max_batch_size: int | None = option(
+        None, BATCHING,
+        "Maximum rows per batch; 0 disables batching. By default only files of models that answer each row alone are batched,"
+        " up to 64 rows",
+        kind=WHOLE, minimum=0,
+    )
     max_batch_delay: float = option(0.0, BATCHING, "Seconds for which an idle model waits for more rows of a batch", minimum=0)
 
     max_queue_size: int = option(

@@ -6,13 +6,14 @@ import catboost
 
 from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
-from mpserve.runtimes.rows import RowsModel
+from mpserve.runtimes.rows import JOINED, RowsModel
 
 
 class CatBoostModel(RowsModel):
     """Serves a model of CatBoost. A missing value is NaN."""
 
     platform = "catboost"
+    rows_joined = JOINED
     refusals = (ValueError, TypeError, catboost.CatBoostError)
 
     def preload(self) -> None:

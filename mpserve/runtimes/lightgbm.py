@@ -7,13 +7,14 @@ import numpy as np
 
 from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.named_outputs import PREDICT
-from mpserve.runtimes.rows import RowsModel
+from mpserve.runtimes.rows import JOINED, RowsModel
 
 
 class LightGBMModel(RowsModel):
     """Serves a booster. A missing value is NaN."""
 
     platform = "lightgbm"
+    rows_joined = JOINED
     refusals = (ValueError, TypeError, lightgbm.basic.LightGBMError)
     only_numbers = True
     booster: lightgbm.Booster

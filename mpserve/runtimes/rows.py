@@ -25,6 +25,10 @@ from mpserve.serving.models.refusals import words_of
 
 logger = logging.getLogger(__name__)
 
+JOINED = 64
+"""Rows that are predicted together by default: a library's call for a few rows costs about as much as for one row
+(``make bench-files`` shows it)."""
+
 INPUT = "input-0"
 UNNAMED = "output-0"  # what clients of KServe's servers call the only output
 

@@ -20,8 +20,8 @@ from sklearn.pipeline import Pipeline
 
 from mpserve.errors import ConfigurationError, NotSupported, first_line
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import RowsModel
-from mpserve.serving.fitting.known import is_of, known_of, takes_texts, text_examples
+from mpserve.runtimes.rows import JOINED, RowsModel
+from mpserve.serving.fitting.known import answers_each_row, is_of, known_of, takes_texts, text_examples
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class EstimatorModel(RowsModel):
             raise ConfigurationError(
                 f"{self.path.name} holds a {type(self.estimator).__name__}, expected an object with {', '.join(METHODS)}"
             )
+        self.rows_joined = JOINED if answers_each_row(self.estimator) else 0
         self.columns, self.gaps = known_of(self.estimator)
         self.features = len(self.columns) or getattr(self.estimator, "n_features_in_", None)
         self.wants_frame = bool(self.columns)

@@ -12,7 +12,7 @@ import xgboost
 
 from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
-from mpserve.runtimes.rows import RowsModel
+from mpserve.runtimes.rows import JOINED, RowsModel
 
 CLASSIFIER = "classifier"
 CATEGORICAL = "c"  # a type of features
@@ -24,6 +24,7 @@ class XGBoostModel(RowsModel):
     """Serves a booster. A missing value is NaN."""
 
     platform = "xgboost"
+    rows_joined = JOINED
     refusals = (ValueError, TypeError, xgboost.core.XGBoostError)
     only_numbers = True
     booster: xgboost.Booster

@@ -30,9 +30,12 @@ from mpserve.telemetry.metrics import ModelMetrics
 
 
 class Limits(NamedTuple):
-    """The limits of a batch: its most rows, the seconds to wait for more rows, and sizes that need no more waiting."""
+    """The limits of a batch: its most rows, the seconds to wait for more rows, and sizes that need no more waiting.
+    ``refuses``: whether a request of more rows is refused; otherwise it runs alone.
+    """
 
     size: int
+    refuses: bool
     delay: float
     preferred: frozenset[int]
     pad_value: float | None
@@ -43,8 +46,10 @@ def limits(model: Model, settings: Settings) -> Limits | None:
     Raises ConfigurationError if the model declares impossible limits.
     """
     declared: int | None = getattr(model, "max_batch_size", None)
+    by_default = declared is None and settings.max_batch_size is None
     if declared is None:
-        size = settings.max_batch_size if _obstacle(model) is None else 0
+        wanted = getattr(model, "rows_joined", 0) if settings.max_batch_size is None else settings.max_batch_size
+        size = wanted if wanted and _obstacle(model) is None else 0
     elif type(declared) is not int or declared < 0:
         raise ConfigurationError(f"model {model.name}: max_batch_size is {declared!r}, expected a number of 0 or more")
     elif declared and (obstacle := _obstacle(model)) is not None:
@@ -61,7 +66,7 @@ def limits(model: Model, settings: Settings) -> Limits | None:
             f"model {model.name}: preferred_batch_sizes are {list(model.preferred_batch_sizes)}, expected numbers from 1"
             f" to max_batch_size, {size}"
         )
-    return Limits(size, delay, frozenset(model.preferred_batch_sizes), model.pad_value)
+    return Limits(size, not by_default, delay, frozenset(model.preferred_batch_sizes), model.pad_value)
 
 
 def _obstacle(model: Model) -> str | None:
@@ -160,7 +165,7 @@ class Batcher:
                 f"model {self.model.name} takes batches: expected inputs with one and the same first dimension, got {shapes}"
             )
         [[rows]] = sizes
-        if rows > self.limits.size:
+        if rows > self.limits.size and self.limits.refuses:
             raise InvalidInput(
                 f"model {self.model.name}: the batch has {rows} rows, expected at most {self.limits.size} (max_batch_size)"
             )
@@ -224,7 +229,7 @@ class Batcher:
             if member.done():
                 gone += 1
                 continue
-            if rows + member.rows > size:
+            if rows + member.rows > size and members:
                 full = True
                 break
             members.append(member)
@@ -235,7 +240,7 @@ class Batcher:
             waiting = [member for member in queue if not member.done()]
             queue.clear()
             queue.extend(waiting)
-        if rows == size:
+        if rows >= size:
             return members, True
         return (members[:number], True) if best else (members, full)
 

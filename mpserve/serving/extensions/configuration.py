@@ -19,7 +19,8 @@ async def configuration(core: ServerCore, name: str, version: str | None) -> dic
     instance = core.find(name, version)
     inputs, outputs = await core.describe(instance)
     predict = instance.model.predict
-    batched = instance.limits.size if instance.limits is not None else 0
+    limits = instance.limits
+    batched = limits.size if limits is not None and limits.refuses else 0
     return {
         "name": instance.model.name,
         "platform": instance.model.platform,

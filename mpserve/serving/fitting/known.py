@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BOOSTERS = ("xgboost", "lightgbm", "catboost")
+ACROSS_ROWS = (
+    "FunctionTransformer", "IterativeImputer", "MiniBatchNMF", "MiniBatchSparsePCA", "NMF", "PatchExtractor", "SparsePCA",
+)  # fmt: skip
+"""Parts of scikit-learn whose answer for a row may depend on the other rows: functions of the user, a random draw, steps until
+all rows have converged, shapes (tests/runtimes/test_joined_rows.py finds them)."""
 NAMES = ("feature_names_in_", "feature_names_", "feature_names", "feature_name")
 """Where the names of columns are, as values or methods: scikit-learn's interface, CatBoost, XGBoost and LightGBM."""
 
@@ -45,6 +50,23 @@ def takes_missing(thing: object) -> bool:
         return bool(thing.__sklearn_tags__().input_tags.allow_nan)  # type: ignore[attr-defined]
     except Exception:  # other libraries have no tags, and an object may compute its attributes
         return False
+
+
+def answers_each_row(thing: object, seen: set[int] | None = None) -> bool:
+    """Whether an estimator's answer for a row is known not to depend on the other rows, but for the last bits of floats.
+    It is not known of classes beyond scikit-learn and the boosters.
+    """
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return True
+    seen.add(id(thing))
+    if isinstance(thing, list | tuple | Mapping):
+        return all(answers_each_row(each, seen) for each in (thing.values() if isinstance(thing, Mapping) else thing))
+    if not any(hasattr(thing, method) for method in ("fit", "predict", "transform")):
+        return True
+    if not is_of(thing, ("sklearn", *BOOSTERS)) or type(thing).__name__ in ACROSS_ROWS:
+        return False
+    return all(answers_each_row(each, seen) for each in getattr(thing, "__dict__", {}).values())
 
 
 def takes_texts(thing: object) -> bool:

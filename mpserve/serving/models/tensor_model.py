@@ -30,6 +30,8 @@ class TensorModel(Model):
         inputs, outputs: the declaration.
         max_batch_size: maximum rows per batch; 0: no batches, None: ``--max_batch_size`` decides. Batches need -1 as the first
             dimension of every tensor.
+        rows_joined: maximum rows per batch of a model whose answer for a row cannot depend on other rows, where neither
+            ``max_batch_size`` nor the option says anything. A request of more rows runs alone.
         max_batch_delay: seconds that an idle model waits for a fuller batch; None: ``--max_batch_delay`` decides.
         preferred_batch_sizes: rows of a batch that does not wait for more rows, and takes no more.
         pad_value: pads requests of different shapes to the largest shape of their batch; None: joins equal shapes only.
@@ -41,6 +43,7 @@ class TensorModel(Model):
     inputs: Sequence[Tensor] = ()
     outputs: Sequence[Tensor] = ()
     max_batch_size: int | None = None
+    rows_joined: int = 0
     max_batch_delay: float | None = None
     preferred_batch_sizes: Sequence[int] = ()
     pad_value: float | None = None

@@ -248,3 +248,21 @@ async def test_batches_that_cannot_be_are_refused_before_serving(
     kind = type("Impossible", (base,), {"max_batch_size": 2, **declared})
     with pytest.raises(ConfigurationError, match=words):
         await loaded(kind("m")).__aenter__()
+
+
+async def test_by_default_rows_are_joined_if_no_row_can_change_another_and_larger_requests_run_alone() -> None:
+    model = Doubling()
+    model.max_batch_size, model.rows_joined = None, 4
+    many = list(range(10))
+    answers, _ = await together(model, *map(request, ([1], [2], many, [3], [4, 5])))
+    assert answers == [[2], [4], [2 * n for n in many], [6], [8, 10]]
+    assert model.calls == [1, 2, 10, 3]
+
+
+@each("option, declared, size", [(None, None, 4), (0, None, None), (9, None, 9), (None, 0, None), (None, 8, 8)])
+def test_what_is_said_of_batches_comes_before_the_default(option: Any, declared: Any, size: int | None) -> None:
+    model = Doubling()
+    model.max_batch_size, model.rows_joined = declared, 4
+    limited = limits(model, Settings(max_batch_size=option))
+    assert (limited and limited.size) == size
+    assert limited is None or limited.refuses == (size != 4)
