@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpserve.compat import lending
@@ -81,7 +82,9 @@ class ModelServer:
         try:
             objects = {id(model): model for model in [*self.models, *models]}  # SDK scripts repeat models
         except TypeError as error:
-            raise ConfigurationError(f"expected a list of models, got {models!r}: start([model])") from error
+            raise ConfigurationError(
+                f"expected a list of models, got {type(models).__name__}: start([model])"
+            ) from error
         others = [model for model in objects.values() if all(model is not source.model for source in registered)]
         sources = registered + from_objects(others)
 
@@ -114,9 +117,11 @@ def app_from_settings(settings: Settings) -> Any:
 
 
 def find(settings: Settings) -> list[ModelSource]:
-    """Find the models of ``target`` or ``model_dir``. Raises ConfigurationError: there is no model."""
-    lending.lend(instead=settings.kserve_names)
+    """Find the models of ``target`` or ``model_dir``. Raises ConfigurationError: there is no model, or no ``model_dir``."""
+    lending.lend(before_sdk=settings.kserve_names)
     if settings.target is not None:
+        if settings.model_dir is not None and not Path(settings.model_dir).is_dir():  # whose models can be loaded later
+            raise ConfigurationError(f"model directory {settings.model_dir} does not exist (--model_dir)")
         return from_target(settings.target, settings.model_name, settings)
     if settings.model_dir is not None:
         return model_directory.find_all(settings)

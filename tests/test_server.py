@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,11 @@ async def test_options_of_an_application_win_over_the_environment(monkeypatch: p
 
 def test_a_target_comes_before_a_model_directory(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("from mpserve import Model\nclass One(Model):\n    name = 'one'\n")
-    settings = Settings(target=str(tmp_path / "one.py"), model_dir=str(tmp_path / "nowhere"))
+    settings = Settings(target=str(tmp_path / "one.py"), model_dir=str(tmp_path))
     [source] = find(settings)
     assert source.obtain().name == "one"
+    with pytest.raises(ConfigurationError, match=r"model directory .*nowhere does not exist \(--model_dir\)"):
+        find(replace(settings, model_dir=str(tmp_path / "nowhere")))
 
 
 def test_importing_mpserve_and_its_models_brings_no_framework_and_no_server() -> None:

@@ -7,21 +7,26 @@ code of the user.
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from mpserve.commands.arguments import refuse
 from mpserve.config.command_line import parse
 from mpserve.config.options import Option
 from mpserve.config.settings import Settings
 from mpserve.errors import ConfigurationError, NothingToServe
 from mpserve.prefork.listener.listeners import UPGRADE, is_open
 from mpserve.serving.repository import formats
+from mpserve.serving.repository.import_target import no_file, script_of
 from mpserve.telemetry.logging import configure
 
 logger = logging.getLogger("mpserve")
@@ -36,17 +41,21 @@ SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 
 def run(arguments: Sequence[str]) -> int:
     """Serve until the end. Raises ConfigurationError for a mistake in the command line, or a port that is taken."""
-    settings = parse(arguments).settings
+    settings, _, unknown = parse(arguments)
+    if script_of(settings.target) is None and not settings.ignore_unknown_flags:
+        refuse(unknown)
     configure(settings)
     folders = _folders(settings)
-    with _listener(settings) as listener:
-        Developer(listener, arguments, Watch(folders)).run()
+    with _listener(settings) as listener, tempfile.NamedTemporaryFile(prefix="mpserve-dev-") as reason:
+        Developer(Place(listener, Path(reason.name), arguments), Watch(folders)).run()
     return 0
 
 
 def _folders(settings: Settings) -> list[Path]:
     """The folders that are watched."""
     target = (settings.target or "").partition(":")[0]
+    if target.endswith(".py") and not Path(target).is_file():
+        raise ConfigurationError(no_file(Path(target)))
     places = (
         [Path(target).parent if target.endswith(".py") or Path(target).is_file() else Path(target)] if target else []
     )
@@ -103,23 +112,49 @@ class Watch:
                             yield path, (status.st_mtime_ns, status.st_size)
 
 
-class Server:
-    """A server in a new interpreter, with the listening socket."""
+class Place(NamedTuple):
+    """What the servers share: the listening socket, the file to which one writes why it ends, and the words of ``serve``."""
 
-    def __init__(self, listener: socket.socket, arguments: Sequence[str]) -> None:
-        self._opened, told = os.pipe()
-        os.set_blocking(self._opened, False)
-        handed = {UPGRADE: str(os.getpid()), "GUNICORN_FD": str(listener.fileno())}
+    listener: socket.socket
+    reason: Path
+    arguments: Sequence[str]
+
+
+class Server:
+    """A server in a new interpreter, which stands by until it is told to load the models."""
+
+    def __init__(self, place: Place) -> None:
+        self.opened, told = os.pipe()
+        os.set_blocking(self.opened, False)
+        waits, self._go = os.pipe()
+        listener = place.listener.fileno()
+        handed = {
+            UPGRADE: str(os.getpid()), "GUNICORN_FD": str(listener), "MPSERVE_TERMINATION_LOG": str(place.reason),
+        }  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mpserve.commands.watched", str(told), *arguments],
+            [
+                sys.executable,
+                "-m",
+                "mpserve.commands.watched",
+                str(waits),
+                str(told),
+                str(place.reason),
+                *place.arguments,
+            ],
             env={**os.environ, **handed},
-            pass_fds=(listener.fileno(), told),
+            pass_fds=(listener, told, waits),
         )
         os.close(told)
+        os.close(waits)
+
+    def load(self) -> None:
+        """Let it load the models and serve them. Called once."""
+        with suppress(BrokenPipeError):  # it has ended, which ``has_ended`` tells
+            os.write(self._go, b".")
 
     def is_open(self) -> bool:
         try:
-            return os.read(self._opened, 1) == b"."
+            return os.read(self.opened, 1) == b"."
         except BlockingIOError:
             return False
 
@@ -136,16 +171,17 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        os.close(self._opened)
+        os.close(self.opened)
+        os.close(self._go)
 
 
 class Developer:
-    """The servers: one that answers, one that loads, and those that finish their requests."""
+    """The servers: one that answers, one that loads, one that stands by, and those that finish their requests."""
 
-    def __init__(self, listener: socket.socket, arguments: Sequence[str], watch: Watch) -> None:
-        self._listener = listener
-        self._arguments = arguments
+    def __init__(self, place: Place, watch: Watch) -> None:
+        self._place = place
         self._watch = watch
+        self._standing_by = Server(place)
         self._serving: Server | None = None
         self._loading: Server | None = None
         self._leaving: list[Server] = []
@@ -157,13 +193,14 @@ class Developer:
             signal.signal(number, self._stop)
         self._begin()
         while not self._stopping:
-            time.sleep(TICK)
+            select.select([] if self._loading is None else [self._loading.opened], [], [], TICK)
             if files := self._watch.changed():
                 more = f" and {len(files) - 1} more" if len(files) > 1 else ""
                 logger.info("%s%s changed: loading anew", files[0], more)
                 self._begin()
             self._look()
-        remaining = [server for server in (self._loading, self._serving, *self._leaving) if server is not None]
+        servers = (self._standing_by, self._loading, self._serving, *self._leaving)
+        remaining = [server for server in servers if server is not None]
         for server in remaining:
             server.tell_to_end()
         for server in remaining:
@@ -176,7 +213,9 @@ class Developer:
         self._look()  # a server that has just opened is not loading any more
         if self._loading is not None:
             self._let_go(self._loading)
-        self._loading = Server(self._listener, self._arguments)
+        self._place.reason.write_text("")
+        self._loading, self._standing_by = self._standing_by, Server(self._place)
+        self._loading.load()
 
     def _let_go(self, server: Server) -> None:
         server.tell_to_end()
@@ -205,5 +244,6 @@ class Developer:
     def _refuse_if_nobody_serves(self) -> None:
         """Refuse connections instead of letting them wait. The next server listens again."""
         # A shutdown of a socket that does not listen would end the connections of its later clients.
-        if self._serving is None and self._loading is None and is_open(self._listener):
-            self._listener.shutdown(socket.SHUT_RD)
+        listener = self._place.listener
+        if self._serving is None and self._loading is None and is_open(listener):
+            listener.shutdown(socket.SHUT_RD)

@@ -10,13 +10,13 @@ from pathlib import Path
 from mpserve.commands.arguments import meant, refuse
 from mpserve.compat import lending
 from mpserve.config.command_line import KSERVE_FLAGS_IGNORED, parse
-from mpserve.errors import AcceleratorInArbiter, ConfigurationError
+from mpserve.errors import AcceleratorInArbiter, ConfigurationError, MPServeError
 from mpserve.prefork.arbiter import torch_cuda
 from mpserve.prefork.arbiter.application import serve
 from mpserve.prefork.worker import threads
 from mpserve.server import find
 from mpserve.serving.repository.import_target import script_of
-from mpserve.telemetry.logging import configure
+from mpserve.telemetry.logging import configure, users_traceback
 
 logger = logging.getLogger("mpserve")
 
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     configure(settings)
     script = script_of(settings.target)
     if script is not None:  # it parses its own flags
-        lending.lend(instead=settings.kserve_names)
+        lending.lend(before_sdk=settings.kserve_names)
         _run_script(script, arguments)
         return 0
     if not settings.ignore_unknown_flags:
@@ -61,3 +61,8 @@ def _run_script(script: Path, arguments: Sequence[str]) -> None:
             runpy.run_path(str(script), run_name="__main__")
     except AcceleratorInArbiter as error:
         raise ConfigurationError(str(error)) from None
+    except MPServeError:
+        raise
+    except Exception as error:
+        print(users_traceback(error), file=sys.stderr)
+        sys.exit(1)

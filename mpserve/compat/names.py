@@ -88,12 +88,17 @@ _CLIENTS = [
     "ApiClient", "Configuration", "InferenceGRPCClient", "InferenceRESTClient", "KServeClient", "RESTConfig", "V1", "api",
     "inference_client", "models", "rest",
 ]  # fmt: skip
-_CLIENT = "mpserve lends only names for model servers; install kserve for its clients, and run that script with python"
+_CLIENT = "mpserve lends only names for model servers; install kserve for its clients: pip install kserve"
 
-REFUSED = {
+UNSERVED = {
     "kserve.protocol.rest.openai": "mpserve does not offer the OpenAI protocol",
     "kserve.protocol.rest.timeseries": "mpserve does not offer the time-series protocol",
     "kserve.ray": "mpserve has worker processes of its own and no Ray; serve the class itself, with --workers",
+}
+"""Prefix of names that do not come from the kserve SDK either, since their models would not answer -> the reason."""
+
+REFUSED = {
+    **UNSERVED,
     **{f"kserve.{name}": _CLIENT for name in _CLIENTS},
     "fastapi": "only Starlette's names are lent; pip install fastapi for the others",
 }

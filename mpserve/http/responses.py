@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Match, Route
 
-from mpserve.errors import Code, MPServeError, Overloaded, shown
+from mpserve.errors import Code, MPServeError, shown
 from mpserve.http.server import interface, response_head
+from mpserve.http.unknown_paths import nearest, there_is_no
 from mpserve.protocol.compression import OFFERED
 from mpserve.serving.models.faults import report
 
@@ -83,7 +84,7 @@ def _told(error: Exception) -> Answer:
         logger.error("unexpected error while answering a request", exc_info=error)
         return _error("internal server error", 500)
     status = STATUS[error.code]
-    if isinstance(error, Overloaded):
+    if error.retry_after is not None:
         return _error(str(error), status, [(b"retry-after", b"%d" % error.retry_after)])
     return _error(str(error), status, HINTS.get(error.code, []))
 
@@ -104,20 +105,19 @@ def http_exception_answer(error: HTTPException) -> Answer:
     return _error(str(error.detail), status, headers)
 
 
-DOCS = "/docs"
-"""The page of the API, which an option turns on."""
-
-
 async def on_http_exception(request: Request, error: Exception) -> Any:
     """Starlette's handler for unknown paths and wrong methods."""
     method, path = shown(request.method), shown(request.scope["path"])
     if isinstance(error, HTTPException) and error.status_code == 404:
-        way = "--enable_docs_url turns it on" if path == DOCS else "GET /openapi.json lists the routes"
-        return _error(f"there is no {method} {path}; {way}", 404)
+        routes, models = request.app.routes, request.app.state.core.names
+        return _error(there_is_no(request.method, request.scope["path"], routes, models), 404)
     if isinstance(error, HTTPException) and error.status_code == 405:
         methods = filter(None, (error.headers or {}).get("Allow", "").split(", "))
         allowed = ", ".join(sorted(_methods_of(request).union(methods)))
         reason = f"{method} is not allowed on {path}; it takes {allowed}"
+        if method == "POST":  # by somebody who wants to infer
+            routes, models = request.app.routes, request.app.state.core.names
+            reason += f"; the nearest that take POST are {nearest(request.scope['path'], routes, models, method)}"
         return _error(reason, 405, [(b"allow", allowed.encode())])
     return failure_answer(error)
 

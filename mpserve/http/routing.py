@@ -6,7 +6,8 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from mpserve.http.server.interface import Answer
+from mpserve.http.responses import json_answer
+from mpserve.http.server.interface import ADMIN
 
 SLASH = "\udc2f"
 """Replaces an encoded slash while a path is matched. No decoded path contains this half of a surrogate pair."""
@@ -32,6 +33,13 @@ class SegmentRoute(Route):
         return match, {**child, "path_params": parameters}
 
 
+class AdminRoute(SegmentRoute):
+    """A route that is there only for clients that have connected to ``--admin_bind``."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches(scope) if ADMIN in scope else (Match.NONE, {})
+
+
 class ModelName(StringConvertor):
     """A V1 model name without a verb, so that ``GET /v1/models/m:predict`` is answered with 405."""
 
@@ -54,7 +62,10 @@ def redirect_slashes(router: Router) -> None:
         if location is None:
             await not_found(scope, receive, send)
         else:
-            await Answer(307, [(b"location", location.encode())], b"")(scope, receive, send)
+            # A client that does not follow, as curl without -L, shows the body.
+            await json_answer({"error": f"the path is {location}"}, 307, [(b"location", location.encode())])(
+                scope, receive, send
+            )
 
     router.default = default
 

@@ -53,7 +53,17 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
         return dtype
     if datatype == "BF16":
         return _bfloat16()
-    raise InvalidInput(f"unknown datatype '{datatype[:40]}', expected one of {' '.join(DATATYPES)}")
+    raise InvalidInput(f"unknown datatype '{datatype[:40]}', expected one of {' '.join(DATATYPES)}{_meant(datatype)}")
+
+
+def _meant(name: str) -> str:
+    """The datatype of a name that numpy has, such as ``float32``. ``float`` has 32 bits for some libraries and 64 for others."""
+    if len(name) > len("complex128") or not (name.isalnum() and name[-1].isdigit()):
+        return ""
+    try:
+        return f"; did you mean {datatype_of(np.dtype(name.lower()))}?"
+    except (InvalidInput, TypeError, ValueError):
+        return ""
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:

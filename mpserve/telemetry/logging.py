@@ -12,7 +12,9 @@ import logging.config
 import os
 import re
 import runpy
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator
@@ -33,7 +35,9 @@ logger = logging.getLogger(__name__)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 model: ContextVar[str] = ContextVar("model", default="-")
+trace_id: ContextVar[str] = ContextVar("trace_id", default="-")  # of the trace of a request, if requests are traced
 
+WIDEST, NARROW = 100, 60  # columns of a line for people, at most, and of one that fits every terminal
 MAX_CALLER = 128  # characters of a caller's name in a line
 
 # Visible ASCII only, since an id is written to a header and to log lines.
@@ -43,17 +47,17 @@ _process: dict[str, int | str] = {"slot": "-"}
 
 # Attributes of every record. All others were passed as ``extra``, but for uvicorn's message in terminal colours.
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
-_CONTEXT = ("slot", "model", "request_id")
-
 _THROUGH_ROOT = (
-    "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx",
+    "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx2",
 )  # fmt: skip
 
-# At INFO uvicorn repeats mpserve's lines ("Started server process"), and httpx logs each request to a predictor.
-_QUIET = ("uvicorn.error", "httpx")
+# At INFO uvicorn repeats mpserve's lines ("Started server process"), and httpx2 logs each request to a predictor.
+_QUIET = ("uvicorn.error", "httpx2")
 
 
 _FAMILIES = ("mpserve", "gunicorn", "uvicorn")
+_SHOWN = {"gunicorn.error": "gunicorn", "uvicorn.error": "uvicorn"}
+"""Loggers -> their names for people, since these have not errors alone."""
 _SENTINELS = (__name__, "gunicorn.error")
 """Loggers of the server. ``dictConfig`` and ``fileConfig`` disable these two if they disable any."""
 
@@ -99,9 +103,14 @@ def set_slot(slot: int) -> None:
 
 
 def context_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Slot, model and request of a record. ``extra`` overrides them, for a line about another context."""
+    """Slot, model and request of a record, and its trace if there is one. ``extra`` overrides them, for a line about another
+    context.
+    """
     current = {**_process, "model": model.get(), "request_id": request_id.get()}
-    return {name: getattr(record, name, current[name]) for name in _CONTEXT}
+    trace = trace_id.get()
+    if trace != "-":
+        current["trace_id"] = trace
+    return {name: getattr(record, name, value) for name, value in current.items()}
 
 
 _PACKAGE = str(Path(__file__).parents[1])
@@ -112,8 +121,8 @@ _MACHINERY = ("<frozen ", *(str(Path(module.__file__ or "").parent) for module i
 class TextFormatter(logging.Formatter):
     """For people: ``2026-11-23 18:00:00.123 INFO  [pid 12 slot 0 model digits req 5f3a] mpserve: message``, in local time.
 
-    What is not known is left out. A terminal is spared date, pid and model: most lines have 100 columns then. A traceback begins
-    with the user's code, if there is any in it.
+    What is not known is left out. A terminal is spared date, pid and model, and its lines have 100 columns at most. A traceback
+    begins with the user's code, if there is any in it.
     """
 
     def __init__(self, on_terminal: bool | None = None) -> None:
@@ -121,19 +130,34 @@ class TextFormatter(logging.Formatter):
         self._on_terminal = sys.stderr.isatty() if on_terminal is None else on_terminal
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        name = "mpserve" if record.name.startswith("mpserve.") else record.name
+        name = "mpserve" if record.name.startswith("mpserve.") else _SHOWN.get(record.name, record.name)
         if self._on_terminal:
             values = [str(value) for key, value in context_of(record).items() if value != "-" and key != "model"]
-            return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<5} {' '.join([name, *values])}: {record.message}"
+            head = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<5} {' '.join([name, *values])}: "
+            return folded(head + record.message) if name in _FAMILIES else head + record.message
         time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{int(record.msecs):03d}"
-        context = {"slot": "slot", "model": "model", "request_id": "req"}
+        context = {"slot": "slot", "model": "model", "request_id": "req", "trace_id": "trace"}
         known = [f"{context[name]} {value}" for name, value in context_of(record).items() if value != "-"]
         return f"{time} {record.levelname:<5} [{' '.join([f'pid {record.process}', *known])}] {name}: {record.message}"
 
     def formatException(self, ei: Any) -> str:
-        told = traceback.TracebackException(*ei)
-        _begin_with_users_code(told)
-        return "".join(told.format()).rstrip("\n")
+        return users_traceback(ei[1])
+
+
+def folded(text: str) -> str:
+    """The text with its first line folded to the width of a terminal. Further lines, such as those to try, remain whole."""
+    line, *rest = text.split("\n")
+    if len(line) <= NARROW or len(line) <= (width := min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)):
+        return text
+    lines = textwrap.wrap(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, *rest])
+
+
+def users_traceback(error: BaseException) -> str:
+    """The traceback of an error without the frames that led to the user's code."""
+    told = traceback.TracebackException.from_exception(error)
+    _begin_with_users_code(told)
+    return "".join(told.format()).rstrip("\n")
 
 
 def _begin_with_users_code(told: traceback.TracebackException | None) -> None:
@@ -161,7 +185,7 @@ class JSONFormatter(logging.Formatter):
     """One JSON object on each line.
 
     Fields: time (ISO 8601, UTC, milliseconds), level, logger, message, pid, slot (a number, or "-" in the arbiter), model,
-    request_id, exception and stack (text, if there is one), and the fields of ``extra``.
+    request_id, trace_id, exception and stack (text, if there is one), and the fields of ``extra``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -236,6 +260,9 @@ def _read(path: Path) -> dict[str, Any]:
             content = json.loads(text)
         else:
             raise ConfigurationError(f"log_config_file: got {path}, expected a .yaml, .yml or .json file")
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"log_config_file: {path} cannot be read: line {line}: {error.problem}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigurationError(f"log_config_file: {path} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -28,17 +28,17 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Others
 """
 
 
-def run(code: str, *folders: Path, instead: bool = False) -> "subprocess.CompletedProcess[str]":
+def run(code: str, *folders: Path, before_sdk: bool = True) -> "subprocess.CompletedProcess[str]":
     """Python code behind ``lend()``, in a process of its own."""
     env = {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, *folders])), "PATH": "/usr/bin"}
-    lines = f"{WITHOUT_FASTAPI}\nfrom mpserve.compat.lending import lend\nlend({instead})\n{code}"
+    lines = f"{WITHOUT_FASTAPI}\nfrom mpserve.compat.lending import lend\nlend({before_sdk})\n{code}"
     return subprocess.run(
         [sys.executable, "-c", lines], env=env, capture_output=True, text=True, timeout=60, check=False
     )
 
 
-def printed(code: str, *folders: Path, instead: bool = False) -> str:
-    ended = run(code, *folders, instead=instead)
+def printed(code: str, *folders: Path, before_sdk: bool = True) -> str:
+    ended = run(code, *folders, before_sdk=before_sdk)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
 
@@ -94,10 +94,61 @@ def test_what_is_not_lent_is_refused_in_words(code: str, words: str) -> None:
     assert last.endswith("See docs/migrating-from-kserve.md") or "app.get" in code
 
 
-@pytest.mark.parametrize(("instead", "whose"), [(False, "kserve"), (True, "mpserve.serving.models.model")])
-def test_the_sdk_is_left_alone_where_it_is_installed_unless_names_of_mpserve_are_asked_for(
-    tmp_path: Path, instead: bool, whose: str
-) -> None:
-    (tmp_path / "kserve").mkdir()
-    (tmp_path / "kserve" / "__init__.py").write_text("class Model: ...")
-    assert printed("import kserve; print(kserve.Model.__module__)", tmp_path, instead=instead) == whose
+SDK = {
+    "__init__.py": "from .model import Model\nfrom .client import Client\nfrom .constants import constants\n",
+    "model.py": "class Model: ...\n",
+    "client.py": "from kserve import rest\nfrom .constants.constants import GROUP, PredictorProtocol\n"
+    "from .errors import InvalidInput, ApiError\nfrom .model import Model\n"
+    "class Client:\n    speaks, fault, model = PredictorProtocol, InvalidInput, Model\n",
+    "constants/__init__.py": "",
+    "constants/constants.py": "GROUP = 'serving.kserve.io'\nDEFAULT_HTTP_PORT = 1\nPredictorProtocol = 1\n",
+    "errors.py": "class InvalidInput(Exception): ...\nclass ApiError(Exception): ...\n",
+    "rest.py": "print('rest once')\n",
+    "ray.py": "class RayModel: ...\n",
+}
+"""A package of the SDK's form: its modules import each other, as a whole and relatively, and have names that mpserve has not."""
+
+
+@pytest.fixture
+def sdk(tmp_path: Path) -> Path:
+    for name, source in SDK.items():
+        file = tmp_path / "kserve" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+    return tmp_path
+
+
+@each("code, said", [
+    ("import kserve; print(kserve.Model.__module__)", "mpserve.serving.models.model"),
+    ("from kserve import Model, ModelServer; print(ModelServer.__module__)", "mpserve.server"),
+    # The clients are the SDK's, and what these import is mpserve's where mpserve has it.
+    ("from kserve import Client; from kserve.errors import InvalidInput; import mpserve\n"
+     "print(Client.__module__, Client.fault is InvalidInput is mpserve.InvalidInput, Client.model is mpserve.Model)",
+     "rest once\nkserve.client True True"),
+    ("from kserve.client import Client; import kserve; print(kserve.Client is Client, kserve.rest.__name__)",
+     "rest once\nTrue kserve.rest"),
+    ("from kserve import constants; print(constants.GROUP, constants.DEFAULT_HTTP_PORT)",
+     "serving.kserve.io 8080"),
+    ("from kserve.constants import constants; print(constants.GROUP)", "serving.kserve.io"),
+    ("from kserve.errors import ApiError; print(ApiError.__module__)", "kserve.errors"),
+    ("import kserve, inspect; inspect.getmodule(len); print(hasattr(kserve, '__file__'))", "False"),
+])  # fmt: skip
+def test_a_name_that_mpserve_lacks_is_the_sdks_where_that_is_installed(sdk: Path, code: str, said: str) -> None:
+    assert printed(code, sdk) == said
+
+
+@each("code, words", [
+    ("import kserve.ray", "kserve.ray is not lent: .* no Ray"),
+    ("from kserve import ray", "kserve.ray is not lent: .* no Ray"),
+    ("import kserve.nothing", "No module named 'kserve.nothing'"),
+    ("from kserve.errors import Nothing", "cannot import name 'Nothing' from 'kserve.errors'"),
+    ("import kserve; kserve.nothing", "module 'kserve' has no attribute 'nothing'"),
+])  # fmt: skip
+def test_what_neither_has_is_an_error(sdk: Path, code: str, words: str) -> None:
+    ended = run(code, sdk)
+    assert ended.returncode == 1
+    assert re.search(words, ended.stderr.splitlines()[-1])
+
+
+def test_the_sdk_is_left_alone_if_its_names_are_asked_for(sdk: Path) -> None:
+    assert printed("import kserve; print(kserve.Model.__module__)", sdk, before_sdk=False) == "rest once\nkserve.model"

@@ -25,7 +25,7 @@ def instance(folder: Path, target: str, *flags: str, workers: int = 2, **env: st
     port = free_port()
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "mpserve", "serve", str(SCRIPTS / target), f"--http_port={port}", "--workers=2"]
-    with running([*command, "--kserve_names", *flags], folder, port, env) as server:
+    with running([*command, *flags], folder, port, env) as server:
         yield server.wait_ready(workers=workers)
 
 
@@ -152,7 +152,7 @@ def test_the_event_loop_is_the_one_that_is_asked_for_or_that_the_script_can_nest
     """KServe's explainers wait for their predictor in a nested loop."""
     (tmp_path / "nest_asyncio.py").touch()
     script = EXPLAINER if nests else EXPLAINER.replace("import nest_asyncio", "")
-    with serving(tmp_path, script, f"--event-loop={asked}", "--kserve_names") as server:
+    with serving(tmp_path, script, f"--event-loop={asked}") as server:
         server.wait_ready()
         answer = server.client.post("/v1/models/nesting:explain", json={"instances": [0]})
         assert answer.json() == {"explanations": [loop]}

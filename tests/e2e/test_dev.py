@@ -31,6 +31,12 @@ def asked(server: Server) -> object:
     return answer.json().get("predictions")
 
 
+def told(server: Server) -> list[str]:
+    """What the status page says of it."""
+    notices: list[str] = httpx.get(f"{server.url}/status", verify=False).json()["notices"]
+    return notices
+
+
 def write(folder: Path, answer: str) -> None:
     (folder / "model.py").write_text(MODEL.format(answer=answer))
 
@@ -63,8 +69,11 @@ def test_what_is_saved_answers_next_and_the_old_model_answers_until_then(tmp_pat
             )
             assert "SyntaxError: invalid syntax" in server.log
             assert asked(server) == [2, 20]
+            [notice] = told(server)
+            assert notice.startswith("What was saved is not served: the import of model.py failed: SyntaxError: ")
             write(tmp_path, "1 / 1")
             eventually(lambda: asked(server) == [1, 20])
+            assert told(server) == []
         finally:
             stop.set()
             asking.join()
@@ -74,7 +83,7 @@ def test_what_is_saved_answers_next_and_the_old_model_answers_until_then(tmp_pat
         assert None not in seen, "no connection was refused"
         assert all(answer in changes for answer in seen)
         (tmp_path / "model.log").write_text("not watched\n")
-        assert eventually(lambda: len(server.workers()) == 1), "the old servers have ended"
+        assert eventually(lambda: len(server.workers()) == 2), "the old servers have ended: one serves, one stands by"
 
 
 def test_a_model_that_never_loaded_is_loaded_when_it_is_mended(tmp_path: Path) -> None:

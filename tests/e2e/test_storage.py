@@ -61,6 +61,6 @@ def test_a_target_on_a_web_server_is_served_and_a_failure_is_the_last_word(tmp_p
             assert "c0ffee" not in server.log
         site.files.clear()
         with running(command, tmp_path, port) as server:
-            assert server.wait_end() == 1
+            assert server.wait_end() == 2
             assert last_words.read_text() == f"{site.url}/model.py: the server answers 404: there is no such file"
             assert "Traceback" not in server.log

@@ -44,7 +44,8 @@ async def test_a_models_name_may_be_anything_but_a_path(name: str) -> None:
 def test_a_slash_at_the_end_is_redirected_without_a_host(path: str, location: str) -> None:
     """A host of the client's choice would send a browser, or a cache, to another server."""
     answer = ask(Echo("m"), "GET", path, headers={"host": "evil.example"})
-    assert (answer.status_code, answer.headers["location"], answer.content) == (307, location, b"")
+    assert (answer.status_code, answer.headers["location"]) == (307, location)
+    assert answer.json() == {"error": f"the path is {location}"}
 
 
 @each("path", ["//v2/", "//evil.example/", "/v3/", "//"])
@@ -116,7 +117,7 @@ def test_an_encoded_slash_in_an_unknown_name_is_told_as_it_is() -> None:
 
 def test_a_path_in_a_message_is_quoted_as_json_quotes() -> None:
     answer = ask(Echo("m"), "GET", "/%22%0A%C3%A9")
-    assert answer.json() == {"error": 'there is no GET /"\né; GET /openapi.json lists the routes'}
+    assert answer.json()["error"].startswith('there is no GET /"\né; the nearest are ')
 
 
 async def test_the_lifespan_loads_and_stops_the_models() -> None:

@@ -83,6 +83,19 @@ def test_a_terminal_is_spared_what_a_person_knows() -> None:
     assert TextFormatter(on_terminal=True).format(entry) == "18:00:00 INFO  mpserve 3 5f3a: loaded in 4 s"
 
 
+def test_a_line_for_a_terminal_is_folded_and_a_line_to_try_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    words = "expected " + "a word and another, " * 20
+    curl = "curl " + "x" * 200
+    folded, tried = TextFormatter(on_terminal=True).format(record(f"{words}\n{curl}")).rsplit("\n", 1)
+    assert max(map(len, folded.splitlines())) <= 100
+    assert " ".join(folded.split()).endswith(" ".join(words.split()))
+    assert tried == curl
+    entry = record(words)
+    entry.name = "the.users.own"
+    assert words in TextFormatter(on_terminal=True).format(entry)
+
+
 def test_outside_of_a_request_and_a_worker_there_is_no_context_in_a_text_and_dashes_in_json() -> None:
     assert f"[pid {os.getpid()}] mpserve: " in as_text(record())
     assert {as_json(record())[name] for name in ("slot", "model", "request_id")} == {"-"}
@@ -177,7 +190,7 @@ def test_every_server_s_logger_writes_once_to_stderr(name: str, capsys: pytest.C
     logger.setLevel(logging.CRITICAL)
     configure(Settings())
     logger.warning("once")
-    shown = "mpserve" if name.startswith("mpserve") else name
+    shown = "mpserve" if name.startswith("mpserve") else name.removesuffix(".error")
     assert re.fullmatch(rf".* WARNING \[pid .*\] {shown}: once\n", capsys.readouterr().err)
 
 
@@ -233,7 +246,7 @@ def test_a_file_that_gives_a_server_s_logger_a_level_does_not_silence_it(
     configured_by(tmp_path / "logging.yaml", "loggers: {gunicorn.error: {level: WARNING}}\n")
     logger.info("not this")
     logger.warning("this")
-    assert re.fullmatch(r".* gunicorn\.error: this\n", capsys.readouterr().err)
+    assert re.fullmatch(r".* gunicorn: this\n", capsys.readouterr().err)
 
 
 @each("name, content, reason", [

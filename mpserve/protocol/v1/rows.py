@@ -69,7 +69,8 @@ def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     if array is not None and not _is_rounded(declared, array):
         return [_named(declared, array)]
     if not isinstance(rows, list):
-        raise InvalidInput('expected a JSON object with a list of "instances"')
+        got = f", got {', '.join(map(repr, document)):.100}" if isinstance(document, dict) and document else ""
+        raise InvalidInput(f'expected a JSON object with a list of "instances"{got}')
     if len(declared) != 1 and rows and isinstance(rows[0], list) and rows[0] and _is_object(rows[0][0]):
         rows = _rows_of_tables(rows)
     if rows and _is_object(rows[0]):
@@ -207,6 +208,8 @@ def _refuse_others(rows: list[Any], names: Sequence[str]) -> None:
     known = set(names)
     for row in rows:
         if isinstance(row, dict) and not row.keys() <= known:
+            if {"name", "datatype", "data"} <= row.keys():
+                raise InvalidInput("the body is a V2 request; POST it to /v2/models/NAME/infer")
             other = next(name for name in row if name not in known)
             raise InvalidInput(f"unexpected input {other!r}; expected {', '.join(map(repr, names))}")
 

@@ -53,7 +53,8 @@ def read_request(document: dict[str, Any], rest: Rest | None, declared: Sequence
     request_id = _text(document, "id")
     inputs = [_read_tensor(InferInput, entry, rest, declared) for entry in named_objects(document, "inputs")]
     if not inputs:
-        raise InvalidInput("the request has no inputs, expected `inputs` to be a non-empty list of objects")
+        remedy = "; POST a body with `instances` to /v1/models/NAME:predict" if "instances" in document else ""
+        raise InvalidInput(f"the request has no inputs, expected `inputs` to be a non-empty list of objects{remedy}")
     if rest is not None:
         rest.finish()
     return {

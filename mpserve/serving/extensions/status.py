@@ -4,6 +4,7 @@ Figures are totals, so whoever asks twice makes the rates. Nothing is kept here.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mpserve.serving.extensions.statistics import Statistics
@@ -25,7 +26,10 @@ ENDINGS = {
     Ending.STUCK: "a call of a model did not return",
     Ending.ACCELERATOR: "its accelerator could not be used any more",
 }
-PRIVATE: Document = {"manages": False, "errors": []}
+notices: list[Callable[[], str]] = []
+"""Each tells what else needs attention, or an empty text: ``mpserve dev`` tells why the new code is not served."""
+
+PRIVATE: Document = {"manages": False, "errors": [], "notices": []}
 """What a client sees that may not manage the server. Errors are lines of the log."""
 
 
@@ -50,6 +54,7 @@ class Status:
             "workers": [self._worker(row) for row in self._rows()],
             "models": self._models(durations),
             "errors": last_errors(core.board),
+            "notices": [text for tell in notices if (text := tell())],
         }
 
     def _rows(self) -> list[Row]:

@@ -51,7 +51,10 @@ def _reordered(declared: Sequence[Tensor], given: list[NamedArray]) -> list[Arra
         if datatype != tensor.datatype:
             raise InvalidInput(f"input {tensor.name!r}: expected datatype {tensor.datatype}, got {datatype}")
         if not tensor.fits(array.shape):
-            raise InvalidInput(f"input {tensor.name!r}: expected shape {list(tensor.shape)}, got {list(array.shape)}")
+            rows = "; the first dimension counts the rows" if array.shape == tensor.shape[1:] else ""
+            raise InvalidInput(
+                f"input {tensor.name!r}: expected shape {list(tensor.shape)}, got {list(array.shape)}{rows}"
+            )
         arrays.append(array)
     if len(by_name) > len(declared):
         raise _misnamed(by_name, declared)

@@ -9,7 +9,7 @@ import functools
 import logging
 from collections.abc import Callable
 from inspect import iscoroutinefunction
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mpserve.errors import AcceleratorInArbiter, NotSupported
 from mpserve.serving.models import readiness
@@ -32,6 +32,10 @@ class Model:
             library likes.
         concurrency: calls that may run at once in one worker; None: one for synchronous models, no limit for ``async def``.
         max_queue_size: requests that may wait in one worker; 0: no limit, None: the option decides.
+        max_in_flight, max_rate: requests that may be in flight, and begin a second, in all workers together; 0: no limit, None:
+            the options decide.
+        priority_levels, default_priority_level: the levels of the request parameter ``priority``, and that of a request without
+            it; 0: no levels, None: the options decide.
         request_timeout: seconds in which each request must be answered; 0: no limit, None: the option decides.
         sample: a request's payload for a warm-up, one predict before the model counts as ready; None: no warm-up.
         engine: whether ``start_engine()`` is to be awaited in each worker after ``load()`` (SDK).
@@ -47,6 +51,10 @@ class Model:
     native_threads: int = 0
     concurrency: int | None = None
     max_queue_size: int | None = None
+    max_in_flight: int | None = None
+    max_rate: float | None = None
+    priority_levels: int | None = None
+    default_priority_level: int | None = None
     request_timeout: float | None = None
     sample: Any = None
     engine: bool = False
@@ -113,16 +121,25 @@ class Model:
         """Which predictor a transformer asks, from the moment on that the model is being loaded (SDK)."""
         return None if self._remote_predictor is None else self._remote_predictor.config
 
-    def predict(self, payload: Any, headers: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Answer a request. V1 hands a dict (or bytes), V2 an ``InferRequest``.
+    if TYPE_CHECKING:
 
-        One that is not overridden asks the predictor of ``--predictor_host``; so does ``await super().predict(...)`` in
-        an ``async def predict``, and ``super().predict(...)`` in a synchronous one, whose thread waits meanwhile. A third
-        argument, ``response_headers``, is given the predictor's headers (SDK); most overrides have none, and need none
-        for a type checker, since it is not named here.
-        Raises NotSupported if the model has not overridden it, and there is no predictor; PredictorError if the predictor
-        does not answer.
-        """
+        def predict(self, *args: Any, **kwargs: Any) -> Any:
+            """A type checker lets an override have any signature if it overrides this one."""
+
+    else:
+
+        def predict(self, payload, headers=None, *args, **kwargs):
+            """Answer a request. V1 hands a dict (or bytes), V2 an ``InferRequest``.
+
+            One that is not overridden asks the predictor of ``--predictor_host``; so does ``await super().predict(...)`` in
+            an ``async def predict``, and ``super().predict(...)`` in a synchronous one, whose thread waits meanwhile. A third
+            argument, ``response_headers``, is given the predictor's headers (SDK); most overrides have none.
+            Raises NotSupported if the model has not overridden it, and there is no predictor; PredictorError if the predictor
+            does not answer.
+            """
+            return self._ask_predictor(payload, headers, *args, **kwargs)
+
+    def _ask_predictor(self, payload: Any, headers: Any, *args: Any, **kwargs: Any) -> Any:
         if self._remote_predictor is None:
             raise NotSupported(
                 f"Model {self.name} does not implement predict, and there is no predictor to ask (--predictor_host)."

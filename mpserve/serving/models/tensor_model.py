@@ -50,7 +50,7 @@ class TensorModel(Model):
     chooses_outputs: bool = False
     preferred_output: str | None = None
 
-    def predict(self, *arrays: Any) -> Any:
+    def predict(self, *arrays: Any, **named: Any) -> Any:
         """Answer for the given arrays; the first dimension is the batch."""
         raise NotSupported(f"Model {self.name} does not implement predict.")
 

@@ -97,7 +97,7 @@ def _called(node: ast.AST) -> str | None:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigurationError(f"there is no file {path}")
+        raise ConfigurationError(no_file(path))
     folder = path.resolve().parent
     _forget_neighbours(folder, besides=path.stem)
     if str(folder) in sys.path:
@@ -146,7 +146,7 @@ def _forget_neighbours(folder: Path, besides: str) -> None:
 
 def _import_module(name: str) -> ModuleType:
     if "/" in name or name.startswith("."):
-        raise ConfigurationError(f"there is no file or folder {name}")
+        raise ConfigurationError(f"there is no file or folder {name}{_meant(Path(name))}")
     cwd = str(Path.cwd())
     if cwd not in sys.path:
         sys.path.insert(0, cwd)
@@ -161,9 +161,19 @@ def _import_module(name: str) -> ModuleType:
 
 def _nothing(name: str, missing: str) -> str:
     """What is not there: a module, or a file or folder whose name was mistyped."""
-    close = difflib.get_close_matches(name, [entry.name for entry in Path.cwd().iterdir()], n=1)
-    guess = f"; did you mean {close[0]}?" if close else ""
-    return f"there is no file or folder {name}, and no module named {missing}{guess}"
+    return f"there is no file or folder {name}, and no module named {missing}{_meant(Path(name))}"
+
+
+def no_file(path: Path) -> str:
+    """What is said of a file that is not there."""
+    return f"there is no file {path}{_meant(path)}"
+
+
+def _meant(path: Path) -> str:
+    folder = path.parent
+    there = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    close = difflib.get_close_matches(path.name, there, n=1)
+    return f"; did you mean {folder / close[0]}?" if close else ""
 
 
 def _attribute(module: ModuleType, attribute: str, target: str) -> object:
@@ -201,6 +211,24 @@ def _only_model(module: ModuleType, target: str) -> object:
         return module
     main = next((Path(folder, "__main__.py") for folder in getattr(module, "__path__", ())), None)
     run = f"; to run it as python -m {target} does, name {main}" if main is not None and main.is_file() else ""
+    apps = [described(value) for value in vars(module).values() if _is_web(value)]
+    web = f"; it holds {apps[0]}, which uvicorn, gunicorn or flask run serves" if apps else ""
     raise ConfigurationError(
-        f"{target} holds no model: expected a subclass or an instance of mpserve.Model, or a function predict{run}"
+        f"{target} holds no model: expected a subclass or an instance of mpserve.Model, or a function predict{run}{web}"
     )
+
+
+def described(thing: object) -> str:
+    """What a thing is that is no model."""
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    if callable(thing) and hasattr(thing, "__name__"):
+        return f"the function {thing.__name__}"
+    kind = type(thing).__name__
+    if type(thing).__module__ == "builtins":
+        return f"{thing!r:.60} ({kind})"
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}{', a web application' if _is_web(thing) else ''}"
+
+
+def _is_web(thing: object) -> bool:
+    return type(thing).__name__ in ("FastAPI", "Flask", "Starlette")

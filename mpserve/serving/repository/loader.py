@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ class ModelSource:
         try:
             self.obtain()
         except AcceleratorInArbiter as reached:
-            stage = "a model's constructor" if self.model is None else f"preload() of model {self.model.name}"
+            stage = "a model's constructor" if self.model is None else _preload_of(self.model)
             logger.warning("%s reached for CUDA in the arbiter and was stopped: %s. %s",
                            stage, reached.where, "It will run in each worker instead.")  # fmt: skip
 
@@ -61,7 +62,7 @@ class ModelSource:
         if not self.preloaded:
             if inspect.iscoroutinefunction(self.model.preload):
                 raise ConfigurationError(f"preload() of model {self.model.name} is async, expected a plain def")
-            with telling(f"preload() of model {self.model.name}"):
+            with telling(_preload_of(self.model)):
                 self.model.preload()
             self.preloaded = True
             self.model.preload_seconds = time.monotonic() - begin
@@ -77,6 +78,14 @@ class ModelSource:
         """Let go of a model that can be constructed again."""
         if self.build is not None:
             self.model, self.preloaded = None, False
+
+
+def _preload_of(model: Model) -> str:
+    """What ``preload`` runs, as the user has named it."""
+    if isinstance(model, FunctionModel):
+        return f"load() of model {model.name}"
+    is_users = not type(model).__module__.startswith("mpserve.")
+    return f"{'preload()' if is_users else 'the load'} of model {model.name}"
 
 
 class Library(Protocol):
@@ -100,7 +109,7 @@ def from_objects(models: Sequence[object]) -> list[ModelSource]:
         raise ConfigurationError(f"expected a list of models, got {type(models).__name__}: start([model])")
     for model in models:
         if not isinstance(model, Model) and not (isinstance(model, type) and issubclass(model, Model)):
-            raise ConfigurationError(f"expected instances of mpserve.Model, got {model!r} ({type(model).__name__})")
+            raise ConfigurationError(f"expected instances of mpserve.Model, got {targets.described(model)}")
     refuse_twins(models)
     return [source for model in models for source in _sources(model, repr(model), None)]
 
@@ -171,16 +180,19 @@ def _from_file(
     ``declared``: the settings that name it, which are otherwise looked for beside it.
     """
     if not path.exists():
-        raise ConfigurationError(f"there is no file {path}")
+        raise ConfigurationError(targets.no_file(path))
     declared = declared or _declared_beside(path)
     config = config or triton.of_file(path)
     format_ = formats.named_elsewhere(declared.implementation) or formats.format_of(path)
     if format_ is None and config is not None and not path.name.endswith(tuple(formats.endings())):
         format_ = formats.named_elsewhere(config.backend)
     if format_ is None:
-        what = formats.strangers([path]) or f"{path.name} is no model of a known format"
+        if what := formats.strangers([path]):
+            raise ConfigurationError(what)
         of = f", which {model_settings.FILE} gives to {declared.implementation}" if declared.implementation else ""
-        raise ConfigurationError(f"{what}{of}; expected *{', *'.join(formats.endings())}")
+        raise ConfigurationError(
+            f"{path.name} is no model of a known format{of}; expected *{', *'.join(formats.endings())}"
+        )
     if format_.runs_code and not settings.allow_pickle:
         what = "a pickle" if path.is_file() else f"a folder of {format_.name}"
         raise ConfigurationError(
@@ -233,7 +245,17 @@ def _sources(thing: object, target: str, model_name: str | None) -> list[ModelSo
         return [ModelSource(build=partial(_construct, thing, model_name))]
     if isinstance(thing, list | tuple) and thing:
         return from_objects(thing)
-    raise ConfigurationError(f"{target} is no model: expected a subclass or instance of mpserve.Model, got {thing!r}")
+    raise ConfigurationError(
+        f"{target} is no model: expected a subclass or an instance of mpserve.Model, got {targets.described(thing)}"
+        f"{_pair_with(thing)}"
+    )
+
+
+def _pair_with(thing: object) -> str:
+    """What to name for a pair of functions, of which one was named."""
+    module = sys.modules.get(getattr(thing, "__module__", ""))
+    is_one = inspect.isfunction(thing) and callable(getattr(module, "predict", None))
+    return "; to serve the functions load and predict, name their file or module alone" if is_one else ""
 
 
 def _declared(module: ModuleType, target: str, field: str) -> tuple[Tensor, ...]:

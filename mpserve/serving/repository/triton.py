@@ -44,7 +44,14 @@ _FOLLOWED = frozenset({
     "default_model_filename",
 })  # fmt: skip
 _OF_PARTS = {
-    "dynamic_batching": frozenset({"preferred_batch_size", "max_queue_delay_microseconds"}),
+    "dynamic_batching": frozenset(
+        {
+            "preferred_batch_size",
+            "max_queue_delay_microseconds",
+            "priority_levels",
+            "default_priority_level",
+        }
+    ),
     "instance_group": frozenset({"count", "name"}),
     "input": frozenset({"name", "data_type", "dims"}),
     "output": frozenset({"name", "data_type", "dims"}),
@@ -65,6 +72,7 @@ class TritonConfig(NamedTuple):
         batch_delay: seconds to wait for a fuller batch.
         preferred: rows of a batch that waits for no more.
         concurrency: calls at once.
+        priority_levels, default_priority_level: of the parameter ``priority``; None: the file does not say.
         inputs, outputs: as the file declares them, with the batch as their first dimension.
     """
 
@@ -77,6 +85,8 @@ class TritonConfig(NamedTuple):
     batch_delay: float
     preferred: tuple[int, ...]
     concurrency: int | None
+    priority_levels: int | None
+    default_priority_level: int | None
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
@@ -115,6 +125,7 @@ class TritonConfig(NamedTuple):
         model.max_batch_size, model.max_batch_delay = self.batch_size, self.batch_delay
         model.preferred_batch_sizes = self.preferred
         model.concurrency = self.concurrency
+        model.priority_levels, model.default_priority_level = self.priority_levels, self.default_priority_level
         model.inputs, model.outputs = self.inputs, self.outputs
 
 
@@ -201,6 +212,8 @@ def _config(file: Path, message: Message, backend: str) -> TritonConfig:
         _one(batching_of, "max_queue_delay_microseconds", int, 0) / 1e6,
         tuple(_all(batching_of, "preferred_batch_size", int)),
         count if count > 1 else None,
+        _one(batching_of, "priority_levels", int, None),
+        _one(batching_of, "default_priority_level", int, None),
         *(tuple([_tensor(each, rows > 0) for each in _all(message, role, dict)]) for role in ("input", "output")),
     )
 

@@ -30,7 +30,7 @@ ROW = np.float32([[1, 2]])
     ((X, N), [("x", "FP32", ROW)], "^missing input 'n'; expected 'x', 'n'$"),
     ((X,), [("x", "FP32", ROW), ("y", "FP32", ROW)], "^unexpected input 'y'; expected 'x'$"),
     ((X,), [("x", "FP64", np.float64(ROW))], "^input 'x': expected datatype FP32, got FP64$"),
-    ((X,), [("x", "FP32", ROW[0])], r"^input 'x': expected shape \[-1, 2\], got \[2\]$"),
+    ((X,), [("x", "FP32", ROW[0])], r"^input 'x': expected shape \[-1, 2\], got \[2\]; the first dimension counts the rows$"),
     ((X,), [("x", "FP32", ROW[None])], r"^input 'x': expected shape \[-1, 2\], got \[1, 1, 2\]$"),
     ((X,), [("x", "FP32", ROW[:, :1])], r"^input 'x': expected shape \[-1, 2\], got \[1, 1\]$"),
     ((N, X), [("x", "FP32", ROW[:, :1]), ("n", "INT8", np.int8([7]))], "^input 'x': expected shape"),
