@@ -11,10 +11,12 @@ FROM python:3.12-slim AS build
 ARG EXTRAS
 # pip reads this variable itself: another package index, for example an index with CPU-only builds of torch.
 ARG PIP_EXTRA_INDEX_URL
+# So is this one: PIP_CONSTRAINT=constraints.txt takes the versions of deploy/constraints.txt, so that every build has the same.
+ARG PIP_CONSTRAINT
 ENV VIRTUAL_ENV=/opt/mpserve
 ENV PATH=/opt/mpserve/bin:$PATH
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE deploy/constraints.txt ./
 COPY mpserve ./mpserve
 RUN python -m venv "$VIRTUAL_ENV"
 RUN pip install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}"

@@ -3,7 +3,7 @@
     MPServeError
     ├── InvalidInput: AlreadyExists, PayloadTooLarge, UnsupportedEncoding, UnsupportedMediaType
     ├── ModelNotFound, RegionNotFound, ModelNotReady, ServerNotReady, Overloaded, DeadlineExceeded, NotSupported
-    ├── Unauthenticated, AccessDenied
+    ├── Unauthenticated, AccessDenied, TooManyRequests
     ├── AcceleratorFailed: AcceleratorOutOfMemory
     └── InferenceError, PredictorError, ModelLoadError, ConfigurationError
 
@@ -61,9 +61,14 @@ def shown(name: str) -> str:
 
 
 class MPServeError(Exception):
-    """Base of all errors that are raised on purpose. ``str(error)`` is for the client."""
+    """Base of all errors that are raised on purpose. ``str(error)`` is for the client.
+
+    Attributes:
+        retry_after: whole seconds, 1 or more, after which the client may try again; None: nobody knows.
+    """
 
     code: Code = Code.MODEL_FAILED
+    retry_after: int | None = None
 
 
 class InvalidInput(MPServeError, ValueError):
@@ -157,9 +162,19 @@ class Overloaded(MPServeError):
     code = Code.OVERLOADED
 
     def __init__(self, message: str, retry_after: int) -> None:
-        """``retry_after``: whole seconds, 1 or more."""
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyRequests(MPServeError):
+    """The caller, or the model, has as many requests as a limit allows. ``reason`` names the limit in metrics."""
+
+    code = Code.TOO_MANY
+
+    def __init__(self, message: str, retry_after: int, reason: str) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.reason = reason
 
 
 class DeadlineExceeded(MPServeError):
@@ -222,6 +237,13 @@ class ConfigurationError(MPServeError, RuntimeError):
     """
 
     code = Code.CONFIGURATION
+
+
+class NothingToServe(ConfigurationError):
+    """Neither a target nor a model directory was named, to this command."""
+
+    def __init__(self, command: str = "serve") -> None:
+        super().__init__(f"nothing to serve: name a target (mpserve {command} model.py:Class) or a --model_dir")
 
 
 class AcceleratorInArbiter(BaseException):

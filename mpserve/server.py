@@ -10,7 +10,7 @@ from mpserve.compat import lending
 from mpserve.compat.repository import Library, ModelRepository, named
 from mpserve.config.command_line import KSERVE_FLAGS_IGNORED, parse
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError
+from mpserve.errors import ConfigurationError, NothingToServe
 from mpserve.prefork.arbiter.application import make_app, make_app_or_end, refuse_during_preload, serve
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import PredictorConfig
@@ -125,4 +125,4 @@ def find(settings: Settings) -> list[ModelSource]:
         return from_target(settings.target, settings.model_name, settings)
     if settings.model_dir is not None:
         return model_directory.find_all(settings)
-    raise ConfigurationError("nothing to serve: name a target (mpserve serve model.py:Class) or a --model_dir")
+    raise NothingToServe()

@@ -17,9 +17,10 @@ from typing import IO, Any
 from urllib.error import HTTPError
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = Path("examples/digits")
+MODEL = Path("examples/digits_sklearn/digits.py")
+REQUEST_V1, REQUEST_V2 = Path("examples/digits/request_v1.json"), Path("examples/digits/request_v2.json")
 EXPECTED, SHADES = 7, " .:-=+*#%@"
-# What a first run may need to import torch from a slow disk.
+# What a first run may need to import scikit-learn from a slow disk.
 START_SECONDS, STOP_SECONDS = 180, 60
 
 
@@ -27,8 +28,8 @@ class DemoFailed(Exception):
     """The demo did not show what it promises; the message says what happened instead."""
 
 
-def free_port(preferred: int = 8080) -> int:
-    """Return `preferred` if nothing has it, else a port that the system picks."""
+def free_port(preferred: int) -> int:
+    """Return `preferred` if nothing has it, else a port that the system picks, as for 0."""
     with socket.socket() as probe:
         # As the server does: an earlier run's connections in TIME_WAIT do not hold the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,10 +68,10 @@ def ask(url: str, path: str, body: Path) -> Any:
 
 def show(url: str) -> None:
     """Draw the image, ask for its digit under both protocols, compare."""
-    rows = json.loads((ROOT / EXAMPLE / "request_v1.json").read_bytes())["instances"][0]
+    rows = json.loads((ROOT / REQUEST_V1).read_bytes())["instances"][0]
     print("\n".join("  " + "".join(2 * SHADES[pixel * (len(SHADES) - 1) // 16] for pixel in row) for row in rows))
-    v1 = ask(url, "/v1/models/digits:predict", EXAMPLE / "request_v1.json")["predictions"][0]["digit"]
-    outputs = ask(url, "/v2/models/digits/infer", EXAMPLE / "request_v2.json")["outputs"]
+    v1 = ask(url, "/v1/models/digits:predict", REQUEST_V1)["predictions"][0]["digit"]
+    outputs = ask(url, "/v2/models/digits/infer", REQUEST_V2)["outputs"]
     v2 = next(output["data"][0] for output in outputs if output["name"] == "digit")
     if (v1, v2) != (EXPECTED, EXPECTED):
         raise DemoFailed(f"the image shows a {EXPECTED}; V1 said {v1}, V2 said {v2}")
@@ -78,8 +79,8 @@ def show(url: str) -> None:
 
 def run(log: IO[bytes], keep: bool) -> None:
     """Start the server, show it, and stop it whatever happened."""
-    port = free_port()
-    serve = ["mpserve", "serve", f"{EXAMPLE}/model.py:Digits", "--workers", "2", "--http_port", str(port)]
+    port = free_port(8080 if keep else 0)  # two demos at once would both find 8080 free
+    serve = ["mpserve", "serve", str(MODEL), "--workers", "2", "--http_port", str(port)]
     print("$", *serve, end=" ", flush=True)
     # A session of its own: Ctrl-C reaches this script alone, which then stops the server as Kubernetes would.
     command = [sys.executable, "-m", *serve]

@@ -1,4 +1,5 @@
-"""Writes a ClusterServingRuntime and an InferenceService for each family of model files into deploy/kserve.
+"""Writes a ClusterServingRuntime and an InferenceService for each family of model files into deploy/kserve, and the alerts
+of deploy/monitoring/alerts.yaml as a PrometheusRule beside them.
 
 Usage: write_manifests.py [--check]; --check writes nothing, and exits 1 if a file differs. A family's runtime is
 clusterservingruntime.yaml with another name, image and formats: a probe or a limit is changed in that file alone.
@@ -15,6 +16,7 @@ import yaml
 
 KSERVE = Path(__file__).resolve().parent.parent / "deploy" / "kserve"
 BASE = KSERVE / "clusterservingruntime.yaml"
+MONITORING = KSERVE.parent / "monitoring"
 PRIORITY = 10  # KServe's own runtimes have 1, 2 and 3. KServe refuses two runtimes of one format and one priority
 GRPC_PORT = 8081
 
@@ -96,7 +98,19 @@ def written() -> dict[Path, str]:
             f"# Written by scripts/write_manifests.py. A model file on runtimes/{name}.yaml: over HTTP, and over gRPC.\n"
             + _dump(services_of(name, family))
         )
+    files[MONITORING / "prometheusrule.yaml"] = (
+        "# Written by scripts/write_manifests.py from alerts.yaml, for the Prometheus operator.\n" + _dump([_rule()])
+    )
     return files
+
+
+def _rule() -> dict[str, Any]:
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "mpserve"},
+        "spec": yaml.safe_load((MONITORING / "alerts.yaml").read_text()),
+    }
 
 
 def _dump(documents: list[dict[str, Any]]) -> str:

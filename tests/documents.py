@@ -15,8 +15,12 @@ class Block(NamedTuple):
 
 
 def documents() -> list[Path]:
-    """The README and all of docs/."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    """The README, all of docs/, and what each example says."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *examples()]
+
+
+def examples() -> list[Path]:
+    return sorted((ROOT / "examples").glob("*/README.md"))
 
 
 def blocks(document: Path) -> list[Block]:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,45 @@ def eventually(condition: Callable[[], Any], within: float = PATIENCE, every: fl
             return value
         time.sleep(every)
     raise AssertionError(f"not within {within} s: {condition}")
+
+
+class Delays:
+    """For how long processes could have run and had no CPU: on a busy machine that is most of the time.
+
+    Linux tells it of the main thread of a process as long as the process is there, so a thread looks again and again.
+    """
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._before = {pid: _delayed(pid) for pid in pids}
+        self._last = dict(self._before)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> "Delays":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def of(self, pid: int) -> float:
+        """Seconds."""
+        return self._last[pid] - self._before[pid]
+
+    def others(self, pid: int) -> list[int]:
+        return [other for other in self._last if other != pid]
+
+    def _look(self) -> None:
+        while not self._over.wait(0.02):
+            for pid, last in self._last.items():
+                self._last[pid] = max(last, _delayed(pid))
+
+
+def _delayed(pid: int) -> float:
+    with contextlib.suppress(OSError, IndexError):  # it has ended, or this Linux does not tell
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    return 0.0
 
 
 class Server:
@@ -145,10 +185,16 @@ class Server:
         return self.process.wait(within)
 
     def stop(self) -> int:
-        """End it gracefully, in no more than ``STOP`` seconds unless ``slow_stop`` says why."""
+        """End it gracefully, in no more than ``STOP`` seconds unless ``slow_stop`` says why.
+
+        The seconds for which the arbiter and the slowest worker could have run and had no CPU do not count.
+        """
         begin = time.monotonic()
-        status = self.end()
-        seconds = time.monotonic() - begin
+        with Delays([self.pid, *self.workers()]) as delays:
+            status = self.end()
+        seconds = (
+            time.monotonic() - begin - delays.of(self.pid) - max(map(delays.of, delays.others(self.pid)), default=0.0)
+        )
         assert seconds <= STOP or self.slow_stop, (
             f"the stop took {seconds:.1f} s, and slow_stop says no reason:\n{self.log}"
         )
@@ -178,6 +224,7 @@ def running(
     env: dict[str, str] | None = None,
     scheme: str = "http",
     slow_stop: str = "",
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Server]:
     """Run ``command`` in ``folder`` until the block is left; its output is in ``folder/server.log``.
 
@@ -195,6 +242,7 @@ def running(
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a process group of its own, as a terminal would give it
+            pass_fds=pass_fds,
         )
     server = Server(process, port, log, scheme, slow_stop)
     try:

@@ -43,7 +43,7 @@ INPUT_OUTPUT = {
     "socket", "ssl", "http", "urllib.request", "os", "pathlib", "subprocess", "tempfile", "shutil", "mmap", "signal",
 }  # fmt: skip
 WIRE = {"uvicorn", "httptools"}
-HTTP = {"starlette", "fastapi", "httpx"} | WIRE
+HTTP = {"starlette", "fastapi", "httpx2"} | WIRE
 GRPC = {"grpc", "grpc_health", "grpc_reflection"}
 GUNICORN = {"gunicorn"}
 FRAMEWORKS = {"torch", "tensorflow", "jax", "sklearn", "onnxruntime", "transformers"}
@@ -150,7 +150,7 @@ def test_one_folder_knows_uvicorn_and_httptools_and_knows_no_application() -> No
     assert knowing <= server
     assert {module for module in knowing if "uvicorn" in imported(module)} == {"mpserve.http.server.uvicorn"}
     for module in server:
-        assert not {name.partition(".")[0] for name in imported(module)} & ({"starlette", "fastapi", "httpx"} | NUMPY)
+        assert not {name.partition(".")[0] for name in imported(module)} & ({"starlette", "fastapi", "httpx2"} | NUMPY)
         assert {name for name in own_imports(module) if FLOORS[place(name)] > 0} <= server
 
 

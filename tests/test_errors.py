@@ -20,6 +20,7 @@ CLIENTS = {
     "ModelNotFound",
     "RegionNotFound",
     "AccessDenied",
+    "TooManyRequests",
     "Unauthenticated",
 }
 

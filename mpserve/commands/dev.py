@@ -23,7 +23,7 @@ from mpserve.commands.arguments import refuse
 from mpserve.config.command_line import parse
 from mpserve.config.options import Option
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError
+from mpserve.errors import ConfigurationError, NothingToServe
 from mpserve.prefork.listener.listeners import UPGRADE, is_open
 from mpserve.serving.repository import formats
 from mpserve.serving.repository.import_target import no_file, script_of
@@ -61,7 +61,7 @@ def _folders(settings: Settings) -> list[Path]:
     )
     places += [Path(settings.model_dir)] if settings.model_dir else []
     if not places:
-        raise ConfigurationError("nothing to serve: name a target (mpserve dev model.py:Class) or a --model_dir")
+        raise NothingToServe("dev")
     return [place if place.is_dir() else Path() for place in places]
 
 

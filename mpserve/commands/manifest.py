@@ -13,7 +13,7 @@ import yaml
 from mpserve.commands.arguments import read
 from mpserve.config.options import BYTES, CHOICE, TEXT, WHOLE, Option, options_of
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError
+from mpserve.errors import ConfigurationError, NothingToServe
 from mpserve.serving.repository.import_target import script_of
 from mpserve.version import VERSION
 
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     """Print the manifest. Raises ConfigurationError for a mistake in the command line."""
     settings, own, given = read(arguments, OWN, drain_delay=5.0)
     if settings.target is None and settings.model_dir is None:
-        raise ConfigurationError("nothing to serve: name a target (mpserve manifest model.py:Class) or a --model_dir")
+        raise NothingToServe("manifest")
     if own["max_replicas"] < own["min_replicas"]:
         raise ConfigurationError(
             f"--max_replicas={own['max_replicas']} is less than --min_replicas={own['min_replicas']}"

@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mpserve.config.kinds import ADDRESS, DEVICES, FUNCTION, HOST, PUBLIC_PARTS
-from mpserve.config.options import (
-    BYTES,
-    WHOLE,
-    option,
-    options_of,
-    others_of,
-    read_environment,
-    service_links,
+from mpserve.config.kinds import (
+    ADDRESS,
+    ADMIN_ADDRESS,
+    ATTRIBUTES,
+    DEVICES,
+    FUNCTION,
+    HOST,
+    ORIGINS,
+    PUBLIC_PARTS,
+    SINK,
 )
+from mpserve.config.options import BYTES, WHOLE, option, options_of, others_of, read_environment, service_links
 from mpserve.errors import ConfigurationError
 
 _WORKERS = "WEB_CONCURRENCY"
@@ -93,6 +95,15 @@ class Settings:
         choices=("same-host", "anywhere", "off"),
     )
 
+    admin_bind: str | None = option(
+        None, LISTENING,
+        "PORT, HOST:PORT or unix:PATH at which alone metrics, management and the status page answer; the rest answers there too",
+        kind=ADMIN_ADDRESS,
+    )
+    cors_origins: str | None = option(
+        None, LISTENING, "Origins, separated by commas, whose pages may send requests from a browser (CORS); *: any", kind=ORIGINS
+    )
+
     api_keys_file: str | None = option(
         None, CALLERS, "File of lines NAME KEY or NAME sha256:DIGEST; requests without one of these keys are refused"
     )
@@ -143,6 +154,28 @@ class Settings:
         0, OVERLOAD, "Maximum requests in the queue of a model in one worker; further requests are refused; 0: no maximum",
         minimum=0,
     )
+    max_in_flight: int = option(
+        0, OVERLOAD, "Maximum requests of a model in flight, in all workers together; further requests get 429; 0: no maximum",
+        minimum=0,
+    )
+    max_rate: float = option(
+        0.0, OVERLOAD, "Maximum requests to a model per second, in all workers together; further requests get 429; 0: no maximum",
+        minimum=0,
+    )
+    max_in_flight_per_caller: int = option(
+        0, OVERLOAD, "As max_in_flight, of each caller, for all models together; callers must be known", minimum=0
+    )
+    max_rate_per_caller: float = option(
+        0.0, OVERLOAD, "As max_rate, of each caller, for all models together; callers must be known", minimum=0
+    )
+    priority_levels: int = option(
+        0, OVERLOAD,
+        "Levels of the request parameter priority, by which the queue of a model is in order; 1 is the first; 0: no levels",
+        minimum=0,
+    )
+    default_priority_level: int = option(
+        0, OVERLOAD, "Level of requests without the parameter priority, from 1 to priority_levels", minimum=0
+    )
     request_timeout: float = option(
         0.0, OVERLOAD, "Deadline of an inference request in seconds, including its time in the queue; 0: none", minimum=0
     )
@@ -169,8 +202,8 @@ class Settings:
     )
     grpc_max_connection_age: float = option(
         10.0, LIFE,
-        "Seconds after which a gRPC client is told to use a new connection; a stopping worker answers busy clients for as"
-        " long, but at most for half of its time; 0: never, and calls may be lost when a worker stops",
+        "Seconds after which a gRPC client is told to use a new connection, or half of the time in which a worker must stop,"
+        " if that is less: it answers busy clients for as long; 0: never, and calls may be lost when a worker stops",
         minimum=0, maximum=86400,
     )
     max_requests: int = option(
@@ -269,6 +302,18 @@ class Settings:
         None, LOGS, "YAML or JSON file in the form of logging.config.dictConfig, which overrides the options above"
     )
     access_log: bool = option(False, LOGS, "Log one line for each request")
+    log_url: str | None = option(
+        None, LOGS, "Where requests and answers go: as CloudEvents to http(s)://…, or as lines of JSON to file:///folder",
+        kind=SINK,
+    )
+    log_mode: str = option(
+        "all", LOGS, "What goes to log_url: all, request or response", choices=("all", "request", "response")
+    )
+    log_sampling: float = option(1.0, LOGS, "The share of requests that goes to log_url", minimum=0, maximum=1)
+    log_attributes: str | None = option(
+        None, LOGS, "Attributes of the events for log_url, such as inferenceservicename=iris,namespace=default,endpoint=default",
+        kind=ATTRIBUTES,
+    )
     termination_log: str = option(
         "/dev/termination-log", LOGS, "Existing file to which the server writes the reason when it ends with an error"
     )
@@ -283,15 +328,27 @@ class Settings:
                     f"{name}: got {getattr(self, name)!r} without ssl_certfile, expected both, or ssl_certfile alone"
                 )
 
-        if self.managers and not self.knows_callers:
+        if self.admin_port == self.http_port:
             raise ConfigurationError(
-                f"managers: got {self.managers!r} without api_keys_file and authenticate, expected one of these too"
+                f"admin_bind: got {self.admin_bind!r}, expected another port than that of http_port"
             )
+        for name in ("managers", "max_in_flight_per_caller", "max_rate_per_caller"):
+            if getattr(self, name) and not self.knows_callers:
+                raise ConfigurationError(
+                    f"{name}: got {getattr(self, name)!r} without api_keys_file and authenticate, expected one of these too"
+                )
 
     @property
     def knows_callers(self) -> bool:
         """Whether the server answers known callers only."""
         return bool(self.api_keys_file or self.authenticate)
+
+    @property
+    def admin_port(self) -> int | None:
+        """The port of ``admin_bind``; None: it is no port."""
+        if self.admin_bind is None or self.admin_bind.startswith("unix:"):
+            return None
+        return int(self.admin_bind.rpartition(":")[2])
 
     def body_limit(self, is_json: bool) -> int:
         """Maximum bytes of a request body, which is JSON as a whole or not."""

@@ -96,7 +96,9 @@ class Calls:
                     logger.error("unexpected error while answering a call", exc_info=error)
                 elif reports:
                     report(error)
-                return await context.abort(status, details(error), _trailing(identity, response_headers))
+                return await context.abort(
+                    status, details(error), (*_trailing(identity, response_headers), *_hints(error))
+                )
             finally:
                 self._record(method, context, status, start)
 
@@ -153,6 +155,14 @@ def time_left(context: Context) -> float:
 def _trailing(identity: str, response_headers: Headers) -> tuple[tuple[str, str], ...]:
     """The trailing metadata of an answer: its id and the headers that the model has set."""
     return sendable({ID_HEADER: identity, **response_headers}) if response_headers else ((ID_HEADER, identity),)
+
+
+def _hints(error: Exception) -> tuple[tuple[str, str], ...]:
+    """When to try again: as over HTTP, and for clients of gRPC that retry by themselves (gRPC proposal A6)."""
+    seconds = error.retry_after if isinstance(error, MPServeError) else None
+    if seconds is None:
+        return ()
+    return ("retry-after", str(seconds)), ("grpc-retry-pushback-ms", str(seconds * 1000))
 
 
 def sendable(headers: Headers) -> tuple[tuple[str, str], ...]:

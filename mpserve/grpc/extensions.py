@@ -14,7 +14,7 @@ from mpserve.protocol.protobuf import inference_pb2 as pb
 from mpserve.serving.extensions.configuration import configuration
 from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.extensions.statistics import Statistics
-from mpserve.serving.extensions.trace_settings import SETTINGS, refuse_changes
+from mpserve.serving.extensions.trace_settings import ALL_MODELS, TraceSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.repository import Repository
 from mpserve.serving.shared_memory.regions import CUDA_REFUSED
@@ -30,6 +30,7 @@ class ExtensionCalls:
         self.repository = Repository(core)
         self.statistics = Statistics(core)
         self.log_settings = LogSettings(core)
+        self.trace_settings = TraceSettings(core)
 
     def answers(self) -> dict[str, Answer]:
         """By the name of the method: the function that answers."""
@@ -79,12 +80,14 @@ class ExtensionCalls:
         return pb.ModelConfigResponse(config=pb.ModelConfig(**document))
 
     async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """All trace settings. A change is refused."""
-        refuse_changes({name: list(setting.value) for name, setting in request.settings.items()})
-        if request.model_name:
-            self.core.find(request.model_name)
+        """Change the settings of the request, if there are any. Return all."""
+        model = request.model_name
+        if model != ALL_MODELS:
+            self.core.find(model)
+        changes = {name: list(setting.value) for name, setting in request.settings.items()}
+        await self.trace_settings.change(changes, model)
         response = pb.TraceSettingResponse()
-        for name, values in SETTINGS.items():
+        for name, values in self.trace_settings.told(model).items():
             response.settings[name].value.extend(values)
         return response
 

@@ -6,7 +6,7 @@ must be told of each change and never ends its watchers.
 
 import asyncio
 import contextlib
-from collections.abc import Container
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Health(health_pb2_grpc.HealthServicer):
     """The health of the server (""), and of each of its ``services``, which is the same."""
 
-    def __init__(self, core: ServerCore, services: Container[str]) -> None:
+    def __init__(self, core: ServerCore, services: Sequence[str]) -> None:
         self.core = core
         self.services = services
         self._retired = False
@@ -43,6 +43,12 @@ class Health(health_pb2_grpc.HealthServicer):
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {shown(request.service)!r} here")
         return health_pb2.HealthCheckResponse(status=status)
+
+    async def List(self, request: Any, context: Context) -> Any:
+        """The health of each service. Releases of grpcio-health-checking that do not know this method do not ask for it."""
+        status = health_pb2.HealthCheckResponse(status=self._status(""))
+        answer: Any = health_pb2.HealthListResponse  # type: ignore[attr-defined]  # its stubs are older
+        return answer(statuses=dict.fromkeys(("", *self.services), status))
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         last = None

@@ -32,24 +32,28 @@ class InferenceCalls:
     def __init__(self, core: ServerCore) -> None:
         self.core = core
 
-    async def infer(self, data: bytes, headers: Headers, response_headers: Headers, within: float) -> bytes:
-        """Answer a ModelInferRequest whose deadline is in ``within`` seconds.
+    async def infer(
+        self, data: bytes, headers: Headers, response_headers: Headers, within: float, caller: str | None
+    ) -> bytes:
+        """Answer a ModelInferRequest of this caller, whose deadline is in ``within`` seconds.
 
         Raises MPServeError: as ``answered``; NotSupported also if the model answers in parts.
         """
-        head = RequestHead(*addressee(data), "predict", UNARY, headers, request_id.get())
+        head = RequestHead(*addressee(data), "predict", UNARY, headers, request_id.get(), caller=caller)
         request, outcome = await answered(self.core, head, data, within)
         response_headers.update(request.response_headers or {})
         assert isinstance(outcome, Encoded)  # the codec refuses parts
         return outcome.body
 
-    async def stream(self, data: bytes, headers: Headers, within: float) -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self, data: bytes, headers: Headers, within: float, caller: str | None
+    ) -> AsyncGenerator[bytes, None]:
         """The ModelStreamInferResponses to a ModelInferRequest. An error is the last of them.
 
         A whole answer is marked as final. A part is not, since it may not be the last: on request, an empty final part follows.
         """
         try:
-            head = RequestHead(*addressee(data), "predict", STREAM, headers, request_id.get())
+            head = RequestHead(*addressee(data), "predict", STREAM, headers, request_id.get(), caller=caller)
             request, outcome = await answered(self.core, head, data, within)
             if isinstance(outcome, Encoded):
                 yield outcome.body

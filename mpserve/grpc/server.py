@@ -37,6 +37,15 @@ QUIET = 1.0
 """Seconds without a new call after which a drain waits for no more."""
 AGE_JITTER = 1.1  # gRPC's core retires a connection at up to 10 % more than its age
 GOODBYE = 0.5  # seconds in which a client hears that its connection is retired
+SHARE = 0.5
+"""The share of a drain in which all connections are retired. The rest of the time is for calls that run."""
+SHORTEST_AGE = 0.5
+"""Seconds. Clients of a server that has hardly any time for a drain must not connect all the time."""
+
+
+def age_within(drain: float) -> float:
+    """The age of a connection at which every connection is retired in a drain of so many seconds."""
+    return max((drain * SHARE - GOODBYE) / AGE_JITTER, SHORTEST_AGE)
 
 
 class Tls(NamedTuple):
@@ -129,8 +138,7 @@ class GrpcServer:
             return
         deadline = time.monotonic() + grace
         await stop_listening(self.port)
-        # Half of the time is for calls that run.
-        await self._wait_for_quiet(min(self._longest_life, grace / 2))
+        await self._wait_for_quiet(min(self._longest_life, grace * SHARE))
         self._health.end()
         self._servicer.end_streams()
         await self._server.stop(max(deadline - time.monotonic(), 0))

@@ -37,6 +37,7 @@ class Servicer:
         self.inference = InferenceCalls(core)
         self.core = core
         self.calls = calls
+        self._caller_of = caller_of if core.authenticator is not None else nobody
         self._streams: set[Stream] = set()
         self._ending = False
 
@@ -101,14 +102,14 @@ class Servicer:
     def _model_infer(
         self, data: bytes, context: Context, headers: Headers, response_headers: Headers
     ) -> Awaitable[bytes]:
-        return self.inference.infer(data, headers, response_headers, time_left(context))
+        return self.inference.infer(data, headers, response_headers, time_left(context), self._caller_of(context))
 
     async def _model_stream_infer(
         self, requests: AsyncIterator[bytes], context: Context, headers: Headers, response_headers: Headers
     ) -> None:
         def answer(data: bytes) -> AsyncGenerator[bytes, None]:
             self.calls.total_requests += 1
-            return self.inference.stream(data, headers, time_left(context))
+            return self.inference.stream(data, headers, time_left(context), self._caller_of(context))
 
         stream = Stream(requests, answer)
         self._streams.add(stream)
@@ -132,6 +133,10 @@ class Servicer:
 
     def _unary(self, name: str, work: Work[bytes, bytes], reports: bool = True) -> Any:
         return grpc.unary_unary_rpc_method_handler(self.calls.answering(name, work, reports))
+
+
+def nobody(context: Context) -> None:
+    """Who makes a call, if callers are not known."""
 
 
 def _answering(method: str, answer: Answer) -> Work[bytes, bytes]:

@@ -10,11 +10,13 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mpserve.errors import NotSupported
+from mpserve.config.settings import Settings
+from mpserve.errors import ConfigurationError, NotSupported
 from mpserve.http.authentication import Authentication
 from mpserve.http.inference.direct_routes import DirectRoutes
 from mpserve.http.inference.endpoint import Endpoint
@@ -28,9 +30,13 @@ from mpserve.http.middleware import RequestContext
 from mpserve.http.request_log import RequestLog
 from mpserve.http.requests import Handler
 from mpserve.http.responses import error_answer, failure_answer, on_http_exception
-from mpserve.http.routing import SegmentRoute, redirect_slashes
+from mpserve.http.routing import AdminRoute, SegmentRoute, redirect_slashes
+from mpserve.serving.inference.observing import begin_observing
 from mpserve.serving.repository.core import ServerCore
 from mpserve.state.scoreboard import State
+
+EXPOSED = ("x-request-id", "retry-after", "inference-header-content-length")
+"""Headers of answers that a page of another origin may read, besides those that it always may (``--cors_origins``)."""
 
 REFUSED = {
     "/openai": "the OpenAI protocol is not offered here; ask /v1/models/{model}:predict or /v2/models/{model}/infer",
@@ -45,7 +51,7 @@ def build_app(core: ServerCore) -> Starlette:
     inference = InferenceRoutes(core.settings, log)
     app = Starlette(
         routes=_routes(core, inference),
-        middleware=[Middleware(RequestContext, log=log), *_authentication(core)],
+        middleware=[Middleware(RequestContext, log=log), *_cors(core.settings), *_authentication(core)],
         exception_handlers={HTTPException: on_http_exception, Exception: _on_error},
         lifespan=_lifespan,
     )
@@ -56,6 +62,22 @@ def build_app(core: ServerCore) -> Starlette:
     return app
 
 
+def _cors(settings: Settings) -> list[Middleware]:
+    """Before the authentication: a preflight has no key, and a page is to read a refusal."""
+    if settings.cors_origins is None:
+        return []
+    origins = settings.cors_origins.split(",")
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    ]
+
+
 def _authentication(core: ServerCore) -> list[Middleware]:
     if core.authenticator is None:
         return []
@@ -64,27 +86,34 @@ def _authentication(core: ServerCore) -> list[Middleware]:
 
 def _routes(core: ServerCore, inference: InferenceRoutes) -> list[BaseRoute]:
     extensions, settings = ExtensionRoutes(core), core.settings
-    paths = _open(core, extensions)
-    paths |= {line: guarded(settings, handler) for line, handler in _managing(extensions).items()}
+    health = Health(core)
+    managing = {line: guarded(settings, handler) for line, handler in _managing(extensions).items()}
+    kind = SegmentRoute if settings.admin_bind is None else AdminRoute
     has_pages = settings.enable_docs_url or settings.enable_status_page
     return [
         *(SegmentRoute(path, Endpoint(core, inference, route), methods=["POST"]) for path, route in ROUTES.items()),
         SegmentRoute(INVOCATIONS.template, Endpoint(core, inference, INVOCATIONS), methods=["POST"]),
-        *(_route(line.split(), handler) for line, handler in paths.items()),
+        *(_route(line.split(), handler, kind) for line, handler in _monitoring(core, health).items()),
+        *(_route(line.split(), handler) for line, handler in _open(core, health, extensions).items()),
+        *(_route(line.split(), handler, kind) for line, handler in managing.items()),
         *([Mount("/pages", send_file)] if has_pages else ()),
         *(Mount(path, _refuse(message)) for path, message in REFUSED.items()),
     ]
 
 
-def _open(core: ServerCore, extensions: ExtensionRoutes) -> dict[str, Handler]:
-    """The routes that change nothing."""
-    health, openapi = Health(core), OpenApi(core)
+def _monitoring(core: ServerCore, health: Health) -> dict[str, Handler]:
+    """The routes for those who watch the server."""
     pages = Pages(core, health.alive)
-    has_docs, has_status = core.settings.enable_docs_url, core.settings.enable_status_page
+    has_status = core.settings.enable_status_page
+    return {**({"/": pages.home, "/status": pages.status} if has_status else {}), "/metrics": health.metrics}
+
+
+def _open(core: ServerCore, health: Health, extensions: ExtensionRoutes) -> dict[str, Handler]:
+    """The routes that change nothing."""
+    openapi = OpenApi(core)
+    has_docs = core.settings.enable_docs_url
     return {
-        "/": pages.home if has_status else health.alive,
-        **({"/status": pages.status} if has_status else {}),
-        "/metrics": health.metrics,
+        "/": health.alive,
         # Beside /invocations, as MLflow's scoring server and SageMaker have them
         "/ping": health.ready,
         "/health": health.ready,
@@ -138,7 +167,7 @@ def _managing(extensions: ExtensionRoutes) -> dict[str, Handler]:
     }  # fmt: skip
 
 
-def _route(words: list[str], handler: Handler) -> SegmentRoute:
+def _route(words: list[str], handler: Handler, kind: type[SegmentRoute] = SegmentRoute) -> SegmentRoute:
     *methods, path = words
 
     async def endpoint(request: Request) -> Any:
@@ -147,7 +176,7 @@ def _route(words: list[str], handler: Handler) -> SegmentRoute:
         except Exception as error:  # Starlette would raise it again after the answer, which closes the connection
             return failure_answer(error)
 
-    return SegmentRoute(path, endpoint, methods=methods or ["GET"])
+    return kind(path, endpoint, methods=methods or ["GET"])
 
 
 def find_core(app: Any) -> ServerCore | None:
@@ -189,7 +218,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     if core.managed:
         yield
         return
+    if core.settings.admin_bind is not None:
+        raise ConfigurationError(
+            "admin_bind: only mpserve's own server listens there; leave it out under another ASGI server"
+        )
     core.begin_alone()
+    begin_observing(core)
     await core.load()
     core.open()
     yield

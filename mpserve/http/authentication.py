@@ -33,7 +33,8 @@ class Authentication:
         self.app = app
         self.authenticator = authenticator
         self.public = public_paths(settings)
-        self.public_folders = ("/pages/",) if "docs" in public_of(settings) else ()
+        # The files of the pages, which hold nothing of the server: the page at / asks for a key.
+        self.public_folders = ("/pages/",) if {"health", "docs"} & set(public_of(settings)) else ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or self._is_public(scope):

@@ -8,7 +8,7 @@ import ssl
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import orjson
 
 from mpserve.errors import Code, ConfigurationError, InferenceError, InvalidInput, PredictorError
@@ -45,15 +45,15 @@ class RestPredictor:
     def __init__(self, config: PredictorConfig) -> None:
         self.is_v2 = config.predictor_protocol == "v2"
         try:
-            self._client = httpx.AsyncClient(
+            self._client = httpx2.AsyncClient(
                 base_url=config.predictor_base_url,
                 verify=_trusted(config.predictor_ca_file),
-                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
-                limits=httpx.Limits(),  # any number of connections
+                timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
+                limits=httpx2.Limits(),  # any number of connections
                 # Within a cluster, compression costs more than it saves.
                 headers={"accept-encoding": "identity", "user-agent": f"mpserve/{VERSION}"},
             )
-        except httpx.InvalidURL as error:
+        except httpx2.InvalidURL as error:
             raise ConfigurationError(f"predictor_host: got {config.predictor_host!r}: {error}") from error
 
     async def predict(self, model: str, payload: Any, headers: Headers) -> tuple[Any, Headers]:
@@ -89,7 +89,7 @@ class RestPredictor:
         raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in (headers or {}).items()]
         try:
             return await self._client.request(method, path, content=body, headers=raw)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise PredictorError(Code.NOT_READY, "The predictor cannot be reached.", repr(error)) from error
 
     def _encoded(self, payload: Any) -> tuple[bytes, Headers]:
@@ -107,7 +107,7 @@ class RestPredictor:
         length = {BINARY_HEADER: str(encoded.json_length)}
         return encoded.join(), {"content-type": "application/octet-stream", **length}
 
-    def _decoded(self, response: httpx.Response) -> Any:
+    def _decoded(self, response: httpx2.Response) -> Any:
         body = response.content
         if self.is_v2:
             return InferResponse.from_bytes(body, int(response.headers.get(BINARY_HEADER, len(body))))
@@ -126,7 +126,7 @@ def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
         raise ConfigurationError(f"predictor_ca_file: {ca_file} cannot be used: {error}") from error
 
 
-def _error_of(response: httpx.Response) -> str:
+def _error_of(response: httpx2.Response) -> str:
     """The status and the message: V2's ``error``, FastAPI's ``detail``, or the text."""
     try:
         error = orjson.loads(response.content)
@@ -138,7 +138,7 @@ def _error_of(response: httpx.Response) -> str:
     return f"{response.status_code}: {message[:MAX_REASON] or response.reason_phrase}"
 
 
-def _says_ready(response: httpx.Response) -> bool:
+def _says_ready(response: httpx2.Response) -> bool:
     try:
         document = orjson.loads(response.content)
     except orjson.JSONDecodeError:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Match, Route
 
-from mpserve.errors import Code, MPServeError, Overloaded, shown
+from mpserve.errors import Code, MPServeError, shown
 from mpserve.http.server import interface, response_head
 from mpserve.http.unknown_paths import nearest, there_is_no
 from mpserve.protocol.compression import OFFERED
@@ -84,7 +84,7 @@ def _told(error: Exception) -> Answer:
         logger.error("unexpected error while answering a request", exc_info=error)
         return _error("internal server error", 500)
     status = STATUS[error.code]
-    if isinstance(error, Overloaded):
+    if error.retry_after is not None:
         return _error(str(error), status, [(b"retry-after", b"%d" % error.retry_after)])
     return _error(str(error), status, HINTS.get(error.code, []))
 

@@ -7,6 +7,7 @@ from starlette.routing import Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from mpserve.http.responses import json_answer
+from mpserve.http.server.interface import ADMIN
 
 SLASH = "\udc2f"
 """Replaces an encoded slash while a path is matched. No decoded path contains this half of a surrogate pair."""
@@ -30,6 +31,13 @@ class SegmentRoute(Route):
         match, child = super().matches({**scope, "path": path})
         parameters = {name: value.replace(SLASH, "/") for name, value in child.get("path_params", {}).items()}
         return match, {**child, "path_params": parameters}
+
+
+class AdminRoute(SegmentRoute):
+    """A route that is there only for clients that have connected to ``--admin_bind``."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches(scope) if ADMIN in scope else (Match.NONE, {})
 
 
 class ModelName(StringConvertor):

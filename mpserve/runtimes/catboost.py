@@ -5,7 +5,8 @@ from typing import Any
 import catboost
 
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import JOINED, PREDICT, PROBABILITIES, RowsModel
+from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
+from mpserve.runtimes.rows import JOINED, RowsModel
 
 
 class CatBoostModel(RowsModel):

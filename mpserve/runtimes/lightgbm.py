@@ -6,7 +6,8 @@ import lightgbm
 import numpy as np
 
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import JOINED, PREDICT, RowsModel
+from mpserve.runtimes.named_outputs import PREDICT
+from mpserve.runtimes.rows import JOINED, RowsModel
 
 
 class LightGBMModel(RowsModel):

@@ -97,9 +97,8 @@ class OnnxModel(TensorModel):
 
     def load(self) -> None:
         import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-        self._refused = (InvalidArgument,)
+        self._refused = (_refusal_of(onnxruntime),)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.native_threads
         providers = [CPU]
@@ -149,6 +148,21 @@ class OnnxModel(TensorModel):
 
     def get_output_types(self) -> list[Spec]:
         return [_describe(value) for value in self.served]
+
+
+def _refusal_of(onnxruntime: Any) -> type[Exception]:
+    """By which exception a session refuses an input; the documentation of onnxruntime does not say its place.
+    Raises ConfigurationError if it is not there: when the model is loaded, and not when a request comes.
+    """
+    try:
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+    except ImportError:
+        raise ConfigurationError(
+            f"onnxruntime {onnxruntime.__version__} has no InvalidArgument where 1.32 has it: expected that version,"
+            " or a newer mpserve"
+        ) from None
+    refusal: type[Exception] = InvalidArgument
+    return refusal
 
 
 def _words_of(error: Exception) -> str:

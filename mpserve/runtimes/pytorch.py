@@ -17,6 +17,7 @@ from mpserve.protocol.declaration import Tensor, declared_of
 from mpserve.protocol.tensors import NamedArray
 from mpserve.runtimes.declared import in_order, narrowed, place_of
 from mpserve.serving.fitting.binding import Bind, binding_of
+from mpserve.serving.models.refusals import words_of
 from mpserve.serving.models.tensor_model import TensorModel
 
 DATATYPES = {
@@ -127,6 +128,12 @@ class TorchScriptModel(FileModel):
 
     def load(self) -> None:
         self.module = self.module.to(self.device)
+
+    def predict(self, *tensors: Any) -> Any:
+        try:
+            return super().predict(*tensors)
+        except torch.jit.Error as error:  # many lines, with paths of the machine on which the file was made
+            raise RuntimeError(words_of(str(error).rstrip().rpartition("\n")[2])) from error
 
     def binding(self) -> Bind:
         if self.inputs:

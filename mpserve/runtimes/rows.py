@@ -5,7 +5,7 @@ named columns, or if a column is text; otherwise it gets the matrix.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,14 @@ import numpy as np
 from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.array_likes import to_numpy
 from mpserve.protocol.datatypes import Array, datatype_of
-from mpserve.protocol.messages import unexpected_output
 from mpserve.protocol.tensors import NamedArray
+from mpserve.runtimes.named_outputs import PROBABILITIES, NamedOutputs
 from mpserve.serving.fitting.binding import Bind, are_numbered
 from mpserve.serving.fitting.known import Known
 from mpserve.serving.fitting.table import Columns, columns_of, text_of
 from mpserve.serving.models.faults import RefusedByLibrary
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.refusals import words_of
-from mpserve.serving.models.tensor_model import TensorModel
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +31,10 @@ JOINED = 64
 
 INPUT = "input-0"
 UNNAMED = "output-0"  # what clients of KServe's servers call the only output
-PREDICT, PROBABILITIES = "predict", "predict_proba"
 
 
-class RowsModel(TensorModel):
-    """Serves a file whose model takes rows. The outputs are methods, of which a V2 client may name some.
+class RowsModel(NamedOutputs):
+    """Serves a file whose model takes rows.
 
     Attributes:
         features: the number of columns; None: the file does not say.
@@ -47,11 +45,10 @@ class RowsModel(TensorModel):
         only_texts: whether the model takes one column of texts, and no table.
         gaps: what stands for a missing text, by the names of columns.
         labels: the classes, in the order of the probabilities.
-        methods: the outputs by name; the first answers a client that names none.
         refusals: the exceptions by which the library refuses rows.
     """
 
-    chooses_outputs = True
+    aliases = frozenset({UNNAMED})
     features: int | None = None
     columns: Sequence[str] = ()
     wants_frame: bool = False
@@ -60,34 +57,21 @@ class RowsModel(TensorModel):
     only_texts: bool = False
     gaps: Mapping[str, float | None] = {}
     labels: Sequence[Any] = ()
-    methods: Mapping[str, Callable[[Any], Any]] = {}
     refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
 
     def __init__(self, name: str, path: Path, predict_proba: bool = False) -> None:
-        super().__init__(name)
-        self.path = path
-        self.prefers_probabilities = predict_proba
+        super().__init__(name, path, predict_proba)
         self._described: list[Spec] = []
         self._is_unknown = False  # whether no row was found that the model takes
-
-    def predict(self, *arrays: Any) -> Any:
-        return self.invoke_for(arrays, ())
-
-    def invoke(self, arrays: Sequence[Any]) -> Any:
-        return self.invoke_for(arrays, ())
 
     def invoke_for(self, arrays: Sequence[Any], asked: tuple[str, ...]) -> dict[str, Any]:
         """The outputs of these names, or the model's own choice.
         Raises InvalidInput: there is no such output, or the model cannot take these rows.
         """
-        methods = {name: self.methods.get(self.default_output if name == UNNAMED else name)
-                   for name in asked or (self.default_output,)}  # fmt: skip
-        for name, method in methods.items():
-            if method is None:
-                raise unexpected_output(name, self.name, self.methods)
+        methods = self.asked_methods(asked)
         try:
             rows = self.rows_of(arrays[0])
-            answers = {name: method(rows) for name, method in methods.items() if method is not None}
+            answers = {name: method(rows) for name, method in methods.items()}
         except MPServeError:
             raise
         except self.refusals as error:
@@ -106,14 +90,6 @@ class RowsModel(TensorModel):
     def is_unfit(self, error: Exception) -> bool:
         """Whether an error says that the model is at fault, whatever the rows."""
         return False
-
-    @property
-    def default_output(self) -> str:
-        if self.preferred_output is not None:
-            return self.preferred_output
-        if self.prefers_probabilities and PROBABILITIES in self.methods:
-            return PROBABILITIES
-        return next(iter(self.methods))
 
     def binding(self) -> Bind:
         return self.rows_in

@@ -10,7 +10,7 @@ from mpserve.errors import ConfigurationError, InvalidInput, first_line
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor
 from mpserve.runtimes.documents import described, documents, only_bytes
-from mpserve.runtimes.rows import PREDICT
+from mpserve.runtimes.named_outputs import PREDICT
 from mpserve.serving.fitting.binding import Bind
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.tensor_model import TensorModel

@@ -11,7 +11,8 @@ import numpy as np
 import xgboost
 
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import JOINED, PREDICT, PROBABILITIES, RowsModel
+from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
+from mpserve.runtimes.rows import JOINED, RowsModel
 
 CLASSIFIER = "classifier"
 CATEGORICAL = "c"  # a type of features

@@ -16,9 +16,11 @@ from functools import cache
 
 from mpserve.state.counters import SLOT, Counters
 from mpserve.state.error_lines import PLACE, ErrorLines
+from mpserve.state.usage import Usage
 
 CELLS = 24
 IN_FLIGHT = 4  # the cell of ``Row.in_flight``. Each request changes it twice, and the attribute would be slower.
+TRACES = 8  # the cell of ``Scoreboard.traces``, which each request reads if requests are traced
 MODEL_CELLS = range(8, 16)
 BITS = 63  # usable bits of a cell. The 64th is the sign.
 MODELS = len(MODEL_CELLS) * BITS  # maximum models in the desired state
@@ -136,10 +138,13 @@ class Scoreboard:
     """Whether any worker has ever served for ``STEADY`` seconds."""
     hurrying = Cell(7)
     """Whether the whole server is to end at once, without waiting for requests."""
+    traces = Cell(TRACES)
+    """The newest generation of the trace settings that clients have changed, written under their lock. 0: none."""
 
     def __init__(self, slots: int = SLOTS) -> None:
         self.cells = _shared_cells((slots + 1) * CELLS)
         self.counters = Counters(_shared_cells(slots * SLOT))
+        self.usage = Usage(_shared_cells(Usage.size(slots)), slots)
         self.arbiter = slots  # the place of the arbiter in ``errors``, behind those of the slots
         self.errors = ErrorLines(_shared_cells((slots + 1) * PLACE))
         self._rows = [Row(slot, self.cells[(slot + 1) * CELLS : (slot + 2) * CELLS]) for slot in range(slots)]

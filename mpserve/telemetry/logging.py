@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 model: ContextVar[str] = ContextVar("model", default="-")
+trace_id: ContextVar[str] = ContextVar("trace_id", default="-")  # of the trace of a request, if requests are traced
 
 WIDEST, NARROW = 100, 60  # columns of a line for people, at most, and of one that fits every terminal
 MAX_CALLER = 128  # characters of a caller's name in a line
@@ -46,14 +47,12 @@ _process: dict[str, int | str] = {"slot": "-"}
 
 # Attributes of every record. All others were passed as ``extra``, but for uvicorn's message in terminal colours.
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
-_CONTEXT = ("slot", "model", "request_id")
-
 _THROUGH_ROOT = (
-    "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx",
+    "mpserve", "mpserve.access", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "httpx2",
 )  # fmt: skip
 
-# At INFO uvicorn repeats mpserve's lines ("Started server process"), and httpx logs each request to a predictor.
-_QUIET = ("uvicorn.error", "httpx")
+# At INFO uvicorn repeats mpserve's lines ("Started server process"), and httpx2 logs each request to a predictor.
+_QUIET = ("uvicorn.error", "httpx2")
 
 
 _FAMILIES = ("mpserve", "gunicorn", "uvicorn")
@@ -104,9 +103,14 @@ def set_slot(slot: int) -> None:
 
 
 def context_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Slot, model and request of a record. ``extra`` overrides them, for a line about another context."""
+    """Slot, model and request of a record, and its trace if there is one. ``extra`` overrides them, for a line about another
+    context.
+    """
     current = {**_process, "model": model.get(), "request_id": request_id.get()}
-    return {name: getattr(record, name, current[name]) for name in _CONTEXT}
+    trace = trace_id.get()
+    if trace != "-":
+        current["trace_id"] = trace
+    return {name: getattr(record, name, value) for name, value in current.items()}
 
 
 _PACKAGE = str(Path(__file__).parents[1])
@@ -132,7 +136,7 @@ class TextFormatter(logging.Formatter):
             head = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<5} {' '.join([name, *values])}: "
             return folded(head + record.message) if name in _FAMILIES else head + record.message
         time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{int(record.msecs):03d}"
-        context = {"slot": "slot", "model": "model", "request_id": "req"}
+        context = {"slot": "slot", "model": "model", "request_id": "req", "trace_id": "trace"}
         known = [f"{context[name]} {value}" for name, value in context_of(record).items() if value != "-"]
         return f"{time} {record.levelname:<5} [{' '.join([f'pid {record.process}', *known])}] {name}: {record.message}"
 
@@ -181,7 +185,7 @@ class JSONFormatter(logging.Formatter):
     """One JSON object on each line.
 
     Fields: time (ISO 8601, UTC, milliseconds), level, logger, message, pid, slot (a number, or "-" in the arbiter), model,
-    request_id, exception and stack (text, if there is one), and the fields of ``extra``.
+    request_id, trace_id, exception and stack (text, if there is one), and the fields of ``extra``.
     """
 
     def format(self, record: logging.LogRecord) -> str:

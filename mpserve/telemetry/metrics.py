@@ -123,6 +123,7 @@ class Metrics:
             ["model_name"],
             buckets=LOAD_BUCKETS,
         )
+        self.payloads = Counter("mpserve_payloads", "Events for the payload log, by outcome.", ["outcome"])
         self._durations: dict[tuple[str, str, frozenset[str]], Durations] = {}
         self._answered: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._called: defaultdict[tuple[str, str], int] = defaultdict(int)

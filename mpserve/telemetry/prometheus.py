@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
@@ -49,6 +49,7 @@ def keep_in_files(identity: Callable[[], str]) -> None:
     making = threading.Lock()
 
     def value(*parameters: Any, multiprocess_mode: str = "", **others: Any) -> Any:
+        _refuse_bucket(*parameters[1:5])  # here, since each value that is made appears in /metrics
         # Two objects for one value would overwrite each other's counts, if a model file that makes a metric is loaded anew.
         key = *parameters, multiprocess_mode
         with making:
@@ -170,18 +171,17 @@ def loading() -> Iterator[None]:
 def _register(register: Callable[[Collector], None], collector: Collector) -> None:
     try:
         register(collector)
-    except ValueError as error:  # of its subclass for names that are registered already
+    except ValueError:  # for names that are registered already
         known = prometheus_client.REGISTRY._names_to_collectors
-        twins = {known[name] for name in getattr(error, "duplicates", ())}
+        twins = {known[name] for name in prometheus_client.REGISTRY._get_names(collector) if name in known}
         load = _load.get()
         if not twins or load is None or any(_made_in.get(twin) in (None, load) for twin in twins):
             raise
         for twin in twins:
             if type(twin).__qualname__ != type(collector).__qualname__:
-                raise ValueError(
-                    f"{collector} has the name of {twin}, which an earlier load has made: "
-                    "expected the same kind of metric; restart the server to change the kind"
-                ) from None
+                raise _other(twin, "kind of metric") from None
+            if isinstance(collector, Histogram) and isinstance(twin, Histogram) and bounds(collector) != bounds(twin):
+                raise _other_buckets(twin) from None
             prometheus_client.REGISTRY.unregister(twin)
             del _made_in[twin]
             if twin in _own:
@@ -190,6 +190,24 @@ def _register(register: Callable[[Collector], None], collector: Collector) -> No
     _made_in[collector] = _load.get()
     if not isinstance(collector, IN_FILES):
         _own.append(collector)
+
+
+def _refuse_bucket(metric: str, name: str, labels: Sequence[str], values: Sequence[str]) -> None:
+    """Raise ValueError for a bucket that an earlier histogram of this name does not have: their counts are one in the files."""
+    twin = prometheus_client.REGISTRY._names_to_collectors.get(metric)
+    if isinstance(twin, Histogram) and labels[-1:] == ("le",) and float(values[-1]) not in bounds(twin):
+        raise _other_buckets(twin)
+
+
+def _other_buckets(twin: Histogram) -> ValueError:
+    return _other(twin, f"buckets, {', '.join(map(str, bounds(twin)))}")
+
+
+def _other(twin: Collector, what: str) -> ValueError:
+    return ValueError(
+        f"a metric has the name of {twin}, which an earlier load has made: expected the same {what};"
+        " restart the server to change that"
+    )
 
 
 class InProcess(Collector):
@@ -286,6 +304,7 @@ def _files_work() -> bool:
             and file.read_value("key") == (1.5, 0.0)
             and vars(values)[MAPPED] in (mmap_dict.MmapedDict, ValueFile)
             and isinstance(prometheus_client.REGISTRY._names_to_collectors, dict)
+            and callable(prometheus_client.REGISTRY._get_names)
         )
     finally:
         file.close()

@@ -26,7 +26,7 @@ class HttpClient:
     path = "/v2/models/served/infer"
     datatype = "INT64"
 
-    def __init__(self, port: int, grpc_address: str, number: int) -> None:
+    def __init__(self, port: int, grpc_address: str, number: int, waits: bool = False) -> None:
         self._keeps = number % 2 == 0
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
 
@@ -89,13 +89,17 @@ class PeerClient(HttpClient):
 
 
 class GrpcClient:
-    """Asks over gRPC, on a channel of its own."""
+    """Asks over gRPC, on a channel of its own. ``waits``: a call waits for a connection (``wait_for_ready``).
+
+    Without that, gRPC's client refuses each call by itself for a second after a connection that it could not make.
+    """
 
     protocol = "gRPC"
     factors: Sequence[int] = (2,)
     model = "served"
 
-    def __init__(self, port: int, grpc_address: str, number: int) -> None:
+    def __init__(self, port: int, grpc_address: str, number: int, waits: bool = False) -> None:
+        self.waits = waits
         # Channels to one address share a connection otherwise.
         self._channel = grpc.insecure_channel(grpc_address, [("grpc.use_local_subchannel_pool", 1)])
         self._infer = self._channel.unary_unary(
@@ -124,7 +128,7 @@ class GrpcClient:
         return told, [list(answer.outputs[0].contents.int64_contents) for answer in answers]
 
     def _answers(self, message: pb.ModelInferRequest) -> list[pb.ModelInferResponse]:
-        return [self._infer(message, timeout=PATIENCE)]
+        return [self._infer(message, timeout=PATIENCE, wait_for_ready=self.waits)]
 
     def close(self) -> None:
         self._channel.close()
@@ -138,7 +142,7 @@ class GrpcStreamClient(GrpcClient):
     model = "streamed"
 
     def _answers(self, message: pb.ModelInferRequest) -> list[pb.ModelInferResponse]:
-        answers = list(self._stream(iter([message]), timeout=PATIENCE))
+        answers = list(self._stream(iter([message]), timeout=PATIENCE, wait_for_ready=self.waits))
         errors = [answer.error_message for answer in answers if answer.error_message]
         if errors or not answers:
             raise RuntimeError(f"{len(answers)} parts, {errors}")

@@ -96,7 +96,8 @@ class Attack(NamedTuple):
     Args:
         ends: the server that was started ends, so each round needs a new one.
         leaves: whether a server is left after the attack. If none is, clients may be refused.
-        loses: requests that each client may lose in each round.
+        loses: requests that each client may lose in each round. If any, calls of gRPC wait for a connection: a connection that
+            the kernel gives to a dying worker is reset, and gRPC's client would refuse all calls for a second by itself.
         flags: options of the server.
     """
 
@@ -130,12 +131,13 @@ class Row:
 
 
 class Traffic:
-    """Clients of one protocol, which ask for as long as the block lasts. ``may_refuse``: whether the server may be gone."""
+    """Clients of one protocol, which ask for as long as the block lasts."""
 
-    def __init__(self, target: Target, kind: Kind, may_refuse: bool) -> None:
-        self._clients = [kind(target.server.port, target.grpc_address, number) for number in range(CLIENTS)]
+    def __init__(self, target: Target, kind: Kind, attack: Attack) -> None:
+        place = target.server.port, target.grpc_address
+        self._clients = [kind(*place, number, waits=attack.loses > 0) for number in range(CLIENTS)]
         self._counts = [Counter[str]() for _ in range(CLIENTS)]
-        self._may_refuse = may_refuse
+        self._may_refuse = not attack.leaves  # the server may be gone
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CLIENTS)]
         self.reasons = Counter[str]()
@@ -222,7 +224,7 @@ def attacked(attack: Attack, folder: Path, rounds: int, start: Start = target, n
 
 def strikes(attack: Attack, target: Target, rows: list[Row], rounds: int) -> None:
     with contextlib.ExitStack() as clients:
-        traffics = [clients.enter_context(Traffic(target, kind, may_refuse=not attack.leaves)) for kind in target.kinds]
+        traffics = [clients.enter_context(Traffic(target, kind, attack)) for kind in target.kinds]
         for _ in range(rounds):
             for traffic in traffics:
                 traffic.flow()

@@ -14,78 +14,13 @@ import grpc
 import numpy as np
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.documents import ROOT
 from tests.formats import FORMATS, Format
 from tests.running import PATIENCE, Server
 
 MAX_BODY_SIZE = 1_000_000
 
-SOURCE = """
-import asyncio
-import numpy as np
-from mpserve import Model, Tensor, TensorModel
-from mpserve.errors import ModelNotReady
-
-class Reusing(TensorModel):
-    name = "plain"
-    inputs = (Tensor("x", "FP64", (-1, -1)),)
-    outputs = (Tensor("y", "FP64", (-1, -1)),)
-
-    def load(self):
-        self.memory = np.zeros(100_000)
-        self.ready = True
-        return True
-
-    def predict(self, x):
-        if (x < 0).any():
-            raise ValueError(f"because of {x.min():.0f}")
-        return self.answer(x, 1)
-
-    def answer(self, x, more):
-        y = self.memory[: x.size].reshape(x.shape)
-        np.multiply(x, 2, out=y)
-        np.add(y, more, out=y)
-        return y
-
-class Between(Reusing):
-    name = "between"
-
-    async def preprocess(self, payload, headers=None):
-        return payload
-
-    async def postprocess(self, result, headers=None):
-        for _ in range(3):
-            await asyncio.sleep(0)
-        return result
-
-class Batched(Reusing):
-    name = "batched"
-    max_batch_size = 500
-
-class Awaits(Reusing):
-    name = "awaits"
-
-    async def predict(self, x):
-        await asyncio.sleep(0)
-        return x * 2 + 1
-
-class Parts(Reusing):
-    name = "parts"
-
-    def predict(self, x):
-        for more in range(1, 4):
-            yield self.answer(x, more)
-
-class Resting(Model):
-    name = "resting"
-
-    def predict(self, payload, headers=None):
-        raise ModelNotReady("resting")
-
-class Other(Reusing):
-    name = "other"
-
-models = [Reusing, Between, Batched, Awaits, Parts, Resting, Other]
-"""
+SOURCE = (ROOT / "tests/models/reusing.py").read_text()
 TARGET = "model.py:models"
 MODELS = ("plain", "between", "batched", "awaits")
 PARTS = 3

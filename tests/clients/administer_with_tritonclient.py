@@ -124,13 +124,26 @@ async def logging(asked: Asked) -> None:
 
 
 async def tracing(asked: Asked) -> None:
+    """The server traces nothing but what clients ask for."""
+
+    def plain(told: Any) -> Any:
+        if asked.library not in OVER_GRPC:
+            return told
+        words = {name: setting["value"] for name, setting in told["settings"].items()}
+        return {name: value if name == "trace_level" else value[0] for name, value in words.items()}
+
     for model in (None, "echo"):
-        told = await asked("get_trace_settings", model_name=model)
-        level = told["settings"]["trace_level"]["value"] if asked.library in OVER_GRPC else told["trace_level"]
-        assert level == ["OFF"]
-        assert await asked("update_trace_settings", model_name=model, settings={"trace_level": ["OFF"]}) == told
-        timestamps = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"}
-        await asked.refused("are not traced", "update_trace_settings", model_name=model, settings=timestamps)
+        before = plain(await asked("get_trace_settings", model_name=model))
+        assert (before["trace_level"], before["trace_mode"]) == (["OFF"], "opentelemetry")
+        settings = {"trace_level": ["TIMESTAMPS"], "trace_rate": "7", "trace_count": "9"}
+        changed = plain(await asked("update_trace_settings", model_name=model, settings=settings))
+        assert changed == {**before, **settings}
+        assert plain(await asked("get_trace_settings", model_name=model)) == changed
+        cleared = dict.fromkeys(settings)
+        assert plain(await asked("update_trace_settings", model_name=model, settings=cleared)) == before
+        await asked.refused(
+            "no tensors", "update_trace_settings", model_name=model, settings={"trace_level": ["TENSORS"]}
+        )
 
 
 async def main(http_address: str, grpc_address: str) -> None:

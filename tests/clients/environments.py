@@ -52,14 +52,16 @@ def python_with(folder: Path, *requirements: str) -> Path:
     return python
 
 
-def run_against_two_workers(folder: Path, python: Path, script: str, *more: str) -> None:
+def run_against_two_workers(
+    folder: Path, python: Path, script: str, *more: str, env: dict[str, str] | None = None
+) -> None:
     """Run the script beside this file, which is told the addresses of HTTP and gRPC; it fails or says "all answered".
 
-    `more` are flags of the server.
+    `more` are flags of the server, and `env` is a part of its environment.
     """
     grpc_port = free_port()
     flags = ("--workers=2", "--enable_grpc=yes", f"--grpc_port={grpc_port}", *more)
-    with serving(folder, MODELS, *flags, target="model.py:models") as server:
+    with serving(folder, MODELS, *flags, target="model.py:models", env=env) as server:
         server.wait_ready(workers=2)
         addresses = [f"127.0.0.1:{server.port}", f"127.0.0.1:{grpc_port}"]
         command = [str(python), str(Path(__file__).with_name(script)), *addresses]

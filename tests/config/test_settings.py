@@ -30,12 +30,16 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "ssl_keyfile": ("tls.key", "tls.key", None), "ssl_ca_certs": ("ca.crt", "ca.crt", None),
     "enable_grpc": ("no", False, "perhaps"),
     "grpc_port": ("0", 0, "65536"), "management": ("Anywhere", "anywhere", "nowhere"),
+    "admin_bind": ("[::1]:9090", "::1:9090", "0"),
+    "cors_origins": ("https://a.example , http://b:3000", "https://a.example,http://b:3000", "https://a.example/path"),
     "api_keys_file": ("keys", "keys", None), "authenticate": ("auth.py:check", "auth.py:check", "auth"),
     "managers": ("ops, bob", "ops, bob", None), "public": ("Health, docs", "health,docs", "health,none"),
     "workers": ("4", 4, "0"), "devices": ("cuda:0, cuda:1", "cuda:0,cuda:1", "gpu"),
     "threads": ("3", 3, "-1"), "preload": ("no", False, "perhaps"), "reseed": ("no", False, "perhaps"),
     "event_loop": ("asyncio", "asyncio", "trio"), "fast_lane": ("no", False, "perhaps"),
     "max_batch_size": ("32", 32, "-1"), "max_batch_delay": ("0.005", 0.005, "-1"), "max_queue_size": ("100", 100, "-1"),
+    "max_in_flight": ("8", 8, "-1"), "max_rate": ("2.5", 2.5, "-1"), "max_in_flight_per_caller": ("8", 8, "-1"),
+    "max_rate_per_caller": ("2.5", 2.5, "-1"), "priority_levels": ("3", 3, "-1"), "default_priority_level": ("2", 2, "-1"),
     "request_timeout": ("0.5", 0.5, "-1"), "stuck_grace": ("10", 10.0, "0"), "stuck_timeout": ("0", 0.0, "-1"),
     "load_timeout": ("1.5", 1.5, "nan"), "ready_when": ("all", "all", "some"), "drain_delay": ("5", 5.0, "-0.1"),
     "grpc_max_connection_age": ("30", 30.0, "-1"), "max_requests": ("1000", 1000, "-1"),
@@ -56,12 +60,15 @@ SAMPLES: dict[str, tuple[str, object, str | None]] = {
     "predictor_request_retries": ("2", 2, "-1"), "enable_predictor_health_check": ("true", True, "perhaps"),
     "log_level": ("WARNING", "warning", "loud"), "log_format": ("json", "json", "xml"),
     "log_config_file": ("logging.yaml", "logging.yaml", None), "access_log": ("yes", True, "perhaps"),
+    "log_url": ("file:///logs", "file:///logs", "logs"),
+    "log_mode": ("Request", "request", "none"), "log_sampling": ("0.5", 0.5, "1.1"),
+    "log_attributes": ("a=b, c=d", "a=b,c=d", "A=b"),
     "termination_log": ("/tmp/reason", "/tmp/reason", None),
 }  # fmt: skip
 NEEDED_TOO = {
     "ssl_keyfile": {"ssl_certfile": "tls.crt"},
     "ssl_ca_certs": {"ssl_certfile": "tls.crt"},
-    "managers": {"api_keys_file": "keys"},
+    **{name: {"api_keys_file": "keys"} for name in ("managers", "max_in_flight_per_caller", "max_rate_per_caller")},
 }
 READ = [(name, text, value) for name, (text, value, _) in SAMPLES.items()]
 REFUSED = [(name, text) for name, (_, _, text) in SAMPLES.items() if text is not None]
@@ -123,6 +130,9 @@ def test_a_bad_value_is_refused_naming_option_value_and_expectation(name: str, t
     ({"ready_when": "both"}, "got 'both', expected one of any, all"),
     ({"devices": "cuda:0,cpu"}, "got 'cuda:0,cpu', expected auto, cpu or a list such as cuda:0,cuda:1"),
     ({"model_name": ""}, "got '', expected a text that is not empty"),
+    *(({"admin_bind": bad}, f"got '{bad}', expected PORT, HOST:PORT or unix:PATH") for bad in ("unix:", "a:", "http://a:9")),
+    ({"admin_bind": "127.0.0.1:8080"}, "got '127.0.0.1:8080', expected another port than that of http_port"),
+    *(({"cors_origins": bad}, "expected *, or a list of origins") for bad in ("*,http://a", "a.example", "http://a/", "null")),
     ({"ssl_keyfile": "tls.key"}, "ssl_keyfile: got 'tls.key' without ssl_certfile"),
 ])  # fmt: skip
 def test_the_refusal_says_what_to_mend(option: dict[str, Any], message: str) -> None:

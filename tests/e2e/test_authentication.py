@@ -9,6 +9,7 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -38,6 +39,12 @@ def ask(url: str, key: str, client: httpx.Client | None = None) -> httpx.Respons
     post = httpx.post if client is None else client.post
     headers = {"authorization": f"Bearer {key}", "x-own": "mine"}
     return post(f"{url}{PREDICT}", content=BODY, headers=headers, timeout=PATIENCE)
+
+
+def status_of(call: Any, key: str) -> int:
+    """The HTTP status of the same meaning as that of a call with this key."""
+    code = call.future(b"", metadata=(("x-api-key", key),), timeout=PATIENCE).code()
+    return {grpc.StatusCode.OK: 200, grpc.StatusCode.UNAUTHENTICATED: 401}[code]
 
 
 @pytest.mark.parametrize("lane", ["--fast_lane=yes", "--fast_lane=no"])
@@ -72,23 +79,37 @@ def test_a_key_lets_in_and_reaches_no_model_and_no_log(tmp_path: Path, lane: str
 
 
 def test_changed_keys_count_within_a_second_under_load(tmp_path: Path) -> None:
-    """In all workers, on connections that stay open: a valid key is never refused, a revoked key not served after a second."""
+    """In all workers, over HTTP and gRPC, on connections that stay open: a valid key is never refused, and a revoked key is not
+    served after a second.
+    """
     keys = tmp_path / "keys"
     keys.write_text(f"alice {ALICE}\nbob {BOB}\n")
-    with serving(tmp_path, MODEL, "--api_keys_file=keys", "--workers=2") as server:
+    grpc_port = free_port()
+    flags = ("--api_keys_file=keys", "--workers=2", "--enable_grpc=yes", f"--grpc_port={grpc_port}")
+    with serving(tmp_path, MODEL, *flags) as server:
         server.wait_ready()
         workers = eventually(lambda: len(server.workers()) == 2 and server.workers())
         answered: dict[str, list[tuple[float, int]]] = {ALICE: [], BOB: []}
         over = threading.Event()
 
-        def load(key: str) -> None:
+        def over_http(key: str) -> None:
             with httpx.Client(timeout=PATIENCE) as client:
                 while not over.is_set():
                     sent = time.monotonic()
                     answered[key].append((sent, ask(server.url, key, client).status_code))
                     time.sleep(0.002)
 
-        threads = [threading.Thread(target=load, args=(key,)) for key in (ALICE, BOB) for _ in range(2)]
+        def over_grpc(key: str) -> None:
+            own = (("grpc.use_local_subchannel_pool", 1),)  # else all channels share a connection, and so a worker
+            with grpc.insecure_channel(f"127.0.0.1:{grpc_port}", options=own) as channel:
+                call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+                while not over.is_set():
+                    sent = time.monotonic()
+                    answered[key].append((sent, status_of(call, key)))
+                    time.sleep(0.002)
+
+        ways = (over_http, over_http, over_grpc, over_grpc)
+        threads = [threading.Thread(target=load, args=(key,)) for key in (ALICE, BOB) for load in ways]
         for thread in threads:
             thread.start()
         try:

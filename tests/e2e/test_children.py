@@ -138,3 +138,36 @@ def test_children_end_with_their_worker_however_it_ends(tmp_path: Path, end: sig
         finally:
             os.kill(detached, signal.SIGKILL)
             os.kill(program, signal.SIGKILL)
+
+
+SPAWNED = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from mpserve import Model
+
+class Parent(Model):
+    name = "m"
+    def predict(self, payload, headers=None):
+        pids = []
+        self.kept = []
+        for method in ("spawn", "forkserver"):
+            context = multiprocessing.get_context(method)
+            child = context.Process(target=time.sleep, args=(600,), daemon=True)
+            child.start()
+            pool = ProcessPoolExecutor(1, mp_context=context)
+            self.kept += [child, pool]
+            pids += [child.pid, pool.submit(os.getpid).result()]
+        return {"predictions": pids}
+"""
+
+
+@pytest.mark.parametrize("end", ENDS[:2], ids=[end.name for end in ENDS[:2]])
+def test_children_that_are_not_forked_end_with_a_worker_that_ends_by_itself(
+    tmp_path: Path, end: signal.Signals
+) -> None:
+    with serving(tmp_path, SPAWNED) as server:
+        [worker] = server.wait_ready().workers()
+        children = server.client.post("/v1/models/m:predict", json={}, timeout=PATIENCE).json()["predictions"]
+        assert not [pid for pid in children if has_ended(pid)]
+        os.kill(worker, end)
+        eventually(lambda: all(has_ended(pid) for pid in children))

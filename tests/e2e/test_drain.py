@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.calls import infer, speaking
 from tests.e2e.steered import SOURCE, ask, kill, let, pids, pinned, reached, steered, waiting_request
 from tests.running import Server, eventually, serving
 
@@ -70,9 +71,39 @@ def test_who_hurries_waits_neither_for_requests_nor_for_the_delay(
 ) -> None:
     with steered(tmp_path, "--graceful_timeout=60", "--drain_delay=60") as server:
         workers = set(server.workers())
-        hurry(server, tmp_path)
-        assert server.wait_end(within=15) == 0, server.log
+        with pinned(server, workers):
+            hurry(server, tmp_path)
+            assert server.wait_end(within=15) == 0, server.log
         assert pids(tmp_path, "exited") == workers, server.log
+        # The time in which it must end was not used up by what nobody waits for.
+        assert server.log.count("are abandoned") == (hurry is ctrl_c), server.log
+
+
+def test_who_hurries_does_not_wait_for_the_clients_of_grpc_to_go(tmp_path: Path) -> None:
+    with speaking(tmp_path, "--workers=2", "--graceful_timeout=60") as (server, address):
+        worker, other = server.wait_ready(workers=2).workers()
+        server.client.close()
+        while {worker, other} - {infer(address) for _ in range(10)}:  # a drain waits for a second without calls
+            pass
+        os.kill(worker, signal.SIGTERM)
+        eventually(lambda: server.states()["draining"] == 1)
+        os.kill(worker, signal.SIGQUIT)
+        eventually(lambda: worker not in server.workers())
+        assert "are abandoned" not in server.log
+
+
+def test_an_old_worker_that_is_hurried_does_not_wait_for_its_successors(tmp_path: Path) -> None:
+    with steered(tmp_path) as server:
+        old = set(server.workers())
+        (tmp_path / "load").unlink()
+        before = len(pids(tmp_path, "loading"))
+        server.signal(signal.SIGHUP)
+        loading = reached(server, tmp_path, "loading", before + 2) - old
+        for worker in old:
+            os.kill(worker, signal.SIGQUIT)
+        eventually(lambda: pids(tmp_path, "exited") >= old)
+        assert loading <= set(server.workers())
+        let(tmp_path, "load")
 
 
 BUSY = """

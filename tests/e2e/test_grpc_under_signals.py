@@ -124,8 +124,9 @@ def test_no_call_is_lost_when_a_second_server_takes_over(tmp_path: Path) -> None
         eventually(lambda: not server.family(), within=20)
 
 
-def test_a_server_that_ends_cancels_no_call(tmp_path: Path) -> None:
-    with speaking(tmp_path, SHORT_LIVED) as (server, address):
+@pytest.mark.parametrize("flag", [SHORT_LIVED, "--graceful_timeout=6"])
+def test_a_server_that_ends_cancels_no_call(tmp_path: Path, flag: str) -> None:
+    with speaking(tmp_path, flag) as (server, address):
         server.wait_ready()
         with Calls(address) as calls:
             server.signal(signal.SIGTERM)

@@ -13,48 +13,12 @@ import httpx
 import numpy as np
 
 from mpserve.protocol.protobuf import inference_pb2 as pb
+from tests.documents import ROOT
 from tests.e2e.calls import speaking
 from tests.formats import FORMATS, Format
 from tests.running import PATIENCE, eventually
 
-SOURCE = """
-import asyncio
-import numpy as np
-from mpserve import Tensor, TensorModel
-
-class Reusing(TensorModel):
-    name = "plain"
-    inputs = (Tensor("x", "FP64", (-1, -1)),)
-    outputs = (Tensor("y", "FP64", (-1, -1)),)
-
-    def load(self):
-        self.memory = np.zeros(100_000)
-
-    def predict(self, x):
-        if (x < 0).any():
-            raise ValueError(f"because of {x.min():.0f}")
-        y = self.memory[: x.size].reshape(x.shape)
-        np.multiply(x, 2, out=y)
-        np.add(y, 1, out=y)
-        return y
-
-class Between(Reusing):
-    name = "between"
-
-    async def preprocess(self, payload, headers=None):
-        return payload
-
-    async def postprocess(self, result, headers=None):
-        for _ in range(3):
-            await asyncio.sleep(0)
-        return result
-
-class Batched(Reusing):
-    name = "batched"
-    max_batch_size = 500
-
-models = [Reusing(), Between(), Batched()]
-"""
+SOURCE = (ROOT / "tests/models/reusing.py").read_text()
 MODELS = ("plain", "between", "batched")
 CLIENTS = 4
 SHAPES = ((3, 4), (70, 120))

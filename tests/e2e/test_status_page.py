@@ -138,6 +138,36 @@ def test_a_worker_that_is_ill_or_was_replaced_is_named(server: Server, browser: 
     eventually(lambda: browser.text(cell("Restarts", "//tr[th[contains(., 'Worker 0')]]")).startswith("1"))
 
 
+@needs_browser
+def test_the_page_asks_for_a_key_and_sends_it_with_all_that_it_asks(tmp_path: Path) -> None:
+    key = "alice-0123456789abcdef"
+    (tmp_path / "keys").write_text(f"alice {key}\n")
+    flags = ("--api_keys_file=keys", "--managers=alice")
+    with serving(tmp_path, MODELS, *flags, target="model.py:models") as server, browsing(tmp_path) as browser:
+        server.wait_ready()
+        browser.open(server.url)
+        browser.type("//input[@id='key-field']", "eve-0123456789abcdef")
+        browser.click("//form[@id='key']/button")
+        eventually(lambda: browser.text("//p[@id='key-refused']") == "The server does not know this key.")
+        assert not browser.run("return document.querySelector('main').checkVisibility()")
+        browser.complaints()  # of the two answers with 401
+        browser.type("//input[@id='key-field']", key)
+        browser.click("//form[@id='key']/button")
+        eventually(lambda: browser.text(cell("State")) == "1 of 1 workers")
+        check_on_every_screen(browser, tmp_path)
+        browser.click("//button[@aria-label='Try iris']")
+        browser.click("//button[text()='Send']")
+        assert browser.text("//section[@id='trial']//p[@class='success']") == "200 OK"
+        eventually(lambda: browser.text("//dd[@id='rate']") not in (NONE, "0"))  # so its events go on
+        browser.click("//button[@aria-label='Unload iris']")
+        browser.accept()
+        eventually(lambda: browser.text(cell("State")) == "Not loaded")
+        kept = browser.run("return [document.cookie, Object.keys(localStorage), Object.keys(sessionStorage)].join()")
+        assert (kept.strip(","), browser.run("return location.href")) == ("", f"{server.url}/")
+        browser.open(server.url)
+        eventually(lambda: browser.text("//p[@id='state']") == "Key needed")
+
+
 def test_any_worker_tells_the_figures_of_all(tmp_path: Path) -> None:
     with serving(tmp_path, MODELS, "--workers=2", target="model.py:models") as server:
         server.wait_ready(workers=2)

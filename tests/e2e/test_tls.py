@@ -32,15 +32,32 @@ def make_pair(folder: Path, name: str) -> Pair:
     return pair
 
 
+HOOK = """
+import ssl
+def ssl_context(config, default):
+    context = default()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+"""
+
+
 @pytest.mark.parametrize("whose", ["ours", "gunicorn's"])
 def test_a_client_that_trusts_the_certificate_is_served_and_drained(tmp_path: Path, whose: str) -> None:
     pair = make_pair(tmp_path, "ours")
     flags = (*pair.flags, "--event-loop=asyncio") if whose == "ours" else ()
-    gunicorn = "" if flags else f"--certfile {pair.certificate} --keyfile {pair.key}"
+    (tmp_path / "hook.py").write_text(HOOK)
+    gunicorn = "" if flags else f"-c hook.py --certfile {pair.certificate} --keyfile {pair.key}"
     with steered(tmp_path, *flags, gunicorn=gunicorn, scheme="https") as server:
         trusting = ssl.create_default_context(cafile=str(pair.certificate))
         with httpx.Client(base_url=server.url, verify=trusting) as client:
             assert [client.get("/v2/health/live").status_code for _ in range(2)] == [200, 200]
+        trusting.maximum_version = ssl.TLSVersion.TLSv1_2  # which a hook of gunicorn's may refuse
+        with httpx.Client(base_url=server.url, verify=trusting) as old:
+            if whose == "ours":
+                assert old.get("/v2/health/live").status_code == 200
+            else:
+                with pytest.raises(httpx.ConnectError):
+                    old.get("/v2/health/live")
         with wire(server) as plain:  # whoever speaks plain HTTP is hung up on
             plain.send(LIVE)
             assert plain.is_closed()

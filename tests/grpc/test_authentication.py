@@ -1,4 +1,4 @@
-"""Every method answers known callers only, but for those that are public. A new method needs no row here."""
+"""Every method answers known callers only, but for those that are public, and some managers only: ``WHO`` says which."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,22 @@ from tests.grpc.serving import infer, refusal, run, serving
 
 KEY, OPS = "alice-0123456789abcdef", "ops-0123456789abcdef"
 KNOWN, MANAGER = (("x-api-key", KEY),), (("authorization", f"Bearer {OPS}"),)
-HEALTH = {"Check", "List", "Watch", "ServerLive", "ServerReady"}
+HEALTH = {"ServerLive", "ServerReady"} | {
+    method.name for method in health_pb2.DESCRIPTOR.services_by_name["Health"].methods
+}
+EVERYBODY, CALLERS, MANAGERS = "everybody", "callers", "managers"
+WHO = {
+    **dict.fromkeys(HEALTH, EVERYBODY),
+    **dict.fromkeys((
+        "ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer", "ModelStreamInfer", "ModelConfig", "ModelStatistics",
+        "RepositoryIndex", "ServerReflectionInfo",
+    ), CALLERS),
+    **dict.fromkeys((
+        "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings",
+        *(f"{kind}SharedMemory{verb}" for kind in ("System", "Cuda") for verb in ("Status", "Register", "Unregister")),
+    ), MANAGERS),
+}  # fmt: skip
+"""Who may call each method, if callers must be known. A new method needs a row here."""
 MODULES = {"Health": health_pb2, "ServerReflection": reflection_pb2}
 
 
@@ -81,6 +96,26 @@ def test_with_a_key_each_is_answered_as_without_keys(keys: Path) -> None:
             assert grpc.StatusCode.UNAUTHENTICATED not in open_to_all.values()
             code, words = await refusal(client("LogSettings", metadata=KNOWN))
             assert (code, "'alice'" in words or '"alice"' in words) == (grpc.StatusCode.PERMISSION_DENIED, True)
+
+    run(test())
+
+
+def test_each_method_is_in_the_table_and_answers_those_alone_that_it_names(keys: Path) -> None:
+    stranger = (("x-api-key", "eve-0123456789abcdef"),)
+    senders = {"nobody": None, "a stranger": stranger, "a caller": KNOWN, "a manager": MANAGER}
+    let_in = {EVERYBODY: set(senders), CALLERS: {"a caller", "a manager"}, MANAGERS: {"a manager"}}
+    refusals = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+    async def test() -> None:
+        async with serving(Echo(), api_keys_file=str(keys), managers="ops", allow_client_shm=True) as client:
+            for sender, metadata in senders.items():
+                found = {
+                    method.rpartition("/")[2]: code for method, code in (await codes(client.channel, metadata)).items()
+                }
+                assert found.keys() == WHO.keys()
+                for method, who in WHO.items():
+                    expected = refusals[sender == "a caller"] if sender not in let_in[who] else None
+                    assert (found[method] if found[method] in refusals else None) == expected, (method, sender)
 
     run(test())
 

@@ -4,6 +4,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mpserve.grpc.server import SERVICES
 from tests.cases import each, until
 from tests.grpc.models import Double
 from tests.grpc.serving import Client, refusal, serving
@@ -27,6 +28,19 @@ async def test_health_is_readiness(service: str) -> None:
         for ready, told in ((True, SERVING), (False, NOT_SERVING), (True, SERVING)):
             model.ready = ready
             assert await status(client, service) == told
+
+
+@pytest.mark.skipif(not hasattr(health_pb2, "HealthListResponse"), reason="this release has no List")
+async def test_the_health_of_all_services_is_listed() -> None:
+    model = Double()
+    async with serving(model) as client:
+        ask = client.channel.unary_unary(
+            "/grpc.health.v1.Health/List", response_deserializer=health_pb2.HealthListResponse.FromString
+        )
+        for ready, told in ((True, SERVING), (False, NOT_SERVING)):
+            model.ready = ready
+            statuses = (await ask(b"")).statuses
+            assert {name: answer.status for name, answer in statuses.items()} == dict.fromkeys(("", *SERVICES), told)
 
 
 async def test_an_unknown_service_is_not_found_and_unknown_to_a_watcher() -> None:

@@ -1,4 +1,4 @@
-"""Every route answers known callers only, but for those that are public. A new route needs no row here."""
+"""Every route answers known callers only, but for those that are public, and some answer managers only: ``WHO`` says which."""
 
 import asyncio
 import re
@@ -17,6 +17,33 @@ from tests.models import faulty
 KEY, OPS = "alice-0123456789abcdef", "ops-0123456789abcdef"
 HEALTH = {"/", "/ping", "/health", "/v2/health/live", "/v2/health/ready"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+
+EVERYBODY, CALLERS, MANAGERS = "everybody", "callers", "managers"
+V2 = "/v2/models/{model}"
+VERSION = f"{V2}/versions/{{version}}"
+SYSTEM, CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
+WHO = {
+    **dict.fromkeys((
+        "GET /", "GET /ping", "GET /health", "GET /v2/health/live", "GET /v2/health/ready",
+    ), EVERYBODY),
+    **dict.fromkeys((
+        "GET /status", "GET /metrics", "GET /version", "GET /openapi.json", "GET /docs", "GET /v1/models",
+        "GET /v1/models/{model}", "POST /v1/models/{model}:predict",
+        "POST /v1/models/{model}:explain", "POST /invocations", "GET /v2", "GET /v2/models",
+        "GET /v2/models/stats", "POST /v2/repository/index",
+        *(f"GET {model}{end}" for model in (V2, VERSION) for end in ("", "/ready", "/config", "/stats")),
+        *(f"POST {model}{end}" for model in (V2, VERSION) for end in ("/infer", "/generate", "/generate_stream")),
+    ), CALLERS),
+    **dict.fromkeys((
+        "POST /v2/repository/models/{model}/load", "POST /v2/repository/models/{model}/unload",
+        *(f"{method} {path}" for method in ("GET", "POST")
+          for path in ("/v2/logging", "/v2/trace/setting", f"{V2}/trace/setting")),
+        *(f"GET {memory}{end}" for memory in (SYSTEM, CUDA) for end in ("/status", "/region/{region}/status")),
+        *(f"POST {memory}{end}" for memory in (SYSTEM, CUDA)
+          for end in ("/unregister", "/region/{region}/register", "/region/{region}/unregister")),
+    ), MANAGERS),
+}  # fmt: skip
+"""Who may ask each route, if callers must be known. A new route needs a row here."""
 
 
 @pytest.fixture
@@ -42,7 +69,7 @@ def asked(lines: list[str] | None, headers: dict[str, str], **options: Any) -> d
 
 
 @pytest.mark.parametrize(("public", "free"), [
-    ("health", HEALTH), ("none", set()),
+    ("health", {*HEALTH, "/pages/docs.js"}), ("none", set()), ("metrics", {"/metrics"}),
     ("health,metrics,docs", {*HEALTH, "/metrics", "/docs", "/openapi.json", "/pages/docs.js"}),
 ])  # fmt: skip
 def test_each_method_of_each_route_is_refused_without_a_key(keys: str, public: str, free: set[str]) -> None:
@@ -64,6 +91,26 @@ def test_with_a_key_each_is_answered_as_without_keys(keys: str) -> None:
     assert statuses({"x-api-key": OPS}, api_keys_file=keys, managers="boss, ops") == open_to_all
     assert 401 not in open_to_all.values()
     assert open_to_all["GET /users/own"] == 200
+
+
+def test_each_route_is_in_the_table_and_answers_those_alone_that_it_names(keys: str) -> None:
+    app = build_app(core_of(faulty.Echo(), enable_docs_url=True))
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    assert WHO.keys() == {
+        f"{way} {route.path_format}" for route in routes for way in (route.methods or set()) - {"HEAD"}
+    }
+    options = {"api_keys_file": keys, "managers": "ops"}
+    lines = {line: re.sub(r"{\w+}", "nothing", line) for line in WHO}
+    senders = {"nobody": "", "a stranger": "eve-0123456789abcdef", "a caller": KEY, "a manager": OPS}
+    let_in = {EVERYBODY: set(senders), CALLERS: {"a caller", "a manager"}, MANAGERS: {"a manager"}}
+    for sender, key in senders.items():
+        headers = {"x-api-key": key} if key else {}
+        answers = asked(list(lines.values()), headers, **options)
+        for line, who in WHO.items():
+            refusal = 403 if sender == "a caller" else 401
+            got = answers[lines[line]].status_code
+            assert (got in (401, 403)) == (sender not in let_in[who]), (line, sender, got)
+            assert got == refusal or sender in let_in[who], (line, sender, got)
 
 
 def test_only_managers_manage(keys: str) -> None:

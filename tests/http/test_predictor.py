@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+from http.client import responses
 from typing import Any
 
 import httpx
@@ -135,7 +136,7 @@ def test_a_predict_of_the_models_own_may_hand_its_response_headers_on() -> None:
     (Told(401, b'{"error": "who?"}'), 401, "The predictor answered 401: who?"),
     (Told(403, b"RBAC: access denied"), 403, "The predictor answered 403: RBAC: access denied"),
     (Told(404, b'{"error": "no m"}'), 404, "The predictor answered 404: no m"),
-    (Told(413, b""), 413, "The predictor answered 413: Request Entity Too Large"),
+    (Told(413, b""), 413, f"The predictor answered 413: {responses[413]}"),
     (Told(422, b'{"detail": [{"loc": "x"}]}'), 400, 'The predictor answered 422: [{"loc":"x"}]'),
     (Told(429, b'{"error": "slower"}'), 429, "The predictor answered 429: slower"),
     (Told(500, b'{"error": "boom"}'), 500, "The predictor answered 500: boom"),
@@ -340,8 +341,8 @@ async def test_what_no_client_can_be_made_of_is_refused_in_words(options: dict[s
 
 
 @each("protocol, words", [
-    ("v1", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
-    ("v2", r"needs httpx, .* pip install 'mpserve\[transformer\]'"),
+    ("v1", r"needs httpx2, .* pip install 'mpserve\[transformer\]'"),
+    ("v2", r"needs httpx2, .* pip install 'mpserve\[transformer\]'"),
     ("grpc-v2", r"needs grpcio, .* pip install 'mpserve\[grpc\]'"),
 ])  # fmt: skip
 def test_a_missing_package_is_named_with_the_command(

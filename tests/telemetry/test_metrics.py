@@ -269,6 +269,7 @@ def test_values_without_room_are_kept_and_written_when_there_is_room() -> None:
 
 def test_a_metric_that_a_later_load_makes_again_goes_on_for_both() -> None:
     run("""
+    from prometheus_client import Histogram
     from mpserve.telemetry import prometheus
 
     def load(kind=Counter, labels=()):
@@ -304,6 +305,15 @@ def test_a_metric_that_a_later_load_makes_again_goes_on_for_both() -> None:
     assert samples()["dogs_total", "poodle"] == 5
     load()
     refused(lambda: load(Gauge), "expected the same kind of metric; restart the server")
+
+    def waits(buckets, labels=()):
+        with prometheus.loading():
+            return Histogram("waits", "Waiting.", labels, buckets=buckets)
+
+    waits((1, 2)), waits((1.0, 2, float("inf")))
+    for buckets, labels in (((1,), ()), ((1, 3), ()), ((1, 3), ("breed",))):
+        refused(lambda: waits(buckets, labels), "expected the same buckets, 1.0, 2.0, inf; restart the server")
+    assert {name[1] for name in samples() if name[0] == "waits_bucket"} == {"1.0", "2.0", "+Inf"}
     refused(lambda: Counter("dogs", "Outside of a load."), "Duplicated")
     refused(twice, "Duplicated")
     refused(ours, "Duplicated")

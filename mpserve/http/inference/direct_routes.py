@@ -27,15 +27,19 @@ class DirectRoutes:
     def __init__(self, core: ServerCore, routes: InferenceRoutes) -> None:
         self._core = core
         self._routes = routes
+        self._has_cors = core.settings.cors_origins is not None
 
     def match(self, target: bytes, headers: RawHeaders) -> DirectHead | None:
-        """As ``InferenceRoutes.match``. A request without a key of the file is not direct: the application looks at it."""
+        """As ``InferenceRoutes.match``. The application looks at a request without a key of the file, and at one of a page of
+        another origin, if such pages may ask.
+        """
+        if self._has_cors and any(name == b"origin" for name, _ in headers):
+            return None
         authenticator = self._core.authenticator
         if authenticator is None:
             return self._routes.match(target, headers)
         caller = authenticator.by_key(read_headers(headers))
-        matched = caller and self._routes.match(target, without_key(headers, caller))
-        return matched._replace(caller=caller.name) if caller and matched else None
+        return self._routes.match(target, without_key(headers, caller), caller.name) if caller else None
 
     def exchange(self, wire: Wire) -> "InferenceExchange":
         return InferenceExchange(wire, self._core, self._routes.log)
@@ -68,10 +72,10 @@ class InferenceExchange(DirectExchange):
         self._answer(request, error_answer(fault))
 
     def _answer(self, request: InferenceRequest, answer: Answer | StreamedAnswer) -> None:
-        (match, _, caller), log = self.head.request, self._log
+        (match, head), log = self.head.request, self._log
         if log.access_log:
             start = request.arrived * NANO
-            caller = caller or certified_name(self._wire.transport)
+            caller = head.caller or certified_name(self._wire.transport)
             line = (match.route.template, answer.status, start, self._wire.client, "POST", match.path, caller)
             request.in_context(log.record, *line)
         else:

@@ -7,6 +7,7 @@ from mpserve.http.inference.answers import streamed, whole
 from mpserve.http.inference.routes import InferenceRoute, InferenceRoutes
 from mpserve.http.requests import read_headers, receive_body
 from mpserve.http.responses import Answer, error_answer, failure_answer
+from mpserve.http.server.interface import CALLER
 from mpserve.http.streaming import StreamedAnswer
 from mpserve.protocol.codec import Encoded
 from mpserve.serving.inference.answered import answered
@@ -27,7 +28,8 @@ class Endpoint:
         headers, path = read_headers(scope["headers"]), scope["path_params"]
         try:
             model = path["model"] if "model" in path else self.core.only_name()
-            head = self.routes.head(self.route, model, path.get("version"), headers, request_id.get())
+            named = model, path.get("version"), headers, request_id.get(), scope.get(CALLER)
+            head = self.routes.head(self.route, *named)
             body = await receive_body(headers, receive, self.core.settings, head.codec.is_json)
         except Exception as error:
             await failure_answer(error)(scope, receive, send)

@@ -78,11 +78,10 @@ class RouteMatch(NamedTuple):
 
 
 class DirectHead(NamedTuple):
-    """The head of a direct request. ``caller``: the name of whoever sends it, if callers are known."""
+    """The head of a direct request."""
 
     match: RouteMatch
     head: RequestHead
-    caller: str | None = None
 
 
 class Codecs:
@@ -126,8 +125,8 @@ class InferenceRoutes:
         self._codecs = Codecs(settings)
         self._cache: dict[bytes, RouteMatch] = {}
 
-    def match(self, target: bytes, raw_headers: RawHeaders) -> DirectHead | None:
-        """Match the head of a POST. None: the ASGI application answers the request."""
+    def match(self, target: bytes, raw_headers: RawHeaders, caller: str | None = None) -> DirectHead | None:
+        """Match the head of a POST of this caller. None: the ASGI application answers the request."""
         match = self._cache.get(target) or self._find(target)
         if match is None:
             return None
@@ -135,18 +134,24 @@ class InferenceRoutes:
         if self.log.access_log and "x-forwarded-for" in headers:  # uvicorn's middleware finds the client
             return None
         identity = accepted_id(headers.get("x-request-id", ""))
-        head = self.head(match.route, match.model, match.version, headers, identity)
+        head = self.head(match.route, match.model, match.version, headers, identity, caller)
         limit = self._settings.body_limit(head.codec.is_json and head.content_encoding is None)
         if int(headers.get("content-length", 0)) > limit:
             return None  # the endpoint refuses the body before it comes
         return DirectHead(match, head)
 
     def head(
-        self, route: InferenceRoute, model: str, version: str | None, headers: dict[str, str], identity: str
+        self,
+        route: InferenceRoute,
+        model: str,
+        version: str | None,
+        headers: dict[str, str],
+        identity: str,
+        caller: str | None = None,
     ) -> RequestHead:
         codec = self._codecs.choose(route.format, headers)
         coding, accepted = headers.get("content-encoding"), headers.get("accept-encoding")
-        return RequestHead(model, version, route.verb, codec, headers, identity, coding, accepted)
+        return RequestHead(model, version, route.verb, codec, headers, identity, coding, accepted, caller)
 
     def _find(self, target: bytes) -> RouteMatch | None:
         for pattern, route in _PATTERNS:

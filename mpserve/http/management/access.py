@@ -4,7 +4,7 @@ from starlette.requests import Request
 
 from mpserve.config.settings import Settings
 from mpserve.http.requests import Handler, read_headers
-from mpserve.http.server.interface import CALLER, AnyAnswer
+from mpserve.http.server.interface import ADMIN, CALLER, AnyAnswer
 from mpserve.serving.extensions.access import check_access
 
 
@@ -22,4 +22,5 @@ def check(settings: Settings, request: Request) -> None:
     """Raise AccessDenied for a request that may not manage the server."""
     # uvicorn replaces the address if there is an X-Forwarded-For header, and with that header the request is refused.
     address = None if request.client is None else request.client.host
-    check_access(settings, address, read_headers(request.scope["headers"]), request.scope.get(CALLER))
+    headers, caller = read_headers(request.scope["headers"]), request.scope.get(CALLER)
+    check_access(settings, address, headers, caller, is_admin=ADMIN in request.scope)

@@ -13,7 +13,7 @@ from mpserve.http.responses import Answer, json_answer
 from mpserve.serving.extensions.configuration import configuration
 from mpserve.serving.extensions.log_settings import LogSettings
 from mpserve.serving.extensions.statistics import Statistics
-from mpserve.serving.extensions.trace_settings import SETTINGS, refuse_changes
+from mpserve.serving.extensions.trace_settings import ALL_MODELS, TraceSettings
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.repository import Repository
 from mpserve.serving.shared_memory.regions import CUDA_REFUSED
@@ -27,6 +27,7 @@ class ExtensionRoutes:
         self.repository = Repository(core)
         self.statistics = Statistics(core)
         self.log_settings = LogSettings(core)
+        self.trace_settings = TraceSettings(core)
 
     async def index(self, request: Request) -> Answer:
         """``POST /v2/repository/index``: every model, or with ``{"ready": true}`` every model that is ready."""
@@ -65,12 +66,14 @@ class ExtensionRoutes:
         return json_answer({"model_stats": self.statistics.told(name, version)})
 
     async def tracing(self, request: Request) -> Answer:
-        """``GET`` and ``POST /v2[/models/{m}]/trace/setting``: all trace settings. A change is refused."""
-        if request.method == "POST":
-            refuse_changes(await read_document(self.core, request))
-        if "model" in request.path_params:
-            self.core.find(request.path_params["model"])
-        return json_answer({name: value if name == "trace_level" else value[0] for name, value in SETTINGS.items()})
+        """``GET`` and ``POST /v2[/models/{m}]/trace/setting``: change the settings of the request, if any. Return all."""
+        model = request.path_params.get("model", ALL_MODELS)
+        changes = await read_document(self.core, request) if request.method == "POST" else {}
+        if model != ALL_MODELS:
+            self.core.find(model)
+        await self.trace_settings.change(changes, model)
+        told = self.trace_settings.told(model)
+        return json_answer({name: value if name == "trace_level" else value[0] for name, value in told.items()})
 
     async def logging(self, request: Request) -> Answer:
         """``GET`` and ``POST /v2/logging``: change the settings of the request, if there are any. Return all."""

@@ -21,6 +21,8 @@ from mpserve.http.management.operations import FAULTS, JSON, OPERATIONS, Operati
 from mpserve.http.management.pages import page
 from mpserve.http.management.schemas import declared, infer_request, infer_response, predict_request
 from mpserve.http.responses import Answer, json_answer
+from mpserve.http.routing import AdminRoute
+from mpserve.http.server.interface import ADMIN
 from mpserve.protocol.declaration import nullable
 from mpserve.serving.execution.model_instance import ModelInstance
 from mpserve.serving.models.tensor_model import TensorModel
@@ -48,7 +50,8 @@ class OpenApi:
 
     async def document(self, request: Request) -> Answer:
         """``GET /openapi.json``: the routes of the server, and the routes of each loaded model with its schemas."""
-        routes = [route for route in request.app.routes if isinstance(route, Route)]
+        hidden = () if ADMIN in request.scope else AdminRoute
+        routes = [each for each in request.app.routes if isinstance(each, Route) and not isinstance(each, hidden)]
         document = described(f"{method} {route.path_format}" for route in routes for method in route.methods or ())
         for name, group in list(self.core.models.items()):
             path = quote(name, safe="")

@@ -21,7 +21,7 @@ FAULTS = {
     404: "The model, or its version, does not exist",
     413: "The body is larger than the server allows",
     415: "The content coding of the body is not known",
-    429: "The predictor of the model is overloaded",
+    429: "The caller, or the model, has as many requests as a limit allows; or the predictor of the model is overloaded",
     500: "The model failed",
     501: "The model or the server does not support this",
     503: "The model or the server is not ready or is overloaded",
@@ -79,7 +79,7 @@ CUDA_UNREGISTER = Operation("Unregister CUDA shared memory regions: no effect", 
 CONFIGURATION = Operation("The configuration of a model", _json("ModelConfiguration"), (*FINDING, 500))
 TRACING = Operation("The trace settings", _json("TraceSettings"), (403,))
 SET_TRACING = Operation(
-    "Set trace settings: a change is refused, since requests are not traced",
+    "Set trace settings in every worker: a change is refused if the server does not trace",
     _json("TraceSettings"),
     (*READING, 403, 501),
     _json("TraceSettingsRequest"),

@@ -45,7 +45,8 @@ export async function show(result, path, request) {
   }
 }
 
-async function read(stream, take) {
+/** Read a body as text, part by part. */
+export async function read(stream, take) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   for (let part = await reader.read(); !part.done; part = await reader.read()) take(part.value);
 }

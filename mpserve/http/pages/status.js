@@ -1,10 +1,17 @@
 /* The status page: figures of all workers together, made from the totals that arrive each second. */
-import {exampleOf, make, show} from "./common.js";
+import {exampleOf, make, read, show} from "./common.js";
 
 const MINUTE = 60, SHOWN = 120, RECENT = 10, LOST = 4;  // seconds: of the tables, the charts, the latencies, and of silence
 const LINES = 5;  // models with a line of their own
 const $ = id => document.getElementById(id);
 const NONE = "–";
+
+/* Requests, with the key if one is needed. It is kept in this variable alone, so it is gone with the page. */
+
+let key = "";
+
+const keyed = (request = {}) => key ? {...request, headers: {...request.headers, authorization: `Bearer ${key}`}} : request;
+const ask = (path, request) => fetch(path, keyed(request));
 
 /* Figures: what has happened between two events. */
 
@@ -199,7 +206,7 @@ function buildModel({name}) {
 async function manage(button, name, verb) {
   button.disabled = true;
   try {
-    const response = await fetch(`v2/repository/models/${encodeURIComponent(name)}/${verb}`, {method: "POST"});
+    const response = await ask(`v2/repository/models/${encodeURIComponent(name)}/${verb}`, {method: "POST"});
     notice(response.ok ? "" : (await response.json()).error);
   } catch (error) {
     notice(`There was no answer: ${error.message}`);
@@ -209,7 +216,7 @@ async function manage(button, name, verb) {
 }
 
 async function readRepository() {
-  const response = await fetch("v2/repository/index", {method: "POST"});
+  const response = await ask("v2/repository/index", {method: "POST"});
   if (response.ok) loadable = [...new Set((await response.json()).map(entry => entry.name))];
 }
 
@@ -370,7 +377,7 @@ let path = "", opener = null;
 
 async function openTrial(name) {
   opener = document.activeElement;
-  const api = await (await fetch("openapi.json")).json(), place = encodeURIComponent(name);
+  const api = await (await ask("openapi.json")).json(), place = encodeURIComponent(name);
   path = [`/v2/models/${place}/infer`, `/v1/models/${place}:predict`].find(path => api.paths[path]);
   tell($("trial-title"), `Try ${name}`);
   tell($("trial-path"), `POST ${path}`);
@@ -385,28 +392,63 @@ form.addEventListener("submit", async event => {
   event.preventDefault();
   const send = form.querySelector(".primary");
   send.disabled = true;
-  await show(result, `.${path}`, {method: "POST", headers: {"content-type": "application/json"}, body: $("trial-body").value});
+  const body = $("trial-body").value, headers = {"content-type": "application/json"};
+  await show(result, `.${path}`, keyed({method: "POST", headers, body}));
   send.disabled = false;
 });
 $("trial-close").addEventListener("click", () => { $("trial").hidden = true; opener.focus(); });
 
 /* The connection: none while nobody looks. */
 
-let source = null, again = 0;
+let connection = null, again = 0;
 
-function connect() {
+/* Not an EventSource, which can send no key. */
+async function connect() {
   clearTimeout(again);
-  source?.close();
-  source = null;
+  connection?.abort();
+  connection = null;
   if (document.hidden) return;
-  source = new EventSource("status");
-  source.onmessage = message => update(JSON.parse(message.data));
-  source.onerror = () => { if (source?.readyState === EventSource.CLOSED) again = setTimeout(connect, 1000); };
+  const own = connection = new AbortController();
+  try {
+    const response = await ask("status", {headers: {accept: "text/event-stream"}, cache: "no-store", signal: own.signal});
+    askForKey(response.status === 401);
+    if (response.status === 401) return;
+    if (response.ok) await readEvents(response.body, event => { if (own === connection) update(event); });
+  } catch { /* the connection is lost */ }
+  if (own === connection) again = setTimeout(connect, 1000);
 }
+
+async function readEvents(stream, take) {
+  let rest = "";
+  await read(stream, text => {
+    const events = (rest + text).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const data = event.split("\n").find(line => line.startsWith("data: "));
+      if (data) take(JSON.parse(data.slice(6)));
+    }
+  });
+}
+
+function askForKey(needed) {
+  $("key").hidden = !needed;
+  document.querySelector("main").hidden = needed;
+  $("metrics").hidden = needed || Boolean(key);  // a link sends no key
+  if (!needed) return;
+  badge($("state"), "Key needed", "warn");
+  tell($("key-refused"), key ? "The server does not know this key." : "");
+  $("key-field").focus();
+}
+
+$("key").addEventListener("submit", event => {
+  event.preventDefault();
+  key = $("key-field").value.trim();
+  connect();
+});
 
 /* A worker that hangs keeps its connections. Another one may answer a new connection. */
 setInterval(() => {
-  if (document.hidden || performance.now() - arrived < LOST * 1000) return;
+  if (document.hidden || !$("key").hidden || performance.now() - arrived < LOST * 1000) return;
   badge($("state"), "No connection", "bad");
   connect();
 }, LOST * 1000);

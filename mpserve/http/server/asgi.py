@@ -8,7 +8,7 @@ from enum import Enum, auto
 import httptools
 
 from mpserve.http.server.exchange import INTERNAL_ERROR, JOIN_LIMIT, Exchange, Wire
-from mpserve.http.server.interface import CALLER, ASGIApp, Message, RawHeaders, Scope
+from mpserve.http.server.interface import ADMIN, CALLER, ASGIApp, Message, RawHeaders, Scope
 from mpserve.http.server.parser import ParsedHead
 from mpserve.http.server.response_head import ResponseHead, response_head
 
@@ -41,6 +41,7 @@ def connection_scope(wire: Wire) -> Scope:
         "client": wire.client,
         "server": (str(local[0]), int(local[1])) if isinstance(local, tuple) else (str(local), None),
         **({} if name is None else {CALLER: name}),
+        **({ADMIN: True} if wire.is_admin else {}),
     }
 
 

@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.client: tuple[str, int] | None = None
         self.state = IDLE
-        self.retiring = False  # whether the connection is to be closed after the next answer
+        self.is_admin = self.retiring = False  # retiring: the connection is to be closed after the next answer
         self.exchange: Exchange | None = None  # the exchange that is being answered
         self._waiting: deque[Exchange] = deque()  # exchanges that came later, in their order
         self._receiving: Exchange | None = None  # the exchange whose body is being read

@@ -22,6 +22,8 @@ class Wire(Protocol):
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     client: tuple[str, int] | None
+    is_admin: bool
+    """Whether the client has connected to the address of those who manage the server."""
     exchange: "Exchange | None"
     """The exchange that is being answered."""
 

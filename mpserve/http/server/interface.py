@@ -16,6 +16,10 @@ CALLER = "mpserve.caller"
 """The key of a request's ASGI scope that has the caller's name, if callers are known, or have shown certificates."""
 
 
+ADMIN = "mpserve.admin"
+"""The key of a request's ASGI scope that is there if the client has connected to ``--admin_bind``."""
+
+
 class Answer(NamedTuple):
     """A whole response. It is an ASGI application too. ``headers`` have no ``content-length``."""
 

@@ -20,7 +20,7 @@ from gunicorn.util import is_ipv6
 from mpserve.config.settings import Settings, ignored_variables, unused_variables
 from mpserve.errors import ConfigurationError, MPServeError
 from mpserve.prefork.arbiter import process_exit, torch_cuda
-from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE
+from mpserve.prefork.listener.listeners import are_inherited
 from mpserve.telemetry.logging import dict_config, mend
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
     """The gunicorn settings that follow from our options. All others have gunicorn's defaults or the user's values."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     options: dict[str, Any] = {
-        "bind": [f"{host}:{settings.http_port}"],
+        "bind": [f"{host}:{settings.http_port}", *_admin_bind(settings)],
         "workers": settings.workers,
         "worker_class": "mpserve.prefork.worker.gunicorn_worker.Worker",
         "preload_app": True,
@@ -68,6 +68,15 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
+def _admin_bind(settings: Settings) -> list[str]:
+    """The address of ``--admin_bind`` as gunicorn writes it."""
+    address = settings.admin_bind
+    if address is None or settings.admin_port is None:
+        return [] if address is None else [address]
+    host = address.rpartition(":")[0] or settings.host
+    return [f"[{host}]:{settings.admin_port}" if ":" in host else f"{host}:{settings.admin_port}"]
+
+
 class ServerApplication(Application):  # type: ignore[misc]
     """gunicorn, configured by our options instead of its command line. ``GUNICORN_CMD_ARGS`` overrides them."""
 
@@ -86,6 +95,8 @@ class ServerApplication(Application):  # type: ignore[misc]
         for name, value in vars(arguments).items():
             if value is not None and name != "args":
                 self.cfg.set(name, value)
+        # Also if the user's settings have another address for all others.
+        self.cfg.set("bind", [*self.cfg.bind, *(own for own in _admin_bind(self.settings) if own not in self.cfg.bind)])
 
     def load(self) -> Any:
         return make_app_or_end(self.settings, self.models, self.wrap)
@@ -109,7 +120,7 @@ class ServerApplication(Application):  # type: ignore[misc]
 
     def _try_addresses(self) -> None:
         """End before the preload if the server cannot listen. gunicorn would fail after it, with 11 messages."""
-        if UPGRADE in os.environ or SYSTEMD in os.environ:  # it inherits its sockets
+        if are_inherited():
             return
         for host, port in (address for address in self.cfg.address if isinstance(address, tuple)):
             with socket.socket(socket.AF_INET6 if is_ipv6(host) else socket.AF_INET) as candidate:
@@ -117,7 +128,8 @@ class ServerApplication(Application):  # type: ignore[misc]
                 try:
                     candidate.bind((host, port))
                 except OSError as error:
-                    reason = f"cannot listen on {host} port {port} (--host, --http_port): {error.strerror}"
+                    options = "--admin_bind" if port == self.settings.admin_port else "--host, --http_port"
+                    reason = f"cannot listen on {host} port {port} ({options}): {error.strerror}"
                     _end(self.settings, reason)
 
     def _try_files(self) -> None:

@@ -113,9 +113,9 @@ def _describe(thread: threading.Thread) -> str:
 def freeze() -> None:
     """Exclude all objects of this process from garbage collection, just before a fork.
 
-    A collection writes to the header of every object, which makes each worker copy the arbiter's pages (frappe#21474). The
-    first call collects garbage, which would be kept for ever otherwise.
+    A collection writes to the header of every object, which makes each worker copy the arbiter's pages (frappe#21474). Garbage
+    is collected first, since it would be kept for ever otherwise: after a HUP, what gunicorn has read its options with. This
+    looks only at objects that were made since the last call.
     """
-    if not gc.get_freeze_count():
-        gc.collect()
+    gc.collect()
     gc.freeze()

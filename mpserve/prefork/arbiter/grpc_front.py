@@ -63,11 +63,12 @@ def port(settings: Settings) -> int:
     return settings.grpc_port if _Port.holder is None else int(_Port.holder.getsockname()[1])
 
 
-def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
-    """In a worker: make the server, not yet started. ``cfg`` is gunicorn's, for TLS."""
-    from mpserve.grpc.server import GrpcServer
+def grpc_server(core: ServerCore, cfg: Any, drain: float) -> "GrpcServer":
+    """In a worker: make the server, not yet started. ``cfg`` is gunicorn's, for TLS. ``drain``: seconds in which it must end."""
+    from mpserve.grpc.server import GrpcServer, age_within
 
     settings = core.settings
+    age = settings.grpc_max_connection_age
     return GrpcServer(
         core,
         settings.host,
@@ -76,7 +77,7 @@ def grpc_server(core: ServerCore, cfg: Any) -> "GrpcServer":
         max_receive=settings.grpc_max_receive_message_length,
         max_send=settings.grpc_max_send_message_length,
         handshake_seconds=settings.header_timeout,
-        max_connection_age=settings.grpc_max_connection_age,
+        max_connection_age=age and min(age, age_within(drain)),
         count=metrics().count_call,
     )
 

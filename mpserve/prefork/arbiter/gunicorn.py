@@ -1,6 +1,6 @@
 """All undocumented names of gunicorn's arbiter that mpserve uses, and a check that the arbiter still uses them.
 
-Read in gunicorn 27.0.1, arbiter.py. pyproject.toml allows no other major version, since the check cannot see that
+Read in gunicorn 25.1 to 27.0.1, arbiter.py. pyproject.toml allows no newer major version, since the check cannot see that
 ``spawn_workers`` only adds pauses and that the statuses halt the server.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 
 from mpserve.errors import ConfigurationError
+from mpserve.prefork.arbiter import systemd
 from mpserve.state.scoreboard import State, shared
 
 TESTED = "27.0.1"
@@ -92,6 +93,8 @@ def _reload(arbiter: Any) -> None:
 def _manage_workers(arbiter: Any) -> None:
     _originals["manage_workers"](arbiter)
     board = shared()
+    if board.ever_ready:
+        systemd.tell_ready()
     if board.stopping:
         return
     _let_one_go(arbiter)

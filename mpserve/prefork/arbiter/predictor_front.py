@@ -1,6 +1,6 @@
 """Chooses the client by which a transformer asks its predictor.
 
-httpx and grpcio are extras. They are imported only if ``--predictor_host`` is set.
+httpx2 and grpcio are extras. They are imported only if ``--predictor_host`` is set.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def predictor(settings: Settings) -> Predictor | None:
 
 def _client(protocol: str) -> Callable[[PredictorConfig], Client]:
     is_grpc = protocol == "grpc-v2"
-    module, package, extra = ("grpc", "grpcio", "grpc") if is_grpc else ("httpx", "httpx", "transformer")
+    module, package, extra = ("grpc", "grpcio", "grpc") if is_grpc else ("httpx2", "httpx2", "transformer")
     if find_spec(module) is None:
         raise ConfigurationError(
             f"--predictor_host with --predictor_protocol={protocol} needs {package}, which is not installed:"

@@ -8,6 +8,7 @@ for ever: the other worker may be held up, for example by a model that keeps the
 import asyncio
 import errno
 import logging
+import math
 import resource
 import socket
 import ssl
@@ -26,6 +27,7 @@ RESERVED_FILES = 128  # open files that a worker keeps for other things than con
 EXHAUSTED_PAUSE = 1.0
 """Seconds without accepting when the process has no resources for a connection, as in asyncio's own server."""
 FULL_PAUSE = 0.1  # seconds between two looks at a connection for which there is no room
+TELL_FULL = 10.0  # seconds between two warnings of that: a flood of connections fills each room that is made
 MAX_ACCEPTS = 64  # connections that a worker accepts at one wake-up if it is the only READY worker
 
 
@@ -77,7 +79,7 @@ class Acceptor:
         self._turnover = Turnover(self._loop.time())
         self._handshakes: set[asyncio.Task[object]] = set()
         self._is_open = False
-        self._was_full = False
+        self._told_full = -math.inf
         self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
         self._slow: dict[int, tuple[int, int]] = {}
@@ -130,11 +132,11 @@ class Acceptor:
 
     def _is_full(self) -> bool:
         """Whether the worker has all connections that it may have. Then the next one waits, perhaps for another worker."""
-        terms = self._terms
-        was_full, self._was_full = self._was_full, self._row.connections >= terms.most
-        if not self._was_full:
+        terms, now = self._terms, self._loop.time()
+        if self._row.connections < terms.most:
             return False
-        if not was_full:
+        if now - self._told_full >= TELL_FULL:
+            self._told_full = now
             logger.warning("this worker has all %d connections of --max_connections: it closes idle ones", terms.most)
         terms.make_room()
         self._pause(FULL_PAUSE)

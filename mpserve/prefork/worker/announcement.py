@@ -34,6 +34,8 @@ async def announce(core: ServerCore, sockets: Sequence[socket.socket], tls: bool
     names = list(core.models)
     more = f" and {len(names) - MODELS_SHOWN} more" if len(names) > MODELS_SHOWN else ""
     logger.info("serving at %s%s", url, f", gRPC on port {core.settings.grpc_port}" if grpc else "")
+    if core.settings.admin_bind is not None:
+        logger.info("metrics, management and the status page at %s", core.settings.admin_bind)
     logger.info("models: %s%s", ", ".join(names[:MODELS_SHOWN]) or "none", more)
     if core.settings.log_format == "text" and (
         lines := await _lines(core, f"{unix}{'--insecure ' if tls else ''}", url)

@@ -5,6 +5,9 @@ SIGTERM to the child would end the worker. A child that is left would keep the p
 
 A child gets SIGTERM when its worker is gone, however the worker ended. The worker has one end of a pipe, which nobody reads. The
 kernel closes it with the worker, and tells the children. (PR_SET_PDEATHSIG counts from the end of the thread that forked.)
+
+multiprocessing's methods ``spawn`` and ``forkserver`` start programs, which are not told. A worker that ends by itself ends them.
+Those of a worker that is killed are left, as by any Python program.
 """
 
 import contextlib
@@ -13,7 +16,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 from types import FrameType
 
 from mpserve import descriptors
@@ -25,6 +29,10 @@ OURS: dict[signal.Signals, Callable[[int, FrameType | None], None] | signal.Hand
     signal.SIGINT: signal.default_int_handler,
 }
 """The signals that a worker handles, and what a child does instead."""
+
+
+PROGRAMS = b".spawn import spawn_main", b".forkserver import main"
+"""Marks in the command lines of the methods ``spawn`` and ``forkserver`` (popen_spawn_posix.py, forkserver.py)."""
 
 
 class _Worker:
@@ -42,6 +50,25 @@ def set_free(addresses: Iterable[object]) -> None:
     unread, _Worker.life = os.pipe()
     os.close(unread)
     os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_in_child)
+
+
+def end_programs() -> None:
+    """End the processes of this worker that the methods ``spawn`` and ``forkserver`` have started."""
+    for process in list(
+        _descendants(os.getpid())
+    ):  # first all of them: a child of one that has ended is not found any more
+        with contextlib.suppress(OSError):  # it has ended
+            command = Path(f"/proc/{process}/cmdline").read_bytes()
+            if any(mark in command for mark in PROGRAMS):
+                os.kill(process, signal.SIGTERM)
+
+
+def _descendants(process: int) -> Iterator[int]:
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # its thread has ended
+            for child in map(int, file.read_text().split()):
+                yield child
+                yield from _descendants(child)
 
 
 def _hold_signals() -> None:

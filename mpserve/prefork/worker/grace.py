@@ -14,6 +14,11 @@ HURRY = 1.0  # seconds for everything after SIGINT or SIGQUIT: gunicorn kills af
 LOOK = 0.1  # seconds between two looks at a running ``stop()``
 
 
+def time_for_requests(graceful_timeout: float) -> float:
+    """Seconds in which the requests of a worker that ends must be answered."""
+    return max(graceful_timeout - MARGIN, 0) - STOPPING
+
+
 class Grace:
     """The time in which one worker must end. The time is unlimited before ``begin`` or ``hurry``."""
 

@@ -13,6 +13,7 @@ import faulthandler
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -27,13 +28,15 @@ from gunicorn.workers.base import Worker as BaseWorker
 from mpserve.errors import ConfigurationError
 from mpserve.http.server.interface import Limits
 from mpserve.http.server.uvicorn import Application
-from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, torch_cuda
+from mpserve.prefork.arbiter import forksafety, grpc_front, process_exit, systemd, torch_cuda
 from mpserve.prefork.arbiter import gunicorn as gunicorn_arbiter
 from mpserve.prefork.listener import listeners
 from mpserve.prefork.worker import children, devices, memory, threads
+from mpserve.prefork.worker.grace import time_for_requests
 from mpserve.prefork.worker.loading import LoadFailed
 from mpserve.prefork.worker.worker_server import Terms, WorkerServer
 from mpserve.serving.execution.model_counters import PRESENT
+from mpserve.serving.inference.observing import begin_observing
 from mpserve.serving.repository.core import ServerCore
 from mpserve.serving.repository.host import own_directory
 from mpserve.state.scoreboard import STARTING, STEADY, Ending, State, shared
@@ -67,6 +70,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         """
         gunicorn_arbiter.check()
         endure()
+        systemd.take_over()
         keep_errors(shared())
         remember()
         shared()
@@ -139,6 +143,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _before_the_first(self) -> None:
         process_exit.announce_stop()
         gunicorn_arbiter.halt_on_no_status()  # `_before_any_is_ready` decides instead, by the scoreboard
+        if self.core.settings.admin_bind and self._admin_socket() is None:
+            reason = (
+                f"admin_bind: the server does not listen at {self.core.settings.admin_bind}; add it to gunicorn's bind"
+            )
+            raise self._halt(reason)
         listeners.refuse_until_ready(self.sockets, self.cfg.address)
         self._hold_grpc_port()
         logger.info(
@@ -212,17 +221,22 @@ class Worker(BaseWorker):  # type: ignore[misc]
         memory.keep_freed()
         row = shared().row(self.slot)
         self.core.attach(shared(), row, device, threads.limit_this_thread, _state_directory(), budget)
+        begin_observing(self.core)
         children.set_free(
             [*(children.address_of(listener.sock) for listener in self.sockets), grpc_front.port(self.core.settings)]
         )
-        process_exit.exit_with(self._serve())
+        try:
+            status = self._serve()
+        finally:
+            children.end_programs()
+        process_exit.exit_with(status)
 
     def _serve(self) -> int:
         loop = _new_loop(self.core.settings.event_loop)
         try:
             asyncio.set_event_loop(loop)
             sockets = [listener.sock for listener in self.sockets]
-            grpc = grpc_front.grpc_server(self.core, self.cfg) if grpc_front.is_offered(self.core.settings) else None
+            grpc = self._grpc() if grpc_front.is_offered(self.core.settings) else None
             http = self._application()
             server = WorkerServer(
                 self.core, http, sockets, self._limits(), self._routes(), self._terms(http, grpc), grpc
@@ -240,6 +254,10 @@ class Worker(BaseWorker):  # type: ignore[misc]
             asyncio.set_event_loop(None)
             loop.close()
         return 0
+
+    def _grpc(self) -> "GrpcServer":
+        drain = time_for_requests(self.cfg.graceful_timeout or 0) - self.core.settings.drain_delay
+        return grpc_front.grpc_server(self.core, self.cfg, drain)
 
     def _routes(self) -> "DirectRoutes | None":
         from mpserve.http.app import find_direct
@@ -269,7 +287,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
             graceful_timeout=float(self.cfg.graceful_timeout or 0),
             beat=self.notify,
             certificates=Watch(files, take_up, CERTIFICATE),
+            admin=self._admin_socket(),
         )
+
+    def _admin_socket(self) -> socket.socket | None:
+        address = self.core.settings.admin_bind
+        found = (listener.sock for listener in self.sockets if address and listeners.is_at(listener.sock, address))
+        return next(found, None)
 
     def _limits(self) -> Limits:
         cfg = self.cfg

@@ -78,7 +78,7 @@ async def _wait(
     deadline, told = begin + timeout, FIRST_WORD
     while not (task.done() or stopping.is_set()) and time.monotonic() < deadline:
         if listeners.clients_can_connect and not core.board.any_ready():
-            listeners.open()
+            listeners.open(early=True)
         else:
             listeners.pause()
         if core.loading and (seconds := time.monotonic() - begin) > told:

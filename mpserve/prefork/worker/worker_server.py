@@ -58,6 +58,7 @@ class Terms:
     graceful_timeout: float  # seconds in which the worker must end
     beat: Callable[[], None]  # tells the arbiter that the worker is alive
     certificates: Watch
+    admin: socket.socket | None  # the socket of ``--admin_bind``, which is one of the listeners
 
 
 class WorkerServer:
@@ -123,7 +124,12 @@ class WorkerServer:
             self._opened = time.monotonic()
             logger.info("worker ready")
             telling = asyncio.ensure_future(
-                announce(self.core, self.sockets, self.application.tls is not None, self.grpc is not None)
+                announce(
+                    self.core,
+                    [each for each in self.sockets if each is not self.terms.admin],
+                    self.application.tls is not None,
+                    self.grpc is not None,
+                )
             )  # beside the rest, since it asks the models for their inputs
             at_the_end.callback(telling.cancel)
             await self._serve()
@@ -150,10 +156,14 @@ class WorkerServer:
             connection = Connection(http)
             # A client that gets 503 while the models load may reach a ready worker by its next connection.
             connection.retiring = self.row.state in STARTING
+            connection.is_admin = listener is self.terms.admin
             return connection
 
         most = most_connections(self.core.settings.max_connections)
-        terms = ClientTerms(lambda: self.application.tls, self.limits.head_seconds, most, http.make_room)
+        is_plain = listener is self.terms.admin and listener.family == socket.AF_UNIX
+        terms = ClientTerms(
+            lambda: None if is_plain else self.application.tls, self.limits.head_seconds, most, http.make_room
+        )
         return Acceptor(listener, connect, terms, self.core.board, self.row, self.rebalancer)
 
     async def _tick(self) -> None:

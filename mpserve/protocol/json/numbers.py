@@ -18,7 +18,7 @@ from mpserve.protocol.datatypes import MAX_RANK, Array
 
 try:
     import simdjson
-except ImportError:  # there are no wheels for Python 3.14
+except ImportError:  # an extra
     simdjson = None
 
 LONG = 2048  # bytes of a list; shorter lists gain less from simdjson than the search for them costs

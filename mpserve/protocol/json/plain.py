@@ -23,7 +23,7 @@ from mpserve.protocol.tensors import NamedArray, RequestedOutput
 
 try:
     import simdjson
-except ImportError:  # there are no wheels for Python 3.14
+except ImportError:  # an extra
     simdjson = None
 
 FEW_BYTES = 1536

@@ -71,7 +71,9 @@ def tensors_in(declared: Sequence[Tensor], document: Any) -> list[NamedArray]:
     if not isinstance(rows, list):
         got = f", got {', '.join(map(repr, document)):.100}" if isinstance(document, dict) and document else ""
         raise InvalidInput(f'expected a JSON object with a list of "instances"{got}')
-    if rows and isinstance(rows[0], dict) and not _is_base64(rows[0]):
+    if len(declared) != 1 and rows and isinstance(rows[0], list) and rows[0] and _is_object(rows[0][0]):
+        rows = _rows_of_tables(rows)
+    if rows and _is_object(rows[0]):
         names = [tensor.name for tensor in declared] or list(
             dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
         )
@@ -193,6 +195,15 @@ def _columns(declared: Sequence[Tensor], rows: list[Any], count: int) -> list[Na
     ]
 
 
+def _rows_of_tables(tables: list[Any]) -> list[Any]:
+    """The rows of instances that are tables: lists of objects. What an object lacks is missing, as in KServe's servers."""
+    if not all(isinstance(table, list) for table in tables):
+        raise InvalidInput("expected each of the instances to be a list of objects, as the first one is")
+    rows = [row for table in tables for row in table]
+    names = dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+    return [{**dict.fromkeys(names), **row} if isinstance(row, dict) else row for row in rows]
+
+
 def _refuse_others(rows: list[Any], names: Sequence[str]) -> None:
     known = set(names)
     for row in rows:
@@ -273,6 +284,11 @@ def _kinds(values: list[Any]) -> str:
 
 def _holds_base64(values: list[Any]) -> bool:
     return dict in set(map(type, values)) and any(_is_base64(value) for value in values)
+
+
+def _is_object(value: Any) -> bool:
+    """Whether a value is an object with an entry for each input."""
+    return isinstance(value, dict) and not _is_base64(value)
 
 
 def _is_base64(value: Any) -> bool:

@@ -26,7 +26,7 @@ from mpserve.protocol.v2.wire import read_request
 
 try:
     import simdjson
-except ImportError:  # there are no wheels for Python 3.14
+except ImportError:  # an extra
     simdjson = None
 
 DATA = b'"data":'

@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from mpserve.errors import ConfigurationError
 from mpserve.runtimes.huggingface.texts import Passed, TextModel
-from mpserve.runtimes.rows import PREDICT
+from mpserve.runtimes.named_outputs import PREDICT
 
 Pool = Callable[[Any, Any], Any]
 

@@ -14,7 +14,7 @@ from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.documents import described, documents
 from mpserve.runtimes.huggingface.texts import BY_LABEL, Passed, RowWise, TextModel
-from mpserve.runtimes.rows import PREDICT, PROBABILITIES
+from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
 from mpserve.serving.models.model import Spec
 
 OUTSIDE = "O"  # the label of a token that is part of nothing

@@ -1,6 +1,6 @@
 """The base of models of texts, whose answer is a row for each text: classes, entities, words for a mask, embeddings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +11,11 @@ import torch
 from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.protocol.declaration import TEXT, Tensor
-from mpserve.protocol.messages import unexpected_output
 from mpserve.runtimes.documents import only_bytes
 from mpserve.runtimes.huggingface.folder import most_tokens, read_network, read_tokenizer, refuse_nan
+from mpserve.runtimes.named_outputs import NamedOutputs
 from mpserve.serving.fitting.binding import Bind
 from mpserve.serving.models.model import Spec
-from mpserve.serving.models.tensor_model import TensorModel
 
 BY_LABEL = "probabilities"  # the output of huggingfaceserver with return_probabilities
 ROWS = 64  # texts or images of one pass through the network, which bounds its memory
@@ -29,26 +28,22 @@ class Passed(NamedTuple):
     out: Any
 
 
-class RowWise(TensorModel):
-    """Serves a network that answers row by row. The outputs are methods, of which a V2 client may name some.
+class RowWise(NamedOutputs):
+    """Serves a network that answers row by row.
 
     Attributes:
-        methods: the outputs by name; the first answers a client that names none.
         described: the metadata of the outputs.
         most_rows: how many rows go through the network at once.
     """
 
     platform = "huggingface"
-    chooses_outputs = True
+    probabilities = BY_LABEL
     auto: Any
     network: Any
     most_rows = ROWS
 
     def __init__(self, name: str, path: Path, return_probabilities: bool = False) -> None:
-        super().__init__(name)
-        self.path = path
-        self.prefers_probabilities = return_probabilities
-        self.methods: Mapping[str, Callable[[Passed], Any]] = {}
+        super().__init__(name, path, return_probabilities)
         self.described: Sequence[Spec] = ()
 
     def preload(self) -> None:
@@ -64,36 +59,21 @@ class RowWise(TensorModel):
     def binding(self) -> Bind:
         return partial(only_bytes, self.inputs[0])
 
-    def predict(self, *arrays: Any) -> Any:
-        return self.invoke_for(arrays, ())
-
-    def invoke(self, arrays: Sequence[Any]) -> Any:
-        return self.invoke_for(arrays, ())
-
     @torch.inference_mode()
     def invoke_for(self, arrays: Sequence[Any], asked: tuple[str, ...]) -> dict[str, Array]:
         """The outputs of these names, or the model's own choice. Raises InvalidInput: no such output, or no such rows."""
-        names = asked or (self.default_output,)
-        for name in names:
-            if name not in self.methods:
-                raise unexpected_output(name, self.name, self.methods)
+        methods = self.asked_methods(asked)
         rows = arrays[0].tolist()
         if not rows:
             raise InvalidInput("expected at least one instance, got none")
-        parts: dict[str, list[Array]] = {name: [] for name in names}
+        parts: dict[str, list[Array]] = {name: [] for name in methods}
         for start in range(0, len(rows), self.most_rows):
             passed = self.passed(rows[start : start + self.most_rows])
             if "logits" in passed.out:
                 refuse_nan(passed.out.logits)
             for name, part in parts.items():
-                part.append(_array(self.methods[name](passed)))
+                part.append(_array(methods[name](passed)))
         return {name: part[0] if len(part) == 1 else np.concatenate(part) for name, part in parts.items()}
-
-    @property
-    def default_output(self) -> str:
-        if self.prefers_probabilities and BY_LABEL in self.methods:
-            return BY_LABEL
-        return next(iter(self.methods))
 
     def get_output_types(self) -> list[Spec]:
         return list(self.described)

@@ -6,11 +6,19 @@ requests that can be answered. This module knows no front end. A request without
 
 import asyncio
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError, DeadlineExceeded, InvalidInput, MPServeError, Overloaded
+from mpserve.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    InvalidInput,
+    MPServeError,
+    Overloaded,
+    TooManyRequests,
+)
+from mpserve.serving.execution.rates import Quota, Rates
 from mpserve.serving.execution.scheduled import Scheduled
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, NANO, OUTPUT, Timed
@@ -130,6 +138,12 @@ class Deadline:
         self._timer.cancel()
 
 
+class Waiting(Protocol):
+    """The line before a model whose requests have priorities (``priority``)."""
+
+    def leave(self, request: Any) -> None: ...
+
+
 class Admission:
     """The admission to one model in a worker.
 
@@ -151,7 +165,16 @@ class Admission:
         self._passage = Mean()  # seconds in the queue, for each request before
         self.is_limited = policy != Policy(math.inf, math.inf)
         self.learns = self.is_limited  # whether the means are needed
+        self.line: Waiting | None = None  # decides for which requests there is room, once it knows their priorities
         self._in_flight = in_flight
+        self._rates: Rates | None = None
+        self._quota: Quota | None = None
+
+    def limit(self, rates: Rates | None, quota: Quota | None, line: Waiting | None) -> None:
+        """Keep to the limits of callers and of the model, and let the requests wait in this line; None: there is none."""
+        if rates is not None or line is not None:
+            self.is_limited = self.learns = True
+        self._rates, self._quota, self.line = rates, quota, line
 
     @property
     def waiting(self) -> int:
@@ -163,6 +186,32 @@ class Admission:
         """Seconds per request in which a busy model works off its queue; 0: not known yet."""
         return max(self.service.known / self.slots, self._passage.known)
 
+    def enter(self, request: Scheduled, within: float, others: int) -> float:
+        """As ``admit``, for a request that comes. If it is admitted, ``leave`` must be called at its end.
+        Raises TooManyRequests, too: its caller, or the model, has as many as it may have.
+        """
+        quotas = [] if self._rates is None else self._quotas(self._rates, request.head.caller)
+        try:
+            for quota in quotas:
+                quota.check()
+        except TooManyRequests as refusal:
+            metrics().count_refusal(self.model, self.version, refusal.reason)
+            raise
+        seconds = self.admit(within, others)
+        request.places = [quota.take() for quota in quotas]
+        return seconds
+
+    def _quotas(self, rates: Rates, caller: str | None) -> list[Quota]:
+        of_caller = [rates.of_caller(caller)] if caller and rates.of_callers.is_set else []
+        return of_caller if self._quota is None else [*of_caller, self._quota]
+
+    def leave(self, request: Any) -> None:
+        """Count the end of a request. Called while ``learns``."""
+        if self._rates is not None:
+            self._rates.leave(request.places)
+        if self.line is not None:
+            self.line.leave(request)
+
     def admit(self, within: float, others: int) -> float:
         """Return the time limit of a request: the least of the policy and ``within``, in seconds; infinite: no limit.
         ``others``: the number of other requests of the model.
@@ -171,26 +220,29 @@ class Admission:
         seconds = min(self.policy.seconds, within)
         if seconds != math.inf:
             self.learns = True
-        obstacle = self._obstacle(seconds, others)
-        if obstacle is None:
-            return seconds
-        reason, words = obstacle
-        metrics().count_refusal(self.model, self.version, reason)
-        # After this time the model will have worked off its present queue.
-        retry_after = max(math.ceil(others * self.pace), 1)
-        raise Overloaded(f"Model {self.label} is overloaded: {words}.", retry_after)
+        if self.line is None and others >= self.slots:
+            if others - self.slots >= self.policy.queue:
+                raise self.full(f"{self.waiting} requests wait already", others)
+            self.refuse_late(seconds, others)
+        return seconds
 
-    def _obstacle(self, seconds: float, inside: int) -> tuple[str, str] | None:
-        """The reason to refuse a request with this time limit: its metrics label, and words."""
-        if inside < self.slots:
-            return None
-        if inside - self.slots >= self.policy.queue:
-            return "queue_full", f"{self.waiting} requests wait already"
+    def full(self, words: str, others: int) -> Overloaded:
+        """Count a request for which the queue has no room beside so many others, and return the error for its client."""
+        return self._refusal("queue_full", words, others)
+
+    def refuse_late(self, seconds: float, inside: int) -> None:
+        """Raise Overloaded if a request with this time limit would be late behind so many others."""
         # At worst the running requests have just begun, and this request takes as long as they do.
         expected = (inside + self.slots) * self.pace
         if expected > seconds * HEADROOM:
-            return "deadline", f"it would take {expected:.3g} s, and the request has {seconds:.3g} s"
-        return None
+            words = f"it would take {expected:.3g} s, and the request has {seconds:.3g} s"
+            raise self._refusal("deadline", words, inside)
+
+    def _refusal(self, reason: str, words: str, others: int) -> Overloaded:
+        metrics().count_refusal(self.model, self.version, reason)
+        # After this time the model will have worked off its present queue.
+        retry_after = max(math.ceil(others * self.pace), 1)
+        return Overloaded(f"Model {self.label} is overloaded: {words}.", retry_after)
 
     def deadline(self, request: Scheduled, seconds: float) -> Deadline:
         """Start the deadline of a request. The caller closes the deadline when the request is over."""
@@ -206,6 +258,13 @@ class Admission:
         durations = request.durations
         self.service.add((durations[INPUT] + durations[INFER] + durations[OUTPUT]) * NANO)
         self._passage.add((request.mark - request.arrived) * NANO / (place - 1 + self.slots))
+
+    def note_stream(self, durations: Sequence[int], step: float) -> None:
+        """Learn from an answer in parts. ``durations``: its spans until it began. ``step``: seconds for each part.
+
+        Each part waits in the queue anew, so a request waits for a part of each request before, not for the whole answers.
+        """
+        self.service.add((durations[INPUT] + durations[INFER] + durations[OUTPUT]) * NANO + step)
 
 
 def asked_seconds(timeout: object) -> float:

@@ -30,7 +30,10 @@ class Batch(Timed):
     """Requests that the model answers together. If the model fails, each half is tried again, down to one request.
     ``next`` gives the arrays of an attempt, and ``answered`` or ``failed`` takes the outcome of the attempt.
     ``outcomes`` holds the requests of each final attempt, with one outcome for each request.
+    ``span`` is the batch in the trace of a member; None: no member has recorded it.
     """
+
+    span: Any = None
 
     def __init__(
         self, model: TensorModel, members: list[Batched], pad_value: float | None, declared: Sequence[Tensor]

@@ -95,14 +95,14 @@ class Joined(asyncio.Future[Any]):
         self.context = contextvars.copy_context()
         self.lap: Callable[[int], int] = request.lap
         self.follow: Callable[[Timed, int], None] = request.follow
-        self._request = request
+        self.request = request
 
     @property
     def mark(self) -> int:
-        return int(self._request.mark)
+        return int(self.request.mark)
 
     def asked(self) -> tuple[str, ...]:
-        inputs: Inputs | None = self._request.inputs
+        inputs: Inputs | None = self.request.inputs
         return () if inputs is None else inputs.asked()
 
     def complete(self, tensors: list[NamedArray]) -> dict[str, Array]:

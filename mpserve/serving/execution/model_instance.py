@@ -28,6 +28,8 @@ from mpserve.serving.execution.admission import Admission, InFlight, Policy, pol
 from mpserve.serving.execution.batcher import Batcher, limits
 from mpserve.serving.execution.executor import Executor, Watchdog
 from mpserve.serving.execution.model_counters import ModelCounters
+from mpserve.serving.execution.priority import Line, PriorityScheduler, levels_of
+from mpserve.serving.execution.rates import Rates
 from mpserve.serving.execution.schedulers import BatchScheduler, LoopScheduler, Scheduler, ThreadScheduler
 from mpserve.serving.execution.stream import ModelStream
 from mpserve.serving.fitting.binding import Bind
@@ -36,6 +38,7 @@ from mpserve.serving.models.model import Model
 from mpserve.serving.models.stages import VERBS, Stages, absent_stages, stages_of
 from mpserve.serving.models.tensor_model import TensorModel
 from mpserve.serving.models.versions import SEPARATOR
+from mpserve.telemetry import tracing
 from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.metrics import metrics
 
@@ -53,7 +56,9 @@ class ModelInstance:
     Raises ConfigurationError if the model declares an impossible concurrency, batch, queue, deadline or datatype.
     """
 
-    def __init__(self, model: Model, on_thread: Callable[[], object], one_of_several: bool, settings: Settings) -> None:
+    def __init__(
+        self, model: Model, on_thread: Callable[[], object], one_of_several: bool, settings: Settings, rates: Rates
+    ) -> None:
         if model.concurrency is not None and model.concurrency < 1:
             raise ConfigurationError(
                 f"model {model.name}: concurrency is {model.concurrency}, expected None or a number of 1 or more"
@@ -73,14 +78,15 @@ class ModelInstance:
         self.stages = {verb: stages_of(model, verb, self.observed.stages, self._binding, join) for verb in VERBS}
         gated = model.concurrency is not None and self.batcher is None  # the batcher keeps to the concurrency itself
         self.gate = asyncio.Semaphore(model.concurrency or 1) if gated else None  # limits asynchronous calls
-        self.schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
         self.counters: ModelCounters | None = None  # set by the first request
         self.last_infer = 0  # nanoseconds that the model took for the last request
         self.in_flight = InFlight()  # delays the stop of the model
         rules = policy(model, settings)
         self.admission = Admission(model.name, model.version, self.label, self._slots(), rules, self.in_flight)
+        self.schedulers = self._scheduled(model, settings, rates)
         self.context = contextvars.copy_context()  # each request gets a copy, so its log lines name the model
         self.context.run(model_in_log.set, self.label)
+        tracing.leave_out(self.context)
         self._declare(declared_of(()), partial(fit_inputs, ()))
         self._stuck_threads = 0  # how many threads of the model are in calls that do not come back
         self._watchdog = Watchdog(self.executor, _patience(rules, settings))
@@ -111,6 +117,17 @@ class ModelInstance:
 
     def _binding(self) -> tuple[Declared, Bind]:
         return self.declared, self.bind
+
+    def _scheduled(self, model: Model, settings: Settings, rates: Rates) -> dict[str, Scheduler]:
+        """The scheduler of each verb, behind the limits and the line of the model, if it has any."""
+        schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
+        levels, quota = levels_of(model, settings), rates.of_model(model, self.label)
+        # A model that can answer any number at once has no line.
+        line = None if levels is None or self.admission.slots == math.inf else Line(levels, self.admission)
+        self.admission.limit(rates if quota is not None or rates.of_callers.is_set else None, quota, line)
+        if line is None:
+            return schedulers
+        return {verb: PriorityScheduler(line, scheduler) for verb, scheduler in schedulers.items()}
 
     def _scheduler(self, stages: Stages) -> Scheduler:
         if self.batcher is not None and stages.only_arrays:

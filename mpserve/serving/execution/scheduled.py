@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mpserve.errors import MPServeError
@@ -48,6 +48,8 @@ class Scheduled(Batched, Protocol):
         inputs: the content of the body, once the request is decoded.
         task: the task in which the request waits alone.
         over: whether the outcome is known, or nobody waits for the outcome.
+        seconds: the time limit; infinite: none.
+        places: where its end is to be counted (``rates``); set if the model, or the callers, have limits.
     """
 
     head: Any
@@ -56,6 +58,8 @@ class Scheduled(Batched, Protocol):
     inputs: Inputs | None
     task: asyncio.Task[None] | None
     over: bool
+    seconds: float
+    places: Sequence[int]
 
     def prepare(self) -> None: ...
     def run(self) -> Any: ...

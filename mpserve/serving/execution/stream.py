@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from time import perf_counter
 from typing import Any, Protocol
 
 from mpserve.errors import DeadlineExceeded, ServerNotReady
@@ -71,6 +72,11 @@ class ModelStream(AsyncIterator[bytes]):
         self._step: asyncio.Future[Any] | None = None
         self._exhausted = False
         self._closing: asyncio.Future[None] | None = None
+
+    @property
+    def mean_step(self) -> float:
+        """Seconds of the model's own time for each part that was made."""
+        return self._steps.seconds / max(self._steps.count, 1)
 
     async def prime(self) -> None:
         """Read the first part ahead, so that a failure of the first part can be answered.
@@ -144,9 +150,13 @@ class ModelStream(AsyncIterator[bytes]):
 
 
 class Steps(Protocol):
-    """The steps of an iterator of either kind. ``closing``: a cancelled step was cancelled by ``ModelStream``."""
+    """The steps of an iterator of either kind. ``closing``: a cancelled step was cancelled by ``ModelStream``.
+    ``count``: the steps that were taken. ``seconds``: their time, without the time in the queue or at the gate.
+    """
 
     closing: bool
+    count: int
+    seconds: float
 
     async def step(self) -> Any:
         """The next part, encoded, or END. Raises whatever the iterator raises, as an ``Exception``."""
@@ -161,6 +171,8 @@ class InThread:
     """
 
     closing = False
+    count = 0
+    seconds = 0.0
 
     def __init__(self, source: Iterator[Any], executor: Executor, request: Streaming) -> None:
         self._source = source
@@ -172,8 +184,13 @@ class InThread:
         return await self._run(self._advance, self._request.context)
 
     def _advance(self) -> Any:
+        begin = perf_counter()
         part = next(self._source, END)
-        return part if part is END else self._request.encode_part(part)
+        if part is not END:
+            part = self._request.encode_part(part)
+        self.count += 1
+        self.seconds += perf_counter() - begin
+        return part
 
     async def close(self) -> None:
         close = getattr(self._source, "close", None)
@@ -193,6 +210,9 @@ class InThread:
 class OnLoop:
     """An asynchronous iterator: each step passes the gate of the model's asynchronous calls."""
 
+    count = 0
+    seconds = 0.0
+
     def __init__(
         self, source: AsyncIterator[Any], gate: asyncio.Semaphore | None, encode: Callable[[Any], bytes]
     ) -> None:
@@ -208,6 +228,7 @@ class OnLoop:
             return await self._advance()
 
     async def _advance(self) -> Any:
+        begin = perf_counter()
         try:
             part = await anext(self._source, END)
         except Exception:
@@ -216,7 +237,11 @@ class OnLoop:
             if self.closing and isinstance(error, asyncio.CancelledError):
                 raise
             raise as_failure(error) from error  # the model's own
-        return part if part is END else self._encode(part)
+        if part is not END:
+            part = self._encode(part)
+        self.count += 1
+        self.seconds += perf_counter() - begin
+        return part
 
     async def close(self) -> None:
         close = getattr(self._source, "aclose", None)

@@ -17,7 +17,11 @@ FORWARDED = ("forwarded", "via", "x-real-ip", "x-forwarded-", "x-envoy-")
 
 
 def check_access(
-    settings: Settings, address: str | None, headers: Mapping[str, str], caller: str | None = None
+    settings: Settings,
+    address: str | None,
+    headers: Mapping[str, str],
+    caller: str | None = None,
+    is_admin: bool = False,
 ) -> None:
     """Refuse a request to manage the server, unless ``settings.management`` allows it, and ``settings.managers`` the caller.
 
@@ -26,16 +30,21 @@ def check_access(
         address: the address of the other end of the connection. None: unknown, as on a Unix socket, where a proxy may be.
         headers: the headers of the request, with names in lower case.
         caller: the name of whoever sends the request, or None if callers have no names.
+        is_admin: whether the request came to the address of ``--admin_bind``.
 
     Raises:
         AccessDenied: the request may not manage the server.
     """
     if settings.management == "off":
         raise AccessDenied("the server was started with --management=off: its models and settings cannot be changed")
+    if settings.admin_bind and not is_admin:
+        raise AccessDenied("the server is managed over HTTP at the address of --admin_bind, and nowhere else")
     if settings.knows_callers and caller not in re.split(r"\s*,\s*", settings.managers or ""):
         raise AccessDenied(f"{show(caller or '')} may not manage the server: --managers does not name this caller")
     if settings.management == "anywhere":
         return
+    if is_admin and address is None:  # whoever may open the Unix socket of --admin_bind is on this host
+        address = settings.host
     reason = _stranger(settings.host, address, headers) or _cross_site(settings.host, headers)
     if reason:
         raise AccessDenied(

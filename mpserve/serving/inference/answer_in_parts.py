@@ -17,6 +17,7 @@ class Streamed(Protocol):
     """The request that is answered in parts."""
 
     context: contextvars.Context
+    durations: list[int]
     head: RequestHead
     inputs: Inputs | None
     instance: ModelInstance
@@ -41,6 +42,8 @@ class AnswerInParts:
         self._request = request
         self._stream = ModelStream(self, source, instance.executor, instance.gate, request.seconds)
         instance.streams.add(self._stream)
+        if instance.admission.line is not None:
+            instance.admission.line.leave(request)  # others are answered between two parts
         self._opening = request.context.copy().run(asyncio.ensure_future, self._open())
 
     def blame(self, error: BaseException) -> MPServeError:
@@ -88,8 +91,11 @@ class AnswerInParts:
         return request.head.codec.write_part(inputs, outputs)
 
     def stream_ended(self, is_whole: bool) -> None:
-        self._request.instance.streams.discard(self._stream)
-        self._request.leave_stream(is_whole)
+        request, instance = self._request, self._request.instance
+        instance.streams.discard(self._stream)
+        if is_whole and instance.admission.learns:
+            instance.admission.note_stream(request.durations, self._stream.mean_step)
+        request.leave_stream(is_whole)
 
 
 def close_unread(source: Source, context: contextvars.Context) -> None:

@@ -6,6 +6,7 @@ import math
 from mpserve.errors import MPServeError
 from mpserve.protocol.codec import Encoded
 from mpserve.serving.execution.stream import ModelStream
+from mpserve.serving.inference.observing import JoinedRequest
 from mpserve.serving.inference.request import InferenceRequest, begin
 from mpserve.serving.inference.request_head import RequestHead
 from mpserve.serving.repository.core import ServerCore
@@ -19,6 +20,8 @@ async def answered(
     """
     reply = Awaited()
     request = begin(core, head, body, reply, within)
+    if core.observer is not None and isinstance(request, JoinedRequest):
+        request.trace.name_in_log()  # in the lines of the task, such as that of the access log
     try:
         return request, await reply.future
     except asyncio.CancelledError:

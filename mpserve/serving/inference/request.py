@@ -7,7 +7,7 @@ Every front end enters by ``begin``, and every answer leaves by the ``Reply``. I
 import asyncio
 import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
@@ -44,7 +44,8 @@ def begin(
     """Begin to answer a request, on the event loop. The client waits ``within`` seconds.
     A request that is refused at once is answered before this function returns.
     """
-    request = InferenceRequest(core, head, body, reply)
+    observer = core.observer
+    request = InferenceRequest(core, head, body, reply) if observer is None else observer(core, head, body, reply)
     try:
         scheduler = request.enter(within).schedulers[head.verb]
         if head.content_encoding is not None and len(body) > INLINE:
@@ -76,12 +77,13 @@ class InferenceRequest(Timed):
 
     __slots__ = (
         "_counters", "_place", "begun", "body", "context", "core", "deadline", "head", "headers", "identity",
-        "infer_before", "inputs", "instance", "kind", "over", "parts", "reply", "requested", "response_headers",
+        "infer_before", "inputs", "instance", "kind", "over", "parts", "places", "reply", "requested", "response_headers",
         "seconds", "stages", "task", "value", "version",
     )  # fmt: skip
 
     instance: ModelInstance  # set by ``enter``
     kind: object  # set by the batcher
+    places: Sequence[int]  # set by the admission, if the model or the callers have limits
     stages: Stages
     version: str | None  # the version in the answer: the one that the client named, or any of several versions
 
@@ -113,7 +115,7 @@ class InferenceRequest(Timed):
         Raises:
             ModelNotFound: no such model or version.
             ModelNotReady: the model has taken itself out of service.
-            Overloaded: too many others wait for the model, or it cannot answer in time.
+            Overloaded: too many others wait for the model, or it cannot answer in time; TooManyRequests: a limit is reached.
         """
         core, head = self.core, self.head
         self.instance = instance = core.find(head.model, head.version)
@@ -122,7 +124,7 @@ class InferenceRequest(Timed):
         in_flight, admission = instance.in_flight, instance.admission
         seconds = math.inf
         if admission.is_limited or within != math.inf:
-            seconds = admission.admit(within, in_flight.count)
+            seconds = admission.enter(self, within, in_flight.count)
         counters = instance.counters
         self._counters = (
             counters if counters is not None and counters.desired is core.desired else counters_of(core, instance)
@@ -310,6 +312,8 @@ class InferenceRequest(Timed):
         if self.deadline is not None:
             self.deadline.close()
         self._leave(is_answered=True)
+        if self.instance.admission.learns:
+            self.instance.admission.note(self, self._place)
         self.reply.finish(self, outcome)
 
     set_result = finish  # as a future has
@@ -324,9 +328,7 @@ class InferenceRequest(Timed):
     def _end(self, error: BaseException, is_counted: bool) -> None:
         if self.over:
             return
-        self.over = True
-        if self.deadline is not None:
-            self.deadline.close()
+        self._conclude()
         if self._place:
             self._leave(is_answered=False, is_counted=is_counted)
         fault = self.blame(error)
@@ -355,13 +357,16 @@ class InferenceRequest(Timed):
         if self.parts is not None:
             self.parts.cancel()
         elif not self.over:
-            self.over = True
-            if self.deadline is not None:
-                self.deadline.close()
+            self._conclude()
             self._leave(is_answered=False)
             count_ended(self, CANCELLED)
             if self.task is not None:
                 self.instance.end(self.task)
+
+    def _conclude(self) -> None:
+        self.over = True
+        if self.deadline is not None:
+            self.deadline.close()
 
     def _leave(self, is_answered: bool, is_counted: bool = True) -> None:
         instance, in_flight = self.instance, self.instance.in_flight
@@ -372,10 +377,10 @@ class InferenceRequest(Timed):
         if is_answered:
             instance.last_infer = self.durations[INFER]
             self._counters.succeeded(self)
-            if instance.admission.learns:
-                instance.admission.note(self, self._place)
         elif is_counted:
             self._counters.failed(self)
+        if instance.admission.learns:
+            instance.admission.leave(self)
 
     def _begin_stream(self, source: Source) -> None:
         """Begin an answer in parts, or refuse it if the format carries none. The model is held until the last part."""
@@ -383,9 +388,7 @@ class InferenceRequest(Timed):
             close_unread(source, self.context)
             self.fail(self.head.codec.refusal(self.head.model))
             return
-        self.over = True
-        if self.deadline is not None:
-            self.deadline.close()
+        self._conclude()
         self.parts = AnswerInParts(self, source)
 
     def leave_stream(self, is_whole: bool) -> None:

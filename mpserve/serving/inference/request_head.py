@@ -18,6 +18,7 @@ class RequestHead:
         headers: with lower-case names, as models expect them.
         identity: the id that the client has given the request; empty: the request gets a new id.
         content_encoding, accept_encoding: the content codings of the body, and the codings that the client takes.
+        caller: the name of whoever sends the request, if callers are known.
     """
 
     model: str
@@ -28,6 +29,7 @@ class RequestHead:
     identity: str = ""
     content_encoding: str | None = None
     accept_encoding: str | None = None
+    caller: str | None = None
 
 
 class Reply(Protocol):

@@ -32,6 +32,10 @@ class Model:
             library likes.
         concurrency: calls that may run at once in one worker; None: one for synchronous models, no limit for ``async def``.
         max_queue_size: requests that may wait in one worker; 0: no limit, None: the option decides.
+        max_in_flight, max_rate: requests that may be in flight, and begin a second, in all workers together; 0: no limit, None:
+            the options decide.
+        priority_levels, default_priority_level: the levels of the request parameter ``priority``, and that of a request without
+            it; 0: no levels, None: the options decide.
         request_timeout: seconds in which each request must be answered; 0: no limit, None: the option decides.
         sample: a request's payload for a warm-up, one predict before the model counts as ready; None: no warm-up.
         engine: whether ``start_engine()`` is to be awaited in each worker after ``load()`` (SDK).
@@ -47,6 +51,10 @@ class Model:
     native_threads: int = 0
     concurrency: int | None = None
     max_queue_size: int | None = None
+    max_in_flight: int | None = None
+    max_rate: float | None = None
+    priority_levels: int | None = None
+    default_priority_level: int | None = None
     request_timeout: float | None = None
     sample: Any = None
     engine: bool = False

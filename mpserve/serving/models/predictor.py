@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from mpserve.config.settings import Settings
 from mpserve.errors import Code, PredictorError
+from mpserve.telemetry import tracing
 from mpserve.telemetry.logging import request_id
 
 logger = logging.getLogger(__name__)
@@ -127,9 +128,12 @@ class Predictor:
 
     async def _predict(self, model: str, payload: Any, headers: Headers, response_headers: Headers | None) -> Any:
         limit = self.config.predictor_request_timeout_seconds
+        forwarded = _forwarded(headers)
+        described = {"server.address": str(self.config.predictor_host), "protocol": self.config.predictor_protocol}
         try:
-            asking = self._persist(model, payload, _forwarded(headers))
-            answer, answer_headers = await asyncio.wait_for(asking, limit)
+            with tracing.calling(f"predictor {model}", described, forwarded):
+                asking = self._persist(model, payload, forwarded)
+                answer, answer_headers = await asyncio.wait_for(asking, limit)
         except asyncio.TimeoutError:
             late = PredictorError(Code.TIMED_OUT, f"The predictor did not answer within {limit:g} s.")
             logger.warning("predictor %s: %s", self.config.predictor_host, late)

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mpserve.config.settings import Settings
 from mpserve.errors import (
@@ -37,6 +38,7 @@ from mpserve.serving.repository.random_state import reseed
 from mpserve.serving.repository.reconciler import Reconciler
 from mpserve.state import rundir
 from mpserve.state.scoreboard import MODELS, Row, Scoreboard, State
+from mpserve.telemetry import tracing
 from mpserve.telemetry.metrics import metrics
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,8 @@ class ServerCore(ModelHost):
         self.on_accelerator_lost: Callable[[], object] = lambda: logger.error(
             "only a new process can use the accelerator again: restart this one"
         )
+        self.observer: Callable[..., Any] | None = None  # makes the objects of requests, if somebody observes them
+        self.finish_observing: Callable[[], Awaitable[None]] | None = None
         self.managed = False  # whether a worker of ours loads and stops the models; else the ASGI lifespan does
         self.reconciler = Reconciler(self)
         self._own_directory: Path | None = None
@@ -72,6 +76,7 @@ class ServerCore(ModelHost):
 
     def preload(self) -> None:
         """Find, construct and preload the models, in the arbiter. Raises ModelLoadError if a model fails."""
+        tracing.prepare()
         if not self.settings.preload:
             return
         logger.info("loading %s", self.settings.target or self.settings.model_dir or "the models")
@@ -220,6 +225,8 @@ class ServerCore(ModelHost):
         await asyncio.gather(self.reconciler.stop(), *(version.stop() for version in instance))
         if self.predictor is not None:
             await self.predictor.close()
+        if self.finish_observing is not None:
+            await self.finish_observing()
         self.helper.close()
         self.asker.close()
         metrics().flush()  # for the next worker in this slot, and for a scrape of the other workers

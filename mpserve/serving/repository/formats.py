@@ -131,7 +131,7 @@ FORMATS: tuple[Format, ...] = (
         implementations=("mlserver_catboost.CatboostModel", "mlserver_catboost.catboost.CatboostModel"),
     ),
     Format(
-        "MLflow", "mpserve.runtimes.mlflow:MLflowModel", "mpserve[mlflow]", files=("MLmodel",), runs_code=True,
+        "MLflow", "mpserve.runtimes.mlflow.model:MLflowModel", "mpserve[mlflow]", files=("MLmodel",), runs_code=True,
         implementations=("mlserver_mlflow.MLflowRuntime", "mlserver_mlflow.runtime.MLflowRuntime"),
     ),
     Format("ONNX", "mpserve.runtimes.onnx:OnnxModel", "mpserve[onnx]", (".onnx",), implementations=("onnxruntime",)),

@@ -17,6 +17,7 @@ from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.json.limits import JsonLimits
 from mpserve.serving.execution.executor import Executor
 from mpserve.serving.execution.model_instance import ModelInstance
+from mpserve.serving.execution.rates import Rates
 from mpserve.serving.models import readiness
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.predictor import Predictor
@@ -28,7 +29,7 @@ from mpserve.serving.repository.loader import Library, ModelSource
 from mpserve.serving.shared_memory.regions import Regions
 from mpserve.state import rundir
 from mpserve.state.scoreboard import Row, Scoreboard
-from mpserve.telemetry import prometheus
+from mpserve.telemetry import prometheus, tracing
 from mpserve.telemetry.logging import mend
 from mpserve.telemetry.logging import model as model_in_log
 from mpserve.telemetry.memory import resident
@@ -71,6 +72,7 @@ class ModelHost:
         self.predictor = predictor
         self.board = Scoreboard(1)
         self.row = self.board.row(0)
+        self.rates = Rates(settings, self.board, self.row)
         self.device = "cpu"
         self.native_threads = 0
         self.plane: ControlPlane | None = None
@@ -92,6 +94,7 @@ class ModelHost:
             board.generation = generation
 
         self.board, self.row = board, row
+        self.rates = Rates(self.settings, board, row)
         self.plane = ControlPlane(directory, announce)
         if self.settings.allow_client_shm:
             self._regions = Regions(directory, board)
@@ -132,11 +135,13 @@ class ModelHost:
     async def _bring_up(self, model: Model, one_of_several: bool, again: bool) -> ModelInstance:
         before = next((instance for instance in self.models.get(model.name, ()) if instance.model is model), None)
         with self.step("the construction of a model", self.helper):
-            instance = before or ModelInstance(model, self._on_thread, one_of_several, self.settings)
+            instance = before or ModelInstance(model, self._on_thread, one_of_several, self.settings, self.rates)
         was_ready = model.ready
         in_log = model_in_log.set(instance.label)
+        described = {"model_name": model.name, "model_version": model.version}
         try:
-            await self._load(instance, again)
+            with tracing.loading(f"load {model.name}", described):
+                await self._load(instance, again)
         except BaseException:
             model.ready = was_ready
             if instance is not before:

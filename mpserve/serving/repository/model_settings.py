@@ -72,11 +72,12 @@ def read(folder: Path) -> ModelSettings | None:
 def _value(file: Path, document: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
     value = document.get(name)
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise ConfigurationError(f"{file}: {name} is {value!r}, expected {_WORDS[kind]}")
+        raise ConfigurationError(f"{file}: {name} is {value!r}, expected {KINDS[kind]}")
     return value
 
 
-_WORDS: dict[Any, str] = {dict: "an object", str: "a text", int: "a whole number", (int, float): "a number"}
+KINDS: dict[Any, str] = {dict: "an object", str: "a text", int: "a whole number", (int, float): "a number"}
+"""How a kind of value is called, in this file and in Triton's."""
 
 
 def _tell(file: Path, document: dict[str, Any], parameters: dict[str, Any], extra: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from mpserve.protocol.datatypes import DATATYPES
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.protobuf.text import Message, parse
 from mpserve.serving.models.tensor_model import TensorModel
+from mpserve.serving.repository.model_settings import KINDS
 from mpserve.telemetry.once import warn_once
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,14 @@ _FOLLOWED = frozenset({
     "default_model_filename",
 })  # fmt: skip
 _OF_PARTS = {
-    "dynamic_batching": frozenset({"preferred_batch_size", "max_queue_delay_microseconds"}),
+    "dynamic_batching": frozenset(
+        {
+            "preferred_batch_size",
+            "max_queue_delay_microseconds",
+            "priority_levels",
+            "default_priority_level",
+        }
+    ),
     "instance_group": frozenset({"count", "name"}),
     "input": frozenset({"name", "data_type", "dims"}),
     "output": frozenset({"name", "data_type", "dims"}),
@@ -64,6 +72,7 @@ class TritonConfig(NamedTuple):
         batch_delay: seconds to wait for a fuller batch.
         preferred: rows of a batch that waits for no more.
         concurrency: calls at once.
+        priority_levels, default_priority_level: of the parameter ``priority``; None: the file does not say.
         inputs, outputs: as the file declares them, with the batch as their first dimension.
     """
 
@@ -76,6 +85,8 @@ class TritonConfig(NamedTuple):
     batch_delay: float
     preferred: tuple[int, ...]
     concurrency: int | None
+    priority_levels: int | None
+    default_priority_level: int | None
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
@@ -114,6 +125,7 @@ class TritonConfig(NamedTuple):
         model.max_batch_size, model.max_batch_delay = self.batch_size, self.batch_delay
         model.preferred_batch_sizes = self.preferred
         model.concurrency = self.concurrency
+        model.priority_levels, model.default_priority_level = self.priority_levels, self.default_priority_level
         model.inputs, model.outputs = self.inputs, self.outputs
 
 
@@ -200,6 +212,8 @@ def _config(file: Path, message: Message, backend: str) -> TritonConfig:
         _one(batching_of, "max_queue_delay_microseconds", int, 0) / 1e6,
         tuple(_all(batching_of, "preferred_batch_size", int)),
         count if count > 1 else None,
+        _one(batching_of, "priority_levels", int, None),
+        _one(batching_of, "default_priority_level", int, None),
         *(tuple([_tensor(each, rows > 0) for each in _all(message, role, dict)]) for role in ("input", "output")),
     )
 
@@ -238,7 +252,7 @@ def _tensor(message: Message, is_batched: bool) -> Tensor:
 def _all(message: Message, name: str, kind: type) -> list[Any]:
     for value in message.get(name, ()):
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-            raise InvalidInput(f"{name} is {value!r}, expected {_WORDS[kind]}")
+            raise InvalidInput(f"{name} is {value!r}, expected {_KINDS[kind]}")
     return message.get(name, [])
 
 
@@ -251,7 +265,7 @@ def _one(message: Message, name: str, kind: type, default: Any) -> Any:
     return values[-1] if values else default
 
 
-_WORDS: dict[type, str] = {dict: "{ ... }", str: "a text", int: "a whole number"}
+_KINDS = KINDS | {dict: "{ ... }"}
 
 
 def _tell(file: Path, message: Message) -> None:

@@ -31,12 +31,13 @@ class Bucket:
         self._address = address
         extra = BUCKETS[address.scheme]
         try:
-            import fsspec
+            from fsspec.core import url_to_fs
 
-            kind = fsspec.get_filesystem_class(address.scheme)
-            said = kind._get_kwargs_from_urls(address.url)  # such as the account in an address of Azure
-            self._files = kind(skip_instance_cache=True, use_listings_cache=False, **said, **options)
-            self._root: str = kind._strip_protocol(address.url).rstrip("/")
+            options = {"skip_instance_cache": True, "use_listings_cache": False, **options}
+            self._files, root = url_to_fs(
+                address.url, **options
+            )  # the address may name more, such as an account of Azure
+            self._root = str(root).rstrip("/")
         except ImportError:
             raise ConfigurationError(
                 f"{address.shown} needs {PACKAGES[extra]}, which is not installed: pip install 'mpserve[{extra}]'"

@@ -156,6 +156,11 @@ async def test_a_connection_beyond_the_most_waits_for_room(
         here.row.connections -= BUSY
         while here.made[-1] is before[-1]:
             await asyncio.sleep(0.001)
+        oldest = here.made[0]
+        here.row.connections += BUSY
+        here.connect(1)
+        while oldest in here.made:  # so it is full again
+            await asyncio.sleep(0.001)
         assert caplog.text.count("this worker has all 1300 connections") == 1
 
 

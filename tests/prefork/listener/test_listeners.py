@@ -1,6 +1,7 @@
 """The listening sockets before, while and after a worker accepts; real sockets of this process."""
 
 import asyncio
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,15 +11,24 @@ from pathlib import Path
 import pytest
 
 from mpserve.prefork.listener.acceptor import Acceptor, ClientTerms
-from mpserve.prefork.listener.listeners import SYSTEMD, UPGRADE, Listeners, is_open, refuse_until_ready
+from mpserve.prefork.listener.listeners import UPGRADE, Listeners, are_systemds, is_open, refuse_until_ready
 from mpserve.prefork.listener.rebalancer import Rebalancer
 from mpserve.state.scoreboard import Scoreboard
 
+NONE: dict[str, str] = {}
+OLD_ARBITER = {UPGRADE: "1"}
+SYSTEMD = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+SYSTEMDS_TO_ANOTHER = {"LISTEN_FDS": "1", "LISTEN_PID": "1"}
+"""As a command of a shell has them that systemd has started with sockets."""
+
 
 @pytest.fixture(autouse=True)
-def _no_inheritance(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in (SYSTEMD, UPGRADE):
+def _no_inheritance(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for variable in (*SYSTEMD, UPGRADE):
         monkeypatch.delenv(variable, raising=False)
+    are_systemds.cache_clear()
+    yield
+    are_systemds.cache_clear()
 
 
 @contextmanager
@@ -57,19 +67,22 @@ def listeners_of(*listeners: socket.socket) -> Listeners:
 
 
 @pytest.mark.parametrize(("make", "port", "inherited", "stays_open"), [
-    pytest.param(tcp, None, "", False, id="TCP"), pytest.param(tcp, 0, "", True, id="port 0"),
-    pytest.param(unix, None, "", True, id="Unix"), pytest.param(tcp, None, UPGRADE, True, id="after USR2"),
+    pytest.param(tcp, None, NONE, False, id="TCP"), pytest.param(tcp, 0, NONE, True, id="port 0"),
+    pytest.param(unix, None, NONE, True, id="Unix"), pytest.param(tcp, None, OLD_ARBITER, True, id="after USR2"),
     pytest.param(tcp, None, SYSTEMD, True, id="systemd's"),
+    pytest.param(tcp, None, SYSTEMDS_TO_ANOTHER, False, id="systemd's, handed to another process"),
 ])  # fmt: skip
 def test_what_can_be_opened_again_is_shut_until_a_worker_is_ready(
     make: Callable[[], "contextmanager[socket.socket]"],
     port: int | None,
-    inherited: str,
+    inherited: dict[str, str],
     stays_open: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if inherited:
-        monkeypatch.setenv(inherited, "1")
+    for name, value in inherited.items():
+        monkeypatch.setenv(name, value)
+    are_systemds()
+    monkeypatch.delenv("LISTEN_FDS", raising=False)  # as gunicorn does when it takes the sockets
     with make() as listener:
         name = listener.getsockname()
         refuse_until_ready([listener], [name if port is None else (name[0], port)])
@@ -97,7 +110,11 @@ async def test_listeners_are_opened_for_all_and_closed_for_oneself() -> None:
             assert client.connect_ex(address) != 0
 
 
-def test_after_usr2_the_old_server_answers_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(UPGRADE, "1")
+@pytest.mark.parametrize("inherited", [OLD_ARBITER, SYSTEMD], ids=["USR2", "systemd"])
+def test_a_worker_that_loads_leaves_the_clients_of_an_inherited_socket_to_others(
+    inherited: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in inherited.items():
+        monkeypatch.setenv(name, value)
     with tcp() as listener:
         assert not listeners_of(listener).clients_can_connect

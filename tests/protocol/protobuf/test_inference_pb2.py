@@ -13,6 +13,7 @@ FOLDER = Path(mpserve.protocol.protobuf.__file__).parent
 
 
 def test_the_compiled_form_is_that_of_the_proto_file(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_tools")
     written = [f"--descriptor_set_out={tmp_path}/inference.binpb", f"--pyi_out={tmp_path}"]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", FOLDER, *written, "inference.proto"], check=True)
     sets = [(folder / "inference.binpb").read_bytes() for folder in (FOLDER, tmp_path)]

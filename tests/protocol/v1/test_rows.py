@@ -18,6 +18,7 @@ from tests.arrays import outcome, same
 from tests.bodies import ELEMENTS
 from tests.cases import each
 
+pytestmark = pytest.mark.usefixtures("parser")
 CODEC = V1Codec("error")
 SPACES = b" " * plain.FEW_BYTES
 """Behind a body, they make it too long to be read into Python objects."""
@@ -98,6 +99,7 @@ def arrays_of(document: Any, *declared: tuple[str, str]) -> list[Any]:
         ([("x", "BF16")], {"instances": [1.5]}, [np.array([1.5], numpy_dtype("BF16"))]),
         ([], {"instances": [[1, 2]]}, [np.int64([[1, 2]])]),
         ([], {"instances": [{"a": 1.5, "b": True}]}, [np.float64([1.5]), np.bool_([True])]),
+        ([], {"instances": [[{"a": 1.5}, {"a": 2.5}], [{"a": 0.5}]]}, [np.float64([1.5, 2.5, 0.5])]),
         # To FP64 first it would become the middle of two of FP32, and be rounded down.
         ([("x", "FP32")], {"instances": [2**60 + 2**36 + 1]}, [np.float32([2**60 + 2**37])]),
         ([("x", "UINT64")], {"instances": [2**64 - 1, 1]}, [np.uint64([2**64 - 1, 1])]),
@@ -129,6 +131,8 @@ X, N, T = ("x", "FP32"), ("n", "INT8"), ("t", "BYTES")
     ([X, N], {"instances": [[1, 2, 3]]}, r"expected rows of 2 values \('x', 'n'\), got 3"),
     ([X, N], {"instances": [{"x": [1, 2]}]}, "an object with 'x', 'n'"),
     ([X], {"instances": [{"x": [1, 2]}, 5]}, "an object with 'x'"),
+    ([], {"instances": [[{"a": 1}], 5]}, "to be a list of objects, as the first one is"),
+    ([], {"instances": [[{"a": 1}, {"b": 2}]]}, "expected numbers, booleans or strings, got int and null"),
     ([], {"instances": [{}]}, "an object with one entry per input, got {}"),
 ])  # fmt: skip
 def test_instances_that_are_no_tensors_are_refused_in_words(declared: Any, document: Any, says: str) -> None:
@@ -174,10 +178,9 @@ def test_a_body_without_instances_is_refused(body: bytes, pad: bytes) -> None:
 
 
 @each("pad", [b"", SPACES])
-def test_plain_rows_are_taken_by_the_fast_reader(pad: bytes) -> None:
-    pytest.importorskip("simdjson")
+def test_plain_rows_are_taken_by_the_fast_reader(parser: str, pad: bytes) -> None:
     given = read(b'{"instances":[[1.5,2.5],[3.5,4.5]]}' + pad, "FP32")
     assert (given.rows, [array.tolist() for *_, array in given.tensors or ()]) == (2, [[[1.5, 2.5], [3.5, 4.5]]])
-    assert plain.read_instances(b'{"instances":[[1,2.5],[3,4]]}', "d") is not None
+    assert (plain.read_instances(b'{"instances":[[1,2.5],[3,4]]}', "d") is not None) == (parser == "simdjson")
     assert plain.floats([[1.5, 2.5]], 2, "FP32") is not None
     assert plain.floats([[1.5, 2.5]], 2, "INT32") is None

@@ -21,6 +21,7 @@ from tests.arrays import outcome
 from tests.bodies import ELEMENTS, ODD, PAD, PLAIN, body, like, requests
 from tests.cases import each
 
+pytestmark = pytest.mark.usefixtures("parser")
 SPACES = b" " * plain.FEW_BYTES
 """Behind a body, they make it too long to be read into Python objects."""
 
@@ -178,7 +179,6 @@ def is_plain(text: bytes) -> bool:
 
 
 def test_a_plain_request_is_taken_by_the_fast_reader() -> None:
-    pytest.importorskip("simdjson")
     named = PLAIN[:-1] + b',"outputs":[{"name":"y"},{"name":"z","parameters":{"binary_data":true}}]}'
     for text in (PLAIN, PLAIN + SPACES, named, named + SPACES):
         assert is_plain(text)

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-import torch
+import pytest
 
 from mpserve.errors import AcceleratorFailed, AcceleratorOutOfMemory, MPServeError
 from mpserve.serving.execution.model_instance import SHORTAGES
@@ -11,6 +11,8 @@ from mpserve.serving.repository.core import ServerCore
 from tests.asking import ask
 from tests.cases import each, until
 from tests.serving.held import MANY, WAYS, InBatch, InThread, in_flight, request
+
+torch = pytest.importorskip("torch")
 
 LOST, LARGE = -1, 9  # rows that make a model fail
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -224,6 +225,26 @@ def test_the_pace_is_measured_and_shared_by_what_a_model_answers_at_once(slots: 
     assert noted([2.0] * (KNOWN - 1), slots).pace == 0
     assert noted([2.0] * KNOWN, slots).pace == pytest.approx(pace)
     assert noted([1.0] * 100 + [2.0] * 100, slots).pace == pytest.approx(pace, rel=0.01)
+
+
+async def test_a_model_that_answers_in_parts_keeps_a_request_waiting_for_parts_and_not_for_whole_answers() -> None:
+    """Answers that take turns all last as long as all of them together."""
+
+    class Parts(Model):
+        def predict(self, payload: Any, headers: Any = None) -> Any:
+            for part in range(10):
+                time.sleep(0.002)
+                yield part
+
+    async def read(core: ServerCore) -> None:
+        async for _ in await ask(core, "m", None):
+            pass
+
+    async with in_flight(Parts("m"), request_timeout=NEVER) as core:
+        begin = time.perf_counter()
+        await asyncio.gather(*(read(core) for _ in range(2 * KNOWN)))
+        seconds = time.perf_counter() - begin
+        assert 0 < core.find("m").admission.pace < 5 * seconds / (2 * KNOWN * 10)
 
 
 def test_a_request_that_would_be_late_is_refused_at_the_door_and_told_when_to_come_back() -> None:

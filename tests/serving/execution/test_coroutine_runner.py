@@ -176,6 +176,36 @@ async def test_one_that_is_over_before_it_has_begun_is_not_begun() -> None:
     assert over.outcome is None
 
 
+def test_one_that_its_loop_leaves_behind_is_closed_and_has_no_outcome() -> None:
+    """As at the end of a worker: the loop is gone, and with it what the request waits for."""
+    notes = []
+
+    async def waits() -> None:
+        try:
+            notes.append("began")
+            await asyncio.Event().wait()
+        finally:
+            notes.append("closed")
+
+    async def begin() -> Job:
+        job = Job(waits)
+        start(job)
+        while job.task is None:
+            await asyncio.sleep(0)
+        return job
+
+    loop = asyncio.new_event_loop()
+    job = loop.run_until_complete(begin())
+    assert job.task is not None
+    coroutine: Any = job.task.get_coro()
+    coroutine.close()
+    assert notes == ["began", "closed"]
+    assert not job.ended.is_set()
+    job.task.cancel()  # of which nothing is left but a task
+    loop.run_until_complete(asyncio.wait({job.task}))
+    loop.close()
+
+
 @each("waits", [False, True])
 async def test_nothing_of_one_that_has_ended_is_kept(waits: bool) -> None:
     class Large:

@@ -296,12 +296,24 @@ async def late_rows(model: Rows, x: Any) -> Any:
     return async_rows(model, x)
 
 
+def kept(model: Any, x: Any) -> Any:
+    """Which Python does not close by itself, since somebody has it."""
+    model.kept = rows(model, x)
+    return model.kept
+
+
+def kept_async(model: Any, x: Any) -> Any:
+    model.kept = async_rows(model, x)
+    return model.kept
+
+
 def passed_on(model: Rows, result: Any) -> Any:
     return result
 
 
 @each("methods", [
     {"predict": rows}, {"predict": async_rows}, {"predict": late_rows}, {"predict": rows, "postprocess": passed_on},
+    {"predict": kept, "postprocess": passed_on}, {"predict": kept_async, "postprocess": passed_on},
 ])  # fmt: skip
 async def test_a_tensor_model_yields_arrays_and_its_generator_is_closed(methods: dict[str, Any]) -> None:
     model = type("Given", (Rows,), methods)("m")

@@ -15,7 +15,7 @@ from tests.cases import each
 
 @pytest.fixture(autouse=True)
 def level_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("", "httpx", "uvicorn.error")]
+    loggers = [logging.getLogger(name) for name in ("", "httpx2", "uvicorn.error")]
     before = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, before, strict=True):
@@ -62,7 +62,7 @@ async def test_a_change_is_a_level_and_loggers_that_repeat_us_stay_quieter(
 ) -> None:
     assert (await changed(start, changes))[0] == level
     if level != start:
-        assert {logging.getLogger(name).level for name in ("httpx", "uvicorn.error")} == {max(level, logging.WARNING)}
+        assert {logging.getLogger(name).level for name in ("httpx2", "uvicorn.error")} == {max(level, logging.WARNING)}
 
 
 @each("changes, error, words", [

@@ -1,11 +1,12 @@
-"""The trace settings: as Triton's defaults, and not to be changed."""
+"""The trace settings of a server that does not trace: as Triton's defaults, and not to be changed."""
 
 from typing import Any
 
 import pytest
 
 from mpserve.errors import InvalidInput, MPServeError, NotSupported
-from mpserve.serving.extensions.trace_settings import SETTINGS, refuse_changes
+from mpserve.serving.extensions.trace_settings import SETTINGS, TraceSettings
+from tests.asgi import core_of
 from tests.cases import each
 
 
@@ -14,8 +15,10 @@ from tests.cases import each
     {"trace_level": "OFF", "trace_rate": 1000, "trace_count": -1, "log_frequency": "0", "trace_file": ""},
     {"trace_level": [], "trace_file": []},
 ])  # fmt: skip
-def test_what_is_so_already_may_be_set(changes: dict[str, Any]) -> None:
-    refuse_changes(changes)
+async def test_what_is_so_already_may_be_set(changes: dict[str, Any]) -> None:
+    settings = TraceSettings(core_of())
+    await settings.change(changes)
+    assert settings.told() == SETTINGS
 
 
 @each("changes, error, words", [
@@ -25,7 +28,7 @@ def test_what_is_so_already_may_be_set(changes: dict[str, Any]) -> None:
     ({"trace_file": "/tmp/x"}, NotSupported, "'trace_file' cannot be set"),
     ({"trace_levels": ["OFF"]}, InvalidInput, "unknown trace setting 'trace_levels', expected one of trace_file"),
 ])  # fmt: skip
-def test_anything_else_is_refused(changes: dict[str, Any], error: type[MPServeError], words: str) -> None:
+async def test_anything_else_is_refused(changes: dict[str, Any], error: type[MPServeError], words: str) -> None:
     with pytest.raises(error) as refused:
-        refuse_changes(changes)
+        await TraceSettings(core_of()).change(changes)
     assert words in str(refused.value)

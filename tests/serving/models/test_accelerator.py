@@ -5,11 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from mpserve.errors import AcceleratorFailed, AcceleratorOutOfMemory, InferenceError, InvalidInput
 from mpserve.serving.models.accelerator import accelerator_fault, free_memory
 from tests.cases import each
+
+torch = pytest.importorskip("torch")
 
 # What torch 2.13 adds to the first line of each of its CUDA errors.
 HINT = (

@@ -30,7 +30,7 @@ from tests.cases import each
 NAN = float("nan")
 BIG = 2**53 + 1
 Named = namedtuple("Named", "label score")
-StringDType = np.dtypes.StringDType  # type: ignore[attr-defined]
+StringDType = getattr(np.dtypes, "StringDType", lambda: object)  # new in numpy 2
 UTC = datetime.timezone.utc
 
 

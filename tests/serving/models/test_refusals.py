@@ -3,15 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import catboost
-import lightgbm
 import numpy as np
-import onnxruntime
 import pandas
 import pytest
-import skl2onnx
-import xgboost
-from skl2onnx.common.data_types import FloatTensorType
 from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
@@ -27,6 +21,10 @@ from mpserve.serving.models.tensor_model import FunctionModel
 from tests.asgi import serving
 from tests.cases import each
 
+catboost, lightgbm, onnxruntime, skl2onnx, xgboost = map(
+    pytest.importorskip, ("catboost", "lightgbm", "onnxruntime", "skl2onnx", "xgboost")
+)
+
 X = np.random.default_rng(0).random((40, 4))
 Y = (X[:, 0] > 0.5).astype(int)
 FRAME = pandas.DataFrame(X, columns=list("abcd"))
@@ -35,7 +33,9 @@ THREE, FLAT, TEXT, GAP = X[:1, :3].copy(), X[0].copy(), np.array([["a"] * 4], ob
 
 
 def onnx() -> Callable[[Any], Any]:
-    model = skl2onnx.convert_sklearn(LogisticRegression().fit(X, Y), initial_types=[("X", FloatTensorType([None, 4]))])
+    model = skl2onnx.convert_sklearn(
+        LogisticRegression().fit(X, Y), initial_types=[("X", skl2onnx.common.data_types.FloatTensorType([None, 4]))]
+    )
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return lambda x: session.run(None, {"X": x})
 

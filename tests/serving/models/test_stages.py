@@ -210,11 +210,15 @@ async def test_asynchronous_predicts_and_steps_are_limited_only_if_the_model_say
     concurrency: int | None, expected: int, in_parts: bool
 ) -> None:
     running = most = 0
+    full = asyncio.Event()
 
     async def predict(payload: Any) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == expected:
+            full.set()
+        await asyncio.wait_for(full.wait(), PATIENCE)
         for _ in range(100):  # turns of the loop in which others could enter
             await asyncio.sleep(0)
         running -= 1

@@ -18,7 +18,8 @@ platform: "onnxruntime_onnx"
 max_batch_size: 8
 input [ { name: "x", data_type: TYPE_FP32, dims: [ 3, -1 ] } ]
 output { name: "y" data_type: TYPE_STRING dims: 1 label_filename: "labels.txt" }
-dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 1500 }
+dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 1500
+  priority_levels: 5 default_priority_level: 3 }
 instance_group [ { count: 2 kind: KIND_CPU }, { count: 1 } ]
 optimization { graph { level: 1 } }
 model_warmup [ { name: "w" } ]
@@ -43,7 +44,7 @@ def test_a_configuration_says_what_a_model_declares(tmp_path: Path, caplog: pyte
         config = read(tmp_path, FULL)
         triton.read(tmp_path)
     assert config == triton.TritonConfig(
-        tmp_path / "config.pbtxt", "net", "onnxruntime", "", 1, 8, 0.0015, (4, 8), 3,
+        tmp_path / "config.pbtxt", "net", "onnxruntime", "", 1, 8, 0.0015, (4, 8), 3, 5, 3,
         (Tensor("x", "FP32", [-1, 3, -1]),), (Tensor("y", "BYTES", [-1, 1]),),
     )  # fmt: skip
     assert [record.getMessage() for record in caplog.records] == [
