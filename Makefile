@@ -121,6 +121,7 @@ $(UV): $(INSTALLED_DEMO)
 # The stamps are touched last, so an installation that broke off is begun again.
 $(INSTALLED_DEMO): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "mpserve needs Python 3.10 or newer")'
+	@echo "Installing mpserve and scikit-learn into $(VENV). This takes up to a minute."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --editable . 'scikit-learn>=1.5'
 	@touch $@
