@@ -78,6 +78,7 @@ def test_the_help_of_a_command_fits_a_screen_and_help_all_has_every_option(tmp_p
         assert option.flag is None or {option.flag, option.env[0]} <= set(re.findall(r"[\w-]+", text))
     if command == "serve":
         assert "--workers N" in short.stdout
+        assert "1GB [128MiB] (env: MPSERVE_MAX_BODY_SIZE" in text
         assert "--http_port N Port; 8443 with TLS [8080] (env: MPSERVE_HTTP_PORT, MLSERVER_HTTP_PORT)" in text
 
 

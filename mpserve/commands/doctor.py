@@ -43,6 +43,8 @@ class Finding(NamedTuple):
 def run(arguments: Sequence[str]) -> int:
     """Report, and return the exit status."""
     settings = read(arguments).settings
+    if settings.target is not None:
+        raise ConfigurationError(f"doctor takes no TARGET; to try one: mpserve test {settings.target}")
     findings = [finding for look in LOOKS for finding in look(settings)]
     wrong = [finding for finding in findings if finding.remedy]
     for finding in wrong:

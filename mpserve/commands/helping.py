@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from mpserve.config.options import SWITCH, Option, options_of
+from mpserve.config.options import BYTES, SWITCH, Option, options_of
 from mpserve.config.settings import Settings
 
 COMMON = (
@@ -70,10 +70,18 @@ def _option(option: Option, whole: bool) -> list[str]:
     if option.choices:
         notes.append(f"({'|'.join(option.choices)})")
     if option.default not in (None, False):
-        notes.append(f"[{str(option.default).lower()}]")
+        notes.append(f"[{_bytes(option.default) if option.kind is BYTES else str(option.default).lower()}]")
     if whole and option.env:
         notes.append(f"(env: {', '.join(option.env)})")
     return _entry(f"{option.flag}{value}", " ".join(notes))
+
+
+def _bytes(count: object) -> str:
+    assert isinstance(count, int)
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if count and count % size == 0:
+            return f"{count // size}{unit}"
+    return str(count)
 
 
 def _entry(name: str, text: str) -> list[str]:

@@ -15,6 +15,7 @@ from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.array_likes import to_numpy
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.tensors import NamedArray
+from mpserve.protocol.v1.rows import unnamed
 from mpserve.runtimes.named_outputs import PROBABILITIES, NamedOutputs
 from mpserve.serving.fitting.binding import Bind, are_numbered
 from mpserve.serving.fitting.known import Known
@@ -107,7 +108,7 @@ class RowsModel(NamedOutputs):
             raise InvalidInput(f"expected {self._expected()}, got no inputs")
         if self.only_texts:
             return [_texts(given)]
-        if len(given) == 1 and (len(self.columns) != 1 or given[0][0] not in self.columns):
+        if len(given) == 1 and not self._is_column(given[0]):
             name, datatype, array = given[0]
             if datatype == "BYTES":
                 array = text_of(name, array)
@@ -120,6 +121,11 @@ class RowsModel(NamedOutputs):
         table = columns_of([(n, d, text_of(n, a) if d == "BYTES" else a) for n, d, a in flat], known)
         self._check_columns(table)
         return [table]
+
+    def _is_column(self, given: NamedArray) -> bool:
+        """Whether an input is one column, by its name; a matrix holds all columns, whatever its name."""
+        is_named = given[2].ndim < 2 and not unnamed(given[:1])
+        return given[0] in self.columns and (len(self.columns) == 1 or is_named)
 
     def _check_columns(self, table: Columns) -> None:
         count = table.arrays[0].shape[1] if table.is_matrix else len(table.names)

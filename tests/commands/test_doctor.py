@@ -51,3 +51,4 @@ def test_what_is_wrong_is_told_first_with_the_remedy(capsys: pytest.CaptureFixtu
 
 def test_a_mistake_in_the_command_line_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "--wrokers=2")[0] == 2
+    assert told(capsys, "flats.joblib") == (2, "")

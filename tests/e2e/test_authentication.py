@@ -142,6 +142,7 @@ def test_a_worker_that_comes_later_has_the_keys_of_now(tmp_path: Path) -> None:
     keys.write_text(f"alice {ALICE}\n")
     with serving(tmp_path, MODEL, "--api_keys_file=keys", "--max_requests=1") as server:
         server.wait_ready()
+        eventually(lambda: "curl -H 'Authorization: Bearer KEY' http" in server.log)
         keys.write_text(f"bob {BOB}\n")
         eventually(lambda: ask(server.url, ALICE).status_code == 401)
         [worker] = server.workers()[:1]

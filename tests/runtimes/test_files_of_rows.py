@@ -354,6 +354,7 @@ def test_a_pipeline_on_text_and_numbers_gets_the_table_that_it_was_fitted_on(
             [{"city": "Paris", "plan": "pro", "age": 3}],
             "missing column 'income'; expected 'city', 'plan', 'age', 'income'",
         ),
+        ([{"city": "Paris"}], "missing column 'plan'; expected 'city', 'plan', 'age', 'income'"),
         ([["Paris", "pro", 50]], "expected rows of 4 columns, got 3"),
     ):
         refused = served.server.predict("table", instances)

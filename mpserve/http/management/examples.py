@@ -5,6 +5,7 @@ import logging
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import numpy as np
 import orjson
 
 from mpserve.http.management.schemas import MAX_EXAMPLE, declared, infer_request
@@ -60,20 +61,23 @@ def examples_of(model: Model) -> Examples:
 
 
 def _input(name: str, datatype: str, array: Any) -> Examples:
-    return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": _plain(array.ravel().tolist())}
+    return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": _plain(array.ravel())}
 
 
 def _instances(arrays: list[NamedArray]) -> Examples:
     """Rows of the arrays, if they have as many each."""
     if any(array.ndim == 0 for _, _, array in arrays) or len({len(array) for _, _, array in arrays}) > 1:
         return {}
-    columns = {name: _plain(array.tolist()) for name, _, array in arrays}
+    columns = {name: _plain(array) for name, _, array in arrays}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {"v1": {"instances": rows if len(columns) > 1 else next(iter(columns.values()))}}
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON: bytes as text."""
+    """The value in JSON: bytes as text, and a float with no more digits than its datatype has."""
+    if isinstance(value, np.ndarray):
+        is_short = value.dtype.kind == "f" and value.dtype.itemsize < 8
+        return _plain((value.astype(str).astype(float) if is_short else value).tolist())
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -263,7 +263,7 @@ function chart(id, labels, format) {
       {...line, size: 52, space: 30, values: (_, ticks) => ticks.map(tick => number(tick, tick % 1 ? 1 : 0))},
     ],
     series: [
-      {label: "at", value: (plot, _, __, at) => clock(plot.data[0][at ?? plot.data[0].length - 1] || 0)},
+      {label: "at", value: (plot, _, __, at) => (at => at ? clock(at) : "–")(plot.data[0][at ?? plot.data[0].length - 1])},
       ...labels.map((label, index) => ({
         label, stroke: style(`--series-${index % 6 + 1}`), width: 2, points: {show: false}, dash: index % 2 ? [6, 4] : [], value: told,
       })),

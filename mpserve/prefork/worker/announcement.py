@@ -37,8 +37,9 @@ async def announce(core: ServerCore, sockets: Sequence[socket.socket], tls: bool
     if core.settings.admin_bind is not None:
         logger.info("metrics, management and the status page at %s", core.settings.admin_bind)
     logger.info("models: %s%s", ", ".join(names[:MODELS_SHOWN]) or "none", more)
+    key = "-H 'Authorization: Bearer KEY' " if core.settings.api_keys_file is not None else ""
     if core.settings.log_format == "text" and (
-        lines := await _lines(core, f"{unix}{'--insecure ' if tls else ''}", url)
+        lines := await _lines(core, f"{unix}{'--insecure ' if tls else ''}{key}", url)
     ):
         logger.info("try:\n%s", "\n".join(lines))
 

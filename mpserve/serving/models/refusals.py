@@ -37,8 +37,14 @@ LONGEST = 300  # characters of a library's words
 
 
 def words_of(said: BaseException | str) -> str:
-    """What a library says, for a client: one line of bounded length, without paths of the server."""
-    return PATH.sub("...", SOURCE.sub("", first_line(said)))[:LONGEST]
+    """What a library says, for a client: one line of bounded length, without paths of the server. A line that ends in a colon
+    says nothing without the next one.
+    """
+    line = first_line(said)
+    if line.endswith(":"):
+        whole = text_of(said) if isinstance(said, BaseException) else said
+        line = " ".join([line, *map(str.strip, whole.strip().splitlines()[1:2])])
+    return PATH.sub("...", SOURCE.sub("", line))[:LONGEST]
 
 
 def refusal(error: BaseException, given: Any) -> str | None:

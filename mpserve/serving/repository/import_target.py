@@ -161,6 +161,8 @@ def _import_module(name: str) -> ModuleType:
 
 def _nothing(name: str, missing: str) -> str:
     """What is not there: a module, or a file or folder whose name was mistyped."""
+    if Path(name).exists():  # flats.joblib:predict
+        return f"{name} is no Python code, and has no objects to name after a colon; name {name} alone"
     return f"there is no file or folder {name}, and no module named {missing}{_meant(Path(name))}"
 
 

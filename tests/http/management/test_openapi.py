@@ -235,6 +235,7 @@ def with_sample(sample: Any, *inputs: Tensor) -> Model:
 
 @each("model, rows, names", [
     (with_sample(np.array([[1, 2.5]]), Tensor("x", "FP32", (-1, 2))), [[1.0, 2.5]], ["x"]),
+    (with_sample(np.array([[5.1, 1.4]], np.float32), Tensor("x", "FP32", (-1, 2))), [[5.1, 1.4]], ["x"]),
     (with_sample({"a": np.array([1, 2]), "b": np.array(["x", "y"])}), [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}], ["a", "b"]),
     (with_sample([np.zeros((1, 2)), np.array(["x", "y"])]), None, ["0", "1"]),
     (Payload(), [{"text": "a"}], ["input-0"]),

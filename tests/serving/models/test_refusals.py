@@ -170,7 +170,8 @@ def test_a_table_that_was_made_of_the_clients_columns_is_the_clients(
     ("expected int/float/str, got NaN", "expected int/float/str, got NaN"),
     ("[12:34:56] /workspace/src/data.cc:123: Check failed: a\nStack trace:", "Check failed: a"),
     ("no file /home/me/model.json here", "no file ... here"),
-    ("\n  first \n second", "first"), ("x" * 999, "x" * 300), (KeyError(), "KeyError"),
+    ("Cannot use mean:\n  could not convert 'q'\nmore", "Cannot use mean: could not convert 'q'"),
+    ("\n  first \n second", "first"), ("first:", "first:"), ("x" * 999, "x" * 300), (KeyError(), "KeyError"),
 ])  # fmt: skip
 def test_a_librarys_words_are_one_line_without_paths_of_the_server(said: Any, words: str) -> None:
     assert words_of(said) == words

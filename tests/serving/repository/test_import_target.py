@@ -52,6 +52,7 @@ def test_a_model_is_found_by_file_or_by_module(target: str) -> None:
     (ONE, "nowhere.py", r"^there is no file nowhere\.py$"), (ONE, "nowhere.py:One", r"^there is no file nowhere\.py$"),
     (ONE, "nowhere.module:One", r"^there is no file or folder nowhere\.module, and no module named nowhere$"),
     (ONE, "modle", r"^there is no file or folder modle, and no module named modle; did you mean model\.py\?$"),
+    (ONE, "trees.joblib:predict", r"^trees\.joblib is no Python code, .*; name trees\.joblib alone$"),
     (ONE, "model:Won", r"^model:Won: there is no 'Won' in model; its models: One$"),
     (ONE, "./nowhere", r"^there is no file or folder \./nowhere$"),
     (TWO, "model.py:Three", r"^model\.py:Three: there is no 'Three' in model; its models: One, Two$"),
@@ -61,6 +62,7 @@ def test_a_model_is_found_by_file_or_by_module(target: str) -> None:
 ])  # fmt: skip
 def test_a_target_without_a_model_is_told_in_one_sentence(source: str, target: str, words: str) -> None:
     put(source)
+    put("", "trees.joblib")
     with pytest.raises(ConfigurationError, match=words):
         find(target)
 
