@@ -1,6 +1,7 @@
 """The pages, the code that they show, and which of their commands no test runs, with the reason."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,9 +41,11 @@ def blocks(document: Path) -> list[Block]:
 
 
 def own_blocks(document: Path) -> list[Block]:
-    """The blocks of a page, without those of an example that it shows: the example is followed itself."""
-    shown = {block for example in examples() if example != document for block in blocks(example)}
-    return [block for block in blocks(document) if block not in shown]
+    """The blocks of a page, without an example's commands and their answer that it shows: the example is followed itself."""
+    shown = {pair for example in examples() if example != document for pair in pairwise(blocks(example))}
+    found = blocks(document)
+    again = {at + step for at, pair in enumerate(pairwise(found)) if pair in shown for step in (0, 1)}
+    return [block for at, block in enumerate(found) if at not in again]
 
 
 def commands_of(block: Block) -> list[str]:

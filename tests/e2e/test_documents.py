@@ -34,21 +34,12 @@ def have_flats(folder: Path) -> None:
     joblib.dump(make_pipeline(encode, LinearRegression()).fit(flats, range(8)), folder / "flats.joblib")
 
 
-def have_iris(folder: Path) -> None:
-    """``model.joblib``, a classifier of rows of four numbers."""
-    import joblib
-    from sklearn.datasets import load_iris
-    from sklearn.linear_model import LogisticRegression
-
-    joblib.dump(LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), folder / "model.joblib")
-
-
 def have_model(folder: Path) -> None:
     """``model.py``, which takes any rows."""
     (folder / "model.py").write_text("def predict(x):\n    return x.sum(axis=1)\n")
 
 
-HAS = {"README.md": have_flats, "docs/files.md": have_iris, "docs/security.md": have_model}
+HAS = {"README.md": have_flats, "docs/security.md": have_model}
 """What the reader of a page has already."""
 
 
