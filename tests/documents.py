@@ -30,7 +30,7 @@ def examples() -> list[Path]:
 
 
 def name_of(document: Path) -> str:
-    """The path of a page, such as ``docs/models.md``."""
+    """The path of a page, such as ``docs/reference/models.md``."""
     return document.relative_to(ROOT).as_posix()
 
 
@@ -56,15 +56,15 @@ def commands_of(block: Block) -> list[str]:
 
 
 RUN_BY = {
-    "docs/capacity.md": "tests/test_places.py",
-    "docs/docker.md": "tests/test_places.py",
-    "docs/kserve.md": "tests/test_places.py",
-    "docs/kubernetes.md": "tests/test_places.py",
-    "docs/nginx.md": "tests/test_places.py",
-    "docs/observability.md": "tests/e2e/test_tracing.py",
-    "docs/systemd.md": "tests/test_places.py",
+    "docs/operate/capacity.md": "tests/test_places.py",
+    "docs/operate/docker.md": "tests/test_places.py",
+    "docs/operate/kserve.md": "tests/test_places.py",
+    "docs/operate/kubernetes.md": "tests/test_places.py",
+    "docs/operate/nginx.md": "tests/test_places.py",
+    "docs/operate/observability.md": "tests/e2e/test_tracing.py",
+    "docs/operate/systemd.md": "tests/test_places.py",
     "docs/tutorial.md": "tests/e2e/test_tutorial.py",
-    "docs/upgrades.md": "tests/test_places.py",
+    "docs/operate/upgrades.md": "tests/test_places.py",
 }
 """Pages that have a test of their own, which runs their commands, or checks them as far as a bare machine can."""
 

@@ -39,7 +39,7 @@ def have_model(folder: Path) -> None:
     (folder / "model.py").write_text("def predict(x):\n    return x.sum(axis=1)\n")
 
 
-HAS = {"README.md": have_flats, "docs/security.md": have_model}
+HAS = {"README.md": have_flats, "docs/operate/security.md": have_model}
 """What the reader of a page has already."""
 
 

@@ -82,7 +82,7 @@ def read_pooling(path: Path) -> tuple[list[Pool], bool]:
     if unknown or not wanted:
         raise ConfigurationError(
             f"{path.name}: its sentence-transformers has {', '.join(unknown) or 'no pooling'}, which is not known here; write a"
-            " model.py that loads it with sentence-transformers (docs/models.md)"
+            " model.py that loads it with sentence-transformers (docs/reference/models.md)"
         )
     return [pool for name, pool in POOLS.items() if name in wanted], "Normalize" in kinds
 
