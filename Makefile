@@ -12,6 +12,7 @@ FUZZER := $(VENV)/fuzzer
 RELEASE := $(VENV)/release
 CYCLONEDX := $(VENV)/cyclonedx
 JOBS ?= 2
+COMMA := ,
 
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test test-lowest check-wheel chaos soak growth fuzz lint docs check bench bench-peers bench-files bench-against \
@@ -81,7 +82,7 @@ constraints: $(INSTALLED) ## write deploy/constraints.txt, the versions of the p
 
 sbom: $(CYCLONEDX) ## write build/sbom.json, what is in an image with EXTRAS=sklearn,grpc, in the form of CycloneDX
 	$(PYTHON) -m venv --clear --without-pip $(RELEASE)
-	$(BIN)/python -m pip --python $(RELEASE)/bin/python install --quiet --constraint deploy/constraints.txt '.$(if $(EXTRAS),[$(EXTRAS)])'
+	$(BIN)/python -m pip --python $(RELEASE)/bin/python install --quiet --constraint deploy/constraints.txt '.[simdjson$(addprefix $(COMMA),$(EXTRAS))]'
 	mkdir -p build
 	$(CYCLONEDX)/bin/python -m cyclonedx_py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
 		--output-file build/sbom.json $(RELEASE)/bin/python

@@ -93,6 +93,7 @@ def test_figures_change_under_load_on_every_screen(server: Server, browser: Brow
         eventually(lambda: int(browser.text(cell("Errors", failing)).replace(",", "")) > 1)
         assert browser.text(cell("Errors")) == "0"
         eventually(lambda: "no entry for <b>" in browser.text("//ol[@id='errors']"))
+        assert browser.text("//ul[@id='troubles']") == "Model fragile/one: no request of the last minute succeeded."
         check_on_every_screen(browser, tmp_path)
     eventually(lambda: browser.text("//dd[@id='rate']") == "0")
     loaded = browser.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
