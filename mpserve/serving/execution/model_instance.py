@@ -123,7 +123,8 @@ class ModelInstance:
         schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
         levels, quota = levels_of(model, settings), rates.of_model(model, self.label)
         # A model that can answer any number at once has no line.
-        line = None if levels is None or self.admission.slots == math.inf else Line(levels, self.admission)
+        waits = self.admission.slots != math.inf
+        line = Line(levels, self.admission, self._size) if levels is not None and waits else None
         self.admission.limit(rates if quota is not None or rates.of_callers.is_set else None, quota, line)
         if line is None:
             return schedulers
@@ -138,8 +139,12 @@ class ModelInstance:
         """The number of requests that can be answered at once; infinite if no request ever waits."""
         if self.batcher is None and self.model.concurrency is None:
             return math.inf if all(stage.is_async for stage in self.stages["predict"].stages) else 1
-        size = self.limits.size if self.limits is not None and self.batcher is not None else 1
-        return size * (self.model.concurrency or 1)
+        return self._size * (self.model.concurrency or 1)
+
+    @property
+    def _size(self) -> int:
+        """The most rows of a batch; 1: the model has no batches."""
+        return self.limits.size if self.limits is not None and self.batcher is not None else 1
 
     async def call(self, method: Callable[[], Any]) -> Any:
         """Call a method of the model: in its thread if the method is synchronous, else on the loop."""

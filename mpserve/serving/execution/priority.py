@@ -1,7 +1,8 @@
 """The line before a model whose requests have priorities: the most important is next, and the least important gives way.
 
-It stands before the scheduler of any kind, and lets in as many requests as the model can answer at once, so that those behind
-can still be put in order. A priority is known once the body is read. A model without priority levels has no line.
+It stands before the scheduler of any kind, and lets in as many requests as the model can answer at once, of a model with batches
+as many rows, so that those behind can still be put in order. A priority is known once the body is read. A model without priority
+levels has no line.
 
 Source: Triton, ``extension_schedule_policy.md``, and ``priority_levels`` of model_config.proto.
 """
@@ -54,12 +55,16 @@ def levels_of(model: Model, settings: Settings) -> Levels | None:
 
 
 class Line:
-    """The requests of one model that wait, by level, in their order. The event loop alone uses it."""
+    """The requests of one model that wait, by level, in their order. The event loop alone uses it.
+    ``size``: the most rows of a batch; a request of as many takes the places of a whole batch. 1: a model without batches.
+    """
 
-    def __init__(self, levels: Levels, admission: Admission) -> None:
+    def __init__(self, levels: Levels, admission: Admission, size: int = 1) -> None:
         self._levels = levels
         self._admission = admission
-        self._inside: set[Scheduled] = set()
+        self._size = size
+        self._inside: dict[Scheduled, int] = {}  # with the number of places that each takes
+        self._taken = 0
         self._waiting: dict[int, OrderedDict[Scheduled, Scheduler]] = {}  # a level without requests has no entry
         self._is_letting_in = False
 
@@ -70,7 +75,7 @@ class Line:
         """
         inputs = request.inputs
         level = self._levels.of(None if inputs is None else inputs.parameters)
-        if len(self._inside) < self._admission.slots:
+        if self._taken < self._admission.slots:
             self._let_in(request, scheduler)
             return
         before = sum(len(queue) for other, queue in self._waiting.items() if other <= level)
@@ -83,7 +88,7 @@ class Line:
     def leave(self, request: Scheduled) -> None:
         """Let the next one in after a request that is over, or whose place is free. May be called again."""
         if request in self._inside:
-            self._inside.discard(request)
+            self._taken -= self._inside.pop(request)
             self._let_in_next()
             return
         for level, queue in self._waiting.items():
@@ -104,7 +109,7 @@ class Line:
             return
         self._is_letting_in = True
         try:
-            while self._waiting and len(self._inside) < self._admission.slots:
+            while self._waiting and self._taken < self._admission.slots:
                 level = min(self._waiting)
                 request, scheduler = self._waiting[level].popitem(last=False)
                 self._forget_if_empty(level)
@@ -113,7 +118,8 @@ class Line:
             self._is_letting_in = False
 
     def _let_in(self, request: Scheduled, scheduler: Scheduler) -> None:
-        self._inside.add(request)
+        places = self._inside[request] = max(min(request.rows, self._size), 1)
+        self._taken += places
         scheduler.submit(request)
 
     def _forget_if_empty(self, level: int) -> None:
