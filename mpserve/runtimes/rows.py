@@ -18,7 +18,7 @@ from mpserve.protocol.tensors import NamedArray
 from mpserve.runtimes.named_outputs import PROBABILITIES, NamedOutputs
 from mpserve.serving.fitting.binding import Bind, are_numbered
 from mpserve.serving.fitting.known import Known
-from mpserve.serving.fitting.table import Columns, columns_of, text_of
+from mpserve.serving.fitting.table import Columns, columns_in, texts_in, with_texts
 from mpserve.serving.models.faults import RefusedByLibrary
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.refusals import words_of
@@ -108,16 +108,13 @@ class RowsModel(NamedOutputs):
         if self.only_texts:
             return [_texts(given)]
         if len(given) == 1 and (len(self.columns) != 1 or given[0][0] not in self.columns):
-            name, datatype, array = given[0]
-            if datatype == "BYTES":
-                array = text_of(name, array)
+            [(_, _, array)] = with_texts(given)
             if self.features is not None and (array.ndim != 2 or array.shape[1] != self.features):
                 raise InvalidInput(f"expected {self._expected()}, got shape {list(array.shape)}")
             is_table = self.wants_frame and array.ndim == 2
             return [Columns(self.columns, [array], None, self.gaps) if is_table else array]
-        flat = _each_flat(given)
         known = Known(self.columns, self.gaps)
-        table = columns_of([(n, d, text_of(n, a) if d == "BYTES" else a) for n, d, a in flat], known)
+        table = columns_in(with_texts(_each_flat(given)), known)
         self._check_columns(table)
         return [table]
 
@@ -237,7 +234,7 @@ def _texts(given: list[NamedArray]) -> Array:
         raise InvalidInput(f"expected one input of texts, got {', '.join(repr(each[0]) for each in given)}")
     if datatype != "BYTES" or array.ndim not in (1, 2) or array.size != len(array):
         raise InvalidInput(f"input {name!r}: expected texts of shape [n], got {datatype} of shape {list(array.shape)}")
-    texts = text_of(name, array.reshape(-1))
+    texts = texts_in(name, array.reshape(-1))
     if None in texts.tolist():
         raise InvalidInput(f"input {name!r}: expected texts, got null")
     return texts
