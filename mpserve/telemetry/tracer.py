@@ -186,30 +186,34 @@ class Tracer:
         """Send spans of a trace that have ended; ``span`` is one of them."""
         self._processor.on_end(Ended(span, data))  # type: ignore[arg-type]
 
-    def _record(
-        self, name: str, span: SpanContext, parent: SpanContext | None, begin: int, kind: int, more: Attributes,
-        failure: str | None,
-    ) -> None:  # fmt: skip
-        """Send a span that ends now."""
-        times = begin, time.time_ns()
-        self.send(span, otlp.span(name, ids_of(span, parent), times, kind, otlp.attributes(more), failure))
-
     @contextmanager
-    def loading(self, name: str, attributes: Attributes) -> Iterator[None]:
-        if not self._bound:
-            yield
-            return
-        place, begin, failure = self.begin(), time.time_ns(), None
-        assert place.span is not None
-        token = contexts.attach(place.context)
+    def _recorded(
+        self, name: str, span: SpanContext, parent: SpanContext | None, kind: int, more: Attributes
+    ) -> Iterator[None]:
+        """Send a span that lasts as long as what runs within; an exception is its failure."""
+        begin, failure = time.time_ns(), None
         try:
             yield
         except BaseException as error:
             failure = repr(error)
             raise
         finally:
-            contexts.detach(token)
-            self._record(name, place.span, None, begin, otlp.INTERNAL, attributes, failure)
+            times = begin, time.time_ns()
+            self.send(span, otlp.span(name, ids_of(span, parent), times, kind, otlp.attributes(more), failure))
+
+    @contextmanager
+    def loading(self, name: str, attributes: Attributes) -> Iterator[None]:
+        if not self._bound:
+            yield
+            return
+        place = self.begin()
+        assert place.span is not None
+        token = contexts.attach(place.context)
+        with self._recorded(name, place.span, None, otlp.INTERNAL, attributes):
+            try:
+                yield
+            finally:
+                contexts.detach(token)
 
     @contextmanager
     def calling(self, name: str, attributes: Attributes, headers: dict[str, str]) -> Iterator[None]:
@@ -221,16 +225,11 @@ class Tracer:
             propagate.inject(headers, trace.set_span_in_context(NonRecordingSpan(span)))
             yield
             return
-        span, begin, failure = self._below(parent), time.time_ns(), None
+        span = self._below(parent)
         # Not attached: an abandoned request closes its coroutine outside of its context.
         propagate.inject(headers, trace.set_span_in_context(NonRecordingSpan(span)))
-        try:
+        with self._recorded(name, span, parent, otlp.CLIENT, attributes):
             yield
-        except BaseException as error:
-            failure = repr(error)
-            raise
-        finally:
-            self._record(name, span, parent, begin, otlp.CLIENT, attributes, failure)
 
     def leave_out(self) -> None:
         contexts.attach(self._left_out)
