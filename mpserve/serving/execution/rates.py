@@ -66,11 +66,11 @@ class Quota:
         if cells[self._at + KEY] != self._key:  # not used for long, so that another subject has got the place
             self._at = self._usage.place_of(self._key)
         if limit.in_flight < math.inf and self._in_flight() >= limit.in_flight:
-            message = f"{self._words} has {limit.in_flight:g} requests in flight already, as many as it may have"
+            message = f"{self._words} has reached its limit of requests in flight: {limit.in_flight:g}"
             raise TooManyRequests(message, 1, f"{self.kind}_in_flight")
         early = cells[self._at + DUE] - self._ahead - time.monotonic_ns() if self._step else 0
         if early > 0:
-            message = f"{self._words} may have {limit.rate:g} requests a second"
+            message = f"{self._words} has reached its limit of requests a second: {limit.rate:g}"
             raise TooManyRequests(message, math.ceil(early / SECOND), f"{self.kind}_rate")
 
     def take(self) -> int:

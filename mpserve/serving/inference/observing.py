@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mpserve.serving.extensions.trace_settings import Choices
+from mpserve.serving.extensions.trace_settings import TraceSampler
 from mpserve.serving.inference.payload_log import LoggedReply, PayloadLog
 from mpserve.serving.inference.payload_sinks import sink_of
 from mpserve.serving.inference.request import InferenceRequest
@@ -61,7 +61,7 @@ def _begin_logged(
     body: bytes,
     reply: Reply,
 ) -> InferenceRequest:
-    if not log.draws():
+    if not log.samples():
         return make(core, head, body, reply)
     request = make(core, head, body, LoggedReply(reply, log))
     log.note_request(request.identity, head, body)
@@ -82,18 +82,18 @@ class Observer:
 
     def __init__(self, core: ServerCore, tracer: "Tracer") -> None:
         self._tracer = tracer
-        self._carrier, *self._others = tracer.carriers
-        self._choices = Choices(core, tracer)
+        self._field, *self._others = tracer.fields
+        self._sampler = TraceSampler(core, tracer)
         self._cells = core.board.cells
         self._known = self._cells[TRACES]
-        self._left = self._choices.pause()  # requests before the next one that may be traced
+        self._left = self._sampler.pause()  # requests before the next one that may be traced
 
     def begin(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> InferenceRequest:
         """The object of a request that has come. One that is not traced pays for a look for the header, a look at a number in
         shared memory, and a count.
         """
         headers = head.headers
-        if self._carrier in headers or (self._others and not headers.keys().isdisjoint(self._others)):
+        if self._field in headers or (self._others and not headers.keys().isdisjoint(self._others)):
             request = self._joined(core, head, body, reply)
             if request is not None:
                 return request
@@ -105,26 +105,26 @@ class Observer:
     def _follow(self) -> None:
         if self._cells[TRACES] != self._known:
             self._known = self._cells[TRACES]
-            self._choices.follow()
-            self._left = self._choices.pause()
+            self._sampler.follow()
+            self._left = self._sampler.pause()
 
     def _drawn(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> InferenceRequest:
         self._follow()
         if self._left > 0:
             self._left -= 1
             return InferenceRequest(core, head, body, reply)
-        self._left = self._choices.pause()
-        if not self._choices.draws(head.model):
+        self._left = self._sampler.pause()
+        if not self._sampler.samples(head.model):
             return InferenceRequest(core, head, body, reply)
         return TracedRequest(core, head, body, reply, self._tracer, self._tracer.begin())
 
     def _joined(self, core: ServerCore, head: RequestHead, body: bytes, reply: Reply) -> InferenceRequest | None:
-        """A request whose client tells a trace; None if what it tells cannot be read."""
-        context, parent = self._tracer.told(head.headers)
+        """A request in the trace of its client; None if the headers cannot be read."""
+        context, parent = self._tracer.extract(head.headers)
         if not parent.is_valid:
             return None
         self._follow()
-        trace = self._tracer.join(context, parent, self._choices.follows(head.model, parent))
+        trace = self._tracer.join(context, parent, self._sampler.follows(head.model, parent))
         if trace.span is None:
             return JoinedRequest(core, head, body, reply, trace)
         return TracedRequest(core, head, body, reply, self._tracer, trace)

@@ -1,4 +1,4 @@
-"""Requests in a trace: those whose client has told one, and those that are sampled, which note their steps.
+"""Requests in a trace: those whose client has one, and those that are sampled, which note their steps.
 
 A sampled request becomes spans after its answer. A request in no trace is an ``InferenceRequest`` like any other.
 """
@@ -45,11 +45,11 @@ class JoinedRequest(InferenceRequest):
         return instance
 
     def in_context(self, function: Callable[..., object], *args: object) -> None:
-        def told() -> None:
+        def named() -> None:
             self.trace.name_in_log()
             function(*args)
 
-        super().in_context(told)
+        super().in_context(named)
 
 
 class TracedRequest(JoinedRequest):
@@ -166,8 +166,8 @@ class TracedRequest(JoinedRequest):
         if failure:
             more += otlp.attributes({"error.type": failure})
         times = self.arrived + since_1970, end + since_1970
-        told = str(self._fault) if failure in SERVER_FAULTS else None
-        spans.append(otlp.span(name, ids, times, otlp.SERVER, more, told))
+        failed = str(self._fault) if failure in SERVER_FAULTS else None
+        spans.append(otlp.span(name, ids, times, otlp.SERVER, more, failed))
         tracer.send(span, b"".join(spans))
 
     def _batch_link(self, batch: Batch, since_1970: int, spans: list[bytes]) -> bytes:
