@@ -128,7 +128,7 @@ def calling(name: str, attributes: Attributes, headers: dict[str, str]) -> Itera
 
 
 def leave_out(context: Context) -> None:
-    """Let nothing be traced in this context, until a trace is entered: a part of a request that is not traced is no trace."""
+    """Let nothing be traced in this context until a trace is entered: a request that is not sampled must not begin traces."""
     if _Process.tracer is not None:
         context.run(_Process.tracer.leave_out)
 

@@ -10,13 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mpserve.config.settings import Settings
-from mpserve.errors import (
-    DeadlineExceeded,
-    InvalidInput,
-    MPServeError,
-    Overloaded,
-    TooManyRequests,
-)
+from mpserve.errors import DeadlineExceeded, InvalidInput, MPServeError, Overloaded, TooManyRequests
 from mpserve.serving.execution.rates import Quota, Rates
 from mpserve.serving.execution.scheduled import Scheduled
 from mpserve.serving.models.declared_number import declared_count, declared_number
