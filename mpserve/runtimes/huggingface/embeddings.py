@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModel
 
 from mpserve.errors import ConfigurationError
-from mpserve.runtimes.huggingface.texts import Passed, TextModel
+from mpserve.runtimes.huggingface.network import Passed
+from mpserve.runtimes.huggingface.texts import TextModel
 from mpserve.runtimes.named_outputs import PREDICT
 
 Pool = Callable[[Any, Any], Any]

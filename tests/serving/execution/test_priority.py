@@ -149,7 +149,7 @@ async def test_without_levels_the_parameter_is_the_model_s_own() -> None:
     async with in_flight(model) as core:
         model.go.release(MANY)
         await ask(core, "m", request([1.0], priority="high"))
-        assert core.find("m").admission.line is None
+        assert core.find("m").admission.priority_queue is None
 
 
 @each("declared, options, levels", [
