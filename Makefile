@@ -37,7 +37,7 @@ test-lowest: $(LOWEST) ## run the unit tests and some servers with the lowest ve
 check-wheel: $(UV) ## run the demo on the built wheel, alone and beside mlflow, kserve and ray (PYTHONS="python3.10 ...")
 	$(BIN)/python scripts/check_wheel.py $(PYTHONS)
 
-chaos: $(INSTALLED) ## attack servers for up to 10 minutes, and write docs/reliability.md (ROUNDS=20 of each attack)
+chaos: $(INSTALLED) ## attack servers for up to 10 minutes, and write docs/operate/reliability.md (ROUNDS=20 of each attack)
 	CHAOS_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -m chaos -s tests/chaos $(ARGS)
 
 soak: $(INSTALLED) ## serve every kind of request under signals for MINUTES=30; fails if anything grows or is lost
@@ -70,7 +70,7 @@ bench-peers: $(INSTALLED) ## measure mpserve beside other servers, and write doc
 	$(BIN)/python -m benchmarks.peers run $(ARGS)
 	$(BIN)/python -m benchmarks.peers report
 
-bench-files: $(INSTALLED) ## measure model files beside MLServer and kserve, and write the tables of docs/files.md (needs wrk)
+bench-files: $(INSTALLED) ## measure model files beside MLServer and kserve, and write the tables of docs/reference/files.md (needs wrk)
 	-$(BIN)/python -m benchmarks.peers install mlserver-files kserve-files
 	$(BIN)/python -m benchmarks.model_files --write $(ARGS)
 

@@ -5,7 +5,7 @@
 
 Files of scikit-learn, XGBoost and LightGBM; 1 row and 1,000 rows; V2 JSON and binary; and the memory of 1 and 4 workers with a
 forest of 200 MB. CPU time is of the whole process tree, on one CPU and one native thread. Everybody takes turns, and before
-each measurement an answer is compared with the library's own. ``--write`` puts the tables into docs/files.md.
+each measurement an answer is compared with the library's own. ``--write`` puts the tables into docs/reference/files.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COLUMNS = 20
 CONNECTIONS = {1: 16, 1000: 4}
 """By the number of rows of a request."""
 WORKERS = (1, 4)
-DOCUMENT = TREE / "docs" / "files.md"
+DOCUMENT = TREE / "docs" / "reference" / "files.md"
 DTYPES = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64, "INT32": np.int32}
 
 Predict = Callable[[Array], Any]

@@ -32,8 +32,8 @@ class ModelServer:
     Args:
         registered_models: models that are served too (SDK). The repository loads further models on request.
         predictor_config: options of a transformer (SDK).
-        **options: options by name (``docs/options.md``). A missing option comes from the script's command line, then from
-            its ``MPSERVE_…`` variable, then from its default.
+        **options: options by name (``docs/reference/options.md``). A missing option comes from the script's command line, then
+            from its ``MPSERVE_…`` variable, then from its default.
 
     Raises:
         ConfigurationError: an option is unknown or has an invalid value.

@@ -1,6 +1,7 @@
 """The pages, the code that they show, and which of their commands no test runs, with the reason."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ def examples() -> list[Path]:
 
 
 def name_of(document: Path) -> str:
-    """The path of a page, such as ``docs/models.md``."""
+    """The path of a page, such as ``docs/reference/models.md``."""
     return document.relative_to(ROOT).as_posix()
 
 
@@ -40,9 +41,11 @@ def blocks(document: Path) -> list[Block]:
 
 
 def own_blocks(document: Path) -> list[Block]:
-    """The blocks of a page, without those of an example that it shows: the example is followed itself."""
-    shown = {block for example in examples() if example != document for block in blocks(example)}
-    return [block for block in blocks(document) if block not in shown]
+    """The blocks of a page, without an example's commands and their answer that it shows: the example is followed itself."""
+    shown = {pair for example in examples() if example != document for pair in pairwise(blocks(example))}
+    found = blocks(document)
+    again = {at + step for at, pair in enumerate(pairwise(found)) if pair in shown for step in (0, 1)}
+    return [block for at, block in enumerate(found) if at not in again]
 
 
 def commands_of(block: Block) -> list[str]:
@@ -53,15 +56,15 @@ def commands_of(block: Block) -> list[str]:
 
 
 RUN_BY = {
-    "docs/capacity.md": "tests/test_places.py",
-    "docs/docker.md": "tests/test_places.py",
-    "docs/kserve.md": "tests/test_places.py",
-    "docs/kubernetes.md": "tests/test_places.py",
-    "docs/nginx.md": "tests/test_places.py",
-    "docs/observability.md": "tests/e2e/test_tracing.py",
-    "docs/systemd.md": "tests/test_places.py",
+    "docs/operate/capacity.md": "tests/test_places.py",
+    "docs/operate/docker.md": "tests/test_places.py",
+    "docs/operate/kserve.md": "tests/test_places.py",
+    "docs/operate/kubernetes.md": "tests/test_places.py",
+    "docs/operate/nginx.md": "tests/test_places.py",
+    "docs/operate/observability.md": "tests/e2e/test_tracing.py",
+    "docs/operate/systemd.md": "tests/test_places.py",
     "docs/tutorial.md": "tests/e2e/test_tutorial.py",
-    "docs/upgrades.md": "tests/test_places.py",
+    "docs/operate/upgrades.md": "tests/test_places.py",
 }
 """Pages that have a test of their own, which runs their commands, or checks them as far as a bare machine can."""
 

@@ -93,7 +93,7 @@ def test_a_file_without_a_command_is_told_the_command(tmp_path: Path) -> None:
 
 
 def test_each_command_is_in_the_document_and_so_are_its_own_options() -> None:
-    document = (ROOT / "docs" / "command.md").read_text()
+    document = (ROOT / "docs" / "reference" / "command.md").read_text()
     for command in COMMANDS:
         assert re.search(rf"^\| `mpserve {command}[ `]", document, re.MULTILINE), command
         for option in import_module(f"mpserve.commands.{command}").OWN if command != "version" else ():

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ MESSAGE = re.compile(r"^ *```text\n(.*?)```$", re.DOTALL | re.MULTILINE)
 def test_every_file_that_the_documents_for_developers_name_is_there() -> None:
     files = [path.relative_to(ROOT).as_posix() for folder in ("mpserve", "tests", "benchmarks", "scripts")
              for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
-    for document in (ROOT / "docs" / "architecture.md", ROOT / "docs" / "reliability.md", ROOT / "CONTRIBUTING.md"):
+    for document in (DOCS / "architecture.md", DOCS / "operate" / "reliability.md", ROOT / "CONTRIBUTING.md"):
         named = set(re.findall(r"`([\w/]+\.py)`", document.read_text()))
         assert {name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)} == set(), document
 
@@ -83,8 +84,13 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
     assert sorted(navigation) == sorted(place.as_posix() for place in pages().values())
 
 
+def test_no_folder_of_pages_outgrows_its_reader() -> None:
+    sizes = Counter(page.parent.name for page in DOCS.rglob("*.md"))
+    assert {folder: size for folder, size in sizes.items() if size > 12} == {}
+
+
 def test_every_public_name_is_in_the_api() -> None:
-    shown = set(re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text(), re.MULTILINE))
+    shown = set(re.findall(r"^::: (\S+)$", (DOCS / "reference" / "api.md").read_text(), re.MULTILINE))
     public = {f"mpserve.{name}" for name in mpserve.__all__ if not name.startswith("_")}
     classes = [value for value in vars(testing).values() if isinstance(value, type)]
     of_tests = {f"mpserve.testing.{each.__name__}" for each in classes if each.__module__ == testing.__name__}

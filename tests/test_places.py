@@ -19,8 +19,9 @@ from mpserve import Model, asgi_app
 from mpserve.cli import main
 from mpserve.config.command_line import parse
 from tests.cases import each
-from tests.documents import ROOT, blocks
+from tests.documents import DOCS, ROOT, blocks
 
+OPERATE = DOCS / "operate"
 PAGES = ("docker", "kubernetes", "kserve", "nginx", "systemd", "upgrades", "capacity")
 COMPOSE = yaml.safe_load(re.sub(r"\$\{[^}]*\}", "x", (ROOT / "deploy" / "compose" / "compose.yaml").read_text()))
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -28,7 +29,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 def commands(page: str) -> list[list[str]]:
     """The words of each command; what is behind ``>``, ``|`` or ``&`` is left out, but the name of a file that is written."""
-    text = "".join(block.text for block in blocks(ROOT / "docs" / f"{page}.md") if block.language == "bash")
+    text = "".join(block.text for block in blocks(OPERATE / f"{page}.md") if block.language == "bash")
     lines = text.replace("\\\n", " ").splitlines()
     return [shlex.split(line.removesuffix("&"), comments=True) for line in lines if line.strip()]
 
@@ -157,5 +158,5 @@ def test_each_command_is_one_that_the_repository_can_answer(
 
 @each("page", PAGES)
 def test_each_file_that_a_page_links_to_is_there(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / "docs" / f"{page}.md").read_text()):
-        assert (ROOT / "docs" / target).exists(), target
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (OPERATE / f"{page}.md").read_text()):
+        assert (OPERATE / target).exists(), target

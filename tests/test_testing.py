@@ -11,7 +11,8 @@ from tests.documents import ROOT, blocks
 
 
 def test_the_document_s_test_passes() -> None:
-    [source] = [block.text for block in blocks(ROOT / "docs" / "command.md") if "mpserve.testing" in block.text]
+    page = blocks(ROOT / "docs" / "reference" / "command.md")
+    [source] = [block.text for block in page if "mpserve.testing" in block.text]
     names: dict[str, Any] = {}
     exec(source, names)
     names["test_twice"]()

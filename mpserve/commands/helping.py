@@ -26,7 +26,7 @@ TARGETS = {
     "package.module:object": "the same, imported",
     "model.py": "a file with one model, or with functions load and predict",
     "script.py": "a script that ends in ModelServer(...).start([...])",
-    "model.joblib": "a model file of a known format (docs/files.md)",
+    "model.joblib": "a model file of a known format (docs/reference/files.md)",
     "folder": "one of these, or folders of these: model, model@version, model/1",
     "https://host/model.py": "or s3://, gs://, az://, hf://ORG/NAME: fetched first",
 }

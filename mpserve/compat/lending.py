@@ -18,7 +18,7 @@ from mpserve.compat.names import NAMES, REFUSED, UNSERVED
 
 _SDK = "kserve"
 _ROOTS = {module.partition(".")[0] for module in NAMES}
-_GUIDE = "docs/migrating-from-kserve.md"
+_GUIDE = "docs/coming-from/kserve.md"
 
 
 def lend(before_sdk: bool = True) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol.array_likes import columns_of, is_frame, to_numpy
+from mpserve.protocol.array_likes import frame_columns, is_frame, to_numpy
 from mpserve.protocol.binary import encode_tensor, split_elements
 from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
@@ -77,7 +77,7 @@ def get_predict_response(payload: dict[str, Any] | InferRequest, result: Any, mo
         return {"predictions": rows.tolist() if type(rows) is np.ndarray else rows}
     if not isinstance(payload, InferRequest):
         raise InvalidInput(f"the payload is {type(payload).__name__}, expected a dict or an InferRequest")
-    columns = columns_of(result) if is_frame(result) else {"output-0": result}
+    columns = frame_columns(result) if is_frame(result) else {"output-0": result}
     return InferResponse(
         payload.id,
         model_name,

@@ -1,4 +1,4 @@
-"""The command line of the server, and ``docs/options.md``, which ``python -m mpserve.config.command_line`` prints."""
+"""The command line of the server, and ``docs/reference/options.md``, which ``python -m mpserve.config.command_line`` prints."""
 
 import argparse
 import os
@@ -59,11 +59,11 @@ def argument_parser(leave_out: Collection[str] = ()) -> argparse.ArgumentParser:
 
 
 def documentation() -> str:
-    """The text of ``docs/options.md``."""
+    """The text of ``docs/reference/options.md``."""
     ignored = "".join(f"| `--{name}` | {reason} |\n" for name, reason in KSERVE_FLAGS_IGNORED.items())
     return f"""# Options
 
-Written by `python -m mpserve.config.command_line > docs/options.md`.
+Written by `python -m mpserve.config.command_line > docs/reference/options.md`.
 
 The value of an option comes from its default, the environment, the command line or the arguments of `ModelServer(...)`. The
 later of these wins. Flags may have underscores or dashes, and a space or a `=` before the value. An empty variable counts as

@@ -1,4 +1,4 @@
-"""All options of the server. Flags, environment variables, checks and ``docs/options.md`` are made from them.
+"""All options of the server. Flags, environment variables, checks and ``docs/reference/options.md`` are made from them.
 
 Only this module reads options from ``os.environ``. It must not act on an option: it opens no file and looks for no device.
 """

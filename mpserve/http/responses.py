@@ -14,7 +14,7 @@ from starlette.routing import Match, Route
 
 from mpserve.errors import Code, MPServeError, shown
 from mpserve.http.server import interface, response_head
-from mpserve.http.unknown_paths import nearest, there_is_no
+from mpserve.http.unknown_paths import nearest, no_route
 from mpserve.protocol.compression import OFFERED
 from mpserve.serving.models.faults import report
 
@@ -110,7 +110,7 @@ async def on_http_exception(request: Request, error: Exception) -> Any:
     method, path = shown(request.method), shown(request.scope["path"])
     if isinstance(error, HTTPException) and error.status_code == 404:
         routes, models = request.app.routes, request.app.state.core.names
-        return _error(there_is_no(request.method, request.scope["path"], routes, models), 404)
+        return _error(no_route(request.method, request.scope["path"], routes, models), 404)
     if isinstance(error, HTTPException) and error.status_code == 405:
         methods = filter(None, (error.headers or {}).get("Allow", "").split(", "))
         allowed = ", ".join(sorted(_methods_of(request).union(methods)))

@@ -64,7 +64,7 @@ def is_frame(value: object) -> bool:
     return (hasattr(value, "iloc") or hasattr(value, "get_columns")) and hasattr(value, "columns")
 
 
-def columns_of(frame: Any) -> dict[str, Any]:
+def frame_columns(frame: Any) -> dict[str, Any]:
     """The columns of a table by name. Raises InvalidInput if two columns have one name."""
     is_polars = hasattr(frame, "get_columns")
     named = [(each.name, each) for each in frame.get_columns()] if is_polars else list(frame.items())

@@ -148,6 +148,11 @@ def decode_text(array: Array, or_none: bool = False) -> Array:
     return np.array(texts, dtype=object).reshape(array.shape)
 
 
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong with bytes that are no text. Completes "the output ..."."""
+    return f"holds bytes that are not UTF-8 ({error})"
+
+
 def json_values(array: Array, nonfinite: NonFinite = "error") -> Array | list[Any] | str:
     """A tensor's values as JSON can carry them: BYTES as nested lists of text (of rank 0: text), FP16 and BF16 as FP32.
     With `nonfinite` "null", NaN, infinity and missing texts are left to the JSON writer, which makes them null.
@@ -157,7 +162,7 @@ def json_values(array: Array, nonfinite: NonFinite = "error") -> Array | list[An
         try:
             texts: list[Any] | str = decode_text(array, or_none=nonfinite == "null").tolist()
         except UnicodeDecodeError as error:
-            raise ValueError(f"holds bytes that are not UTF-8, which JSON cannot carry ({error})") from None
+            raise ValueError(f"{not_utf8(error)}, which JSON cannot carry") from None
         except TypeError:
             raise ValueError("holds a missing text, for which there is null if --nonfinite allows it") from None
         return texts

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpserve.errors import InferenceError, InvalidInput, shown
 from mpserve.protocol.binary import Buffer, Rest, split
-from mpserve.protocol.datatypes import decode_text
+from mpserve.protocol.datatypes import decode_text, not_utf8
 from mpserve.protocol.json.documents import parse_object
 from mpserve.protocol.tensors import InferInput, InferOutput, Parameters, Record, RequestedOutput, leave_bytes
 from mpserve.protocol.v2.wire import fill, read_request, read_response, sendable, to_rest
@@ -87,7 +87,7 @@ class InferRequest(Record):
             try:
                 array = decode_text(array, or_none=True) if tensor.datatype == "BYTES" else array
             except UnicodeDecodeError as error:
-                raise InvalidInput(f"input '{tensor.name}' holds bytes that are not UTF-8 ({error})") from None
+                raise InvalidInput(f"input '{tensor.name}' {not_utf8(error)}") from None
             rows = array.shape[0] if array.ndim else 1
             columns[tensor.name] = array.ravel() if array.size == rows else list(array)
         lengths = {name: len(column) for name, column in columns.items()}

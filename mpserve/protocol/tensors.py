@@ -12,7 +12,7 @@ import numpy as np
 
 from mpserve.errors import InferenceError, InvalidInput, MPServeError
 from mpserve.protocol.array_likes import to_numpy
-from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, decode_text
+from mpserve.protocol.datatypes import FIXED, Array, cast, datatype_of, decode_text, not_utf8
 
 Parameters = dict[str, Any]
 NamedArray = tuple[str, str, Array]
@@ -133,7 +133,7 @@ class _Tensor(Record):
         try:
             return list(decode_text(self.as_numpy(), or_none=True).tolist())
         except UnicodeDecodeError as error:
-            raise self.fault(f"{self.role} '{self.name}' holds bytes that are not UTF-8 ({error})") from error
+            raise self.fault(f"{self.role} '{self.name}' {not_utf8(error)}") from error
 
     def set_data_from_numpy(self, input_tensor: Array, binary_data: bool = True) -> None:
         """Make the array the tensor's data; it is not copied, unless it is text to be encoded or of another byte order.

@@ -6,7 +6,7 @@ import catboost
 
 from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
-from mpserve.runtimes.rows import JOINED, RowsModel
+from mpserve.runtimes.rows.model import JOINED, RowsModel
 
 
 class CatBoostModel(RowsModel):

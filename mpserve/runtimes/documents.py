@@ -12,7 +12,7 @@ from mpserve.errors import InvalidInput
 from mpserve.protocol.datatypes import Array, Document, array_of_objects
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
-from mpserve.serving.fitting.table import text_of
+from mpserve.serving.fitting.table import texts_in
 from mpserve.serving.models.model import Spec
 
 
@@ -35,4 +35,4 @@ def only_bytes(tensor: Tensor, given: list[NamedArray]) -> list[Array]:
         raise InvalidInput(f"input {name!r}: expected {'text, ' * bool(tensor.content_type)}BYTES, got {datatype}")
     if array.ndim == 0 or array.size != array.shape[0]:
         raise InvalidInput(f"input {name!r}: expected shape [-1] or [-1, 1], got {list(array.shape)}")
-    return [text_of(name, array.reshape(-1)) if tensor.content_type else array.reshape(-1)]
+    return [texts_in(name, array.reshape(-1)) if tensor.content_type else array.reshape(-1)]

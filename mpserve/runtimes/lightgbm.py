@@ -7,7 +7,7 @@ import numpy as np
 
 from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.named_outputs import PREDICT
-from mpserve.runtimes.rows import JOINED, RowsModel
+from mpserve.runtimes.rows.model import JOINED, RowsModel
 
 
 class LightGBMModel(RowsModel):

@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 
 from mpserve.errors import ConfigurationError, NotSupported, first_line
 from mpserve.protocol.datatypes import Array
-from mpserve.runtimes.rows import JOINED, RowsModel
+from mpserve.runtimes.rows.model import JOINED, RowsModel
 from mpserve.serving.fitting.known import answers_each_row, is_of, known_of, takes_texts, text_examples
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import xgboost
 
 from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
-from mpserve.runtimes.rows import JOINED, RowsModel
+from mpserve.runtimes.rows.model import JOINED, RowsModel
 
 CLASSIFIER = "classifier"
 CATEGORICAL = "c"  # a type of features

@@ -36,7 +36,7 @@ SAMPLED, NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEF
 ALL = 1 << 64
 """A trace is sampled if the lower 64 bits of its id are less than a share of this number, in every server of OpenTelemetry."""
 BESIDE_A_TRACE = frozenset({"tracestate", "baggage"})
-"""Headers that mean nothing without the header that tells the trace."""
+"""Headers that mean nothing without the header of the trace itself."""
 
 
 class Ended:
@@ -96,8 +96,8 @@ class Trace:
     """The place of a request, or of a load, in a trace.
 
     Attributes:
-        span: what the request is in the trace; None: the client has told a trace, and the request is not sampled.
-        parent: what the client has told; None: the request begins the trace.
+        span: the span of the request; None: the client has a trace, and the request is not sampled in it.
+        parent: the span of the client; None: the request begins the trace.
     """
 
     __slots__ = ("_text", "context", "parent", "span")
@@ -124,13 +124,13 @@ class Tracer:
     Raises ValueError: the SDK's exporter cannot be used.
     """
 
-    def __init__(self, heeds_parent: bool, ratio: float, slot: int) -> None:
+    def __init__(self, is_parent_based: bool, ratio: float, slot: int) -> None:
         self.ratio = ratio
-        self._heeds_parent = heeds_parent
+        self._is_parent_based = is_parent_based
         self._bound = round(ratio * ALL)
         self._ids = Ids()
-        self.carriers = sorted(propagate.get_global_textmap().fields - BESIDE_A_TRACE) or ["traceparent"]
-        """The headers that tell a trace, such as traceparent."""
+        self.fields = sorted(propagate.get_global_textmap().fields - BESIDE_A_TRACE) or ["traceparent"]
+        """The headers in which a client sends its trace, such as traceparent."""
         self._left_out = trace.set_span_in_context(NonRecordingSpan(SpanContext(ALL - 1, ALL - 1, False, NOT_SAMPLED)))
         resource = _resource(slot)
         self._processor = BatchSpanProcessor(Exporter(resource))
@@ -151,8 +151,8 @@ class Tracer:
         return self._ids.bits(64) << 64 | self._ids.bits(64) % (self._bound or ALL)
 
     def follows(self, parent: SpanContext) -> bool:
-        """Whether a request of a trace that its client has told is sampled, as the environment says."""
-        if self._heeds_parent:
+        """Whether a request in the trace of its client is sampled, as the environment says."""
+        if self._is_parent_based:
             return bool(parent.trace_flags.sampled)
         return parent.trace_id % ALL < self._bound
 
@@ -161,13 +161,13 @@ class Tracer:
         span = SpanContext(self.new_id(), self._ids.generate_span_id(), False, SAMPLED)
         return Trace(span, None, trace.set_span_in_context(NonRecordingSpan(span)))
 
-    def told(self, headers: Mapping[str, str]) -> tuple[contexts.Context, SpanContext]:
-        """What these headers tell of a trace. A span context that is not valid: nothing that can be read."""
+    def extract(self, headers: Mapping[str, str]) -> tuple[contexts.Context, SpanContext]:
+        """The trace in these headers, and the client's span in it, which is not valid if the headers cannot be read."""
         context = propagate.extract(headers)
         return context, trace.get_current_span(context).get_span_context()
 
     def join(self, context: contexts.Context, parent: SpanContext, is_sampled: bool) -> Trace:
-        """The place of a request in the trace that its client has told."""
+        """The place of a request in the trace of its client."""
         if not is_sampled:  # nor are the spans of the user's code, and those of the servers behind this one
             given = SpanContext(parent.trace_id, parent.span_id, True, NOT_SAMPLED, parent.trace_state)
             return Trace(None, parent, trace.set_span_in_context(NonRecordingSpan(given), context))
@@ -186,30 +186,34 @@ class Tracer:
         """Send spans of a trace that have ended; ``span`` is one of them."""
         self._processor.on_end(Ended(span, data))  # type: ignore[arg-type]
 
-    def _record(
-        self, name: str, span: SpanContext, parent: SpanContext | None, begin: int, kind: int, more: Attributes,
-        failure: str | None,
-    ) -> None:  # fmt: skip
-        """Send a span that ends now."""
-        times = begin, time.time_ns()
-        self.send(span, otlp.span(name, ids_of(span, parent), times, kind, otlp.attributes(more), failure))
-
     @contextmanager
-    def loading(self, name: str, attributes: Attributes) -> Iterator[None]:
-        if not self._bound:
-            yield
-            return
-        place, begin, failure = self.begin(), time.time_ns(), None
-        assert place.span is not None
-        token = contexts.attach(place.context)
+    def _recorded(
+        self, name: str, span: SpanContext, parent: SpanContext | None, kind: int, more: Attributes
+    ) -> Iterator[None]:
+        """Send a span that lasts as long as what runs within; an exception is its failure."""
+        begin, failure = time.time_ns(), None
         try:
             yield
         except BaseException as error:
             failure = repr(error)
             raise
         finally:
-            contexts.detach(token)
-            self._record(name, place.span, None, begin, otlp.INTERNAL, attributes, failure)
+            times = begin, time.time_ns()
+            self.send(span, otlp.span(name, ids_of(span, parent), times, kind, otlp.attributes(more), failure))
+
+    @contextmanager
+    def loading(self, name: str, attributes: Attributes) -> Iterator[None]:
+        if not self._bound:
+            yield
+            return
+        place = self.begin()
+        assert place.span is not None
+        token = contexts.attach(place.context)
+        with self._recorded(name, place.span, None, otlp.INTERNAL, attributes):
+            try:
+                yield
+            finally:
+                contexts.detach(token)
 
     @contextmanager
     def calling(self, name: str, attributes: Attributes, headers: dict[str, str]) -> Iterator[None]:
@@ -221,16 +225,11 @@ class Tracer:
             propagate.inject(headers, trace.set_span_in_context(NonRecordingSpan(span)))
             yield
             return
-        span, begin, failure = self._below(parent), time.time_ns(), None
+        span = self._below(parent)
         # Not attached: an abandoned request closes its coroutine outside of its context.
         propagate.inject(headers, trace.set_span_in_context(NonRecordingSpan(span)))
-        try:
+        with self._recorded(name, span, parent, otlp.CLIENT, attributes):
             yield
-        except BaseException as error:
-            failure = repr(error)
-            raise
-        finally:
-            self._record(name, span, parent, begin, otlp.CLIENT, attributes, failure)
 
     def leave_out(self) -> None:
         contexts.attach(self._left_out)

@@ -26,9 +26,9 @@ PARENT_BASED = "parentbased_"
 
 
 class Sampling(NamedTuple):
-    """What is traced. ``heeds_parent``: a request whose client has told a trace is traced if the client traces it."""
+    """Which requests are sampled. ``is_parent_based``: a request in a trace of its client is sampled if the client samples it."""
 
-    heeds_parent: bool
+    is_parent_based: bool
     ratio: float
 
 
@@ -119,7 +119,7 @@ def loading(name: str, attributes: Attributes) -> Iterator[None]:
 
 @contextmanager
 def calling(name: str, attributes: Attributes, headers: dict[str, str]) -> Iterator[None]:
-    """A call of another server, in the trace of this context. The trace is told to that server by ``headers``."""
+    """A call of another server, in the trace of this context. ``headers`` get what tells that server of the trace."""
     if _Process.tracer is None:
         yield
     else:
@@ -128,7 +128,7 @@ def calling(name: str, attributes: Attributes, headers: dict[str, str]) -> Itera
 
 
 def leave_out(context: Context) -> None:
-    """Let nothing be traced in this context, until a trace is entered: a part of a request that is not traced is no trace."""
+    """Let nothing be traced in this context until a trace is entered: a request that is not sampled must not begin traces."""
     if _Process.tracer is not None:
         context.run(_Process.tracer.leave_out)
 

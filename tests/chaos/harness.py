@@ -63,7 +63,7 @@ class Streamed(Double):
 models = [Served, Other, Streamed]
 """
 
-DOCUMENT = ROOT / "docs" / "reliability.md"
+DOCUMENT = ROOT / "docs" / "operate" / "reliability.md"
 BEGIN, END = "<!-- written by make chaos -->\n", "<!-- the end of the table -->"
 
 
@@ -247,7 +247,7 @@ def strikes(attack: Attack, target: Target, rows: list[Row], rounds: int) -> Non
 
 
 def report(rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Print the rows. Write the table of docs/reliability.md if it has every attack on mpserve."""
+    """Print the rows. Write the table of docs/operate/reliability.md if it has every attack on mpserve."""
     lines = [
         "| Attack | Server | Over | Rounds | Sent | Lost | Wrong | Slowest recovery |", "|---|---|---|---:|---:|---:|---:|---:|",
         *(f"| {row.attack} | {row.server} | {row.over} | {row.rounds} | {row.sent:,} | {row.lost:,} | {row.wrong:,} | "

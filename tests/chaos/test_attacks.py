@@ -1,4 +1,4 @@
-"""The attacks: signals to the server, death of a worker, loads under traffic. `make chaos` writes docs/reliability.md.
+"""The attacks: signals to the server, death of a worker, loads under traffic. `make chaos` writes docs/operate/reliability.md.
 
 ``CHAOS_ROUNDS`` says how often each attack is repeated.
 """

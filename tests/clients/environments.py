@@ -70,8 +70,8 @@ def run_against_two_workers(
 
 
 def run_documented(folder: Path, python: Path, library: str) -> None:
-    """Run the snippet of docs/clients.md that imports the library, beside the server it is for; it prints what is shown."""
-    shown = blocks(ROOT / "docs" / "clients.md")
+    """Run docs/reference/clients.md's snippet that imports the library, beside the server it is for; it prints what is shown."""
+    shown = blocks(ROOT / "docs" / "reference" / "clients.md")
     at = next(index for index, block in enumerate(shown) if block.language == "python" and library in block.text)
     port, grpc_port = free_port(), free_port()
     target = str(ROOT / "examples" / "digits" / "model.py:Digits")

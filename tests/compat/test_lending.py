@@ -60,7 +60,7 @@ def test_a_name_stands_for_what_mpserve_has(theirs: str, ours: str) -> None:
 
 def test_the_document_lists_the_names_that_are_lent() -> None:
     listed: dict[str, list[str]] = {}
-    for line in (ROOT / "docs" / "migrating-from-kserve.md").read_text().splitlines():
+    for line in (ROOT / "docs" / "coming-from" / "kserve.md").read_text().splitlines():
         if line.startswith("| `"):
             modules, names = (re.findall(r"`([\w.]+)`", cell) for cell in line.split("|")[1:3])
             listed |= dict.fromkeys(modules, names)
@@ -91,7 +91,7 @@ def test_what_is_not_lent_is_refused_in_words(code: str, words: str) -> None:
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
     assert re.search(words, last), last
-    assert last.endswith("See docs/migrating-from-kserve.md") or "app.get" in code
+    assert last.endswith("See docs/coming-from/kserve.md") or "app.get" in code
 
 
 SDK = {

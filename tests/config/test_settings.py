@@ -282,8 +282,8 @@ def test_the_help_names_every_flag_variable_and_group() -> None:
 
 
 def test_the_document_of_options_is_up_to_date() -> None:
-    remedy = "run python -m mpserve.config.command_line > docs/options.md"
-    assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == documentation(), remedy
+    remedy = "run python -m mpserve.config.command_line > docs/reference/options.md"
+    assert (ROOT / "docs" / "reference" / "options.md").read_text(encoding="utf-8") == documentation(), remedy
 
 
 def test_the_module_prints_the_document() -> None:

@@ -1,6 +1,6 @@
 """The cases of the kserve SDK's own gRPC tests (python/kserve/test/test_grpc_server.py), asked of this server.
 
-The answers are the same but for the parameter ``binary_data_size`` of raw outputs, see docs/differences-from-kserve.md.
+The answers are the same but for the parameter ``binary_data_size`` of raw outputs, see docs/coming-from/kserve-differences.md.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The HTTP cases of the kserve SDK's own tests (python/kserve/test/test_server.py), asked of this server.
 
 A row holds what the SDK answers. The answer here is the same, to the byte where the SDK's test compares bytes, or the
-row names the line of docs/differences-from-kserve.md that says why it is another.
+row names the line of docs/coming-from/kserve-differences.md that says why it is another.
 
 Left out: Ray, which is not offered; processes that are killed, which tests/e2e has.
 """
@@ -20,7 +20,7 @@ from mpserve.serving.models.model import Model
 from tests.asgi import serving
 from tests.conformance import models
 
-DIFFERENCES = Path(__file__).parents[2] / "docs" / "differences-from-kserve.md"
+DIFFERENCES = Path(__file__).parents[2] / "docs" / "coming-from" / "kserve-differences.md"
 
 NULLS = "`null` fields in V2 answers, an `id` that nobody gave"
 DIGITS = "digits of an FP32 in JSON"

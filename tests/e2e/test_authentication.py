@@ -181,14 +181,15 @@ def test_a_server_that_cannot_know_callers_ends_in_words(tmp_path: Path, flags: 
 
 
 def test_the_documented_check_of_json_web_tokens(tmp_path: Path) -> None:
-    """The example in ``docs/security.md``, with keys that a server on loopback gives."""
+    """The example in ``docs/operate/security.md``, with keys that a server on loopback gives."""
     jwt = pytest.importorskip("jwt")
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     own, other = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
     public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(own.public_key()))
     (tmp_path / "jwks.json").write_text(json.dumps({"keys": [{**public, "kid": "1", "use": "sig", "alg": "RS256"}]}))
-    example = next(block.text for block in blocks(ROOT / "docs" / "security.md") if block.text.startswith("# auth.py"))
+    page = blocks(ROOT / "docs" / "operate" / "security.md")
+    example = next(block.text for block in page if block.text.startswith("# auth.py"))
 
     def token(key: object = own, **claims: object) -> str:
         whole = {"sub": "bob@example.com", "aud": "mpserve", "exp": time.time() + 600, **claims}

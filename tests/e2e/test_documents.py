@@ -20,21 +20,12 @@ def documents_with_commands() -> list[Path]:
     ]
 
 
-def have_iris(folder: Path) -> None:
-    """``model.joblib``, a classifier of rows of four numbers."""
-    import joblib
-    from sklearn.datasets import load_iris
-    from sklearn.linear_model import LogisticRegression
-
-    joblib.dump(LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), folder / "model.joblib")
-
-
 def have_model(folder: Path) -> None:
     """``model.py``, which takes any rows."""
     (folder / "model.py").write_text("def predict(x):\n    return x.sum(axis=1)\n")
 
 
-HAS = {"docs/files.md": have_iris, "docs/security.md": have_model}
+HAS = {"docs/operate/security.md": have_model}
 """What the reader of a page has already."""
 
 

@@ -81,9 +81,9 @@ TYPED = [
         "file and name that instead."),
     Typed("mpserve serve model.h5", 2,
         "model.h5 is a Keras model: export it to ONNX (model.export) and serve the .onnx file, or write a "
-        "model.py that loads it (docs/models.md)"),
+        "model.py that loads it (docs/reference/models.md)"),
     Typed("mpserve serve model.ipynb", 2,
-        "model.ipynb is a notebook: write its model into a model.py (docs/models.md)"),
+        "model.ipynb is a notebook: write its model into a model.py (docs/reference/models.md)"),
     Typed("mpserve serve saved.pkl --allow_pickle=no", 2,
         "saved.pkl is a pickle, which may run code of its author, and --allow_pickle=no refuses it; save the "
         "model with skops (.skops), which runs none"),

@@ -38,6 +38,7 @@ models = [Quick("quick"), Held("held")]
 """
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"
 RATE = 5
+TOO_FAST = f"the caller alice has reached its limit of requests a second: {RATE}"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [1]}
 PATIENT = {
@@ -94,14 +95,16 @@ def test_limits_hold_over_all_workers_and_both_front_ends(tmp_path: Path) -> Non
         assert RATE <= answered <= allowed
         assert len(refusals) == 40 - answered
         assert {answer.headers["retry-after"] for answer in refusals} == {"1"}
-        assert {answer.json()["error"] for answer in refusals} == {"the caller alice may have 5 requests a second"}
+        assert {answer.json()["error"] for answer in refusals} == {
+            "the caller alice has reached its limit of requests a second: 5"
+        }
         assert ask(server, BOB).status_code == 200  # alice's requests are not bob's
 
         refused = call(port, ALICE)
         while refused is None:
             refused = call(port, ALICE)
         assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
-        assert refused.details() == "the caller alice may have 5 requests a second"  # type: ignore[attr-defined]
+        assert refused.details() == TOO_FAST  # type: ignore[attr-defined]
         assert ("retry-after", "1") in refused.trailing_metadata()  # type: ignore[attr-defined]
         # A client that retries by itself waits as long as it is told, which its own pauses are too short for.
         assert call(port, ALICE, **{"grpc.service_config": json.dumps(PATIENT)}) is None
@@ -112,7 +115,7 @@ def test_limits_hold_over_all_workers_and_both_front_ends(tmp_path: Path) -> Non
         assert statuses == {429: 4}, statuses
         again = call(port, BOB, "held")
         assert again is not None
-        assert again.details() == "Model held has 1 requests in flight already, as many as it may have"  # type: ignore[attr-defined]
+        assert again.details() == "Model held has reached its limit of requests in flight: 1"  # type: ignore[attr-defined]
         (tmp_path / "go").touch()
         assert first.result().status_code == 200
         eventually(lambda: ask(server, BOB, "held").status_code == 200, every=math.ceil(1 / RATE))

@@ -51,7 +51,7 @@ def test_pages_fit_every_screen_and_ask_no_other_host(url: str, tmp_path: Path) 
                 assert browser.run(TOO_WIDE) <= 0, f"{page} at {width}"
                 assert {name for name in browser.run(ASKED) if not name.startswith(url)} == set(), page
         assert browser.complaints() == []
-        find(browser, "preload", "models.html")
+        find(browser, "preload", "reference/models.html")
 
 
 TYPE = "document.activeElement.value = %r; document.activeElement.dispatchEvent(new Event('input', {bubbles: true}))"
@@ -66,10 +66,10 @@ def find(browser: Browser, word: str, page: str) -> None:
 
 
 def test_the_reference_has_the_docstrings(site: Path) -> None:
-    assert "Serves models in this process" in (site / "api.html").read_text()
+    assert "Serves models in this process" in (site / "reference" / "api.html").read_text()
 
 
 def test_a_link_that_leads_nowhere_fails_the_build() -> None:
     known = pages()
-    with pytest.raises(LinkError, match=r"docs/models\.md: there is no file or folder no-such\.md"):
-        relinked("See [this](no-such.md).", DOCS / "models.md", known)
+    with pytest.raises(LinkError, match=r"docs/reference/models\.md: there is no file or folder no-such\.md"):
+        relinked("See [this](no-such.md).", DOCS / "reference" / "models.md", known)

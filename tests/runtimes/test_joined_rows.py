@@ -11,10 +11,14 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import NMF, PCA
-from sklearn.ensemble import RandomForestClassifier, VotingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, LabelBinarizer, StandardScaler
+from sklearn.svm import SVC
 from sklearn.utils import all_estimators
 
 from mpserve.config.settings import Settings
@@ -30,6 +34,14 @@ WITHIN = 1e-6  # the last bits of floats, after the subtraction of nearly equal 
 
 def centred(rows: Any) -> Any:
     return rows - rows.mean(axis=0)
+
+
+def shares(distances: Any) -> Any:
+    return distances / distances.sum()
+
+
+def centred_kernel(rows: Any, others: Any) -> Any:
+    return centred(rows) @ others.T
 
 
 class Centred(StandardScaler):
@@ -101,7 +113,10 @@ def forest() -> Any:
 @each("name, estimator, is_known", [
     ("forest", forest(), True), ("pipeline", make_pipeline(StandardScaler(), PCA(2), LogisticRegression()), True),
     ("table", make_pipeline(make_column_transformer((StandardScaler(), [0, 1]), remainder="drop"), forest()), True),
+    ("a dummy within", GradientBoostingClassifier(n_estimators=2), True), ("labels within", RidgeClassifier(), True),
     ("votes", VotingClassifier([("one", forest()), ("two", LogisticRegression())]), True), ("clusters", KMeans(2), True),
+    ("library's function", SelectKBest(f_classif, k=2), True), ("draws", DummyClassifier(strategy="uniform"), False),
+    ("user's function", KNeighborsClassifier(weights=shares), False), ("user's kernel", SVC(kernel=centred_kernel), False),
     ("function", make_pipeline(FunctionTransformer(centred), forest()), False),
     ("own class", make_pipeline(Centred(), forest()), False),
     ("within a table", make_pipeline(make_column_transformer((Centred(), [0, 1])), forest()), False),
@@ -120,3 +135,9 @@ def test_rows_are_joined_by_default_if_every_part_is_known(
     given = limits(model, Settings(max_batch_size=5))
     assert given is not None  # the user knows it
     assert given.size == 5
+
+
+def test_labels_are_not_joined_since_their_number_makes_the_shape() -> None:
+    labels = LabelBinarizer().fit([0, 1])
+    assert [labels.transform(each).shape[1] for each in ([0, 1], [0, 1, 7])] == [1, 2]
+    assert not answers_each_row(labels)

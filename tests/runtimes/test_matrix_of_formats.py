@@ -1,4 +1,4 @@
-"""The table of docs/files.md that says what is tested of each format; each of its cells is a test here."""
+"""The table of docs/reference/files.md that says what is tested of each format; each of its cells is a test here."""
 
 import json
 import re
@@ -266,7 +266,7 @@ def test_the_page_says_what_is_tested() -> None:
         said = [row.refusals.get(column) for column in (WRONG, MISSING, TEXT)]
         words.append([name, *("" if each is None else f"{each.status}: {each.words}" for each in said)])
     wanted = "\n".join("".join(f"| {' | '.join(line)} |\n" for line in each) for each in (lines, words))
-    page = (ROOT / "docs" / "files.md").read_text()
+    page = (ROOT / "docs" / "reference" / "files.md").read_text()
     found = re.search(r"<!-- tested: tests/runtimes/test_matrix_of_formats.py -->\n(.*?)<!-- end -->", page, re.DOTALL)
     assert found is not None
     assert found[1] == wanted

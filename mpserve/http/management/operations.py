@@ -33,6 +33,7 @@ FINDING = (404, 503)
 READING = (400, 413, 415)
 MANAGING = (400, 403, 404, 413, 415, 500, 501, 503)
 RUNNING = tuple(FAULTS)
+"""The faults of a route that finds a model, reads a body, loads or unloads a model, or runs a model."""
 
 
 class Operation(NamedTuple):

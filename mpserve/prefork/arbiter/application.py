@@ -162,7 +162,7 @@ def make_app(settings: Settings, models: Models, wrap: Wrap | None = None) -> An
         logger.warning("%s=%s is ignored: Kubernetes has set it for a Service; rename the Service,"
                        " or set enableServiceLinks: false in the pod", name, value)  # fmt: skip
     if unused := unused_variables():
-        logger.warning("without effect here: %s (docs/migrating-from-mlserver.md)", ", ".join(unused))
+        logger.warning("without effect here: %s (docs/coming-from/mlserver.md)", ", ".join(unused))
     if callable(models):
         settings = taken_as_directory(on_this_machine(settings))
     core = ServerCore(settings, partial(_found, models, settings), predictor(settings))

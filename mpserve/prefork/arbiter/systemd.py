@@ -17,7 +17,7 @@ NOTIFY = "NOTIFY_SOCKET"
 
 class _Systemd:
     address = ""
-    """Where systemd hears; empty: nowhere, or it has been told."""
+    """The address at which systemd waits for the message; empty: there is no systemd, or it has the message."""
 
 
 def take_over() -> None:

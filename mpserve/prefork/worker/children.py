@@ -54,9 +54,10 @@ def set_free(addresses: Iterable[object]) -> None:
 
 def end_programs() -> None:
     """End the processes of this worker that the methods ``spawn`` and ``forkserver`` have started."""
-    for process in list(
+    processes = list(
         _descendants(os.getpid())
-    ):  # first all of them: a child of one that has ended is not found any more
+    )  # all of them first: the children of an ended process are not found any more
+    for process in processes:
         with contextlib.suppress(OSError):  # it has ended
             command = Path(f"/proc/{process}/cmdline").read_bytes()
             if any(mark in command for mark in PROGRAMS):

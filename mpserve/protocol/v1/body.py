@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol.array_likes import MISSING, by_name, columns_of, is_foreign, is_frame, to_numpy
+from mpserve.protocol.array_likes import MISSING, by_name, frame_columns, is_foreign, is_frame, to_numpy
 from mpserve.protocol.codec import JSON
 from mpserve.protocol.datatypes import Array, Document, NonFinite, json_values
 from mpserve.protocol.json import plain
@@ -181,7 +181,7 @@ def _plain(value: Any, nonfinite: NonFinite = "null") -> Any:
 
 
 def _rows(frame: Any, nonfinite: NonFinite) -> list[dict[str, Any]]:
-    columns = {name: json_values(to_numpy(column), nonfinite) for name, column in columns_of(frame).items()}
+    columns = {name: json_values(to_numpy(column), nonfinite) for name, column in frame_columns(frame).items()}
     listed = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*listed, strict=True)]
 

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModel
 
 from mpserve.errors import ConfigurationError
-from mpserve.runtimes.huggingface.texts import Passed, TextModel
+from mpserve.runtimes.huggingface.network import Passed
+from mpserve.runtimes.huggingface.texts import TextModel
 from mpserve.runtimes.named_outputs import PREDICT
 
 Pool = Callable[[Any, Any], Any]
@@ -82,7 +83,7 @@ def read_pooling(path: Path) -> tuple[list[Pool], bool]:
     if unknown or not wanted:
         raise ConfigurationError(
             f"{path.name}: its sentence-transformers has {', '.join(unknown) or 'no pooling'}, which is not known here; write a"
-            " model.py that loads it with sentence-transformers (docs/models.md)"
+            " model.py that loads it with sentence-transformers (docs/reference/models.md)"
         )
     return [pool for name, pool in POOLS.items() if name in wanted], "Normalize" in kinds
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from mpserve.errors import ConfigurationError, InvalidInput
 from mpserve.protocol.datatypes import Array
 from mpserve.runtimes.documents import described, documents
-from mpserve.runtimes.huggingface.texts import BY_LABEL, Passed, RowWise, TextModel
+from mpserve.runtimes.huggingface.network import BY_LABEL, NetworkModel, Passed
+from mpserve.runtimes.huggingface.texts import TextModel
 from mpserve.runtimes.named_outputs import PREDICT, PROBABILITIES
 from mpserve.serving.models.model import Spec
 
@@ -35,7 +36,7 @@ class Classes:
         self.is_multiple = problem == "multi_label_classification"
         self._apply = torch.nn.Identity() if problem == "regression" else torch.nn.Sigmoid()
 
-    def serve(self, model: RowWise) -> None:
+    def serve(self, model: NetworkModel) -> None:
         """Give a model the outputs of these classes."""
         if self.is_regression:
             shape = [-1] if len(self.labels) == 1 else [-1, len(self.labels)]

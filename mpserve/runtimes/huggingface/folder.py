@@ -36,7 +36,7 @@ def read_config(path: Path) -> Any:
 def needs_code(path: Path) -> ConfigurationError:
     return ConfigurationError(
         f"{path.name} needs code of its author (auto_map in its config.json), which is never run by itself: read that code, and"
-        " write a model.py that loads the folder with trust_remote_code=True (docs/models.md)"
+        " write a model.py that loads the folder with trust_remote_code=True (docs/reference/models.md)"
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mpserve.errors import InvalidInput
+from mpserve.protocol.datatypes import not_utf8
 from mpserve.protocol.messages import InferOutput, InferRequest, InferResponse
 from mpserve.runtimes.huggingface.folder import most_tokens, read_network, read_tokenizer
 from mpserve.runtimes.huggingface.sampling import NEW_TOKENS, Sampling, Stops, read_sampling
@@ -279,4 +280,4 @@ def _of_v2(message: InferRequest) -> tuple[list[str], Mapping[str, Any]]:
     try:
         return [text.decode() for text in array.reshape(-1).tolist()], message.parameters or {}
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"input {given.name!r} holds bytes that are not UTF-8 ({error})") from None
+        raise InvalidInput(f"input {given.name!r} {not_utf8(error)}") from None

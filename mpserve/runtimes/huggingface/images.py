@@ -14,10 +14,10 @@ from mpserve.errors import InvalidInput
 from mpserve.protocol.declaration import Tensor
 from mpserve.runtimes.huggingface.encoders import Classes
 from mpserve.runtimes.huggingface.folder import read_image_processor
-from mpserve.runtimes.huggingface.texts import Passed, RowWise
+from mpserve.runtimes.huggingface.network import NetworkModel, Passed
 
 
-class ImageClassification(RowWise):
+class ImageClassification(NetworkModel):
     """The class of an image."""
 
     auto = AutoModelForImageClassification

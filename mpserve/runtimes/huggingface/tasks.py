@@ -36,7 +36,7 @@ def serve(name: str, path: Path, return_probabilities: bool = False) -> Model:
     if served is None:
         raise ConfigurationError(
             f"{path.name} is a {architecture}, which is not served without code: expected a network that classifies texts, tokens"
-            " or images, fills masks, embeds texts or generates text; write a model.py that loads it (docs/models.md)"
+            " or images, fills masks, embeds texts or generates text; write a model.py that loads it (docs/reference/models.md)"
         )
     module, _, class_name = served.partition(":")
     chosen = getattr(importlib.import_module(module), class_name)

@@ -14,6 +14,7 @@ from mlflow.pyfunc import load_model
 from mlflow.types import DataType
 
 from mpserve.errors import ConfigurationError, InvalidInput, UnsupportedMediaType
+from mpserve.protocol.datatypes import not_utf8
 from mpserve.protocol.messages import InferRequest
 from mpserve.runtimes.mlflow.answers import records_of, response_of
 from mpserve.runtimes.mlflow.folder import read, scoring, tell_versions
@@ -93,7 +94,7 @@ class MLflowModel(Model):
             try:
                 text = bytes(payload).decode()
             except UnicodeDecodeError as error:
-                raise InvalidInput(f"the body is no UTF-8: {error}") from None
+                raise InvalidInput(f"the body {not_utf8(error)}") from None
             return scoring.parse_csv_input(StringIO(text), self.signature.schema), None, False
         if media_type == PARQUET:
             return scoring.parse_parquet_input(BytesIO(payload)), None, False

@@ -14,7 +14,7 @@ from mpserve.protocol.datatypes import Array, array_of_objects, cast, datatype_o
 from mpserve.protocol.messages import InferRequest
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.fitting.known import Known
-from mpserve.serving.fitting.table import columns_of, text_of
+from mpserve.serving.fitting.table import columns_in, texts_in, with_texts
 from mpserve.serving.models.model import Spec
 
 INPUT, OUTPUT = "input-0", "output-1"  # what MLServer calls an input and an output without a name
@@ -80,20 +80,20 @@ class Signature:
         if self.schema is not None and self.schema.is_tensor_spec():
             return self._tensors(given)
         if self.schema is None and not is_table:
-            named = {name: text_of(name, array) if datatype == "BYTES" else array for name, datatype, array in given}
+            named = {name: array for name, _, array in with_texts(given)}
             return next(iter(named.values())) if len(named) == 1 else self._frame(given)
         return self._frame(given)
 
     def _hinted(self, given: Sequence[NamedArray]) -> list[Any]:
         """The list that a ``predict`` with a type hint takes: values, or objects by name."""
         if len(given) == 1:
-            [(name, datatype, array)] = given
-            return list((text_of(name, array) if datatype == "BYTES" else array).reshape(-1).tolist())
+            [(_, _, array)] = with_texts(given)
+            return list(array.reshape(-1).tolist())
         return list(self._frame(given).to_dict("records"))
 
     def _tensors(self, given: Sequence[NamedArray]) -> Any:
         assert self.schema is not None
-        named = {name: text_of(name, array) if datatype == "BYTES" else array for name, datatype, array in given}
+        named = {name: array for name, _, array in with_texts(given)}
         if not self.schema.has_input_names() or (len(named) == len(self.schema.inputs) == 1):
             if len(named) != 1:
                 raise InvalidInput(f"expected one input, got {len(named)}: {', '.join(map(repr, named))}")
@@ -111,7 +111,7 @@ class Signature:
             given = [(column, datatype, _lossless(matrix[:, index], kind))
                      for index, (column, kind) in enumerate(self.columns.items())]  # fmt: skip
         plain = [(name, "", self._column(name, datatype, array)) for name, datatype, array in given]
-        frame: pandas.DataFrame = columns_of(plain, Known(list(self.columns))).frame("pandas")
+        frame: pandas.DataFrame = columns_in(plain, Known(list(self.columns))).frame("pandas")
         return frame
 
     def _column(self, name: str, datatype: str, array: Array) -> Array:
@@ -125,7 +125,7 @@ class Signature:
                 return array_of_objects([json.loads(each) for each in array.reshape(-1)])
             except (ValueError, TypeError) as error:
                 raise InvalidInput(f"input {name!r}: expected JSON in each element: {error}") from None
-        return text_of(name, array) if datatype == "BYTES" else array
+        return texts_in(name, array) if datatype == "BYTES" else array
 
     def inputs(self) -> list[Spec]:
         return _described(self.schema, INPUT)

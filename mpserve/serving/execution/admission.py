@@ -10,16 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mpserve.config.settings import Settings
-from mpserve.errors import (
-    ConfigurationError,
-    DeadlineExceeded,
-    InvalidInput,
-    MPServeError,
-    Overloaded,
-    TooManyRequests,
-)
+from mpserve.errors import DeadlineExceeded, InvalidInput, MPServeError, Overloaded, TooManyRequests
 from mpserve.serving.execution.rates import Quota, Rates
 from mpserve.serving.execution.scheduled import Scheduled
+from mpserve.serving.models.declared_number import declared_count, declared_number
 from mpserve.serving.models.model import Model
 from mpserve.serving.models.spans import INFER, INPUT, NANO, OUTPUT, Timed
 from mpserve.telemetry.metrics import metrics
@@ -46,12 +40,8 @@ class Policy(NamedTuple):
 
 def policy(model: Model, settings: Settings) -> Policy:
     """The policy that the model declares, or else the options. Raises ConfigurationError for an impossible policy."""
-    queue: Any = settings.max_queue_size if model.max_queue_size is None else model.max_queue_size
-    seconds: Any = settings.request_timeout if model.request_timeout is None else model.request_timeout
-    if type(queue) is not int or queue < 0:
-        raise ConfigurationError(f"model {model.name}: max_queue_size is {queue!r}, expected a number of 0 or more")
-    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
-        raise ConfigurationError(f"model {model.name}: request_timeout is {seconds!r}, expected seconds of 0 or more")
+    queue = declared_count(model, settings, "max_queue_size")
+    seconds = declared_number(model, settings, "request_timeout", "seconds of 0 or more")
     return Policy(queue or math.inf, seconds or math.inf)
 
 
@@ -139,7 +129,7 @@ class Deadline:
 
 
 class Waiting(Protocol):
-    """The line before a model whose requests have priorities (``priority``)."""
+    """The queue before a model whose requests have priorities (``priority``)."""
 
     def leave(self, request: Any) -> None: ...
 
@@ -165,16 +155,17 @@ class Admission:
         self._passage = Mean()  # seconds in the queue, for each request before
         self.is_limited = policy != Policy(math.inf, math.inf)
         self.learns = self.is_limited  # whether the means are needed
-        self.line: Waiting | None = None  # decides for which requests there is room, once it knows their priorities
+        self.priority_queue: Waiting | None = None
+        """Decides for which requests there is room, once it knows their priorities."""
         self._in_flight = in_flight
         self._rates: Rates | None = None
         self._quota: Quota | None = None
 
-    def limit(self, rates: Rates | None, quota: Quota | None, line: Waiting | None) -> None:
-        """Keep to the limits of callers and of the model, and let the requests wait in this line; None: there is none."""
-        if rates is not None or line is not None:
+    def limit(self, rates: Rates | None, quota: Quota | None, priority_queue: Waiting | None) -> None:
+        """Keep to the limits of callers and of the model, and let the requests wait in this queue; None: there is none."""
+        if rates is not None or priority_queue is not None:
             self.is_limited = self.learns = True
-        self._rates, self._quota, self.line = rates, quota, line
+        self._rates, self._quota, self.priority_queue = rates, quota, priority_queue
 
     @property
     def waiting(self) -> int:
@@ -209,8 +200,8 @@ class Admission:
         """Count the end of a request. Called while ``learns``."""
         if self._rates is not None:
             self._rates.leave(request.places)
-        if self.line is not None:
-            self.line.leave(request)
+        if self.priority_queue is not None:
+            self.priority_queue.leave(request)
 
     def admit(self, within: float, others: int) -> float:
         """Return the time limit of a request: the least of the policy and ``within``, in seconds; infinite: no limit.
@@ -220,7 +211,7 @@ class Admission:
         seconds = min(self.policy.seconds, within)
         if seconds != math.inf:
             self.learns = True
-        if self.line is None and others >= self.slots:
+        if self.priority_queue is None and others >= self.slots:
             if others - self.slots >= self.policy.queue:
                 raise self.full(f"{self.waiting} requests wait already", others)
             self.refuse_late(seconds, others)

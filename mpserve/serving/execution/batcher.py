@@ -149,6 +149,8 @@ class Batcher:
         kind = self._kind(arrays)
         if self.model.chooses_outputs:
             kind = kind, member.asked()
+        if not member.rows:  # alone it may be refused, and beside rows the model would not see it
+            kind = kind, 0
         member.kind = kind
         queue = self._queues.get(kind)
         if queue is None:

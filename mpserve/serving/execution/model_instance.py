@@ -28,7 +28,7 @@ from mpserve.serving.execution.admission import Admission, InFlight, Policy, pol
 from mpserve.serving.execution.batcher import Batcher, limits
 from mpserve.serving.execution.executor import Executor, Watchdog
 from mpserve.serving.execution.model_counters import ModelCounters
-from mpserve.serving.execution.priority import Line, PriorityScheduler, levels_of
+from mpserve.serving.execution.priority import PriorityQueue, PriorityScheduler, levels_of
 from mpserve.serving.execution.rates import Rates
 from mpserve.serving.execution.schedulers import BatchScheduler, LoopScheduler, Scheduler, ThreadScheduler
 from mpserve.serving.execution.stream import ModelStream
@@ -119,15 +119,15 @@ class ModelInstance:
         return self.declared, self.bind
 
     def _scheduled(self, model: Model, settings: Settings, rates: Rates) -> dict[str, Scheduler]:
-        """The scheduler of each verb, behind the limits and the line of the model, if it has any."""
+        """The scheduler of each verb, behind the limits and the priority queue of the model, if it has any."""
         schedulers = {verb: self._scheduler(stages) for verb, stages in self.stages.items()}
         levels, quota = levels_of(model, settings), rates.of_model(model, self.label)
-        # A model that can answer any number at once has no line.
-        line = None if levels is None or self.admission.slots == math.inf else Line(levels, self.admission)
-        self.admission.limit(rates if quota is not None or rates.of_callers.is_set else None, quota, line)
-        if line is None:
+        is_bounded = self.admission.slots != math.inf  # else the model can answer any number at once, and has no queue
+        queue = PriorityQueue(levels, self.admission, self._size) if levels is not None and is_bounded else None
+        self.admission.limit(rates if quota is not None or rates.of_callers.is_set else None, quota, queue)
+        if queue is None:
             return schedulers
-        return {verb: PriorityScheduler(line, scheduler) for verb, scheduler in schedulers.items()}
+        return {verb: PriorityScheduler(queue, scheduler) for verb, scheduler in schedulers.items()}
 
     def _scheduler(self, stages: Stages) -> Scheduler:
         if self.batcher is not None and stages.only_arrays:
@@ -138,8 +138,12 @@ class ModelInstance:
         """The number of requests that can be answered at once; infinite if no request ever waits."""
         if self.batcher is None and self.model.concurrency is None:
             return math.inf if all(stage.is_async for stage in self.stages["predict"].stages) else 1
-        size = self.limits.size if self.limits is not None and self.batcher is not None else 1
-        return size * (self.model.concurrency or 1)
+        return self._size * (self.model.concurrency or 1)
+
+    @property
+    def _size(self) -> int:
+        """The most rows of a batch; 1: the model has no batches."""
+        return self.limits.size if self.limits is not None and self.batcher is not None else 1
 
     async def call(self, method: Callable[[], Any]) -> Any:
         """Call a method of the model: in its thread if the method is synchronous, else on the loop."""

@@ -1,7 +1,8 @@
-"""The line before a model whose requests have priorities: the most important is next, and the least important gives way.
+"""The queue before a model whose requests have priorities: the most important is next, and the least important gives way.
 
-It stands before the scheduler of any kind, and lets in as many requests as the model can answer at once, so that those behind
-can still be put in order. A priority is known once the body is read. A model without priority levels has no line.
+It stands before the scheduler of any kind, and lets in as many requests as the model can answer at once, of a model with batches
+as many rows, so that those behind can still be put in order. A priority is known once the body is read. A model without priority
+levels has no such queue.
 
 Source: Triton, ``extension_schedule_policy.md``, and ``priority_levels`` of model_config.proto.
 """
@@ -15,6 +16,7 @@ from mpserve.protocol.tensors import Parameters
 from mpserve.serving.execution.admission import Admission
 from mpserve.serving.execution.scheduled import Scheduled
 from mpserve.serving.execution.schedulers import Scheduler
+from mpserve.serving.models.declared_number import declared_count
 from mpserve.serving.models.model import Model
 
 PRIORITY = "priority"
@@ -40,26 +42,29 @@ def levels_of(model: Model, settings: Settings) -> Levels | None:
     """The levels that the model declares, or else the options; None: it has none.
     Raises ConfigurationError for impossible levels.
     """
-    number: Any = settings.priority_levels if model.priority_levels is None else model.priority_levels
-    default: Any = (
-        settings.default_priority_level if model.default_priority_level is None else model.default_priority_level
-    )
-    if type(number) is not int or number < 0:
-        raise ConfigurationError(f"model {model.name}: priority_levels is {number!r}, expected a number of 0 or more")
-    if number and (type(default) is not int or not 0 < default <= number):
+    number = declared_count(model, settings, "priority_levels")
+    if not number:
+        return None
+    default: Any = model.default_priority_level
+    default = settings.default_priority_level if default is None else default
+    if type(default) is not int or not 0 < default <= number:
         raise ConfigurationError(
             f"model {model.name}: default_priority_level is {default!r}, expected a number from 1 to {number} (priority_levels)"
         )
-    return Levels(number, default) if number else None
+    return Levels(number, default)
 
 
-class Line:
-    """The requests of one model that wait, by level, in their order. The event loop alone uses it."""
+class PriorityQueue:
+    """The requests of one model that wait, by level, in their order. The event loop alone uses it.
+    ``size``: the most rows of a batch; a request of as many takes the places of a whole batch. 1: a model without batches.
+    """
 
-    def __init__(self, levels: Levels, admission: Admission) -> None:
+    def __init__(self, levels: Levels, admission: Admission, size: int = 1) -> None:
         self._levels = levels
         self._admission = admission
-        self._inside: set[Scheduled] = set()
+        self._size = size
+        self._inside: dict[Scheduled, int] = {}  # with the number of places that each takes
+        self._taken = 0
         self._waiting: dict[int, OrderedDict[Scheduled, Scheduler]] = {}  # a level without requests has no entry
         self._is_letting_in = False
 
@@ -70,7 +75,7 @@ class Line:
         """
         inputs = request.inputs
         level = self._levels.of(None if inputs is None else inputs.parameters)
-        if len(self._inside) < self._admission.slots:
+        if self._taken < self._admission.slots:
             self._let_in(request, scheduler)
             return
         before = sum(len(queue) for other, queue in self._waiting.items() if other <= level)
@@ -83,7 +88,7 @@ class Line:
     def leave(self, request: Scheduled) -> None:
         """Let the next one in after a request that is over, or whose place is free. May be called again."""
         if request in self._inside:
-            self._inside.discard(request)
+            self._taken -= self._inside.pop(request)
             self._let_in_next()
             return
         for level, queue in self._waiting.items():
@@ -104,7 +109,7 @@ class Line:
             return
         self._is_letting_in = True
         try:
-            while self._waiting and len(self._inside) < self._admission.slots:
+            while self._waiting and self._taken < self._admission.slots:
                 level = min(self._waiting)
                 request, scheduler = self._waiting[level].popitem(last=False)
                 self._forget_if_empty(level)
@@ -113,7 +118,8 @@ class Line:
             self._is_letting_in = False
 
     def _let_in(self, request: Scheduled, scheduler: Scheduler) -> None:
-        self._inside.add(request)
+        places = self._inside[request] = max(min(request.rows, self._size), 1)
+        self._taken += places
         scheduler.submit(request)
 
     def _forget_if_empty(self, level: int) -> None:
@@ -122,15 +128,15 @@ class Line:
 
 
 class PriorityScheduler:
-    """Puts requests in line before another scheduler."""
+    """Puts requests in the queue before another scheduler."""
 
-    def __init__(self, line: Line, scheduler: Scheduler) -> None:
-        self._line = line
+    def __init__(self, queue: PriorityQueue, scheduler: Scheduler) -> None:
+        self._queue = queue
         self._scheduler = scheduler
 
     def submit(self, request: Scheduled) -> None:
         try:
             request.prepare()
-            self._line.enter(request, self._scheduler)
+            self._queue.enter(request, self._scheduler)
         except Exception as error:
             request.fail(error)

@@ -11,10 +11,11 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mpserve.config.settings import Settings
-from mpserve.errors import ConfigurationError, TooManyRequests, shown
+from mpserve.errors import TooManyRequests, shown
+from mpserve.serving.models.declared_number import declared_count, declared_number
 from mpserve.serving.models.model import Model
 from mpserve.state.scoreboard import Row, Scoreboard
 from mpserve.state.usage import DUE, IN_FLIGHT, KEY, USED
@@ -39,12 +40,8 @@ UNLIMITED = Limit(math.inf, math.inf)
 
 def limit_of(model: Model, settings: Settings) -> Limit:
     """The limit that the model declares, or else the options. Raises ConfigurationError for an impossible limit."""
-    most: Any = settings.max_in_flight if model.max_in_flight is None else model.max_in_flight
-    rate: Any = settings.max_rate if model.max_rate is None else model.max_rate
-    if type(most) is not int or most < 0:
-        raise ConfigurationError(f"model {model.name}: max_in_flight is {most!r}, expected a number of 0 or more")
-    if type(rate) not in (int, float) or not 0 <= rate < math.inf:
-        raise ConfigurationError(f"model {model.name}: max_rate is {rate!r}, expected requests a second, 0 or more")
+    most = declared_count(model, settings, "max_in_flight")
+    rate = declared_number(model, settings, "max_rate", "requests a second, 0 or more")
     return Limit(most or math.inf, rate or math.inf)
 
 
@@ -69,11 +66,11 @@ class Quota:
         if cells[self._at + KEY] != self._key:  # not used for long, so that another subject has got the place
             self._at = self._usage.place_of(self._key)
         if limit.in_flight < math.inf and self._in_flight() >= limit.in_flight:
-            message = f"{self._words} has {limit.in_flight:g} requests in flight already, as many as it may have"
+            message = f"{self._words} has reached its limit of requests in flight: {limit.in_flight:g}"
             raise TooManyRequests(message, 1, f"{self.kind}_in_flight")
         early = cells[self._at + DUE] - self._ahead - time.monotonic_ns() if self._step else 0
         if early > 0:
-            message = f"{self._words} may have {limit.rate:g} requests a second"
+            message = f"{self._words} has reached its limit of requests a second: {limit.rate:g}"
             raise TooManyRequests(message, math.ceil(early / SECOND), f"{self.kind}_rate")
 
     def take(self) -> int:

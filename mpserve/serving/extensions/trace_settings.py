@@ -75,7 +75,7 @@ class TraceSettings:
             self.core.board.traces += 1
 
 
-class Choices:
+class TraceSampler:
     """Chooses the requests that are traced by the newest settings, for one worker."""
 
     def __init__(self, core: ServerCore, tracer: "Tracer") -> None:
@@ -96,18 +96,18 @@ class Choices:
         self._of_others = self._of_models.pop(ALL_MODELS, None)
 
     def pause(self) -> float:
-        """How many requests are not traced before ``draws`` is asked again."""
+        """How many requests are not traced before ``samples`` is asked again."""
         return 0 if self._of_models or self._of_others else self._tracer.pause()
 
-    def draws(self, model: str) -> bool:
+    def samples(self, model: str) -> bool:
         """Whether to begin a trace with this request."""
         choice = self._of_models.get(model, self._of_others)
         if choice is None:
             return not self._of_models or self._tracer.pause() == 0
-        return choice.draws()
+        return choice.samples()
 
     def follows(self, model: str, parent: Any) -> bool:
-        """Whether a request of a trace that its client has told is traced."""
+        """Whether a request in the trace of its client is sampled."""
         choice = self._of_models.get(model, self._of_others)
         return self._tracer.follows(parent) if choice is None else choice.follows(parent)
 
@@ -123,7 +123,7 @@ class ByClients:
         self._left = int(words["trace_count"][0])
         self._seen = 0
 
-    def draws(self) -> bool:
+    def samples(self) -> bool:
         seen = self._seen
         self._seen = seen + 1
         return self._is_on and not seen % self._rate and self._take()

@@ -16,7 +16,7 @@ from mpserve.protocol.declaration import TEXT, Declared, Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.serving.fitting.fit import fit_inputs
 from mpserve.serving.fitting.known import NOTHING, Known
-from mpserve.serving.fitting.table import LIBRARIES, Columns, as_declared, columns_of, text_of
+from mpserve.serving.fitting.table import LIBRARIES, Columns, as_declared, columns_in, texts_in
 
 Bind = Callable[[list[NamedArray]], Sequence[Any]]
 """Makes the arguments of ``invoke`` from the inputs: arrays, or ``Columns``. Raises InvalidInput if the inputs do not fit."""
@@ -121,7 +121,7 @@ def _fitted(declared: Sequence[Tensor], texts: set[str]) -> Callable[[list[Named
     def bind(given: list[NamedArray]) -> list[Array]:
         arrays = fit_inputs(declared, given)
         return [
-            text_of(tensor.name, array) if tensor.name in texts else array
+            texts_in(tensor.name, array) if tensor.name in texts else array
             for tensor, array in zip(declared, arrays, strict=True)
         ]
 
@@ -170,7 +170,7 @@ def _named(parameters: Parameters, known: Known) -> Bind:
         if parameters.frame is not None:
             if not rest:
                 raise parameters.refuse("there are no columns")
-            table = columns_of([(each[0], each[1], _value(parameters, each[0], each)) for each in rest], known)
+            table = columns_in([(each[0], each[1], _value(parameters, each[0], each)) for each in rest], known)
             table.call = parameters.called
             values, rest = [table], []
         named = {name: _value(parameters, name, each) for name, each in taken.items()}
@@ -215,7 +215,7 @@ def are_numbered(names: Sequence[str]) -> bool:
 
 def _value(parameters: Parameters, parameter: str, given: NamedArray) -> Array:
     name, datatype, array = given
-    return text_of(name, array) if datatype == "BYTES" and parameter not in parameters.as_bytes else array
+    return texts_in(name, array) if datatype == "BYTES" and parameter not in parameters.as_bytes else array
 
 
 def _wanted(annotation: Any, names: dict[str, Any]) -> str:

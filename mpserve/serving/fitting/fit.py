@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InferenceError, InvalidInput
-from mpserve.protocol.array_likes import by_name, columns_of, is_frame, to_numpy
+from mpserve.protocol.array_likes import by_name, frame_columns, is_frame, to_numpy
 from mpserve.protocol.datatypes import FIXED, NUMBERS, Array, cast, datatype_of
 from mpserve.protocol.declaration import Tensor, allows
 from mpserve.protocol.tensors import NamedArray
@@ -114,7 +114,7 @@ def _as_dict(declared: Sequence[Tensor], result: Any) -> Any:
         result = result.collect()
     if not is_frame(result):
         return result
-    columns = columns_of(result)
+    columns = frame_columns(result)
     if len(declared) != 1 or declared[0].name in columns:
         return columns
     return (

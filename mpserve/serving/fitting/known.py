@@ -14,6 +14,12 @@ ACROSS_ROWS = (
 )  # fmt: skip
 """Parts of scikit-learn whose answer for a row may depend on the other rows: functions of the user, a random draw, steps until
 all rows have converged, shapes (tests/runtimes/test_joined_rows.py finds them)."""
+LABELS = "LabelBinarizer"
+"""Makes one column or two, by the number of different labels; classifiers keep one for the way back only."""
+DRAWING = {"DummyClassifier": ("stratified", "uniform")}
+"""Parts of scikit-learn, and the strategies by which they draw an answer for each row, one after another."""
+NUMERIC = ("numpy", "scipy", "sklearn", *BOOSTERS)
+"""Packages whose functions do the same with a row, whatever the other rows are, where an estimator keeps such a function."""
 NAMES = ("feature_names_in_", "feature_names_", "feature_names", "feature_name")
 """Where the names of columns are, as values or methods: scikit-learn's interface, CatBoost, XGBoost and LightGBM."""
 
@@ -54,8 +60,10 @@ def takes_missing(thing: object) -> bool:
 
 def answers_each_row(thing: object, seen: set[int] | None = None) -> bool:
     """Whether an estimator's answer for a row is known not to depend on the other rows, but for the last bits of floats.
-    It is not known of classes beyond scikit-learn and the boosters.
+    It is not known of classes beyond scikit-learn and the boosters, nor of functions of the user: weights, a kernel.
     """
+    if seen is None and type(thing).__name__ == LABELS:
+        return False
     seen = set() if seen is None else seen
     if id(thing) in seen:
         return True
@@ -63,8 +71,11 @@ def answers_each_row(thing: object, seen: set[int] | None = None) -> bool:
     if isinstance(thing, list | tuple | Mapping):
         return all(answers_each_row(each, seen) for each in (thing.values() if isinstance(thing, Mapping) else thing))
     if not any(hasattr(thing, method) for method in ("fit", "predict", "transform")):
-        return True
-    if not is_of(thing, ("sklearn", *BOOSTERS)) or type(thing).__name__ in ACROSS_ROWS:
+        return isinstance(thing, type) or not callable(thing) or _package_of(thing) in NUMERIC
+    name = type(thing).__name__
+    if not is_of(thing, ("sklearn", *BOOSTERS)) or name in ACROSS_ROWS:
+        return False
+    if name in DRAWING and getattr(thing, "strategy", None) in DRAWING[name]:
         return False
     return all(answers_each_row(each, seen) for each in getattr(thing, "__dict__", {}).values())
 
@@ -117,6 +128,11 @@ def _texts_of(part: Any, count: int) -> Sequence[Any]:
     if imputed is not None and _is_text(imputed) and len(imputed) == count:
         return [[part.missing_values]] * count
     return [()] * count
+
+
+def _package_of(function: object) -> str:
+    """The package of a function, or of a callable object, whose class tells it."""
+    return str(getattr(function, "__module__", None) or type(function).__module__).partition(".")[0]
 
 
 def is_of(thing: object, libraries: Sequence[str]) -> bool:

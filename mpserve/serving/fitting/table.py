@@ -1,6 +1,6 @@
 """Inputs as the columns of a table, and as a DataFrame of pandas or polars, which are imported when the first frame is made.
 
-Knows no model. A runtime for tables builds on ``columns_of`` and ``Columns.frame``.
+Knows no model. A runtime for tables builds on ``columns_in`` and ``Columns.frame``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpserve.errors import InvalidInput
-from mpserve.protocol.datatypes import Array, array_of_objects, cast
+from mpserve.protocol.datatypes import Array, array_of_objects, cast, not_utf8
 from mpserve.protocol.declaration import Tensor
 from mpserve.protocol.tensors import NamedArray
 from mpserve.protocol.v1.rows import unnamed
@@ -94,7 +94,7 @@ class Columns:
         return frames.DataFrame(named)
 
 
-def columns_of(given: Sequence[NamedArray], known: Known = NOTHING) -> Columns:
+def columns_in(given: Sequence[NamedArray], known: Known = NOTHING) -> Columns:
     """The columns in the inputs: each input [n] or [n, 1] is a column, and a single input [n, k] has all columns.
     ``known``: its names name columns that nobody has named, and they order columns of just these names.
     Raises InvalidInput if an input is no column, or the columns differ in length.
@@ -163,7 +163,7 @@ def as_column(name: str, array: Array) -> Array:
     return array
 
 
-def text_of(name: str, array: Array) -> Array:
+def texts_in(name: str, array: Array) -> Array:
     """An array of UTF-8 bytes as an array of ``str``. None, and what a content type has decoded, stays as it is.
     Raises InvalidInput if the bytes are not UTF-8.
     """
@@ -174,10 +174,15 @@ def text_of(name: str, array: Array) -> Array:
         texts = [element.decode() if isinstance(element, bytes) else element for element in elements]
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"input {name!r} holds bytes that are not UTF-8 ({error}); a model gets bytes only where it declares BYTES,"
-            " or annotates the parameter of predict with bytes"
+            f"input {name!r} {not_utf8(error)}; a model gets bytes only where it declares BYTES, or annotates the parameter"
+            " of predict with bytes"
         ) from None
     return np.array(texts, dtype=object).reshape(array.shape)
+
+
+def with_texts(given: Sequence[NamedArray]) -> list[NamedArray]:
+    """The inputs, with those of BYTES as ``str``. Raises InvalidInput as ``texts_in``."""
+    return [(name, kind, texts_in(name, array) if kind == "BYTES" else array) for name, kind, array in given]
 
 
 def _is_matrix(array: Array, names: Sequence[str]) -> bool:

@@ -42,8 +42,8 @@ class AnswerInParts:
         self._request = request
         self._stream = ModelStream(self, source, instance.executor, instance.gate, request.seconds)
         instance.streams.add(self._stream)
-        if instance.admission.line is not None:
-            instance.admission.line.leave(request)  # others are answered between two parts
+        if instance.admission.priority_queue is not None:
+            instance.admission.priority_queue.leave(request)  # others are answered between two parts
         self._opening = request.context.copy().run(asyncio.ensure_future, self._open())
 
     def blame(self, error: BaseException) -> MPServeError:

@@ -6,9 +6,9 @@ import math
 from mpserve.errors import MPServeError
 from mpserve.protocol.codec import Encoded
 from mpserve.serving.execution.stream import ModelStream
-from mpserve.serving.inference.observing import JoinedRequest
 from mpserve.serving.inference.request import InferenceRequest, begin
 from mpserve.serving.inference.request_head import RequestHead
+from mpserve.serving.inference.traced_request import JoinedRequest
 from mpserve.serving.repository.core import ServerCore
 
 

@@ -49,7 +49,7 @@ class PayloadLog:
         self._sending: asyncio.Future[None] | None = None
         self._warned = -QUIET
 
-    def draws(self) -> bool:
+    def samples(self) -> bool:
         """Whether to log a request."""
         return self._random() < self._share
 

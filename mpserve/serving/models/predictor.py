@@ -30,7 +30,7 @@ CHECK_TIMEOUT = 5.0  # seconds; a predictor that has not answered by then counts
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """The predictor, and the options of the same names (``docs/options.md``), in the SDK's order."""
+    """The predictor, and the options of the same names (``docs/reference/options.md``), in the SDK's order."""
 
     predictor_host: str | None
     predictor_protocol: str = "v1"

@@ -148,7 +148,7 @@ class Stranger(NamedTuple):
     accepts: Callable[[Path], bool] = lambda path: True
 
 
-_SCRIPT = "write a model.py that loads it (docs/models.md)"
+_SCRIPT = "write a model.py that loads it (docs/reference/models.md)"
 STRANGERS = (
     Stranger(
         ("*.pt", "*.pth"),
@@ -168,7 +168,7 @@ STRANGERS = (
              "serve the .onnx file that it was made from, or " + _SCRIPT),
     Stranger(("*.mar",), "an archive of TorchServe",
              "unpack it (it is a zip file), and serve the .pt file in it or turn its handler into a model.py"),
-    Stranger(("*.ipynb",), "a notebook", "write its model into a model.py (docs/models.md)"),
+    Stranger(("*.ipynb",), "a notebook", "write its model into a model.py (docs/reference/models.md)"),
     Stranger(("*.gguf",), "weights of a language model for llama.cpp", "serve them with llama.cpp or vLLM"),
     Stranger(("*.safetensors",), "weights without a network", "put the config.json of the model beside it, or " + _SCRIPT),
 )  # fmt: skip

@@ -167,7 +167,7 @@ def _nothing(name: str, missing: str) -> str:
 
 
 def no_file(path: Path) -> str:
-    """What is said of a file that is not there."""
+    """The message for a file that does not exist."""
     return f"there is no file {path}{_meant(path)}"
 
 
@@ -221,7 +221,7 @@ def _only_model(module: ModuleType, target: str) -> object:
 
 
 def described(thing: object) -> str:
-    """What a thing is that is no model."""
+    """An object that is not a model, in words."""
     if isinstance(thing, type):
         return f"the class {thing.__name__}"
     if callable(thing) and hasattr(thing, "__name__"):

@@ -87,6 +87,6 @@ def _tell(file: Path, document: dict[str, Any], parameters: dict[str, Any], extr
     if parameters.get("content_type") not in _CONTENT_TYPES:
         without_effect.append("parameters.content_type")
     if (file.parent / OF_SERVER).is_file():
-        without_effect.append(f"the file {OF_SERVER} (docs/options.md has the options)")
+        without_effect.append(f"the file {OF_SERVER} (docs/reference/options.md has the options)")
     if without_effect:
         warn_once(logger, "%s: without effect here: %s", file, ", ".join(without_effect))

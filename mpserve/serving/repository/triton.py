@@ -25,13 +25,13 @@ ONNX, TORCH = "onnxruntime", "pytorch"
 _FILES = {ONNX: ("model.onnx",), TORCH: ("model.pt", "model.pt2")}
 _PLATFORMS = {"onnxruntime_onnx": ONNX, "pytorch_libtorch": TORCH}
 _REMEDIES = {
-    "ensemble": "call the models one after the other from a model.py of one model (docs/models.md)",
-    "python": "turn its TritonPythonModel into a model.py of mpserve: execute() becomes predict (docs/models.md)",
+    "ensemble": "call the models one after the other from a model.py of one model (docs/reference/models.md)",
+    "python": "turn its TritonPythonModel into a model.py of mpserve: execute() becomes predict (docs/reference/models.md)",
     "tensorrt": "serve the .onnx file that the plan was made from",
     "tensorflow": "convert the model with tf2onnx and serve the .onnx file",
     "openvino": "serve the .onnx file that it was made from",
     "fil": f"put the file of XGBoost, LightGBM or scikit-learn into a folder without a {FILE}",
-    "dali": "decode the inputs in the preprocess of a model.py (docs/models.md)",
+    "dali": "decode the inputs in the preprocess of a model.py (docs/reference/models.md)",
     "vllm": "serve it with vLLM",
 }
 _PLATFORM_REMEDIES = {
@@ -184,7 +184,7 @@ def _backend(message: Message) -> str:
         platform = "ensemble"
     known = backend or _PLATFORMS.get(platform, platform)
     if known and known not in _FILES:
-        remedy = _REMEDIES.get(_PLATFORM_REMEDIES.get(known, known), "write a model.py (docs/models.md)")
+        remedy = _REMEDIES.get(_PLATFORM_REMEDIES.get(known, known), "write a model.py (docs/reference/models.md)")
         what = "an ensemble" if known == "ensemble" else f"a model for Triton's backend {known}"
         raise InvalidInput(f"it describes {what}, which mpserve does not serve: {remedy}")
     if "sequence_batching" in message:

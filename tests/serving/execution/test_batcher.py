@@ -92,7 +92,7 @@ async def test_a_cancelled_member_takes_nothing_from_its_neighbours(
 
 @each("preferred, payloads, calls", [
     ((), [[1], [2], [3]], [3]), ((), [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [6, 3]), ((), [[[1]], [2], [[3]]], [2, 1]),
-    ((), [[], [1]], [1]), ((2,), [[1], [2], [3]], [2, 1]),
+    ((), [[], [1]], [0, 1]), ((2,), [[1], [2], [3]], [2, 1]),
 ])  # fmt: skip
 async def test_what_waits_is_joined_and_split(
     preferred: tuple[int, ...], payloads: list[Any], calls: list[int]
@@ -257,6 +257,23 @@ async def test_by_default_rows_are_joined_if_no_row_can_change_another_and_large
     answers, _ = await together(model, *map(request, ([1], [2], many, [3], [4, 5])))
     assert answers == [[2], [4], [2 * n for n in many], [6], [8, 10]]
     assert model.calls == [1, 2, 10, 3]
+
+
+class RefusingNone(Doubling):
+    """Refuses a request without rows, as estimators of scikit-learn do."""
+
+    def answer(self, given: Any) -> Any:
+        if not len(given):
+            raise InvalidInput("0 rows, expected 1 or more")
+        return super().answer(given)
+
+
+async def test_a_request_without_rows_is_refused_beside_others_as_it_is_alone() -> None:
+    none = request(np.zeros(0, np.asarray([1]).dtype))
+    [one, refused, two, refused_too], _ = await together(RefusingNone(), request([1]), none, request([2]), none)
+    assert (one, two) == ([2], [4])
+    assert "0 rows" in str(refused)
+    assert "0 rows" in str(refused_too)
 
 
 @each("option, declared, size", [(None, None, 4), (0, None, None), (9, None, 9), (None, 0, None), (None, 8, 8)])

@@ -57,6 +57,19 @@ async def test_the_more_important_is_next_whatever_runs_the_model(kind: type[Hel
     assert order == [1.0, 1.1, 2.0, 2.1, 2.2, 3.0, 3.1]
 
 
+async def test_requests_as_large_as_a_batch_are_put_in_order_too() -> None:
+    model = InThread()
+    model.rows_joined = 2
+    async with in_flight(model, **LEVELS) as core:
+        tasks = []
+        for value, asked in ((0.0, 3), (3.0, 3), (3.1, 3), (1.0, 1)):
+            tasks.append(ask(core, "m", request([value] * 3, priority=asked)))
+            await model.has_begun()
+        model.go.release(MANY)
+        await asyncio.gather(*tasks)
+    assert [call[0] for call in given(model)] == [0.0, 1.0, 3.0, 3.1]
+
+
 async def test_a_full_queue_sheds_the_least_important_last_one_first() -> None:
     model = InThread()
     async with in_flight(model, **LEVELS, max_queue_size=2) as core:
@@ -136,7 +149,7 @@ async def test_without_levels_the_parameter_is_the_model_s_own() -> None:
     async with in_flight(model) as core:
         model.go.release(MANY)
         await ask(core, "m", request([1.0], priority="high"))
-        assert core.find("m").admission.line is None
+        assert core.find("m").admission.priority_queue is None
 
 
 @each("declared, options, levels", [

@@ -177,7 +177,7 @@ def test_settings_of_mlserver_set_the_batches_and_what_has_no_effect_is_told_onc
     assert model.preferred_output == "predict_proba"
     assert line.endswith(
         "model-settings.json: without effect here: parallel_workers, parameters.extra.other, the file settings.json"
-        " (docs/options.md has the options)"
+        " (docs/reference/options.md has the options)"
     )
 
 

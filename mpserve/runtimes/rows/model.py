@@ -17,9 +17,17 @@ from mpserve.protocol.datatypes import Array, datatype_of
 from mpserve.protocol.tensors import NamedArray
 from mpserve.protocol.v1.rows import unnamed
 from mpserve.runtimes.named_outputs import PROBABILITIES, NamedOutputs
-from mpserve.serving.fitting.binding import Bind, are_numbered
+from mpserve.runtimes.rows.columns import (
+    as_categories,
+    as_numbers,
+    check_columns,
+    column_of_texts,
+    each_flat,
+    expected_rows,
+)
+from mpserve.serving.fitting.binding import Bind
 from mpserve.serving.fitting.known import Known
-from mpserve.serving.fitting.table import Columns, columns_of, text_of
+from mpserve.serving.fitting.table import Columns, columns_in, with_texts
 from mpserve.serving.models.faults import RefusedByLibrary
 from mpserve.serving.models.model import Spec
 from mpserve.serving.models.refusals import words_of
@@ -105,21 +113,18 @@ class RowsModel(NamedOutputs):
     def rows_in(self, given: list[NamedArray]) -> Sequence[Any]:
         """The rows in the inputs of a request: one array, or columns. Raises InvalidInput if they do not fit the model."""
         if not given:
-            raise InvalidInput(f"expected {self._expected()}, got no inputs")
+            raise InvalidInput(f"expected {expected_rows(self.features)}, got no inputs")
         if self.only_texts:
-            return [_texts(given)]
+            return [column_of_texts(given)]
         if len(given) == 1 and not self._is_column(given[0]):
-            name, datatype, array = given[0]
-            if datatype == "BYTES":
-                array = text_of(name, array)
+            [(_, _, array)] = with_texts(given)
             if self.features is not None and (array.ndim != 2 or array.shape[1] != self.features):
-                raise InvalidInput(f"expected {self._expected()}, got shape {list(array.shape)}")
+                raise InvalidInput(f"expected {expected_rows(self.features)}, got shape {list(array.shape)}")
             is_table = self.wants_frame and array.ndim == 2
             return [Columns(self.columns, [array], None, self.gaps) if is_table else array]
-        flat = _each_flat(given)
         known = Known(self.columns, self.gaps)
-        table = columns_of([(n, d, text_of(n, a) if d == "BYTES" else a) for n, d, a in flat], known)
-        self._check_columns(table)
+        table = columns_in(with_texts(each_flat(given)), known)
+        check_columns(table, self.features, self.columns)
         return [table]
 
     def _is_column(self, given: NamedArray) -> bool:
@@ -127,33 +132,13 @@ class RowsModel(NamedOutputs):
         is_named = given[2].ndim < 2 and not unnamed(given[:1])
         return given[0] in self.columns and (len(self.columns) == 1 or is_named)
 
-    def _check_columns(self, table: Columns) -> None:
-        count = table.arrays[0].shape[1] if table.is_matrix else len(table.names)
-        if isinstance(table.names, range):
-            if self.features is not None and count != self.features:
-                raise InvalidInput(f"expected {self._expected()}, got {count}")
-            return
-        if self.features is not None and not self.columns and not are_numbered(table.names):
-            raise InvalidInput(
-                f"the model knows its {self.features} columns by their order alone, and named columns have none; expected"
-                " rows, one input of shape [n,columns], or numbered names (input-0, input-1)"
-            )
-        missing = [name for name in self.columns if name not in table.names]
-        if missing:
-            raise InvalidInput(f"missing column {missing[0]!r}; expected {', '.join(map(repr, self.columns))}")
-        others = [name for name in table.names if name not in self.columns] if self.columns else []
-        if others:
-            raise InvalidInput(f"unexpected column {others[0]!r}; expected {', '.join(map(repr, self.columns))}")
-        if self.features is not None and count != self.features:
-            raise InvalidInput(f"expected {self._expected()}, got {count}")
-
     def rows_of(self, rows: Any) -> Any:
         """The rows as the library takes them."""
         if type(rows) is not Columns:
             return rows
         if self.only_numbers and not rows.is_matrix:
             numbers = [
-                array if name in self.categorical else _numbers(name, array)
+                array if name in self.categorical else as_numbers(name, array)
                 for name, array in zip(rows.names, rows.arrays, strict=True)
             ]
             rows = Columns(rows.names, numbers, None, rows.gaps)
@@ -162,12 +147,9 @@ class RowsModel(NamedOutputs):
         if self.wants_frame or has_text or is_named:
             frame = rows.frame("pandas")
             for name, example in self.categorical.items():
-                frame[name] = _categories(frame[name].tolist(), example)
+                frame[name] = as_categories(frame[name].tolist(), example)
             return frame
         return rows.arrays[0] if rows.is_matrix else np.column_stack(rows.arrays)
-
-    def _expected(self) -> str:
-        return f"rows of {'any number of' if self.features is None else self.features} columns"
 
     def show(self, texts: Mapping[str, str]) -> None:
         """Make a sample of a table with text: these texts and the categories; other columns are zero."""
@@ -212,49 +194,6 @@ class RowsModel(NamedOutputs):
 
     def get_output_types(self) -> list[Spec]:
         return self._described
-
-
-def _categories(values: list[Any], example: Any) -> Any:
-    """The values as categories; JSON and a matrix of floats do not show that a number is an integer.
-    Values that are all missing are of the kind of the example.
-    """
-    from pandas import Categorical
-
-    found = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-    if all(value != value or value is None for value in found):
-        return Categorical.from_codes([-1] * len(found), categories=[example])
-    return Categorical(found)
-
-
-def _numbers(name: object, array: Array) -> Array:
-    """A column of numbers; booleans with gaps came as objects. Raises InvalidInput if it is text."""
-    if array.dtype.kind != "O":
-        return array
-    elements = array.tolist()
-    if not set(map(type, elements)) <= {bool, type(None)}:
-        raise InvalidInput(f"column {str(name)!r}: expected numbers, got text")
-    return np.array([np.nan if element is None else element for element in elements], np.float64)
-
-
-def _texts(given: list[NamedArray]) -> Array:
-    """The texts in the only input, [n] or [n, 1], as MLServer's clients send them. Raises InvalidInput if it holds no texts."""
-    name, datatype, array = given[0]
-    if len(given) > 1:
-        raise InvalidInput(f"expected one input of texts, got {', '.join(repr(each[0]) for each in given)}")
-    if datatype != "BYTES" or array.ndim not in (1, 2) or array.size != len(array):
-        raise InvalidInput(f"input {name!r}: expected texts of shape [n], got {datatype} of shape {list(array.shape)}")
-    texts = text_of(name, array.reshape(-1))
-    if None in texts.tolist():
-        raise InvalidInput(f"input {name!r}: expected texts, got null")
-    return texts
-
-
-def _each_flat(given: list[NamedArray]) -> list[NamedArray]:
-    """The inputs, where each of V1's instances may have several values of each column (``DataFrame.to_dict``, in KServe)."""
-    shapes = {array.shape for _, _, array in given}
-    if len(shapes) > 1 or len(shapes.pop()) != 2:
-        return given
-    return [(name, datatype, array.reshape(-1)) for name, datatype, array in given]
 
 
 def _plain(label: Any) -> Any:
