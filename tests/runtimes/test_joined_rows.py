@@ -113,6 +113,9 @@ def forest() -> Any:
 @each("name, estimator, is_known", [
     ("forest", forest(), True), ("pipeline", make_pipeline(StandardScaler(), PCA(2), LogisticRegression()), True),
     ("table", make_pipeline(make_column_transformer((StandardScaler(), [0, 1]), remainder="drop"), forest()), True),
+    ("what passes", make_pipeline(make_column_transformer((StandardScaler(), [0]), remainder="passthrough"), forest()), True),
+    ("logarithm", make_pipeline(FunctionTransformer(np.log1p), forest()), True),
+    ("sums", make_pipeline(FunctionTransformer(np.cumsum, kw_args={"axis": 0}), forest()), False),
     ("a dummy within", GradientBoostingClassifier(n_estimators=2), True), ("labels within", RidgeClassifier(), True),
     ("votes", VotingClassifier([("one", forest()), ("two", LogisticRegression())]), True), ("clusters", KMeans(2), True),
     ("library's function", SelectKBest(f_classif, k=2), True), ("draws", DummyClassifier(strategy="uniform"), False),

@@ -10,10 +10,12 @@ import numpy as np
 
 BOOSTERS = ("xgboost", "lightgbm", "catboost")
 ACROSS_ROWS = (
-    "FunctionTransformer", "IterativeImputer", "MiniBatchNMF", "MiniBatchSparsePCA", "NMF", "PatchExtractor", "SparsePCA",
+    "IterativeImputer", "MiniBatchNMF", "MiniBatchSparsePCA", "NMF", "PatchExtractor", "SparsePCA",
 )  # fmt: skip
-"""Parts of scikit-learn whose answer for a row may depend on the other rows: functions of the user, a random draw, steps until
-all rows have converged, shapes (tests/runtimes/test_joined_rows.py finds them)."""
+"""Parts of scikit-learn whose answer for a row may depend on the other rows: a random draw, steps until all rows have converged,
+shapes (tests/runtimes/test_joined_rows.py finds them)."""
+OF_FUNCTION = "FunctionTransformer"
+"""Calls a function with all rows. A ColumnTransformer keeps one without a function for columns that pass through."""
 LABELS = "LabelBinarizer"
 """Makes one column or two, by the number of different labels; classifiers keep one for the way back only."""
 DRAWING = {"DummyClassifier": ("stratified", "uniform")}
@@ -75,9 +77,16 @@ def answers_each_row(thing: object, seen: set[int] | None = None) -> bool:
     name = type(thing).__name__
     if not is_of(thing, ("sklearn", *BOOSTERS)) or name in ACROSS_ROWS:
         return False
+    if name == OF_FUNCTION and not _is_by_element(getattr(thing, "func", None)):
+        return False
     if name in DRAWING and getattr(thing, "strategy", None) in DRAWING[name]:
         return False
     return all(answers_each_row(each, seen) for each in getattr(thing, "__dict__", {}).values())
+
+
+def _is_by_element(function: object) -> bool:
+    """Whether a function of all rows is none at all, or one like ``numpy.log1p``."""
+    return function is None or (isinstance(function, np.ufunc) and function.nin == 1)
 
 
 def takes_texts(thing: object) -> bool:
