@@ -175,37 +175,25 @@ def memory(servers: list[Server], folder: Path, results: Results) -> None:
 
 
 def cost_table(results: Results) -> str:
-    """CPU time per request, and what ours is of the better peer's, of the library's own, and without the library's."""
+    """CPU time per request, and what ours is of the better peer's, and of the library's own."""
     names = [OURS.name, *(peer.name for peer in PEERS)]
     lines = []
     for workload in dict.fromkeys(r.workload for r in results.records if r.section == SECTION):
         of = {name: results.select(SECTION, workload=workload, server=name) for name in (LIBRARY, *names)}
         cost = {name: median(r.cpu_ms for r in found) for name, found in of.items() if found}
         better = min((name for name in names[1:] if name in cost), key=cost.__getitem__, default="")
-        beyond = _without(of[LIBRARY], of[OURS.name], of.get(better, []))
         lines.append([
             workload, *(number(cost.get(name)) for name in (LIBRARY, *names)),
-            spread(ratios(of[OURS.name], of.get(better, []))), spread(beyond), spread(ratios(of[OURS.name], of[LIBRARY])),
+            spread(ratios(of[OURS.name], of.get(better, []))), spread(ratios(of[OURS.name], of[LIBRARY])),
         ])  # fmt: skip
     head = [
         "CPU ms per request",
         "library alone",
         *names,
         "over the better one",
-        "without the library's",
         "over the library",
     ]
     return table(head, lines)
-
-
-def _without(own: list[Record], ours: list[Record], others: list[Record]) -> list[float]:
-    """The ratio of two servers after the library's own time was taken off, in each round that all three have."""
-    library, peer = ({record.round: record.cpu_ms for record in found} for found in (own, others))
-    return [
-        (record.cpu_ms - library[record.round]) / (peer[record.round] - library[record.round])
-        for record in ours
-        if record.round in library and record.round in peer
-    ]
 
 
 def memory_table(results: Results) -> str:
