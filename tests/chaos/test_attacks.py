@@ -5,6 +5,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from mpserve.state.scoreboard import STEADY
 from tests.chaos.harness import CLIENTS, WORKERS, Attack, Row, Target, attacked, report, settled
 from tests.chaos.peers import PEERS, Peer
 from tests.running import PATIENCE, eventually
@@ -53,6 +55,8 @@ def usr2(target: Target) -> None:
 
 def kill(target: Target) -> None:
     worker = target.workers()[0]
+    # Sooner deaths in a row would count as a crash loop, and a successor would wait for up to a minute.
+    eventually(lambda: time.time() - psutil.Process(worker).create_time() > 2 * STEADY)
     os.kill(worker, signal.SIGKILL)
     settled(target, gone=[worker])
 
