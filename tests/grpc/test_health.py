@@ -76,5 +76,6 @@ async def test_a_watcher_that_goes_away_is_forgotten() -> None:
         before = len(asyncio.all_tasks())
         watch = health_pb2_grpc.HealthStub(client.channel).Watch(asked())
         await watch.read()
+        assert len(asyncio.all_tasks()) > before + 1  # the look below would notice a watcher that is left
         watch.cancel()
         await until(lambda: len(asyncio.all_tasks()) <= before + 1)
